@@ -1,0 +1,17 @@
+//! thyme-engine trains and runs vision-language models that think with images, in one process on one copy of the weights.
+//!
+//! The layers, top to bottom; a line imports only lines below it, and leaves from anywhere (`tests/it/tidy.rs` checks it):
+//!
+//! ```text
+//! cli
+//! train                        SFT and GRPO loops, the learner
+//! eval
+//! recipe                       typed TOML -> Plan
+//! rollout                      environments, tools, rewards
+//! engine   checkpoint          scheduler, pages, sampling; files on disk
+//! model                        forward and backward, written once
+//! ops                          the contract of every op
+//! reference   cpu              implementations of the contract
+//!
+//! leaves: prompt  sandbox  telemetry  tasks
+//! ```
