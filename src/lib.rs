@@ -15,3 +15,5 @@
 //!
 //! leaves: prompt  sandbox  telemetry  tasks
 //! ```
+
+pub mod ops;

@@ -1,0 +1,79 @@
+//! Softmax attention over packed or paged keys: one op, one arithmetic.
+
+use super::Tensor;
+
+/// Tokens in a page of keys and values.
+pub const PAGE_TOKENS: usize = 16;
+
+/// Grouped-query attention: query head `h` reads key/value head `h / (heads / kv_heads)`.
+///
+/// `s[i, j] = scale · q[i]·k[j]` over the keys that query `i` may see, `p = softmax(s)`, `o[i] = Σ_j p[i, j] v[j]`. Every sum runs in an
+/// order fixed by absolute key positions in the sequence.
+pub trait Attention {
+    /// A layer's pages for `pages` pages: Activation `[pages, 2 · kv_heads · PAGE_TOKENS · head_dim]`, keys then values; the order
+    /// inside a page is the backend's own.
+    fn attention_pages(&self, pages: usize, heads: Heads) -> Tensor;
+    /// qkv Activation `[T, (heads + 2 kv_heads) · head_dim]`, rotated. Returns `o` Activation `[T, heads · head_dim]` and, saved,
+    /// `lse` F32 `[T, heads]`: the natural log of `Σ_j exp(s[i, j])`.
+    fn attention_forward(&self, qkv: &Tensor, heads: Heads, keys: Keys<'_>) -> (Tensor, Tensor);
+    /// Gradient of qkv for packed keys: with `delta = do·o`, `ds = p · (do·v − delta)`, `dq = scale · ds k`, `dk = scale · dsᵀ q`,
+    /// `dv = pᵀ do`.
+    #[allow(clippy::too_many_arguments)] // each is a tensor of the formula
+    fn attention_backward(
+        &self,
+        d_o: &Tensor,
+        qkv: &Tensor,
+        o: &Tensor,
+        lse: &Tensor,
+        heads: Heads,
+        bounds: &Tensor,
+        causal: bool,
+    ) -> Tensor;
+}
+
+/// The head layout of a qkv row.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Heads {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+}
+
+impl Heads {
+    /// Width of a qkv row.
+    pub fn qkv(&self) -> usize {
+        (self.heads + 2 * self.kv_heads) * self.head_dim
+    }
+
+    /// `1 / sqrt(head_dim)`.
+    pub fn scale(&self) -> f32 {
+        1.0 / (self.head_dim as f32).sqrt()
+    }
+}
+
+/// Where keys and values live.
+#[derive(Clone, Copy, Debug)]
+pub enum Keys<'a> {
+    /// In the qkv rows themselves; segment `i` is rows `bounds[i]..bounds[i + 1]`, and sees only itself.
+    Packed {
+        /// I32 `[segments + 1]`, ascending from 0 to `T`.
+        bounds: &'a Tensor,
+        /// A row sees only rows up to itself.
+        causal: bool,
+    },
+    /// In pages, this call's own tokens included; always causal. Queries of sequence `i` are rows `bounds[i]..bounds[i + 1]`, the last
+    /// of its `lengths[i]` tokens so far.
+    Paged {
+        /// One layer's pages.
+        pages: &'a Tensor,
+        /// I32 `[sequences + 1]`.
+        bounds: &'a Tensor,
+        /// I32 `[sequences, pages_max]`: page numbers in order; entries past a sequence's length are not read.
+        tables: &'a Tensor,
+        /// I32 `[sequences]`.
+        lengths: &'a Tensor,
+    },
+}

@@ -1,0 +1,69 @@
+//! Drawing the next token from logits.
+
+use super::Tensor;
+
+/// Sampling with counter-based randomness.
+///
+/// Order, as in vLLM: repetition penalty, then temperature, then top-k, top-p, min-p on what remains; the draw inverts the cumulative
+/// sum in descending probability (ties: lower id first) at `u = philox_uniform(seed, sequence, position)` (Salmon et al. 2011), so it
+/// depends on nothing else.
+/// At temperature 0 the token is the argmax after the penalty (ties: lower id).
+pub trait Sample {
+    /// logits Activation `[N, V]`; one [`Draw`] a row.
+    fn sample(&self, logits: &Tensor, draws: &[Draw<'_>]) -> Vec<Drawn>;
+}
+
+/// How to draw a row.
+#[derive(Clone, Copy, Debug)]
+pub struct Draw<'a> {
+    /// 0 for greedy.
+    pub temperature: f32,
+    /// Keep the `top_k` likeliest; 0 keeps all.
+    pub top_k: usize,
+    /// Keep the smallest set of likeliest tokens with at least this mass; 1 keeps all.
+    pub top_p: f32,
+    /// Keep tokens with at least `min_p` times the likeliest's probability; 0 keeps all.
+    pub min_p: f32,
+    /// Logits of tokens in `seen` are divided (positive) or multiplied (negative) by it (Keskar et al. 2019); 1 changes nothing.
+    pub repetition_penalty: f32,
+    /// Tokens that the penalty applies to; repeats do not matter.
+    pub seen: &'a [u32],
+    /// Seed of the run or request.
+    pub seed: u64,
+    /// Number of the sequence.
+    pub sequence: u64,
+    /// Position of the drawn token in its sequence.
+    pub position: u64,
+}
+
+/// What was drawn.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Drawn {
+    /// The token.
+    pub token: u32,
+    /// Its log-probability at temperature 1 over the full vocabulary, with nothing cut or penalised.
+    pub raw: f32,
+    /// The same at the draw's temperature; equal to `raw` at temperatures 0 and 1.
+    pub tempered: f32,
+    /// Under the distribution drawn from (after penalty and cuts, renormalised); 0 at temperature 0.
+    pub processed: f32,
+    /// Share of the tempered (and penalised) mass that the cuts kept; 1 if nothing was cut.
+    pub kept: f32,
+    /// Entropy of the raw distribution in nats.
+    pub entropy: f32,
+}
+
+/// The uniform number in `[0, 1)` for a counter: Philox 4x32-10 (Salmon et al. 2011) with key `seed` and counter
+/// `(sequence, position)`; the first two output words give 53 bits.
+pub fn philox_uniform(seed: u64, sequence: u64, position: u64) -> f64 {
+    let mut key = [seed as u32, (seed >> 32) as u32];
+    let mut counter = [position as u32, (position >> 32) as u32, sequence as u32, (sequence >> 32) as u32];
+    for _ in 0..10 {
+        let a = u64::from(counter[0]) * 0xD251_1F53;
+        let b = u64::from(counter[2]) * 0xCD9E_8D57;
+        counter = [(b >> 32) as u32 ^ counter[1] ^ key[0], b as u32, (a >> 32) as u32 ^ counter[3] ^ key[1], a as u32];
+        key = [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)];
+    }
+    let bits = (u64::from(counter[0]) << 32 | u64::from(counter[1])) >> 11;
+    bits as f64 / (1u64 << 53) as f64
+}

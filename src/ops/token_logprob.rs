@@ -1,0 +1,39 @@
+//! Head and softmax fused: log-probabilities of given tokens without logits of all rows at once.
+
+use super::Tensor;
+
+/// With `z = h wᵀ` (the arithmetic of [`super::linear`]): `raw = z[target] − lse(z)` and, at temperature τ,
+/// `tempered = z[target]·(1/τ) − lse(z·(1/τ))`. The log-sum-exp is the one that [`super::sample`] uses.
+pub trait TokenLogprob {
+    /// h Activation `[N, D]`; w Bf16 `[V, D]`; targets I32 `[N]`; temperatures F32 `[N]`, each above 0.
+    fn token_logprob_forward(&self, h: &Tensor, w: &Tensor, targets: &Tensor, temperatures: &Tensor) -> TokenLogprobs;
+    /// Gradient of `Σ_i dlogprob[i] · tempered[i]`: `dz = dlogprob/τ · (onehot(target) − softmax(z/τ))`, `dh = dz w`, `dw += dzᵀ h`.
+    ///
+    /// For raw log-probabilities pass temperatures of 1 and `lse_raw`. dlogprob, temperatures, lse F32 `[N]`; dw F32 `[V, D]`.
+    #[allow(clippy::too_many_arguments)] // each is a tensor of the formula
+    fn token_logprob_backward(
+        &self,
+        dlogprob: &Tensor,
+        h: &Tensor,
+        w: &Tensor,
+        targets: &Tensor,
+        temperatures: &Tensor,
+        lse: &Tensor,
+        dw: Option<&mut Tensor>,
+    ) -> Tensor;
+}
+
+/// Output of [`TokenLogprob::token_logprob_forward`], each F32 `[N]`.
+#[derive(Debug)]
+pub struct TokenLogprobs {
+    /// At temperature 1.
+    pub raw: Tensor,
+    /// At the row's temperature; equal to `raw` to the bit where that is 1.
+    pub tempered: Tensor,
+    /// Saved: `lse(z)`.
+    pub lse_raw: Tensor,
+    /// Saved: `lse(z/τ)`.
+    pub lse_tempered: Tensor,
+    /// Entropy of `softmax(z)` in nats.
+    pub entropy: Tensor,
+}
