@@ -16,4 +16,5 @@
 //! leaves: prompt  sandbox  telemetry  tasks
 //! ```
 
+pub mod cpu;
 pub mod ops;
