@@ -18,3 +18,4 @@
 
 pub mod cpu;
 pub mod ops;
+pub mod reference;

@@ -1,0 +1,80 @@
+//! Sampling: see [`crate::ops::sample`].
+
+use super::Reference;
+use super::buffers::f64s;
+use super::token_logprob::log_sum_exp;
+use crate::ops::Tensor;
+use crate::ops::sample::{Draw, Drawn, Sample, philox_uniform};
+
+impl Sample for Reference {
+    fn sample(&self, logits: &Tensor, draws: &[Draw<'_>]) -> Vec<Drawn> {
+        assert_eq!(logits.rows(), draws.len(), "sample: one draw per row of {logits:?}");
+        f64s(logits).chunks_exact(logits.cols()).zip(draws).map(|(z, draw)| sample_row(z, draw)).collect()
+    }
+}
+
+fn sample_row(z: &[f64], draw: &Draw<'_>) -> Drawn {
+    let penalised = penalise(z, draw);
+    let (token, processed, kept) =
+        if draw.temperature == 0.0 { (ranked(&penalised)[0], 0.0, 1.0) } else { draw_from(&penalised, draw) };
+    let inverse = if draw.temperature == 0.0 { 1.0 } else { 1.0 / f64::from(draw.temperature) };
+    let tempered: Vec<f64> = z.iter().map(|z| z * inverse).collect();
+    let raw_lse = log_sum_exp(z);
+    Drawn {
+        token: token as u32,
+        raw: (z[token] - raw_lse) as f32,
+        tempered: (tempered[token] - log_sum_exp(&tempered)) as f32,
+        processed: processed as f32,
+        kept: kept as f32,
+        entropy: -z.iter().map(|z| (z - raw_lse).exp() * (z - raw_lse)).sum::<f64>() as f32,
+    }
+}
+
+fn penalise(z: &[f64], draw: &Draw<'_>) -> Vec<f64> {
+    let penalty = f64::from(draw.repetition_penalty);
+    let mut penalised = z.to_vec();
+    for token in draw.seen.iter().map(|token| *token as usize) {
+        penalised[token] = if z[token] > 0.0 { z[token] / penalty } else { z[token] * penalty };
+    }
+    penalised
+}
+
+/// Token ids by descending value, ties by ascending id.
+fn ranked(z: &[f64]) -> Vec<usize> {
+    let mut ids: Vec<usize> = (0..z.len()).collect();
+    ids.sort_by(|a, b| (z[*b] + 0.0).total_cmp(&(z[*a] + 0.0))); // stable, and −0 + 0 = 0
+    ids
+}
+
+/// The token, its log-probability after the cuts and the share of the mass that they kept.
+fn draw_from(penalised: &[f64], draw: &Draw<'_>) -> (usize, f64, f64) {
+    let scaled: Vec<f64> = penalised.iter().map(|z| z / f64::from(draw.temperature)).collect();
+    let lse = log_sum_exp(&scaled);
+    let mut ids = ranked(&scaled);
+    let p = |id: usize| (scaled[id] - lse).exp();
+    if draw.top_k > 0 {
+        ids.truncate(draw.top_k);
+    }
+    if draw.top_p < 1.0 {
+        let wanted = f64::from(draw.top_p) * ids.iter().map(|id| p(*id)).sum::<f64>();
+        let mut mass = 0.0;
+        let enough = ids.iter().position(|id| {
+            mass += p(*id);
+            mass >= wanted
+        });
+        ids.truncate(enough.map_or(ids.len(), |last| last + 1));
+    }
+    let least = f64::from(draw.min_p) * p(ids[0]);
+    ids.retain(|id| p(*id) >= least);
+
+    let kept: f64 = ids.iter().map(|id| p(*id)).sum();
+    let target = philox_uniform(draw.seed, draw.sequence, draw.position) * kept;
+    let mut mass = 0.0;
+    let drawn = ids.iter().copied().find(|id| {
+        mass += p(*id);
+        mass > target
+    });
+    let token = drawn.unwrap_or(ids[ids.len() - 1]);
+    let nothing_cut = ids.len() == scaled.len();
+    (token, scaled[token] - lse - kept.ln(), if nothing_cut { 1.0 } else { kept })
+}
