@@ -2,6 +2,7 @@
 //!
 //! Results do not depend on the number of threads: work is cut at fixed places, and every output element is computed by one task.
 
+mod linear;
 pub mod simd;
 
 use std::any::Any;

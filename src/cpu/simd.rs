@@ -57,7 +57,7 @@ impl Simd {
 
 /// Sixteen f32. The implementations are instantiated by [`kernel!`] alone, inside functions compiled for the instruction set.
 pub(super) trait Lanes: Copy {
-    /// Rows of the matrix micro-kernel that fit the registers, beside `TILE_VECTORS` vectors of columns.
+    /// Rows of the matrix micro-kernel whose accumulators, two vectors each, fit the registers.
     const TILE_ROWS: usize;
     /// All lanes `x`.
     fn splat(x: f32) -> Self;
@@ -87,6 +87,13 @@ pub(super) trait Lanes: Copy {
     fn select_less(self, bound: Self, yes: Self, no: Self) -> Self;
     /// Adds the low 9 bits of `n`'s representation to the exponent field.
     fn add_exponent(self, n: Self) -> Self;
+
+    /// Lane `i` of vector `j` to lane `j` of vector `i`.
+    #[inline(always)]
+    fn transpose(rows: [Self; LANES]) -> [Self; LANES] {
+        let rows = rows.map(Self::to_array);
+        std::array::from_fn(|i| Self::load(&std::array::from_fn::<f32, LANES, _>(|j| rows[j][i])))
+    }
 
     /// The first 16 of `from`.
     #[inline(always)]
@@ -358,6 +365,36 @@ mod x86 {
             })
         }
         #[inline(always)]
+        fn transpose(rows: [Self; 16]) -> [Self; 16] {
+            // Pairs of rows, then fours, within 128-bit quarters: `fours[4 g + j]` holds, in quarter `l`, column `4 l + j` of rows
+            // `4 g..4 g + 4`. Then the quarters change places.
+            let mut pairs = rows;
+            let mut fours = rows;
+            let mut out = rows;
+            unsafe {
+                for i in 0..8 {
+                    pairs[2 * i].0 = _mm512_unpacklo_ps(rows[2 * i].0, rows[2 * i + 1].0);
+                    pairs[2 * i + 1].0 = _mm512_unpackhi_ps(rows[2 * i].0, rows[2 * i + 1].0);
+                }
+                for i in 0..8 {
+                    let (g, j) = (i / 2 * 4, i % 2);
+                    let (a, b) = (_mm512_castps_pd(pairs[g + j].0), _mm512_castps_pd(pairs[g + j + 2].0));
+                    fours[g + 2 * j].0 = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+                    fours[g + 2 * j + 1].0 = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+                }
+                for j in 0..4 {
+                    let (a, b, c, d) = (fours[j].0, fours[4 + j].0, fours[8 + j].0, fours[12 + j].0);
+                    let (even, even_after) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0x88>(c, d));
+                    let (odd, odd_after) = (_mm512_shuffle_f32x4::<0xdd>(a, b), _mm512_shuffle_f32x4::<0xdd>(c, d));
+                    out[j].0 = _mm512_shuffle_f32x4::<0x88>(even, even_after);
+                    out[4 + j].0 = _mm512_shuffle_f32x4::<0x88>(odd, odd_after);
+                    out[8 + j].0 = _mm512_shuffle_f32x4::<0xdd>(even, even_after);
+                    out[12 + j].0 = _mm512_shuffle_f32x4::<0xdd>(odd, odd_after);
+                }
+            }
+            out
+        }
+        #[inline(always)]
         fn store_tail(self, to: &mut [f32]) {
             let mask = if to.len() >= super::LANES { 0xffff } else { (1u16 << to.len()) - 1 };
             unsafe { _mm512_mask_storeu_ps(to.as_mut_ptr(), mask, self.0) }
@@ -374,7 +411,7 @@ mod x86 {
     pub struct Avx2(__m256, __m256);
 
     impl Lanes for Avx2 {
-        const TILE_ROWS: usize = 4;
+        const TILE_ROWS: usize = 2;
         #[inline(always)]
         fn splat(x: f32) -> Self {
             let v = unsafe { _mm256_set1_ps(x) };
@@ -548,6 +585,21 @@ mod tests {
     kernel! {
         fn sum_and_max<L>(values: &[f32]) -> (f32, f32) {
             (L::load(values).sum(), L::load(values).max_lane())
+        }
+    }
+
+    kernel! {
+        fn transposed<L>(values: &[f32]) -> Vec<f32> {
+            L::transpose(std::array::from_fn(|i| L::load(&values[16 * i..]))).into_iter().flat_map(L::to_array).collect()
+        }
+    }
+
+    #[test]
+    fn transposition_moves_every_lane_to_its_place() {
+        let values: Vec<f32> = (0..256).map(|i| i as f32).collect();
+        let expected: Vec<f32> = (0..256).map(|i| (i % 16 * 16 + i / 16) as f32).collect();
+        for simd in Simd::available() {
+            assert_eq!(transposed(simd, &values), expected, "{simd:?}");
         }
     }
 
