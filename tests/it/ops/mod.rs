@@ -1,0 +1,287 @@
+//! Every op: its gradient against finite differences of the reference, and every backend against the reference. An op's file says
+//! its cases once; the bodies here run them.
+
+mod adamw;
+mod attention;
+mod embedding;
+mod gelu;
+mod grad_norm;
+mod layer_norm;
+mod linear;
+mod pages;
+mod patch_embed;
+mod rms_norm;
+mod rope;
+mod rows;
+mod sample;
+mod swiglu;
+mod token_logprob;
+
+use half::bf16;
+use thyme_engine::ops::{Backend, Dtype, Host, HostMut, Tensor};
+use thyme_engine::reference::Reference;
+
+/// Numbers of rows to try: none, one, a pair, and two that no vector width divides.
+const ROWS: [usize; 5] = [0, 1, 2, 7, 33];
+
+/// What gradients that are added to start from.
+const START: f64 = 0.25;
+
+/// The backends held against the reference.
+fn backends() -> Vec<Box<dyn Backend>> {
+    vec![]
+}
+
+/// The reference and the backends held against it, for what each must do by itself.
+fn all_backends() -> Vec<Box<dyn Backend>> {
+    let mut all = backends();
+    all.push(Box::new(Reference));
+    all
+}
+
+/// The tolerances: how far an element may be from the exact one, relative to the largest of its tensor (or 1, if that is more).
+///
+/// Each rounding is off by at most `u = 2⁻²⁴` (f32) of the running value. Over a chain of `chain` of them the errors, of random sign,
+/// add up to about `sqrt(chain) · u` of the largest partial sum, which a cancelling result can be a few times smaller than; exp, sqrt
+/// and division are good to about 2 u. The factor 8 holds both.
+fn tolerance(backend: &str, dtype: Dtype, chain: usize) -> f64 {
+    let unit_roundoff = match (backend, dtype) {
+        ("cpu", Dtype::Activation | Dtype::F32) => 2f64.powi(-24),
+        _ => panic!("{backend} has no tolerance for {dtype:?}"),
+    };
+    8.0 * unit_roundoff * (chain.max(1) as f64).sqrt()
+}
+
+/// One use of an op, as a function of the inputs that it differentiates.
+struct Case {
+    name: String,
+    inputs: Vec<Input>,
+    /// Length of the longest sum, for [`tolerance`].
+    chain: usize,
+    /// How many of the outputs, from the first, have a gradient; the others are only compared.
+    differentiable: usize,
+    forward: Forward,
+    backward: Backward,
+}
+
+/// Outputs from inputs.
+type Forward = Box<dyn Fn(&dyn Backend, &[Tensor]) -> Vec<Tensor>>;
+
+/// A gradient for each input, from the inputs and the gradients of the differentiable outputs; `None` where it is not asked for.
+type Backward = Box<dyn Fn(&dyn Backend, &[Tensor], &[Tensor]) -> Vec<Option<Gradient>>>;
+
+/// A gradient as an op gave it.
+enum Gradient {
+    /// Returned.
+    New(Tensor),
+    /// Added to what [`start`] made.
+    Added(Tensor),
+}
+
+/// Values that every backend can hold exactly.
+struct Input {
+    shape: Vec<usize>,
+    dtype: Dtype,
+    values: Vec<f64>,
+}
+
+impl Input {
+    fn activation(random: &mut Random, shape: &[usize]) -> Input {
+        Input { shape: shape.to_vec(), dtype: Dtype::Activation, values: random.normals(shape.iter().product()) }
+    }
+
+    fn parameter(random: &mut Random, shape: &[usize]) -> Input {
+        let mut input = Input::activation(random, shape);
+        input.dtype = Dtype::Bf16;
+        input.values.iter_mut().for_each(|x| *x = bf16::from_f64(*x).to_f64());
+        input
+    }
+
+    fn upload(&self, backend: &dyn Backend) -> Tensor {
+        upload(backend, &self.values, &self.shape, self.dtype)
+    }
+}
+
+/// Central differences of a random projection of the outputs give the gradient that backward gives.
+fn check_gradient(case: &Case) {
+    let backend: &dyn Backend = &Reference;
+    let mut random = Random::new(case.name.len() as u64);
+    let inputs: Vec<Tensor> = case.inputs.iter().map(|input| input.upload(backend)).collect();
+    let outputs = (case.forward)(backend, &inputs);
+    let directions: Vec<Vec<f64>> =
+        outputs[..case.differentiable].iter().map(|output| random.normals(output.len())).collect();
+    let dy = upload_like(backend, &directions, &outputs);
+    let gradients = (case.backward)(backend, &inputs, &dy);
+
+    for (number, gradient) in gradients.iter().enumerate() {
+        let (gradient, start) = match gradient {
+            Some(Gradient::New(tensor)) => (values(backend, tensor), 0.0),
+            Some(Gradient::Added(tensor)) => (values(backend, tensor), START),
+            None => continue,
+        };
+        let scale = largest(&gradient);
+        for element in random.some(gradient.len(), 24) {
+            let projected = |step: f64| {
+                let moved = case.inputs.iter().enumerate().map(|(i, input)| {
+                    let mut values = input.values.clone();
+                    if i == number {
+                        values[element] += step;
+                    }
+                    upload(backend, &values, &input.shape, input.dtype)
+                });
+                let outputs = (case.forward)(backend, &moved.collect::<Vec<_>>());
+                directions.iter().zip(&outputs).map(|(d, y)| dot(d, &values(backend, y))).sum::<f64>()
+            };
+            // Five points: the error is of the order of step⁴ times the fifth derivative.
+            let step = 1e-3;
+            let slope = 8.0 * (projected(step) - projected(-step)) - (projected(2.0 * step) - projected(-2.0 * step));
+            let expected = start + slope / (12.0 * step);
+            let error = (gradient[element] - expected).abs() / scale;
+            let found = gradient[element];
+            assert!(error < 1e-7, "{}: d input {number}[{element}] = {found}, by differences {expected}", case.name);
+        }
+    }
+}
+
+/// Every backend's outputs and gradients are the reference's, within [`tolerance`].
+fn check_backends(case: &Case) {
+    let mut random = Random::new(case.name.len() as u64);
+    let reference: &dyn Backend = &Reference;
+    let inputs: Vec<Tensor> = case.inputs.iter().map(|input| input.upload(reference)).collect();
+    let outputs = (case.forward)(reference, &inputs);
+    let directions: Vec<Vec<f64>> =
+        outputs[..case.differentiable].iter().map(|output| random.normals(output.len())).collect();
+    let gradients = (case.backward)(reference, &inputs, &upload_like(reference, &directions, &outputs));
+
+    for backend in backends() {
+        let backend = &*backend;
+        let inputs: Vec<Tensor> = case.inputs.iter().map(|input| input.upload(backend)).collect();
+        let found = (case.forward)(backend, &inputs);
+        let dy = upload_like(backend, &directions, &found);
+        let found_gradients = (case.backward)(backend, &inputs, &dy);
+        for (i, (found, expected)) in found.iter().zip(&outputs).enumerate() {
+            expect_close(&format!("{} output {i}", case.name), backend, found, expected, case.chain);
+        }
+        for (i, pair) in found_gradients.iter().zip(&gradients).enumerate() {
+            if let (
+                Some(Gradient::New(found) | Gradient::Added(found)),
+                Some(Gradient::New(expected) | Gradient::Added(expected)),
+            ) = pair
+            {
+                expect_close(&format!("{} d input {i}", case.name), backend, found, expected, case.chain);
+            }
+        }
+    }
+}
+
+/// Asserts that a backend's tensor is the reference's within [`tolerance`].
+fn expect_close(what: &str, backend: &dyn Backend, found: &Tensor, expected: &Tensor, chain: usize) {
+    assert_eq!(found.shape(), expected.shape(), "{what}: shape on {}", backend.name());
+    assert_eq!(found.dtype(), expected.dtype(), "{what}: dtype on {}", backend.name());
+    let allowed = tolerance(backend.name(), found.dtype(), chain);
+    let expected = values(&Reference, expected);
+    let scale = largest(&expected);
+    for (i, (found, expected)) in values(backend, found).iter().zip(&expected).enumerate() {
+        let error = (found - expected).abs() / scale;
+        assert!(
+            error <= allowed,
+            "{what}[{i}] on {}: {found}, not {expected}; {error:e} > {allowed:e}",
+            backend.name()
+        );
+    }
+}
+
+/// The largest magnitude, at least 1.
+fn largest(values: &[f64]) -> f64 {
+    values.iter().fold(1.0, |largest, x| x.abs().max(largest))
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+fn upload(backend: &dyn Backend, values: &[f64], shape: &[usize], dtype: Dtype) -> Tensor {
+    if backend.name() == "reference" {
+        return backend.upload(Host::F64(values), shape, dtype);
+    }
+    let values: Vec<f32> = values.iter().map(|x| *x as f32).collect();
+    backend.upload(Host::F32(&values), shape, dtype)
+}
+
+fn upload_like(backend: &dyn Backend, values: &[Vec<f64>], like: &[Tensor]) -> Vec<Tensor> {
+    values.iter().zip(like).map(|(values, like)| upload(backend, values, like.shape(), like.dtype())).collect()
+}
+
+/// A parameter's gradient with something in it already: [`START`] everywhere.
+fn start(backend: &dyn Backend, shape: &[usize], dtype: Dtype) -> Tensor {
+    upload(backend, &vec![START; shape.iter().product()], shape, dtype)
+}
+
+fn values(backend: &dyn Backend, tensor: &Tensor) -> Vec<f64> {
+    if backend.name() == "reference" {
+        let mut values = vec![0.0; tensor.len()];
+        backend.download(tensor, HostMut::F64(&mut values));
+        return values;
+    }
+    backend.to_f32(tensor).into_iter().map(f64::from).collect()
+}
+
+/// The bits of a tensor as f32.
+fn bits(backend: &dyn Backend, tensor: &Tensor) -> Vec<u32> {
+    backend.to_f32(tensor).into_iter().map(f32::to_bits).collect()
+}
+
+/// Numbers that are the same on every run (Vigna's SplitMix64).
+struct Random(u64);
+
+impl Random {
+    fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+
+    fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// In `[0, 1)`.
+    fn uniform(&mut self) -> f64 {
+        (self.bits() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        (self.bits() % limit as u64) as usize
+    }
+
+    /// Of mean 0 and variance 1, exact in f32 (Box & Muller).
+    fn normals(&mut self, count: usize) -> Vec<f64> {
+        let normal = |_| {
+            let (radius, angle) = (1.0 - self.uniform(), self.uniform() * std::f64::consts::TAU);
+            f64::from(((-2.0 * radius.ln()).sqrt() * angle.cos()) as f32)
+        };
+        (0..count).map(normal).collect()
+    }
+
+    fn indices(&mut self, count: usize, limit: usize) -> Vec<i32> {
+        (0..count).map(|_| self.below(limit) as i32).collect()
+    }
+
+    /// The numbers below `count` in random order.
+    fn permutation(&mut self, count: usize) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..count).collect();
+        for i in (1..count).rev() {
+            order.swap(i, self.below(i + 1));
+        }
+        order
+    }
+
+    /// At most `most` of the numbers below `count`.
+    fn some(&mut self, count: usize, most: usize) -> Vec<usize> {
+        let mut order = self.permutation(count);
+        order.truncate(most);
+        order
+    }
+}
