@@ -19,3 +19,4 @@
 pub mod cpu;
 pub mod ops;
 pub mod reference;
+pub mod prompt;

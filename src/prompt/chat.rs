@@ -1,0 +1,319 @@
+//! Conversations: messages of text and pictures, read from OpenAI-style JSON or from Thyme's form with `<image>` marks, and
+//! rendered to prompt text by the checkpoint's own chat template.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ::image::RgbImage;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value, json};
+use thiserror::Error;
+
+use super::image::{ImageError, decode_bytes, decode_file};
+
+/// Where an image stands in the string contents of Thyme's data.
+pub const IMAGE_MARK: &str = "<image>";
+
+/// Messages that cannot be read or rendered.
+#[derive(Debug, Error)]
+pub enum ChatError {
+    /// The checkpoint has no template.
+    #[error(
+        "no chat template in {}: looked at chat_template.jinja, chat_template.json and tokenizer_config.json; \
+         copy one from the released checkpoint, or give a rendered prompt instead of messages", folder.display()
+    )]
+    NoTemplate {
+        /// The checkpoint folder.
+        folder: PathBuf,
+    },
+    /// The template does not compile or stopped with an error.
+    #[error("chat template: {0}")]
+    Template(String),
+    /// Marks and images differ in number.
+    #[error("the messages have {marks} <image> marks but {images} images are given; give one image for each mark")]
+    ImageCount {
+        /// `<image>` marks in all messages.
+        marks: usize,
+        /// Images given.
+        images: usize,
+    },
+}
+
+/// One message of a conversation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Message {
+    /// `system`, `user`, `assistant` or `tool`.
+    pub role: String,
+    /// Text and images in order.
+    pub content: Vec<Part>,
+    /// The message's other keys (`tool_calls`, `name`, ...), handed to the template as they are.
+    pub other: Map<String, Value>,
+}
+
+/// A piece of a message.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Part {
+    /// Text.
+    Text(String),
+    /// A picture.
+    Image(ImageSource),
+}
+
+/// Where a picture comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ImageSource {
+    /// A file; a relative path starts at the folder that the reader names.
+    Path(PathBuf),
+    /// `data:image/png;base64,...`
+    DataUrl(String),
+    /// Pixels.
+    Memory(Arc<RgbImage>),
+}
+
+impl Message {
+    /// A message of one text.
+    pub fn text(role: &str, text: impl Into<String>) -> Self {
+        Message::new(role, vec![Part::Text(text.into())])
+    }
+
+    /// A message of several parts.
+    pub fn new(role: &str, content: Vec<Part>) -> Self {
+        Message { role: role.to_owned(), content, other: Map::new() }
+    }
+
+    /// The images of the message in order.
+    pub fn images(&self) -> impl Iterator<Item = &ImageSource> {
+        self.content.iter().filter_map(|part| match part {
+            Part::Image(source) => Some(source),
+            Part::Text(_) => None,
+        })
+    }
+
+    /// The message as a template sees it. A lone text is a string, as most templates expect.
+    fn to_template(&self) -> Value {
+        let content = match self.content.as_slice() {
+            [] => json!(""),
+            [Part::Text(text)] => json!(text),
+            parts => parts.iter().map(Part::to_template).collect(),
+        };
+        let mut message = Map::new();
+        message.insert("role".to_owned(), json!(self.role));
+        message.insert("content".to_owned(), content);
+        message.extend(self.other.clone());
+        Value::Object(message)
+    }
+}
+
+impl Part {
+    fn to_template(&self) -> Value {
+        match self {
+            Part::Text(text) => json!({"type": "text", "text": text}),
+            Part::Image(_) => json!({"type": "image"}),
+        }
+    }
+}
+
+impl ImageSource {
+    /// Reads a path, a `file://` address or a data URL.
+    ///
+    /// # Errors
+    /// For addresses on the network: nothing is downloaded.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text.starts_with("http://") || text.starts_with("https://") {
+            return Err(format!("image {text:?} is on the network and is not fetched; download it and give its path"));
+        }
+        Ok(match text.strip_prefix("file://") {
+            Some(path) => ImageSource::Path(path.into()),
+            None if text.starts_with("data:") => ImageSource::DataUrl(text.to_owned()),
+            None => ImageSource::Path(text.into()),
+        })
+    }
+
+    /// Decodes the picture; relative paths start at `folder`.
+    ///
+    /// # Errors
+    /// When the file or the data is missing, damaged or of an unusable size.
+    pub fn load(&self, folder: &Path) -> Result<Arc<RgbImage>, ImageError> {
+        match self {
+            ImageSource::Path(path) => decode_file(&folder.join(path)).map(Arc::new),
+            ImageSource::DataUrl(url) => decode_data_url(url).map(Arc::new),
+            ImageSource::Memory(pixels) => Ok(Arc::clone(pixels)),
+        }
+    }
+}
+
+/// Puts the images of a Thyme row where its messages say `<image>`, in order.
+///
+/// # Errors
+/// When marks and images differ in number.
+pub fn place_images(messages: &mut [Message], images: Vec<ImageSource>) -> Result<(), ChatError> {
+    let marks_in = |part: &Part| match part {
+        Part::Text(text) => text.matches(IMAGE_MARK).count(),
+        Part::Image(_) => 0,
+    };
+    let marks = messages.iter().flat_map(|message| &message.content).map(marks_in).sum();
+    if marks != images.len() {
+        return Err(ChatError::ImageCount { marks, images: images.len() });
+    }
+    let mut images = images.into_iter();
+    for message in messages {
+        let parts = std::mem::take(&mut message.content);
+        message.content = parts.into_iter().flat_map(|part| split_marks(part, &mut images)).collect();
+    }
+    Ok(())
+}
+
+/// Cuts a text at its marks and takes an image for each.
+fn split_marks(part: Part, images: &mut impl Iterator<Item = ImageSource>) -> Vec<Part> {
+    let Part::Text(text) = part else { return vec![part] };
+    if !text.contains(IMAGE_MARK) {
+        return vec![Part::Text(text)];
+    }
+    let mut parts = Vec::new();
+    for (index, piece) in text.split(IMAGE_MARK).enumerate() {
+        if index > 0 {
+            parts.extend(images.next().map(Part::Image));
+        }
+        if !piece.is_empty() {
+            parts.push(Part::Text(piece.to_owned()));
+        }
+    }
+    parts
+}
+
+impl<'de> Deserialize<'de> for Message {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Raw {
+            role: String,
+            #[serde(default)]
+            content: Option<Content>,
+            #[serde(flatten)]
+            other: Map<String, Value>,
+        }
+        let raw = Raw::deserialize(deserializer)?;
+        let content = match raw.content {
+            None => Vec::new(),
+            Some(Content::Text(text)) => vec![Part::Text(text)],
+            Some(Content::Parts(parts)) => parts,
+        };
+        Ok(Message { role: raw.role, content, other: raw.other })
+    }
+}
+
+/// A content is a string or a list of parts.
+enum Content {
+    Text(String),
+    Parts(Vec<Part>),
+}
+
+impl<'de> Deserialize<'de> for Content {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::Error;
+        match Value::deserialize(deserializer)? {
+            Value::String(text) => Ok(Content::Text(text)),
+            Value::Array(parts) => {
+                parts.iter().map(read_part).collect::<Result<_, _>>().map(Content::Parts).map_err(D::Error::custom)
+            }
+            other => Err(D::Error::custom(format!("content must be a string or a list of parts, not {other}"))),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for ImageSource {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        read_source(&Value::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
+}
+
+fn read_part(part: &Value) -> Result<Part, String> {
+    let kind = match part {
+        Value::String(text) => return Ok(Part::Text(text.clone())),
+        part => part["type"].as_str().ok_or_else(|| format!("content part {part} has no \"type\""))?,
+    };
+    let missing = || format!("content part {} has no {kind:?}", shorten(&part.to_string()));
+    match kind {
+        "text" => Ok(Part::Text(part["text"].as_str().ok_or_else(missing)?.to_owned())),
+        "image" | "image_url" => read_source(part.get(kind).ok_or_else(missing)?).map(Part::Image),
+        other => Err(format!("content part of type {other:?} is not supported; known types: text, image, image_url")),
+    }
+}
+
+/// A path or URL; or an object that has it under `url` (OpenAI) or `path`.
+fn read_source(source: &Value) -> Result<ImageSource, String> {
+    let text = source.as_str().or_else(|| source["url"].as_str()).or_else(|| source["path"].as_str());
+    let wrong = || format!("an image must be a path or a data URL, not {}", shorten(&source.to_string()));
+    ImageSource::parse(text.ok_or_else(wrong)?)
+}
+
+fn decode_data_url(url: &str) -> Result<RgbImage, ImageError> {
+    let name = shorten(url);
+    let Some((_, data)) = url.split_once(";base64,") else {
+        return Err(ImageError::unreadable(&name, "it is not base64; write data:image/png;base64,..."));
+    };
+    match BASE64_STANDARD.decode(data.trim()) {
+        Ok(bytes) => decode_bytes(&bytes, &name),
+        Err(error) => Err(ImageError::unreadable(&name, &format!("bad base64: {error}"))),
+    }
+}
+
+/// The first characters of a long text, for messages.
+fn shorten(text: &str) -> String {
+    match text.char_indices().nth(60) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// What a template is told besides the messages.
+#[derive(Debug, Clone, Default)]
+pub struct RenderOptions {
+    /// Open an assistant turn at the end.
+    pub add_generation_prompt: bool,
+    /// Tool schemas, or none.
+    pub tools: Option<Value>,
+    /// Other variables of the template, such as `add_vision_id`.
+    pub variables: Map<String, Value>,
+}
+
+/// A compiled chat template, with the special tokens that it may name.
+pub struct ChatTemplate {
+    environment: minijinja::Environment<'static>,
+    special_tokens: Map<String, Value>,
+}
+
+const TEMPLATE_NAME: &str = "chat";
+
+impl ChatTemplate {
+    /// Compiles a template. `special_tokens` are variables such as `bos_token`.
+    ///
+    /// # Errors
+    /// When the source is not valid Jinja.
+    pub fn compile(source: String, special_tokens: Map<String, Value>) -> Result<Self, ChatError> {
+        let mut environment = super::jinja::environment();
+        environment.add_template_owned(TEMPLATE_NAME, source).map_err(template_error)?;
+        Ok(ChatTemplate { environment, special_tokens })
+    }
+
+    /// The prompt text of a conversation; each image stands as the template writes it (`<|image_pad|>` for Qwen).
+    ///
+    /// # Errors
+    /// When the template refuses the messages.
+    pub fn render(&self, messages: &[Message], options: &RenderOptions) -> Result<String, ChatError> {
+        let mut variables = self.special_tokens.clone();
+        variables.extend(options.variables.clone());
+        variables.insert("messages".to_owned(), messages.iter().map(Message::to_template).collect());
+        variables.insert("tools".to_owned(), options.tools.clone().unwrap_or(Value::Null));
+        variables.insert("documents".to_owned(), Value::Null);
+        variables.insert("add_generation_prompt".to_owned(), Value::Bool(options.add_generation_prompt));
+        let template = self.environment.get_template(TEMPLATE_NAME).map_err(template_error)?;
+        template.render(minijinja::Value::from_serialize(&variables)).map_err(template_error)
+    }
+}
+
+/// The error with its detail and line, on one line.
+fn template_error(error: minijinja::Error) -> ChatError {
+    ChatError::Template(error.to_string())
+}

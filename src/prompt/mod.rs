@@ -1,0 +1,17 @@
+//! From messages and pictures to what the model reads: token ids, patches, positions. A leaf: it imports no other module
+//! of the crate, and knows nothing of weights or devices.
+
+pub mod chat;
+pub mod image;
+mod jinja;
+pub mod positions;
+mod processor;
+mod resize;
+pub mod tokenizer;
+
+pub use chat::{ChatError, ChatTemplate, ImageSource, Message, Part, RenderOptions, place_images};
+pub use image::{ImageError, ImageProblem, ImageSettings, PreparedImage, smart_resize};
+pub use positions::{Grid, PositionCursor, PositionError, WindowOrder};
+pub use processor::{IMAGE_MARKUP, Processor, Prompt, PromptError, SpecialIds};
+pub use resize::resize_bicubic;
+pub use tokenizer::{StreamDecoder, Tokenizer, TokenizerError};

@@ -1,0 +1,360 @@
+//! A checkpoint's whole prompt side in one value: tokenizer, chat template, image settings and the ids that matter.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ::image::RgbImage;
+use serde_json::{Map, Value};
+use thiserror::Error;
+
+use super::chat::{ChatError, ChatTemplate, Message, RenderOptions};
+use super::image::{ImageError, ImageProblem, ImageSettings, PreparedImage};
+use super::tokenizer::{Tokenizer, TokenizerError};
+
+/// How a picture is written in prompt text, as the chat template writes it.
+pub const IMAGE_MARKUP: &str = "<|vision_start|><|image_pad|><|vision_end|>";
+
+/// A prompt that cannot be made.
+#[derive(Debug, Error)]
+pub enum PromptError {
+    /// A file of the checkpoint could not be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file of the checkpoint does not say what it should.
+    #[error("{}: {reason}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and the remedy.
+        reason: String,
+    },
+    /// The tokenizer.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The messages or their template.
+    #[error(transparent)]
+    Chat(#[from] ChatError),
+    /// A picture of a message.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// A picture given as pixels.
+    #[error("the picture {0}")]
+    Picture(#[from] ImageProblem),
+    /// The text has another number of placeholders than there are images.
+    #[error("the prompt has {pads} <|image_pad|> but {images} images are given; give one image for each <|image_pad|>")]
+    ImageCount {
+        /// Placeholders in the text.
+        pads: usize,
+        /// Images given.
+        images: usize,
+    },
+    /// Ids that are already expanded do not fit the images.
+    #[error(
+        "the token ids have {pads} image placeholders but the {images} images need {expected}; \
+         expand each <|image_pad|> to grid_h * grid_w / merge_size^2 of them at this max_pixels"
+    )]
+    PadCount {
+        /// Placeholders in the ids.
+        pads: usize,
+        /// Images given.
+        images: usize,
+        /// Placeholders that they need.
+        expected: usize,
+    },
+}
+
+/// What a sequence starts from: its token ids, and the images whose placeholders stand in them, in order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Prompt {
+    /// Token ids; each image stands as `grid.tokens(merge_size)` placeholders.
+    pub token_ids: Vec<u32>,
+    /// The images in order.
+    pub images: Vec<Arc<PreparedImage>>,
+}
+
+/// Ids of the tokens that code, not only the model, must know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpecialIds {
+    /// `<|image_pad|>`: stands for one merged cell of an image.
+    pub image_pad: u32,
+    /// `<|video_pad|>`
+    pub video_pad: u32,
+    /// `<|vision_start|>`
+    pub vision_start: u32,
+    /// `<|vision_end|>`
+    pub vision_end: u32,
+    /// `<|im_start|>`: opens a message.
+    pub im_start: u32,
+    /// `<|im_end|>`: closes a message.
+    pub im_end: u32,
+    /// `<|endoftext|>`
+    pub endoftext: u32,
+}
+
+/// The prompt side of a checkpoint folder.
+pub struct Processor {
+    folder: PathBuf,
+    tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
+    image_settings: ImageSettings,
+    special_ids: SpecialIds,
+}
+
+impl Processor {
+    /// Reads `tokenizer.json`, the chat template (`chat_template.jinja`, else `chat_template.json`, else
+    /// `tokenizer_config.json`) and `preprocessor_config.json` (else the `image_processor` of `processor_config.json`).
+    ///
+    /// # Errors
+    /// When a file is missing or damaged, or the tokenizer lacks a special token. A missing template is an error only when
+    /// messages are rendered.
+    pub fn open(folder: &Path) -> Result<Self, PromptError> {
+        let tokenizer = Tokenizer::open(folder)?;
+        let id = |token: &str| tokenizer.required_token_id(token);
+        let special_ids = SpecialIds {
+            image_pad: id("<|image_pad|>")?,
+            video_pad: id("<|video_pad|>")?,
+            vision_start: id("<|vision_start|>")?,
+            vision_end: id("<|vision_end|>")?,
+            im_start: id("<|im_start|>")?,
+            im_end: id("<|im_end|>")?,
+            endoftext: id("<|endoftext|>")?,
+        };
+        Ok(Processor {
+            template: read_template(folder)?,
+            image_settings: read_image_settings(folder)?,
+            folder: folder.to_owned(),
+            tokenizer,
+            special_ids,
+        })
+    }
+
+    /// The same with another upper limit on a picture's pixels after resizing.
+    pub fn with_max_pixels(mut self, max_pixels: u64) -> Self {
+        self.image_settings.max_pixels = max_pixels;
+        self
+    }
+
+    /// The same with another lower limit on a picture's pixels after resizing.
+    pub fn with_min_pixels(mut self, min_pixels: u64) -> Self {
+        self.image_settings.min_pixels = min_pixels;
+        self
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Ids of the special tokens.
+    pub fn special_ids(&self) -> SpecialIds {
+        self.special_ids
+    }
+
+    /// How pictures are prepared.
+    pub fn image_settings(&self) -> &ImageSettings {
+        &self.image_settings
+    }
+
+    /// Resizes a picture and cuts it into patches.
+    ///
+    /// # Errors
+    /// When its size is unusable.
+    pub fn prepare(&self, image: &RgbImage) -> Result<PreparedImage, ImageProblem> {
+        PreparedImage::prepare(image, &self.image_settings)
+    }
+
+    /// Tokens that a prepared picture takes.
+    pub fn image_tokens(&self, image: &PreparedImage) -> usize {
+        image.grid.tokens(self.image_settings.merge_size)
+    }
+
+    /// The prompt text of a conversation, with one `<|image_pad|>` for each image.
+    ///
+    /// # Errors
+    /// When there is no template, or it refuses the messages.
+    pub fn render(&self, messages: &[Message], options: &RenderOptions) -> Result<String, PromptError> {
+        let no_template = || ChatError::NoTemplate { folder: self.folder.clone() };
+        Ok(self.template.as_ref().ok_or_else(no_template)?.render(messages, options)?)
+    }
+
+    /// Token ids of a prompt text in which each `<|image_pad|>` stands for one of `images`, in order; it becomes as many
+    /// placeholders as the image has tokens.
+    ///
+    /// # Errors
+    /// When placeholders and images differ in number.
+    pub fn encode_prompt(&self, text: &str, images: &[Arc<PreparedImage>]) -> Result<Vec<u32>, PromptError> {
+        let token_ids = self.tokenizer.encode(text)?;
+        let pads = self.pads_in(&token_ids);
+        if pads != images.len() {
+            return Err(PromptError::ImageCount { pads, images: images.len() });
+        }
+        let mut expanded = Vec::with_capacity(token_ids.len() + self.pads_for(images));
+        let mut images = images.iter();
+        for id in token_ids {
+            let image = if id == self.special_ids.image_pad { images.next() } else { None };
+            let times = image.map_or(1, |image| self.image_tokens(image));
+            expanded.extend(std::iter::repeat_n(id, times));
+        }
+        Ok(expanded)
+    }
+
+    /// Renders a conversation, loads and prepares its images (relative paths start at `image_folder`), and encodes it.
+    ///
+    /// # Errors
+    /// When an image cannot be used, the template refuses the messages, or a text contains a literal `<|image_pad|>`.
+    pub fn encode_messages(
+        &self,
+        messages: &[Message],
+        image_folder: &Path,
+        add_generation_prompt: bool,
+    ) -> Result<Prompt, PromptError> {
+        let options = RenderOptions { add_generation_prompt, ..RenderOptions::default() };
+        let text = self.render(messages, &options)?;
+        let mut images = Vec::new();
+        for source in messages.iter().flat_map(Message::images) {
+            images.push(Arc::new(self.prepare(&*source.load(image_folder)?)?));
+        }
+        Ok(Prompt { token_ids: self.encode_prompt(&text, &images)?, images })
+    }
+
+    /// Checks ids that are already expanded against their images.
+    ///
+    /// # Errors
+    /// When the placeholders are not as many as the images need.
+    pub fn check_expanded(&self, token_ids: &[u32], images: &[Arc<PreparedImage>]) -> Result<(), PromptError> {
+        let (pads, expected) = (self.pads_in(token_ids), self.pads_for(images));
+        if pads == expected {
+            return Ok(());
+        }
+        Err(PromptError::PadCount { pads, images: images.len(), expected })
+    }
+
+    fn pads_in(&self, token_ids: &[u32]) -> usize {
+        token_ids.iter().filter(|&&id| id == self.special_ids.image_pad).count()
+    }
+
+    fn pads_for(&self, images: &[Arc<PreparedImage>]) -> usize {
+        images.iter().map(|image| self.image_tokens(image)).sum()
+    }
+}
+
+/// The first template that the folder has, compiled with the special tokens of `tokenizer_config.json`.
+fn read_template(folder: &Path) -> Result<Option<ChatTemplate>, PromptError> {
+    let config_path = folder.join("tokenizer_config.json");
+    let config = read_json(&config_path)?.unwrap_or(Value::Null);
+    let source = match read_text(&folder.join("chat_template.jinja"))? {
+        Some(source) => Some(source),
+        None => {
+            let path = folder.join("chat_template.json");
+            match read_json(&path)? {
+                Some(json) => Some(template_text(&json["chat_template"], &path)?),
+                None if config["chat_template"].is_null() => None,
+                None => Some(template_text(&config["chat_template"], &config_path)?),
+            }
+        }
+    };
+    let compile = |source| ChatTemplate::compile(source, special_tokens(&config));
+    Ok(source.map(compile).transpose()?)
+}
+
+/// A template as a string, or the one named `default` in a list of named ones.
+fn template_text(template: &Value, path: &Path) -> Result<String, PromptError> {
+    let named_default = || template.as_array()?.iter().find(|entry| entry["name"] == "default")?["template"].as_str();
+    let text = template.as_str().or_else(named_default);
+    text.map(str::to_owned).ok_or_else(|| PromptError::Invalid {
+        path: path.to_owned(),
+        reason: "chat_template is neither a string nor a list with one named \"default\"".to_owned(),
+    })
+}
+
+/// `bos_token` and the like, given as a string or as an object with `content`.
+fn special_tokens(config: &Value) -> Map<String, Value> {
+    let names = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+    let text = |name: &str| config[name].as_str().or_else(|| config[name]["content"].as_str());
+    names.iter().filter_map(|&name| Some((name.to_owned(), Value::from(text(name)?)))).collect()
+}
+
+fn read_image_settings(folder: &Path) -> Result<ImageSettings, PromptError> {
+    let path = folder.join("preprocessor_config.json");
+    if let Some(json) = read_json(&path)? {
+        return parse_image_settings(&json).map_err(|reason| PromptError::Invalid { path, reason });
+    }
+    let whole_path = folder.join("processor_config.json");
+    match read_json(&whole_path)? {
+        Some(json) if json["image_processor"].is_object() => parse_image_settings(&json["image_processor"])
+            .map_err(|reason| PromptError::Invalid { path: whole_path, reason }),
+        _ => Err(PromptError::Invalid {
+            path,
+            reason: "does not exist, and no processor_config.json has an image_processor; copy it from the checkpoint"
+                .to_owned(),
+        }),
+    }
+}
+
+/// Reads both spellings of the limits; as in transformers, `min_pixels` and `max_pixels` win over `size`.
+fn parse_image_settings(json: &Value) -> Result<ImageSettings, String> {
+    let default = ImageSettings::default();
+    let size = &json["size"];
+    let limit = |key: &str, edge: &str, default: u64| {
+        let value = [&json[key], &size[edge], &size[key]].into_iter().find(|value| !value.is_null());
+        value.map_or(Ok(default), |value| positive(value, key))
+    };
+    let side = |key: &str, default: usize| match &json[key] {
+        Value::Null => Ok(default),
+        value => positive(value, key).map(|side| side as usize),
+    };
+    let settings = ImageSettings {
+        patch_size: side("patch_size", default.patch_size)?,
+        merge_size: side("merge_size", default.merge_size)?,
+        temporal_patch_size: side("temporal_patch_size", default.temporal_patch_size)?,
+        min_pixels: limit("min_pixels", "shortest_edge", default.min_pixels)?,
+        max_pixels: limit("max_pixels", "longest_edge", default.max_pixels)?,
+        mean: channels(&json["image_mean"], "image_mean", default.mean)?,
+        std: channels(&json["image_std"], "image_std", default.std)?,
+    };
+    if settings.std.contains(&0.0) {
+        return Err("image_std has a zero; give three positive numbers".to_owned());
+    }
+    Ok(settings)
+}
+
+fn positive(value: &Value, key: &str) -> Result<u64, String> {
+    // Some checkpoints write a whole number as a float.
+    let float = || value.as_f64().filter(|float| float.fract() == 0.0 && *float > 0.0).map(|float| float as u64);
+    let number = value.as_u64().or_else(float).filter(|&number| (1..=1 << 40).contains(&number));
+    number.ok_or_else(|| format!("{key} is {value}; it must be a positive whole number"))
+}
+
+fn channels(value: &Value, key: &str, default: [f32; 3]) -> Result<[f32; 3], String> {
+    if value.is_null() {
+        return Ok(default);
+    }
+    let numbers = value.as_array().map(|numbers| numbers.iter().filter_map(Value::as_f64).map(|x| x as f32).collect());
+    let numbers: Option<Vec<f32>> = numbers;
+    let three = numbers.and_then(|numbers| <[f32; 3]>::try_from(numbers).ok());
+    three.ok_or_else(|| format!("{key} is {value}; it must be a list of three numbers"))
+}
+
+/// The text of a file, or none when it does not exist.
+fn read_text(path: &Path) -> Result<Option<String>, PromptError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(PromptError::Read { path: path.to_owned(), source }),
+    }
+}
+
+fn read_json(path: &Path) -> Result<Option<Value>, PromptError> {
+    let parse = |text: String| {
+        serde_json::from_str(&text).map_err(|error| PromptError::Invalid {
+            path: path.to_owned(),
+            reason: format!("is not valid JSON ({error}); copy it again from the checkpoint"),
+        })
+    };
+    read_text(path)?.map(parse).transpose()
+}

@@ -1,0 +1,241 @@
+//! Text to token ids and back, by the checkpoint's `tokenizer.json` (byte-level BPE). Knows the exact bytes of every token,
+//! so text can be streamed without ever showing half a character.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use thiserror::Error;
+
+/// A tokenizer that cannot be read or used.
+#[derive(Debug, Error)]
+pub enum TokenizerError {
+    /// The folder has no `tokenizer.json`.
+    #[error(
+        "{} does not exist; a checkpoint folder needs tokenizer.json \
+         (with vocab.json and merges.txt only, write one in Python: \
+         AutoTokenizer.from_pretrained(folder).save_pretrained(folder))", path.display()
+    )]
+    Missing {
+        /// The file that was looked for.
+        path: PathBuf,
+    },
+    /// The file could not be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not a tokenizer.
+    #[error("{} is not a tokenizer.json that this build reads: {reason}; copy it again from the checkpoint", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What the parser said.
+        reason: String,
+    },
+    /// The tokenizer is of another kind.
+    #[error("{} has no ByteLevel decoder; only byte-level BPE tokenizers (as Qwen's) are supported", path.display())]
+    NotByteLevel {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A token that the checkpoint family needs is not in the vocabulary.
+    #[error("the tokenizer in {} has no token {token:?}; it is not the tokenizer of a Qwen2-VL family checkpoint", path.display())]
+    MissingToken {
+        /// The file.
+        path: PathBuf,
+        /// The token.
+        token: String,
+    },
+    /// A text could not be encoded.
+    #[error("cannot encode text of {bytes} bytes: {reason}")]
+    Encode {
+        /// Its length.
+        bytes: usize,
+        /// What the tokenizer said.
+        reason: String,
+    },
+}
+
+/// A byte-level BPE tokenizer. Encoding takes `&self` and may run on many threads.
+pub struct Tokenizer {
+    path: PathBuf,
+    inner: tokenizers::Tokenizer,
+    /// The bytes of all tokens, one after the other.
+    bytes: Vec<u8>,
+    /// Token `id` is `bytes[ends[id - 1]..ends[id]]`; ids that no token has are empty.
+    ends: Vec<usize>,
+    /// Whether each id is a special token.
+    special: Vec<bool>,
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` in a checkpoint folder.
+    ///
+    /// # Errors
+    /// When the file is missing, damaged, or not byte-level BPE.
+    pub fn open(folder: &Path) -> Result<Self, TokenizerError> {
+        let path = folder.join("tokenizer.json");
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(TokenizerError::Missing { path }),
+            Err(source) => return Err(TokenizerError::Read { path, source }),
+        };
+        let invalid = |reason: String| TokenizerError::Invalid { path: path.clone(), reason };
+        let json: Value = serde_json::from_slice(&text).map_err(|error| invalid(error.to_string()))?;
+        if !names_byte_level(&json["decoder"]) {
+            return Err(TokenizerError::NotByteLevel { path });
+        }
+        let mut inner = tokenizers::Tokenizer::from_bytes(&text).map_err(|error| invalid(error.to_string()))?;
+        // transformers sets both anew on every call; a saved setting must not cut a prompt.
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|error| invalid(error.to_string()))?;
+        Ok(Self::index(path, inner))
+    }
+
+    /// Token ids of a text. Special tokens in the text become their ids; none are added around it.
+    ///
+    /// # Errors
+    /// When the tokenizer's own model refuses the text.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        match self.inner.encode_fast(text, false) {
+            Ok(encoding) => Ok(encoding.get_ids().to_vec()),
+            Err(error) => Err(TokenizerError::Encode { bytes: text.len(), reason: error.to_string() }),
+        }
+    }
+
+    /// The text of token ids; broken UTF-8 becomes U+FFFD and ids that no token has are left out, as in transformers.
+    pub fn decode(&self, token_ids: &[u32], skip_special: bool) -> String {
+        String::from_utf8_lossy(&self.decode_bytes(token_ids, skip_special)).into_owned()
+    }
+
+    /// The bytes of token ids, one token after the other.
+    pub fn decode_bytes(&self, token_ids: &[u32], skip_special: bool) -> Vec<u8> {
+        let kept = token_ids.iter().filter(|&&id| !(skip_special && self.is_special(id)));
+        kept.flat_map(|&id| self.token_bytes(id)).copied().collect()
+    }
+
+    /// The exact bytes that a token stands for; an added token stands for its literal text. Empty when no token has the id.
+    pub fn token_bytes(&self, id: u32) -> &[u8] {
+        let id = id as usize;
+        match self.ends.get(id) {
+            Some(&end) => &self.bytes[if id == 0 { 0 } else { self.ends[id - 1] }..end],
+            None => &[],
+        }
+    }
+
+    /// Whether a token is special: markup such as `<|im_end|>`, left out by `skip_special`.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.special.get(id as usize).copied().unwrap_or(false)
+    }
+
+    /// The id of a token, given as the vocabulary writes it.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The id of a token that must be there.
+    ///
+    /// # Errors
+    /// When the vocabulary does not have it.
+    pub fn required_token_id(&self, token: &str) -> Result<u32, TokenizerError> {
+        let missing = || TokenizerError::MissingToken { path: self.path.clone(), token: token.to_owned() };
+        self.token_id(token).ok_or_else(missing)
+    }
+
+    /// One more than the largest token id.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether the vocabulary is empty.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    fn index(path: PathBuf, inner: tokenizers::Tokenizer) -> Self {
+        let vocabulary = inner.get_vocab(true);
+        let added = inner.get_added_tokens_decoder();
+        let len = vocabulary.values().map(|&id| id as usize + 1).max().unwrap_or(0);
+        let mut tokens = vec![Vec::new(); len];
+        for (token, id) in vocabulary {
+            tokens[id as usize] = match added.contains_key(&id) {
+                true => token.into_bytes(),
+                false => byte_level_bytes(&token),
+            };
+        }
+        let mut special = vec![false; len];
+        for (id, token) in &added {
+            special[*id as usize] = token.special;
+        }
+        let bytes = tokens.concat();
+        let ends = tokens.iter().scan(0, |end, token| {
+            *end += token.len();
+            Some(*end)
+        });
+        let ends = ends.collect();
+        Tokenizer { path, inner, bytes, ends, special }
+    }
+}
+
+/// Turns a stream of token bytes into text, holding back the bytes of a character until it is complete.
+#[derive(Debug, Clone, Default)]
+pub struct StreamDecoder {
+    held: Vec<u8>,
+}
+
+impl StreamDecoder {
+    /// The text that `bytes` complete. What cannot become valid UTF-8 any more is U+FFFD.
+    pub fn push(&mut self, bytes: &[u8]) -> String {
+        self.held.extend_from_slice(bytes);
+        let mut text = String::new();
+        loop {
+            let (valid, invalid) = match std::str::from_utf8(&self.held) {
+                Ok(valid) => {
+                    text.push_str(valid);
+                    self.held.clear();
+                    return text;
+                }
+                Err(error) => (error.valid_up_to(), error.error_len()),
+            };
+            text.push_str(&String::from_utf8_lossy(&self.held[..valid]));
+            self.held.drain(..valid + invalid.unwrap_or(0));
+            match invalid {
+                Some(_) => text.push(char::REPLACEMENT_CHARACTER),
+                None => return text,
+            }
+        }
+    }
+
+    /// The rest at the end of the stream: U+FFFD if a character was left incomplete.
+    pub fn finish(&mut self) -> String {
+        let held = std::mem::take(&mut self.held);
+        String::from_utf8_lossy(&held).into_owned()
+    }
+}
+
+/// Whether a decoder is `ByteLevel`, or a sequence that has one.
+fn names_byte_level(decoder: &Value) -> bool {
+    let in_sequence = || decoder["decoders"].as_array().is_some_and(|parts| parts.iter().any(names_byte_level));
+    decoder["type"] == "ByteLevel" || in_sequence()
+}
+
+/// Undoes GPT-2's byte alphabet, in which every byte is a printable character. A token outside of it is its own UTF-8.
+fn byte_level_bytes(token: &str) -> Vec<u8> {
+    token.chars().map(byte_of_letter).collect::<Option<Vec<u8>>>().unwrap_or_else(|| token.as_bytes().to_vec())
+}
+
+/// The byte of a letter of the alphabet: printable Latin-1 stands for itself; the other 68 bytes, in order, are the letters
+/// from U+0100.
+fn byte_of_letter(letter: char) -> Option<u8> {
+    let code = u32::from(letter);
+    match code {
+        0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF => Some(code as u8),
+        0x100..=0x120 => Some((code - 0x100) as u8),
+        0x121..=0x142 => Some((code - 0x121 + 0x7F) as u8),
+        0x143 => Some(0xAD),
+        _ => None,
+    }
+}
