@@ -12,6 +12,7 @@ mod pages;
 mod patch_embed;
 mod rms_norm;
 mod rope;
+mod row_invariance;
 mod rows;
 mod sample;
 mod swiglu;
