@@ -1,0 +1,115 @@
+//! Checkpoint folders: where they are, the files that travel with weights, writing a whole folder or nothing.
+
+use std::path::{Path, PathBuf};
+
+use super::{CheckpointError, weights};
+use crate::model::Model;
+use crate::model::parameters::Weights;
+
+/// What makes a folder usable beside its weights.
+const COMPANIONS: [&str; 12] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.json",
+    "chat_template.jinja",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+];
+
+/// The folder that `name` means: a folder as it is, or the snapshot of `org/name` (or `org/name@revision`) in the local Hugging Face
+/// cache (`HF_HUB_CACHE`, else `HF_HOME/hub`, else `~/.cache/huggingface/hub`).
+pub fn resolve(name: &str) -> Result<PathBuf, CheckpointError> {
+    let dir = PathBuf::from(name);
+    if dir.is_dir() {
+        return Ok(dir);
+    }
+    let cache = hub_cache();
+    let not_found = || CheckpointError::NotFound { name: name.to_owned(), cache: cache.clone() };
+    let (repository, revision) = name.split_once('@').unwrap_or((name, "main"));
+    let (organisation, model) = repository.split_once('/').ok_or_else(not_found)?;
+    let root = cache.join(format!("models--{organisation}--{model}"));
+    let reference = std::fs::read_to_string(root.join("refs").join(revision));
+    let commit = reference.as_deref().map_or(revision, str::trim);
+    let snapshot = root.join("snapshots").join(commit);
+    if snapshot.is_dir() { Ok(snapshot) } else { Err(not_found()) }
+}
+
+fn hub_cache() -> PathBuf {
+    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    set("HF_HUB_CACHE")
+        .or_else(|| set("HF_HOME").map(|home| home.join("hub")))
+        .unwrap_or_else(|| set("HOME").unwrap_or_default().join(".cache/huggingface/hub"))
+}
+
+/// Writes weights and, from `companions_from`, everything else that a checkpoint needs into a new folder `dir`.
+///
+/// `more` adds files (optimizer state, trainer state). All goes under a temporary name first and is renamed when it is on the disk, so
+/// `dir` is whole or absent; an older `dir` is replaced.
+pub fn save(
+    model: &Model,
+    weights: &Weights,
+    companions_from: &Path,
+    dir: &Path,
+    more: impl FnOnce(&Path) -> Result<(), CheckpointError>,
+) -> Result<(), CheckpointError> {
+    write_whole(dir, |temporary| {
+        copy_companions(companions_from, temporary)?;
+        weights::save(model, weights, temporary)?;
+        more(temporary)
+    })
+}
+
+/// Copies the files beside the weights.
+pub fn copy_companions(from: &Path, to: &Path) -> Result<(), CheckpointError> {
+    for name in COMPANIONS {
+        let source = from.join(name);
+        if source.exists() {
+            std::fs::copy(&source, to.join(name)).map_err(CheckpointError::file("copy", source))?;
+        }
+    }
+    Ok(())
+}
+
+/// Fills a folder under a temporary name and renames it to `dir`.
+pub fn write_whole(
+    dir: &Path,
+    fill: impl FnOnce(&Path) -> Result<(), CheckpointError>,
+) -> Result<(), CheckpointError> {
+    let temporary = sibling(dir, ".partial");
+    remove(&temporary)?;
+    std::fs::create_dir_all(&temporary).map_err(CheckpointError::file("create", &temporary))?;
+    if let Err(error) = fill(&temporary) {
+        // The first error is the one to report; what is left is removed at the next attempt too.
+        let _ = std::fs::remove_dir_all(&temporary);
+        return Err(error);
+    }
+    let old = sibling(dir, ".old");
+    remove(&old)?;
+    if dir.exists() {
+        std::fs::rename(dir, &old).map_err(CheckpointError::file("replace", dir))?;
+    }
+    std::fs::rename(&temporary, dir).map_err(CheckpointError::file("rename to", dir))?;
+    remove(&old)
+}
+
+fn sibling(dir: &Path, suffix: &str) -> PathBuf {
+    let mut name = dir.file_name().unwrap_or_default().to_owned();
+    name.push(suffix);
+    dir.with_file_name(name)
+}
+
+/// Removes a folder if it is there.
+pub fn remove(dir: &Path) -> Result<(), CheckpointError> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(CheckpointError::file("remove", dir)(error))
+        }
+        _ => Ok(()),
+    }
+}

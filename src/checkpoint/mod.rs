@@ -1,0 +1,107 @@
+//! Checkpoint folders in the Hugging Face layout: found, read into weights, written whole or not at all.
+
+pub mod files;
+pub mod folder;
+pub mod init;
+pub mod resume;
+pub mod weights;
+
+use std::path::PathBuf;
+
+/// Why a checkpoint cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// Neither a folder nor a name in the local cache.
+    #[error(
+        "no checkpoint `{name}`: it is neither a folder nor in the local Hugging Face cache ({cache}); give a folder with \
+         config.json, or download it there first (`hf download {name}`)"
+    )]
+    NotFound {
+        /// As the user gave it.
+        name: String,
+        /// The cache that was searched.
+        cache: PathBuf,
+    },
+    /// A file operation failed.
+    #[error("cannot {action} {path}: {source}{}", disk_hint(source))]
+    File {
+        /// What was tried: `read`, `write`, ...
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A folder without weights.
+    #[error("{0} holds neither model.safetensors nor model.safetensors.index.json")]
+    NoWeights(PathBuf),
+    /// A file that is damaged.
+    #[error("{path} is damaged or incomplete: {reason}; download or copy it again")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A tensor that the config asks for is not there.
+    #[error("{path} has no tensor `{name}`, which config.json asks for")]
+    MissingTensor {
+        /// The checkpoint folder.
+        path: PathBuf,
+        /// The tensor's released name.
+        name: String,
+    },
+    /// A tensor of another shape than the config says.
+    #[error("tensor `{name}` in {path} has shape {found:?}, config.json asks for {expected:?}")]
+    Shape {
+        /// The checkpoint folder.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// As stored.
+        found: Vec<usize>,
+        /// As the config says.
+        expected: Vec<usize>,
+    },
+    /// An element type that is not read.
+    #[error("tensor `{name}` in {path} has element type {dtype}; bf16, f16 and f32 are read: convert the checkpoint first")]
+    Dtype {
+        /// The checkpoint folder.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// As stored.
+        dtype: String,
+    },
+    /// NaN or infinity among the weights.
+    #[error("tensor `{name}` in {path} holds a value that is not finite (element {index}); the checkpoint is unusable")]
+    NotFinite {
+        /// The checkpoint folder.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Index of the first such element.
+        index: usize,
+    },
+    /// The config cannot be used.
+    #[error(transparent)]
+    Config(#[from] crate::model::config::ConfigError),
+}
+
+fn disk_hint(source: &std::io::Error) -> &'static str {
+    match source.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            "; free some space, or point `output_dir` at another disk and go on with --resume"
+        }
+        std::io::ErrorKind::PermissionDenied => "; check the permissions",
+        _ => "",
+    }
+}
+
+impl CheckpointError {
+    /// For `map_err` on file operations.
+    pub fn file(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> CheckpointError {
+        let path = path.into();
+        move |source| CheckpointError::File { action, path, source }
+    }
+}

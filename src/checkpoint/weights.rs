@@ -1,0 +1,160 @@
+//! Weights from and to safetensors: any of bf16, f16, f32 in; bf16 under released names out.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use half::{bf16, f16};
+use safetensors::tensor::{Dtype, TensorView};
+
+use super::CheckpointError;
+use super::files::TensorFiles;
+use crate::model::Model;
+use crate::model::parameters::{Parameters, Spec, Weights};
+use crate::ops::{self, Backend, Host, HostMut};
+
+/// Largest size of one file that is written.
+const SHARD_BYTES: usize = 5_000_000_000;
+
+/// Reads the weights of `model`'s layout from a folder. Says so once when the checkpoint is not bf16.
+pub fn load(model: &Model, dir: &Path) -> Result<Weights, CheckpointError> {
+    let files = TensorFiles::open(dir)?;
+    let mut converted = None;
+    let values = Parameters::try_from_layout(&model.layout, |spec| {
+        let values = read_parameter(&files, spec, &mut converted)?;
+        Ok::<_, CheckpointError>(model.backend.upload(Host::Bf16(&values), &spec.shape, ops::Dtype::Bf16))
+    })?;
+    if let Some(dtype) = converted {
+        tracing::info!("weights of {} are {dtype:?}; converted to bf16", dir.display());
+    }
+    Ok(Weights { values, version: 0 })
+}
+
+/// One parameter's values: its sources stacked by rows.
+fn read_parameter(
+    files: &TensorFiles,
+    spec: &Spec,
+    converted: &mut Option<Dtype>,
+) -> Result<Vec<bf16>, CheckpointError> {
+    let mut values = Vec::with_capacity(spec.len());
+    let cols = spec.len() / spec.shape[0];
+    for (name, rows) in &spec.sources {
+        let stored = files.tensor(name)?;
+        // Matrices may be stored with more dimensions (the patch embedding's convolution); rows and elements must agree.
+        let elements: usize = stored.shape.iter().product();
+        if stored.shape.first() != Some(rows) || elements != rows * cols {
+            let expected = if spec.shape.len() == 1 { vec![*rows] } else { vec![*rows, cols] };
+            return Err(CheckpointError::Shape {
+                path: files.dir().to_owned(),
+                name: name.clone(),
+                found: stored.shape.to_vec(),
+                expected,
+            });
+        }
+        let start = values.len();
+        let halves = stored.bytes.as_chunks::<2>().0.iter();
+        match stored.dtype {
+            Dtype::BF16 => values.extend(halves.map(|b| bf16::from_le_bytes(*b))),
+            Dtype::F16 => values.extend(halves.map(|b| bf16::from_f32(f16::from_le_bytes(*b).to_f32()))),
+            Dtype::F32 => {
+                let floats = stored.bytes.as_chunks::<4>().0.iter();
+                values.extend(floats.map(|b| bf16::from_f32(f32::from_le_bytes(*b))));
+            }
+            other => {
+                return Err(CheckpointError::Dtype {
+                    path: files.dir().to_owned(),
+                    name: name.clone(),
+                    dtype: format!("{other:?}"),
+                });
+            }
+        }
+        if stored.dtype != Dtype::BF16 {
+            *converted = Some(stored.dtype);
+        }
+        if let Some(index) = values[start..].iter().position(|v| !v.is_finite()) {
+            return Err(CheckpointError::NotFinite { path: files.dir().to_owned(), name: name.clone(), index });
+        }
+    }
+    Ok(values)
+}
+
+/// Writes all weights into `dir` under their released names, in as many files as their size asks for.
+pub fn save(model: &Model, weights: &Weights, dir: &Path) -> Result<(), CheckpointError> {
+    let mut tensors = Vec::new();
+    for (spec, tensor) in model.layout.specs.iter().zip(weights.values.iter()) {
+        let mut values = vec![bf16::ZERO; tensor.len()];
+        model.backend.download(tensor, HostMut::Bf16(&mut values));
+        let cols = spec.len() / spec.shape[0];
+        let mut rest = values.as_slice();
+        for (name, rows) in &spec.sources {
+            let (part, tail) = rest.split_at(rows * cols);
+            rest = tail;
+            let bytes: Vec<u8> = part.iter().flat_map(|v| v.to_le_bytes()).collect();
+            tensors.push((name.clone(), stored_shape(model, spec, name, *rows, cols), bytes));
+        }
+    }
+    write_shards(dir, tensors)
+}
+
+/// The released shape: the patch embedding is a convolution there.
+fn stored_shape(model: &Model, spec: &Spec, name: &str, rows: usize, cols: usize) -> Vec<usize> {
+    let vision = &model.config.vision;
+    if name.ends_with("patch_embed.proj.weight") {
+        vec![rows, 3, vision.frames, vision.patch, vision.patch]
+    } else if spec.shape.len() == 1 {
+        vec![rows]
+    } else {
+        vec![rows, cols]
+    }
+}
+
+type Named = (String, Vec<usize>, Vec<u8>);
+
+fn write_shards(dir: &Path, tensors: Vec<Named>) -> Result<(), CheckpointError> {
+    let total: usize = tensors.iter().map(|t| t.2.len()).sum();
+    let mut shards: Vec<Vec<Named>> = vec![Vec::new()];
+    let mut size = 0;
+    for tensor in tensors {
+        if size + tensor.2.len() > SHARD_BYTES && size > 0 {
+            shards.push(Vec::new());
+            size = 0;
+        }
+        size += tensor.2.len();
+        shards.last_mut().expect("there is a first shard").push(tensor);
+    }
+    if let [shard] = shards.as_slice() {
+        return write_file(&dir.join("model.safetensors"), shard);
+    }
+    let mut weight_map = serde_json::Map::new();
+    for (i, shard) in shards.iter().enumerate() {
+        let file = format!("model-{:05}-of-{:05}.safetensors", i + 1, shards.len());
+        weight_map.extend(shard.iter().map(|t| (t.0.clone(), file.clone().into())));
+        write_file(&dir.join(&file), shard)?;
+    }
+    let index = serde_json::json!({"metadata": {"total_size": total}, "weight_map": weight_map});
+    let path = dir.join("model.safetensors.index.json");
+    std::fs::write(&path, format!("{index:#}\n")).map_err(CheckpointError::file("write", path))
+}
+
+fn write_file(path: &Path, tensors: &[Named]) -> Result<(), CheckpointError> {
+    let views = tensors.iter().map(|(name, shape, bytes)| {
+        let view = TensorView::new(Dtype::BF16, shape.clone(), bytes).expect("bytes of the stated shape");
+        (name.as_str(), view)
+    });
+    write_safetensors(path, views)
+}
+
+/// Writes one safetensors file marked as transformers expects, and flushes it to the disk.
+pub(super) fn write_safetensors<'a>(
+    path: &Path,
+    tensors: impl Iterator<Item = (&'a str, TensorView<'a>)>,
+) -> Result<(), CheckpointError> {
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let as_io = |e: safetensors::SafeTensorError| match e {
+        safetensors::SafeTensorError::IoError(e) => e,
+        other => std::io::Error::other(other.to_string()),
+    };
+    safetensors::serialize_to_file(tensors, Some(metadata), path)
+        .map_err(|e| CheckpointError::file("write", path)(as_io(e)))?;
+    let file = std::fs::File::open(path).map_err(CheckpointError::file("read", path))?;
+    file.sync_all().map_err(CheckpointError::file("flush", path))
+}

@@ -1,0 +1,145 @@
+//! One pre-norm transformer block, forward and backward: decoder layers and vision blocks are the same code over other parameters.
+//!
+//! The residual stream travels as two tensors, `h` and what is yet to be added, so that every norm can add before it normalises.
+
+use std::sync::Arc;
+
+use super::compute::{Compute, NormSaved};
+use super::parameters::{BlockIds, Gradients};
+use crate::ops::attention::{Heads, Keys};
+use crate::ops::gelu::GeluForm;
+use crate::ops::rope::PageWrite;
+use crate::ops::Tensor;
+
+/// The residual stream between blocks: its value is `h + add`, each `[T, D]`.
+#[derive(Clone, Debug)]
+pub struct Residual {
+    /// What has been added up.
+    pub h: Arc<Tensor>,
+    /// The last block's output, added by the next norm; absent at the start.
+    pub add: Option<Arc<Tensor>>,
+}
+
+/// What is the same for all blocks of a tower.
+#[derive(Clone, Copy, Debug)]
+pub struct Tower<'a> {
+    /// Head layout.
+    pub heads: Heads,
+    /// Epsilon of the norms.
+    pub norm_epsilon: f32,
+    /// The MLP's activation: GELU, or SwiGLU where absent.
+    pub gelu: Option<GeluForm>,
+    /// F32 `[T, head_dim]`: cosines, then sines.
+    pub rotation: &'a Tensor,
+}
+
+/// What backward needs of one block.
+#[derive(Debug)]
+pub struct BlockSaved {
+    norm1: NormSaved,
+    y1: Tensor,
+    qkv: Tensor,
+    o: Tensor,
+    lse: Tensor,
+    norm2: NormSaved,
+    y2: Tensor,
+    up: Tensor,
+    activated: Tensor,
+}
+
+/// `norm1, qkv, rope, attention, output, norm2, up, activation, down`, over packed keys.
+pub fn block_forward(
+    compute: Compute<'_>,
+    ids: &BlockIds,
+    tower: Tower<'_>,
+    residual: Residual,
+    keys: Keys<'_>,
+) -> (Residual, BlockSaved) {
+    let backend = compute.backend;
+    let normed1 = compute.norm_forward(ids.norm1, residual, tower.norm_epsilon);
+    let mut qkv = compute.linear_forward(&normed1.0, ids.qkv);
+    backend.rope_forward(&mut qkv, tower.heads, tower.rotation, None);
+    let (o, lse) = backend.attention_forward(&qkv, tower.heads, keys);
+    finish(compute, ids, tower, normed1, qkv, (o, lse))
+}
+
+/// The same with keys and values in pages: this call's own go in first.
+pub fn block_forward_paged(
+    compute: Compute<'_>,
+    ids: &BlockIds,
+    tower: Tower<'_>,
+    residual: Residual,
+    pages: &mut Tensor,
+    paging: &Paging,
+) -> Residual {
+    let backend = compute.backend;
+    let normed1 = compute.norm_forward(ids.norm1, residual, tower.norm_epsilon);
+    let mut qkv = compute.linear_forward(&normed1.0, ids.qkv);
+    let write = PageWrite { pages: &mut *pages, slots: &paging.slots };
+    backend.rope_forward(&mut qkv, tower.heads, tower.rotation, Some(write));
+    let Paging { bounds, tables, lengths, .. } = paging;
+    let attended = backend.attention_forward(&qkv, tower.heads, Keys::Paged { pages, bounds, tables, lengths });
+    finish(compute, ids, tower, normed1, qkv, attended).0
+}
+
+/// Uploaded indices of a paged batch (see [`Keys::Paged`] and [`PageWrite`]).
+#[derive(Debug)]
+pub struct Paging {
+    /// I32 `[T]`.
+    pub slots: Tensor,
+    /// I32 `[sequences + 1]`.
+    pub bounds: Tensor,
+    /// I32 `[sequences, pages_max]`.
+    pub tables: Tensor,
+    /// I32 `[sequences]`.
+    pub lengths: Tensor,
+}
+
+/// From attention's output to the end of the block.
+fn finish(
+    compute: Compute<'_>,
+    ids: &BlockIds,
+    tower: Tower<'_>,
+    (y1, norm1): (Tensor, NormSaved),
+    qkv: Tensor,
+    (o, lse): (Tensor, Tensor),
+) -> (Residual, BlockSaved) {
+    let backend = compute.backend;
+    let attended = Arc::new(compute.linear_forward(&o, ids.output));
+    let residual = Residual { h: norm1.h.clone(), add: Some(attended) };
+    let (y2, norm2) = compute.norm_forward(ids.norm2, residual, tower.norm_epsilon);
+    let up = compute.linear_forward(&y2, ids.up);
+    let activated = match tower.gelu {
+        Some(form) => backend.gelu_forward(&up, form),
+        None => backend.swiglu_forward(&up),
+    };
+    let down = Arc::new(compute.linear_forward(&activated, ids.down));
+    let residual = Residual { h: norm2.h.clone(), add: Some(down) };
+    (residual, BlockSaved { norm1, y1, qkv, o, lse, norm2, y2, up, activated })
+}
+
+/// Takes the gradient of the residual sum behind the block to that before it; packed keys.
+pub fn block_backward(
+    compute: Compute<'_>,
+    gradients: &mut Gradients,
+    ids: &BlockIds,
+    tower: Tower<'_>,
+    saved: &BlockSaved,
+    (bounds, causal): (&Tensor, bool),
+    dresidual: Tensor,
+) -> Tensor {
+    let backend = compute.backend;
+    let dactivated = compute.linear_backward(gradients, &dresidual, &saved.activated, ids.down);
+    let dup = match tower.gelu {
+        Some(form) => backend.gelu_backward(&dactivated, &saved.up, form),
+        None => backend.swiglu_backward(&dactivated, &saved.up),
+    };
+    let dy2 = compute.linear_backward(gradients, &dup, &saved.y2, ids.up);
+    let dresidual = compute.norm_backward(gradients, ids.norm2, &dy2, Some(&dresidual), &saved.norm2);
+    let d_o = compute.linear_backward(gradients, &dresidual, &saved.o, ids.output);
+    let mut dqkv =
+        backend.attention_backward(&d_o, &saved.qkv, &saved.o, &saved.lse, tower.heads, bounds, causal);
+    backend.rope_backward(&mut dqkv, tower.heads, tower.rotation);
+    let dy1 = compute.linear_backward(gradients, &dqkv, &saved.y1, ids.qkv);
+    compute.norm_backward(gradients, ids.norm1, &dy1, Some(&dresidual), &saved.norm1)
+}

@@ -1,0 +1,79 @@
+//! Linear maps and norms by parameter id: the backend's ops with weights looked up and gradients put where they belong.
+
+use std::sync::Arc;
+
+use super::block::Residual;
+use super::parameters::{Affine, Gradients, Parameters};
+use crate::ops::{Backend, Tensor};
+
+/// A backend and the weights to compute with.
+#[derive(Clone, Copy)]
+pub struct Compute<'a> {
+    /// Where it is computed.
+    pub backend: &'a dyn Backend,
+    /// Bf16 tensors.
+    pub weights: &'a Parameters<Tensor>,
+}
+
+/// What a norm's backward needs.
+#[derive(Debug)]
+pub struct NormSaved {
+    /// The residual sum that was normalised, `[T, D]`.
+    pub h: Arc<Tensor>,
+    /// Means, for LayerNorm; F32 `[T]`.
+    mean: Option<Tensor>,
+    /// F32 `[T]`.
+    rstd: Tensor,
+}
+
+impl Compute<'_> {
+    /// `x wᵀ + b`.
+    pub fn linear_forward(&self, x: &Tensor, ids: Affine) -> Tensor {
+        let bias = ids.bias.map(|id| &self.weights[id]);
+        self.backend.linear_forward(x, &self.weights[ids.weight], bias)
+    }
+
+    /// Adds the gradients of weight and bias where they are trained, and returns that of `x`.
+    pub fn linear_backward(&self, gradients: &mut Gradients, dy: &Tensor, x: &Tensor, ids: Affine) -> Tensor {
+        if let (Some(dw), db) = gradients.affine_mut(ids) {
+            self.backend.linear_backward_weight(dy, x, dw, db);
+        }
+        self.backend.linear_backward_input(dy, &self.weights[ids.weight])
+    }
+
+    /// RMSNorm, or LayerNorm where there is a bias, of the residual sum: its rows `[T, D]`, and what backward needs.
+    pub fn norm_forward(&self, ids: Affine, residual: Residual, epsilon: f32) -> (Tensor, NormSaved) {
+        let Residual { h, add } = residual;
+        let weight = &self.weights[ids.weight];
+        let (sum, y, mean, rstd) = match ids.bias {
+            None => {
+                let normed = self.backend.rms_norm_forward(&h, add.as_deref(), weight, epsilon);
+                (normed.sum, normed.y, None, normed.rstd)
+            }
+            Some(bias) => {
+                let bias = &self.weights[bias];
+                let normed = self.backend.layer_norm_forward(&h, add.as_deref(), weight, bias, epsilon);
+                (normed.sum, normed.y, Some(normed.mean), normed.rstd)
+            }
+        };
+        (y, NormSaved { h: sum.map_or(h, Arc::new), mean, rstd })
+    }
+
+    /// The gradient of the residual sum, that which flows past the norm (`dresidual`) included.
+    pub fn norm_backward(
+        &self,
+        gradients: &mut Gradients,
+        ids: Affine,
+        dy: &Tensor,
+        dresidual: Option<&Tensor>,
+        saved: &NormSaved,
+    ) -> Tensor {
+        let weight = &self.weights[ids.weight];
+        let NormSaved { h, mean, rstd } = saved;
+        let (dw, db) = gradients.affine_mut(ids);
+        match mean {
+            None => self.backend.rms_norm_backward(dy, dresidual, h, weight, rstd, dw),
+            Some(mean) => self.backend.layer_norm_backward(dy, dresidual, h, weight, mean, rstd, dw.zip(db)),
+        }
+    }
+}

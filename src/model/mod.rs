@@ -1,0 +1,193 @@
+//! Qwen2-VL and Qwen2.5-VL, forward and below it backward, written once over `dyn Backend`. One forward serves prefill, decoding and
+//! training; the difference is data ([`Batch`]).
+
+pub mod batch;
+pub mod block;
+pub mod compute;
+pub mod config;
+pub mod parameters;
+pub mod rotation;
+pub mod vision;
+
+use std::sync::Arc;
+
+use batch::{Batch, BatchTensors};
+use block::{BlockSaved, Residual, Tower, block_backward, block_forward, block_forward_paged};
+use compute::{Compute, NormSaved};
+use config::Config;
+use parameters::{Gradients, Layout, Parameters, Weights};
+
+use crate::ops::attention::Keys;
+use crate::ops::embedding::ImageRows;
+use crate::ops::{Backend, Dtype, Host, Tensor};
+
+/// The architecture on a backend; weights are passed in.
+#[derive(Clone)]
+pub struct Model {
+    /// Shapes.
+    pub config: Config,
+    /// Names and shapes of the parameters.
+    pub layout: Layout,
+    /// Where it is computed.
+    pub backend: Arc<dyn Backend>,
+}
+
+/// What backward needs of one forward.
+#[derive(Debug)]
+pub struct Activations {
+    inputs: BatchTensors,
+    layers: Vec<LayerSaved>,
+    norm: NormSaved,
+}
+
+/// What is kept of a layer.
+#[derive(Debug)]
+enum LayerSaved {
+    /// All that backward needs.
+    Block(BlockSaved),
+    /// The layer's input; backward computes the rest again.
+    Input(Residual),
+}
+
+/// How much a training forward keeps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Keep {
+    /// Everything.
+    Activations,
+    /// Each layer's input only: less memory, one more forward.
+    LayerInputs,
+}
+
+impl Model {
+    /// The architecture of `config` on `backend`.
+    pub fn new(config: Config, backend: Arc<dyn Backend>) -> Model {
+        Model { layout: Layout::new(&config), config, backend }
+    }
+
+    /// Reads and writes pages; returns the final norm's rows, Activation `[wanted rows, dim]`. One tensor of pages a layer.
+    pub fn forward_paged(
+        &self,
+        weights: &Weights,
+        batch: &Batch,
+        images: Option<&Tensor>,
+        pages: &mut [Tensor],
+    ) -> Tensor {
+        let compute = self.compute(weights);
+        let inputs = batch.upload(&self.config, compute.backend);
+        let tower = self.tower(&inputs.rotation);
+        let paging = inputs.paging.as_ref().expect("forward_paged takes a batch with page tables");
+        let mut residual = self.embed(compute, &inputs, images);
+        for (ids, pages) in self.layout.layers.iter().zip(pages) {
+            residual = block_forward_paged(compute, ids, tower, residual, pages, paging);
+        }
+        let (y, _) = compute.norm_forward(self.layout.norm, residual, self.config.norm_epsilon);
+        self.wanted(&inputs, y)
+    }
+
+    /// Training's forward over packed sequences, and what backward needs.
+    pub fn forward(
+        &self,
+        weights: &Weights,
+        batch: &Batch,
+        images: Option<&Tensor>,
+        keep: Keep,
+    ) -> (Tensor, Activations) {
+        let compute = self.compute(weights);
+        let inputs = batch.upload(&self.config, compute.backend);
+        let tower = self.tower(&inputs.rotation);
+        let mut residual = self.embed(compute, &inputs, images);
+        let mut layers = Vec::with_capacity(self.layout.layers.len());
+        for ids in &self.layout.layers {
+            let input = (keep == Keep::LayerInputs).then(|| residual.clone());
+            let keys = Keys::Packed { bounds: &inputs.bounds, causal: true };
+            let (next, saved) = block_forward(compute, ids, tower, residual, keys);
+            residual = next;
+            layers.push(input.map_or(LayerSaved::Block(saved), LayerSaved::Input));
+        }
+        let (y, norm) = compute.norm_forward(self.layout.norm, residual, self.config.norm_epsilon);
+        (self.wanted(&inputs, y), Activations { inputs, layers, norm })
+    }
+
+    /// `h wᵀ` with the head: Activation `[N, vocab]`.
+    pub fn logits(&self, weights: &Weights, h: &Tensor) -> Tensor {
+        self.backend.linear_forward(h, self.head(weights), None)
+    }
+
+    /// The head's matrix, Bf16 `[vocab, dim]`.
+    pub fn head<'a>(&self, weights: &'a Weights) -> &'a Tensor {
+        &weights.values[self.layout.head]
+    }
+
+    /// Adds the gradients of all trained parameters below the head and, with `images` rows, returns their gradient `[images, dim]`.
+    ///
+    /// `dh` as [`Model::forward`] returned.
+    pub fn backward(
+        &self,
+        weights: &Weights,
+        gradients: &mut Gradients,
+        activations: Activations,
+        dh: &Tensor,
+        images: Option<usize>,
+    ) -> Option<Tensor> {
+        let compute = self.compute(weights);
+        let backend = compute.backend;
+        let Activations { inputs, layers, norm } = activations;
+        let tower = self.tower(&inputs.rotation);
+        let spread = inputs.rows.as_ref().map(|rows| backend.gather_rows_backward(dh, rows, norm.h.rows()));
+        let dy = spread.as_ref().unwrap_or(dh);
+        let mut dresidual = compute.norm_backward(gradients, self.layout.norm, dy, None, &norm);
+        for (ids, saved) in self.layout.layers.iter().zip(layers).rev() {
+            let saved = match saved {
+                LayerSaved::Block(saved) => saved,
+                LayerSaved::Input(residual) => {
+                    let keys = Keys::Packed { bounds: &inputs.bounds, causal: true };
+                    block_forward(compute, ids, tower, residual, keys).1
+                }
+            };
+            dresidual = block_backward(compute, gradients, ids, tower, &saved, (&inputs.bounds, true), dresidual);
+        }
+        let mut dimages = images.map(|rows| backend.zeros(&[rows, self.config.dim], Dtype::Activation));
+        let dtable = gradients[self.layout.embed].as_mut();
+        backend.embedding_backward(&dresidual, &inputs.ids, inputs.image_index.as_ref(), dtable, dimages.as_mut());
+        dimages
+    }
+
+    /// Gradients of zero for the parameters that `trained` names.
+    pub fn gradients(&self, mut trained: impl FnMut(&parameters::Spec) -> bool) -> Gradients {
+        Parameters::from_layout(&self.layout, |spec| {
+            trained(spec).then(|| self.backend.zeros(&spec.shape, Dtype::F32))
+        })
+    }
+
+    /// Copies host weights in, one slice of bf16 values a parameter, in layout order.
+    pub fn upload_weights(&self, values: &Parameters<Vec<half::bf16>>) -> Weights {
+        let mut values = values.iter();
+        let values = Parameters::from_layout(&self.layout, |spec| {
+            let value = values.next().expect("one value a parameter");
+            self.backend.upload(Host::Bf16(value), &spec.shape, Dtype::Bf16)
+        });
+        Weights { values, version: 0 }
+    }
+
+    fn compute<'a>(&'a self, weights: &'a Weights) -> Compute<'a> {
+        Compute { backend: &*self.backend, weights: &weights.values }
+    }
+
+    fn tower<'a>(&self, rotation: &'a Tensor) -> Tower<'a> {
+        Tower { heads: self.config.heads, norm_epsilon: self.config.norm_epsilon, gelu: None, rotation }
+    }
+
+    fn embed(&self, compute: Compute<'_>, inputs: &BatchTensors, images: Option<&Tensor>) -> Residual {
+        let images = images.zip(inputs.image_index.as_ref()).map(|(rows, index)| ImageRows { rows, index });
+        let x = compute.backend.embedding_forward(&compute.weights[self.layout.embed], &inputs.ids, images);
+        Residual { h: Arc::new(x), add: None }
+    }
+
+    /// The rows that the batch asks for.
+    fn wanted(&self, inputs: &BatchTensors, y: Tensor) -> Tensor {
+        match &inputs.rows {
+            Some(rows) => self.backend.gather_rows(&y, rows),
+            None => y,
+        }
+    }
+}
