@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Model;
 use super::block::{BlockSaved, Residual, Tower, block_backward, block_forward};
-use super::compute::{Compute, NormSaved};
+use super::compute::NormSaved;
 use super::parameters::{Gradients, Weights};
 use super::rotation::vision_rotation;
 use crate::ops::attention::Keys;
@@ -25,12 +25,11 @@ pub struct ImageBatch<'a> {
     pub scale: PixelScale,
 }
 
-/// What backward needs of one pass of the tower.
+/// What backward needs of one pass of the tower's blocks.
 #[derive(Debug)]
-pub struct VisionSaved {
+pub struct TowerSaved {
     inputs: Inputs,
     blocks: Vec<BlockSaved>,
-    merger: MergerSaved,
 }
 
 /// Uploaded pixels and indices, the patches in the order in which the blocks see them.
@@ -45,8 +44,9 @@ struct Inputs {
     unit_index: Tensor,
 }
 
+/// What backward needs of one pass of the merger.
 #[derive(Debug)]
-struct MergerSaved {
+pub struct MergerSaved {
     norm: NormSaved,
     units: Tensor,
     hidden: Tensor,
@@ -54,13 +54,9 @@ struct MergerSaved {
 }
 
 impl Model {
-    /// Rows of the language model for each image token: Activation `[Σ grid.tokens, dim]`, image after image.
-    pub fn vision_forward(&self, weights: &Weights, images: &ImageBatch<'_>) -> Tensor {
-        self.vision_forward_saving(weights, images).0
-    }
-
-    /// The same, with what [`Model::vision_backward`] needs.
-    pub fn vision_forward_saving(&self, weights: &Weights, images: &ImageBatch<'_>) -> (Tensor, VisionSaved) {
+    /// Patch embedding and blocks: Activation `[Σ grid.tokens, merge² · width]`, a row for each merge unit, image after image. It
+    /// stays the same for as long as the tower is frozen.
+    pub fn tower_forward(&self, weights: &Weights, images: &ImageBatch<'_>) -> (Tensor, TowerSaved) {
         let compute = self.compute(weights);
         let backend = compute.backend;
         let inputs = self.vision_inputs(images);
@@ -75,33 +71,56 @@ impl Model {
             residual = next;
             blocks.push(saved);
         }
-        let (units, merger) = self.merger_forward(compute, residual);
-        let rows = backend.gather_rows(&units, &inputs.unit_index);
-        (rows, VisionSaved { inputs, blocks, merger })
+        let mut sum = backend.duplicate(&residual.h);
+        if let Some(add) = &residual.add {
+            backend.add(&mut sum, add);
+        }
+        let patches = self.config.vision.merge * self.config.vision.merge;
+        let shape = [sum.rows() / patches, patches * sum.cols()];
+        let units = backend.gather_rows(&sum.reshape(&shape), &inputs.unit_index);
+        (units, TowerSaved { inputs, blocks })
     }
 
-    fn merger_forward(&self, compute: Compute<'_>, residual: Residual) -> (Tensor, MergerSaved) {
+    /// Rows of the language model for each image token, Activation `[units, dim]`, from the tower's units.
+    pub fn merger_forward(&self, weights: &Weights, units: &Tensor) -> (Tensor, MergerSaved) {
+        let compute = self.compute(weights);
         let [norm, first, second] = self.layout.merger;
+        let width = self.config.vision.dim;
+        let patches = compute.backend.duplicate(units).reshape(&[units.len() / width, width]);
+        let residual = Residual { h: Arc::new(patches), add: None };
         let (y, norm) = compute.norm_forward(norm, residual, NORM_EPSILON);
-        let patches = self.config.vision.merge * self.config.vision.merge;
-        let (rows, dim) = (y.rows(), y.cols());
-        let units = y.reshape(&[rows / patches, patches * dim]);
+        let units = y.reshape(units.shape());
         let hidden = compute.linear_forward(&units, first);
         let activated = compute.backend.gelu_forward(&hidden, GeluForm::Erf);
-        let output = compute.linear_forward(&activated, second);
-        (output, MergerSaved { norm, units, hidden, activated })
+        let rows = compute.linear_forward(&activated, second);
+        (rows, MergerSaved { norm, units, hidden, activated })
     }
 
-    /// Adds the gradients of the tower's trained parameters; `drows` as [`Model::vision_forward`] returned.
-    pub fn vision_backward(&self, weights: &Weights, gradients: &mut Gradients, saved: &VisionSaved, drows: &Tensor) {
+    /// Adds the gradients of the merger's trained parameters; returns that of its units.
+    pub fn merger_backward(
+        &self,
+        weights: &Weights,
+        gradients: &mut Gradients,
+        saved: &MergerSaved,
+        drows: &Tensor,
+    ) -> Tensor {
+        let compute = self.compute(weights);
+        let [norm, first, second] = self.layout.merger;
+        let dactivated = compute.linear_backward(gradients, drows, &saved.activated, second);
+        let dhidden = compute.backend.gelu_backward(&dactivated, &saved.hidden, GeluForm::Erf);
+        let dunits = compute.linear_backward(gradients, &dhidden, &saved.units, first);
+        let dy = dunits.reshape(saved.norm.h.shape());
+        let dpatches = compute.norm_backward(gradients, norm, &dy, None, &saved.norm);
+        dpatches.reshape(saved.units.shape())
+    }
+
+    /// Adds the gradients of the tower's trained parameters.
+    pub fn tower_backward(&self, weights: &Weights, gradients: &mut Gradients, saved: &TowerSaved, dunits: &Tensor) {
         let compute = self.compute(weights);
         let inputs = &saved.inputs;
         let tower = self.vision_tower(&inputs.rotation);
-        let dunits = compute.backend.gather_rows_backward(drows, &inputs.unit_index, drows.rows());
-        let mut dresidual = self.merger_backward(compute, gradients, &saved.merger, &dunits);
-        if self.vision_is_frozen(gradients) {
-            return;
-        }
+        let spread = compute.backend.gather_rows_backward(dunits, &inputs.unit_index, dunits.rows());
+        let mut dresidual = spread.reshape(&[inputs.pixels.rows(), self.config.vision.dim]);
         for (i, ids) in self.layout.blocks.iter().enumerate().rev() {
             let bounds = (self.vision_bounds(inputs, i), false);
             dresidual = block_backward(compute, gradients, ids, tower, &saved.blocks[i], bounds, dresidual);
@@ -109,25 +128,6 @@ impl Model {
         if let Some(dw) = &mut gradients[self.layout.patch_embed] {
             compute.backend.patch_embed_backward(&dresidual, &inputs.pixels, &inputs.scale, dw);
         }
-    }
-
-    fn merger_backward(
-        &self,
-        compute: Compute<'_>,
-        gradients: &mut Gradients,
-        saved: &MergerSaved,
-        doutput: &Tensor,
-    ) -> Tensor {
-        let [norm, first, second] = self.layout.merger;
-        let dactivated = compute.linear_backward(gradients, doutput, &saved.activated, second);
-        let dhidden = compute.backend.gelu_backward(&dactivated, &saved.hidden, GeluForm::Erf);
-        let dunits = compute.linear_backward(gradients, &dhidden, &saved.units, first);
-        let dy = dunits.reshape(saved.norm.h.shape());
-        compute.norm_backward(gradients, norm, &dy, None, &saved.norm)
-    }
-
-    fn vision_is_frozen(&self, gradients: &Gradients) -> bool {
-        gradients[self.layout.patch_embed].is_none()
     }
 
     fn vision_tower<'a>(&self, rotation: &'a Tensor) -> Tower<'a> {
