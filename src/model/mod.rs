@@ -56,6 +56,8 @@ pub enum Keep {
     Activations,
     /// Each layer's input only: less memory, one more forward.
     LayerInputs,
+    /// Nothing: there is no backward.
+    Nothing,
 }
 
 impl Model {
@@ -102,7 +104,11 @@ impl Model {
             let keys = Keys::Packed { bounds: &inputs.bounds, causal: true };
             let (next, saved) = block_forward(compute, ids, tower, residual, keys);
             residual = next;
-            layers.push(input.map_or(LayerSaved::Block(saved), LayerSaved::Input));
+            match keep {
+                Keep::Activations => layers.push(LayerSaved::Block(saved)),
+                Keep::LayerInputs => layers.extend(input.map(LayerSaved::Input)),
+                Keep::Nothing => {}
+            }
         }
         let (y, norm) = compute.norm_forward(self.layout.norm, residual, self.config.norm_epsilon);
         (self.wanted(&inputs, y), Activations { inputs, layers, norm })
@@ -132,6 +138,7 @@ impl Model {
         let compute = self.compute(weights);
         let backend = compute.backend;
         let Activations { inputs, layers, norm } = activations;
+        assert_eq!(layers.len(), self.layout.layers.len(), "backward needs a forward that kept its layers");
         let tower = self.tower(&inputs.rotation);
         let spread = inputs.rows.as_ref().map(|rows| backend.gather_rows_backward(dh, rows, norm.h.rows()));
         let dy = spread.as_ref().unwrap_or(dh);
