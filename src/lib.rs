@@ -16,7 +16,9 @@
 //! leaves: prompt  sandbox  telemetry  tasks
 //! ```
 
+pub mod checkpoint;
 pub mod cpu;
+pub mod model;
 pub mod ops;
-pub mod reference;
 pub mod prompt;
+pub mod reference;

@@ -77,10 +77,7 @@ pub fn copy_companions(from: &Path, to: &Path) -> Result<(), CheckpointError> {
 }
 
 /// Fills a folder under a temporary name and renames it to `dir`.
-pub fn write_whole(
-    dir: &Path,
-    fill: impl FnOnce(&Path) -> Result<(), CheckpointError>,
-) -> Result<(), CheckpointError> {
+pub fn write_whole(dir: &Path, fill: impl FnOnce(&Path) -> Result<(), CheckpointError>) -> Result<(), CheckpointError> {
     let temporary = sibling(dir, ".partial");
     remove(&temporary)?;
     std::fs::create_dir_all(&temporary).map_err(CheckpointError::file("create", &temporary))?;
@@ -107,9 +104,7 @@ fn sibling(dir: &Path, suffix: &str) -> PathBuf {
 /// Removes a folder if it is there.
 pub fn remove(dir: &Path) -> Result<(), CheckpointError> {
     match std::fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(CheckpointError::file("remove", dir)(error))
-        }
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(CheckpointError::file("remove", dir)(error)),
         _ => Ok(()),
     }
 }

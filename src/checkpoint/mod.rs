@@ -64,7 +64,9 @@ pub enum CheckpointError {
         expected: Vec<usize>,
     },
     /// An element type that is not read.
-    #[error("tensor `{name}` in {path} has element type {dtype}; bf16, f16 and f32 are read: convert the checkpoint first")]
+    #[error(
+        "tensor `{name}` in {path} has element type {dtype}; bf16, f16 and f32 are read: convert the checkpoint first"
+    )]
     Dtype {
         /// The checkpoint folder.
         path: PathBuf,

@@ -25,11 +25,7 @@ pub struct Moments {
 }
 
 /// Writes the optimizer's state into a checkpoint folder.
-pub fn save_moments(
-    model: &Model,
-    moments: &Parameters<Option<Moments>>,
-    dir: &Path,
-) -> Result<(), CheckpointError> {
+pub fn save_moments(model: &Model, moments: &Parameters<Option<Moments>>, dir: &Path) -> Result<(), CheckpointError> {
     let backend = &*model.backend;
     let mut tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
     for (spec, moments) in model.layout.specs.iter().zip(moments.iter()) {

@@ -120,8 +120,7 @@ impl Config {
     pub fn open(dir: &Path) -> Result<Config, ConfigError> {
         let path = dir.join("config.json");
         let name = path.display().to_string();
-        let text =
-            std::fs::read_to_string(&path).map_err(|source| ConfigError::Read { path: name.clone(), source })?;
+        let text = std::fs::read_to_string(&path).map_err(|source| ConfigError::Read { path: name.clone(), source })?;
         let value = serde_json::from_str(&text).map_err(|source| ConfigError::Json { path: name, source })?;
         Config::from_json(&value)
     }

@@ -161,9 +161,7 @@ impl Model {
 
     /// Gradients of zero for the parameters that `trained` names.
     pub fn gradients(&self, mut trained: impl FnMut(&parameters::Spec) -> bool) -> Gradients {
-        Parameters::from_layout(&self.layout, |spec| {
-            trained(spec).then(|| self.backend.zeros(&spec.shape, Dtype::F32))
-        })
+        Parameters::from_layout(&self.layout, |spec| trained(spec).then(|| self.backend.zeros(&spec.shape, Dtype::F32)))
     }
 
     /// Copies host weights in, one slice of bf16 values a parameter, in layout order.

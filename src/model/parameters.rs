@@ -240,20 +240,14 @@ impl Builder {
     fn decoder_layer(&mut self, config: &Config, i: usize, dim: usize, hidden: usize) -> BlockIds {
         let part = Part::Language;
         let name = |suffix: &str| format!("model.layers.{i}.{suffix}");
-        let (q, kv) =
-            (config.heads.heads * config.heads.head_dim, config.heads.kv_heads * config.heads.head_dim);
+        let (q, kv) = (config.heads.heads * config.heads.head_dim, config.heads.kv_heads * config.heads.head_dim);
         let (query, key, value) = (name("self_attn.q_proj"), name("self_attn.k_proj"), name("self_attn.v_proj"));
         BlockIds {
             norm1: self.norm(&name("input_layernorm"), dim, part, false),
             qkv: self.affine(&[(&query, q), (&key, kv), (&value, kv)], dim, part, true),
             output: self.affine(&[(&name("self_attn.o_proj"), dim)], q, part, false),
             norm2: self.norm(&name("post_attention_layernorm"), dim, part, false),
-            up: self.affine(
-                &[(&name("mlp.gate_proj"), hidden), (&name("mlp.up_proj"), hidden)],
-                dim,
-                part,
-                false,
-            ),
+            up: self.affine(&[(&name("mlp.gate_proj"), hidden), (&name("mlp.up_proj"), hidden)], dim, part, false),
             down: self.affine(&[(&name("mlp.down_proj"), dim)], hidden, part, false),
         }
     }
