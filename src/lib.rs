@@ -22,3 +22,4 @@ pub mod model;
 pub mod ops;
 pub mod prompt;
 pub mod reference;
+pub mod tasks;

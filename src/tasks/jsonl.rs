@@ -1,0 +1,276 @@
+//! Thyme's two JSONL forms: tasks of reinforcement learning (`messages`, `images`, `solution`, `question`) and demonstrations
+//! (`image`, `question`, `response`). Reading gives paths, not pixels: decoding pictures is the reader's affair.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use image::RgbImage;
+use serde_json::{Map, Value, json};
+
+use super::needle::{self, Kind, Mixture, Split};
+use super::{Example, Message, Role};
+
+/// Why a data file could not be read or written; each names the place and the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// A file or folder cannot be opened, read or written.
+    #[error("cannot {action} {path}: {source}; check that it exists, that you may, and that the disk has room")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A line is not a JSON object.
+    #[error("{path}:{line}: not a JSON object ({problem}); a data file holds one object per line")]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What the JSON parser says.
+        problem: String,
+    },
+    /// A key is missing or has a wrong value.
+    #[error("{path}:{line}: key `{key}`: {problem}; {remedy}")]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The key.
+        key: &'static str,
+        /// What is wrong with it.
+        problem: String,
+        /// What it should be.
+        remedy: &'static str,
+    },
+    /// A file has no line.
+    #[error(
+        "{path}: no sample in it; write one JSON object per line, or draw some with `thyme-engine data needle --out DIR`"
+    )]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A picture cannot be encoded as PNG.
+    #[error("cannot write the picture {path}: {problem}; check that the disk has room")]
+    Picture {
+        /// The picture.
+        path: PathBuf,
+        /// What the encoder says.
+        problem: String,
+    },
+}
+
+/// One line of a data file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The conversation; a demonstration's last message is the assistant's.
+    pub messages: Vec<Message>,
+    /// The pictures in the order of their placeholders; relative paths have been joined to the file's folder.
+    pub images: Vec<PathBuf>,
+    /// The right answer, of a task.
+    pub solution: Option<String>,
+    /// The bare question.
+    pub question: Option<String>,
+}
+
+impl Record {
+    /// The example, once its pictures have been decoded.
+    pub fn with_images(self, images: Vec<RgbImage>) -> Example {
+        Example { messages: self.messages, images, solution: self.solution, question: self.question }
+    }
+}
+
+/// Reads every line of a data file of either form; a line with `messages` is a task, one with `response` a demonstration.
+///
+/// # Errors
+/// The first line that is not of a known form, with its number, its key and the remedy.
+pub fn read(path: &Path) -> Result<Vec<Record>, DataError> {
+    let text =
+        std::fs::read_to_string(path).map_err(|source| DataError::Io { action: "read", path: path.into(), source })?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let mut records = Vec::new();
+    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let place = Place { path, line: number + 1, folder };
+        let object: Map<String, Value> = serde_json::from_str(line).map_err(|error| DataError::Json {
+            path: path.into(),
+            line: place.line,
+            problem: error.to_string(),
+        })?;
+        records.push(if object.contains_key("messages") {
+            place.task(&object)?
+        } else {
+            place.demonstration(&object)?
+        });
+    }
+    if records.is_empty() { Err(DataError::Empty { path: path.into() }) } else { Ok(records) }
+}
+
+/// Where in a file a line stands.
+struct Place<'a> {
+    path: &'a Path,
+    line: usize,
+    folder: &'a Path,
+}
+
+impl Place<'_> {
+    fn wrong(&self, key: &'static str, problem: impl Into<String>, remedy: &'static str) -> DataError {
+        DataError::Key { path: self.path.into(), line: self.line, key, problem: problem.into(), remedy }
+    }
+
+    fn task(&self, object: &Map<String, Value>) -> Result<Record, DataError> {
+        let remedy = "it should be a list of {\"role\": \"system|user|assistant\", \"content\": \"text\"}";
+        let messages: Vec<Message> = serde_json::from_value(object["messages"].clone())
+            .map_err(|error| self.wrong("messages", error.to_string(), remedy))?;
+        if messages.is_empty() {
+            return Err(self.wrong("messages", "the list is empty", remedy));
+        }
+        let images = self.paths(object, "images")?;
+        self.check_placeholders("messages", &messages, images.len())?;
+        let solution = match object.get("solution") {
+            Some(Value::Number(number)) => Some(number.to_string()),
+            _ => self.text(object, "solution")?,
+        };
+        Ok(Record { messages, images, solution, question: self.text(object, "question")? })
+    }
+
+    fn demonstration(&self, object: &Map<String, Value>) -> Result<Record, DataError> {
+        let required = |key: &'static str| {
+            let remedy = "a line needs `messages`, `images`, `solution`, `question` (a task) or `image`, `question`, `response` (a \
+                          demonstration)";
+            self.text(object, key)?.ok_or_else(|| self.wrong(key, "it is missing", remedy))
+        };
+        let (question, response) = (required("question")?, required("response")?);
+        let system = self.text(object, "system")?;
+        let messages: Vec<Message> = system
+            .map(|text| Message::new(Role::System, text))
+            .into_iter()
+            .chain([Message::new(Role::User, question.clone()), Message::new(Role::Assistant, response)])
+            .collect();
+        let images = self.paths(object, "image")?;
+        self.check_placeholders("image", &messages, images.len())?;
+        let question = question.split("<image>").collect::<String>().trim().to_owned();
+        Ok(Record { messages, images, solution: None, question: Some(question) })
+    }
+
+    /// The text under an optional key.
+    fn text(&self, object: &Map<String, Value>, key: &'static str) -> Result<Option<String>, DataError> {
+        match object.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.clone())),
+            Some(other) => Err(self.wrong(key, format!("found {}", kind_of(other)), "it should be a string")),
+        }
+    }
+
+    /// The paths under an optional key: a list of strings, or one string.
+    fn paths(&self, object: &Map<String, Value>, key: &'static str) -> Result<Vec<PathBuf>, DataError> {
+        let remedy = "it should be a list of paths, absolute or relative to the data file's folder; save embedded pictures as files";
+        let path = |value: &Value| match value {
+            Value::String(text) if text.starts_with("data:") || text.len() > 4096 => {
+                Err(self.wrong(key, "found an embedded picture", remedy))
+            }
+            Value::String(text) if text.is_empty() => Err(self.wrong(key, "found an empty path", remedy)),
+            Value::String(text) => Ok(self.folder.join(text)),
+            other => Err(self.wrong(key, format!("found {}", kind_of(other)), remedy)),
+        };
+        match object.get(key) {
+            None | Some(Value::Null) => Ok(Vec::new()),
+            Some(Value::Array(values)) => values.iter().map(path).collect(),
+            Some(value) => Ok(vec![path(value)?]),
+        }
+    }
+
+    fn check_placeholders(&self, key: &'static str, messages: &[Message], images: usize) -> Result<(), DataError> {
+        let placeholders: usize = messages.iter().map(|message| message.text.matches("<image>").count()).sum();
+        if placeholders == images {
+            return Ok(());
+        }
+        let problem = format!("the text has {placeholders} `<image>` placeholders for {images} pictures");
+        Err(self.wrong(key, problem, "give each picture one placeholder, in order"))
+    }
+}
+
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// What [`write_needle`] draws.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum NeedleFile {
+    /// Tasks of reinforcement learning, in Thyme's RL form.
+    Tasks,
+    /// Samples of a mixture, in Thyme's SFT form; a system prompt goes to the key `system`.
+    Samples(Mixture),
+}
+
+/// Draws `count` needle samples into `folder` (made if missing) as `data.jsonl` and `images/*.png`, and returns the JSONL's path.
+/// Sample *i* is [`needle::example`] or [`needle::mixed`] of (`split`, `seed`, *i*): the same pictures and text to the byte.
+///
+/// # Errors
+/// A folder or file that cannot be written.
+pub fn write_needle(
+    folder: &Path,
+    file: NeedleFile,
+    count: u64,
+    split: Split,
+    seed: u64,
+) -> Result<PathBuf, DataError> {
+    let pictures = folder.join("images");
+    std::fs::create_dir_all(&pictures).map_err(|source| DataError::Io { action: "create", path: pictures, source })?;
+    let path = folder.join("data.jsonl");
+    let fault = |source| DataError::Io { action: "write", path: path.clone(), source };
+    let mut lines = BufWriter::new(File::create(&path).map_err(fault)?);
+    for index in 0..count {
+        let example = match file {
+            NeedleFile::Tasks => needle::example(Kind::Task, split, seed, index),
+            NeedleFile::Samples(mixture) => needle::mixed(&mixture, split, seed, index),
+        };
+        let mut names = Vec::new();
+        for (number, picture) in example.images.iter().enumerate() {
+            let name = format!("images/{index:08}_{number:02}.png");
+            save(picture, &folder.join(&name))?;
+            names.push(name);
+        }
+        let line = match file {
+            NeedleFile::Tasks => task_line(&example, &names),
+            NeedleFile::Samples(_) => demonstration_line(&example, &names),
+        };
+        writeln!(lines, "{line}").map_err(fault)?;
+    }
+    lines.flush().map_err(fault)?;
+    drop(lines);
+    Ok(path)
+}
+
+fn save(picture: &RgbImage, path: &Path) -> Result<(), DataError> {
+    picture.save(path).map_err(|error| DataError::Picture { path: path.into(), problem: error.to_string() })
+}
+
+/// A line of Thyme's RL form.
+pub fn task_line(example: &Example, images: &[String]) -> Value {
+    json!({"messages": example.messages, "images": images, "solution": example.solution, "question": example.question})
+}
+
+/// A line of Thyme's SFT form: the last user message is the question, the assistant's the response.
+pub fn demonstration_line(example: &Example, images: &[String]) -> Value {
+    let said = |role: Role| {
+        example.messages.iter().rev().find(|message| message.role == role).map(|message| message.text.as_str())
+    };
+    let mut line = json!({"image": images, "question": said(Role::User), "response": said(Role::Assistant)});
+    if let Some(system) = said(Role::System) {
+        line["system"] = system.into();
+    }
+    line
+}

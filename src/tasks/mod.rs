@@ -1,0 +1,67 @@
+//! What to train on: the embedded task *needle*, and Thyme's JSONL files. A leaf: it imports no other module of the crate, so
+//! it knows pictures and text, but nothing of tokens, sandboxes or rewards.
+
+mod draws;
+mod font;
+pub mod jsonl;
+pub mod needle;
+
+use image::RgbImage;
+use serde::{Deserialize, Serialize};
+
+/// Who speaks in a [`Message`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Standing instructions.
+    System,
+    /// The one who asks.
+    User,
+    /// The model.
+    Assistant,
+}
+
+impl Role {
+    /// The role's name in chat templates and files.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Role::System => "system",
+            Role::User => "user",
+            Role::Assistant => "assistant",
+        }
+    }
+}
+
+/// One message of a conversation; each literal `<image>` in `text` stands for the next picture of the example.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// Who speaks.
+    pub role: Role,
+    /// What is said, with `<image>` placeholders.
+    #[serde(rename = "content")]
+    pub text: String,
+}
+
+impl Message {
+    /// A message of `role`.
+    pub fn new(role: Role, text: impl Into<String>) -> Self {
+        Message { role, text: text.into() }
+    }
+}
+
+/// One thing to train on or to be examined on: a conversation with its pictures.
+///
+/// With a `solution` it is a task of reinforcement learning (the messages end with the user's); without, a demonstration (the
+/// last message is the assistant's, and what stands between `<sandbox_output>` and `</sandbox_output>`, markers included, is
+/// observation and not to be learnt).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Example {
+    /// The conversation, oldest first.
+    pub messages: Vec<Message>,
+    /// The pictures in the order of their placeholders, in original pixels.
+    pub images: Vec<RgbImage>,
+    /// The right answer, as the answer tag should hold it.
+    pub solution: Option<String>,
+    /// The bare question, for judges and logs.
+    pub question: Option<String>,
+}
