@@ -7,7 +7,7 @@
 use half::bf16;
 use rayon::prelude::*;
 
-use super::simd::{LANES, Lanes, kernel};
+use super::simd::{LANES, Lanes, kernel, unroll};
 use super::{Cpu, Floats, PARALLEL_COST, floats, floats_mut, values};
 use crate::ops::linear::Linear;
 use crate::ops::{Dtype, Tensor};
@@ -234,14 +234,17 @@ kernel! {
                     let k = k + i * LANES;
                     let count = LANES.min(depth - i * LANES);
                     let mut lanes = [L::splat(0.0); LANES];
-                    for (r, lanes) in lanes[..rows].iter_mut().enumerate() {
-                        let from = &values[(row + r) * size.depth + k..][..count];
-                        *lanes = if count == LANES { L::load(from) } else { L::load_tail(from, 0.0) };
-                    }
+                    unroll!(r < LANES => {
+                        if r < rows {
+                            lanes[r] = L::load_tail(&values[(row + r) * size.depth + k..][..count], 0.0);
+                        }
+                    });
                     let lanes = L::transpose(lanes);
-                    for (to, lanes) in to.chunks_exact_mut(padded).zip(lanes) {
-                        lanes.store_tail(to);
-                    }
+                    unroll!(j < LANES => {
+                        if j < count {
+                            lanes[j].store_tail(&mut to[j * padded..][..padded]);
+                        }
+                    });
                 }
             }
         }
@@ -259,9 +262,12 @@ fn pack_right_panel<L: Lanes>(right: Right<'_>, size: Size, col: usize, k: usize
                 let cols = cols.saturating_sub(half).min(LANES);
                 for i in (0..depth).step_by(LANES) {
                     let lanes = transposed_parameters::<L>(values, size, col + half, cols, k + i);
-                    for (j, lanes) in lanes.into_iter().enumerate().take(depth - i) {
-                        lanes.store(&mut to[(i + j) * PANEL + half..][..LANES]);
-                    }
+                    let to = &mut to[i * PANEL..];
+                    unroll!(j < LANES => {
+                        if i + j < depth {
+                            lanes[j].store(&mut to[j * PANEL + half..]);
+                        }
+                    });
                 }
             }
         }
@@ -293,9 +299,11 @@ fn pack_right_panel<L: Lanes>(right: Right<'_>, size: Size, col: usize, k: usize
 fn transposed_parameters<L: Lanes>(values: &[bf16], size: Size, col: usize, cols: usize, k: usize) -> [L; LANES] {
     let mut lanes = [L::splat(0.0); LANES];
     if cols == LANES && k + LANES <= size.depth {
-        for (i, lanes) in lanes.iter_mut().enumerate() {
-            *lanes = L::load_bf16(&values[(col + i) * size.depth + k..][..LANES]);
-        }
+        let values = &values[col * size.depth + k..][..15 * size.depth + LANES];
+        unroll!(i < LANES => {
+            // Safety: row `i` of 16 ends within the slice just taken.
+            lanes[i] = unsafe { L::load_bf16_pointer(values.as_ptr().wrapping_add(i * size.depth)) };
+        });
     } else {
         for (i, lanes) in lanes[..cols].iter_mut().enumerate() {
             let row = (col + i) * size.depth;
@@ -381,13 +389,13 @@ fn tile<L: Lanes, const ROWS: usize>(left: &[f32], right: &[f32], start: Start<'
                     edge[row * PANEL..][..place.cols].copy_from_slice(from);
                 }
             }
-            for (row, sums) in sums.iter_mut().enumerate() {
+            unroll!(row < ROWS => {
                 // Safety: 32 elements from each row of a whole tile lie in the output, those of an edge in `edge`.
-                *sums = unsafe {
+                sums[row] = unsafe {
                     let from = target.wrapping_add(row * stride);
                     [L::load_pointer(from), L::load_pointer(from.wrapping_add(LANES))]
                 };
-            }
+            });
         }
     }
     let (mut a, mut b) = (left.as_ptr(), right.as_ptr());
@@ -395,23 +403,23 @@ fn tile<L: Lanes, const ROWS: usize>(left: &[f32], right: &[f32], start: Start<'
         // Safety: `depth` steps of ROWS and 32 elements are what the slices hold.
         unsafe {
             let (first, second) = (L::load_pointer(b), L::load_pointer(b.wrapping_add(LANES)));
-            for (row, sums) in sums.iter_mut().enumerate() {
+            unroll!(row < ROWS => {
                 let x = L::splat(*a.wrapping_add(row));
-                sums[0] = x.mul_add(first, sums[0]);
-                sums[1] = x.mul_add(second, sums[1]);
-            }
+                sums[row][0] = x.mul_add(first, sums[row][0]);
+                sums[row][1] = x.mul_add(second, sums[row][1]);
+            });
         }
         a = a.wrapping_add(ROWS);
         b = b.wrapping_add(PANEL);
     }
-    for (row, sums) in sums.iter().enumerate() {
+    unroll!(row < ROWS => {
         let to = target.wrapping_add(row * stride);
         // Safety: as for the loads.
         unsafe {
-            sums[0].store_pointer(to);
-            sums[1].store_pointer(to.wrapping_add(LANES));
+            sums[row][0].store_pointer(to);
+            sums[row][1].store_pointer(to.wrapping_add(LANES));
         }
-    }
+    });
     if !whole {
         for row in 0..place.rows {
             // Safety: as for the loads.
@@ -480,11 +488,11 @@ fn few_rows_of<L: Lanes, const ROWS: usize>(
         for k in (0..whole).step_by(LANES) {
             let lanes = transposed_parameters::<L>(right, size, col, count, k);
             let x: [&[f32]; ROWS] = std::array::from_fn(|row| &left[row * size.depth + k..][..LANES]);
-            for (i, lanes) in lanes.into_iter().enumerate() {
-                for (row, sum) in sums.iter_mut().enumerate() {
-                    *sum = L::splat(x[row][i]).mul_add(lanes, *sum);
+            unroll!(i < LANES => {
+                for (sum, x) in sums.iter_mut().zip(x) {
+                    *sum = L::splat(x[i]).mul_add(lanes[i], *sum);
                 }
-            }
+            });
         }
         if whole < size.depth {
             let lanes = transposed_parameters::<L>(right, size, col, count, whole);

@@ -207,6 +207,21 @@ pub(super) trait Lanes: Copy {
     }
 }
 
+/// Runs the body for `i` = 0 to 15 as far as below the constant bound, written out: arrays of lanes stay in registers only if their
+/// indices are literals before the optimiser's loops.
+macro_rules! unroll {
+    ($i:ident < $bound:expr => $body:block) => {
+        $crate::cpu::simd::unroll!(@each $i, $bound, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+    };
+    (@each $i:ident, $bound:expr, $body:block, $($value:literal)*) => {
+        $({
+            let $i: usize = $value;
+            if $i < $bound $body
+        })*
+    };
+}
+pub(super) use unroll;
+
 /// The portable lanes.
 #[derive(Clone, Copy)]
 pub(super) struct Portable([f32; LANES]);
@@ -294,7 +309,7 @@ mod x86 {
 
     use half::bf16;
 
-    use super::Lanes;
+    use super::{Lanes, unroll};
 
     /// One zmm register.
     #[derive(Clone, Copy)]
@@ -372,17 +387,17 @@ mod x86 {
             let mut fours = rows;
             let mut out = rows;
             unsafe {
-                for i in 0..8 {
+                unroll!(i < 8 => {
                     pairs[2 * i].0 = _mm512_unpacklo_ps(rows[2 * i].0, rows[2 * i + 1].0);
                     pairs[2 * i + 1].0 = _mm512_unpackhi_ps(rows[2 * i].0, rows[2 * i + 1].0);
-                }
-                for i in 0..8 {
+                });
+                unroll!(i < 8 => {
                     let (g, j) = (i / 2 * 4, i % 2);
                     let (a, b) = (_mm512_castps_pd(pairs[g + j].0), _mm512_castps_pd(pairs[g + j + 2].0));
                     fours[g + 2 * j].0 = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
                     fours[g + 2 * j + 1].0 = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
-                }
-                for j in 0..4 {
+                });
+                unroll!(j < 4 => {
                     let (a, b, c, d) = (fours[j].0, fours[4 + j].0, fours[8 + j].0, fours[12 + j].0);
                     let (even, even_after) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0x88>(c, d));
                     let (odd, odd_after) = (_mm512_shuffle_f32x4::<0xdd>(a, b), _mm512_shuffle_f32x4::<0xdd>(c, d));
@@ -390,7 +405,7 @@ mod x86 {
                     out[4 + j].0 = _mm512_shuffle_f32x4::<0x88>(odd, odd_after);
                     out[8 + j].0 = _mm512_shuffle_f32x4::<0xdd>(even, even_after);
                     out[12 + j].0 = _mm512_shuffle_f32x4::<0xdd>(odd, odd_after);
-                }
+                });
             }
             out
         }
