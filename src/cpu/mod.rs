@@ -2,8 +2,14 @@
 //!
 //! Results do not depend on the number of threads: work is cut at fixed places, and every output element is computed by one task.
 
+mod adamw;
+mod grad_norm;
 mod linear;
+mod log_sum_exp;
+mod patch_embed;
+mod sample;
 pub mod simd;
+mod token_logprob;
 
 use std::any::Any;
 use std::collections::HashMap;

@@ -309,7 +309,7 @@ mod x86 {
 
     use half::bf16;
 
-    use super::{Lanes, unroll};
+    use super::Lanes;
 
     /// One zmm register.
     #[derive(Clone, Copy)]

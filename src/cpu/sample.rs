@@ -1,0 +1,178 @@
+//! Drawing the next token. Whatever is kept is a prefix of the tokens in descending probability; it is found by the mass of 2,033
+//! classes of probability, and only the class where a prefix ends is sorted.
+
+use rayon::prelude::*;
+
+use super::log_sum_exp::{exp_shifted, log_probability, raw_and_tempered, softmax};
+use super::simd::{LANES, kernel};
+use super::{Cpu, PARALLEL_COST, floats};
+use crate::ops::Tensor;
+use crate::ops::sample::{Draw, Drawn, Sample, philox_uniform};
+
+/// Rough number of operations per logit.
+const COST: usize = 40;
+
+impl Sample for Cpu {
+    fn sample(&self, logits: &Tensor, draws: &[Draw<'_>]) -> Vec<Drawn> {
+        let vocab = logits.cols();
+        assert!(logits.rows() == draws.len() && vocab > 0, "sample: logits {logits:?}, {} draws", draws.len());
+        let row = |(z, draw): (&[f32], &Draw<'_>)| sample_row(self, z, draw);
+        if logits.len() * COST < PARALLEL_COST {
+            floats(logits).chunks_exact(vocab).zip(draws).map(row).collect()
+        } else {
+            floats(logits).par_chunks_exact(vocab).zip(draws).map(row).collect()
+        }
+    }
+}
+
+fn sample_row(cpu: &Cpu, z: &[f32], draw: &Draw<'_>) -> Drawn {
+    let greedy = draw.temperature == 0.0;
+    let inverse = if greedy { 1.0 } else { 1.0 / draw.temperature };
+    let (raw, tempered) = raw_and_tempered(cpu.simd, z, inverse);
+
+    let penalised = penalise(cpu, z, draw);
+    let drawn_from = penalised.as_deref().unwrap_or(z);
+    let (token, processed, kept) = if greedy {
+        (argmax(cpu.simd, drawn_from), 0.0, 1.0)
+    } else {
+        let softmax = if penalised.is_some() { softmax(cpu.simd, drawn_from, inverse) } else { tempered };
+        let mut ranking = Ranking::new(cpu, drawn_from, inverse, softmax.top);
+        let (token, kept) = ranking.draw(draw);
+        (token, log_probability(drawn_from, inverse, softmax.lse, token) - kept.ln(), kept)
+    };
+    Drawn {
+        token: token as u32,
+        raw: log_probability(z, 1.0, raw.lse, token),
+        tempered: log_probability(z, inverse, tempered.lse, token),
+        processed,
+        kept,
+        entropy: raw.entropy,
+    }
+}
+
+/// The logits after the repetition penalty; none where it changes nothing.
+fn penalise(cpu: &Cpu, z: &[f32], draw: &Draw<'_>) -> Option<super::Floats> {
+    let penalty = draw.repetition_penalty;
+    if penalty == 1.0 || draw.seen.is_empty() {
+        return None;
+    }
+    let mut penalised = cpu.scratch(z.len());
+    penalised.copy_from_slice(z);
+    for token in draw.seen.iter().map(|&token| token as usize) {
+        penalised[token] = if z[token] > 0.0 { z[token] / penalty } else { z[token] * penalty };
+    }
+    Some(penalised)
+}
+
+kernel! {
+    /// The first of the largest elements.
+    fn argmax<L>(z: &[f32]) -> usize {
+        let mut tops = L::splat(f32::NEG_INFINITY);
+        for chunk in z.chunks(LANES) {
+            tops = tops.max(L::load_tail(chunk, f32::NEG_INFINITY));
+        }
+        let top = tops.max_lane();
+        z.iter().position(|&z| z == top).unwrap_or(0)
+    }
+}
+
+/// Tokens of a row in descending order of probability, ties by ascending id; sorted only where one looks.
+struct Ranking<'a> {
+    z: &'a [f32],
+    /// Probability relative to the likeliest token, `[vocab]`.
+    e: super::Floats,
+    /// Count and mass of each class: `e` with the same exponent and first four bits of mantissa.
+    classes: Vec<(usize, f64)>,
+    total: f64,
+}
+
+/// Bits of an `f32` below its class.
+const CLASS_SHIFT: u32 = 19;
+/// Class of 1, the likeliest token's.
+const CLASS_TOP: usize = (1.0f32.to_bits() >> CLASS_SHIFT) as usize;
+
+fn class_of(e: f32) -> usize {
+    ((e.to_bits() >> CLASS_SHIFT) as usize).min(CLASS_TOP)
+}
+
+/// The end of a prefix of the ranking.
+#[derive(Clone, Copy)]
+struct Prefix {
+    /// Tokens in it.
+    count: usize,
+    /// Sum of their `e`.
+    mass: f64,
+    /// `e` of the last one; for a class not looked into, a lower bound.
+    e: f32,
+    /// The last one.
+    token: usize,
+}
+
+impl<'a> Ranking<'a> {
+    fn new(cpu: &Cpu, z: &'a [f32], inverse: f32, top: f32) -> Ranking<'a> {
+        let mut e = cpu.scratch(z.len());
+        exp_shifted(cpu.simd, z, inverse, top, &mut e);
+        let mut classes = vec![(0, 0.0); CLASS_TOP + 1];
+        for &e in e.iter() {
+            let class = &mut classes[class_of(e)];
+            class.0 += 1;
+            class.1 += f64::from(e);
+        }
+        let total = classes.iter().rev().map(|class| class.1).sum();
+        Ranking { z, e, classes, total }
+    }
+
+    /// The token, and the share of the mass that the cuts kept.
+    fn draw(&mut self, draw: &Draw<'_>) -> (usize, f32) {
+        let vocab = self.z.len();
+        let mut kept = Prefix { count: vocab, mass: self.total, e: 0.0, token: 0 };
+        if draw.top_k > 0 && draw.top_k < vocab {
+            kept = self.shortest(|prefix| prefix.count >= draw.top_k).unwrap_or(kept);
+        }
+        if draw.top_p < 1.0 {
+            let wanted = f64::from(draw.top_p) * kept.mass;
+            let enough = self.shortest(|prefix| prefix.mass >= wanted);
+            kept = enough.filter(|prefix| prefix.count < kept.count).unwrap_or(kept);
+        }
+        if draw.min_p > 0.0 {
+            let unlikely = self.shortest(|prefix| prefix.e < draw.min_p);
+            if let Some(first) = unlikely.filter(|prefix| prefix.count <= kept.count && prefix.count > 1) {
+                kept = Prefix { count: first.count - 1, mass: first.mass - f64::from(first.e), ..first };
+            }
+        }
+        let target = philox_uniform(draw.seed, draw.sequence, draw.position) * kept.mass;
+        let last = kept.count;
+        let drawn = self.shortest(|prefix| prefix.mass > target || prefix.count >= last);
+        let token = drawn.map_or(0, |prefix| prefix.token);
+        (token, if kept.count == vocab { 1.0 } else { (kept.mass / self.total) as f32 })
+    }
+
+    /// The shortest prefix for which `reached` holds, which must go on holding for longer ones.
+    fn shortest(&self, reached: impl Fn(Prefix) -> bool) -> Option<Prefix> {
+        let (mut count, mut mass) = (0, 0.0);
+        for (class, &(tokens, class_mass)) in self.classes.iter().enumerate().rev().filter(|(_, class)| class.0 > 0) {
+            let least = f32::from_bits((class as u32) << CLASS_SHIFT);
+            if reached(Prefix { count: count + tokens, mass: mass + class_mass, e: least, token: 0 }) {
+                let mut prefix = Prefix { count, mass, e: 0.0, token: 0 };
+                for token in self.sorted(class) {
+                    let e = self.e[token];
+                    prefix = Prefix { count: prefix.count + 1, mass: prefix.mass + f64::from(e), e, token };
+                    if reached(prefix) {
+                        return Some(prefix);
+                    }
+                }
+            }
+            count += tokens;
+            mass += class_mass;
+        }
+        None
+    }
+
+    /// The tokens of a class in order.
+    fn sorted(&self, class: usize) -> Vec<usize> {
+        let mut tokens: Vec<usize> = (0..self.z.len()).filter(|&token| class_of(self.e[token]) == class).collect();
+        // Stable, and adding 0 makes the zeros equal.
+        tokens.sort_by(|&a, &b| (self.z[b] + 0.0).total_cmp(&(self.z[a] + 0.0)));
+        tokens
+    }
+}
