@@ -2,6 +2,7 @@
 //!
 //! Results do not depend on the number of threads: work is cut at fixed places, and every output element is computed by one task.
 
+<<<<<<< HEAD
 mod adamw;
 mod grad_norm;
 mod linear;
@@ -10,6 +11,21 @@ mod patch_embed;
 mod sample;
 pub mod simd;
 mod token_logprob;
+=======
+pub mod simd;
+mod tasks;
+
+mod attention;
+mod copy_pages;
+mod embedding;
+mod gelu;
+mod layer_norm;
+mod linear;
+mod rms_norm;
+mod rope;
+mod rows;
+mod swiglu;
+>>>>>>> 66d5444 (Add attention, rotary, norms, activations, embedding and rows on the CPU)
 
 use std::any::Any;
 use std::collections::HashMap;

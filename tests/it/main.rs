@@ -1,3 +1,4 @@
 //! The one integration binary; one module per area.
 mod ops;
 mod tasks;
+mod row_invariance;

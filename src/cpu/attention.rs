@@ -1,0 +1,689 @@
+//! Attention in full f32 over tiles of 16 keys. A tile is a page, at keys 0-15, 16-31, … of its sequence; in it the keys of a head lie
+//! transposed, `[head_dim][16]`, and the values as rows, `[16][head_dim]`. Packed keys are first laid out as pages, so there is one
+//! arithmetic: a score is a chain over `head_dim`, the sum of a softmax runs in 16 lanes by position, an output is a chain over keys.
+
+use super::simd::{LANES, Lanes, Simd, kernel};
+use super::{Cpu, floats, tasks, values};
+use crate::ops::attention::{Attention, Heads, Keys, PAGE_TOKENS};
+use crate::ops::{Dtype, Tensor};
+
+/// The widest head: query rows are kept on the stack.
+const HEAD_DIM_MAX: usize = 128;
+/// Queries of a task.
+const QUERY_BLOCK: usize = 16;
+
+/// Floats of a page.
+pub(super) fn page_len(heads: Heads) -> usize {
+    2 * heads.kv_heads * PAGE_TOKENS * heads.head_dim
+}
+
+/// Where the rotated key and value of a token's heads lie in its page. `key_value` are the key heads, then the value heads.
+pub(super) fn write_token(page: &mut [f32], offset: usize, key_value: &[f32], heads: Heads) {
+    let (keys, values) = key_value.split_at(heads.kv_heads * heads.head_dim);
+    let (key_tiles, value_tiles) = page.split_at_mut(PAGE_TOKENS * keys.len());
+    for (slots, &key) in key_tiles.chunks_exact_mut(PAGE_TOKENS).zip(keys) {
+        slots[offset] = key;
+    }
+    let value_tiles = value_tiles.chunks_exact_mut(PAGE_TOKENS * heads.head_dim);
+    for (tile, value) in value_tiles.zip(values.chunks_exact(heads.head_dim)) {
+        tile[offset * heads.head_dim..][..heads.head_dim].copy_from_slice(value);
+    }
+}
+
+impl Attention for Cpu {
+    fn attention_pages(&self, pages: usize, heads: Heads) -> Tensor {
+        use crate::ops::Buffers;
+        self.zeros(&[pages, page_len(heads)], Dtype::Activation)
+    }
+
+    fn attention_forward(&self, qkv: &Tensor, heads: Heads, keys: Keys<'_>) -> (Tensor, Tensor) {
+        check(qkv, heads);
+        let tokens = qkv.rows();
+        let mut o = self.empty(&[tokens, heads.heads * heads.head_dim], Dtype::Activation);
+        let mut lse = self.empty(&[tokens, heads.heads], Dtype::F32);
+        let (o_rows, lse_rows) = (super::floats_mut(&mut o), super::floats_mut(&mut lse));
+        match keys {
+            Keys::Packed { bounds, causal } => {
+                let bounds = bounds_of(bounds, tokens);
+                let (pages, first_pages) = self.pack(floats(qkv), heads, &bounds);
+                let table: Vec<i32> = (0..(pages.len() / page_len(heads)) as i32).collect();
+                let sequences: Vec<Sequence<'_>> = bounds
+                    .windows(2)
+                    .zip(&first_pages)
+                    .map(|(bound, &first)| Sequence {
+                        rows: (bound[0], bound[1]),
+                        table: &table[first..],
+                        length: bound[1] - bound[0],
+                        causal,
+                    })
+                    .collect();
+                attend_all(self.simd, floats(qkv), &pages, &sequences, heads, o_rows, lse_rows);
+            }
+            Keys::Paged { pages, bounds, tables, lengths } => {
+                let bounds = bounds_of(bounds, tokens);
+                let lengths: &[i32] = values(lengths);
+                assert_eq!(pages.cols(), page_len(heads), "attention: pages {:?} for {heads:?}", pages.shape());
+                assert_eq!(lengths.len() + 1, bounds.len(), "attention: lengths of {} sequences", bounds.len() - 1);
+                assert_eq!(tables.rows(), lengths.len(), "attention: tables {:?}", tables.shape());
+                let pages_max = tables.cols();
+                let tables: &[i32] = values(tables);
+                let sequences: Vec<Sequence<'_>> = bounds
+                    .windows(2)
+                    .zip(lengths)
+                    .enumerate()
+                    .map(|(i, (bound, &length))| {
+                        let length = length as usize;
+                        assert!(
+                            bound[1] - bound[0] <= length && length <= pages_max * PAGE_TOKENS,
+                            "attention: sequence {i} of {length} tokens has queries {bound:?} and {pages_max} pages"
+                        );
+                        let table = &tables[i * pages_max..][..pages_max];
+                        Sequence { rows: (bound[0], bound[1]), table, length, causal: true }
+                    })
+                    .collect();
+                attend_all(self.simd, floats(qkv), floats(pages), &sequences, heads, o_rows, lse_rows);
+            }
+        }
+        (o, lse)
+    }
+
+    fn attention_backward(
+        &self,
+        d_o: &Tensor,
+        qkv: &Tensor,
+        o: &Tensor,
+        lse: &Tensor,
+        heads: Heads,
+        bounds: &Tensor,
+        causal: bool,
+    ) -> Tensor {
+        check(qkv, heads);
+        let tokens = qkv.rows();
+        let (width, head_dim) = (heads.heads * heads.head_dim, heads.head_dim);
+        for (name, tensor, cols) in [("do", d_o, width), ("o", o, width), ("lse", lse, heads.heads)] {
+            assert_eq!(tensor.len(), tokens * cols, "attention_backward: {name} {:?}", tensor.shape());
+        }
+        let bounds = bounds_of(bounds, tokens);
+        let inputs = Inputs { d_o: floats(d_o), qkv: floats(qkv), o: floats(o), lse: floats(lse), heads, causal };
+
+        // Gradients of q, k, v, a block `[3][rows][head_dim]` for every segment and query head.
+        let mut parts = self.scratch(3 * tokens * width);
+        let segments = || bounds.windows(2).filter(|bound| bound[1] > bound[0]);
+        let owners = || segments().flat_map(|bound| (0..heads.heads).map(move |head| (bound[0], bound[1], head)));
+        let pieces = tasks::pieces(&mut parts, owners().map(|(from, to, _)| 3 * (to - from) * head_dim));
+        let pairs: usize = bounds.windows(2).map(|bound| (bound[1] - bound[0]).pow(2)).sum();
+        tasks::for_each(owners().zip(pieces).collect(), 5 * pairs * width, |((from, to, head), piece)| {
+            let mut scratch = self.scratch(HeadScratch::len(to - from, head_dim));
+            backward_head(self.simd, &inputs, (from, to), head, &mut scratch, piece);
+        });
+
+        let mut dqkv = self.empty(qkv.shape(), Dtype::Activation);
+        let rows =
+            tasks::pieces(super::floats_mut(&mut dqkv), segments().map(|bound| (bound[1] - bound[0]) * heads.qkv()));
+        let tasks = segments().zip(rows).collect();
+        tasks::for_each(tasks, 3 * tokens * width, |(bound, rows)| {
+            let length = bound[1] - bound[0];
+            gather_heads(&parts[3 * bound[0] * width..][..3 * length * width], heads, rows);
+        });
+        dqkv
+    }
+}
+
+impl Cpu {
+    /// The keys and values of packed qkv as pages, those of segment `i` from page `first_pages[i]` on.
+    fn pack(&self, qkv: &[f32], heads: Heads, bounds: &[usize]) -> (super::Floats, Vec<usize>) {
+        let mut starts: Vec<(usize, usize)> = Vec::new();
+        let mut first_pages = Vec::with_capacity(bounds.len());
+        for bound in bounds.windows(2) {
+            first_pages.push(starts.len());
+            starts.extend((bound[0]..bound[1]).step_by(PAGE_TOKENS).map(|row| (row, bound[1].min(row + PAGE_TOKENS))));
+        }
+        let mut pages = self.scratch(starts.len() * page_len(heads));
+        let tasks = starts.into_iter().zip(pages.chunks_exact_mut(page_len(heads))).collect();
+        tasks::for_each(tasks, 2 * qkv.len(), |((from, to), page)| {
+            if to - from < PAGE_TOKENS {
+                page.fill(0.0); // old memory may hold numbers that are slow to compute with
+            }
+            for row in from..to {
+                let key_value = &qkv[row * heads.qkv()..][heads.heads * heads.head_dim..heads.qkv()];
+                write_token(page, row - from, key_value, heads);
+            }
+        });
+        (pages, first_pages)
+    }
+}
+
+fn check(qkv: &Tensor, heads: Heads) {
+    assert!(
+        heads.head_dim <= HEAD_DIM_MAX && heads.kv_heads > 0 && heads.heads % heads.kv_heads == 0,
+        "attention: {heads:?}; at most {HEAD_DIM_MAX} wide, kv_heads dividing heads"
+    );
+    assert_eq!(qkv.cols(), heads.qkv(), "attention: qkv {:?} for {heads:?}", qkv.shape());
+}
+
+fn bounds_of(bounds: &Tensor, tokens: usize) -> Vec<usize> {
+    let bounds: Vec<usize> = values::<i32>(bounds).iter().map(|&bound| bound as usize).collect();
+    assert!(
+        bounds.first() == Some(&0) && bounds.last() == Some(&tokens) && bounds.is_sorted(),
+        "attention: bounds {bounds:?} for {tokens} rows"
+    );
+    bounds
+}
+
+/// The queries of a call that share keys.
+struct Sequence<'a> {
+    /// First and end row of the queries.
+    rows: (usize, usize),
+    /// Page of each tile.
+    table: &'a [i32],
+    /// Keys, the queries' own included.
+    length: usize,
+    /// A query sees only keys up to itself; the queries are the last rows of the sequence.
+    causal: bool,
+}
+
+fn attend_all(
+    simd: Simd,
+    qkv: &[f32],
+    pages: &[f32],
+    sequences: &[Sequence<'_>],
+    heads: Heads,
+    o: &mut [f32],
+    lse: &mut [f32],
+) {
+    let blocks = || {
+        sequences.iter().flat_map(|sequence| {
+            let (from, to) = sequence.rows;
+            (from..to).step_by(QUERY_BLOCK).map(move |row| (sequence, row, to.min(row + QUERY_BLOCK)))
+        })
+    };
+    let width = heads.heads * heads.head_dim;
+    let o = tasks::pieces(o, blocks().map(|(_, from, to)| (to - from) * width));
+    let lse = tasks::pieces(lse, blocks().map(|(_, from, to)| (to - from) * heads.heads));
+    let cost: usize = sequences.iter().map(|s| 2 * (s.rows.1 - s.rows.0) * s.length * width).sum();
+    let tasks = blocks().zip(o).zip(lse).collect();
+    tasks::for_each(tasks, cost, |(((sequence, from, to), o), lse)| {
+        let block = Block {
+            queries: &qkv[from * heads.qkv()..to * heads.qkv()],
+            heads,
+            pages,
+            table: sequence.table,
+            length: sequence.length,
+            position: sequence.causal.then(|| sequence.length - (sequence.rows.1 - from)),
+        };
+        attend(simd, &block, o, lse);
+    });
+}
+
+/// Some queries of one sequence, all heads.
+struct Block<'a> {
+    /// Rows of qkv.
+    queries: &'a [f32],
+    heads: Heads,
+    pages: &'a [f32],
+    table: &'a [i32],
+    /// Keys.
+    length: usize,
+    /// Of the first query, when causal.
+    position: Option<usize>,
+}
+
+impl Block<'_> {
+    /// Keys that a query sees: a number that does not fall from query to query.
+    fn visible(&self, query: usize) -> usize {
+        self.position.map_or(self.length, |position| position + query + 1)
+    }
+
+    /// Keys `[head_dim][16]`.
+    #[inline(always)]
+    fn key_tile(&self, tile: usize, kv_head: usize) -> &[[f32; LANES]] {
+        self.tile(tile, kv_head).as_chunks().0
+    }
+
+    /// Values `[16][head_dim]`.
+    #[inline(always)]
+    fn value_tile(&self, tile: usize, kv_head: usize) -> &[f32] {
+        self.tile(tile, self.heads.kv_heads + kv_head)
+    }
+
+    #[inline(always)]
+    fn tile(&self, tile: usize, index: usize) -> &[f32] {
+        let len = PAGE_TOKENS * self.heads.head_dim;
+        &self.pages[self.table[tile] as usize * page_len(self.heads) + index * len..][..len]
+    }
+}
+
+kernel! {
+    /// o `[queries, heads · head_dim]` and lse `[queries, heads]` of a block.
+    fn attend<L>(block: &Block<'_>, o: &mut [f32], lse: &mut [f32]) {
+        let queries = lse.len() / block.heads.heads;
+        let group = block.heads.heads / block.heads.kv_heads;
+        let rows_max = if L::TILE_ROWS >= 8 { 8 } else { 4 };
+        let tiles = block.visible(queries - 1).div_ceil(LANES);
+        let mut scores = vec![[0.0; LANES]; tiles * rows_max.min(queries * group)];
+        for kv_head in 0..block.heads.kv_heads {
+            let mut from = 0;
+            while from < queries * group {
+                let rows = rows_max.min(queries * group - from);
+                match rows {
+                    1 => attend_rows::<L, 1, 4, 4>(block, kv_head, from, &mut scores, o, lse),
+                    2 => attend_rows::<L, 2, 4, 4>(block, kv_head, from, &mut scores, o, lse),
+                    3 => attend_rows::<L, 3, 2, 2>(block, kv_head, from, &mut scores, o, lse),
+                    4 => attend_rows::<L, 4, 2, 2>(block, kv_head, from, &mut scores, o, lse),
+                    5 => attend_rows::<L, 5, 2, 2>(block, kv_head, from, &mut scores, o, lse),
+                    6 => attend_rows::<L, 6, 2, 2>(block, kv_head, from, &mut scores, o, lse),
+                    7 => attend_rows::<L, 7, 2, 2>(block, kv_head, from, &mut scores, o, lse),
+                    _ => attend_rows::<L, 8, 2, 2>(block, kv_head, from, &mut scores, o, lse),
+                }
+                from += rows;
+            }
+        }
+    }
+}
+
+/// `ROWS` query rows of one key/value head, numbered query-major over the heads of its group: they share every load of a tile, and
+/// nothing else. `TILES` tiles of keys and `VECTORS` vectors of values at a time only keep the arithmetic units busy.
+#[inline(always)]
+fn attend_rows<L: Lanes, const ROWS: usize, const TILES: usize, const VECTORS: usize>(
+    block: &Block<'_>,
+    kv_head: usize,
+    from: usize,
+    scores: &mut [[f32; LANES]],
+    o: &mut [f32],
+    lse: &mut [f32],
+) {
+    let Heads { heads, kv_heads, head_dim } = block.heads;
+    let group = heads / kv_heads;
+    let query: [usize; ROWS] = std::array::from_fn(|i| (from + i) / group);
+    let head: [usize; ROWS] = std::array::from_fn(|i| kv_head * group + (from + i) % group);
+    let visible: [usize; ROWS] = std::array::from_fn(|i| block.visible(query[i]));
+
+    // q transposed, `[head_dim][ROWS]`.
+    let mut q = [[0.0; ROWS]; HEAD_DIM_MAX];
+    for i in 0..ROWS {
+        let row = &block.queries[query[i] * block.heads.qkv() + head[i] * head_dim..][..head_dim];
+        for (q, &value) in q.iter_mut().zip(row) {
+            q[i] = value;
+        }
+    }
+    let q = &q[..head_dim];
+
+    let tiles = visible[ROWS - 1].div_ceil(LANES);
+    let scale = L::splat(block.heads.scale());
+    let mut tile = 0;
+    while tile + TILES <= tiles {
+        score_tiles::<L, ROWS, TILES>(block, kv_head, tile, q, scale, scores);
+        tile += TILES;
+    }
+    while tile < tiles {
+        score_tiles::<L, ROWS, 1>(block, kv_head, tile, q, scale, scores);
+        tile += 1;
+    }
+
+    let mut scale_o = [0.0; ROWS];
+    for i in 0..ROWS {
+        let (max, sum) = softmax_row::<L, ROWS>(&mut scores[..tiles * ROWS], i, visible[i]);
+        scale_o[i] = 1.0 / sum;
+        lse[query[i] * heads + head[i]] = max + sum.ln();
+    }
+
+    let mut column = 0;
+    while column + VECTORS * LANES <= head_dim {
+        let sums = weighted_values::<L, ROWS, VECTORS, false>(block, kv_head, column, &visible, scores);
+        for i in 0..ROWS {
+            let to = &mut o[(query[i] * heads + head[i]) * head_dim + column..][..VECTORS * LANES];
+            for (sum, to) in sums[i].iter().zip(to.as_chunks_mut::<LANES>().0) {
+                sum.mul(L::splat(scale_o[i])).store(to);
+            }
+        }
+        column += VECTORS * LANES;
+    }
+    while column < head_dim {
+        let width = LANES.min(head_dim - column);
+        let sums = if width == LANES {
+            weighted_values::<L, ROWS, 1, false>(block, kv_head, column, &visible, scores)
+        } else {
+            weighted_values::<L, ROWS, 1, true>(block, kv_head, column, &visible, scores)
+        };
+        for i in 0..ROWS {
+            let to = &mut o[(query[i] * heads + head[i]) * head_dim + column..][..width];
+            sums[i][0].mul(L::splat(scale_o[i])).store_tail(to);
+        }
+        column += width;
+    }
+}
+
+/// Scores of the rows against `TILES` tiles, into `scores[tile][row]`.
+#[inline(always)]
+fn score_tiles<L: Lanes, const ROWS: usize, const TILES: usize>(
+    block: &Block<'_>,
+    kv_head: usize,
+    first: usize,
+    q: &[[f32; ROWS]],
+    scale: L,
+    scores: &mut [[f32; LANES]],
+) {
+    let keys: [&[[f32; LANES]]; TILES] = std::array::from_fn(|tile| &block.key_tile(first + tile, kv_head)[..q.len()]);
+    let mut sums = [[L::splat(0.0); ROWS]; TILES];
+    for (d, q) in q.iter().enumerate() {
+        for tile in 0..TILES {
+            let k = L::load(&keys[tile][d]);
+            for i in 0..ROWS {
+                sums[tile][i] = L::splat(q[i]).mul_add(k, sums[tile][i]);
+            }
+        }
+    }
+    for tile in 0..TILES {
+        for i in 0..ROWS {
+            sums[tile][i].mul(scale).store(&mut scores[(first + tile) * ROWS + i]);
+        }
+    }
+}
+
+/// Turns a row's scores into `exp(s − max)`, zero for keys it does not see; returns the maximum and the sum.
+#[inline(always)]
+fn softmax_row<L: Lanes, const ROWS: usize>(scores: &mut [[f32; LANES]], row: usize, visible: usize) -> (f32, f32) {
+    let (full, rest) = (visible / LANES, visible % LANES);
+    let mut max = L::splat(f32::NEG_INFINITY);
+    for tile in 0..full {
+        max = max.max(L::load(&scores[tile * ROWS + row]));
+    }
+    if rest > 0 {
+        max = max.max(L::load_tail(&scores[full * ROWS + row][..rest], f32::NEG_INFINITY));
+    }
+    let max = max.max_lane();
+    let shift = L::splat(max);
+    let mut sum = L::splat(0.0);
+    for tile in 0..full {
+        let p = L::load(&scores[tile * ROWS + row]).sub(shift).exp();
+        p.store(&mut scores[tile * ROWS + row]);
+        sum = sum.add(p);
+    }
+    if rest > 0 {
+        let p = L::load_tail(&scores[full * ROWS + row][..rest], f32::NEG_INFINITY).sub(shift).exp();
+        p.store(&mut scores[full * ROWS + row]);
+        sum = sum.add(p);
+    }
+    (max, sum.sum())
+}
+
+/// `Σ_j p_j v_j` over the keys that each row sees, for `VECTORS` vectors of columns; `TAIL`: for the one vector that is not whole.
+#[inline(always)]
+fn weighted_values<L: Lanes, const ROWS: usize, const VECTORS: usize, const TAIL: bool>(
+    block: &Block<'_>,
+    kv_head: usize,
+    column: usize,
+    visible: &[usize; ROWS],
+    scores: &[[f32; LANES]],
+) -> [[L; VECTORS]; ROWS] {
+    let head_dim = block.heads.head_dim;
+    let mut sums = [[L::splat(0.0); VECTORS]; ROWS];
+    let common = visible[0];
+    for tile in 0..common.div_ceil(LANES) {
+        let values = block.value_tile(tile, kv_head);
+        let p: &[[f32; LANES]; ROWS] = scores[tile * ROWS..].first_chunk().unwrap_or(&[[0.0; LANES]; ROWS]);
+        for (j, v) in values.chunks_exact(head_dim).take(common - tile * LANES).enumerate().take(LANES) {
+            let v = value_vectors::<L, VECTORS, TAIL>(&v[column..]);
+            for i in 0..ROWS {
+                let p = L::splat(p[i][j]);
+                for n in 0..VECTORS {
+                    sums[i][n] = p.mul_add(v[n], sums[i][n]);
+                }
+            }
+        }
+    }
+    // Keys that only later rows see. A zero weight would do, but for the sign of a zero and for values that are not finite.
+    for i in 1..ROWS {
+        for j in common..visible[i] {
+            let v = &block.value_tile(j / LANES, kv_head)[j % LANES * head_dim..][..head_dim];
+            let v = value_vectors::<L, VECTORS, TAIL>(&v[column..]);
+            let p = L::splat(scores[j / LANES * ROWS + i][j % LANES]);
+            for n in 0..VECTORS {
+                sums[i][n] = p.mul_add(v[n], sums[i][n]);
+            }
+        }
+    }
+    sums
+}
+
+#[inline(always)]
+fn value_vectors<L: Lanes, const VECTORS: usize, const TAIL: bool>(v: &[f32]) -> [L; VECTORS] {
+    std::array::from_fn(|n| if TAIL { L::load_tail(v, 0.0) } else { L::load(&v[n * LANES..]) })
+}
+
+/// What [`Attention::attention_backward`] reads.
+struct Inputs<'a> {
+    d_o: &'a [f32],
+    qkv: &'a [f32],
+    o: &'a [f32],
+    lse: &'a [f32],
+    heads: Heads,
+    causal: bool,
+}
+
+/// One head of one segment, padded with zeros to whole blocks of 16 rows and of 16 columns.
+struct HeadScratch<'a> {
+    /// `[rows][width]` each; rows of width `head_dim` up to a multiple of 16.
+    q: &'a mut [f32],
+    d_o: &'a mut [f32],
+    k: &'a mut [f32],
+    dq: &'a mut [f32],
+    dk: &'a mut [f32],
+    dv: &'a mut [f32],
+    /// `[tile][head_dim][16]` each: the transposes.
+    q_columns: &'a mut [f32],
+    d_o_columns: &'a mut [f32],
+    k_columns: &'a mut [f32],
+    v_columns: &'a mut [f32],
+    /// `[rows]` each.
+    lse: &'a mut [f32],
+    delta: &'a mut [f32],
+}
+
+impl<'a> HeadScratch<'a> {
+    fn len(rows: usize, head_dim: usize) -> usize {
+        let rows = rows.next_multiple_of(LANES);
+        rows * (6 * head_dim.next_multiple_of(LANES) + 4 * head_dim + 2)
+    }
+
+    fn new(memory: &'a mut [f32], rows: usize, head_dim: usize) -> HeadScratch<'a> {
+        memory.fill(0.0);
+        let rows = rows.next_multiple_of(LANES);
+        let mut rest = memory;
+        let mut take = |len: usize| {
+            let (piece, after) = std::mem::take(&mut rest).split_at_mut(len);
+            rest = after;
+            piece
+        };
+        let (padded, columns) = (rows * head_dim.next_multiple_of(LANES), rows * head_dim);
+        HeadScratch {
+            q: take(padded),
+            d_o: take(padded),
+            k: take(padded),
+            dq: take(padded),
+            dk: take(padded),
+            dv: take(padded),
+            q_columns: take(columns),
+            d_o_columns: take(columns),
+            k_columns: take(columns),
+            v_columns: take(columns),
+            lse: take(rows),
+            delta: take(rows),
+        }
+    }
+}
+
+kernel! {
+    /// Gradients `[3][rows][head_dim]` of q, and of this head's share in k and v, for rows `bound` of the batch.
+    fn backward_head<L>(inputs: &Inputs<'_>, bound: (usize, usize), head: usize, scratch: &mut [f32], out: &mut [f32]) {
+        let Heads { heads, kv_heads, head_dim } = inputs.heads;
+        let rows = bound.1 - bound.0;
+        let width = head_dim.next_multiple_of(LANES);
+        let kv_head = head / (heads / kv_heads);
+        let mut s = HeadScratch::new(scratch, rows, head_dim);
+        for i in 0..rows {
+            let row = bound.0 + i;
+            let qkv = &inputs.qkv[row * inputs.heads.qkv()..][..inputs.heads.qkv()];
+            let q = &qkv[head * head_dim..][..head_dim];
+            let k = &qkv[(heads + kv_head) * head_dim..][..head_dim];
+            let v = &qkv[(heads + kv_heads + kv_head) * head_dim..][..head_dim];
+            let d_o = &inputs.d_o[(row * heads + head) * head_dim..][..head_dim];
+            let o = &inputs.o[(row * heads + head) * head_dim..][..head_dim];
+            for (from, to) in [(q, &mut s.q), (d_o, &mut s.d_o), (k, &mut s.k)] {
+                to[i * width..][..head_dim].copy_from_slice(from);
+            }
+            let columns =
+                [(q, &mut s.q_columns), (d_o, &mut s.d_o_columns), (k, &mut s.k_columns), (v, &mut s.v_columns)];
+            for (from, to) in columns {
+                let tile = &mut to[i / LANES * LANES * head_dim..][..LANES * head_dim];
+                for (&value, to) in from.iter().zip(tile.chunks_exact_mut(LANES)) {
+                    to[i % LANES] = value;
+                }
+            }
+            s.lse[i] = inputs.lse[row * heads + head];
+            let mut delta = L::splat(0.0);
+            for (d_o, o) in d_o.chunks(LANES).zip(o.chunks(LANES)) {
+                delta = L::load_tail(d_o, 0.0).mul_add(L::load_tail(o, 0.0), delta);
+            }
+            s.delta[i] = delta.sum();
+        }
+        let scale = inputs.heads.scale();
+        for tile in 0..rows.div_ceil(LANES) {
+            // Earlier queries do not see a tile's keys.
+            let first = if inputs.causal { tile * LANES } else { 0 };
+            if L::TILE_ROWS >= 8 {
+                for block in first / 8..rows.div_ceil(8) {
+                    backward_tile::<L, 8>(&mut s, head_dim, rows, inputs.causal, scale, tile, block);
+                }
+            } else {
+                for block in first / 4..rows.div_ceil(4) {
+                    backward_tile::<L, 4>(&mut s, head_dim, rows, inputs.causal, scale, tile, block);
+                }
+            }
+        }
+        let gradients = [&s.dq, &s.dk, &s.dv];
+        for (from, to) in gradients.into_iter().zip(out.chunks_exact_mut(rows * head_dim)) {
+            for (from, to) in from.chunks_exact(width).zip(to.chunks_exact_mut(head_dim)) {
+                to.copy_from_slice(&from[..head_dim]);
+            }
+        }
+    }
+}
+
+/// Adds what `ROWS` queries and a tile of 16 keys have to do with each other. Every sum runs over ascending queries or keys, whatever
+/// `ROWS`.
+#[inline(always)]
+fn backward_tile<L: Lanes, const ROWS: usize>(
+    s: &mut HeadScratch<'_>,
+    head_dim: usize,
+    rows: usize,
+    causal: bool,
+    scale: f32,
+    tile: usize,
+    block: usize,
+) {
+    let width = head_dim.next_multiple_of(LANES);
+    let first = block * ROWS;
+    let queries = first / LANES * LANES * head_dim;
+    let lane = first % LANES;
+    let keys = tile * LANES * head_dim;
+    let q = columns(s.q_columns, queries, head_dim).iter().zip(columns(s.d_o_columns, queries, head_dim));
+    let k = columns(s.k_columns, keys, head_dim).iter().zip(columns(s.v_columns, keys, head_dim));
+    let mut score = [L::splat(0.0); ROWS];
+    let mut dp = [L::splat(0.0); ROWS];
+    for ((q, d_o), (k, v)) in q.zip(k) {
+        let (q, d_o) = (&q[lane..lane + ROWS], &d_o[lane..lane + ROWS]);
+        let (k, v) = (L::load(k), L::load(v));
+        for i in 0..ROWS {
+            score[i] = L::splat(q[i]).mul_add(k, score[i]);
+            dp[i] = L::splat(d_o[i]).mul_add(v, dp[i]);
+        }
+    }
+
+    let mut p = [[0.0; LANES]; ROWS];
+    let mut ds = [[0.0; LANES]; ROWS];
+    for i in 0..ROWS {
+        let query = first + i;
+        let visible = if query >= rows {
+            0
+        } else if causal {
+            query + 1
+        } else {
+            rows
+        };
+        let weight = score[i].mul(L::splat(scale)).sub(L::splat(s.lse[query])).exp();
+        let gradient = weight.mul(dp[i].sub(L::splat(s.delta[query]))).mul(L::splat(scale));
+        weight.store(&mut p[i]);
+        gradient.store(&mut ds[i]);
+        let visible = visible.saturating_sub(tile * LANES).min(LANES);
+        p[i][visible..].fill(0.0);
+        ds[i][visible..].fill(0.0);
+    }
+
+    let queries = first * width..(first + ROWS) * width;
+    let keys = tile * LANES * width..(tile + 1) * LANES * width;
+    let (q, d_o, dq) = (&s.q[queries.clone()], &s.d_o[queries.clone()], &mut s.dq[queries]);
+    let (k, dk, dv) = (&s.k[keys.clone()], &mut s.dk[keys.clone()], &mut s.dv[keys]);
+    for column in (0..width).step_by(LANES) {
+        add_to_keys::<L, ROWS>(&p, &d_o[column..], &mut dv[column..], width);
+        add_to_keys::<L, ROWS>(&ds, &q[column..], &mut dk[column..], width);
+        let mut sums: [L; ROWS] = std::array::from_fn(|i| L::load(&dq[i * width + column..]));
+        for j in 0..LANES {
+            let k = L::load(&k[j * width + column..]);
+            for i in 0..ROWS {
+                sums[i] = L::splat(ds[i][j]).mul_add(k, sums[i]);
+            }
+        }
+        for i in 0..ROWS {
+            sums[i].store(&mut dq[i * width + column..]);
+        }
+    }
+}
+
+/// The tile at `at`: `[head_dim][16]`.
+#[inline(always)]
+fn columns(values: &[f32], at: usize, head_dim: usize) -> &[[f32; LANES]] {
+    values[at..][..LANES * head_dim].as_chunks().0
+}
+
+/// `to[j] += Σ_i weights[i][j] · from[i]` for one vector of columns; rows are `width` apart.
+#[inline(always)]
+fn add_to_keys<L: Lanes, const ROWS: usize>(
+    weights: &[[f32; LANES]; ROWS],
+    from: &[f32],
+    to: &mut [f32],
+    width: usize,
+) {
+    let from: [L; ROWS] = std::array::from_fn(|i| L::load(&from[i * width..]));
+    for j in 0..LANES {
+        let to = &mut to[j * width..];
+        let mut sum = L::load(to);
+        for i in 0..ROWS {
+            sum = L::splat(weights[i][j]).mul_add(from[i], sum);
+        }
+        sum.store(to);
+    }
+}
+
+/// Gradients of a segment's heads, `[heads][3][rows][head_dim]`, as rows of dqkv; heads of a group add up in order.
+fn gather_heads(parts: &[f32], heads: Heads, out: &mut [f32]) {
+    let Heads { heads: count, kv_heads, head_dim } = heads;
+    let group = count / kv_heads;
+    let rows = out.len() / heads.qkv();
+    let part =
+        |head: usize, which: usize, row: usize| &parts[((head * 3 + which) * rows + row) * head_dim..][..head_dim];
+    for (row, out) in out.chunks_exact_mut(heads.qkv()).enumerate() {
+        for (head, dq) in out[..count * head_dim].chunks_exact_mut(head_dim).enumerate() {
+            dq.copy_from_slice(part(head, 0, row));
+        }
+        for (n, to) in out[count * head_dim..].chunks_exact_mut(head_dim).enumerate() {
+            let (which, kv_head) = (1 + n / kv_heads, n % kv_heads);
+            to.copy_from_slice(part(kv_head * group, which, row));
+            for head in kv_head * group + 1..(kv_head + 1) * group {
+                for (to, &value) in to.iter_mut().zip(part(head, which, row)) {
+                    *to += value;
+                }
+            }
+        }
+    }
+}
