@@ -2,30 +2,25 @@
 //!
 //! Results do not depend on the number of threads: work is cut at fixed places, and every output element is computed by one task.
 
-<<<<<<< HEAD
-mod adamw;
-mod grad_norm;
-mod linear;
-mod log_sum_exp;
-mod patch_embed;
-mod sample;
-pub mod simd;
-mod token_logprob;
-=======
 pub mod simd;
 mod tasks;
 
+mod adamw;
 mod attention;
 mod copy_pages;
 mod embedding;
 mod gelu;
+mod grad_norm;
 mod layer_norm;
 mod linear;
+mod log_sum_exp;
+mod patch_embed;
 mod rms_norm;
 mod rope;
 mod rows;
+mod sample;
 mod swiglu;
->>>>>>> 66d5444 (Add attention, rotary, norms, activations, embedding and rows on the CPU)
+mod token_logprob;
 
 use std::any::Any;
 use std::collections::HashMap;
