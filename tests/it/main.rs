@@ -1,4 +1,5 @@
 //! The one integration binary; one module per area.
 mod ops;
+mod row_invariance;
 mod tasks;
 mod row_invariance;
