@@ -30,7 +30,7 @@ use bytemuck::{Pod, Zeroable};
 use half::bf16;
 use rayon::prelude::*;
 
-use crate::ops::{Buffers, Dtype, Host, HostMut, Storage, Tensor};
+use crate::ops::{Backend, Buffers, Dtype, Host, HostMut, Storage, Tensor};
 use simd::Simd;
 
 /// The CPU backend. Clones share one pool of memory.
@@ -275,6 +275,8 @@ impl Buffers for Cpu {
         }
     }
 }
+
+impl Backend for Cpu {}
 
 fn convert<A: Copy, B>(from: &[A], to: &mut [B], f: impl Fn(A) -> B) {
     assert_eq!(from.len(), to.len(), "copy of {} values to {}", from.len(), to.len());

@@ -19,6 +19,7 @@ mod swiglu;
 mod token_logprob;
 
 use half::bf16;
+use thyme_engine::cpu::Cpu;
 use thyme_engine::ops::{Backend, Dtype, Host, HostMut, Tensor};
 use thyme_engine::reference::Reference;
 
@@ -30,7 +31,7 @@ const START: f64 = 0.25;
 
 /// The backends held against the reference.
 fn backends() -> Vec<Box<dyn Backend>> {
-    vec![]
+    vec![Box::new(Cpu::new())]
 }
 
 /// The reference and the backends held against it, for what each must do by itself.
