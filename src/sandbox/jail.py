@@ -1,0 +1,323 @@
+"""The walls, as system calls through ctypes: the zygote raises those of the whole jail once, every session raises its own.
+
+Each wall is a function that raises OSError where the kernel does not offer it. `jail.rs` compiles the seccomp program and
+judges what stands.
+"""
+import ctypes
+import ctypes.util
+import os
+import resource
+import struct
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x4000000, 0x8000000
+CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND = 1, 2, 4, 8, 32, 4096
+MS_REC, MS_PRIVATE, MNT_DETACH = 16384, 1 << 18, 2
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 1, 4, 22, 24, 38, 47
+NOBODY = 65534
+# Where model code finds its files; Thyme's prompts and checkpoints use this place.
+DATA = "/mnt/data"
+
+
+def check(result, what):
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return result
+
+
+def text(value):
+    return None if value is None else os.fsencode(value)
+
+
+def mount(source, target, kind, flags, data=None):
+    check(libc.mount(text(source), text(target), text(kind), ctypes.c_ulong(flags), text(data)), f"mount {target}")
+
+
+def unshare(flags):
+    check(libc.unshare(ctypes.c_int(flags)), "unshare")
+
+
+def prctl(option, *arguments):
+    values = [ctypes.c_ulong(value) for value in arguments] + [ctypes.c_ulong(0)] * (4 - len(arguments))
+    return check(libc.prctl(ctypes.c_int(option), *values), f"prctl {option}")
+
+
+def possible(action):
+    """Whether `action` succeeds, tried in a process that is thrown away."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            action()
+            code = 0
+        except BaseException:
+            pass
+        os._exit(code)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def enter_user_namespace():
+    """Full rights over new namespaces, for one who has none: the caller's own user appears as nobody."""
+    user, group = os.getuid(), os.getgid()
+    prctl(PR_SET_DUMPABLE, 1)
+    unshare(CLONE_NEWUSER)
+    for name, line in (("setgroups", "deny"), ("uid_map", f"{NOBODY} {user} 1"), ("gid_map", f"{NOBODY} {group} 1")):
+        with open(f"/proc/self/{name}", "w") as file:
+            file.write(line)
+
+
+def bind_read_only(source, target):
+    mount(source, target, None, MS_BIND | MS_REC)
+    try:
+        # mount_setattr with AT_RECURSIVE: read-only, no set-user-id.
+        attributes = struct.pack("=QQQQ", 1 | 2, 0, 0, 0)
+        check(libc.syscall(442, -100, text(target), 0x8000, attributes, len(attributes)), "mount_setattr")
+    except OSError:
+        try:
+            kept = os.statvfs(target).f_flag
+            flags = kept & (MS_NOSUID | MS_NODEV | MS_NOEXEC | 1024 | 2048) | (1 << 21 if kept & 4096 else 0)
+            mount(None, target, None, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | flags)
+        except OSError:
+            libc.umount2(text(target), MNT_DETACH)
+            raise
+
+
+def copy_shape(source, target):
+    """An empty place of the same kind as `source`, its parents readable by all."""
+    os.makedirs(os.path.dirname(target), 0o755, exist_ok=True)
+    if os.path.isdir(source):
+        os.makedirs(target, 0o755, exist_ok=True)
+    else:
+        os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
+
+
+def enter_mount_namespace(new_root, readable):
+    """A root that holds the modules, read-only, and `/mnt/data`; every other top-level folder is there in name only, mode 0."""
+    unshare(CLONE_NEWNS)
+    mount(None, "/", None, MS_REC | MS_PRIVATE)
+    mount("thyme-jail", new_root, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")
+    for path in readable + ["/dev/null", "/dev/zero", "/dev/urandom", "/dev/random"]:
+        if os.path.exists(path):
+            try:
+                copy_shape(path, new_root + path)
+                bind_read_only(path, new_root + path)
+            except OSError:
+                pass
+    os.makedirs(new_root + DATA, 0o755, exist_ok=True)
+    for name in os.listdir("/"):
+        place = os.path.join(new_root, name)
+        if os.path.islink("/" + name):
+            if not os.path.lexists(place):
+                os.symlink(os.readlink("/" + name), place)
+        elif os.path.isdir("/" + name) and not os.path.exists(place):
+            os.mkdir(place, 0)
+    mount(None, new_root, None, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV)
+    os.chdir(new_root)
+    if libc.pivot_root(b".", b".") == 0:
+        check(libc.umount2(b".", MNT_DETACH), "umount the old root")
+    else:
+        # The capability that leaves a chroot is dropped in every session.
+        os.chroot(".")
+    os.chdir("/")
+
+
+class Jail:
+    """What this process and its sessions do to shut themselves in; `raised` lists (guarantee, mechanism)."""
+
+    def __init__(self, options, readable):
+        self.options = options
+        self.readable = [path for path in readable if os.path.exists(path)]
+        self.seccomp = bytes.fromhex(options["seccomp"])
+        self.has_mounts = self.has_pid_namespace = False
+        self.pid_namespace = None
+        self.raised = []
+        self.landlock_version = max(0, libc.syscall(444, None, 0, 1))
+        with open("/proc/self/statm") as file:
+            self.own_bytes = int(file.read().split()[0]) * resource.getpagesize()
+
+    def enter(self):
+        """The walls around the zygote and all sessions. Returns in a new process, which is pid 1 of its own namespace if it can be."""
+        as_user = self.options["as_user"]
+        if as_user is not None and os.getuid() == 0:
+            os.setgroups([])
+            os.setresgid(as_user, as_user, as_user)
+            os.setresuid(as_user, as_user, as_user)
+        self.is_root = os.geteuid() == 0
+        new_root, readable = self.options["new_root"], self.readable
+        direct = self.is_root and possible(lambda: unshare(CLONE_NEWNS))
+        if not direct and possible(lambda: (enter_user_namespace(), unshare(CLONE_NEWNS), mount("x", new_root, "tmpfs", 0))):
+            enter_user_namespace()
+            self.is_root = False
+            self.raised.append(("processes", "user namespace"))
+        if possible(lambda: unshare(CLONE_NEWNET)):
+            unshare(CLONE_NEWNET)
+            self.raised.append(("network", "network namespace"))
+        for flag in (CLONE_NEWIPC, CLONE_NEWUTS):
+            if possible(lambda: unshare(flag)):
+                unshare(flag)
+        if possible(lambda: unshare(CLONE_NEWPID)):
+            unshare(CLONE_NEWPID)
+            self.become_first_process()
+            # Opened before the root changes: /proc is not in the jail.
+            try:
+                self.pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                pass
+            self.has_pid_namespace = self.pid_namespace is not None and possible(self.renew_pid_namespace)
+            self.raised.append(("processes", "pid namespace"))
+        if possible(lambda: enter_mount_namespace(new_root, readable)):
+            enter_mount_namespace(new_root, readable)
+            self.has_mounts = True
+            self.raised += [("reads", "mount namespace"), ("bounds", "tmpfs of fixed size")]
+
+    def become_first_process(self):
+        """Goes on in the first process of the new pid namespace; the one left behind only waits, and dies with it."""
+        pid = os.fork()
+        if pid == 0:
+            prctl(PR_SET_PDEATHSIG, 9)
+            return
+        os.closerange(0, 256)
+        while True:
+            try:
+                os.waitpid(pid, 0)
+            except InterruptedError:
+                continue
+            os._exit(0)
+
+    def renew_pid_namespace(self):
+        """The next fork is pid 1 of a namespace of its own."""
+        check(libc.setns(self.pid_namespace, CLONE_NEWPID), "setns")
+        unshare(CLONE_NEWPID)
+
+    def fork(self):
+        if self.has_pid_namespace:
+            self.renew_pid_namespace()
+        return os.fork()
+
+    def make_scratch(self, number, name, picture):
+        """The session's own folder: (input image, output folder). The image is read-only where a mount can hold it so."""
+        user = self.session_user(number)
+        if self.has_mounts:
+            data = DATA
+            unshare(CLONE_NEWNS)
+            size = self.options["disk_bytes"] + len(picture) + (1 << 16)
+            mount("scratch", data, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, f"size={size},nr_inodes=4096,mode=755")
+        else:
+            data = os.path.join(self.options["scratch_root"], str(number))
+            os.mkdir(data, 0o755)
+        inputs, outputs = os.path.join(data, "input"), os.path.join(data, "temp_processed_images")
+        os.mkdir(inputs, 0o755)
+        os.mkdir(outputs, 0o700)
+        image_path = os.path.join(inputs, name)
+        with open(image_path, "xb") as file:
+            file.write(picture)
+        os.chmod(image_path, 0o444)
+        if self.has_mounts:
+            bind_read_only(inputs, inputs)
+        if user is not None:
+            os.chown(outputs, user, user)
+        self.inputs, self.outputs = inputs, outputs
+        return image_path, outputs + "/"
+
+    def session_user(self, number):
+        """As root, every session is a user of its own."""
+        return 2_000_000_000 + number % 100_000_000 if self.is_root else None
+
+    def shut(self, number):
+        """The walls around one session, after which nothing but model code runs. Returns what was raised."""
+        raised = []
+        options = self.options
+        limits = [
+            (resource.RLIMIT_AS, self.own_bytes + options["memory_bytes"]),
+            (resource.RLIMIT_FSIZE, options["disk_bytes"]),
+            (resource.RLIMIT_CPU, options["cpu_seconds"]),
+            (resource.RLIMIT_NOFILE, 64),
+            (resource.RLIMIT_CORE, 0),
+            (resource.RLIMIT_NPROC, 0),
+            (resource.RLIMIT_MEMLOCK, 0),
+            (resource.RLIMIT_MSGQUEUE, 0),
+        ]
+        for limit, value in limits:
+            hard = resource.getrlimit(limit)[1]
+            value = value if hard < 0 else min(value, hard)
+            resource.setrlimit(limit, (value, value))
+        raised.append(("bounds", "rlimits"))
+        prctl(PR_SET_NO_NEW_PRIVS, 1)
+        if self.is_root:
+            raised += self.leave_root(number)
+        self.drop_capabilities()
+        # A change of user clears it, so it comes after.
+        prctl(PR_SET_PDEATHSIG, 9)
+        prctl(PR_SET_DUMPABLE, 0)
+        if self.landlock_version > 0:
+            raised += self.raise_landlock()
+        raised += self.raise_seccomp()
+        return raised
+
+    def leave_root(self, number):
+        for user in (self.session_user(number), NOBODY):
+            try:
+                os.setgroups([])
+                os.setresgid(user, user, user)
+                os.setresuid(user, user, user)
+            except OSError:
+                continue
+            if os.geteuid() != 0:
+                return [("reads", "own user id"), ("processes", "own user id")]
+        return []
+
+    def drop_capabilities(self):
+        for capability in range(64):
+            if libc.prctl(PR_CAPBSET_DROP, ctypes.c_ulong(capability), 0, 0, 0) < 0:
+                break
+        try:
+            prctl(PR_CAP_AMBIENT, 4)
+        except OSError:
+            pass
+        header, data = struct.pack("=Ii", 0x20080522, 0), struct.pack("=6I", 0, 0, 0, 0, 0, 0)
+        check(libc.capset(header, data), "capset")
+
+    def raise_landlock(self):
+        version = self.landlock_version
+        files = (1 << 13) - 1
+        files |= (1 << 13 if version >= 2 else 0) | (1 << 14 if version >= 3 else 0) | (1 << 15 if version >= 5 else 0)
+        attributes = struct.pack("=QQQ", files, 3 if version >= 4 else 0, 3 if version >= 6 else 0)
+        size = 8 if version < 4 else 16 if version < 6 else 24
+        ruleset = libc.syscall(444, attributes[:size], ctypes.c_size_t(size), 0)
+        check(ruleset, "landlock_create_ruleset")
+        read_file, read_folder = 1 << 2, 1 << 3
+        # All but execute, devices and sockets.
+        write = files & ~(1 | 1 << 6 | 1 << 9 | 1 << 11 | 1 << 15)
+        places = [(path, read_file | read_folder) for path in self.readable + [self.inputs]]
+        places += [(path, read_file | 1 << 1) for path in ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")]
+        places.append((self.outputs, write))
+        for path, access in places:
+            try:
+                folder = os.open(path, 0o10000000 | os.O_CLOEXEC)
+            except OSError:
+                continue
+            if not os.path.isdir(path):
+                access &= 1 | 1 << 1 | read_file | 1 << 14
+            rule = struct.pack("=Qi", access, folder)
+            check(libc.syscall(445, ruleset, 1, rule, 0), "landlock_add_rule")
+            os.close(folder)
+        check(libc.syscall(446, ruleset, 0), "landlock_restrict_self")
+        os.close(ruleset)
+        raised = [("reads", f"Landlock (version {version})")]
+        if version >= 4:
+            raised.append(("network", "Landlock"))
+        if version >= 6:
+            raised.append(("processes", "Landlock scopes"))
+        return raised
+
+    def raise_seccomp(self):
+        if not self.seccomp:
+            return []
+        program = ctypes.create_string_buffer(self.seccomp)
+        header = struct.pack("HxxxxxxP", len(self.seccomp) // 8, ctypes.addressof(program))
+        if libc.prctl(PR_SET_SECCOMP, ctypes.c_ulong(2), header, 0, 0) < 0:
+            return []
+        return [("network", "seccomp"), ("processes", "seccomp")]

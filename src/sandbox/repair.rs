@@ -1,0 +1,43 @@
+//! The names of the repairs made on model code. `repair.py` makes them, on the syntax tree and while the code runs.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// One kind of repair; an execution lists each kind at most once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Repair {
+    /// The code was indented as a whole, or its first line was off.
+    Indentation,
+    /// A literal path of an image that does not exist became the path of the input image.
+    ImagePath,
+    /// A box was clamped to the image and to at least 64 px per side.
+    CropClamp,
+    /// `cv.` (`cv3.`, `cv4.`, `CV.`) became `cv2.`.
+    Cv2Name,
+}
+
+impl Repair {
+    /// The name in metadata, as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Repair::Indentation => "indentation",
+            Repair::ImagePath => "image_path",
+            Repair::CropClamp => "crop_clamp",
+            Repair::Cv2Name => "cv2_name",
+        }
+    }
+
+    /// The repairs among names that the interpreter sent; it is not trusted, so what is not a name is left out.
+    pub(super) fn of_names(names: &[String]) -> Vec<Repair> {
+        let all = [Repair::Indentation, Repair::ImagePath, Repair::CropClamp, Repair::Cv2Name];
+        all.into_iter().filter(|repair| names.iter().any(|name| name == repair.name())).collect()
+    }
+}
+
+impl fmt::Display for Repair {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
+}

@@ -1,0 +1,473 @@
+"""The zygote: imports once, shuts itself in, then forks one session per connection. `zygote.rs` is the other end of every wire.
+
+Wires: descriptor 0 is a listening Unix socket. The first connection is the control: the zygote reports its walls there and
+reads process numbers to kill; its end is the end of all. Every later connection is a session. A frame is a little-endian
+u32 length, a JSON header of that length, and the blobs whose lengths the header's "blobs" lists.
+"""
+import sys
+
+FOLDER = sys.path[0]
+sys.dont_write_bytecode = True
+import jail
+import repair
+
+sys.path = [path for path in sys.path if path and path != FOLDER]
+
+import builtins
+import gc
+import importlib
+import io
+import json
+import os
+import re
+import select
+import signal
+import socket
+import struct
+import time
+import types
+
+ALLOWED = """string math cmath random itertools functools collections datetime copy base64 pathlib tempfile shutil glob fractions decimal
+heapq bisect textwrap typing dataclasses enum traceback warnings colorsys csv operator uuid hashlib threading logging statistics
+subprocess urllib.request pickle inspect contextlib abc numbers array zlib pprint timeit calendar locale encodings.idna unicodedata
+numpy numpy.random numpy.linalg numpy.fft cv2 PIL.Image PIL.ImageDraw PIL.ImageFont PIL.ImageOps PIL.ImageEnhance PIL.ImageFilter
+PIL.ImageChops PIL.ImageStat PIL.ImageColor PIL.ImageMath PIL.ImageSequence PIL.ImageTransform""".split()
+HOST_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp")
+PRINTED_PATH = re.compile(r"[^\s'\"<>|,;()\[\]{}]+\.(?:png|jpe?g|bmp|gif|tiff?|webp)", re.IGNORECASE)
+HEADER = struct.Struct("<I")
+
+
+class Closed(Exception):
+    """The other end is gone."""
+
+
+def read_exactly(wire, count):
+    pieces = []
+    while count:
+        piece = os.read(wire, min(count, 1 << 20))
+        if not piece:
+            raise Closed
+        pieces.append(piece)
+        count -= len(piece)
+    return b"".join(pieces)
+
+
+def read_frame(wire):
+    (length,) = HEADER.unpack(read_exactly(wire, HEADER.size))
+    header = json.loads(read_exactly(wire, length))
+    return header, [read_exactly(wire, count) for count in header.get("blobs", [])]
+
+
+def write_frame(wire, header, blobs=()):
+    header["blobs"] = [len(blob) for blob in blobs]
+    line = json.dumps(header).encode("utf-8", "replace")
+    view = memoryview(b"".join((HEADER.pack(len(line)), line, *blobs)))
+    while view:
+        view = view[os.write(wire, view):]
+
+
+class Output(io.TextIOBase):
+    """Standard output of model code: kept up to a limit, counted beyond it."""
+
+    def __init__(self, limit):
+        self.limit, self.count, self.kept, self.pieces = limit, 0, 0, []
+
+    def writable(self):
+        return True
+
+    def write(self, text):
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        room = self.limit - self.kept
+        if room > 0:
+            piece = text[:room]
+            self.pieces.append(piece)
+            self.kept += len(piece)
+        self.count += len(text)
+        return len(text)
+
+    def text(self):
+        note = f"\n[output cut: {self.kept} of {self.count} characters]" if self.count > self.kept else ""
+        return "".join(self.pieces) + note
+
+
+class Session:
+    """One sequence's process: its namespace lives as long as it does."""
+
+    def __init__(self, options, setup, picture, image_path, output_folder):
+        import numpy
+        from PIL import Image
+
+        self.options, self.image_path, self.output_folder = options, image_path, output_folder
+        self.round, self.made, self.sources = 0, set(), {}
+        self.size = tuple(setup["size"])
+        self.name = os.path.basename(image_path)
+        os.chdir(output_folder)
+        os.environ.clear()
+        seed_everything()
+        module = types.ModuleType("__main__")
+        sys.modules["__main__"] = module
+        sys.argv = ["code"]
+        self.namespace = vars(module)
+        for name in ("os", "random", "string", "math", "json", "re", "cv2"):
+            self.namespace[name] = sys.modules[name]
+        self.namespace.update(numpy=numpy, np=numpy, Image=Image, UnidentifiedImageError=sys.modules["PIL"].UnidentifiedImageError)
+        self.namespace.update(image_path=image_path, temp_output_dir=output_folder)
+        self.seen = set()
+        patch_libraries(self)
+
+    def run(self, code):
+        """One round: (header, blobs) of the reply."""
+        started = time.monotonic()
+        self.round += 1
+        self.made = set()
+        filename = f"<code {self.round}>"
+        output = Output(self.options["output_bytes"])
+        status, assigned, folder_before = "ok", False, self.folder()
+        streams = sys.stdout, sys.stderr
+        sys.stdout = sys.stderr = output
+        try:
+            tree, code = repair.parse(code, filename, self.made)
+            self.sources[filename] = code.split("\n")
+            tree = repair.Repairs(self.image_path, self.output_folder, self.size, self.namespace, self.made).run(tree)
+            assigned = any(is_store_of(node, "processed_path") for node in repair.ast.walk(tree))
+            exec(compile(tree, filename, "exec"), self.namespace)
+        except SystemExit as error:
+            if error.code not in (None, 0):
+                status, message = "error", f"SystemExit: {error.code}"
+        except BaseException as error:
+            status, message = self.describe(error, filename)
+        finally:
+            sys.stdout, sys.stderr = streams
+        text = output.text()
+        images, blobs, notes = [], [], []
+        try:
+            text, images, blobs = self.collect(text, assigned, folder_before, notes)
+        except BaseException as error:
+            notes.append(f"the results could not be read: {type(error).__name__}")
+        if status != "ok":
+            text = f"{text.rstrip()}\n{message}" if text.strip() else message
+        text = "\n".join([text] + notes) if notes else text
+        header = {
+            "status": status,
+            "text": text.encode("utf-8", "replace").decode("utf-8"),
+            "images": images,
+            "repairs": sorted(self.made),
+            "seconds": time.monotonic() - started,
+            "round": self.round,
+        }
+        return header, blobs
+
+    def describe(self, error, filename):
+        """(status, text): type and message, and the line of the model's code."""
+        kind = type(error).__name__
+        denied = isinstance(error, PermissionError) or kind == "gaierror" or "can't start new thread" in str(error)
+        status = "denied" if denied else "error"
+        if isinstance(error, SyntaxError) and error.filename == filename:
+            line, said = error.lineno or 0, error.msg
+            source = (error.text or "").strip()
+        else:
+            said, line, source, trace = str(error)[:2000], 0, "", error.__traceback__
+            while trace is not None:
+                lines = self.sources.get(trace.tb_frame.f_code.co_filename)
+                if lines is not None:
+                    line = trace.tb_lineno
+                    source = lines[line - 1].strip() if 0 < line <= len(lines) else ""
+                trace = trace.tb_next
+        message = f"{kind}: {said}" if said else kind
+        return status, f"{message} (line {line}: {source[:200]})" if line else message
+
+    def folder(self):
+        """What lies in the output folder: {path: time of change}."""
+        return {entry.path: entry.stat().st_mtime_ns for entry in os.scandir(self.output_folder) if entry.is_file(follow_symlinks=False)}
+
+    def collect(self, text, assigned, folder_before, notes):
+        """The images that the code names by `processed_path` or by printing, else those it newly made; the text without bare paths."""
+        named = []
+        if assigned:
+            value = self.namespace.get("processed_path")
+            named += [str(path) for path in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(path, (str, os.PathLike))]
+        lines = text.split("\n")
+        for line in lines:
+            found = [line.strip()] + PRINTED_PATH.findall(line)
+            named += [path for path in found if path.lower().endswith(repair.IMAGE_SUFFIXES)]
+        produced, seen = [], set()
+        for path in named:
+            real = self.own_file(path)
+            if real and real not in seen:
+                seen.add(real)
+                produced.append((path, real))
+        if not produced and not text.strip():
+            now = self.folder()
+            new = sorted(path for path in now if folder_before.get(path) != now[path] and path.lower().endswith(repair.IMAGE_SUFFIXES))
+            produced = [(path, path) for path in new]
+        images, blobs, room = [], [], self.options["reply_bytes"]
+        for path, real in produced:
+            if len(images) == self.options["images"]:
+                notes.append(f"[only the first {len(images)} of {len(produced)} images are shown]")
+                break
+            blob = as_host_image(real, room)
+            if blob is None:
+                notes.append(f"[{os.path.basename(path)} is not an image that can be shown]")
+                continue
+            room -= len(blob)
+            images.append(path)
+            blobs.append(blob)
+        shown = {path for path in images} | {self.own_file(path) for path in images}
+        kept = [line for line in lines if line.strip() not in shown and not (line.strip() and self.own_file(line.strip()) in shown)]
+        return "\n".join(kept), images, blobs
+
+    def own_file(self, path):
+        """The real path of a regular file in the session's folders, or None."""
+        try:
+            real = os.path.realpath(path.replace(repair.THYME_FOLDER + "/", self.output_folder))
+            inside = real.startswith((self.output_folder, os.path.dirname(self.image_path) + "/"))
+            return real if inside and os.path.isfile(real) else None
+        except (OSError, ValueError):
+            return None
+
+
+def is_store_of(node, name):
+    return isinstance(node, repair.ast.Name) and node.id == name and isinstance(node.ctx, repair.ast.Store)
+
+
+def as_host_image(path, room):
+    """The bytes of an image file in a format that the host decodes, or None."""
+    if os.path.getsize(path) > room:
+        return None
+    if not path.lower().endswith(HOST_SUFFIXES):
+        from PIL import Image
+
+        buffer = io.BytesIO()
+        with Image.open(path) as image:
+            image.convert("RGB").save(buffer, "PNG", compress_level=1)
+        return buffer.getvalue() if buffer.tell() <= room else None
+    with open(path, "rb") as file:
+        return file.read(room)
+
+
+def seed_everything():
+    import random
+
+    import cv2
+    import numpy
+
+    random.seed(0)
+    numpy.random.seed(0)
+    cv2.setRNGSeed(0)
+    make = numpy.random.default_rng
+    numpy.random.default_rng = lambda seed=0: make(0 if seed is None else seed)
+
+
+def patch_libraries(session):
+    """What is repaired while code runs: paths of the input image, crops of it, slow PNG compression."""
+    import cv2
+    from PIL import Image
+
+    width, height = session.size
+    plain_open, plain_imread = Image.open, cv2.imread
+    plain_crop, plain_save = Image.Image.crop, Image.Image.save
+
+    def real_path(path):
+        if isinstance(path, str) and os.path.basename(path) == session.name and not os.path.exists(path):
+            session.made.add("image_path")
+            return session.image_path
+        return path
+
+    def open_image(fp, *arguments, **named):
+        return plain_open(real_path(fp), *arguments, **named)
+
+    def imread(filename, *arguments, **named):
+        return plain_imread(real_path(filename), *arguments, **named)
+
+    def crop(self, box=None):
+        if box is not None and self.size == session.size:
+            try:
+                wanted = repair.clamp_box(box, self.size)
+            except (TypeError, ValueError, IndexError, OverflowError):
+                return plain_crop(self, box)
+            if tuple(round(side) for side in box) != wanted:
+                session.made.add("crop_clamp")
+                box = wanted
+        return plain_crop(self, box)
+
+    def save(self, fp, format=None, **named):
+        # The folder is thrown away soon: the same pixels, in less time.
+        if not named.get("optimize"):
+            named.setdefault("compress_level", 1)
+        return plain_save(self, fp, format, **named)
+
+    def cut(array, top, bottom, left, right):
+        bounds = (top, bottom, left, right)
+        own = getattr(array, "shape", ())[:2] == (height, width) and all(hasattr(bound, "__index__") for bound in bounds)
+        if own:
+            # A negative end counts from the far side, as everywhere in Python; a negative start is a box that sticks out.
+            bottom, right = (bottom + height if bottom < 0 else bottom), (right + width if right < 0 else right)
+            rows, columns = repair.clamp_span(top, bottom, height), repair.clamp_span(left, right, width)
+            if rows + columns != (top, bottom, left, right):
+                session.made.add("crop_clamp")
+            (top, bottom), (left, right) = rows, columns
+        return array[top:bottom, left:right]
+
+    Image.open, cv2.imread = open_image, imread
+    Image.Image.crop, Image.Image.save = crop, save
+    setattr(builtins, repair.SLICE_FUNCTION, cut)
+
+
+def be_session(walls, options, wire, number):
+    """The life of a session's process: set up, shut in, then round after round."""
+    try:
+        setup, (picture,) = read_frame(wire)
+        try:
+            places = walls.make_scratch(number, setup["name"], picture)
+            session = Session(options, setup, picture, *places)
+            null = os.open(os.devnull, os.O_RDWR)
+            for standard in (0, 1, 2):
+                os.dup2(null, standard)
+            os.closerange(3, wire)
+            os.closerange(wire + 1, 256)
+            raised = walls.shut(number)
+            missing = [wall for wall in options.get("expected", []) if tuple(wall) not in raised]
+            if missing:
+                raise OSError(f"a wall that stood at the start does not stand now: {missing}")
+        except BaseException as error:
+            write_frame(wire, {"broken": f"{type(error).__name__}: {error}"})
+            return
+        del picture
+        while True:
+            request, _ = read_frame(wire)
+            header, blobs = session.run(request["code"])
+            write_frame(wire, header, blobs)
+    except (Closed, OSError):
+        return
+
+
+def fork_session(walls, options, wire, number, inherited):
+    """The process number of a new session that owns `wire`."""
+    pid = walls.fork()
+    if pid == 0:
+        try:
+            os.setsid()
+            for number_kept in inherited:
+                os.close(number_kept)
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            be_session(walls, options, wire, number)
+        finally:
+            os._exit(0)
+    return pid
+
+
+def trial(walls, options):
+    """What a session of the real kind can raise here: a list of (guarantee, mechanism), or the reason why it cannot start."""
+    reading, writing = os.pipe()
+    pid = walls.fork()
+    if pid == 0:
+        try:
+            walls.make_scratch(0, "trial.png", b"")
+            reply = {"session": walls.shut(0)}
+        except BaseException as error:
+            reply = {"failure": f"{type(error).__name__}: {error}"}
+        os.write(writing, json.dumps(reply).encode())
+        os._exit(0)
+    os.close(writing)
+    line = b""
+    while piece := os.read(reading, 65536):
+        line += piece
+    os.close(reading)
+    os.waitpid(pid, 0)
+    return json.loads(line) if line else {"failure": "the trial session died"}
+
+
+def import_allowed():
+    for name in ALLOWED:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            if name in ("numpy", "cv2", "PIL.Image"):
+                raise
+    import cv2
+    from PIL import Image
+
+    cv2.setNumThreads(0)
+    Image.init()
+
+
+def module_places():
+    """The files and folders that imports and shared libraries may still be read from."""
+    places = ["/lib", "/lib64", "/lib32", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/usr/share/fonts", "/etc/ld.so.cache"]
+    for prefix in {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}:
+        whole = os.path.realpath(prefix) not in ("/", "/usr", "/usr/local")
+        places += [prefix] if whole else [os.path.join(prefix, "lib"), os.path.join(prefix, "lib64")]
+    places += [path for path in sys.path if os.path.basename(path) in ("site-packages", "dist-packages")]
+    places = sorted({path.rstrip("/") for path in places if os.path.exists(path)})
+    return [path for path in places if not any(path.startswith(other + "/") for other in places)]
+
+
+def main():
+    listener = socket.socket(fileno=0)
+    control, _ = listener.accept()
+    options, _ = read_frame(control.fileno())
+    try:
+        import_allowed()
+        walls = jail.Jail(options, module_places())
+        walls.enter()
+        tried = trial(walls, options)
+    except BaseException as error:
+        write_frame(control.fileno(), {"failure": f"{type(error).__name__}: {error}"})
+        return
+    options["expected"] = tried.get("session", [])
+    write_frame(control.fileno(), {"jail": walls.raised, "has_mounts": walls.has_mounts, **tried})
+    gc.collect()
+    gc.freeze()
+    serve(walls, options, listener, control)
+
+
+def serve(walls, options, listener, control):
+    """Never waits for one session: accepts, forks, reaps, kills."""
+    wake_reading, wake_writing = os.pipe()
+    os.set_blocking(wake_reading, False)
+    os.set_blocking(wake_writing, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake_writing, warn_on_full_buffer=False)
+    inherited = [listener.fileno(), control.fileno(), wake_reading, wake_writing]
+    children, number, wanted = set(), 0, b""
+    poller = select.poll()
+    for descriptor in inherited[:3]:
+        poller.register(descriptor, select.POLLIN)
+    while True:
+        ready = {descriptor for descriptor, _ in poller.poll()}
+        if wake_reading in ready:
+            os.read(wake_reading, 4096)
+            while children:
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    break
+                children.discard(pid)
+        if control.fileno() in ready:
+            piece = os.read(control.fileno(), 4096)
+            if not piece:
+                break
+            wanted += piece
+            while len(wanted) >= 4:
+                (pid,) = HEADER.unpack(wanted[:4])
+                wanted = wanted[4:]
+                # Only this process reaps, so the number of a listed child cannot have passed to another process.
+                if pid in children:
+                    os.kill(pid, signal.SIGKILL)
+        if listener.fileno() in ready:
+            connection, _ = listener.accept()
+            number += 1
+            try:
+                pid = fork_session(walls, options, connection.fileno(), number, inherited)
+                children.add(pid)
+                os.write(connection.fileno(), struct.pack("<II", pid, number))
+            except OSError as error:
+                os.write(connection.fileno(), struct.pack("<II", 0, error.errno or 0))
+            finally:
+                connection.close()
+    for pid in children:
+        os.kill(pid, signal.SIGKILL)
+
+
+main()

@@ -1,0 +1,332 @@
+//! The preforked interpreter and its protocol: one Python process that forks a session for each connection to its socket.
+//! Everything that comes over a session's wire is hostile: lengths are bounded before they are read, nothing waits without a
+//! deadline. `zygote.py` is the other end.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::interpreter::Interpreter;
+use super::jail::{self, Walls};
+use super::{SandboxError, SandboxOptions};
+
+/// A cold import of numpy and OpenCV on a busy machine with a slow disk.
+const START_SECONDS: u64 = 120;
+/// The zygote answers a connection in milliseconds; beyond this it counts as dead.
+const ANSWER_SECONDS: u64 = 20;
+/// The CPU time of a session is limited to this many runs' time: the second line behind the watchdog.
+const CPU_RUNS: u64 = 64;
+/// How often the fallback scratch folder is measured while code runs.
+const MEASURE_EVERY: Duration = Duration::from_millis(50);
+
+/// A running zygote, killed with all its sessions when dropped.
+#[derive(Debug)]
+pub(super) struct Zygote {
+    folder: TempDir,
+    child: Mutex<Child>,
+    control: Mutex<UnixStream>,
+    /// What stands here.
+    pub(super) walls: Walls,
+    has_mounts: bool,
+}
+
+/// What the zygote says of itself once it is ready.
+#[derive(Deserialize)]
+struct Greeting {
+    failure: Option<String>,
+    #[serde(default)]
+    jail: Vec<(String, String)>,
+    #[serde(default)]
+    session: Vec<(String, String)>,
+    #[serde(default)]
+    has_mounts: bool,
+}
+
+impl Zygote {
+    /// Starts the interpreter, waits until it has imported the modules and raised its walls, and judges them.
+    pub(super) fn start(options: &SandboxOptions, interpreter: &Interpreter) -> Result<Zygote, SandboxError> {
+        let folder = tempfile::Builder::new().prefix("thyme-sandbox-").tempdir();
+        let folder = folder.map_err(|source| SandboxError::Folder { path: std::env::temp_dir(), source })?;
+        let in_folder = |source: io::Error| SandboxError::Folder { path: folder.path().to_owned(), source };
+        lay_out(folder.path()).map_err(in_folder)?;
+        let socket = folder.path().join("socket");
+        let listener = UnixListener::bind(&socket).map_err(in_folder)?;
+        let log = fs::File::create(folder.path().join("log")).map_err(in_folder)?;
+        let mut command = Command::new(&interpreter.path);
+        command.arg(folder.path().join("zygote.py")).current_dir("/").env_clear();
+        for name in ["HOME", "LD_LIBRARY_PATH"] {
+            command.envs(std::env::var_os(name).map(|value| (name, value)));
+        }
+        // One thread, and the same hashes in every run.
+        for name in ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"] {
+            command.env(name, "1");
+        }
+        command.envs([("PYTHONHASHSEED", "0"), ("LC_ALL", "C.UTF-8"), ("OPENCV_OPENCL_RUNTIME", "disabled")]);
+        let child = command.stdin(OwnedFd::from(listener)).stdout(Stdio::null()).stderr(log).spawn();
+        // The command holds our copy of the listening socket: with it gone, a dead zygote refuses connections.
+        drop(command);
+        let child = child.map_err(|source| SandboxError::Spawn { python: interpreter.path.clone(), source })?;
+        let mut child = Reaped(Some(child));
+        let mut control = UnixStream::connect(&socket).map_err(in_folder)?;
+        let greeting = greet(&mut control, options, folder.path());
+        let greeting = greeting.map_err(|reason| SandboxError::Start { reason: with_log(reason, folder.path()) })?;
+        if let Some(reason) = greeting.failure {
+            return Err(SandboxError::Start { reason });
+        }
+        let raised = greeting.jail.iter().chain(&greeting.session).map(|(key, mechanism)| (key.as_str(), mechanism.as_str()));
+        let walls = Walls::new(raised);
+        walls.judge(&options.consent)?;
+        let child = child.0.take().ok_or_else(|| SandboxError::Start { reason: "the process is gone".into() })?;
+        let has_mounts = greeting.has_mounts;
+        Ok(Zygote { folder, child: Mutex::new(child), control: Mutex::new(control), walls, has_mounts })
+    }
+
+    /// A new session: its wire, after the zygote has forked its process.
+    pub(super) fn connect(&self) -> io::Result<Wire> {
+        let mut stream = UnixStream::connect(self.folder.path().join("socket"))?;
+        let mut hello = [0; 8];
+        let limit = Limit { deadline: Instant::now() + Duration::from_secs(ANSWER_SECONDS), folder: None };
+        read_exactly(&mut stream, &mut hello, &limit).map_err(|ended| io::Error::other(ended.to_string()))?;
+        let [process, number] = [0, 4].map(|at| u32::from_le_bytes([hello[at], hello[at + 1], hello[at + 2], hello[at + 3]]));
+        if process == 0 {
+            return Err(io::Error::from_raw_os_error(number as i32));
+        }
+        let folder = (!self.has_mounts).then(|| self.folder.path().join("scratch").join(number.to_string()));
+        Ok(Wire { stream, process, folder })
+    }
+
+    /// Ends a session's process, whatever it is doing.
+    pub(super) fn kill(&self, wire: Wire) {
+        let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
+        if control.write_all(&wire.process.to_le_bytes()).is_err() {
+            // A zygote that cannot be told is ended, and its sessions with it.
+            drop(self.child.lock().unwrap_or_else(PoisonError::into_inner).kill());
+        }
+        if let Some(folder) = &wire.folder {
+            // Best effort: the whole folder goes with the zygote.
+            drop(fs::remove_dir_all(folder));
+        }
+    }
+}
+
+impl Drop for Zygote {
+    fn drop(&mut self) {
+        let child = self.child.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // Both fail only when the process has ended already.
+        drop(child.kill());
+        drop(child.wait());
+    }
+}
+
+/// A child process that is ended if the start fails half-way.
+struct Reaped(Option<Child>);
+
+impl Drop for Reaped {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+}
+
+/// The folder of one zygote: its code, the mount point of its root, and scratch folders where mounts cannot be had.
+fn lay_out(folder: &Path) -> io::Result<()> {
+    // Others may pass through (the sessions' users do), not look.
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o711))?;
+    for (name, code) in [
+        ("zygote.py", include_str!("zygote.py")),
+        ("jail.py", include_str!("jail.py")),
+        ("repair.py", include_str!("repair.py")),
+    ] {
+        fs::write(folder.join(name), code)?;
+    }
+    for (name, mode) in [("root", 0o755), ("scratch", 0o711)] {
+        fs::create_dir(folder.join(name))?;
+        fs::set_permissions(folder.join(name), fs::Permissions::from_mode(mode))?;
+    }
+    Ok(())
+}
+
+/// Sends the options and waits for the greeting.
+fn greet(control: &mut UnixStream, options: &SandboxOptions, folder: &Path) -> Result<Greeting, String> {
+    let program = jail::seccomp_program().map_err(|error| error.to_string())?;
+    let header = json!({
+        "seccomp": program.iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
+        "as_user": options.as_user,
+        "new_root": folder.join("root"),
+        "scratch_root": folder.join("scratch"),
+        "memory_bytes": options.memory_bytes,
+        "disk_bytes": options.disk_bytes,
+        "output_bytes": options.output_bytes,
+        "images": options.images,
+        "reply_bytes": options.reply_bytes,
+        "cpu_seconds": options.timeout.as_secs().saturating_add(1).saturating_mul(CPU_RUNS),
+    });
+    let limit = Limit { deadline: Instant::now() + Duration::from_secs(START_SECONDS), folder: None };
+    write_frame(control, header, &[], &limit).map_err(|ended| ended.to_string())?;
+    let (header, _) = read_frame(control, &limit, 1 << 20, 0).map_err(|ended| ended.to_string())?;
+    serde_json::from_slice(&header).map_err(|error| error.to_string())
+}
+
+fn with_log(reason: String, folder: &Path) -> String {
+    let log = fs::read_to_string(folder.join("log")).unwrap_or_default();
+    match log.lines().rev().find(|line| !line.trim().is_empty()) {
+        Some(line) => format!("{reason}; its last words: {line}"),
+        None => reason,
+    }
+}
+
+/// The wire to one session's process.
+#[derive(Debug)]
+pub(super) struct Wire {
+    pub(super) stream: UnixStream,
+    process: u32,
+    /// The scratch folder on the host, where the session could not mount its own.
+    pub(super) folder: Option<PathBuf>,
+}
+
+/// How long, and how full a folder may get, while the host waits.
+pub(super) struct Limit<'a> {
+    pub(super) deadline: Instant,
+    /// A folder to measure, and its bytes at most.
+    pub(super) folder: Option<(&'a Path, u64)>,
+}
+
+/// Why a frame did not arrive.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Ended {
+    /// The deadline passed.
+    #[error("it did not answer in time")]
+    Late,
+    /// The scratch folder grew over its limit.
+    #[error("its scratch folder is full")]
+    Full,
+    /// The process is gone.
+    #[error("the process ended")]
+    Gone,
+    /// The bytes are not a frame, or longer than allowed.
+    #[error("its answer is not well-formed: {0}")]
+    Malformed(&'static str),
+}
+
+/// Reads until `buffer` is full.
+fn read_exactly(stream: &mut UnixStream, buffer: &mut [u8], limit: &Limit) -> Result<(), Ended> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        let left = time_left(limit)?;
+        stream.set_read_timeout(Some(left)).map_err(|_| Ended::Gone)?;
+        match stream.read(&mut buffer[filled..]) {
+            Ok(0) => return Err(Ended::Gone),
+            Ok(count) => filled += count,
+            Err(error) if is_patient(&error) => {}
+            Err(_) => return Err(Ended::Gone),
+        }
+    }
+    Ok(())
+}
+
+fn is_patient(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
+}
+
+/// How long the next wait may be.
+fn time_left(limit: &Limit) -> Result<Duration, Ended> {
+    let left = limit.deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(Ended::Late);
+    }
+    let Some((folder, bytes_max)) = limit.folder else { return Ok(left) };
+    if folder_bytes(folder, bytes_max) > bytes_max { Err(Ended::Full) } else { Ok(left.min(MEASURE_EVERY)) }
+}
+
+/// The bytes of all files below a folder, counted until they exceed `enough`. Links are not followed.
+fn folder_bytes(folder: &Path, enough: u64) -> u64 {
+    let mut total = 0;
+    let mut waiting = vec![folder.to_owned()];
+    while let Some(folder) = waiting.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let Ok(metadata) = entry.metadata() else { continue };
+            // Every entry costs, so that empty files without number are seen too.
+            total += metadata.len() + 4096;
+            if metadata.is_dir() {
+                waiting.push(entry.path());
+            }
+            if total > enough {
+                return total;
+            }
+        }
+    }
+    total
+}
+
+/// Writes a header and its blobs.
+pub(super) fn write_frame(
+    stream: &mut UnixStream,
+    mut header: serde_json::Value,
+    blobs: &[&[u8]],
+    limit: &Limit,
+) -> Result<(), Ended> {
+    header["blobs"] = blobs.iter().map(|blob| blob.len()).collect();
+    let header = header.to_string().into_bytes();
+    let length = u32::try_from(header.len()).map_err(|_| Ended::Malformed("a header over 4 GiB"))?;
+    for part in [&length.to_le_bytes()[..], &header].into_iter().chain(blobs.iter().copied()) {
+        write_all(stream, part, limit)?;
+    }
+    Ok(())
+}
+
+fn write_all(stream: &mut UnixStream, mut bytes: &[u8], limit: &Limit) -> Result<(), Ended> {
+    while !bytes.is_empty() {
+        stream.set_write_timeout(Some(time_left(limit)?)).map_err(|_| Ended::Gone)?;
+        match stream.write(bytes) {
+            Ok(0) => return Err(Ended::Gone),
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if is_patient(&error) => {}
+            Err(_) => return Err(Ended::Gone),
+        }
+    }
+    Ok(())
+}
+
+/// Reads a header (as bytes) and its blobs; refuses a header longer than `header_max` and blobs of more than `blobs_max` bytes in all.
+pub(super) fn read_frame(
+    stream: &mut UnixStream,
+    limit: &Limit,
+    header_max: usize,
+    blobs_max: usize,
+) -> Result<(Vec<u8>, Vec<Vec<u8>>), Ended> {
+    let mut length = [0; 4];
+    read_exactly(stream, &mut length, limit)?;
+    let length = u32::from_le_bytes(length) as usize;
+    if length > header_max {
+        return Err(Ended::Malformed("a header longer than allowed"));
+    }
+    let mut header = vec![0; length];
+    read_exactly(stream, &mut header, limit)?;
+
+    #[derive(Deserialize)]
+    struct Lengths {
+        blobs: Vec<usize>,
+    }
+    let lengths: Lengths = serde_json::from_slice(&header).map_err(|_| Ended::Malformed("a header without lengths"))?;
+    let mut blobs = Vec::new();
+    let mut left = blobs_max;
+    for length in lengths.blobs {
+        left = left.checked_sub(length).ok_or(Ended::Malformed("more bytes than allowed"))?;
+        let mut blob = vec![0; length];
+        read_exactly(stream, &mut blob, limit)?;
+        blobs.push(blob);
+    }
+    Ok((header, blobs))
+}
