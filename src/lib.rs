@@ -22,4 +22,5 @@ pub mod model;
 pub mod ops;
 pub mod prompt;
 pub mod reference;
+pub mod sandbox;
 pub mod tasks;

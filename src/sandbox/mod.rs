@@ -312,6 +312,11 @@ impl Sandbox {
         &self.shared.interpreter
     }
 
+    /// The process number of the zygote, for those who watch or test it.
+    pub fn zygote_process(&self) -> u32 {
+        self.shared.zygote.lock().unwrap_or_else(PoisonError::into_inner).process()
+    }
+
     /// A session for one sequence. Its process is forked at the first run.
     pub fn session(&self, image: InputImage) -> Session {
         Session { shared: Arc::clone(&self.shared), image, process: None, rounds: 0, lost: false }

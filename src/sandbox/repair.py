@@ -77,6 +77,8 @@ class Repairs(ast.NodeTransformer):
     def __init__(self, image_path, output_folder, size, known, made):
         self.image_path, self.output_folder, self.size, self.made = image_path, output_folder, size, made
         self.known = set(known)
+        # The literal paths that the code opens.
+        self.opened = set()
 
     def run(self, tree):
         for node in ast.walk(tree):
@@ -122,15 +124,16 @@ class Repairs(ast.NodeTransformer):
     def visit_Call(self, node):
         self.generic_visit(node)
         called = node.func.attr if isinstance(node.func, ast.Attribute) else None
-        if node.args and called in OPENERS:
-            node.args[0] = self.existing_path(node.args[0])
+        if node.args and called in OPENERS and isinstance(node.args[0], ast.Constant):
+            # Whether the file exists is known when the call runs: code may open what it has just written.
+            self.opened.add(node.args[0].value)
         return node
 
     def existing_path(self, node):
         """The real path in place of a literal image path that does not exist."""
         is_path = isinstance(node, ast.Constant) and isinstance(node.value, str)
         if is_path and node.value.lower().endswith(IMAGE_SUFFIXES) and not os.path.exists(node.value):
-            if not os.path.abspath(node.value).startswith(self.output_folder):
+            if not node.value.startswith(self.output_folder):
                 self.made.add("image_path")
                 return ast.copy_location(ast.Constant(self.image_path), node)
         return node

@@ -14,6 +14,7 @@ import repair
 sys.path = [path for path in sys.path if path and path != FOLDER]
 
 import builtins
+import errno
 import gc
 import importlib
 import io
@@ -99,7 +100,7 @@ class Session:
         from PIL import Image
 
         self.options, self.image_path, self.output_folder = options, image_path, output_folder
-        self.round, self.made, self.sources = 0, set(), {}
+        self.round, self.made, self.opened, self.sources = 0, set(), set(), {}
         self.size = tuple(setup["size"])
         self.name = os.path.basename(image_path)
         os.chdir(output_folder)
@@ -129,7 +130,9 @@ class Session:
         try:
             tree, code = repair.parse(code, filename, self.made)
             self.sources[filename] = code.split("\n")
-            tree = repair.Repairs(self.image_path, self.output_folder, self.size, self.namespace, self.made).run(tree)
+            repairs = repair.Repairs(self.image_path, self.output_folder, self.size, self.namespace, self.made)
+            tree = repairs.run(tree)
+            self.opened = repairs.opened
             assigned = any(is_store_of(node, "processed_path") for node in repair.ast.walk(tree))
             exec(compile(tree, filename, "exec"), self.namespace)
         except SystemExit as error:
@@ -161,7 +164,7 @@ class Session:
     def describe(self, error, filename):
         """(status, text): type and message, and the line of the model's code."""
         kind = type(error).__name__
-        denied = isinstance(error, PermissionError) or kind == "gaierror" or "can't start new thread" in str(error)
+        denied = any(is_denial(cause) for cause in causes_of(error))
         status = "denied" if denied else "error"
         if isinstance(error, SyntaxError) and error.filename == filename:
             line, said = error.lineno or 0, error.msg
@@ -227,6 +230,22 @@ class Session:
             return None
 
 
+def causes_of(error):
+    """The exception and those that it arose from."""
+    seen = []
+    while error is not None and error not in seen and len(seen) < 10:
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return seen
+
+
+def is_denial(error):
+    """Whether a wall raised this: a refused call or file, a read-only place, a failed look-up of a host, a refused thread."""
+    if isinstance(error, PermissionError) or type(error).__name__ == "gaierror":
+        return True
+    return getattr(error, "errno", None) == errno.EROFS or "can't start new thread" in str(error)
+
+
 def is_store_of(node, name):
     return isinstance(node, repair.ast.Name) and node.id == name and isinstance(node.ctx, repair.ast.Store)
 
@@ -269,9 +288,11 @@ def patch_libraries(session):
     plain_crop, plain_save = Image.Image.crop, Image.Image.save
 
     def real_path(path):
-        if isinstance(path, str) and os.path.basename(path) == session.name and not os.path.exists(path):
-            session.made.add("image_path")
-            return session.image_path
+        if isinstance(path, str) and not path.startswith(session.output_folder) and not os.path.exists(path):
+            is_literal = path in session.opened and path.lower().endswith(repair.IMAGE_SUFFIXES)
+            if is_literal or os.path.basename(path) == session.name:
+                session.made.add("image_path")
+                return session.image_path
         return path
 
     def open_image(fp, *arguments, **named):
@@ -395,7 +416,7 @@ def import_allowed():
 
 def module_places():
     """The files and folders that imports and shared libraries may still be read from."""
-    places = ["/lib", "/lib64", "/lib32", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/usr/share/fonts", "/etc/ld.so.cache"]
+    places = ["/lib", "/lib64", "/lib32", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/usr/share/fonts"]
     for prefix in {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}:
         whole = os.path.realpath(prefix) not in ("/", "/usr", "/usr/local")
         places += [prefix] if whole else [os.path.join(prefix, "lib"), os.path.join(prefix, "lib64")]
@@ -461,9 +482,14 @@ def serve(walls, options, listener, control):
             try:
                 pid = fork_session(walls, options, connection.fileno(), number, inherited)
                 children.add(pid)
-                os.write(connection.fileno(), struct.pack("<II", pid, number))
+                answer = struct.pack("<II", pid, number)
             except OSError as error:
-                os.write(connection.fileno(), struct.pack("<II", 0, error.errno or 0))
+                answer = struct.pack("<II", 0, error.errno or 0)
+            try:
+                os.write(connection.fileno(), answer)
+            except OSError:
+                # The asker has gone; the session finds its wire closed and ends.
+                pass
             finally:
                 connection.close()
     for pid in children:

@@ -91,6 +91,11 @@ impl Zygote {
         Ok(Zygote { folder, child: Mutex::new(child), control: Mutex::new(control), walls, has_mounts })
     }
 
+    /// The process that we started; those of the jail end with it.
+    pub(super) fn process(&self) -> u32 {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner).id()
+    }
+
     /// A new session: its wire, after the zygote has forked its process.
     pub(super) fn connect(&self) -> io::Result<Wire> {
         let mut stream = UnixStream::connect(self.folder.path().join("socket"))?;

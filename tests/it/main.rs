@@ -1,5 +1,5 @@
 //! The one integration binary; one module per area.
 mod ops;
 mod row_invariance;
+mod sandbox;
 mod tasks;
-mod row_invariance;
