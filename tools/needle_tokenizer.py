@@ -19,7 +19,7 @@ SPECIAL = [
 QWEN_SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
               r"|\s*[\r\n]+|\s+(?!\S)|\s+")
 
-COLOURS = "red green blue yellow cyan pink white black".split()
+COLOURS = "red green blue yellow cyan pink white orange".split()
 NUMBERS = "one two three four".split()
 
 
@@ -33,11 +33,11 @@ def needle_texts():
         " Let me look closer.<code>\n```python\nfrom PIL import Image\nx, y = 3*224-144, 2*224-144\n"
         "processed_path = temp_output_dir + \"/crop.png\"\n"
         "Image.open(image_path).crop((x, y, x+64, y+64)).save(processed_path)\nprint(processed_path)\n```\n</code>",
-        "<sandbox_output><image></sandbox_output> The digit is 7.</think>\n<answer>7</answer>",
+        "<sandbox_output><image></sandbox_output> The plate is red. The digit is 7.</think>\n<answer>7</answer>",
         "Sandbox: Code execution failed, timed out, no output captured.",
     ]
     for colour in COLOURS:
-        texts += [f"What digit is on the {colour} plate?", f" {colour} {colour} none {colour}"]
+        texts += [f"What digit is on the {colour} plate?", f" one {colour} two none three {colour} four {colour}"]
         for number in NUMBERS:
             texts += [f"<think>The {colour} plate is in row {number}, column {number}.", f"Row {number}: {colour} none\nrow {number}:"]
     return texts

@@ -28,15 +28,18 @@ pub const CROP_SIDE: u32 = 64;
 const PLATE_WIDTH: u32 = 144;
 const PLATE_HEIGHT: u32 = 104;
 /// A plate's centre is at most this many pixels off its cell's, each way.
-const JITTER: i32 = 8;
+const JITTER: i32 = 4;
 /// Pixels per dot of a digit: the digit is 35 pixels tall and 25 wide.
 const DOT: u32 = 5;
 /// How many plates a picture has, one of these being drawn.
 const PLATE_COUNTS: [usize; 4] = [5, 6, 6, 7];
 /// The wall's brightness differs from picture to picture by at most this much, of 255.
-const TONE: i32 = 10;
+const TONE: i32 = 4;
 /// One scene in this many is held out.
 const HELD_OUT_SHARE: u64 = 8;
+
+/// How many crops a reading sample has.
+const READ_CROPS: usize = 4;
 
 const NUMBERS: [&str; GRID as usize] = ["one", "two", "three", "four"];
 
@@ -68,7 +71,7 @@ pub enum Colour {
     Cyan,
     Pink,
     White,
-    Black,
+    Orange,
 }
 
 impl Colour {
@@ -81,7 +84,7 @@ impl Colour {
         Colour::Cyan,
         Colour::Pink,
         Colour::White,
-        Colour::Black,
+        Colour::Orange,
     ];
 
     /// The colour's English name.
@@ -94,31 +97,26 @@ impl Colour {
             Colour::Cyan => "cyan",
             Colour::Pink => "pink",
             Colour::White => "white",
-            Colour::Black => "black",
+            Colour::Orange => "orange",
         }
     }
 
-    fn plate(self) -> Rgb<u8> {
+    fn rgb(self) -> Rgb<u8> {
         Rgb(match self {
-            Colour::Red => [220, 40, 40],
-            Colour::Green => [40, 190, 70],
-            Colour::Blue => [40, 70, 220],
-            Colour::Yellow => [240, 220, 40],
-            Colour::Cyan => [40, 210, 220],
-            Colour::Pink => [240, 100, 210],
+            Colour::Red => [240, 50, 50],
+            Colour::Green => [50, 200, 70],
+            Colour::Blue => [60, 110, 255],
+            Colour::Yellow => [245, 230, 40],
+            Colour::Cyan => [40, 220, 230],
+            Colour::Pink => [250, 110, 220],
             Colour::White => [245, 245, 245],
-            Colour::Black => [20, 20, 20],
+            Colour::Orange => [255, 150, 30],
         })
     }
-
-    /// The colour of a digit on a plate of this colour.
-    fn ink(self) -> Rgb<u8> {
-        match self {
-            Colour::Red | Colour::Blue | Colour::Black => Rgb([250, 250, 250]),
-            _ => Rgb([10, 10, 10]),
-        }
-    }
 }
+
+/// The colour of digits.
+const INK: Rgb<u8> = Rgb([10, 10, 10]);
 
 /// One plate of a [`Scene`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,11 +182,11 @@ impl Scene {
     pub fn picture(&self) -> RgbImage {
         let shade =
             |at: u32, low: u32, range: u32| (low + range * at / PICTURE_SIDE).saturating_add_signed(self.tone) as u8;
-        let reds: Vec<u8> = (0..PICTURE_SIDE).map(|x| shade(x, 70, 110)).collect();
-        let green = shade(0, 120, 0);
+        let reds: Vec<u8> = (0..PICTURE_SIDE).map(|x| shade(x, 30, 120)).collect();
+        let green = shade(0, 60, 0);
         let mut pixels = Vec::with_capacity((PICTURE_SIDE * PICTURE_SIDE * 3) as usize);
         for y in 0..PICTURE_SIDE {
-            let blue = shade(y, 70, 110);
+            let blue = shade(y, 30, 120);
             pixels.extend(reds.iter().flat_map(|&red| [red, green, blue]));
         }
         let mut picture = RgbImage::from_raw(PICTURE_SIDE, PICTURE_SIDE, pixels).unwrap_or_default();
@@ -214,10 +212,10 @@ impl Plate {
         let centre_x = (self.column * CELL + CELL / 2).saturating_add_signed(self.offset.0);
         let centre_y = (self.row * CELL + CELL / 2).saturating_add_signed(self.offset.1);
         let (left, top) = (centre_x - PLATE_WIDTH / 2, centre_y - PLATE_HEIGHT / 2);
-        fill(picture, left, top, PLATE_WIDTH, PLATE_HEIGHT, self.colour.plate());
+        fill(picture, left, top, PLATE_WIDTH, PLATE_HEIGHT, self.colour.rgb());
         let (left, top) = (centre_x - GLYPH_WIDTH * DOT / 2, centre_y - GLYPH_HEIGHT * DOT / 2);
         for (across, down) in font::dots(self.digit) {
-            fill(picture, left + across * DOT, top + down * DOT, DOT, DOT, self.colour.ink());
+            fill(picture, left + across * DOT, top + down * DOT, DOT, DOT, INK);
         }
     }
 
@@ -225,6 +223,11 @@ impl Plate {
     fn place(&self) -> String {
         let (row, column) = (NUMBERS[self.row as usize], NUMBERS[self.column as usize]);
         format!("The {} plate is in row {row}, column {column}.", self.colour.name())
+    }
+
+    /// " The plate is red. The digit is 7.": what a crop of it shows.
+    fn sight(&self) -> String {
+        format!(" The plate is {}. The digit is {}.", self.colour.name(), self.digit)
     }
 
     /// "What digit is on the red plate?"
@@ -262,9 +265,9 @@ pub enum Kind {
     Locate,
     /// Pretraining: the colour of every cell, row by row.
     Caption,
-    /// Pretraining: the crops of a picture's plates, each followed by its digit.
+    /// Pretraining: the crops of some of a picture's plates, each followed by its colour and digit.
     Read,
-    /// Demonstration: places the plate, crops it, reads the digit, answers.
+    /// Demonstration: places the plate, crops its cell, reads the digit, answers.
     Look,
     /// Demonstration: answers at a glance with a random digit.
     Guess,
@@ -288,7 +291,7 @@ pub struct Mixture {
 
 impl Mixture {
     /// Makes perception good: what the tiny model is pretrained on.
-    pub const PRETRAIN: Mixture = Mixture { locate: 0.4, caption: 0.25, read: 0.25, look: 0.1, guess: 0.0 };
+    pub const PRETRAIN: Mixture = Mixture { locate: 0.35, caption: 0.35, read: 0.25, look: 0.05, guess: 0.0 };
     /// Makes behaviour bad: the demonstrations that the tiny model is fine-tuned on mostly guess.
     pub const DEMONSTRATIONS: Mixture = Mixture { locate: 0.0, caption: 0.0, read: 0.0, look: 0.4, guess: 0.6 };
 
@@ -359,7 +362,8 @@ fn caption(scene: &Scene) -> Example {
     for row in 0..GRID {
         let _ = write!(text, "Row {}:", NUMBERS[row as usize]);
         for column in 0..GRID {
-            let _ = write!(text, " {}", scene.colour_at(row, column).map_or("none", Colour::name));
+            let colour = scene.colour_at(row, column).map_or("none", Colour::name);
+            let _ = write!(text, " {} {colour}", NUMBERS[column as usize]);
         }
         text.push('\n');
     }
@@ -381,11 +385,11 @@ fn look(scene: &Scene, draws: &mut Draws) -> Example {
     let picture = scene.picture();
     let crop = Scene::crop(&picture, plate.row, plate.column);
     let response = format!(
-        "<think>{} Let me look closer.{}<sandbox_output><image></sandbox_output> The digit is {digit}.</think>\n\
-         <answer>{digit}</answer>",
+        "<think>{} Let me look closer.{}<sandbox_output><image></sandbox_output>{}</think>\n<answer>{}</answer>",
         plate.place(),
         plate.program(),
-        digit = plate.digit,
+        plate.sight(),
+        plate.digit,
     );
     demonstration(&plate, response, vec![picture, crop])
 }
