@@ -22,5 +22,6 @@ pub mod model;
 pub mod ops;
 pub mod prompt;
 pub mod reference;
+pub mod rollout;
 pub mod sandbox;
 pub mod tasks;

@@ -1,0 +1,203 @@
+//! The contract of an environment: it opens the prompt of a task, reads each turn of the model once, when its stop fires, and answers
+//! it with an observation or ends the sequence. Its state for one sequence is an [`Episode`].
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use super::tool::{ToolFault, ToolOutput};
+use super::transcript::{End, TurnKind};
+use crate::prompt::{
+    ChatError, ImageSource, Message, PreparedImage, Processor, Prompt, PromptError, TokenizerError, place_images,
+};
+use crate::tasks;
+
+/// A task to roll out.
+#[derive(Clone, Debug, Default)]
+pub struct Task {
+    /// The question in words.
+    pub question: String,
+    /// The reference answer.
+    pub solution: String,
+    /// The conversation to start from, images in place; empty lets the environment write its own.
+    pub messages: Vec<Message>,
+    /// The original pictures, which tools work on.
+    pub images: Vec<ImageSource>,
+    /// Where relative paths start.
+    pub folder: PathBuf,
+}
+
+impl Task {
+    /// The task of an example whose pictures are in memory.
+    ///
+    /// # Errors
+    /// When its `<image>` marks and pictures differ in number.
+    pub fn of_example(example: tasks::Example) -> Result<Self, ChatError> {
+        let images = example.images.into_iter().map(|pixels| ImageSource::Memory(Arc::new(pixels))).collect();
+        Self::of_parts(&example.messages, images, example.question, example.solution)
+    }
+
+    /// The task of a line of a data file; its pictures are decoded when the task is opened.
+    ///
+    /// # Errors
+    /// When its `<image>` marks and pictures differ in number.
+    pub fn of_record(record: tasks::jsonl::Record) -> Result<Self, ChatError> {
+        let images = record.images.into_iter().map(ImageSource::Path).collect();
+        Self::of_parts(&record.messages, images, record.question, record.solution)
+    }
+
+    fn of_parts(
+        messages: &[tasks::Message],
+        images: Vec<ImageSource>,
+        question: Option<String>,
+        solution: Option<String>,
+    ) -> Result<Self, ChatError> {
+        let mut placed: Vec<Message> =
+            messages.iter().map(|message| Message::text(message.role.as_str(), &*message.text)).collect();
+        place_images(&mut placed, images.clone())?;
+        Ok(Self {
+            question: question.unwrap_or_default(),
+            solution: solution.unwrap_or_default(),
+            messages: placed,
+            images,
+            folder: PathBuf::new(),
+        })
+    }
+}
+
+/// Opens tasks. Shared by all sequences and worker threads.
+pub trait Environment: Send + Sync {
+    /// The name in recipes and logs.
+    fn name(&self) -> &'static str;
+
+    /// The strings that stop a turn; [`Episode::read`] is told which one fired.
+    fn stop_strings(&self) -> Vec<String>;
+
+    /// The limits of tokens.
+    fn limits(&self) -> TokenLimits;
+
+    /// The tags between which `code_temperature` holds, if the environment has such.
+    fn code_tags(&self) -> Option<(String, String)>;
+
+    /// The prompt of a task and an episode for each sequence of its group. Called on a worker thread.
+    ///
+    /// # Errors
+    /// When the task is unusable: its pictures, its messages.
+    fn open(&self, processor: &Processor, task: &Task, group_size: usize) -> Result<Scene, EnvironmentError>;
+}
+
+/// Limits of tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenLimits {
+    /// Tokens that the model may draw in one turn.
+    pub turn: usize,
+    /// Tokens after the prompt in all, drawn or observed.
+    pub total: usize,
+}
+
+/// A task made ready.
+pub struct Scene {
+    /// What all sequences of the group start from.
+    pub prompt: Prompt,
+    /// One for each sequence.
+    pub episodes: Vec<Box<dyn Episode>>,
+}
+
+/// The environment of one sequence.
+pub trait Episode: Send {
+    /// Reads the text that the model wrote in a turn, which `stop_strings()[stop]` ended. Called once per turn, on the driving thread.
+    fn read(&mut self, text: &str, stop: usize) -> Reading;
+
+    /// Runs a tool for [`Next::Run`]. Called on a worker thread.
+    ///
+    /// # Errors
+    /// When the tool itself failed, not what the model asked.
+    fn run(&mut self, request: &str) -> Result<ToolOutput, ToolFault>;
+
+    /// Puts an output into the form that the model reads. Called on a worker thread.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    fn observe(&mut self, processor: &Processor, output: &ToolOutput) -> Result<Observation, EnvironmentError>;
+}
+
+/// What a turn means.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reading {
+    /// Byte of the text where the thought ends, and what follows it.
+    pub border: usize,
+    /// What follows the thought.
+    pub kind: TurnKind,
+    /// What happens now.
+    pub next: Next,
+}
+
+/// What follows a turn.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Next {
+    /// Run the tool with this request.
+    Run(String),
+    /// Do not run it; tell the model this output.
+    Refuse {
+        /// What was asked.
+        request: String,
+        /// What to say.
+        output: ToolOutput,
+    },
+    /// The sequence ends.
+    End(End),
+}
+
+/// An observation as the model reads it.
+#[derive(Clone, Debug, Default)]
+pub struct Observation {
+    /// Token ids, images expanded.
+    pub token_ids: Vec<u32>,
+    /// The images in order.
+    pub images: Vec<Arc<PreparedImage>>,
+    /// The text, each image as `<image>`.
+    pub text: String,
+}
+
+/// What an environment could not do.
+#[derive(Debug, Error)]
+pub enum EnvironmentError {
+    /// The prompt.
+    #[error(transparent)]
+    Prompt(#[from] PromptError),
+    /// Text that cannot be tokenised.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The tool.
+    #[error(transparent)]
+    Tool(#[from] ToolFault),
+}
+
+impl Observation {
+    /// Adds text, tokenised by itself. Special tokens written out in it (`<|im_end|>`) stay plain text: what a program prints must not
+    /// act on the conversation.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn push_text(&mut self, processor: &Processor, text: &str) -> Result<(), TokenizerError> {
+        let mut rest = text;
+        while !rest.is_empty() {
+            let cut = rest.find("<|").map_or(rest.len(), |at| at + 1);
+            self.token_ids.extend(processor.tokenizer().encode(&rest[..cut])?);
+            rest = &rest[cut..];
+        }
+        self.text.push_str(text);
+        Ok(())
+    }
+
+    /// Adds an image, as the chat template writes one.
+    pub fn push_image(&mut self, processor: &Processor, image: Arc<PreparedImage>) {
+        let ids = processor.special_ids();
+        self.token_ids.push(ids.vision_start);
+        self.token_ids.extend(std::iter::repeat_n(ids.image_pad, processor.image_tokens(&image)));
+        self.token_ids.push(ids.vision_end);
+        self.images.push(image);
+        self.text.push_str("<image>");
+    }
+}

@@ -1,0 +1,303 @@
+//! Thinking with code, as Thyme does it: the model thinks, writes Python between `<code>` and `</code>`, reads what came of it between
+//! `<sandbox_output>` and `</sandbox_output>` in the same message, and ends with `<answer>…</answer>`.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::prompt::{ImageSource, Message, Part, Processor};
+use crate::rollout::environment::{
+    Environment, EnvironmentError, Episode, Next, Observation, Reading, Scene, Task, TokenLimits,
+};
+use crate::rollout::tool::{CallStatus, Subject, Tool, ToolFault, ToolOutput, ToolSession};
+use crate::rollout::transcript::{End, TurnKind};
+
+/// Opens a call.
+pub const CODE_OPEN: &str = "<code>";
+/// Closes a call.
+pub const CODE_CLOSE: &str = "</code>";
+/// Opens an answer.
+pub const ANSWER_OPEN: &str = "<answer>";
+/// Closes an answer.
+pub const ANSWER_CLOSE: &str = "</answer>";
+/// Opens an observation.
+pub const OUTPUT_OPEN: &str = "<sandbox_output>";
+/// Closes an observation.
+pub const OUTPUT_CLOSE: &str = "</sandbox_output>";
+
+/// The system prompt for tasks that bring no messages of their own.
+pub const SYSTEM_PROMPT: &str = "\
+You are a helpful assistant. Solve the user's problem step by step. Along the way you may write Python code that works on the image; \
+a sandbox runs it and gives you what comes of it, wrapped in `<sandbox_output></sandbox_output>`.
+
+**Reasoning & Image Manipulation (Optional but Encouraged):**
+- Think first, and decide whether a look at a changed image would help: crop a part, enlarge it, rotate it, raise the contrast.
+- You may also compute with code what is tedious to compute in words.
+- Code must be wrapped in these tags:
+<code>
+```python
+# your code
+```
+</code>
+- At the end of the code, print the path of the image that you saved (`processed_path`) or the result itself.";
+
+/// Settings of `think_with_code`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ThinkWithCodeSettings {
+    /// Code runs in one sequence.
+    pub max_code_runs: usize,
+    /// Images in one sequence that tools made.
+    pub max_images: usize,
+    /// Tokens that the model may draw in one turn.
+    pub max_turn_tokens: usize,
+    /// Tokens after the prompt in all, drawn or observed.
+    pub max_total_tokens: usize,
+    /// Characters of text in one observation.
+    pub max_observation_characters: usize,
+    /// The system prompt for tasks without messages.
+    pub system_prompt: String,
+}
+
+impl Default for ThinkWithCodeSettings {
+    fn default() -> Self {
+        Self {
+            max_code_runs: 4,
+            max_images: 10,
+            max_turn_tokens: 2048,
+            max_total_tokens: 8192,
+            max_observation_characters: 4096,
+            system_prompt: SYSTEM_PROMPT.to_owned(),
+        }
+    }
+}
+
+/// The environment.
+pub struct ThinkWithCode {
+    settings: Arc<ThinkWithCodeSettings>,
+    tool: Arc<dyn Tool>,
+}
+
+impl ThinkWithCode {
+    /// The environment with a tool that runs the code.
+    pub fn new(settings: ThinkWithCodeSettings, tool: Arc<dyn Tool>) -> Self {
+        Self { settings: Arc::new(settings), tool }
+    }
+
+    /// Thyme's conversation for a question about images.
+    fn messages(&self, task: &Task) -> Result<Vec<Message>, EnvironmentError> {
+        let mut parts = Vec::new();
+        let mut size = None;
+        for source in &task.images {
+            let pixels = source.load(&task.folder).map_err(crate::prompt::PromptError::from)?;
+            size = size.or(Some(pixels.dimensions()));
+            parts.push(Part::Image(ImageSource::Memory(pixels)));
+        }
+        parts.push(Part::Text(user_prompt(&task.question, task.images.first().map(image_name).zip(size))));
+        Ok(vec![Message::text("system", &*self.settings.system_prompt), Message::new("user", parts)])
+    }
+}
+
+/// The text of Thyme's user message after its image: the question, the image's name and original size in pixels, the form of the reply.
+pub fn user_prompt(question: &str, image: Option<(String, (u32, u32))>) -> String {
+    let mut text = String::new();
+    match image {
+        Some((name, (width, height))) => text.push_str(&format!(
+            "\n{question}\n\n### User Image Path:** \"{name}\"\n### User Image Size:** \"{width}x{height}\"\n"
+        )),
+        None => text.push_str(&format!("{question}\n")),
+    }
+    text.push_str(
+        "\n### **Output Format (strict adherence required):**\n\n\
+         <think>Your detailed reasoning process, including any code, should go here.</think>\n\
+         <answer>Your final answer to the user's question goes here.</answer>\n",
+    );
+    text
+}
+
+/// The file name of an image, under which code finds it too.
+fn image_name(source: &ImageSource) -> String {
+    let name = match source {
+        ImageSource::Path(path) => path.file_name().and_then(|name| name.to_str()),
+        ImageSource::DataUrl(_) | ImageSource::Memory(_) => None,
+    };
+    name.unwrap_or("image.png").to_owned()
+}
+
+impl Environment for ThinkWithCode {
+    fn name(&self) -> &'static str {
+        "think_with_code"
+    }
+
+    fn stop_strings(&self) -> Vec<String> {
+        vec![CODE_CLOSE.to_owned(), ANSWER_CLOSE.to_owned()]
+    }
+
+    fn limits(&self) -> TokenLimits {
+        TokenLimits { turn: self.settings.max_turn_tokens, total: self.settings.max_total_tokens }
+    }
+
+    fn code_tags(&self) -> Option<(String, String)> {
+        Some((CODE_OPEN.to_owned(), CODE_CLOSE.to_owned()))
+    }
+
+    fn open(&self, processor: &Processor, task: &Task, group_size: usize) -> Result<Scene, EnvironmentError> {
+        let written;
+        let messages = if task.messages.is_empty() {
+            written = self.messages(task)?;
+            &written
+        } else {
+            &task.messages
+        };
+        let prompt = processor.encode_messages(messages, &task.folder, true)?;
+        let in_messages: Vec<ImageSource>;
+        let images = if task.images.is_empty() {
+            in_messages = messages.iter().flat_map(Message::images).cloned().collect();
+            &in_messages
+        } else {
+            &task.images
+        };
+        let subject = Subject { images, folder: Path::new(&task.folder) };
+        let sessions = self.tool.open(&subject, group_size)?;
+        let episode = |session| -> Box<dyn Episode> { Box::new(CodeEpisode::new(Arc::clone(&self.settings), session)) };
+        Ok(Scene { prompt, episodes: sessions.into_iter().map(episode).collect() })
+    }
+}
+
+/// One sequence's state.
+struct CodeEpisode {
+    settings: Arc<ThinkWithCodeSettings>,
+    session: Box<dyn ToolSession>,
+    runs: usize,
+    images: usize,
+    told_of_limit: bool,
+}
+
+impl CodeEpisode {
+    fn new(settings: Arc<ThinkWithCodeSettings>, session: Box<dyn ToolSession>) -> Self {
+        Self { settings, session, runs: 0, images: 0, told_of_limit: false }
+    }
+
+    /// What follows a turn that ended with `</code>`.
+    fn next_for(&mut self, code: Option<&str>) -> Next {
+        if self.runs >= self.settings.max_code_runs {
+            if std::mem::replace(&mut self.told_of_limit, true) {
+                return Next::End(End::CallLimit);
+            }
+            let text = format!(
+                "The code was not run: the limit of {} code runs is reached. Give the answer now.",
+                self.settings.max_code_runs
+            );
+            let output = ToolOutput::text(CallStatus::OverLimit, text);
+            return Next::Refuse { request: code.unwrap_or_default().to_owned(), output };
+        }
+        self.runs += 1;
+        match code {
+            Some(code) => Next::Run(code.to_owned()),
+            None => Next::Refuse {
+                request: String::new(),
+                output: ToolOutput::text(
+                    CallStatus::Malformed,
+                    "There was no code to run: write it between <code> and </code>.",
+                ),
+            },
+        }
+    }
+}
+
+impl Episode for CodeEpisode {
+    fn read(&mut self, text: &str, stop: usize) -> Reading {
+        if stop == 1 {
+            let border = text.rfind(ANSWER_OPEN).unwrap_or(text.len());
+            return Reading { border, kind: TurnKind::Answer, next: Next::End(End::Answered) };
+        }
+        let call = find_call(text);
+        let border = call.as_ref().map_or(text.len(), |call| call.start);
+        Reading { border, kind: TurnKind::Call, next: self.next_for(call.map(|call| call.code)) }
+    }
+
+    fn run(&mut self, request: &str) -> Result<ToolOutput, ToolFault> {
+        self.session.run(request)
+    }
+
+    fn observe(&mut self, processor: &Processor, output: &ToolOutput) -> Result<Observation, EnvironmentError> {
+        let mut text = cut(output.text.trim_end(), self.settings.max_observation_characters);
+        let mut shown = Vec::new();
+        for image in &output.images {
+            let add_line = |text: &mut String, line: String| {
+                if !text.is_empty() {
+                    text.push('\n');
+                }
+                text.push_str(&line);
+            };
+            if self.images >= self.settings.max_images {
+                add_line(
+                    &mut text,
+                    format!("Further images are not shown: the limit of {} is reached.", self.settings.max_images),
+                );
+                break;
+            }
+            match processor.prepare(&image.pixels) {
+                Ok(prepared) => {
+                    self.images += 1;
+                    shown.push(Arc::new(prepared));
+                }
+                Err(problem) => add_line(&mut text, format!("The image {} cannot be shown: it {problem}", image.name)),
+            }
+        }
+        if text.is_empty() && shown.is_empty() {
+            text = "No output captured: print a result, or the path of an image that you saved.".to_owned();
+        }
+        let mut observation = Observation::default();
+        observation.push_text(processor, OUTPUT_OPEN)?;
+        observation.push_text(processor, &text)?;
+        for image in shown {
+            observation.push_image(processor, image);
+        }
+        observation.push_text(processor, OUTPUT_CLOSE)?;
+        Ok(observation)
+    }
+}
+
+/// The first `characters` characters, and how many were left out.
+fn cut(text: &str, characters: usize) -> String {
+    match text.char_indices().nth(characters) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}\n(… {} more characters)", &text[..end], text[end..].chars().count()),
+    }
+}
+
+/// A call in a turn's text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FoundCall<'a> {
+    /// Byte at which `<code>` starts.
+    pub start: usize,
+    /// The code, without fences; indentation is kept.
+    pub code: &'a str,
+}
+
+/// The first call in `text`: `<code>`, an optional fence of three backticks with an optional `python`, the code, an optional fence,
+/// `</code>`; tags and `python` in any case. Empty code is none.
+pub fn find_call(text: &str) -> Option<FoundCall<'_>> {
+    // ASCII folding keeps byte offsets.
+    let lower = text.to_ascii_lowercase();
+    let start = lower.find(CODE_OPEN)?;
+    let inside = start + CODE_OPEN.len();
+    let end = inside + lower[inside..].find(CODE_CLOSE)?;
+    let mut code = &text[inside..end];
+    if let Some(fenced) = code.trim_start().strip_prefix("```") {
+        let head = fenced.get(.."python".len()).unwrap_or("");
+        code = if head.eq_ignore_ascii_case("python") { &fenced["python".len()..] } else { fenced };
+    }
+    code = code.trim_end();
+    code = code.strip_suffix("```").unwrap_or(code).trim_end();
+    // Blank lines before the code go; the first line's indentation stays.
+    while let Some((line, rest)) = code.split_once('\n') {
+        if !line.trim().is_empty() {
+            break;
+        }
+        code = rest;
+    }
+    (!code.trim().is_empty()).then_some(FoundCall { start, code })
+}

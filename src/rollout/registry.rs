@@ -1,0 +1,99 @@
+//! From the names in a recipe to plug-ins. A new plug-in is one file and one line here; an unknown name lists the known ones.
+
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use super::environment::Environment;
+use super::environments::think_with_code::ThinkWithCode;
+use super::reward::Reward;
+use super::rewards::answer::Answer;
+use super::rewards::consistency::Consistency;
+use super::rewards::format::Format;
+use super::rewards::tool_success::ToolSuccess;
+use super::tool::{Tool, ToolFault};
+use super::tools::python::Python;
+
+/// A plug-in that cannot be made.
+#[derive(Debug, Error)]
+pub enum RegistryError {
+    /// No plug-in has this name.
+    #[error("there is no {kind} {name:?}; the known ones are: {known}")]
+    Unknown {
+        /// Environment, tool or reward.
+        kind: &'static str,
+        /// The name asked for.
+        name: String,
+        /// The names there are.
+        known: String,
+    },
+    /// Its settings do not read.
+    #[error("the settings of {kind} {name:?} are wrong: {source}")]
+    Settings {
+        /// Environment, tool or reward.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        source: Box<toml::de::Error>,
+    },
+    /// A weight is no number.
+    #[error("the weight of reward {name:?} is {weight}; give a finite number")]
+    Weight {
+        /// The reward.
+        name: String,
+        /// Its weight.
+        weight: f64,
+    },
+    /// A tool does not start.
+    #[error(transparent)]
+    Tool(#[from] ToolFault),
+}
+
+impl RegistryError {
+    /// The error for a name that is not among `known`.
+    pub fn unknown(kind: &'static str, name: &str, known: &[&str]) -> Self {
+        RegistryError::Unknown { kind, name: name.to_owned(), known: known.join(", ") }
+    }
+}
+
+/// The names of the environments.
+pub const ENVIRONMENTS: [&str; 1] = ["think_with_code"];
+/// The names of the tools.
+pub const TOOLS: [&str; 1] = ["python"];
+
+/// The environment of that name with its own table of a recipe.
+///
+/// # Errors
+/// When there is none, or the table does not read.
+pub fn environment(name: &str, table: toml::Table, tool: Arc<dyn Tool>) -> Result<Arc<dyn Environment>, RegistryError> {
+    match name {
+        "think_with_code" => Ok(Arc::new(ThinkWithCode::new(settings("environment", name, table)?, tool))),
+        _ => Err(RegistryError::unknown("environment", name, &ENVIRONMENTS)),
+    }
+}
+
+/// The tool of that name with its own table of a recipe, started.
+///
+/// # Errors
+/// When there is none, the table does not read, or the tool does not start.
+pub fn tool(name: &str, table: toml::Table) -> Result<Arc<dyn Tool>, RegistryError> {
+    match name {
+        "python" => Ok(Arc::new(Python::start(&settings("tool", name, table)?)?)),
+        _ => Err(RegistryError::unknown("tool", name, &TOOLS)),
+    }
+}
+
+/// All rewards, each before those that it gates.
+pub fn rewards() -> Vec<Box<dyn Reward>> {
+    vec![Box::new(Format), Box::new(Answer), Box::new(Consistency), Box::new(ToolSuccess)]
+}
+
+fn settings<T: serde::de::DeserializeOwned>(
+    kind: &'static str,
+    name: &str,
+    table: toml::Table,
+) -> Result<T, RegistryError> {
+    let wrong = |source| RegistryError::Settings { kind, name: name.to_owned(), source: Box::new(source) };
+    table.try_into().map_err(wrong)
+}

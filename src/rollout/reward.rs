@@ -1,0 +1,187 @@
+//! The contract of a reward, and the set of them that gives a transcript its total. A reward reads a finished trajectory as text;
+//! it says a value, or why it cannot: a failure is never turned into a number.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::registry::{self, RegistryError};
+use super::transcript::{Call, End, Transcript, TurnKind};
+
+/// What a reward sees of a trajectory.
+#[derive(Clone, Debug)]
+pub struct View<'a> {
+    /// The model's own text without observations, cut after the first `</answer>`.
+    pub text: String,
+    /// The tool calls, in order.
+    pub calls: &'a [Call],
+    /// Why the trajectory ended.
+    pub end: &'a End,
+    /// The question.
+    pub question: &'a str,
+    /// The reference answer.
+    pub solution: &'a str,
+}
+
+impl<'a> View<'a> {
+    /// The view of a transcript of a task.
+    pub fn new(transcript: &'a Transcript, question: &'a str, solution: &'a str) -> Self {
+        let mut text = String::new();
+        for turn in transcript.turns.iter().filter(|turn| turn.kind != TurnKind::Observation) {
+            text.push_str(&turn.text);
+        }
+        if let Some(end) = text.find("</answer>") {
+            text.truncate(end + "</answer>".len());
+        }
+        Self { text, calls: &transcript.calls, end: &transcript.end, question, solution }
+    }
+
+    /// What stands between the first `<answer>` and the first `</answer>` after it, trimmed; `None` without the pair.
+    pub fn answer(&self) -> Option<&str> {
+        let (_, rest) = self.text.split_once("<answer>")?;
+        let (answer, _) = rest.split_once("</answer>")?;
+        Some(answer.trim())
+    }
+}
+
+/// A reward's verdict.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Score {
+    /// The value.
+    Value(f64),
+    /// Why there is none. Counted, logged, and left out of its group.
+    Unscored(String),
+}
+
+impl Score {
+    /// 1 for true, 0 for false.
+    pub fn of(verdict: bool) -> Self {
+        Score::Value(f64::from(u8::from(verdict)))
+    }
+
+    /// The value, if there is one.
+    pub fn value(&self) -> Option<f64> {
+        match self {
+            Score::Value(value) => Some(*value),
+            Score::Unscored(_) => None,
+        }
+    }
+}
+
+/// A rule that scores a trajectory.
+pub trait Reward: Send + Sync {
+    /// The name in recipes and logs.
+    fn name(&self) -> &'static str;
+    /// The weight unless a recipe says otherwise.
+    fn default_weight(&self) -> f64;
+    /// Another reward without which this one is nothing: where that is 0 or less, this one is 0.
+    fn gate(&self) -> Option<&'static str> {
+        None
+    }
+    /// The unweighted score, usually in `[0, 1]`.
+    fn score(&self, view: &View<'_>) -> Score;
+}
+
+/// A recipe's choice of rewards.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RewardSettings {
+    /// Weights by reward name; a name left out keeps its default (format 0.5, answer 1, consistency 0.5, tool_success 0).
+    pub weights: BTreeMap<String, f64>,
+}
+
+/// All rewards with their weights.
+pub struct RewardSet {
+    rewards: Vec<(Box<dyn Reward>, f64)>,
+}
+
+/// The scores of one transcript.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Scores {
+    /// Weighted sum after gating; unscored if any part with a weight is.
+    pub total: Score,
+    /// Each reward's name and unweighted score after gating.
+    pub parts: Vec<(&'static str, Score)>,
+}
+
+impl Scores {
+    /// The part of that name.
+    pub fn part(&self, name: &str) -> Option<&Score> {
+        self.parts.iter().find(|(part, _)| *part == name).map(|(_, score)| score)
+    }
+}
+
+impl RewardSet {
+    /// The registered rewards with the weights of `settings`.
+    ///
+    /// # Errors
+    /// When `settings` names an unknown reward or a weight is not finite.
+    pub fn new(settings: &RewardSettings) -> Result<Self, RegistryError> {
+        let rewards = registry::rewards();
+        let known: Vec<&str> = rewards.iter().map(|reward| reward.name()).collect();
+        for (name, weight) in &settings.weights {
+            if !known.contains(&name.as_str()) {
+                return Err(RegistryError::unknown("reward", name, &known));
+            }
+            if !weight.is_finite() {
+                return Err(RegistryError::Weight { name: name.clone(), weight: *weight });
+            }
+        }
+        let weigh = |reward: Box<dyn Reward>| {
+            let weight = settings.weights.get(reward.name()).copied().unwrap_or(reward.default_weight());
+            (reward, weight)
+        };
+        Ok(Self { rewards: rewards.into_iter().map(weigh).collect() })
+    }
+
+    /// Each reward's name and weight.
+    pub fn weights(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        self.rewards.iter().map(|(reward, weight)| (reward.name(), *weight))
+    }
+
+    /// Scores a transcript of a task with this question and reference answer.
+    pub fn score(&self, transcript: &Transcript, question: &str, solution: &str) -> Scores {
+        self.score_view(&View::new(transcript, question, solution))
+    }
+
+    /// Scores a view. A trajectory that ended because a tool could not work at all says nothing about the model: no part is scored.
+    pub fn score_view(&self, view: &View<'_>) -> Scores {
+        let ungated: Vec<(&'static str, Score)> = self
+            .rewards
+            .iter()
+            .map(|(reward, _)| match view.end {
+                End::ToolFailed(reason) => (reward.name(), Score::Unscored(reason.clone())),
+                _ => (reward.name(), reward.score(view)),
+            })
+            .collect();
+        let parts: Vec<(&'static str, Score)> = self
+            .rewards
+            .iter()
+            .zip(&ungated)
+            .map(|((reward, _), (name, score))| (*name, gated(reward.gate(), score, &ungated)))
+            .collect();
+        Scores { total: self.total(&parts), parts }
+    }
+
+    fn total(&self, parts: &[(&'static str, Score)]) -> Score {
+        let mut total = 0.0;
+        for ((_, weight), (name, score)) in self.rewards.iter().zip(parts) {
+            match score {
+                _ if *weight == 0.0 => {}
+                Score::Value(value) => total += weight * value,
+                Score::Unscored(reason) => return Score::Unscored(format!("{name}: {reason}")),
+            }
+        }
+        Score::Value(total)
+    }
+}
+
+/// `score`, or 0 where the gate is 0 or less; what hangs on an unscored gate is unscored too.
+fn gated(gate: Option<&str>, score: &Score, all: &[(&'static str, Score)]) -> Score {
+    match gate.and_then(|gate| all.iter().find(|(name, _)| *name == gate)) {
+        Some((_, Score::Value(value))) if *value <= 0.0 => Score::Value(0.0),
+        Some((gate, Score::Unscored(reason))) => Score::Unscored(format!("depends on {gate}: {reason}")),
+        _ => score.clone(),
+    }
+}

@@ -1,0 +1,33 @@
+//! Is the trajectory in the asked-for form: one thought, exactly one whitespace character, one answer, and nothing after it.
+
+use crate::rollout::reward::{Reward, Score, View};
+
+/// 1 for `<think>…</think>`, one whitespace character, `<answer>…</answer>` at the end, each tag exactly once; else 0.
+pub struct Format;
+
+impl Reward for Format {
+    fn name(&self) -> &'static str {
+        "format"
+    }
+
+    fn default_weight(&self) -> f64 {
+        0.5
+    }
+
+    fn score(&self, view: &View<'_>) -> Score {
+        Score::of(well_formed(&view.text))
+    }
+}
+
+fn well_formed(text: &str) -> bool {
+    let once = |tag: &str| text.matches(tag).count() == 1;
+    if !["<think>", "</think>", "<answer>", "</answer>"].into_iter().all(once) {
+        return false;
+    }
+    let Some((thought, rest)) = text.split_once("</think>") else { return false };
+    let mut rest = rest.chars();
+    thought.contains("<think>")
+        && rest.next().is_some_and(char::is_whitespace)
+        && rest.as_str().starts_with("<answer>")
+        && rest.as_str().ends_with("</answer>")
+}

@@ -1,0 +1,109 @@
+//! The contract of a tool: what an environment lets the model call. A failure of what the model asked is an output like any other;
+//! a [`ToolFault`] is a failure of the tool itself.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use image::RgbImage;
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::prompt::ImageSource;
+
+/// A tool, shared by all sequences.
+pub trait Tool: Send + Sync {
+    /// The name in recipes and logs.
+    fn name(&self) -> &'static str;
+
+    /// As many sessions on one task as its group has sequences. Called on a worker thread.
+    ///
+    /// # Errors
+    /// When the task's pictures are unusable, or the tool cannot work at all.
+    fn open(&self, subject: &Subject<'_>, sessions: usize) -> Result<Vec<Box<dyn ToolSession>>, ToolFault>;
+}
+
+/// One sequence's use of a tool; it remembers between calls.
+pub trait ToolSession: Send {
+    /// Runs what the model asked. Called on a worker thread.
+    ///
+    /// # Errors
+    /// When the tool itself failed, not what the model asked.
+    fn run(&mut self, request: &str) -> Result<ToolOutput, ToolFault>;
+}
+
+/// What the sessions of a task work on.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// The task's original pictures, not resized.
+    pub images: &'a [ImageSource],
+    /// Where relative paths of `images` start.
+    pub folder: &'a Path,
+}
+
+/// How a call went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CallStatus {
+    /// It ran.
+    Ok,
+    /// It failed; the text says why.
+    Error,
+    /// It took too long and was stopped.
+    Timeout,
+    /// It was refused.
+    Denied,
+    /// There was no call between the tags.
+    Malformed,
+    /// The limit of calls was reached; it did not run.
+    OverLimit,
+}
+
+impl CallStatus {
+    /// Whether it ran.
+    pub fn is_ok(self) -> bool {
+        self == CallStatus::Ok
+    }
+}
+
+/// What a call brought back.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ToolOutput {
+    /// How it went.
+    pub status: CallStatus,
+    /// Text for the model.
+    pub text: String,
+    /// Images for the model, in order.
+    pub images: Vec<ToolImage>,
+    /// Time it took.
+    pub seconds: f64,
+    /// Repairs made to what the model asked, by name.
+    pub repairs: Vec<String>,
+}
+
+impl ToolOutput {
+    /// An output of text alone that took no time.
+    pub fn text(status: CallStatus, text: impl Into<String>) -> Self {
+        Self { status, text: text.into(), images: Vec::new(), seconds: 0.0, repairs: Vec::new() }
+    }
+}
+
+/// An image that a tool made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToolImage {
+    /// Its file name.
+    pub name: String,
+    /// The encoded file (PNG, JPEG, …).
+    pub bytes: Arc<[u8]>,
+    /// Its pixels.
+    pub pixels: Arc<RgbImage>,
+}
+
+/// A tool that cannot work.
+#[derive(Clone, Debug, Error)]
+#[error("the tool {tool} failed: {reason}")]
+pub struct ToolFault {
+    /// Which tool.
+    pub tool: &'static str,
+    /// Why, and the remedy.
+    pub reason: String,
+}

@@ -1,0 +1,128 @@
+//! Python in the sandbox as a tool: a session is one jailed process, in which variables persist from call to call.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::prompt::ImageSource;
+use crate::rollout::tool::{CallStatus, Subject, Tool, ToolFault, ToolImage, ToolOutput, ToolSession};
+use crate::sandbox::{Guarantee, InputImage, Sandbox, SandboxError, SandboxOptions, Session, Status};
+
+/// Side in pixels of the blank picture that code finds when a task has none.
+const BLANK_SIDE: u32 = 64;
+
+/// Settings of the tool `python`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PythonSettings {
+    /// Wall time of one run.
+    pub timeout_seconds: f64,
+    /// Memory of one session.
+    pub memory_mib: u64,
+    /// Files of one session.
+    pub disk_mib: u64,
+    /// Guarantees of the sandbox whose absence is accepted, by key.
+    pub consent: Vec<Guarantee>,
+}
+
+impl Default for PythonSettings {
+    fn default() -> Self {
+        let options = SandboxOptions::default();
+        Self {
+            timeout_seconds: options.timeout.as_secs_f64(),
+            memory_mib: options.memory_bytes >> 20,
+            disk_mib: options.disk_bytes >> 20,
+            consent: options.consent,
+        }
+    }
+}
+
+/// The tool: one sandbox.
+pub struct Python {
+    sandbox: Sandbox,
+}
+
+impl Python {
+    /// Starts a sandbox.
+    ///
+    /// # Errors
+    /// When the machine offers no python or too few walls.
+    pub fn start(settings: &PythonSettings) -> Result<Self, ToolFault> {
+        let timeout = Duration::try_from_secs_f64(settings.timeout_seconds).map_err(|_| ToolFault {
+            tool: "python",
+            reason: format!("timeout_seconds is {}; give a positive number of seconds", settings.timeout_seconds),
+        })?;
+        let options = SandboxOptions {
+            timeout,
+            memory_bytes: settings.memory_mib << 20,
+            disk_bytes: settings.disk_mib << 20,
+            consent: settings.consent.clone(),
+            ..SandboxOptions::default()
+        };
+        Ok(Self { sandbox: Sandbox::start(options).map_err(fault)? })
+    }
+
+    /// The tool on a sandbox that runs already.
+    pub fn new(sandbox: Sandbox) -> Self {
+        Self { sandbox }
+    }
+}
+
+fn fault(error: SandboxError) -> ToolFault {
+    ToolFault { tool: "python", reason: error.to_string() }
+}
+
+/// The picture that code works on: the task's first, as it came.
+fn input(subject: &Subject<'_>) -> Result<InputImage, ToolFault> {
+    let Some(source) = subject.images.first() else {
+        let blank = image::RgbImage::from_pixel(BLANK_SIDE, BLANK_SIDE, image::Rgb([255; 3]));
+        return InputImage::from_rgb(&blank, Path::new("image.png")).map_err(fault);
+    };
+    match source {
+        ImageSource::Path(path) => InputImage::read(&subject.folder.join(path)).map_err(fault),
+        ImageSource::DataUrl(_) | ImageSource::Memory(_) => {
+            let pixels =
+                source.load(subject.folder).map_err(|error| ToolFault { tool: "python", reason: error.to_string() })?;
+            InputImage::from_rgb(&pixels, Path::new("image.png")).map_err(fault)
+        }
+    }
+}
+
+impl Tool for Python {
+    fn name(&self) -> &'static str {
+        "python"
+    }
+
+    fn open(&self, subject: &Subject<'_>, sessions: usize) -> Result<Vec<Box<dyn ToolSession>>, ToolFault> {
+        let input = input(subject)?;
+        let session = |_| -> Box<dyn ToolSession> { Box::new(PythonSession(self.sandbox.session(input.clone()))) };
+        Ok((0..sessions).map(session).collect())
+    }
+}
+
+struct PythonSession(Session);
+
+impl ToolSession for PythonSession {
+    fn run(&mut self, request: &str) -> Result<ToolOutput, ToolFault> {
+        let execution = self.0.run(request).map_err(fault)?;
+        let status = match execution.status {
+            Status::Ok => CallStatus::Ok,
+            Status::Error => CallStatus::Error,
+            Status::Timeout => CallStatus::Timeout,
+            Status::Denied => CallStatus::Denied,
+        };
+        let image = |produced: crate::sandbox::ProducedImage| ToolImage {
+            name: Path::new(&produced.path).file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            bytes: produced.bytes.into(),
+            pixels: produced.image.into(),
+        };
+        Ok(ToolOutput {
+            status,
+            text: execution.text,
+            images: execution.images.into_iter().map(image).collect(),
+            seconds: execution.seconds,
+            repairs: execution.repairs.iter().map(|repair| repair.to_string()).collect(),
+        })
+    }
+}

@@ -1,0 +1,218 @@
+//! What happened in one sequence: a growing token list, cut into turns. It alone says which tokens are the model's own and so may be
+//! trained: those that carry a [`Sampled`].
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::generator::Sampled;
+use super::tool::ToolOutput;
+use crate::prompt::PreparedImage;
+
+/// One sequence from its prompt to its end.
+#[derive(Clone, Debug)]
+pub struct Transcript {
+    /// Index of the task in the run.
+    pub task: usize,
+    /// Which of the task's group, from 0.
+    pub sample: usize,
+    /// Number of the sequence: `task * group size + sample`, the counter of its random draws.
+    pub sequence: u64,
+    /// Tokens of the prompt, at the front of `token_ids`.
+    pub prompt_tokens: usize,
+    /// Prompt, own and observed tokens in order; images as runs of placeholders.
+    pub token_ids: Vec<u32>,
+    /// Beside each token: how it was drawn if the model drew it, `None` in prompt and observations. `[token_ids.len()]`.
+    pub sampled: Vec<Option<Sampled>>,
+    /// The images in the order of their placeholders, the prompt's first.
+    pub images: Vec<Arc<PreparedImage>>,
+    /// What follows the prompt, without gaps or overlaps.
+    pub turns: Vec<Turn>,
+    /// The tool calls in order.
+    pub calls: Vec<Call>,
+    /// Why it ended.
+    pub end: End,
+}
+
+/// A stretch of the token list after the prompt.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Turn {
+    /// What it is.
+    pub kind: TurnKind,
+    /// Its tokens in `Transcript::token_ids`. A token that crosses the border of two turns belongs to the second.
+    pub tokens: Range<usize>,
+    /// Its text; an image in an observation stands as `<image>`, an end-of-turn token as nothing.
+    pub text: String,
+}
+
+/// The kinds of turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TurnKind {
+    /// The model thinks.
+    Thought,
+    /// The model calls a tool.
+    Call,
+    /// The environment replies; never trained.
+    Observation,
+    /// The model answers.
+    Answer,
+}
+
+/// A tool call and what came of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Call {
+    /// What was asked, for example the code.
+    pub request: String,
+    /// What came back.
+    pub output: ToolOutput,
+    /// Images of the output that the model was shown.
+    pub images_shown: usize,
+}
+
+/// Why a sequence ended. Every end is named and logged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum End {
+    /// It has not ended; no finished transcript says so.
+    Running,
+    /// The model gave its answer.
+    Answered,
+    /// The model closed its message without the tags of an answer.
+    EndOfTurn,
+    /// A stop string of the request that means nothing to the environment.
+    StopString,
+    /// The model called a tool again after it was told that the limit is reached.
+    CallLimit,
+    /// A turn reached its limit of tokens.
+    TurnTokens,
+    /// The sequence reached its limit of tokens after the prompt.
+    TotalTokens,
+    /// The engine has no more positions for the sequence.
+    ContextFull,
+    /// The prompt alone does not fit the engine: tokens needed and tokens possible.
+    PromptTooLong {
+        /// Tokens that the prompt and one more need.
+        needed: usize,
+        /// Tokens possible.
+        limit: usize,
+    },
+    /// The model repeated itself over more than half of a turn.
+    Repetition,
+    /// The model wrote an image placeholder, which has no picture; that token is left out.
+    StrayImageToken,
+    /// The tool itself could not work (not the model's code): why.
+    ToolFailed(String),
+    /// The task could not be opened, for example for a damaged picture: why.
+    TaskFailed(String),
+}
+
+impl End {
+    /// The name for logs and counters.
+    pub fn name(&self) -> &'static str {
+        match self {
+            End::Running => "running",
+            End::Answered => "answered",
+            End::EndOfTurn => "end_of_turn",
+            End::StopString => "stop_string",
+            End::CallLimit => "call_limit",
+            End::TurnTokens => "turn_tokens",
+            End::TotalTokens => "total_tokens",
+            End::ContextFull => "context_full",
+            End::PromptTooLong { .. } => "prompt_too_long",
+            End::Repetition => "repetition",
+            End::StrayImageToken => "stray_image_token",
+            End::ToolFailed(_) => "tool_failed",
+            End::TaskFailed(_) => "task_failed",
+        }
+    }
+
+    /// Whether the model was cut off by a limit rather than finished.
+    pub fn is_truncated(&self) -> bool {
+        matches!(self, End::TurnTokens | End::TotalTokens | End::ContextFull)
+    }
+
+    /// Whether the end says nothing about the model: the task or the tool failed.
+    pub fn is_fault(&self) -> bool {
+        matches!(self, End::ToolFailed(_) | End::TaskFailed(_) | End::PromptTooLong { .. })
+    }
+}
+
+impl Transcript {
+    /// Whether the token at `index` is the model's own.
+    pub fn is_own(&self, index: usize) -> bool {
+        self.sampled.get(index).is_some_and(Option::is_some)
+    }
+
+    /// The model's own tokens: index in `token_ids`, and how each was drawn.
+    pub fn own(&self) -> impl Iterator<Item = (usize, &Sampled)> {
+        self.sampled.iter().enumerate().filter_map(|(index, sampled)| Some((index, sampled.as_ref()?)))
+    }
+
+    /// How many tokens are the model's own.
+    pub fn own_tokens(&self) -> usize {
+        self.own().count()
+    }
+
+    /// Tokens after the prompt, own and observed.
+    pub fn completion_tokens(&self) -> usize {
+        self.token_ids.len() - self.prompt_tokens
+    }
+
+    /// The whole text after the prompt, observations included.
+    pub fn text(&self) -> String {
+        self.turns.iter().map(|turn| turn.text.as_str()).collect()
+    }
+
+    /// Adds tokens that the model drew, as one or two turns: `text` up to byte `border` is of kind `first`, the rest of `second`.
+    pub(super) fn push_own(&mut self, tokens: &[Sampled], pieces: &[usize], text: &str, parts: OwnParts) {
+        let start = self.token_ids.len();
+        self.token_ids.extend(tokens.iter().map(|token| token.id));
+        self.sampled.extend(tokens.iter().copied().map(Some));
+        let end = self.token_ids.len();
+        let (border, kind) = match parts {
+            OwnParts::Thought => (text.len(), TurnKind::Thought),
+            OwnParts::Then { border, kind } => (border, kind),
+        };
+        // The first token whose bytes reach past the border.
+        let mut bytes = 0;
+        let before = pieces.iter().take_while(|length| {
+            bytes += **length;
+            bytes <= border
+        });
+        let border_token = if border >= text.len() { end } else { start + before.count() };
+        self.push_turn(TurnKind::Thought, start..border_token, &text[..border]);
+        self.push_turn(kind, border_token..end, &text[border..]);
+    }
+
+    /// Adds an observation's tokens.
+    pub(super) fn push_observation(&mut self, token_ids: &[u32], images: &[Arc<PreparedImage>], text: &str) {
+        let start = self.token_ids.len();
+        self.token_ids.extend_from_slice(token_ids);
+        self.sampled.resize(self.token_ids.len(), None);
+        self.images.extend(images.iter().cloned());
+        self.push_turn(TurnKind::Observation, start..self.token_ids.len(), text);
+    }
+
+    /// Adds a turn unless it has neither tokens nor text.
+    fn push_turn(&mut self, kind: TurnKind, tokens: Range<usize>, text: &str) {
+        if !tokens.is_empty() || !text.is_empty() {
+            self.turns.push(Turn { kind, tokens, text: text.to_owned() });
+        }
+    }
+}
+
+/// How the model's own text of one generation divides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OwnParts {
+    /// All thought.
+    Thought,
+    /// Thought up to a byte, then something else.
+    Then {
+        /// Where the second turn starts, in bytes of the text.
+        border: usize,
+        /// What it is.
+        kind: TurnKind,
+    },
+}

@@ -1,0 +1,145 @@
+//! The threads on which pictures are prepared and tools run. They take jobs from one channel and answer through another.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::Scope;
+
+use super::environment::{Environment, EnvironmentError, Episode, Observation, Scene, Task};
+use super::tool::ToolOutput;
+use crate::prompt::Processor;
+
+/// Work for a worker.
+pub(super) enum Job {
+    /// Make a task ready.
+    Open {
+        /// Its index.
+        task: usize,
+    },
+    /// Run a tool, unless its output is given, and write the observation.
+    Observe {
+        /// Whose.
+        sequence: u64,
+        /// Its environment, which comes back.
+        episode: Box<dyn Episode>,
+        /// What the model asked.
+        request: String,
+        /// The output, if the tool is not to run.
+        output: Option<ToolOutput>,
+    },
+}
+
+/// What a worker did.
+pub(super) enum Done {
+    /// [`Job::Open`].
+    Opened {
+        /// The task.
+        task: usize,
+        /// The task made ready.
+        scene: Result<Scene, EnvironmentError>,
+    },
+    /// [`Job::Observe`].
+    Observed {
+        /// Whose.
+        sequence: u64,
+        /// Its environment.
+        episode: Box<dyn Episode>,
+        /// What the model asked.
+        request: String,
+        /// The tool's output and how the model reads it.
+        result: Result<(ToolOutput, Observation), EnvironmentError>,
+    },
+    /// The job panicked.
+    Panicked(String),
+}
+
+/// The worker threads. They end when this is dropped.
+pub(super) struct Workers {
+    jobs: Sender<Job>,
+    done: Receiver<Done>,
+    threads: usize,
+    pending: usize,
+}
+
+impl Workers {
+    /// Starts `threads` threads, or one for each core if 0.
+    pub(super) fn start<'scope, 'env>(
+        scope: &'scope Scope<'scope, 'env>,
+        threads: usize,
+        processor: &'env Processor,
+        environment: &'env dyn Environment,
+        tasks: &'env [Task],
+        group_size: usize,
+    ) -> Self {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = if threads == 0 { cores() } else { threads };
+        let (jobs, to_do) = channel::<Job>();
+        let (report, done) = channel();
+        let to_do = Arc::new(Mutex::new(to_do));
+        for _ in 0..threads {
+            let (to_do, report) = (Arc::clone(&to_do), report.clone());
+            scope.spawn(move || {
+                loop {
+                    let job = to_do.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                    let Ok(job) = job else { return };
+                    let work = AssertUnwindSafe(|| perform(job, processor, environment, tasks, group_size));
+                    let done = catch_unwind(work).unwrap_or_else(|panic| Done::Panicked(message(&*panic)));
+                    if report.send(done).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        Self { jobs, done, threads, pending: 0 }
+    }
+
+    pub(super) fn threads(&self) -> usize {
+        self.threads
+    }
+
+    pub(super) fn send(&mut self, job: Job) {
+        // Workers live as long as this sender, so somebody receives.
+        if self.jobs.send(job).is_ok() {
+            self.pending += 1;
+        }
+    }
+
+    /// The next thing done. Waits for it if `may_wait`, but never for what nobody works on.
+    pub(super) fn receive(&mut self, may_wait: bool) -> Option<Done> {
+        if self.pending == 0 {
+            return None;
+        }
+        let done = if may_wait { self.done.recv().ok() } else { self.done.try_recv().ok() };
+        self.pending -= usize::from(done.is_some());
+        done
+    }
+}
+
+fn perform(job: Job, processor: &Processor, environment: &dyn Environment, tasks: &[Task], group_size: usize) -> Done {
+    match job {
+        Job::Open { task } => Done::Opened { task, scene: environment.open(processor, &tasks[task], group_size) },
+        Job::Observe { sequence, mut episode, request, output } => {
+            let result = observe(&mut *episode, processor, &request, output);
+            Done::Observed { sequence, episode, request, result }
+        }
+    }
+}
+
+fn observe(
+    episode: &mut dyn Episode,
+    processor: &Processor,
+    request: &str,
+    output: Option<ToolOutput>,
+) -> Result<(ToolOutput, Observation), EnvironmentError> {
+    let output = match output {
+        Some(output) => output,
+        None => episode.run(request)?,
+    };
+    let observation = episode.observe(processor, &output)?;
+    Ok((output, observation))
+}
+
+fn message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}
