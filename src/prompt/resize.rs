@@ -31,14 +31,20 @@ pub fn resize_bicubic(
         (None, None) => pixels.to_vec(),
         (Some(taps), None) => resize_rows(pixels, width, &taps),
         (None, Some(taps)) => resize_columns(pixels, width, &taps),
-        // Pillow takes the cheaper order when width grows and height shrinks; rounding makes the order visible.
-        (Some(horizontal), Some(vertical)) if new_width > width && new_height < height => {
+        (Some(horizontal), Some(vertical)) if vertical_first((height, width), (new_height, new_width)) => {
             resize_rows(&resize_columns(pixels, width, &vertical), width, &horizontal)
         }
         (Some(horizontal), Some(vertical)) => {
             resize_columns(&resize_rows(pixels, width, &horizontal), new_width, &vertical)
         }
     }
+}
+
+/// Whether Pillow (since 13.0) takes the vertical pass first: when the height loses rows, and more than twice as many as the
+/// width loses columns. The rounding between the passes makes the order visible.
+fn vertical_first((height, width): (usize, usize), (new_height, new_width): (usize, usize)) -> bool {
+    let (rows_lost, columns_lost) = (height as i64 - new_height as i64, width as i64 - new_width as i64);
+    rows_lost > 0 && rows_lost > 2 * columns_lost
 }
 
 /// The fixed-point taps of one axis: output sample `i` is the sum over `j` of `tap[i][j] * input[first[i] + j]`.

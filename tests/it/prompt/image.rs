@@ -1,0 +1,214 @@
+//! Pictures: resize, patches, decoding.
+
+use std::io::Cursor;
+
+use image::{DynamicImage, ImageFormat, Rgb, RgbImage, Rgba, RgbaImage};
+use proptest::prelude::*;
+use serde_json::Value;
+use thyme_engine::prompt::image::{decode_bytes, decode_file};
+use thyme_engine::prompt::{ImageProblem, ImageSettings, PreparedImage, resize_bicubic, smart_resize};
+
+use super::{golden, numbers};
+
+/// The pictures of `tools/golden/prompt_image.py`.
+fn noise(height: usize, width: usize, smooth: bool) -> Vec<u8> {
+    let level = |index: usize| {
+        let mut hash = (index as u32).wrapping_mul(2_654_435_761);
+        hash ^= hash >> 15;
+        hash = hash.wrapping_mul(2_246_822_519);
+        hash ^= hash >> 13;
+        let rough = (hash >> 24) as usize;
+        let (channel, column, row) = (index % 3, index / 3 % width, index / 3 / width);
+        let waves = (column * 3 + row * 5 + channel * 40) % 256 / 2;
+        (if smooth { waves + rough / 16 } else { rough }) as u8
+    };
+    (0..height * width * 3).map(level).collect()
+}
+
+fn crc32(bytes: impl IntoIterator<Item = u8>) -> u32 {
+    !bytes.into_iter().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| crc >> 1 ^ if crc & 1 == 1 { 0xEDB8_8320 } else { 0 })
+    })
+}
+
+fn pair(value: &Value) -> (usize, usize) {
+    let sides = numbers(value);
+    (sides[0] as usize, sides[1] as usize)
+}
+
+#[test]
+fn resized_pictures_equal_those_of_pillow_bit_for_bit() {
+    let golden = golden("image.json");
+    let cases = golden["resize"].as_array().unwrap();
+    assert!(cases.len() >= 20);
+    for case in cases {
+        let (old, new) = (pair(&case["old"]), pair(&case["new"]));
+        let picture = noise(old.0, old.1, case["smooth"].as_bool().unwrap());
+        let resized = resize_bicubic(&picture, old, new);
+        let start: Vec<u32> = resized.iter().take(12).map(|&level| u32::from(level)).collect();
+        assert_eq!(start, numbers(&case["start"]), "{old:?} to {new:?}");
+        assert_eq!(u64::from(crc32(resized)), case["crc"].as_u64().unwrap(), "{old:?} to {new:?}");
+    }
+}
+
+#[test]
+fn chosen_sizes_equal_those_of_transformers() {
+    for case in golden("image.json")["smart_resize"].as_array().unwrap() {
+        let inputs = numbers(&Value::Array(case.as_array().unwrap()[..4].to_vec()));
+        let size = smart_resize((inputs[0], inputs[1]), 28, inputs[2].into(), inputs[3].into()).ok();
+        let expected = (!case[4].is_null()).then(|| pair(&case[4]));
+        assert_eq!(size, expected, "{inputs:?}");
+    }
+}
+
+#[test]
+fn prepared_pictures_equal_pixel_values_of_transformers_exactly() {
+    for case in golden("image.json")["pixel_values"].as_array().unwrap() {
+        let (height, width) = pair(&case["size"]);
+        let options = &case["options"];
+        let defaults = ImageSettings::default();
+        let settings = ImageSettings {
+            min_pixels: options["min_pixels"].as_u64().unwrap_or(3136),
+            max_pixels: options["max_pixels"].as_u64().unwrap_or(12_845_056),
+            patch_size: options["patch_size"].as_u64().map_or(defaults.patch_size, |side| side as usize),
+            ..defaults
+        };
+        let picture = RgbImage::from_raw(width as u32, height as u32, noise(height, width, true)).unwrap();
+        let prepared = PreparedImage::prepare(&picture, &settings).unwrap();
+        let values = prepared.normalised(&settings);
+        assert_eq!(vec![prepared.grid.t, prepared.grid.h, prepared.grid.w], numbers(&case["grid"]));
+        assert_eq!((prepared.original_width, prepared.original_height), (width as u32, height as u32));
+        let shape = pair(&case["shape"]);
+        assert_eq!(values.len(), shape.0 * shape.1);
+        for (value, expected) in values.iter().zip(case["start"].as_array().unwrap()) {
+            assert_eq!(f64::from(*value), expected.as_f64().unwrap(), "{case}");
+        }
+        let crc = crc32(values.iter().flat_map(|value| value.to_le_bytes()));
+        assert_eq!(u64::from(crc), case["crc"].as_u64().unwrap(), "{case}");
+    }
+}
+
+fn encoded(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+    let mut bytes = Cursor::new(Vec::new());
+    image.write_to(&mut bytes, format).unwrap();
+    bytes.into_inner()
+}
+
+/// A picture of 40x30 whose left half is red and right half blue.
+fn halves() -> DynamicImage {
+    RgbImage::from_fn(40, 30, |x, _| if x < 20 { Rgb([255, 0, 0]) } else { Rgb([0, 0, 255]) }).into()
+}
+
+#[test]
+fn every_format_decodes_to_the_same_picture() {
+    for format in [ImageFormat::Png, ImageFormat::Bmp, ImageFormat::Gif, ImageFormat::WebP, ImageFormat::Jpeg] {
+        let source = if format == ImageFormat::Gif { halves().into_rgba8().into() } else { halves() };
+        let decoded = decode_bytes(&encoded(&source, format), "halves").unwrap();
+        assert_eq!(decoded.dimensions(), (40, 30));
+        for (x, expected) in [(2, [255, 0, 0]), (37, [0, 0, 255])] {
+            let near =
+                decoded.get_pixel(x, 15).0.iter().zip(expected).all(|(&level, wanted)| level.abs_diff(wanted) < 4);
+            assert!(near, "{format:?} {:?}", decoded.get_pixel(x, 15));
+        }
+    }
+}
+
+#[test]
+fn transparency_is_laid_onto_white_and_grey_becomes_rgb() {
+    let colours = [Rgba([255, 0, 0, 255]), Rgba([255, 0, 0, 0]), Rgba([0, 0, 0, 128]), Rgba([10, 20, 30, 77])];
+    let layered = RgbaImage::from_fn(4, 2, |x, _| colours[x as usize]);
+    let flat = decode_bytes(&encoded(&layered.into(), ImageFormat::Png), "layered").unwrap();
+    let levels: Vec<[u8; 3]> = (0..4).map(|x| flat.get_pixel(x, 0).0).collect();
+    assert_eq!(levels, [[255, 0, 0], [255, 255, 255], [127, 127, 127], [181, 184, 187]]);
+    let grey = DynamicImage::ImageLuma8(image::GrayImage::from_fn(3, 2, |x, _| image::Luma([x as u8 * 100])));
+    let grey = decode_bytes(&encoded(&grey, ImageFormat::Png), "grey").unwrap();
+    assert_eq!(grey.get_pixel(2, 1).0, [200; 3]);
+}
+
+#[test]
+fn exif_orientation_is_applied() {
+    let mut jpeg = encoded(&halves(), ImageFormat::Jpeg);
+    // APP1 with a TIFF header and one entry: orientation (0x0112), a short, 1 value, 6 = turn right.
+    let mut exif = b"\xFF\xE1\x00\x22Exif\0\0MM\0\x2A\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0".to_vec();
+    exif.extend([0; 4]);
+    jpeg.splice(2..2, exif);
+    let turned = decode_bytes(&jpeg, "turned").unwrap();
+    assert_eq!(turned.dimensions(), (30, 40));
+    assert!(turned.get_pixel(15, 2).0[0] > 250 && turned.get_pixel(15, 37).0[2] > 250);
+}
+
+#[test]
+fn unusable_sizes_are_named_before_any_pixel_is_decoded() {
+    let header = |width: u32, height: u32| {
+        let mut bmp = b"BM\0\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0".to_vec();
+        bmp.extend(width.to_le_bytes());
+        bmp.extend(height.to_le_bytes());
+        bmp.extend(b"\x01\0\x18\0");
+        bmp.extend([0; 24]);
+        bmp
+    };
+    let problem = |width, height| decode_bytes(&header(width, height), "x.bmp").unwrap_err().problem;
+    assert_eq!(problem(1, 1), ImageProblem::TooSmall { width: 1, height: 1 });
+    assert_eq!(problem(30_000, 30_000), ImageProblem::TooLarge { width: 30_000, height: 30_000 });
+    assert_eq!(problem(30_000, 200), ImageProblem::TooLarge { width: 30_000, height: 200 });
+    assert_eq!(problem(16_000, 16_000), ImageProblem::TooLarge { width: 16_000, height: 16_000 });
+    assert_eq!(problem(1005, 5), ImageProblem::TooNarrow { width: 1005, height: 5 });
+    let message = decode_bytes(&header(30_000, 30_000), "big.bmp").unwrap_err().to_string();
+    assert!(message.contains("big.bmp") && message.contains("30000x30000") && message.contains("scale it down"));
+}
+
+#[test]
+fn missing_empty_foreign_and_truncated_files_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("picture");
+    let message = || decode_file(&path).unwrap_err().to_string();
+    assert!(message().contains("picture: cannot be read"));
+    std::fs::write(&path, "").unwrap();
+    assert!(message().contains("empty"));
+    std::fs::write(&path, "no picture at all").unwrap();
+    assert!(message().contains("not PNG, JPEG"));
+    for format in [ImageFormat::Png, ImageFormat::Bmp, ImageFormat::WebP, ImageFormat::Jpeg] {
+        let bytes = encoded(&halves(), format);
+        std::fs::write(&path, &bytes[..bytes.len() * 3 / 4]).unwrap();
+        assert!(message().contains("damaged or cut off"), "{format:?}: {}", message());
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_decode_or_fail_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), magic in 0usize..6) {
+        let starts: [&[u8]; 6] = [b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"\xFF\xD8\xFF", b"GIF89a", b"RIFF\0\0\0\0WEBPVP8 ", b"BM", b""];
+        let _ = decode_bytes(&[starts[magic], &bytes].concat(), "random");
+    }
+
+    #[test]
+    fn damaged_files_decode_or_fail_without_a_panic(
+        format in 0usize..5,
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        keep in any::<prop::sample::Index>(),
+    ) {
+        let format = [ImageFormat::Png, ImageFormat::Bmp, ImageFormat::Gif, ImageFormat::WebP, ImageFormat::Jpeg][format];
+        let mut bytes = encoded(&halves().into_rgba8().into(), if format == ImageFormat::Jpeg { ImageFormat::Png } else { format });
+        if format == ImageFormat::Jpeg {
+            bytes = encoded(&halves(), format);
+        }
+        for (at, byte) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        bytes.truncate(keep.index(bytes.len() * 2) + 1);
+        if let Ok(picture) = decode_bytes(&bytes, "damaged") {
+            prop_assert!(picture.width() >= 2 && picture.height() >= 2);
+        }
+    }
+
+    #[test]
+    fn any_accepted_picture_becomes_whole_merge_blocks(height in 2u32..300, width in 2u32..300) {
+        let settings = ImageSettings { max_pixels: 200 * 200, ..ImageSettings::default() };
+        if let Ok(prepared) = PreparedImage::prepare(&RgbImage::new(width, height), &settings) {
+            prop_assert_eq!(prepared.patches.len(), prepared.resized_width * prepared.resized_height * 3);
+            prop_assert_eq!(prepared.grid.patches() * 588, prepared.patches.len());
+            prop_assert!(prepared.grid.h % 2 == 0 && prepared.grid.w % 2 == 0);
+        }
+    }
+}

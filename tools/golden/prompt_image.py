@@ -1,0 +1,97 @@
+"""Writes tests/golden/prompt/image.json: Pillow's resize, transformers' smart_resize and pixel_values.
+
+Pictures are drawn by `noise` below, which the tests repeat; results are stored as CRC-32 of their bytes.
+"""
+
+import json
+import pathlib
+import random
+import zlib
+
+import numpy
+import PIL
+import transformers
+from PIL import Image
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
+
+ROOT = pathlib.Path(__file__).parents[2] / "tests/golden/prompt"
+# (height, width) to (height, width)
+RESIZES = [
+    ((896, 896), (112, 112)), ((448, 448), (112, 112)), ((112, 112), (448, 448)), ((56, 56), (84, 112)), ((50, 60), (28, 28)),
+    ((20, 30), (56, 84)), ((100, 20), (56, 28)), ((20, 100), (28, 56)), ((90, 40), (28, 84)), ((40, 90), (84, 28)),
+    ((200, 30), (28, 31)), ((30, 200), (31, 28)), ((30, 200), (31, 199)), ((200, 30), (199, 31)), ((31, 30), (31, 28)),
+    ((30, 31), (28, 31)), ((300, 300), (299, 301)), ((300, 300), (301, 299)), ((2, 2), (56, 56)), ((2, 400), (28, 392)),
+    ((400, 2), (392, 28)), ((1000, 7), (28, 28)), ((7, 1000), (28, 28)), ((333, 517), (336, 504)), ((517, 333), (504, 336)),
+    ((64, 64), (64, 64)), ((97, 101), (1, 1)), ((13, 17), (140, 196)), ((720, 1280), (392, 672)), ((3000, 10), (28, 28)),
+    ((640, 64), (168, 28)), ((100, 60), (40, 30)), ((101, 60), (40, 30)), ((30, 200), (28, 224)), ((60, 50), (59, 50)),
+    ((168, 27), (83, 3)), ((90, 160), (84, 140)),
+]
+PIXEL_SIZES = [
+    (56, 56, {}), (44, 30, {}), (300, 20, {}), (100, 200, {}), (333, 517, {}), (28, 84, {}),
+    (400, 300, {"max_pixels": 112 * 112}), (60, 90, {"min_pixels": 200 * 200}), (2, 400, {}), (150, 90, {"patch_size": 6}),
+    (640, 64, {"min_pixels": 28 * 28, "max_pixels": 56 * 56}),
+]
+
+
+def noise(height, width, smooth):
+    """Level i of the interleaved picture: a hash of i; smooth pictures add slow waves."""
+    index = numpy.arange(height * width * 3, dtype=numpy.uint64)
+    mask = numpy.uint64(0xFFFFFFFF)
+    value = index * numpy.uint64(2654435761) & mask
+    value ^= value >> numpy.uint64(15)
+    value = value * numpy.uint64(2246822519) & mask
+    value ^= value >> numpy.uint64(13)
+    level = value >> numpy.uint64(24)
+    if smooth:
+        channel, column, row = index % 3, index // 3 % width, index // 3 // width
+        level = (column * 3 + row * 5 + channel * 40) % 256 // 2 + level // 16
+    return level.astype(numpy.uint8).reshape(height, width, 3)
+
+
+def crc(array):
+    return zlib.crc32(numpy.ascontiguousarray(array).tobytes())
+
+
+def resize_cases():
+    for index, (old, new) in enumerate(RESIZES):
+        smooth = index % 3 == 2
+        resized = numpy.asarray(Image.fromarray(noise(*old, smooth)).resize(new[::-1], Image.Resampling.BICUBIC))
+        yield {"old": old, "new": new, "smooth": smooth, "crc": crc(resized), "start": resized.reshape(-1)[:12].tolist()}
+
+
+def smart_resize_cases():
+    draw = random.Random(3)
+    sizes = [(1, 1), (44, 30), (300, 20), (20, 300), (14, 14), (42, 70), (70, 42), (98, 126), (1, 200), (1, 201), (5, 1001), (28, 28)]
+    sizes += [(draw.randint(1, 4000), draw.randint(1, 4000)) for _ in range(150)]
+    sizes += [(draw.randint(1, 60) * 14, draw.randint(1, 60) * 14) for _ in range(60)]
+    for height, width in sizes:
+        low, high = draw.choice([(3136, 1003520), (3136, 12845056), (200704, 1003520), (784, 12544)])
+        try:
+            size = smart_resize(height, width, 28, low, high)
+        except ValueError:
+            size = None
+        yield [height, width, low, high, size]
+
+
+def pixel_cases():
+    for height, width, options in PIXEL_SIZES:
+        processor = Qwen2VLImageProcessorPil(**({"min_pixels": 3136, "max_pixels": 12845056} | options))
+        result = processor(images=[Image.fromarray(noise(height, width, True))], return_tensors="np")
+        pixels = result["pixel_values"]
+        assert pixels.dtype == numpy.float32
+        yield {
+            "size": [height, width], "options": options, "grid": result["image_grid_thw"][0].tolist(), "shape": pixels.shape,
+            "crc": crc(pixels), "start": [float(value) for value in pixels.reshape(-1)[:4]],
+        }
+
+
+def main():
+    versions = {"transformers": transformers.__version__, "Pillow": PIL.__version__, "numpy": numpy.__version__}
+    golden = {
+        "versions": versions, "resize": list(resize_cases()), "smart_resize": list(smart_resize_cases()),
+        "pixel_values": list(pixel_cases()),
+    }
+    (ROOT / "image.json").write_text(json.dumps(golden) + "\n")
+
+
+main()
