@@ -27,12 +27,12 @@ fn case(random: &mut Random, heads: Heads, bounds: &[i32], causal: bool) -> Case
     }
 }
 
-/// No token, one, one segment, several (as images and their windows are), grouped heads and one head a group.
+/// No token, one, one segment, several (as images and their windows are), an empty one, grouped heads and one head a group.
 fn cases() -> Vec<Case> {
     let mut random = Random::new(11);
     let mut cases = vec![];
     for (heads, kv_heads, head_dim) in [(4, 2, 2), (3, 1, 6), (2, 2, 32), (7, 1, 20)] {
-        for bounds in [&[0, 0][..], &[0, 1], &[0, 2], &[0, 33], &[0, 1, 8, 10, 33], &[0, 16, 32, 39]] {
+        for bounds in [&[0, 0][..], &[0, 1], &[0, 2], &[0, 33], &[0, 5, 5, 9], &[0, 1, 8, 10, 33], &[0, 16, 32, 39]] {
             for causal in [true, false] {
                 cases.push(case(&mut random, Heads { heads, kv_heads, head_dim }, bounds, causal));
             }
