@@ -28,7 +28,7 @@ fn case(random: &mut Random, heads: Heads, bounds: &[i32], causal: bool) -> Case
 }
 
 /// No token, one, one segment, several (as images and their windows are), an empty one, grouped heads and one head a group.
-fn cases() -> Vec<Case> {
+pub fn cases() -> Vec<Case> {
     let mut random = Random::new(11);
     let mut cases = vec![];
     for (heads, kv_heads, head_dim) in [(4, 2, 2), (3, 1, 6), (2, 2, 32), (7, 1, 20)] {

@@ -6,7 +6,7 @@ use thyme_engine::ops::embedding::ImageRows;
 use super::{Case, Gradient, Input, ROWS, Random, check_backends, check_gradient, start};
 
 /// No images, images in every third place (some rows read twice), and each gradient left out in turn.
-fn cases() -> Vec<Case> {
+pub fn cases() -> Vec<Case> {
     let mut random = Random::new(8);
     let mut cases = vec![];
     for tokens in ROWS {

@@ -5,7 +5,7 @@ use thyme_engine::ops::{Dtype, Host};
 
 use super::{Case, Gradient, Input, ROWS, Random, all_backends, check_backends, check_gradient};
 
-fn cases() -> Vec<Case> {
+pub fn cases() -> Vec<Case> {
     let mut random = Random::new(5);
     let forms = [GeluForm::Erf, GeluForm::Quick];
     let sizes = ROWS.into_iter().flat_map(|rows| forms.map(|form| (rows, form)));

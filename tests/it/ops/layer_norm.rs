@@ -8,7 +8,7 @@ use super::{Case, Gradient, Input, ROWS, Random, check_backends, check_gradient,
 const EPSILON: f32 = 0.5;
 
 /// With the residual addition or without, with gradients of weight and bias or without.
-fn cases() -> Vec<Case> {
+pub fn cases() -> Vec<Case> {
     let mut random = Random::new(3);
     let mut cases = vec![];
     for (rows, dim) in ROWS.into_iter().flat_map(|rows| [5, 64, 131].map(|dim| (rows, dim))) {

@@ -4,7 +4,7 @@ use thyme_engine::ops::Dtype;
 
 use super::{Case, Gradient, Input, ROWS, Random, check_backends, check_gradient, start};
 
-fn cases() -> Vec<Case> {
+pub fn cases() -> Vec<Case> {
     let mut random = Random::new(1);
     let mut cases = vec![];
     for (rows, (inner, columns), bias) in ROWS.into_iter().flat_map(|rows| {

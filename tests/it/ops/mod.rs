@@ -6,6 +6,7 @@ mod attention;
 mod embedding;
 mod gelu;
 mod grad_norm;
+mod instruction_sets;
 mod layer_norm;
 mod linear;
 mod pages;

@@ -15,7 +15,7 @@ fn pixels(backend: &dyn Backend, rows: usize, area: usize) -> Tensor {
     backend.upload(Host::U8(&values), &[rows, 3 * area], Dtype::U8)
 }
 
-fn cases() -> Vec<Case> {
+pub fn cases() -> Vec<Case> {
     let mut random = Random::new(6);
     let sizes = ROWS.into_iter().flat_map(|rows| [(4, 2), (9, 2), (16, 1)].map(|(area, frames)| (rows, area, frames)));
     let case = |(rows, area, frames): (usize, usize, usize)| Case {

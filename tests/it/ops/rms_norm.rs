@@ -8,7 +8,7 @@ use super::{Case, Gradient, Input, ROWS, Random, check_backends, check_gradient,
 const EPSILON: f32 = 0.5;
 
 /// With the residual addition or without, with a gradient of the weight or without.
-fn cases() -> Vec<Case> {
+pub fn cases() -> Vec<Case> {
     let mut random = Random::new(2);
     let mut cases = vec![];
     for (rows, dim) in ROWS.into_iter().flat_map(|rows| [1, 5, 64, 131].map(|dim| (rows, dim))) {

@@ -17,7 +17,7 @@ pub fn rotation(backend: &dyn Backend, tokens: usize, head_dim: usize) -> Tensor
     upload(backend, &table, &[tokens, head_dim], Dtype::F32)
 }
 
-fn cases() -> Vec<Case> {
+pub fn cases() -> Vec<Case> {
     let mut random = Random::new(10);
     let shapes = [(4, 2, 2), (3, 1, 6), (2, 2, 32), (6, 2, 20)];
     let sizes = ROWS.into_iter().flat_map(|tokens| shapes.map(|shape| (tokens, shape)));

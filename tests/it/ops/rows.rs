@@ -4,7 +4,7 @@ use thyme_engine::ops::{Dtype, Host};
 
 use super::{Case, Gradient, Input, ROWS, Random, all_backends, check_backends, check_gradient};
 
-fn cases() -> Vec<Case> {
+pub fn cases() -> Vec<Case> {
     let mut random = Random::new(7);
     let case = |count: usize| {
         let index = random.indices(count, 9);

@@ -2,7 +2,7 @@
 
 use super::{Case, Gradient, Input, ROWS, Random, check_backends, check_gradient};
 
-fn cases() -> Vec<Case> {
+pub fn cases() -> Vec<Case> {
     let mut random = Random::new(4);
     let sizes = ROWS.into_iter().flat_map(|rows| [1, 13, 64].map(|width| (rows, width)));
     let case = |(rows, width): (usize, usize)| Case {

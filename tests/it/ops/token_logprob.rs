@@ -12,7 +12,7 @@ fn temperatures(backend: &dyn Backend, rows: usize) -> Tensor {
 }
 
 /// The tempered log-probabilities are what is differentiated.
-fn cases() -> Vec<Case> {
+pub fn cases() -> Vec<Case> {
     let mut random = Random::new(17);
     let mut cases = vec![];
     for (rows, (dim, vocab), trained) in ROWS.into_iter().flat_map(|rows| {
