@@ -1,5 +1,6 @@
 //! The one integration binary; one module per area.
 mod ops;
+mod parity;
 mod prompt;
 mod rollout;
 mod row_invariance;
