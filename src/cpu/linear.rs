@@ -661,6 +661,24 @@ mod tests {
     }
 
     #[test]
+    fn the_number_of_threads_does_not_show_in_the_bits() {
+        let size = Size { rows: 200, cols: 161, depth: 600 };
+        let (x, w) = (noise(200 * 600, 1), bf16s(161 * 600, 2));
+        let with_threads = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let cpu = Cpu::new();
+                let y = forward_of(&cpu, &x, &w, &bf16s(161, 3), size);
+                let mut dw = vec![0.5; 161 * 600];
+                add_weight_gradient(&cpu, &y, &x, 200, &mut dw);
+                (y, dw)
+            })
+        };
+        let alone = with_threads(1);
+        assert!([2, 3, 5].into_iter().all(|threads| with_threads(threads) == alone));
+    }
+
+    #[test]
     #[ignore = "a measurement: cargo test --release --lib cpu::linear -- --ignored --nocapture"]
     fn speed() {
         let cpu = Cpu::new();

@@ -79,10 +79,6 @@ pub(super) trait Lanes: Copy {
     fn div(self, other: Self) -> Self;
     /// The larger; `other` where either is NaN or both are zeros.
     fn max(self, other: Self) -> Self;
-    /// The smaller; `other` where either is NaN or both are zeros.
-    fn min(self, other: Self) -> Self;
-    /// Square root, correctly rounded.
-    fn sqrt(self) -> Self;
     /// Where `self < bound`, `yes`, else `no` (also for NaN).
     fn select_less(self, bound: Self, yes: Self, no: Self) -> Self;
     /// Adds the low 9 bits of `n`'s representation to the exponent field.
@@ -280,14 +276,6 @@ impl Lanes for Portable {
         self.zip(other, |a, b| if a > b { a } else { b })
     }
     #[inline(always)]
-    fn min(self, other: Self) -> Self {
-        self.zip(other, |a, b| if a < b { a } else { b })
-    }
-    #[inline(always)]
-    fn sqrt(self) -> Self {
-        Portable(self.0.map(f32::sqrt))
-    }
-    #[inline(always)]
     fn select_less(self, bound: Self, yes: Self, no: Self) -> Self {
         Portable(std::array::from_fn(|i| if self.0[i] < bound.0[i] { yes.0[i] } else { no.0[i] }))
     }
@@ -359,14 +347,6 @@ mod x86 {
         #[inline(always)]
         fn max(self, other: Self) -> Self {
             Avx512(unsafe { _mm512_max_ps(self.0, other.0) })
-        }
-        #[inline(always)]
-        fn min(self, other: Self) -> Self {
-            Avx512(unsafe { _mm512_min_ps(self.0, other.0) })
-        }
-        #[inline(always)]
-        fn sqrt(self) -> Self {
-            Avx512(unsafe { _mm512_sqrt_ps(self.0) })
         }
         #[inline(always)]
         fn select_less(self, bound: Self, yes: Self, no: Self) -> Self {
@@ -474,14 +454,6 @@ mod x86 {
         #[inline(always)]
         fn max(self, other: Self) -> Self {
             unsafe { Avx2(_mm256_max_ps(self.0, other.0), _mm256_max_ps(self.1, other.1)) }
-        }
-        #[inline(always)]
-        fn min(self, other: Self) -> Self {
-            unsafe { Avx2(_mm256_min_ps(self.0, other.0), _mm256_min_ps(self.1, other.1)) }
-        }
-        #[inline(always)]
-        fn sqrt(self) -> Self {
-            unsafe { Avx2(_mm256_sqrt_ps(self.0), _mm256_sqrt_ps(self.1)) }
         }
         #[inline(always)]
         fn select_less(self, bound: Self, yes: Self, no: Self) -> Self {
