@@ -1,0 +1,166 @@
+//! From files and `--set` to one recipe: a file may extend another, later layers win key by key. Each layer is checked by itself, so
+//! that an error shows the line it stands on.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use super::Recipe;
+
+/// Longest chain of `extends`.
+const EXTENDS_MAX: usize = 8;
+
+/// Why a recipe cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum RecipeError {
+    /// The file cannot be read.
+    #[error("cannot read recipe {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Something in a file is wrong; the text shows the line with a caret.
+    #[error("in recipe {path}: {message}")]
+    Toml {
+        /// The file.
+        path: PathBuf,
+        /// Where and what, with the remedy.
+        message: String,
+    },
+    /// Something in a `--set` is wrong.
+    #[error("in --set {setting}: {message}")]
+    Setting {
+        /// As given.
+        setting: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// Recipes that extend each other without end.
+    #[error("recipe {0} is extended more than {EXTENDS_MAX} times over; look for a circle of `extends`")]
+    Circle(PathBuf),
+}
+
+/// What a recipe file may hold: a recipe, and the file that it changes.
+#[derive(Deserialize)]
+struct Layer {
+    extends: Option<PathBuf>,
+}
+
+/// Reads a recipe with what it extends, then applies settings of the form `a.b=value`. Input paths in files become relative to the
+/// file that names them.
+pub fn load(path: &Path, settings: &[String]) -> Result<Recipe, RecipeError> {
+    let mut table = read_layers(path, 0)?;
+    for setting in settings {
+        merge(&mut table, parse_setting(setting)?);
+    }
+    let whole = |e: toml::de::Error| RecipeError::Toml { path: path.to_owned(), message: explain(&e) };
+    Recipe::deserialize(Value::Table(table)).map_err(whole)
+}
+
+fn read_layers(path: &Path, depth: usize) -> Result<Table, RecipeError> {
+    if depth > EXTENDS_MAX {
+        return Err(RecipeError::Circle(path.to_owned()));
+    }
+    let text =
+        std::fs::read_to_string(path).map_err(|source| RecipeError::Read { path: path.to_owned(), source })?;
+    let wrong = |e: toml::de::Error| RecipeError::Toml { path: path.to_owned(), message: explain(&e) };
+    let mut table: Table = text.parse().map_err(wrong)?;
+    let layer: Layer = toml::from_str(&text).map_err(wrong)?;
+    // Spans must fit the file as written, so its `extends` line is blanked rather than removed.
+    let own = blank_line(&text, "extends");
+    toml::from_str::<Recipe>(&own).map_err(wrong)?;
+    table.remove("extends");
+    let folder = path.parent().unwrap_or(Path::new(""));
+    resolve_paths(&mut table, folder);
+    let Some(base) = layer.extends else { return Ok(table) };
+    let mut merged = read_layers(&folder.join(base), depth + 1)?;
+    merge(&mut merged, table);
+    Ok(merged)
+}
+
+/// The text with the top-level line of `key` turned into spaces.
+fn blank_line(text: &str, key: &str) -> String {
+    let blank = |line: &str| {
+        let is_key = line.trim_start().strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with('='));
+        if is_key { " ".repeat(line.len()) } else { line.to_owned() }
+    };
+    text.split('\n').map(blank).collect::<Vec<_>>().join("\n")
+}
+
+/// Makes the input paths of a layer relative to its folder, where something is found there.
+fn resolve_paths(table: &mut Table, folder: &Path) {
+    let resolve = |value: &mut Value| {
+        if let Value::String(path) = value
+            && folder.join(&*path).exists()
+        {
+            *path = folder.join(&*path).to_string_lossy().into_owned();
+        }
+    };
+    for (section, key) in [("model", "path"), ("data", "files"), ("evaluation", "files")] {
+        match table.get_mut(section).and_then(|s| s.get_mut(key)) {
+            Some(Value::Array(paths)) => paths.iter_mut().for_each(resolve),
+            Some(path) => resolve(path),
+            None => {}
+        }
+    }
+}
+
+fn parse_setting(setting: &str) -> Result<Table, RecipeError> {
+    let wrong = |message: String| RecipeError::Setting { setting: setting.to_owned(), message };
+    let (key, value) = setting.split_once('=').ok_or_else(|| wrong("expected key=value".to_owned()))?;
+    // A bare word is a string, so that `--set method=grpo` needs no quotes inside quotes.
+    let text = [format!("{key} = {value}"), format!("{key} = {value:?}")];
+    let text = text.iter().find(|t| t.parse::<Table>().is_ok()).ok_or_else(|| wrong("not a TOML key".to_owned()))?;
+    toml::from_str::<Recipe>(text).map_err(|e| wrong(explain(&e)))?;
+    text.parse().map_err(|e: toml::de::Error| wrong(explain(&e)))
+}
+
+/// Later values win; tables are merged key by key.
+fn merge(base: &mut Table, layer: Table) {
+    for (key, value) in layer {
+        match (base.get_mut(&key), value) {
+            (Some(Value::Table(base)), Value::Table(layer)) => merge(base, layer),
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}
+
+/// The parser's message, with the nearest known key where a key is unknown.
+fn explain(error: &toml::de::Error) -> String {
+    let message = error.to_string();
+    let message = message.trim_end();
+    match nearest_known(error.message()) {
+        Some(known) => format!("{message}\ndid you mean `{known}`?"),
+        None => message.to_owned(),
+    }
+}
+
+/// From "unknown field `x`, expected one of `a`, `b`": the name most like `x`.
+fn nearest_known(message: &str) -> Option<String> {
+    if !message.starts_with("unknown ") {
+        return None;
+    }
+    let mut names = message.split('`').skip(1).step_by(2);
+    let unknown = names.next()?;
+    names.map(|name| (edits(unknown, name), name)).min().map(|(_, name)| name.to_owned())
+}
+
+/// Insertions, deletions and substitutions between two words (Levenshtein 1966).
+fn edits(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, to) in b.chars().enumerate() {
+            let substituted = diagonal + usize::from(from != to);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(row[j + 1] + 1);
+        }
+    }
+    row[row.len() - 1]
+}

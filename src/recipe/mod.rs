@@ -1,0 +1,321 @@
+//! The recipe: what a TOML file may say, typed, with every default. Unknown keys are refused where they stand, with the nearest known
+//! key ([`layers`]). Before anything is loaded a recipe becomes a [`plan::Plan`].
+
+pub mod layers;
+pub mod optimizer;
+pub mod plan;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::rollout::environments::think_with_code::ThinkWithCodeSettings;
+use crate::rollout::generator::Sampling;
+use crate::rollout::reward::RewardSettings;
+use crate::tasks::needle::Mixture;
+use optimizer::OptimizerSettings;
+
+/// A training run.
+#[derive(Clone, PartialEq, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Recipe {
+    /// What is done.
+    pub method: Method,
+    /// Name of the run folder.
+    pub name: String,
+    /// Where run folders are made.
+    pub output_dir: OutputDir,
+    /// Seed of data order, sampling and random weights.
+    pub seed: u64,
+    /// The policy.
+    pub model: ModelSettings,
+    /// What is learned from.
+    pub data: DataSettings,
+    /// Optimizer and learning rate.
+    pub optimizer: OptimizerSettings,
+    /// Steps, packing, saving.
+    pub training: TrainingSettings,
+    /// Only for `method = "sft"`.
+    pub sft: SftSettings,
+    /// Only for `method = "grpo"`.
+    pub grpo: GrpoSettings,
+    /// How rollouts draw tokens.
+    pub sampling: Sampling,
+    /// The environment of rollouts.
+    pub environment: ThinkWithCodeSettings,
+    /// Rewards and their weights.
+    pub reward: RewardSettings,
+    /// The jail of model-written code.
+    pub sandbox: SandboxSettings,
+    /// Held-out evaluation during and around training.
+    pub evaluation: EvaluationSettings,
+    /// Pages and scheduling of the generating side.
+    pub engine: EngineSettings,
+}
+
+/// `output_dir`, `runs` unless said otherwise.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct OutputDir(pub PathBuf);
+
+impl Default for OutputDir {
+    fn default() -> OutputDir {
+        OutputDir(PathBuf::from("runs"))
+    }
+}
+
+/// What a run does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// Supervised fine-tuning; pretraining too.
+    #[default]
+    Sft,
+    /// Group-relative policy optimisation with adaptive temperature.
+    Grpo,
+}
+
+/// The policy and what of it is trained.
+#[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelSettings {
+    /// Checkpoint folder, or `org/name` in the local Hugging Face cache.
+    pub path: String,
+    /// Start from random weights of its config instead of its weights.
+    pub random_weights: bool,
+    /// The vision tower keeps its weights.
+    pub freeze_vision_tower: bool,
+    /// The patch merger keeps its weights.
+    pub freeze_merger: bool,
+    /// Keep only each layer's input for backward and compute the rest again: less memory, one more forward.
+    pub activation_recompute: bool,
+    /// Smallest area of an image as the model sees it, in pixels; the checkpoint's where absent.
+    pub min_pixels: Option<u64>,
+    /// Largest area of an image as the model sees it, in pixels; the checkpoint's where absent.
+    pub max_pixels: Option<u64>,
+}
+
+impl Default for ModelSettings {
+    fn default() -> ModelSettings {
+        ModelSettings {
+            path: String::new(),
+            random_weights: false,
+            freeze_vision_tower: true,
+            freeze_merger: true,
+            activation_recompute: false,
+            min_pixels: None,
+            max_pixels: None,
+        }
+    }
+}
+
+/// Where examples come from: exactly one of `needle` and `files`.
+#[derive(Clone, PartialEq, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataSettings {
+    /// The built-in task, drawn as it is needed.
+    pub needle: Option<NeedleSettings>,
+    /// JSONL files in Thyme's RL form (GRPO) or SFT form (SFT), read one behind the other.
+    pub files: Vec<PathBuf>,
+    /// Draw the files' examples in a new random order each epoch.
+    pub shuffle: Shuffle,
+}
+
+/// `data.shuffle`, on unless said otherwise.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct Shuffle(pub bool);
+
+impl Default for Shuffle {
+    fn default() -> Shuffle {
+        Shuffle(true)
+    }
+}
+
+/// The built-in task.
+#[derive(Clone, PartialEq, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NeedleSettings {
+    /// Seed of the pictures; the run's seed where absent.
+    pub seed: Option<u64>,
+    /// For SFT: the shares of the kinds of samples.
+    pub mixture: Option<Mixture>,
+}
+
+/// Steps, packing, saving.
+#[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainingSettings {
+    /// Steps of the run: batches of SFT, rollout batches of GRPO.
+    pub max_steps: u64,
+    /// Examples a step of SFT learns from.
+    pub batch_size: usize,
+    /// Tokens of one forward and backward; a step is cut into as many as it needs.
+    pub micro_batch_tokens: usize,
+    /// Save a checkpoint every so many steps; 0 saves at the end only.
+    pub save_steps: u64,
+    /// Checkpoints to keep; 0 keeps all.
+    pub save_total_limit: usize,
+    /// Write metrics every so many steps.
+    pub logging_steps: u64,
+    /// Updates in a row whose gradient may be not finite (they are skipped) before the run stops.
+    pub max_skipped_updates: u64,
+}
+
+impl Default for TrainingSettings {
+    fn default() -> TrainingSettings {
+        TrainingSettings {
+            max_steps: 100,
+            batch_size: 32,
+            micro_batch_tokens: 4096,
+            save_steps: 50,
+            save_total_limit: 2,
+            logging_steps: 1,
+            max_skipped_updates: 3,
+        }
+    }
+}
+
+/// What supervised fine-tuning learns.
+#[derive(Clone, PartialEq, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SftSettings {
+    /// Which of the model's turns are learned.
+    pub train_turns: TrainTurns,
+}
+
+/// Which turns of a demonstration are learned; a turn ends with an observation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrainTurns {
+    /// All of them.
+    #[default]
+    All,
+    /// What stands behind the last observation.
+    Last,
+    /// What stands behind the second-to-last observation: the last code and the final text (Thyme's SFT).
+    LastTwo,
+}
+
+/// Group-relative policy optimisation (Shao et al. 2024) and its variants.
+#[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GrpoSettings {
+    /// Tasks a step rolls out.
+    pub prompts_per_step: usize,
+    /// Rollouts of each task: the group that an advantage is relative to.
+    pub num_generations: usize,
+    /// Updates made from one batch of rollouts.
+    pub num_iterations: usize,
+    /// Weight of the KL divergence (k3 estimator) from the starting weights; 0 keeps no reference.
+    pub beta: f64,
+    /// The probability ratio is clipped below `1 − epsilon`.
+    pub epsilon: f64,
+    /// And above `1 + epsilon_high`; `epsilon` where absent.
+    pub epsilon_high: Option<f64>,
+    /// How token losses are averaged.
+    pub loss_type: LossType,
+    /// Divide advantages by the group's standard deviation.
+    pub scale_rewards: bool,
+    /// Leave out groups whose rewards are all equal.
+    pub filter_zero_advantage: bool,
+    /// Leave rollouts that ran out of tokens out of the loss.
+    pub mask_truncated_completions: bool,
+    /// Learn from tokens drawn at temperature 0 too (code, under adaptive temperature).
+    pub train_zero_temperature_tokens: bool,
+    /// Which log-probability ratio and KL are taken of.
+    pub logprob: LogprobKind,
+}
+
+impl Default for GrpoSettings {
+    fn default() -> GrpoSettings {
+        GrpoSettings {
+            prompts_per_step: 12,
+            num_generations: 8,
+            num_iterations: 1,
+            beta: 0.0,
+            epsilon: 0.2,
+            epsilon_high: None,
+            loss_type: LossType::Grpo,
+            scale_rewards: true,
+            filter_zero_advantage: true,
+            mask_truncated_completions: true,
+            train_zero_temperature_tokens: false,
+            logprob: LogprobKind::Temperature,
+        }
+    }
+}
+
+/// How token losses become one number, always over the whole batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossType {
+    /// Mean over each sequence's tokens, then over sequences (DeepSeekMath, Shao et al. 2024).
+    Grpo,
+    /// Mean over all tokens of the batch (DAPO, Yu et al. 2025).
+    Dapo,
+    /// Sum over tokens by the token limit and the sequences: no length bias (Dr. GRPO, Liu et al. 2025).
+    DrGrpo,
+}
+
+/// Which log-probability a loss is a function of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogprobKind {
+    /// At temperature 1 over the full vocabulary.
+    Raw,
+    /// At the temperature that the token was drawn at.
+    Temperature,
+}
+
+/// The jail of model-written code.
+#[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SandboxSettings {
+    /// Seconds that one run of code may take.
+    pub timeout_seconds: f64,
+    /// Guarantees that may be missing on this machine, by name (see `thyme-engine doctor`).
+    pub consent: Vec<String>,
+}
+
+impl Default for SandboxSettings {
+    fn default() -> SandboxSettings {
+        SandboxSettings { timeout_seconds: 10.0, consent: Vec::new() }
+    }
+}
+
+/// Held-out evaluation.
+#[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvaluationSettings {
+    /// Held-out tasks, answered greedily; 0 evaluates nothing.
+    pub tasks: usize,
+    /// Evaluate every so many steps, besides before and after; 0 only then.
+    pub steps: u64,
+    /// Files of held-out tasks; the built-in task's held-out pictures where empty.
+    pub files: Vec<PathBuf>,
+}
+
+impl Default for EvaluationSettings {
+    fn default() -> EvaluationSettings {
+        EvaluationSettings { tasks: 256, steps: 0, files: Vec::new() }
+    }
+}
+
+/// Pages and scheduling of the generating side.
+#[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EngineSettings {
+    /// Bytes of keys and values; 0 takes what the rollouts of one step need at most.
+    pub kv_cache_bytes: u64,
+    /// Prompt and observation tokens of one forward.
+    pub prefill_chunk_tokens: usize,
+    /// Sequences decoded together at most.
+    pub max_num_seqs: usize,
+}
+
+impl Default for EngineSettings {
+    fn default() -> EngineSettings {
+        EngineSettings { kv_cache_bytes: 0, prefill_chunk_tokens: 2048, max_num_seqs: 256 }
+    }
+}

@@ -1,0 +1,82 @@
+//! AdamW's settings and the learning rate's course.
+
+use serde::{Deserialize, Serialize};
+
+/// Keys as in transformers' `TrainingArguments`.
+#[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OptimizerSettings {
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Course of the learning rate after the warm-up.
+    pub lr_scheduler_type: Schedule,
+    /// Lowest rate of `cosine_with_min_lr`, as a share of the peak.
+    pub min_lr_rate: f64,
+    /// Updates of linear warm-up; wins over `warmup_ratio` when above 0.
+    pub warmup_steps: u64,
+    /// Share of all updates that warm up.
+    pub warmup_ratio: f64,
+    /// Decoupled weight decay of matrices; norms and biases have none.
+    pub weight_decay: f32,
+    /// Decay of the first moment.
+    pub adam_beta1: f32,
+    /// Decay of the second moment.
+    pub adam_beta2: f32,
+    /// Added to the root of the second moment.
+    pub adam_epsilon: f32,
+    /// Largest norm of the gradient; 0 never clips.
+    pub max_grad_norm: f64,
+}
+
+impl Default for OptimizerSettings {
+    fn default() -> OptimizerSettings {
+        OptimizerSettings {
+            learning_rate: 1e-5,
+            lr_scheduler_type: Schedule::Cosine,
+            min_lr_rate: 0.1,
+            warmup_steps: 0,
+            warmup_ratio: 0.0,
+            weight_decay: 0.1,
+            adam_beta1: 0.9,
+            adam_beta2: 0.95,
+            adam_epsilon: 1e-8,
+            max_grad_norm: 1.0,
+        }
+    }
+}
+
+/// Course of the learning rate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Schedule {
+    /// Half a cosine down to zero.
+    Cosine,
+    /// Half a cosine down to `min_lr_rate`.
+    CosineWithMinLr,
+    /// Straight down to zero.
+    Linear,
+    /// Stays at the peak.
+    Constant,
+}
+
+impl OptimizerSettings {
+    /// The learning rate of update `update` (from 0) of `updates`.
+    pub fn learning_rate_at(&self, update: u64, updates: u64) -> f64 {
+        let warmup = match self.warmup_steps {
+            0 => (self.warmup_ratio * updates as f64).ceil() as u64,
+            steps => steps,
+        };
+        if update < warmup {
+            return self.learning_rate * (update + 1) as f64 / warmup as f64;
+        }
+        let progress = (update - warmup) as f64 / updates.saturating_sub(warmup).max(1) as f64;
+        let cosine = 0.5 * (1.0 + (std::f64::consts::PI * progress.min(1.0)).cos());
+        self.learning_rate
+            * match self.lr_scheduler_type {
+                Schedule::Cosine => cosine,
+                Schedule::CosineWithMinLr => self.min_lr_rate + (1.0 - self.min_lr_rate) * cosine,
+                Schedule::Linear => 1.0 - progress.min(1.0),
+                Schedule::Constant => 1.0,
+            }
+    }
+}

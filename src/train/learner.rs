@@ -1,0 +1,247 @@
+//! The only owner of the weights: lends them for generation, takes them for an update.
+
+use std::path::Path;
+
+use super::sample::Pack;
+use crate::checkpoint::{CheckpointError, resume};
+use crate::model::parameters::{Gradients, Parameters, Part, Role, Weights};
+use crate::model::vision::{ImageBatch, MergerSaved, TowerSaved};
+use crate::model::{Keep, Model};
+use crate::ops::adamw::AdamwStep;
+use crate::ops::patch_embed::PixelScale;
+use crate::ops::{Dtype, Host, Tensor};
+use crate::recipe::LogprobKind;
+use crate::recipe::optimizer::OptimizerSettings;
+
+/// Weights, gradients and the optimizer's state.
+pub struct Learner {
+    model: Model,
+    weights: Weights,
+    gradients: Gradients,
+    moments: Parameters<Option<resume::Moments>>,
+    /// Updates done.
+    updates: u64,
+    settings: LearnerSettings,
+}
+
+/// What is learned and how.
+#[derive(Clone, PartialEq, Debug)]
+pub struct LearnerSettings {
+    /// AdamW.
+    pub optimizer: OptimizerSettings,
+    /// The vision tower keeps its weights.
+    pub freeze_vision_tower: bool,
+    /// The patch merger keeps its weights.
+    pub freeze_merger: bool,
+    /// Keep each layer's input only and compute the rest again in backward.
+    pub activation_recompute: bool,
+    /// Per-channel normalisation of pixels.
+    pub pixel_scale: PixelScale,
+}
+
+/// Log-probabilities of a pack's learned tokens, each `[targets]`.
+#[derive(Clone, PartialEq, Debug)]
+pub struct PackLogprobs {
+    /// At temperature 1.
+    pub raw: Vec<f32>,
+    /// At the given temperatures.
+    pub tempered: Vec<f32>,
+    /// Entropy of the full distribution in nats.
+    pub entropy: Vec<f32>,
+}
+
+/// Outcome of [`Learner::update`].
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Update {
+    /// Norm of the whole gradient before clipping.
+    pub grad_norm: f64,
+    /// False where the gradient was not finite: weights and moments are as before.
+    pub applied: bool,
+}
+
+/// An image pass and what its backward needs.
+struct ImageRows {
+    rows: Tensor,
+    merger: MergerSaved,
+    tower: Option<TowerSaved>,
+}
+
+impl Learner {
+    /// Takes the weights.
+    pub fn new(model: Model, weights: Weights, settings: LearnerSettings) -> Learner {
+        let trained = |part: Part| match part {
+            Part::Language => true,
+            Part::Vision => !settings.freeze_vision_tower,
+            Part::Merger => !settings.freeze_merger,
+        };
+        let gradients = model.gradients(|spec| trained(spec.part));
+        let moments = Parameters::from_layout(&model.layout, |spec| {
+            trained(spec.part).then(|| resume::Moments {
+                remainder: model.backend.zeros(&spec.shape, Dtype::I16),
+                m: model.backend.zeros(&spec.shape, Dtype::F32),
+                v: model.backend.zeros(&spec.shape, Dtype::F32),
+            })
+        });
+        Learner { model, weights, gradients, moments, updates: 0, settings }
+    }
+
+    /// The architecture.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The weights, to generate with.
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// Updates done so far.
+    pub fn updates(&self) -> u64 {
+        self.updates
+    }
+
+    /// Gradients added up since the last update.
+    pub fn gradients(&self) -> &Gradients {
+        &self.gradients
+    }
+
+    /// Forward, loss, backward: adds to the gradients.
+    ///
+    /// `temperatures` has one value a target, each above 0. `loss` gets the targets' log-probabilities and returns, for each, the
+    /// derivative of the loss by its log-probability of `kind`.
+    pub fn accumulate(
+        &mut self,
+        pack: &Pack,
+        temperatures: &[f32],
+        kind: LogprobKind,
+        loss: impl FnOnce(&PackLogprobs) -> Vec<f32>,
+    ) {
+        let keep = if self.settings.activation_recompute { Keep::LayerInputs } else { Keep::Activations };
+        let (model, weights) = (&self.model, &self.weights);
+        let backend = &*model.backend;
+        let images = image_rows(model, weights, pack, &self.settings);
+        let (h, activations) = model.forward(weights, &pack.batch, images.as_ref().map(|i| &i.rows), keep);
+        let head = model.head(weights);
+        let targets: Vec<i32> = pack.targets.iter().map(|&t| t as i32).collect();
+        let targets = backend.indices(&targets);
+        let upload = |values: &[f32]| backend.upload(Host::F32(values), &[values.len()], Dtype::F32);
+        let drawn_at = upload(temperatures);
+        let output = backend.token_logprob_forward(&h, head, &targets, &drawn_at);
+        let logprobs = PackLogprobs {
+            raw: backend.to_f32(&output.raw),
+            tempered: backend.to_f32(&output.tempered),
+            entropy: backend.to_f32(&output.entropy),
+        };
+        let dlogprob = upload(&loss(&logprobs));
+        let (temperatures, lse) = match kind {
+            LogprobKind::Raw => (upload(&vec![1.0; temperatures.len()]), output.lse_raw),
+            LogprobKind::Temperature => (drawn_at, output.lse_tempered),
+        };
+        let dhead = self.gradients[model.layout.head].as_mut();
+        let dh = backend.token_logprob_backward(&dlogprob, &h, head, &targets, &temperatures, &lse, dhead);
+        let wants_images = !self.settings.freeze_merger || !self.settings.freeze_vision_tower;
+        let rows = images.as_ref().filter(|_| wants_images).map(|i| i.rows.rows());
+        let drows = model.backward(weights, &mut self.gradients, activations, &dh, rows);
+        if let (Some(drows), Some(images)) = (drows, images) {
+            let dunits = model.merger_backward(weights, &mut self.gradients, &images.merger, &drows);
+            if let Some(tower) = images.tower {
+                model.tower_backward(weights, &mut self.gradients, &tower, &dunits);
+            }
+        }
+    }
+
+    /// Log-probabilities of a pack's targets with nothing kept.
+    pub fn logprobs(&self, pack: &Pack, temperatures: &[f32]) -> PackLogprobs {
+        logprobs(&self.model, &self.weights, pack, temperatures, &self.settings)
+    }
+
+    /// Clips, steps, and clears the gradients; a gradient that is not finite changes nothing else.
+    pub fn update(&mut self, learning_rate: f64) -> Update {
+        let backend = &*self.model.backend;
+        let squares: f64 = self.gradients.iter().flatten().map(|g| backend.sum_of_squares(g)).sum();
+        let grad_norm = squares.sqrt();
+        if grad_norm.is_finite() {
+            self.updates += 1;
+            self.step(learning_rate, grad_norm);
+        }
+        for gradient in self.gradients.iter_mut().flatten() {
+            backend.clear(gradient);
+        }
+        Update { grad_norm, applied: grad_norm.is_finite() }
+    }
+
+    fn step(&mut self, learning_rate: f64, grad_norm: f64) {
+        let optimizer = &self.settings.optimizer;
+        let clip = match optimizer.max_grad_norm {
+            max if max > 0.0 && grad_norm > max => max / grad_norm,
+            _ => 1.0,
+        };
+        let values = self.weights.values.iter_mut().zip(self.gradients.iter()).zip(self.moments.iter_mut());
+        for (spec, ((w, dw), moments)) in self.model.layout.specs.iter().zip(values) {
+            let (Some(dw), Some(moments)) = (dw, moments) else { continue };
+            let step = AdamwStep {
+                learning_rate: learning_rate as f32,
+                beta1: optimizer.adam_beta1,
+                beta2: optimizer.adam_beta2,
+                epsilon: optimizer.adam_epsilon,
+                weight_decay: if spec.role == Role::Matrix { optimizer.weight_decay } else { 0.0 },
+                step: self.updates,
+                gradient_scale: clip as f32,
+            };
+            self.model.backend.adamw(w, &mut moments.remainder, &mut moments.m, &mut moments.v, dw, &step);
+        }
+        self.weights.version += 1;
+    }
+
+    /// Writes the optimizer's state into a checkpoint folder.
+    pub fn save_moments(&self, dir: &Path) -> Result<(), CheckpointError> {
+        resume::save_moments(&self.model, &self.moments, dir)
+    }
+
+    /// Takes up the state that [`Learner::save_moments`] wrote after `updates` updates.
+    pub fn load_moments(&mut self, dir: &Path, updates: u64) -> Result<(), CheckpointError> {
+        resume::load_moments(&self.model, &mut self.moments, dir)?;
+        self.updates = updates;
+        Ok(())
+    }
+}
+
+/// Log-probabilities of a pack's targets under any weights (a frozen reference's, say).
+pub fn logprobs(
+    model: &Model,
+    weights: &Weights,
+    pack: &Pack,
+    temperatures: &[f32],
+    settings: &LearnerSettings,
+) -> PackLogprobs {
+    let backend = &*model.backend;
+    let images = image_rows(model, weights, pack, settings);
+    let (h, _) = model.forward(weights, &pack.batch, images.as_ref().map(|i| &i.rows), Keep::Nothing);
+    let targets: Vec<i32> = pack.targets.iter().map(|&t| t as i32).collect();
+    let temperatures = backend.upload(Host::F32(temperatures), &[temperatures.len()], Dtype::F32);
+    let output = backend.token_logprob_forward(&h, model.head(weights), &backend.indices(&targets), &temperatures);
+    PackLogprobs {
+        raw: backend.to_f32(&output.raw),
+        tempered: backend.to_f32(&output.tempered),
+        entropy: backend.to_f32(&output.entropy),
+    }
+}
+
+/// The language model's rows for a pack's images. A frozen tower's units are taken as they are where all are known.
+fn image_rows(model: &Model, weights: &Weights, pack: &Pack, settings: &LearnerSettings) -> Option<ImageRows> {
+    if pack.images.is_empty() {
+        return None;
+    }
+    let known: Option<Vec<&Tensor>> = pack.images.iter().map(|image| image.units.as_deref()).collect();
+    let (units, tower) = match known.filter(|_| settings.freeze_vision_tower) {
+        Some(units) => (model.backend.concat_rows(&units), None),
+        None => {
+            let images = pack.images.iter().map(|i| (i.prepared.patches.as_slice(), i.prepared.grid)).collect();
+            let (units, saved) =
+                model.tower_forward(weights, &ImageBatch { images, scale: settings.pixel_scale });
+            (units, (!settings.freeze_vision_tower).then_some(saved))
+        }
+    };
+    let (rows, merger) = model.merger_forward(weights, &units);
+    Some(ImageRows { rows, merger, tower })
+}
