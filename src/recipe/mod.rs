@@ -9,9 +9,6 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::rollout::environments::think_with_code::ThinkWithCodeSettings;
-use crate::rollout::generator::Sampling;
-use crate::rollout::reward::RewardSettings;
 use crate::tasks::needle::Mixture;
 use optimizer::OptimizerSettings;
 
@@ -39,12 +36,6 @@ pub struct Recipe {
     pub sft: SftSettings,
     /// Only for `method = "grpo"`.
     pub grpo: GrpoSettings,
-    /// How rollouts draw tokens.
-    pub sampling: Sampling,
-    /// The environment of rollouts.
-    pub environment: ThinkWithCodeSettings,
-    /// Rewards and their weights.
-    pub reward: RewardSettings,
     /// The jail of model-written code.
     pub sandbox: SandboxSettings,
     /// Held-out evaluation during and around training.
@@ -317,5 +308,12 @@ pub struct EngineSettings {
 impl Default for EngineSettings {
     fn default() -> EngineSettings {
         EngineSettings { kv_cache_bytes: 0, prefill_chunk_tokens: 2048, max_num_seqs: 256 }
+    }
+}
+
+impl Recipe {
+    /// The recipe as TOML, defaults written out.
+    pub fn to_toml(&self) -> String {
+        toml::to_string_pretty(self).expect("a recipe's types are TOML's")
     }
 }

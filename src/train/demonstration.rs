@@ -1,10 +1,11 @@
 //! From a demonstration to a [`Sample`]: the conversation as token ids, and which of them are learned.
 
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::sample::{Sample, SampleImage};
-use crate::prompt::{ImageSource, Message, Processor, PromptError, RenderOptions};
+use crate::prompt::{ImageSource, Message, Processor, PromptError, place_images};
 use crate::recipe::TrainTurns;
 use crate::tasks::{Example, Role};
 
@@ -21,18 +22,15 @@ pub fn sample(processor: &Processor, example: &Example, turns: TrainTurns) -> Re
     assert_eq!(last.role, Role::Assistant, "a demonstration ends with the assistant's message");
     let mut sample = Sample::default();
 
-    let count = before.iter().map(|m| m.text.matches(IMAGE).count()).sum();
-    let pictures: Vec<_> = images.by_ref().take(count).collect();
-    let sources = pictures.iter().map(|&i| ImageSource::Memory(Arc::new(i.clone()))).collect();
+    let pictures = before.iter().map(|m| m.text.matches(IMAGE).count()).sum();
+    let sources = images.by_ref().take(pictures).map(|i| ImageSource::Memory(Arc::new(i.clone()))).collect();
     let mut messages: Vec<Message> =
         before.iter().map(|m| Message::text(m.role.as_str(), m.text.as_str())).collect();
-    crate::prompt::place_images(&mut messages, sources)?;
-    let prepared = pictures.iter().map(|i| Ok(Arc::new(processor.prepare(i)?))).collect::<Result<Vec<_>, PromptError>>()?;
-    let options = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
-    let text = processor.render(&messages, &options)?;
-    sample.ids = processor.encode_prompt(&text, &prepared)?;
-    sample.trained = vec![false; sample.ids.len()];
-    sample.images.extend(prepared.into_iter().map(|prepared| SampleImage { prepared, units: None }));
+    place_images(&mut messages, sources)?;
+    let prompt = processor.encode_messages(&messages, Path::new(""), true)?;
+    sample.trained = vec![false; prompt.token_ids.len()];
+    sample.ids = prompt.token_ids;
+    sample.images.extend(prompt.images.into_iter().map(|prepared| SampleImage { prepared, units: None }));
 
     let observations = observations(&last.text);
     let first_learned = match turns {
@@ -74,7 +72,7 @@ fn push_text<'a>(
 ) -> Result<(), PromptError> {
     for (i, piece) in text.split(IMAGE).enumerate() {
         if i > 0 {
-            let image = images.next().ok_or(PromptError::ImageCount { placeholders: i, images: i - 1 })?;
+            let image = images.next().ok_or(PromptError::ImageCount { pads: i, images: i - 1 })?;
             let prepared = Arc::new(processor.prepare(image)?);
             let special = processor.special_ids();
             let start = sample.ids.len();

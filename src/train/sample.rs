@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::model::batch::Batch;
 use crate::ops::Tensor;
+use crate::prompt::Processor;
 use crate::prompt::image::PreparedImage;
 use crate::prompt::positions::{Grid, positions};
 
@@ -25,6 +26,13 @@ pub struct SampleImage {
     pub prepared: Arc<PreparedImage>,
     /// The frozen vision tower's output for it, where it is known already.
     pub units: Option<Arc<Tensor>>,
+}
+
+impl Layout {
+    /// As a checkpoint's processor has it.
+    pub fn of(processor: &Processor) -> Layout {
+        Layout { merge: processor.image_settings().merge_size, image_pad: processor.special_ids().image_pad }
+    }
 }
 
 impl Sample {

@@ -1,0 +1,94 @@
+//! Learning: supervised fine-tuning and GRPO with adaptive temperature, around the one [`learner::Learner`].
+
+pub mod dataset;
+pub mod demonstration;
+pub mod learner;
+pub mod run;
+pub mod sample;
+pub mod sft;
+
+use std::sync::Arc;
+
+use crate::checkpoint::{CheckpointError, init, weights};
+use crate::model::Model;
+use crate::ops::Backend;
+use crate::ops::patch_embed::PixelScale;
+use crate::prompt::Processor;
+use crate::recipe::plan::Plan;
+use learner::{Learner, LearnerSettings};
+use run::{ResumePoint, resume_point};
+
+/// Why a run ended before its last step.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// A checkpoint.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// An example.
+    #[error(transparent)]
+    Dataset(#[from] dataset::DatasetError),
+    /// A prompt.
+    #[error(transparent)]
+    Prompt(#[from] crate::prompt::PromptError),
+    /// The gradient was not finite several times in a row.
+    #[error(
+        "the gradient was not finite in {count} updates in a row (last at step {step}); they were skipped and the weights are \
+         intact; lower `optimizer.learning_rate` or `optimizer.max_grad_norm`, or look for damaged examples"
+    )]
+    NotFinite {
+        /// Skipped updates in a row.
+        count: u64,
+        /// The step of the last.
+        step: u64,
+    },
+}
+
+/// The learner of a plan, at its start or at its newest checkpoint, and the steps already done.
+fn open_learner(
+    plan: &Plan,
+    backend: Arc<dyn Backend>,
+    processor: &Processor,
+    resume: bool,
+) -> Result<(Learner, u64), TrainError> {
+    let recipe = &plan.recipe;
+    let model = Model::new(plan.config.clone(), backend);
+    let image = processor.image_settings();
+    let settings = LearnerSettings {
+        optimizer: recipe.optimizer.clone(),
+        freeze_vision_tower: recipe.model.freeze_vision_tower,
+        freeze_merger: recipe.model.freeze_merger,
+        activation_recompute: recipe.model.activation_recompute,
+        pixel_scale: PixelScale { mean: image.mean, std: image.std },
+    };
+    let point = if resume { resume_point(&plan.run_dir())? } else { None };
+    let Some(ResumePoint { dir, state }) = point else {
+        let weights = match recipe.model.random_weights {
+            true => init::random_weights(&model, recipe.seed),
+            false => weights::load(&model, &plan.model_dir)?,
+        };
+        return Ok((Learner::new(model, weights, settings), 0));
+    };
+    let weights = weights::load(&model, &dir)?;
+    let mut learner = Learner::new(model, weights, settings);
+    learner.load_moments(&dir, state.updates)?;
+    Ok((learner, state.global_step))
+}
+
+/// Counts updates that were skipped because their gradient was not finite.
+#[derive(Debug, Default)]
+struct SkippedUpdates {
+    in_a_row: u64,
+    total: u64,
+}
+
+impl SkippedUpdates {
+    fn count(&mut self, update: learner::Update, step: u64, max: u64) -> Result<(), TrainError> {
+        if update.applied {
+            self.in_a_row = 0;
+            return Ok(());
+        }
+        self.in_a_row += 1;
+        self.total += 1;
+        if self.in_a_row >= max { Err(TrainError::NotFinite { count: self.in_a_row, step }) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,134 @@
+//! Supervised fine-tuning: maximum likelihood of the assistant's own words, over packs of demonstrations.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Instant;
+
+use super::dataset::{Dataset, DatasetError};
+use super::learner::Learner;
+use super::run::Run;
+use super::sample::{Layout, Pack, Sample, runs_by_tokens};
+use super::{SkippedUpdates, TrainError, demonstration, open_learner};
+use crate::ops::Backend;
+use crate::prompt::Processor;
+use crate::recipe::plan::Plan;
+use crate::recipe::{LogprobKind, Recipe};
+
+/// Batches that are made ready ahead of the learner.
+const BATCHES_AHEAD: usize = 4;
+
+/// Trains to the plan's last step, or until the user stops it.
+pub fn train(plan: &Plan, backend: Arc<dyn Backend>, resume: bool) -> Result<(), TrainError> {
+    let recipe = &plan.recipe;
+    let processor = plan.processor()?;
+    let dataset = Dataset::open(&recipe.data, recipe.method, recipe.seed)?;
+    let (mut learner, start) = open_learner(plan, backend, &processor, resume)?;
+    let mut run = Run::open(plan, start)?;
+    let steps = recipe.training.max_steps;
+    let mut skipped = SkippedUpdates::default();
+    std::thread::scope(|scope| {
+        let batches = prepare_ahead(scope, &dataset, &processor, recipe, start..steps);
+        for step in start..steps {
+            let began = Instant::now();
+            let samples = batches.recv().expect("the preparing thread sends a batch a step")?;
+            let learned = learn(&mut learner, &samples, &processor, recipe, step);
+            skipped.count(learned.update, step, recipe.training.max_skipped_updates)?;
+            if (step + 1).is_multiple_of(recipe.training.logging_steps) {
+                report(&mut run, recipe, step + 1, &learned, &skipped, began)?;
+            }
+            run.save_if_due(step + 1, steps, &learner)?;
+            if run.is_stopping() {
+                break;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// A thread that draws, decodes and tokenises, in order, a few batches ahead.
+fn prepare_ahead<'scope>(
+    scope: &'scope std::thread::Scope<'scope, '_>,
+    dataset: &'scope Dataset,
+    processor: &'scope Processor,
+    recipe: &'scope Recipe,
+    steps: std::ops::Range<u64>,
+) -> Receiver<Result<Vec<Sample>, TrainError>> {
+    let (sender, receiver) = sync_channel(BATCHES_AHEAD);
+    scope.spawn(move || {
+        for step in steps {
+            let batch = prepare(dataset, processor, recipe, step);
+            let failed = batch.is_err();
+            if sender.send(batch).is_err() || failed {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn prepare(
+    dataset: &Dataset,
+    processor: &Processor,
+    recipe: &Recipe,
+    step: u64,
+) -> Result<Vec<Sample>, TrainError> {
+    let size = recipe.training.batch_size as u64;
+    let one = |number| {
+        let example = dataset.example(number)?;
+        Ok::<_, TrainError>(demonstration::sample(processor, &example, recipe.sft.train_turns).map_err(DatasetError::from)?)
+    };
+    (step * size..(step + 1) * size).map(one).collect()
+}
+
+/// What a step did.
+struct Learned {
+    loss: f64,
+    tokens: usize,
+    targets: usize,
+    learning_rate: f64,
+    update: super::learner::Update,
+}
+
+/// One update: the mean negative log-likelihood of all learned tokens of the batch.
+fn learn(learner: &mut Learner, samples: &[Sample], processor: &Processor, recipe: &Recipe, step: u64) -> Learned {
+    let layout = Layout::of(processor);
+    let targets: usize = samples.iter().map(|s| s.targets().count()).sum();
+    let tokens: Vec<usize> = samples.iter().map(Sample::tokens).collect();
+    let mut loss = 0.0;
+    for run in runs_by_tokens(&tokens, recipe.training.micro_batch_tokens) {
+        let members: Vec<&Sample> = samples[run].iter().collect();
+        let pack = Pack::new(&members, layout);
+        learner.accumulate(&pack, &vec![1.0; pack.targets.len()], LogprobKind::Raw, |logprobs| {
+            loss -= logprobs.raw.iter().map(|&l| f64::from(l)).sum::<f64>() / targets as f64;
+            vec![-1.0 / targets as f32; logprobs.raw.len()]
+        });
+    }
+    let learning_rate = recipe.optimizer.learning_rate_at(step, recipe.training.max_steps);
+    let update = learner.update(learning_rate);
+    Learned { loss, tokens: tokens.iter().sum(), targets, learning_rate, update }
+}
+
+fn report(
+    run: &mut Run,
+    recipe: &Recipe,
+    step: u64,
+    learned: &Learned,
+    skipped: &SkippedUpdates,
+    began: Instant,
+) -> Result<(), TrainError> {
+    let seconds = began.elapsed().as_secs_f64();
+    let rate = learned.tokens as f64 / seconds;
+    run.say(&format!(
+        "step {step}/{}  loss {:.4}  grad norm {:.3}  learning rate {:.2e}  {rate:.0} tokens/s",
+        recipe.training.max_steps, learned.loss, learned.update.grad_norm, learned.learning_rate
+    ));
+    run.log(step, &[
+        ("loss", learned.loss),
+        ("grad_norm", learned.update.grad_norm),
+        ("learning_rate", learned.learning_rate),
+        ("tokens", learned.tokens as f64),
+        ("trained_tokens", learned.targets as f64),
+        ("tokens_per_second", rate),
+        ("skipped_updates", skipped.total as f64),
+    ])
+}
