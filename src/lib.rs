@@ -17,6 +17,7 @@
 //! ```
 
 pub mod checkpoint;
+pub mod cli;
 pub mod cpu;
 pub mod model;
 pub mod ops;

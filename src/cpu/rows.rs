@@ -33,6 +33,19 @@ impl Rows for Cpu {
         dx
     }
 
+    fn concat_rows(&self, parts: &[&Tensor]) -> Tensor {
+        let (rows, dim) = (parts.iter().map(|part| part.rows()).sum(), parts[0].cols());
+        let mut y = self.empty(&[rows, dim], Dtype::Activation);
+        let mut rest = floats_mut(&mut y);
+        for part in parts {
+            assert_eq!(part.cols(), dim, "concat_rows: part {:?}", part.shape());
+            let (to, tail) = rest.split_at_mut(part.len());
+            to.copy_from_slice(floats(part));
+            rest = tail;
+        }
+        y
+    }
+
     fn add(&self, x: &mut Tensor, y: &Tensor) {
         assert_eq!(x.shape(), y.shape(), "add");
         let y = floats(y);

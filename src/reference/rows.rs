@@ -23,6 +23,12 @@ impl Rows for Reference {
         floats(dx, &[rows, dim], Dtype::Activation)
     }
 
+    fn concat_rows(&self, parts: &[&Tensor]) -> Tensor {
+        let rows = parts.iter().map(|part| part.rows()).sum();
+        let values = parts.iter().flat_map(|part| f64s(part)).copied().collect();
+        floats(values, &[rows, parts[0].cols()], Dtype::Activation)
+    }
+
     fn add(&self, x: &mut Tensor, y: &Tensor) {
         expect_shape("add y", y, x.shape());
         add_scaled(f64s_mut(x), 1.0, f64s(y));

@@ -157,7 +157,7 @@ impl Learner {
 
     /// Clips, steps, and clears the gradients; a gradient that is not finite changes nothing else.
     pub fn update(&mut self, learning_rate: f64) -> Update {
-        let backend = &*self.model.backend;
+        let backend = self.model.backend.clone();
         let squares: f64 = self.gradients.iter().flatten().map(|g| backend.sum_of_squares(g)).sum();
         let grad_norm = squares.sqrt();
         if grad_norm.is_finite() {

@@ -8,6 +8,7 @@ pub mod sample;
 pub mod sft;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use crate::checkpoint::{CheckpointError, init, weights};
 use crate::model::Model;
@@ -43,15 +44,25 @@ pub enum TrainError {
     },
 }
 
+/// What a run gets from where it is started.
+#[derive(Clone)]
+pub struct Session {
+    /// Where it is computed.
+    pub backend: Arc<dyn Backend>,
+    /// Go on from the run folder's newest checkpoint.
+    pub resume: bool,
+    /// Raised from outside to make the run save and end.
+    pub stop: Arc<AtomicBool>,
+}
+
 /// The learner of a plan, at its start or at its newest checkpoint, and the steps already done.
 fn open_learner(
     plan: &Plan,
-    backend: Arc<dyn Backend>,
+    session: &Session,
     processor: &Processor,
-    resume: bool,
 ) -> Result<(Learner, u64), TrainError> {
     let recipe = &plan.recipe;
-    let model = Model::new(plan.config.clone(), backend);
+    let model = Model::new(plan.config.clone(), session.backend.clone());
     let image = processor.image_settings();
     let settings = LearnerSettings {
         optimizer: recipe.optimizer.clone(),
@@ -60,7 +71,7 @@ fn open_learner(
         activation_recompute: recipe.model.activation_recompute,
         pixel_scale: PixelScale { mean: image.mean, std: image.std },
     };
-    let point = if resume { resume_point(&plan.run_dir())? } else { None };
+    let point = if session.resume { resume_point(&plan.run_dir())? } else { None };
     let Some(ResumePoint { dir, state }) = point else {
         let weights = match recipe.model.random_weights {
             true => init::random_weights(&model, recipe.seed),

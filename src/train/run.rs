@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
@@ -14,9 +15,6 @@ use crate::telemetry::Metrics;
 
 const STATE_FILE: &str = "trainer_state.json";
 
-/// Raised to make a run save and end; see `cli`, which raises it on Ctrl-C.
-pub static STOP: AtomicBool = AtomicBool::new(false);
-
 /// An open run folder.
 #[derive(Debug)]
 pub struct Run {
@@ -25,6 +23,7 @@ pub struct Run {
     metrics: Metrics,
     save_steps: u64,
     save_total_limit: usize,
+    stop: Arc<AtomicBool>,
     /// Steps done before this process began.
     pub start: u64,
 }
@@ -60,7 +59,7 @@ pub fn resume_point(run: &Path) -> Result<Option<ResumePoint>, CheckpointError> 
 
 impl Run {
     /// Opens the folder that the plan names and writes the resolved recipe into it.
-    pub fn open(plan: &Plan, start: u64) -> Result<Run, TrainError> {
+    pub fn open(plan: &Plan, start: u64, stop: Arc<AtomicBool>) -> Result<Run, TrainError> {
         let dir = plan.run_dir();
         std::fs::create_dir_all(&dir).map_err(CheckpointError::file("create", &dir))?;
         let recipe = dir.join("recipe.toml");
@@ -82,6 +81,7 @@ impl Run {
             metrics,
             save_steps: training.save_steps,
             save_total_limit: training.save_total_limit,
+            stop,
             start,
             dir,
         })
@@ -108,7 +108,7 @@ impl Run {
 
     /// Whether the user asked the run to end.
     pub fn is_stopping(&self) -> bool {
-        STOP.load(Ordering::Relaxed)
+        self.stop.load(Ordering::Relaxed)
     }
 
     /// Saves when `step` steps are done and the recipe, the end, or the user says so.

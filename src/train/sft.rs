@@ -1,6 +1,5 @@
 //! Supervised fine-tuning: maximum likelihood of the assistant's own words, over packs of demonstrations.
 
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Instant;
 
@@ -8,8 +7,7 @@ use super::dataset::{Dataset, DatasetError};
 use super::learner::Learner;
 use super::run::Run;
 use super::sample::{Layout, Pack, Sample, runs_by_tokens};
-use super::{SkippedUpdates, TrainError, demonstration, open_learner};
-use crate::ops::Backend;
+use super::{Session, SkippedUpdates, TrainError, demonstration, open_learner};
 use crate::prompt::Processor;
 use crate::recipe::plan::Plan;
 use crate::recipe::{LogprobKind, Recipe};
@@ -18,12 +16,12 @@ use crate::recipe::{LogprobKind, Recipe};
 const BATCHES_AHEAD: usize = 4;
 
 /// Trains to the plan's last step, or until the user stops it.
-pub fn train(plan: &Plan, backend: Arc<dyn Backend>, resume: bool) -> Result<(), TrainError> {
+pub fn train(plan: &Plan, session: &Session) -> Result<(), TrainError> {
     let recipe = &plan.recipe;
     let processor = plan.processor()?;
     let dataset = Dataset::open(&recipe.data, recipe.method, recipe.seed)?;
-    let (mut learner, start) = open_learner(plan, backend, &processor, resume)?;
-    let mut run = Run::open(plan, start)?;
+    let (mut learner, start) = open_learner(plan, session, &processor)?;
+    let mut run = Run::open(plan, start, session.stop.clone())?;
     let steps = recipe.training.max_steps;
     let mut skipped = SkippedUpdates::default();
     std::thread::scope(|scope| {
