@@ -19,6 +19,7 @@
 pub mod checkpoint;
 pub mod cli;
 pub mod cpu;
+pub mod engine;
 pub mod model;
 pub mod ops;
 pub mod prompt;

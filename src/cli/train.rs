@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Args;
 
 use super::device::Device;
+use crate::recipe::Method;
 use crate::recipe::layers;
 use crate::recipe::plan::Plan;
-use crate::recipe::Method;
 use crate::train::{Session, sft};
 
 /// Train as a recipe says.

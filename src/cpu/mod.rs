@@ -173,8 +173,6 @@ fn for_row_blocks(values: &mut [f32], cols: usize, cost: usize, work: impl Fn(us
     values.par_chunks_mut(block * cols).enumerate().for_each(|(i, rows)| work(i * block, rows));
 }
 
-impl crate::ops::Backend for Cpu {}
-
 impl Buffers for Cpu {
     fn name(&self) -> &'static str {
         "cpu"

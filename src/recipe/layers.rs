@@ -64,8 +64,7 @@ fn read_layers(path: &Path, depth: usize) -> Result<Table, RecipeError> {
     if depth > EXTENDS_MAX {
         return Err(RecipeError::Circle(path.to_owned()));
     }
-    let text =
-        std::fs::read_to_string(path).map_err(|source| RecipeError::Read { path: path.to_owned(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|source| RecipeError::Read { path: path.to_owned(), source })?;
     let wrong = |e: toml::de::Error| RecipeError::Toml { path: path.to_owned(), message: explain(&e) };
     let mut table: Table = text.parse().map_err(wrong)?;
     let layer: Layer = toml::from_str(&text).map_err(wrong)?;

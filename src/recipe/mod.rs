@@ -9,6 +9,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::engine::request::Sampling;
+use crate::rollout::environments::think_with_code::ThinkWithCodeSettings;
+use crate::rollout::reward::RewardSettings;
 use crate::tasks::needle::Mixture;
 use optimizer::OptimizerSettings;
 
@@ -36,6 +39,12 @@ pub struct Recipe {
     pub sft: SftSettings,
     /// Only for `method = "grpo"`.
     pub grpo: GrpoSettings,
+    /// How rollouts draw tokens.
+    pub sampling: Sampling,
+    /// The environment of rollouts.
+    pub environment: ThinkWithCodeSettings,
+    /// Rewards and their weights.
+    pub reward: RewardSettings,
     /// The jail of model-written code.
     pub sandbox: SandboxSettings,
     /// Held-out evaluation during and around training.

@@ -35,7 +35,9 @@ impl Interpreter {
         if let Some(python) = std::env::var_os("THYME_PYTHON").filter(|python| !python.is_empty()) {
             return match probe(Path::new(&python)) {
                 Probe::Has(path) => Ok(Interpreter { path }),
-                Probe::Lacks(modules) => Err(SandboxError::ThymePython { python: python.into(), reason: format!("it lacks {modules}") }),
+                Probe::Lacks(modules) => {
+                    Err(SandboxError::ThymePython { python: python.into(), reason: format!("it lacks {modules}") })
+                }
                 Probe::Absent(reason) => Err(SandboxError::ThymePython { python: python.into(), reason }),
             };
         }
@@ -76,7 +78,8 @@ fn probe(python: &Path) -> Probe {
 /// `$XDG_CACHE_HOME/thyme-engine`, else `~/.cache/thyme-engine`.
 fn cache_folder() -> Result<PathBuf, SandboxError> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let cache = set("XDG_CACHE_HOME").filter(|path| path.is_absolute()).or_else(|| set("HOME").map(|home| home.join(".cache")));
+    let cache =
+        set("XDG_CACHE_HOME").filter(|path| path.is_absolute()).or_else(|| set("HOME").map(|home| home.join(".cache")));
     cache.map(|cache| cache.join("thyme-engine")).ok_or(SandboxError::NoCacheFolder)
 }
 
@@ -105,9 +108,10 @@ fn managed(cache: &Path) -> Result<Interpreter, SandboxError> {
     step(&mut install, "pip install")?;
     match probe(&python) {
         Probe::Has(path) => Ok(Interpreter { path }),
-        Probe::Lacks(reason) | Probe::Absent(reason) => {
-            Err(SandboxError::MakePython { step: "pip install".into(), reason: format!("the new environment lacks {reason}") })
-        }
+        Probe::Lacks(reason) | Probe::Absent(reason) => Err(SandboxError::MakePython {
+            step: "pip install".into(),
+            reason: format!("the new environment lacks {reason}"),
+        }),
     }
 }
 

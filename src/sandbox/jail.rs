@@ -108,11 +108,13 @@ pub(super) fn seccomp_program() -> Result<Vec<u8>, SandboxError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = ALLOWED_CALLS.iter().map(|&call| (call, Vec::new())).collect();
     rules.extend(ALLOWED_CALLS_OF_X86.iter().map(|&call| (call, Vec::new())));
     // Limits may be read, not changed: the new limit (third argument) must be null.
-    let null = SeccompCondition::new(2, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0).map_err(|error| failed(&error))?;
+    let null =
+        SeccompCondition::new(2, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0).map_err(|error| failed(&error))?;
     let read_only = SeccompRule::new(vec![null]).map_err(|error| failed(&error))?;
     rules.insert(libc::SYS_prlimit64, vec![read_only]);
     let refusal = SeccompAction::Errno(libc::EPERM as u32);
-    let filter = SeccompFilter::new(rules, refusal, SeccompAction::Allow, architecture).map_err(|error| failed(&error))?;
+    let filter =
+        SeccompFilter::new(rules, refusal, SeccompAction::Allow, architecture).map_err(|error| failed(&error))?;
     let program: BpfProgram = filter.try_into().map_err(|error: seccompiler::BackendError| failed(&error))?;
     let mut bytes = Vec::with_capacity(program.len() * 8);
     for instruction in program {
@@ -263,7 +265,10 @@ mod tests {
         let walls = Walls::new([("reads", "Landlock"), ("processes", "seccomp"), ("nonsense", "x")]);
         assert_eq!(walls.fallen(), [Guarantee::Network]);
         let refusal = walls.judge(&[Guarantee::Reads]).unwrap_err().to_string();
-        assert!(refusal.contains("model code has no network") && refusal.contains(r#"consent = ["network"]"#), "{refusal}");
+        assert!(
+            refusal.contains("model code has no network") && refusal.contains(r#"consent = ["network"]"#),
+            "{refusal}"
+        );
         assert!(walls.judge(&[Guarantee::Network]).is_ok());
         assert!(walls.to_string().contains("network    NOTHING"));
     }

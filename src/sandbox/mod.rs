@@ -47,7 +47,9 @@ pub enum SandboxError {
         guarantee: Guarantee,
     },
     /// `THYME_PYTHON` names an interpreter that will not do.
-    #[error("THYME_PYTHON is {python:?}, but {reason}. Point it to a Python 3.9 or newer with numpy, opencv-python-headless and pillow, or unset it")]
+    #[error(
+        "THYME_PYTHON is {python:?}, but {reason}. Point it to a Python 3.9 or newer with numpy, opencv-python-headless and pillow, or unset it"
+    )]
     ThymePython {
         /// The value of the variable.
         python: PathBuf,
@@ -66,10 +68,14 @@ pub enum SandboxError {
         reason: String,
     },
     /// There is no place for the managed environment.
-    #[error("neither XDG_CACHE_HOME nor HOME is set, so there is no place for the sandbox's Python; set one of them or THYME_PYTHON")]
+    #[error(
+        "neither XDG_CACHE_HOME nor HOME is set, so there is no place for the sandbox's Python; set one of them or THYME_PYTHON"
+    )]
     NoCacheFolder,
     /// A folder could not be used.
-    #[error("cannot use the folder {path:?}: {source}. Free space there or make it writable (TMPDIR and XDG_CACHE_HOME move it)")]
+    #[error(
+        "cannot use the folder {path:?}: {source}. Free space there or make it writable (TMPDIR and XDG_CACHE_HOME move it)"
+    )]
     Folder {
         /// The folder.
         path: PathBuf,
@@ -215,13 +221,15 @@ pub struct InputImage {
 impl InputImage {
     /// A file. Code sees its bytes as they are (EXIF orientation is not applied). Errors name the file and what is wrong.
     pub fn read(path: &Path) -> Result<InputImage, SandboxError> {
-        let bytes = fs::read(path).map_err(|error| SandboxError::Image { path: path.to_owned(), reason: error.to_string() })?;
+        let bytes =
+            fs::read(path).map_err(|error| SandboxError::Image { path: path.to_owned(), reason: error.to_string() })?;
         InputImage::from_bytes(bytes, path)
     }
 
     /// The bytes of an image file; `path` gives the name that code sees, and is where it came from in errors.
     pub fn from_bytes(bytes: Vec<u8>, path: &Path) -> Result<InputImage, SandboxError> {
-        let image = decode(&bytes, INPUT_DECODE_BYTES).map_err(|reason| SandboxError::Image { path: path.to_owned(), reason })?;
+        let image = decode(&bytes, INPUT_DECODE_BYTES)
+            .map_err(|reason| SandboxError::Image { path: path.to_owned(), reason })?;
         let size = (image.width(), image.height());
         Ok(InputImage { bytes: bytes.into(), name: file_name(path, "image.png"), size })
     }
@@ -244,7 +252,8 @@ impl InputImage {
 /// The last part of a path if it is a plain name, else `otherwise`.
 fn file_name(path: &Path, otherwise: &str) -> String {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or(otherwise);
-    let is_plain = name.len() <= 100 && name.chars().all(|c| c.is_alphanumeric() || "._- ".contains(c)) && !name.starts_with('.');
+    let is_plain =
+        name.len() <= 100 && name.chars().all(|c| c.is_alphanumeric() || "._- ".contains(c)) && !name.starts_with('.');
     if is_plain && name.contains('.') { name.to_owned() } else { otherwise.to_owned() }
 }
 
@@ -270,7 +279,8 @@ fn flatten(image: DynamicImage) -> RgbImage {
     let image = image.into_rgba8();
     RgbImage::from_fn(image.width(), image.height(), |x, y| {
         let [r, g, b, alpha] = image.get_pixel(x, y).0;
-        let onto_white = |value: u8| ((u32::from(value) * u32::from(alpha) + 255 * (255 - u32::from(alpha)) + 127) / 255) as u8;
+        let onto_white =
+            |value: u8| ((u32::from(value) * u32::from(alpha) + 255 * (255 - u32::from(alpha)) + 127) / 255) as u8;
         image::Rgb([onto_white(r), onto_white(g), onto_white(b)])
     })
 }
@@ -450,9 +460,10 @@ impl Session {
                 let seconds = self.shared.options.timeout.as_secs_f64();
                 (Status::Timeout, format!("Execution timed out after {seconds} seconds."))
             }
-            Ended::Full => {
-                (Status::Error, format!("The code wrote more than {} bytes of files and was ended.", self.shared.options.disk_bytes))
-            }
+            Ended::Full => (
+                Status::Error,
+                format!("The code wrote more than {} bytes of files and was ended.", self.shared.options.disk_bytes),
+            ),
             Ended::Gone => (Status::Error, "The code ended its own interpreter.".to_owned()),
             Ended::Malformed(_) => (Status::Denied, "The code disturbed the interpreter and was ended.".to_owned()),
         };
@@ -489,7 +500,12 @@ impl From<Ended> for Failure {
 
 /// Runs one program on one image file and saves what it produced into `output_dir`, made if it is missing. Gives
 /// `{"status", "text", "images": [paths], "seconds"}`.
-pub fn run_file(image: &Path, code: &str, timeout: Duration, output_dir: &Path) -> Result<serde_json::Value, SandboxError> {
+pub fn run_file(
+    image: &Path,
+    code: &str,
+    timeout: Duration,
+    output_dir: &Path,
+) -> Result<serde_json::Value, SandboxError> {
     let image = InputImage::read(image)?;
     let sandbox = Sandbox::start(SandboxOptions { timeout, ..SandboxOptions::default() })?;
     let execution = sandbox.session(image).run(code)?;

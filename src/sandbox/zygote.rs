@@ -83,7 +83,8 @@ impl Zygote {
         if let Some(reason) = greeting.failure {
             return Err(SandboxError::Start { reason });
         }
-        let raised = greeting.jail.iter().chain(&greeting.session).map(|(key, mechanism)| (key.as_str(), mechanism.as_str()));
+        let raised =
+            greeting.jail.iter().chain(&greeting.session).map(|(key, mechanism)| (key.as_str(), mechanism.as_str()));
         let walls = Walls::new(raised);
         walls.judge(&options.consent)?;
         let child = child.0.take().ok_or_else(|| SandboxError::Start { reason: "the process is gone".into() })?;
@@ -102,7 +103,8 @@ impl Zygote {
         let mut hello = [0; 8];
         let limit = Limit { deadline: Instant::now() + Duration::from_secs(ANSWER_SECONDS), folder: None };
         read_exactly(&mut stream, &mut hello, &limit).map_err(|ended| io::Error::other(ended.to_string()))?;
-        let [process, number] = [0, 4].map(|at| u32::from_le_bytes([hello[at], hello[at + 1], hello[at + 2], hello[at + 3]]));
+        let [process, number] =
+            [0, 4].map(|at| u32::from_le_bytes([hello[at], hello[at + 1], hello[at + 2], hello[at + 3]]));
         if process == 0 {
             return Err(io::Error::from_raw_os_error(number as i32));
         }

@@ -124,8 +124,6 @@ impl Dataset {
 /// Where `place` goes in epoch `epoch`'s order of `count` (a permutation by sorting random keys).
 fn shuffled(place: usize, count: usize, seed: u64, epoch: u64) -> usize {
     let mut order: Vec<usize> = (0..count).collect();
-    order.sort_by(|&a, &b| {
-        philox_uniform(seed, epoch, a as u64).total_cmp(&philox_uniform(seed, epoch, b as u64))
-    });
+    order.sort_by(|&a, &b| philox_uniform(seed, epoch, a as u64).total_cmp(&philox_uniform(seed, epoch, b as u64)));
     order[place]
 }

@@ -24,8 +24,7 @@ pub fn sample(processor: &Processor, example: &Example, turns: TrainTurns) -> Re
 
     let pictures = before.iter().map(|m| m.text.matches(IMAGE).count()).sum();
     let sources = images.by_ref().take(pictures).map(|i| ImageSource::Memory(Arc::new(i.clone()))).collect();
-    let mut messages: Vec<Message> =
-        before.iter().map(|m| Message::text(m.role.as_str(), m.text.as_str())).collect();
+    let mut messages: Vec<Message> = before.iter().map(|m| Message::text(m.role.as_str(), m.text.as_str())).collect();
     place_images(&mut messages, sources)?;
     let prompt = processor.encode_messages(&messages, Path::new(""), true)?;
     sample.trained = vec![false; prompt.token_ids.len()];

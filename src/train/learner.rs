@@ -237,8 +237,7 @@ fn image_rows(model: &Model, weights: &Weights, pack: &Pack, settings: &LearnerS
         Some(units) => (model.backend.concat_rows(&units), None),
         None => {
             let images = pack.images.iter().map(|i| (i.prepared.patches.as_slice(), i.prepared.grid)).collect();
-            let (units, saved) =
-                model.tower_forward(weights, &ImageBatch { images, scale: settings.pixel_scale });
+            let (units, saved) = model.tower_forward(weights, &ImageBatch { images, scale: settings.pixel_scale });
             (units, (!settings.freeze_vision_tower).then_some(saved))
         }
     };

@@ -56,11 +56,7 @@ pub struct Session {
 }
 
 /// The learner of a plan, at its start or at its newest checkpoint, and the steps already done.
-fn open_learner(
-    plan: &Plan,
-    session: &Session,
-    processor: &Processor,
-) -> Result<(Learner, u64), TrainError> {
+fn open_learner(plan: &Plan, session: &Session, processor: &Processor) -> Result<(Learner, u64), TrainError> {
     let recipe = &plan.recipe;
     let model = Model::new(plan.config.clone(), session.backend.clone());
     let image = processor.image_settings();

@@ -52,8 +52,7 @@ pub fn resume_point(run: &Path) -> Result<Option<ResumePoint>, CheckpointError> 
     let Some((_, dir)) = resume::list(run).pop() else { return Ok(None) };
     let path = dir.join(STATE_FILE);
     let text = std::fs::read_to_string(&path).map_err(CheckpointError::file("read", &path))?;
-    let state = serde_json::from_str(&text)
-        .map_err(|e| CheckpointError::Damaged { path, reason: e.to_string() })?;
+    let state = serde_json::from_str(&text).map_err(|e| CheckpointError::Damaged { path, reason: e.to_string() })?;
     Ok(Some(ResumePoint { dir, state }))
 }
 

@@ -64,16 +64,13 @@ fn prepare_ahead<'scope>(
     receiver
 }
 
-fn prepare(
-    dataset: &Dataset,
-    processor: &Processor,
-    recipe: &Recipe,
-    step: u64,
-) -> Result<Vec<Sample>, TrainError> {
+fn prepare(dataset: &Dataset, processor: &Processor, recipe: &Recipe, step: u64) -> Result<Vec<Sample>, TrainError> {
     let size = recipe.training.batch_size as u64;
     let one = |number| {
         let example = dataset.example(number)?;
-        Ok::<_, TrainError>(demonstration::sample(processor, &example, recipe.sft.train_turns).map_err(DatasetError::from)?)
+        Ok::<_, TrainError>(
+            demonstration::sample(processor, &example, recipe.sft.train_turns).map_err(DatasetError::from)?,
+        )
     };
     (step * size..(step + 1) * size).map(one).collect()
 }
@@ -120,13 +117,16 @@ fn report(
         "step {step}/{}  loss {:.4}  grad norm {:.3}  learning rate {:.2e}  {rate:.0} tokens/s",
         recipe.training.max_steps, learned.loss, learned.update.grad_norm, learned.learning_rate
     ));
-    run.log(step, &[
-        ("loss", learned.loss),
-        ("grad_norm", learned.update.grad_norm),
-        ("learning_rate", learned.learning_rate),
-        ("tokens", learned.tokens as f64),
-        ("trained_tokens", learned.targets as f64),
-        ("tokens_per_second", rate),
-        ("skipped_updates", skipped.total as f64),
-    ])
+    run.log(
+        step,
+        &[
+            ("loss", learned.loss),
+            ("grad_norm", learned.update.grad_norm),
+            ("learning_rate", learned.learning_rate),
+            ("tokens", learned.tokens as f64),
+            ("trained_tokens", learned.targets as f64),
+            ("tokens_per_second", rate),
+            ("skipped_updates", skipped.total as f64),
+        ],
+    )
 }

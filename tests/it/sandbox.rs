@@ -105,10 +105,16 @@ fn the_namespace_is_an_ordinary_one() {
     let programs = [
         ("def area(w, h):\n    return math.pi * w * h // scale\nscale = 2\nprint(area(3, 4))", "18.0"),
         ("n = 3\nprint([n * i for i in range(3)], set([1, 1]), list(reversed([1, 2])))", "[0, 3, 6] {1} [2, 1]"),
-        ("class Box:\n    side: int = 4\n    def area(self):\n        return self.side ** 2\nprint(Box().area(), type(Box).__name__)", "16 type"),
+        (
+            "class Box:\n    side: int = 4\n    def area(self):\n        return self.side ** 2\nprint(Box().area(), type(Box).__name__)",
+            "16 type",
+        ),
         ("def main():\n    print(__name__)\nif __name__ == '__main__':\n    main()", "__main__"),
         ("from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\nprint(P(3))", "P(x=3)"),
-        ("import numpy as np, json\nprint(json.dumps({'mean': float(np.arange(5).mean())}), f'{1 / 3:.2f}')", r#"{"mean": 2.0} 0.33"#),
+        (
+            "import numpy as np, json\nprint(json.dumps({'mean': float(np.arange(5).mean())}), f'{1 / 3:.2f}')",
+            r#"{"mean": 2.0} 0.33"#,
+        ),
         ("print(eval('1 + 1'), hasattr(os, 'path'), sys_is_there := 'sys' in dir())", "2 True False"),
         ("import sys\nprint('done')\nsys.exit()", "done"),
         ("image = Image.open(image_path)\nprint(image.size, os.path.basename(image_path))", "(640, 480) street.png"),
@@ -127,7 +133,10 @@ fn random_numbers_and_hashes_are_the_same_in_every_session() {
 #[test]
 fn errors_say_their_kind_their_message_and_the_line() {
     let execution = run("a = 1\nprint('before')\nb = a / 0\n");
-    assert_eq!((execution.status, execution.text.as_str()), (Status::Error, "before\nZeroDivisionError: division by zero (line 3: b = a / 0)"));
+    assert_eq!(
+        (execution.status, execution.text.as_str()),
+        (Status::Error, "before\nZeroDivisionError: division by zero (line 3: b = a / 0)")
+    );
     let execution = run("x = (1,\nprint(");
     assert!(execution.status == Status::Error && execution.text.starts_with("SyntaxError: "), "{}", execution.text);
     let execution = run("import no_such_module");
@@ -188,18 +197,38 @@ fn repairs_are_made_and_named() {
         ("Image.new('L', (7, 9)).save('own.png')\nprint(Image.open('own.png').size)", "(7, 9)", &[]),
         ("folder = '/data/photos'\nprint(Image.open(folder + '/street.png').size)", "(640, 480)", &[ImagePath]),
         ("x1, y1, x2, y2 = -10, 400, 30, 900\nprint(x1, y1, x2, y2)", "0 400 64 480", &[CropClamp]),
-        ("left, top, right, bottom = (600, 10, 620.4, 200)\nprint(left, top, right, bottom)", "576 10 640 200", &[CropClamp]),
+        (
+            "left, top, right, bottom = (600, 10, 620.4, 200)\nprint(left, top, right, bottom)",
+            "576 10 640 200",
+            &[CropClamp],
+        ),
         ("y1, x1, y2, x2 = 300, 100, 100, 700\nprint(y1, x1, y2, x2)", "100 100 300 640", &[CropClamp]),
         ("bbox = [0, 0, 1000, 1000]\nprint(bbox)", "[0, 0, 640, 480]", &[CropClamp]),
         ("print(Image.open(image_path).crop((10, 10, 20, 20)).size)", "(64, 64)", &[CropClamp]),
-        ("side = 5000\nprint(Image.open(image_path).convert('L').crop((0, 0, side, side)).size)", "(640, 480)", &[CropClamp]),
-        ("image = cv2.imread(image_path)\npart = image[10:20, 600:900]\nprint(part.shape)", "(64, 64, 3)", &[CropClamp]),
-        ("image = cv2.imread(image_path)\ny = 470\npart = image[y:y + 100, 0:100]\nprint(part.shape)", "(64, 100, 3)", &[CropClamp]),
+        (
+            "side = 5000\nprint(Image.open(image_path).convert('L').crop((0, 0, side, side)).size)",
+            "(640, 480)",
+            &[CropClamp],
+        ),
+        (
+            "image = cv2.imread(image_path)\npart = image[10:20, 600:900]\nprint(part.shape)",
+            "(64, 64, 3)",
+            &[CropClamp],
+        ),
+        (
+            "image = cv2.imread(image_path)\ny = 470\npart = image[y:y + 100, 0:100]\nprint(part.shape)",
+            "(64, 100, 3)",
+            &[CropClamp],
+        ),
         ("print(cv.imread(image_path).shape)", "(480, 640, 3)", &[Cv2Name]),
         ("import cv2 as cv\nprint(cv.imread(image_path).shape)", "(480, 640, 3)", &[]),
         ("x1, y1, x2, y2 = 10, 20, 110, 120\nprint(x1, y1, x2, y2)", "10 20 110 120", &[]),
         ("small = np.zeros((9, 9))\npart = small[1:3, 1:3]\nprint(part.shape)", "(2, 2)", &[]),
-        ("image = cv2.imread(image_path)\nimage[0:5, 0:5] = 0\npart = image[10:-10, 10:-10]\nprint(part.shape)", "(460, 620, 3)", &[]),
+        (
+            "image = cv2.imread(image_path)\nimage[0:5, 0:5] = 0\npart = image[10:-10, 10:-10]\nprint(part.shape)",
+            "(460, 620, 3)",
+            &[],
+        ),
         ("print(Image.new('RGB', (9, 9)).crop((1, 1, 3, 3)).size)", "(2, 2)", &[]),
     ];
     for (code, expected, repairs) in table {
@@ -207,7 +236,11 @@ fn repairs_are_made_and_named() {
         assert_eq!((execution.text.trim(), execution.repairs.as_slice()), (*expected, *repairs), "{code}");
     }
     let unrepaired = run("if True:\nprint(1)");
-    assert!(unrepaired.text.starts_with("IndentationError: ") && unrepaired.text.contains("line 2"), "{}", unrepaired.text);
+    assert!(
+        unrepaired.text.starts_with("IndentationError: ") && unrepaired.text.contains("line 2"),
+        "{}",
+        unrepaired.text
+    );
 }
 
 #[test]
@@ -220,7 +253,9 @@ fn long_output_is_cut_with_a_note() {
 #[test]
 fn sessions_run_side_by_side() {
     std::thread::scope(|scope| {
-        let waiting: Vec<_> = (0..8).map(|index| scope.spawn(move || run(&format!("import time\ntime.sleep(0.5)\nprint({index})")))).collect();
+        let waiting: Vec<_> = (0..8)
+            .map(|index| scope.spawn(move || run(&format!("import time\ntime.sleep(0.5)\nprint({index})"))))
+            .collect();
         for (index, thread) in waiting.into_iter().enumerate() {
             assert_eq!(thread.join().unwrap().text.trim(), index.to_string());
         }
@@ -243,7 +278,12 @@ fn a_crop_of_512_pixels_takes_a_median_of_milliseconds() {
         })
         .collect();
     seconds.sort_by(f64::total_cmp);
-    println!("median of a 512x512 crop run: {:.1} ms (fastest {:.1}, slowest {:.1})", seconds[15] * 1e3, seconds[0] * 1e3, seconds[30] * 1e3);
+    println!(
+        "median of a 512x512 crop run: {:.1} ms (fastest {:.1}, slowest {:.1})",
+        seconds[15] * 1e3,
+        seconds[0] * 1e3,
+        seconds[30] * 1e3
+    );
     // Other tests share the machine: the bound is generous, the number printed is the claim.
     assert!(seconds[15] < 0.15, "{} s", seconds[15]);
 }
@@ -255,7 +295,8 @@ fn bad_input_images_are_clear_errors() {
     assert!(missing.contains("missing.png") && missing.contains("No such file"), "{missing}");
     let mut png = Vec::new();
     picture().write_to(&mut std::io::Cursor::new(&mut png), image::ImageFormat::Png).unwrap();
-    for (name, bytes) in [("text.png", &b"no image at all"[..]), ("cut.png", &png[..png.len() / 2]), ("empty.png", &[])] {
+    for (name, bytes) in [("text.png", &b"no image at all"[..]), ("cut.png", &png[..png.len() / 2]), ("empty.png", &[])]
+    {
         let path = folder.path().join(name);
         fs::write(&path, bytes).unwrap();
         let error = run_file(&path, "print(1)", TIMEOUT, folder.path()).unwrap_err();
@@ -270,7 +311,11 @@ fn a_file_is_run_and_its_images_are_saved() {
     picture().save(&input).unwrap();
     let code = "Image.open(image_path).crop((0, 0, 100, 90)).save('part.png')\nprint('part.png')\nprint('seen')";
     let report = run_file(&input, code, Duration::from_secs(10), &folder.path().join("out")).unwrap();
-    assert_eq!((report["status"].as_str(), report["text"].as_str().map(str::trim)), (Some("ok"), Some("seen")), "{report}");
+    assert_eq!(
+        (report["status"].as_str(), report["text"].as_str().map(str::trim)),
+        (Some("ok"), Some("seen")),
+        "{report}"
+    );
     let saved = report["images"][0].as_str().unwrap();
     assert_eq!(image::open(saved).unwrap().into_rgb8().dimensions(), (100, 90));
     assert!(report["seconds"].as_f64().unwrap() > 0.0);
@@ -326,14 +371,20 @@ impl Canaries {
     }
 
     fn assert_untouched(&mut self, name: &str) {
-        let names: BTreeSet<String> =
-            fs::read_dir(self.folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let names: BTreeSet<String> = fs::read_dir(self.folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
         assert_eq!(names, BTreeSet::from(["canary.txt", "canary.png", "original.png"].map(String::from)), "{name}");
         assert_eq!(fs::read_to_string(self.folder.path().join("canary.txt")).unwrap(), self.secret, "{name}");
         let original = self.folder.path().join("original.png");
         assert_eq!(fs::metadata(&original).unwrap().permissions().mode() & 0o777, 0o666, "{name}");
         assert_eq!(image::open(&original).unwrap().into_rgb8(), picture(), "{name}");
-        assert_eq!(self.listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "{name} reached the network");
+        assert_eq!(
+            self.listener.accept().unwrap_err().kind(),
+            std::io::ErrorKind::WouldBlock,
+            "{name} reached the network"
+        );
         assert!(self.victim.try_wait().unwrap().is_none(), "{name} killed another process");
     }
 }
@@ -349,8 +400,14 @@ impl Drop for Canaries {
 const HOSTILE: &[(&str, &str)] = &[
     ("connects out", "import socket\nsocket.create_connection(('127.0.0.1', {PORT}), 1).send(b'x')\nprint('BREACH')"),
     ("asks a name server", "import socket\nsocket.getaddrinfo('example.com', 80)\nprint('BREACH')"),
-    ("sends a datagram", "import socket\nsocket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', {PORT}))\nprint('BREACH')"),
-    ("fetches a page", "import urllib.request\nurllib.request.urlopen('http://127.0.0.1:{PORT}/', timeout=1)\nprint('BREACH')"),
+    (
+        "sends a datagram",
+        "import socket\nsocket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', {PORT}))\nprint('BREACH')",
+    ),
+    (
+        "fetches a page",
+        "import urllib.request\nurllib.request.urlopen('http://127.0.0.1:{PORT}/', timeout=1)\nprint('BREACH')",
+    ),
     ("listens", "import socket\ns = socket.socket()\ns.bind(('0.0.0.0', 0))\ns.listen()\nprint('BREACH')"),
     ("opens an abstract socket", "import socket\nsocket.socket(socket.AF_UNIX).bind('\\0thyme')\nprint('BREACH')"),
     ("makes a netlink socket", "import socket\nsocket.socket(socket.AF_NETLINK, socket.SOCK_RAW)\nprint('BREACH')"),
@@ -361,37 +418,61 @@ const HOSTILE: &[(&str, &str)] = &[
     ("lists the host's folders", "print(os.listdir('{FOLDER}'), 'BREACH')"),
     ("lists homes", "print(os.listdir('/root'), os.listdir('/home'), 'BREACH')"),
     ("escapes by a symlink", "os.symlink('{FOLDER}/canary.txt', 'link.png')\nprint(open('link.png').read(), 'BREACH')"),
-    ("has a symlink fetched", "os.symlink('{FOLDER}/original.png', temp_output_dir + 'link.png')\nprint(temp_output_dir + 'link.png')"),
+    (
+        "has a symlink fetched",
+        "os.symlink('{FOLDER}/original.png', temp_output_dir + 'link.png')\nprint(temp_output_dir + 'link.png')",
+    ),
     ("hard-links a file", "os.link('{FOLDER}/canary.txt', 'hard.txt')\nprint(open('hard.txt').read(), 'BREACH')"),
     ("climbs by dots", "print(open('../../../../..{FOLDER}/canary.txt').read(), 'BREACH')"),
     ("writes outside", "open('{FOLDER}/new.txt', 'w').write('x')\nprint('BREACH')"),
     ("overwrites outside", "open('{FOLDER}/canary.txt', 'w').write('x')\nprint('BREACH')"),
     ("removes outside", "os.remove('{FOLDER}/canary.txt')\nprint('BREACH')"),
     ("removes everything", "import shutil\nshutil.rmtree('/', ignore_errors=True)\nprint(os.path.exists(image_path))"),
-    ("changes the input's mode", "os.chmod(image_path, 0o777)\nos.chmod('{FOLDER}/original.png', 0o777)\nprint('BREACH')"),
+    (
+        "changes the input's mode",
+        "os.chmod(image_path, 0o777)\nos.chmod('{FOLDER}/original.png', 0o777)\nprint('BREACH')",
+    ),
     ("overwrites the input", "Image.new('RGB', (9, 9)).save(image_path)\nprint('BREACH')"),
     ("replaces the input", "open('x', 'w').write('x')\nos.replace('x', image_path)\nprint('BREACH')"),
     ("forks", "os.fork()\nprint('BREACH')"),
     ("is a fork bomb", "while True:\n    os.fork()"),
-    ("is a fork bomb that swallows errors", "while True:\n    try:\n        if os.fork() == 0: print('BREACH')\n    except Exception: pass"),
-    ("starts a program", "import subprocess\nsubprocess.run(['/bin/sh', '-c', 'touch {FOLDER}/new.txt'])\nprint('BREACH')"),
+    (
+        "is a fork bomb that swallows errors",
+        "while True:\n    try:\n        if os.fork() == 0: print('BREACH')\n    except Exception: pass",
+    ),
+    (
+        "starts a program",
+        "import subprocess\nsubprocess.run(['/bin/sh', '-c', 'touch {FOLDER}/new.txt'])\nprint('BREACH')",
+    ),
     ("uses the shell", "code = os.system('touch {FOLDER}/new.txt; echo BREACH')\nprint(code)"),
     ("replaces itself", "os.execv('/bin/sh', ['sh', '-c', 'touch {FOLDER}/new.txt'])"),
     ("spawns", "os.posix_spawn('/bin/true', ['true'], {})\nprint('BREACH')"),
     ("uses multiprocessing", "import multiprocessing\nmultiprocessing.Pool(2).map(print, ['BREACH'])"),
-    ("bombs with threads", "import threading, time\nfor _ in range(10_000):\n    threading.Thread(target=time.sleep, args=(9,)).start()\nprint('BREACH')"),
+    (
+        "bombs with threads",
+        "import threading, time\nfor _ in range(10_000):\n    threading.Thread(target=time.sleep, args=(9,)).start()\nprint('BREACH')",
+    ),
     ("kills its parent", "import signal\nos.kill(os.getppid(), signal.SIGKILL)\nprint(os.getppid())"),
     ("kills the host", "os.kill({HOST}, 9)\nprint('BREACH')"),
     ("kills a stranger", "os.kill({VICTIM}, 9)\nprint('BREACH')"),
     ("kills everyone", "os.kill(-1, 9)\nprint('BREACH')"),
     ("kills its group", "os.killpg(0, 9)\nprint('BREACH')"),
     ("kills by pidfd", "import signal\nsignal.pidfd_send_signal(os.pidfd_open({VICTIM}), 9)\nprint('BREACH')"),
-    ("traces a stranger", "import ctypes\nc = ctypes.CDLL(None)\nif c.ptrace(16, {VICTIM}, 0, 0) == 0: print('BREACH')\nif c.ptrace(16, {HOST}, 0, 0) == 0: print('BREACH')"),
+    (
+        "traces a stranger",
+        "import ctypes\nc = ctypes.CDLL(None)\nif c.ptrace(16, {VICTIM}, 0, 0) == 0: print('BREACH')\nif c.ptrace(16, {HOST}, 0, 0) == 0: print('BREACH')",
+    ),
     ("reads a stranger's memory", "print(open('/proc/{VICTIM}/mem', 'rb').read(1), 'BREACH')"),
     ("reads the environment of the host", "print(open('/proc/{HOST}/environ').read(), 'BREACH')"),
     ("reads the environment of process 1", "print(open('/proc/1/environ').read(), 'BREACH')"),
-    ("reads its own environment", "if os.environ or 'CARGO' in str(os.environ): print('BREACH')\nprint(open('/proc/self/environ').read(), 'BREACH')"),
-    ("mounts", "import ctypes\nif ctypes.CDLL(None).mount(b'x', b'/mnt/data', b'tmpfs', 0, None) == 0: print('BREACH')"),
+    (
+        "reads its own environment",
+        "if os.environ or 'CARGO' in str(os.environ): print('BREACH')\nprint(open('/proc/self/environ').read(), 'BREACH')",
+    ),
+    (
+        "mounts",
+        "import ctypes\nif ctypes.CDLL(None).mount(b'x', b'/mnt/data', b'tmpfs', 0, None) == 0: print('BREACH')",
+    ),
     ("unmounts its root", "import ctypes\nif ctypes.CDLL(None).umount2(b'/', 2) == 0: print('BREACH')"),
     ("makes a user namespace", "import ctypes\nif ctypes.CDLL(None).unshare(0x10000000) == 0: print('BREACH')"),
     ("becomes root", "os.setuid(0)\nprint('BREACH')"),
@@ -399,28 +480,58 @@ const HOSTILE: &[(&str, &str)] = &[
     ("makes a device", "import stat\nos.mknod('disk', 0o666 | stat.S_IFBLK, os.makedev(254, 0))\nprint('BREACH')"),
     ("raises its limits", "import resource\nresource.setrlimit(resource.RLIMIT_AS, (-1, -1))\nprint('BREACH')"),
     ("eats memory", "kept = bytearray(4 << 30)\nprint('BREACH')"),
-    ("eats memory in pieces", "kept = []\nwhile True:\n    kept.append(bytearray(1 << 20))\n    if len(kept) > 1000: print('BREACH')"),
+    (
+        "eats memory in pieces",
+        "kept = []\nwhile True:\n    kept.append(bytearray(1 << 20))\n    if len(kept) > 1000: print('BREACH')",
+    ),
     ("eats memory by memfd", "f = os.memfd_create('x')\nos.ftruncate(f, 4 << 30)\nprint('BREACH')"),
-    ("fills the disk", "with open('big', 'wb') as f:\n    for _ in range(64): f.write(bytes(1 << 20))\nprint('BREACH')"),
-    ("fills the disk with files", "for i in range(64):\n    open(f'big{i}', 'wb').write(bytes(1 << 20))\nprint('BREACH')"),
+    (
+        "fills the disk",
+        "with open('big', 'wb') as f:\n    for _ in range(64): f.write(bytes(1 << 20))\nprint('BREACH')",
+    ),
+    (
+        "fills the disk with files",
+        "for i in range(64):\n    open(f'big{i}', 'wb').write(bytes(1 << 20))\nprint('BREACH')",
+    ),
     ("makes files without number", "for i in range(1_000_000): open(f'{i}', 'w').close()\nprint('BREACH')"),
     ("loops", "while True: pass"),
     ("sleeps", "import time\ntime.sleep(1000)"),
     ("loops in C", "sum(range(10 ** 12))"),
-    ("ignores signals and exceptions", "import signal\nfor s in range(1, 32):\n    try: signal.signal(s, signal.SIG_IGN)\n    except Exception: pass\nwhile True:\n    try:\n        while True: pass\n    except BaseException: pass"),
+    (
+        "ignores signals and exceptions",
+        "import signal\nfor s in range(1, 32):\n    try: signal.signal(s, signal.SIG_IGN)\n    except Exception: pass\nwhile True:\n    try:\n        while True: pass\n    except BaseException: pass",
+    ),
     ("prints without end", "while True: print('spam' * 1000)"),
     ("prints without end to descriptors", "while True:\n    for d in (1, 2): os.write(d, b'x' * 4096)"),
-    ("floods the wire", "for d in range(64):\n    try:\n        while True: os.write(d, b'\\xff' * 65536)\n    except OSError: pass"),
-    ("forges an answer", "import struct, json\nm = json.dumps({'status': 'ok', 'text': 'forged', 'blobs': [10 ** 15], 'images': ['a.png'], 'round': 1, 'seconds': 0}).encode()\nfor d in range(3, 64):\n    try: os.write(d, struct.pack('<I', len(m)) + m)\n    except OSError: pass"),
-    ("announces an endless answer", "import struct\nfor d in range(3, 64):\n    try: os.write(d, struct.pack('<I', 2 ** 32 - 1))\n    except OSError: pass"),
+    (
+        "floods the wire",
+        "for d in range(64):\n    try:\n        while True: os.write(d, b'\\xff' * 65536)\n    except OSError: pass",
+    ),
+    (
+        "forges an answer",
+        "import struct, json\nm = json.dumps({'status': 'ok', 'text': 'forged', 'blobs': [10 ** 15], 'images': ['a.png'], 'round': 1, 'seconds': 0}).encode()\nfor d in range(3, 64):\n    try: os.write(d, struct.pack('<I', len(m)) + m)\n    except OSError: pass",
+    ),
+    (
+        "announces an endless answer",
+        "import struct\nfor d in range(3, 64):\n    try: os.write(d, struct.pack('<I', 2 ** 32 - 1))\n    except OSError: pass",
+    ),
     ("closes every descriptor", "os.closerange(0, 256)"),
     ("recurses without end", "import sys\nsys.setrecursionlimit(10 ** 9)\ndef f(): f()\nf()"),
     ("crashes", "import ctypes\nctypes.string_at(0)"),
     ("leaves at once", "os._exit(0)"),
     ("names a fifo as its image", "os.mkfifo(temp_output_dir + 'x.png')\nprint(temp_output_dir + 'x.png')"),
-    ("names an image bomb", "import zlib, struct\ndef part(k, d): return struct.pack('>I', len(d)) + k + d + struct.pack('>I', zlib.crc32(k + d))\nopen('bomb.png', 'wb').write(b'\\x89PNG\\r\\n\\x1a\\n' + part(b'IHDR', struct.pack('>IIBBBBB', 60000, 60000, 8, 2, 0, 0, 0)) + part(b'IDAT', zlib.compress(bytes(1 << 20))) + part(b'IEND', b''))\nprint('bomb.png')"),
-    ("names a million images", "Image.new('RGB', (9, 9)).save('a.png')\nfor i in range(1000): os.symlink('a.png', f'{i}.png')\nprint('\\n'.join(f'{i}.png' for i in range(1000)))"),
-    ("breaks what answers", "import json, builtins\njson.dumps = None\nimport sys\nfor m in list(sys.modules.values()):\n    for k in ('write_frame', 'read_frame'):\n        if hasattr(m, k): setattr(m, k, None)"),
+    (
+        "names an image bomb",
+        "import zlib, struct\ndef part(k, d): return struct.pack('>I', len(d)) + k + d + struct.pack('>I', zlib.crc32(k + d))\nopen('bomb.png', 'wb').write(b'\\x89PNG\\r\\n\\x1a\\n' + part(b'IHDR', struct.pack('>IIBBBBB', 60000, 60000, 8, 2, 0, 0, 0)) + part(b'IDAT', zlib.compress(bytes(1 << 20))) + part(b'IEND', b''))\nprint('bomb.png')",
+    ),
+    (
+        "names a million images",
+        "Image.new('RGB', (9, 9)).save('a.png')\nfor i in range(1000): os.symlink('a.png', f'{i}.png')\nprint('\\n'.join(f'{i}.png' for i in range(1000)))",
+    ),
+    (
+        "breaks what answers",
+        "import json, builtins\njson.dumps = None\nimport sys\nfor m in list(sys.modules.values()):\n    for k in ('write_frame', 'read_frame'):\n        if hasattr(m, k): setattr(m, k, None)",
+    ),
 ];
 
 fn hostile_programs_have_no_effect(options: SandboxOptions) {
@@ -435,14 +546,31 @@ fn hostile_programs_have_no_effect(options: SandboxOptions) {
         let mut session = sandbox.session(input.clone());
         let execution = session.run(&canaries.fill_in(code)).unwrap();
         let seconds = started.elapsed();
-        println!("{name:<40} {:?} {:.2} s: {}", execution.status, seconds.as_secs_f64(), execution.text.lines().last().unwrap_or("").chars().take(100).collect::<String>());
+        println!(
+            "{name:<40} {:?} {:.2} s: {}",
+            execution.status,
+            seconds.as_secs_f64(),
+            execution.text.lines().last().unwrap_or("").chars().take(100).collect::<String>()
+        );
         assert!(seconds < TIMEOUT + Duration::from_secs(2), "{name} took {seconds:?}");
-        assert!(!execution.text.contains("BREACH") && !execution.text.contains(&canaries.secret), "{name}: {}", execution.text);
-        assert!(execution.images.len() <= 16 && !execution.images.iter().any(|image| image.image.dimensions() == (640, 480)), "{name}");
+        assert!(
+            !execution.text.contains("BREACH") && !execution.text.contains(&canaries.secret),
+            "{name}: {}",
+            execution.text
+        );
+        assert!(
+            execution.images.len() <= 16
+                && !execution.images.iter().any(|image| image.image.dimensions() == (640, 480)),
+            "{name}"
+        );
         canaries.assert_untouched(name);
         // The next run of the same sequence works, with the input as it was.
         let next = session.run("print(Image.open(image_path).size)").unwrap();
-        assert!(next.status != Status::Ok || next.text.trim() == "(640, 480)" || name.contains("answer"), "{name}: {}", next.text);
+        assert!(
+            next.status != Status::Ok || next.text.trim() == "(640, 480)" || name.contains("answer"),
+            "{name}: {}",
+            next.text
+        );
     }
     let after = sandbox.session(input).run("print('alive')").unwrap();
     assert_eq!(after.text.trim(), "alive");
@@ -469,6 +597,8 @@ fn hostile_programs_have_no_effect_as_an_ordinary_user() {
 fn one_session_cannot_see_the_files_of_another() {
     let mut first = session();
     first.run("open(temp_output_dir + 'mine.txt', 'w').write('private')").unwrap();
-    let seen = run("import glob\nprint([p for p in glob.glob('/mnt/**', recursive=True) + glob.glob('/tmp/**', recursive=True) if 'mine' in p])");
+    let seen = run(
+        "import glob\nprint([p for p in glob.glob('/mnt/**', recursive=True) + glob.glob('/tmp/**', recursive=True) if 'mine' in p])",
+    );
     assert_eq!(seen.text.trim(), "[]");
 }

@@ -1,0 +1,153 @@
+//! What is asked of an engine and what it answers: sequences to open, how to draw and when to stop, tokens and stops.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::prompt::PreparedImage;
+
+/// A token that the model drew. Log-probabilities are natural.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Sampled {
+    /// The token.
+    pub id: u32,
+    /// Log-probability at temperature 1 over the full vocabulary, nothing cut or penalised.
+    pub raw: f32,
+    /// The same at the temperature it was drawn at; equal to `raw` at temperatures 0 and 1.
+    pub tempered: f32,
+    /// Temperature it was drawn at; 0 for the likeliest.
+    pub temperature: f32,
+    /// Under the distribution drawn from, after penalty and cuts; 0 at temperature 0.
+    pub processed: f32,
+    /// Share of the mass that the cuts kept.
+    pub kept: f32,
+    /// Entropy of the raw distribution in nats.
+    pub entropy: f32,
+}
+
+/// How tokens are drawn.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sampling {
+    /// 0 draws the likeliest token.
+    pub temperature: f32,
+    /// Keep the `top_k` likeliest; 0 keeps all.
+    pub top_k: usize,
+    /// Keep the smallest set of likeliest tokens with at least this mass; 1 keeps all.
+    pub top_p: f32,
+    /// Keep tokens of at least `min_p` times the likeliest's probability; 0 keeps all.
+    pub min_p: f32,
+    /// Makes tokens that are in the sequence less likely; 1 changes nothing.
+    pub repetition_penalty: f32,
+    /// Temperature inside code; none draws code like the rest.
+    pub code_temperature: Option<f32>,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, code_temperature: None }
+    }
+}
+
+/// Another temperature between two tags of the model's own text (GRPO-ATS): the token that completes `open` is still drawn at the
+/// usual one, those after it at this one, up to and with the token that completes `close`. Observations do not change the state.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdaptiveTemperature {
+    /// The tag after which it holds.
+    pub open: String,
+    /// The tag that ends it.
+    pub close: String,
+    /// The temperature in between.
+    pub temperature: f32,
+}
+
+/// Sequences to open on one prompt, which is computed once.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// The prompt, images expanded.
+    pub token_ids: Vec<u32>,
+    /// The prompt's images in order.
+    pub images: Vec<Arc<PreparedImage>>,
+    /// Numbers of the sequences, unique among the open ones; with the position they are the counter of the random draws.
+    pub sequences: Vec<u64>,
+    /// Seed of the random draws.
+    pub seed: u64,
+    /// How tokens are drawn; `code_temperature` is in `adaptive`.
+    pub sampling: Sampling,
+    /// The other temperature, if there is one.
+    pub adaptive: Option<AdaptiveTemperature>,
+    /// When sequences stop.
+    pub stops: Stops,
+}
+
+/// When a sequence stops. The token that completes a stop is kept, whatever else is glued to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stops {
+    /// Strings, matched on the bytes that the model drew since the last `open` or `append`.
+    pub strings: Vec<String>,
+    /// Tokens: end of turn, and those that the model must not write.
+    pub token_ids: Vec<u32>,
+    /// Tokens drawn since the last `open` or `append`.
+    pub turn_tokens: usize,
+    /// Tokens after the prompt, drawn or appended. An opened sequence has room for as many.
+    pub total_tokens: usize,
+}
+
+/// Why a sequence stopped; the first that holds, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// `Stops::strings[_]` was completed; of several, the one that ended first.
+    Text(usize),
+    /// A token of `Stops::token_ids` was drawn.
+    Token(u32),
+    /// `Stops::turn_tokens` is reached.
+    TurnTokens,
+    /// `Stops::total_tokens` is reached.
+    TotalTokens,
+    /// The model or the cache has no further position.
+    ContextFull,
+}
+
+/// What a step brought.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Event {
+    /// A token was drawn.
+    Token {
+        /// Whose.
+        sequence: u64,
+        /// The token.
+        token: Sampled,
+    },
+    /// A sequence stopped, after its last token.
+    Stopped {
+        /// Which.
+        sequence: u64,
+        /// Why.
+        reason: StopReason,
+    },
+}
+
+/// What a generator could not do.
+#[derive(Debug, Error)]
+pub enum GeneratorError {
+    /// No room now; it may open when others are closed.
+    #[error("no room for another group now")]
+    Full,
+    /// The tokens do not fit at all.
+    #[error(
+        "{needed} tokens do not fit in {limit}; lower max_pixels or the limits of tokens, or give the engine more pages"
+    )]
+    TooLong {
+        /// Tokens that the sequence needs.
+        needed: usize,
+        /// Tokens possible.
+        limit: usize,
+    },
+    /// No open sequence has this number.
+    #[error("sequence {0} is not open")]
+    Unknown(u64),
+    /// The engine failed.
+    #[error("the engine failed")]
+    Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
+}

@@ -1,0 +1,168 @@
+//! One sequence: its tokens and positions, how many of them are in pages, how it draws and when it stops.
+
+use std::sync::Arc;
+
+use super::kv_cache::PageTable;
+use super::request::{Opening, Sampled, StopReason, Stops};
+use super::sampling::Sampler;
+use super::sampling::adaptive_temperature::AdaptiveState;
+use super::sampling::stop::StopMatcher;
+use crate::model::config::Config;
+use crate::prompt::positions::PositionError;
+use crate::prompt::{Grid, PositionCursor, PreparedImage};
+
+/// An open sequence.
+#[derive(Debug)]
+pub struct Sequence {
+    /// Tokens: prompt, drawn, observed.
+    pub ids: Vec<u32>,
+    /// Their 3-D positions.
+    pub positions: Vec<[u32; 3]>,
+    /// How many of them have keys and values in pages.
+    pub computed: usize,
+    /// The pages.
+    pub table: PageTable,
+    /// Images and the token at which each begins.
+    pub images: Vec<PlacedImage>,
+    /// The sequence whose prefill of the same prompt this one waits for.
+    pub follows: Option<u64>,
+    /// Which group's pages it shares.
+    pub group: u64,
+    /// Pages kept for it alone.
+    pub reserved: usize,
+    pub(super) sampler: Sampler,
+    cursor: PositionCursor,
+    matcher: StopMatcher,
+    stops: Stops,
+    prompt_tokens: usize,
+    turn_tokens: usize,
+    is_running: bool,
+}
+
+/// An image in a sequence.
+#[derive(Clone, Debug)]
+pub struct PlacedImage {
+    /// The image.
+    pub image: Arc<PreparedImage>,
+    /// Its first placeholder.
+    pub start: usize,
+    /// Its placeholders.
+    pub tokens: usize,
+}
+
+impl Sequence {
+    /// A running sequence with nothing computed.
+    pub fn open(
+        opening: &Opening,
+        number: u64,
+        config: &Config,
+        (group, reserved): (u64, usize),
+    ) -> Result<Sequence, PositionError> {
+        let adaptive = opening.adaptive.clone().map(AdaptiveState::new);
+        let mut sequence = Sequence {
+            ids: Vec::new(),
+            positions: Vec::new(),
+            computed: 0,
+            table: PageTable::default(),
+            images: Vec::new(),
+            follows: None,
+            group,
+            reserved,
+            sampler: Sampler::new(&opening.sampling, adaptive, opening.seed, number, config.vocab),
+            cursor: PositionCursor::new(config.vision.merge, config.image_pad),
+            matcher: StopMatcher::default(),
+            stops: opening.stops.clone(),
+            prompt_tokens: opening.token_ids.len(),
+            turn_tokens: 0,
+            is_running: true,
+        };
+        sequence.extend(&opening.token_ids, &opening.images, config)?;
+        Ok(sequence)
+    }
+
+    /// Adds tokens that the model did not draw, and lets the sequence run.
+    pub fn append(&mut self, ids: &[u32], images: &[Arc<PreparedImage>], config: &Config) -> Result<(), PositionError> {
+        self.extend(ids, images, config)?;
+        self.sampler.interrupt();
+        self.matcher.clear();
+        self.turn_tokens = 0;
+        self.is_running = true;
+        Ok(())
+    }
+
+    fn extend(&mut self, ids: &[u32], images: &[Arc<PreparedImage>], config: &Config) -> Result<(), PositionError> {
+        let grids: Vec<Grid> = images.iter().map(|image| image.grid).collect();
+        self.cursor.add_images(&grids);
+        self.positions.extend(self.cursor.extend(ids)?);
+        let mut pads = (0..ids.len()).filter(|&i| ids[i] == config.image_pad);
+        for image in images {
+            let tokens = image.grid.tokens(config.vision.merge);
+            if let Some(first) = pads.next() {
+                self.images.push(PlacedImage { image: image.clone(), start: self.ids.len() + first, tokens });
+            }
+            pads.by_ref().take(tokens - 1).for_each(drop);
+        }
+        self.ids.extend_from_slice(ids);
+        self.sampler.see(ids);
+        Ok(())
+    }
+
+    /// Takes a drawn token; the reason to stop, if it is one.
+    pub fn accept(&mut self, token: Sampled, bytes: &[u8], config: &Config) -> Option<StopReason> {
+        self.ids.push(token.id);
+        self.sampler.see(&[token.id]);
+        self.sampler.read_own(bytes);
+        self.turn_tokens += 1;
+        let stray_image = match self.cursor.extend(&[token.id]) {
+            Ok(positions) if token.id != config.image_pad => {
+                self.positions.extend(positions);
+                false
+            }
+            _ => {
+                self.positions.push(*self.positions.last().unwrap_or(&[0; 3]));
+                true
+            }
+        };
+        let stopped_by = self.matcher.read(bytes, &self.stops.strings);
+        let reason = if let Some(index) = stopped_by {
+            Some(StopReason::Text(index))
+        } else if stray_image || self.stops.token_ids.contains(&token.id) {
+            Some(StopReason::Token(token.id))
+        } else if self.turn_tokens >= self.stops.turn_tokens {
+            Some(StopReason::TurnTokens)
+        } else if self.completion_tokens() >= self.stops.total_tokens {
+            Some(StopReason::TotalTokens)
+        } else if self.ids.len() >= config.context_tokens {
+            Some(StopReason::ContextFull)
+        } else {
+            None
+        };
+        self.is_running = reason.is_none();
+        reason
+    }
+
+    /// Tokens after the prompt.
+    pub fn completion_tokens(&self) -> usize {
+        self.ids.len() - self.prompt_tokens
+    }
+
+    /// Tokens after the prompt that it may have.
+    pub fn completion_tokens_max(&self) -> usize {
+        self.stops.total_tokens
+    }
+
+    /// Tokens of the prompt.
+    pub fn prompt_tokens(&self) -> usize {
+        self.prompt_tokens
+    }
+
+    /// Whether it takes part in the next step.
+    pub fn is_running(&self) -> bool {
+        self.is_running && self.follows.is_none()
+    }
+
+    /// Whether it has stopped (and is not waiting for its prompt).
+    pub fn is_stopped(&self) -> bool {
+        !self.is_running
+    }
+}

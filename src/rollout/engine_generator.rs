@@ -1,0 +1,39 @@
+//! The engine beside the weights that it borrows, as rollout's [`Generator`].
+
+use std::sync::Arc;
+
+use super::generator::{Event, Generator, GeneratorError, Opening};
+use crate::engine::Engine;
+use crate::model::parameters::Weights;
+use crate::prompt::PreparedImage;
+
+/// Generates with an engine under fixed weights.
+pub struct EngineGenerator<'a> {
+    /// Sequences and pages.
+    pub engine: &'a mut Engine,
+    /// The policy.
+    pub weights: &'a Weights,
+}
+
+impl Generator for EngineGenerator<'_> {
+    fn open(&mut self, opening: Opening) -> Result<(), GeneratorError> {
+        self.engine.open(&opening)
+    }
+
+    fn step(&mut self) -> Result<Vec<Event>, GeneratorError> {
+        self.engine.step(self.weights)
+    }
+
+    fn append(
+        &mut self,
+        sequence: u64,
+        token_ids: &[u32],
+        images: &[Arc<PreparedImage>],
+    ) -> Result<(), GeneratorError> {
+        self.engine.append(sequence, token_ids, images)
+    }
+
+    fn close(&mut self, sequence: u64) {
+        self.engine.close(sequence);
+    }
+}
