@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use crate::model::Model;
 use crate::model::parameters::{Parameters, Role, Spec, Weights};
 use crate::ops::sample::philox_uniform;
-use crate::ops::{Backend, Dtype, Host};
+use crate::ops::{Dtype, Host};
 
 /// Draws all weights; the same seed gives the same weights on every machine.
 pub fn random_weights(model: &Model, seed: u64) -> Weights {

@@ -9,7 +9,7 @@ use super::files::TensorFiles;
 use super::weights::write_safetensors;
 use crate::model::Model;
 use crate::model::parameters::Parameters;
-use crate::ops::{self, Backend, Host, HostMut, Tensor};
+use crate::ops::{self, Host, HostMut, Tensor};
 
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 

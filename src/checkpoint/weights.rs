@@ -10,7 +10,7 @@ use super::CheckpointError;
 use super::files::TensorFiles;
 use crate::model::Model;
 use crate::model::parameters::{Parameters, Spec, Weights};
-use crate::ops::{self, Backend, Host, HostMut};
+use crate::ops::{self, Host, HostMut};
 
 /// Largest size of one file that is written.
 const SHARD_BYTES: usize = 5_000_000_000;
