@@ -84,7 +84,7 @@ pub fn tool(name: &str, table: toml::Table) -> Result<Arc<dyn Tool>, RegistryErr
     }
 }
 
-/// All rewards, each before those that it gates.
+/// All rewards, in the order of reports.
 pub fn rewards() -> Vec<Box<dyn Reward>> {
     vec![Box::new(Format), Box::new(Answer), Box::new(Consistency), Box::new(ToolSuccess)]
 }

@@ -438,6 +438,21 @@ fn a_task_without_messages_gets_thymes_prompt() {
 }
 
 #[test]
+fn an_example_becomes_a_task_with_its_pictures_in_place() {
+    use thyme_engine::tasks::{Example, Message, Role};
+    let example = Example {
+        messages: vec![Message::new(Role::User, "<image>What is it?")],
+        images: vec![RgbImage::new(30, 40)],
+        solution: Some("7".into()),
+        question: Some("What is it?".into()),
+    };
+    let task = Task::of_example(example.clone()).unwrap();
+    assert!(matches!(&task.messages[0].content[..], [Part::Image(_), Part::Text(text)] if text == "What is it?"));
+    assert_eq!((task.images.len(), &*task.solution, &*task.question), (1, "7", "What is it?"));
+    assert!(Task::of_example(Example { images: vec![], ..example }).is_err(), "a mark without a picture");
+}
+
+#[test]
 fn a_damaged_picture_fails_its_task_and_no_other() {
     let damaged = Task {
         messages: vec![Message::new("user", vec![Part::Image(ImageSource::Path("/nowhere.png".into()))])],

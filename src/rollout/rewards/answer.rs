@@ -65,30 +65,13 @@ pub fn same(answer: &str, solution: &str, question: &str) -> bool {
     if normalised(answer) == normalised(solution) && !normalised(answer).is_empty() {
         return true;
     }
-    let (chosen, correct) = (Choice::read(answer), Choice::read(solution));
-    if let (Some(chosen), Some(correct)) = (&chosen, &correct)
-        && (chosen.text.is_none() || correct.text.is_none() || chosen.letter != correct.letter)
-    {
-        return chosen.letter == correct.letter;
-    }
-    if let (Some(chosen), Some(correct)) = (&chosen, &correct) {
-        return same_text(chosen.text, correct.text);
-    }
-    if let Some(correct) = &correct
-        && let Some(text) = correct.text.or_else(|| option_text(question, correct.letter))
-    {
-        return normalised(answer) == normalised(text);
-    }
-    if let Some(chosen) = &chosen
-        && let Some(text) = chosen.text.or_else(|| option_text(question, chosen.letter))
-    {
-        return normalised(text) == normalised(solution);
+    match (Choice::read(answer), Choice::read(solution)) {
+        (Some(chosen), Some(correct)) => return chosen.same(&correct),
+        (None, Some(correct)) if correct.means(answer, question) => return true,
+        (Some(chosen), None) if chosen.means(solution, question) => return true,
+        _ => {}
     }
     same_mathematics(answer, solution)
-}
-
-fn same_text(a: Option<&str>, b: Option<&str>) -> bool {
-    a.map(normalised) == b.map(normalised)
 }
 
 /// Whether both read as mathematics of the same value; one unit that only one of them names is forgiven, two must agree.
@@ -157,32 +140,37 @@ struct Choice<'a> {
 }
 
 impl<'a> Choice<'a> {
-    /// Reads a choice; a bare letter must be a capital, so that the article in "a cat" is none.
+    /// Reads a choice. A bare letter must be a capital, so that the article in "a cat" is none; so must one with text after it.
     fn read(text: &'a str) -> Option<Self> {
         let text = text.trim().trim_matches(['*', '$', '`']);
-        let (inside, bracketed) = match text.strip_prefix('(') {
-            Some(rest) => (rest, true),
-            None => (text, false),
-        };
-        let mut characters = inside.chars();
-        let letter = characters.next()?;
+        let inside = text.strip_prefix('(');
+        let mut characters = inside.unwrap_or(text).chars();
+        let letter = characters.next().filter(char::is_ascii_alphabetic)?;
         let rest = characters.as_str();
-        let marked = if bracketed { rest.strip_prefix(')') } else { rest.strip_prefix(['.', ')', ':']) };
-        if !letter.is_ascii_alphabetic() || (bracketed && marked.is_none()) {
-            return None;
-        }
-        match marked {
-            Some(rest) => {
-                let rest = rest.trim_start_matches(['.', ':', ' ']).trim();
-                // "B.C" or "e.g." are no choices.
-                let apart =
-                    bracketed || marked.is_some_and(|marked| marked.is_empty() || marked.starts_with([' ', '\n']));
-                (apart && letter.is_ascii_uppercase() || apart && rest.is_empty())
-                    .then(|| Choice { letter: letter.to_ascii_uppercase(), text: (!rest.is_empty()).then_some(rest) })
+        let after = match inside {
+            Some(_) => rest.strip_prefix(')')?,
+            None if rest.is_empty() => "",
+            None => {
+                rest.strip_prefix(['.', ')', ':']).filter(|after| after.is_empty() || after.starts_with([' ', '\n']))?
             }
-            None if rest.is_empty() && letter.is_ascii_uppercase() => Some(Choice { letter, text: None }),
-            None => None,
-        }
+        };
+        let after = after.trim_start_matches(['.', ':', ' ']).trim();
+        let is_marked_alone = after.is_empty() && (inside.is_some() || !rest.is_empty());
+        (letter.is_ascii_uppercase() || is_marked_alone)
+            .then(|| Choice { letter: letter.to_ascii_uppercase(), text: (!after.is_empty()).then_some(after) })
+    }
+
+    /// Whether both choose the same; texts count where both have one.
+    fn same(&self, other: &Choice<'_>) -> bool {
+        let texts = self.text.zip(other.text);
+        self.letter == other.letter && texts.is_none_or(|(a, b)| normalised(a) == normalised(b))
+    }
+
+    /// Whether `text` is the text of this option, by itself or in the question.
+    fn means(&self, text: &str, question: &str) -> bool {
+        self.text
+            .or_else(|| option_text(question, self.letter))
+            .is_some_and(|option| normalised(option) == normalised(text))
     }
 }
 

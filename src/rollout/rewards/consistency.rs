@@ -29,19 +29,8 @@ impl Reward for Consistency {
             return Score::Value(0.0);
         };
         let thought = thought(&view.text);
-        Score::of(conclusions(last_part(&thought)).into_iter().next_back().is_some_and(|last| match last {
-            Conclusion::Announced(text) => names(text, answer, view.question),
-            Conclusion::Sentences(text) => names(text, answer, view.question),
-        }))
+        Score::of(conclusion(last_part(&thought)).is_some_and(|conclusion| names(conclusion, answer, view.question)))
     }
-}
-
-/// What the thought ends on.
-enum Conclusion<'a> {
-    /// What follows words like "the answer is", to the end of the sentence.
-    Announced(&'a str),
-    /// The last two sentences.
-    Sentences(&'a str),
 }
 
 /// The thought without code: what a program prints or computes is not a conclusion.
@@ -65,19 +54,22 @@ fn last_part(thought: &str) -> &str {
     &thought[start..]
 }
 
-/// The candidates for the conclusion; the last one counts.
-fn conclusions(text: &str) -> Vec<Conclusion<'_>> {
+/// What the thought ends on: what follows the last words like "the answer is", to the end of the sentence, else the last two
+/// sentences.
+fn conclusion(text: &str) -> Option<&str> {
     let sentences = sentences(text);
-    let Some(&(last_start, _)) = sentences.last() else { return Vec::new() };
-    let start = sentences.iter().rev().nth(1).map_or(last_start, |&(start, _)| start);
     let lower = text.to_ascii_lowercase();
     let announced = ANNOUNCEMENTS.iter().filter_map(|words| lower.rfind(words).map(|at| at + words.len())).max();
-    let mut found = vec![Conclusion::Sentences(&text[start..])];
-    if let Some(at) = announced {
-        let end = sentences.iter().map(|&(_, end)| end).find(|&end| end > at).unwrap_or(text.len());
-        found.push(Conclusion::Announced(&text[at..end]));
+    match announced {
+        Some(at) => {
+            let end = sentences.iter().map(|&(_, end)| end).find(|&end| end > at).unwrap_or(text.len());
+            Some(&text[at..end])
+        }
+        None => {
+            let (start, _) = sentences.get(sentences.len().saturating_sub(2))?;
+            Some(&text[*start..])
+        }
     }
-    found
 }
 
 /// The bounds of the sentences that are not blank: cut after `.`, `!`, `?` before a space, and at line ends.
