@@ -5,7 +5,7 @@
 use super::simd::{LANES, Lanes, Simd, kernel};
 use super::{Cpu, floats, tasks, values};
 use crate::ops::attention::{Attention, Heads, Keys, PAGE_TOKENS};
-use crate::ops::{Dtype, Tensor};
+use crate::ops::{Buffers, Dtype, Tensor};
 
 /// The widest head: query rows are kept on the stack.
 const HEAD_DIM_MAX: usize = 128;
@@ -32,7 +32,6 @@ pub(super) fn write_token(page: &mut [f32], offset: usize, key_value: &[f32], he
 
 impl Attention for Cpu {
     fn attention_pages(&self, pages: usize, heads: Heads) -> Tensor {
-        use crate::ops::Buffers;
         self.zeros(&[pages, page_len(heads)], Dtype::Activation)
     }
 
@@ -155,7 +154,7 @@ impl Cpu {
 
 fn check(qkv: &Tensor, heads: Heads) {
     assert!(
-        heads.head_dim <= HEAD_DIM_MAX && heads.kv_heads > 0 && heads.heads % heads.kv_heads == 0,
+        heads.head_dim <= HEAD_DIM_MAX && heads.kv_heads > 0 && heads.heads.is_multiple_of(heads.kv_heads),
         "attention: {heads:?}; at most {HEAD_DIM_MAX} wide, kv_heads dividing heads"
     );
     assert_eq!(qkv.cols(), heads.qkv(), "attention: qkv {:?} for {heads:?}", qkv.shape());

@@ -55,7 +55,7 @@ fn normal<L: Lanes>(x: L) -> (L, L) {
 
     // 2/√π · (−1)^n / (n! (2n + 1))
     let series = [
-        1.128_379_2,
+        std::f32::consts::FRAC_2_SQRT_PI,
         -0.376_126_4,
         0.112_837_92,
         -0.026_866_17,
@@ -68,8 +68,7 @@ fn normal<L: Lanes>(x: L) -> (L, L) {
     ];
     let near = polynomial(series, square).mul(z);
     let t = L::splat(1.0).div(z.mul_add(L::splat(0.5), L::splat(1.0)));
-    let fit =
-        [0.000_344_873_14, 0.276_935_13, 0.313_536_71, 0.148_809_37, 0.331_261_55, 0.001_059_433_2, -0.072_899_351];
+    let fit = [0.000_344_873_14, 0.276_935_13, 0.313_536_7, 0.148_809_37, 0.331_261_55, 0.001_059_433_2, -0.072_899_35];
     let far = polynomial(fit, t).mul(density);
     // Half of erfc(z), the smaller side of Φ.
     let half = L::splat(0.5);
@@ -97,7 +96,7 @@ kernel! {
             let slope = if erf {
                 let (phi, density) = normal(x);
                 // 1 / √(2π)
-                x.mul(density).mul_add(L::splat(0.398_942_28), phi)
+                x.mul(density).mul_add(L::splat(0.398_942_3), phi)
             } else {
                 let one = L::splat(1.0);
                 let sigma = one.div(one_plus_exp_minus(x.mul(L::splat(1.702))));

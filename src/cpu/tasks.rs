@@ -15,7 +15,7 @@ pub(super) fn for_each<T: Send>(tasks: Vec<T>, cost: usize, work: impl Fn(T) + S
 }
 
 /// Cuts `values` into a piece per item of `lengths`, in order.
-pub(super) fn pieces<'a>(mut values: &'a mut [f32], lengths: impl Iterator<Item = usize>) -> Vec<&'a mut [f32]> {
+pub(super) fn pieces(mut values: &mut [f32], lengths: impl Iterator<Item = usize>) -> Vec<&mut [f32]> {
     lengths
         .map(|length| {
             let (piece, rest) = std::mem::take(&mut values).split_at_mut(length);
