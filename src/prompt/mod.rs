@@ -7,6 +7,7 @@ mod jinja;
 pub mod positions;
 mod processor;
 mod resize;
+mod simd;
 pub mod tokenizer;
 
 pub use chat::{ChatError, ChatTemplate, ImageSource, Message, Part, RenderOptions, place_images};

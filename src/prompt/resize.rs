@@ -4,14 +4,12 @@
 //! f64, normalised to sum 1 and rounded to 22-bit fixed point. To multiply 16 bits by 16 bits (the product that baseline
 //! SIMD has), each tap is split exactly: `tap = high * 2^11 + low`, `0 <= low < 2^11`.
 
+use super::simd::{self, COLUMNS, LANES};
+
 /// Fraction bits of a fixed-point tap.
 const PRECISION_BITS: u32 = 22;
 /// Bits of the low half of a split tap.
 const LOW_BITS: u32 = 11;
-/// Taps are padded with zeros to a multiple of this, so that the inner loop has a fixed length.
-const LANES: usize = 8;
-/// Interleaved columns that the vertical pass sums at once: as many as fit in registers.
-const COLUMNS: usize = 16;
 
 /// Resizes interleaved RGB `pixels` (`[height, width, 3]`) to `[new_height, new_width, 3]` exactly as
 /// `PIL.Image.resize(..., BICUBIC)` does.
@@ -66,29 +64,28 @@ impl Taps {
         let scale = input as f64 / output as f64;
         let stretch = scale.max(1.0);
         let support = 2.0 * stretch;
-        let window = (support.ceil() as usize * 2 + 1).next_multiple_of(LANES);
+        let center = |index: usize| (index as f64 + 0.5) * scale;
+        let range = |index: usize| {
+            let first = (center(index) - support + 0.5).max(0.0) as usize;
+            first..((center(index) + support + 0.5) as usize).min(input)
+        };
+        let window = (0..output).map(|index| range(index).len()).max().unwrap_or(0).next_multiple_of(LANES);
         let mut taps = Taps {
             window,
-            first: Vec::with_capacity(output),
-            count: Vec::with_capacity(output),
+            first: (0..output).map(|index| range(index).start).collect(),
+            count: (0..output).map(|index| range(index).len()).collect(),
             high: vec![0; output * window],
             low: vec![0; output * window],
         };
-        let mut weights = Vec::with_capacity(window);
         for index in 0..output {
-            let center = (index as f64 + 0.5) * scale;
-            let first = (center - support + 0.5).max(0.0) as usize;
-            let end = ((center + support + 0.5) as usize).min(input);
-            weights.clear();
-            weights.extend((first..end).map(|sample| bicubic((sample as f64 - center + 0.5) * (1.0 / stretch))));
-            let sum = weights.iter().fold(0.0, |sum, weight| sum + weight);
-            for (offset, weight) in weights.iter().enumerate() {
-                let tap = to_fixed_point(if sum == 0.0 { *weight } else { weight / sum });
+            let weight = |sample: usize| bicubic((sample as f64 - center(index) + 0.5) * (1.0 / stretch));
+            let sum = range(index).map(weight).fold(0.0, |sum, weight| sum + weight);
+            for (offset, sample) in range(index).enumerate() {
+                let weight = weight(sample);
+                let tap = to_fixed_point(if sum == 0.0 { weight } else { weight / sum });
                 taps.high[index * window + offset] = (tap >> LOW_BITS) as i16;
                 taps.low[index * window + offset] = (tap & ((1 << LOW_BITS) - 1)) as i16;
             }
-            taps.first.push(first);
-            taps.count.push(end - first);
         }
         taps
     }
@@ -117,10 +114,14 @@ fn to_fixed_point(weight: f64) -> i32 {
     (scaled + if weight < 0.0 { -0.5 } else { 0.5 }) as i32
 }
 
-/// Joins the two half sums, rounds and clips. Wrapping sums are exact: the true total fits 32 bits.
-fn to_level(high: i32, low: i32) -> u8 {
-    let total = (high << LOW_BITS).wrapping_add(low).wrapping_add(1 << (PRECISION_BITS - 1));
-    (total >> PRECISION_BITS).clamp(0, 255) as u8
+/// Joins the two half sums. Wrapping sums are exact: the true total fits 32 bits.
+fn join(high: i32, low: i32) -> i32 {
+    (high << LOW_BITS).wrapping_add(low)
+}
+
+/// Rounds a fixed-point total and clips it.
+fn to_level(total: i32) -> u8 {
+    (total.wrapping_add(1 << (PRECISION_BITS - 1)) >> PRECISION_BITS).clamp(0, 255) as u8
 }
 
 /// Horizontal pass: `[rows, width, 3]` to `[rows, taps.outputs(), 3]`.
@@ -130,60 +131,89 @@ fn resize_rows(pixels: &[u8], width: usize, taps: &Taps) -> Vec<u8> {
     // One row as three planes of 16 bits, with zeros after each so that a padded window may read on.
     let stride = width + taps.window;
     let mut planes = vec![0i16; 3 * stride];
+    let (high, _) = taps.high.as_chunks::<LANES>();
+    let (low, _) = taps.low.as_chunks::<LANES>();
+    let chunks = taps.window / LANES;
     let rows = pixels.chunks_exact(width * 3).zip(resized.chunks_exact_mut(taps.outputs() * 3));
     for (row, resized_row) in rows {
-        let (red, rest) = planes.split_at_mut(stride);
-        let (green, blue) = rest.split_at_mut(stride);
-        for (((pixel, red), green), blue) in row.chunks_exact(3).zip(red).zip(green).zip(blue) {
-            (*red, *green, *blue) = (i16::from(pixel[0]), i16::from(pixel[1]), i16::from(pixel[2]));
-        }
-        let splits = taps.high.chunks_exact(taps.window).zip(taps.low.chunks_exact(taps.window));
-        for ((pixel, first), (high, low)) in resized_row.chunks_exact_mut(3).zip(&taps.first).zip(splits) {
+        split_channels(row, &mut planes, stride);
+        let splits = high.chunks_exact(chunks).zip(low.chunks_exact(chunks));
+        let (resized_row, _) = resized_row.as_chunks_mut::<3>();
+        for ((pixel, &first), (high, low)) in resized_row.iter_mut().zip(&taps.first).zip(splits) {
             for (level, plane) in pixel.iter_mut().zip(planes.chunks_exact(stride)) {
-                let samples = &plane[*first..*first + taps.window];
-                *level = to_level(dot(samples, high), dot(samples, low));
+                let (samples, _) = plane[first..][..taps.window].as_chunks::<LANES>();
+                *level = to_level(dot(samples, high, low));
             }
         }
     }
     resized
 }
 
-/// The sum of products, in a shape that compilers turn into multiply-add instructions.
-fn dot(a: &[i16], b: &[i16]) -> i32 {
-    let mut sums = [0i32; LANES / 2];
-    for (a, b) in a.chunks_exact(LANES).zip(b.chunks_exact(LANES)) {
-        for (lane, sum) in sums.iter_mut().enumerate() {
-            let even = i32::from(a[2 * lane]) * i32::from(b[2 * lane]);
-            let odd = i32::from(a[2 * lane + 1]) * i32::from(b[2 * lane + 1]);
-            *sum = sum.wrapping_add(even + odd);
-        }
+/// Interleaved RGB to three planes that start at multiples of `stride`.
+fn split_channels(row: &[u8], planes: &mut [i16], stride: usize) {
+    let (pixels, _) = row.as_chunks::<3>();
+    let (red, rest) = planes.split_at_mut(stride);
+    let (green, blue) = rest.split_at_mut(stride);
+    for (((pixel, red), green), blue) in pixels.iter().zip(red).zip(green).zip(blue) {
+        [*red, *green, *blue] = pixel.map(i16::from);
     }
-    sums.iter().fold(0, |total, sum| total.wrapping_add(*sum))
+}
+
+/// The sum of samples times split taps, joined.
+fn dot(samples: &[[i16; LANES]], high: &[[i16; LANES]], low: &[[i16; LANES]]) -> i32 {
+    let (mut high_sums, mut low_sums) = ([0; LANES / 2], [0; LANES / 2]);
+    for ((samples, high), low) in samples.iter().zip(high).zip(low) {
+        high_sums = simd::multiply_add(high_sums, *samples, *high);
+        low_sums = simd::multiply_add(low_sums, *samples, *low);
+    }
+    high_sums.iter().zip(low_sums).fold(0i32, |total, (high, low)| total.wrapping_add(join(*high, low)))
 }
 
 /// Vertical pass: `[height, width, 3]` to `[taps.outputs(), width, 3]`.
 fn resize_columns(pixels: &[u8], width: usize, taps: &Taps) -> Vec<u8> {
     let row_bytes = width * 3;
     let mut resized = vec![0; taps.outputs() * row_bytes];
+    // Padded, so that a block of columns may read on after the last row.
+    let padded = [pixels, &[0; COLUMNS]].concat();
     for (index, resized_row) in resized.chunks_exact_mut(row_bytes).enumerate() {
-        let (first, count) = (taps.first[index], taps.count[index]);
-        let rows = &pixels[first * row_bytes..(first + count) * row_bytes];
-        let high = &taps.high[index * taps.window..][..count];
-        let low = &taps.low[index * taps.window..][..count];
+        let first = taps.first[index] * row_bytes;
+        let (high, _) = taps.high[index * taps.window..][..taps.count[index]].as_chunks::<2>();
+        let (low, _) = taps.low[index * taps.window..][..taps.count[index]].as_chunks::<2>();
+        let odd = taps.count[index] % 2 == 1;
+        let last = index * taps.window + taps.count[index] - 1;
         for (block, levels) in resized_row.chunks_mut(COLUMNS).enumerate() {
-            let (mut high_sums, mut low_sums) = ([0i32; COLUMNS], [0i32; COLUMNS]);
-            for ((row, high), low) in rows.chunks_exact(row_bytes).zip(high).zip(low) {
-                let samples = &row[block * COLUMNS..][..levels.len()];
-                for ((sample, high_sum), low_sum) in samples.iter().zip(&mut high_sums).zip(&mut low_sums) {
-                    let sample = i16::from(*sample);
-                    *high_sum = high_sum.wrapping_add(i32::from(sample) * i32::from(*high));
-                    *low_sum = low_sum.wrapping_add(i32::from(sample) * i32::from(*low));
-                }
+            let start = first + block * COLUMNS;
+            let samples = |row: usize| column_block(&padded[start + row * row_bytes..]);
+            let (mut high_sums, mut low_sums) = ([[0; 4]; COLUMNS / 4], [[0; 4]; COLUMNS / 4]);
+            for (pair, (high, low)) in high.iter().zip(low).enumerate() {
+                let paired = simd::interleave(samples(2 * pair), samples(2 * pair + 1));
+                add_columns(&mut high_sums, &paired, *high);
+                add_columns(&mut low_sums, &paired, *low);
             }
-            for ((level, high), low) in levels.iter_mut().zip(high_sums).zip(low_sums) {
-                *level = to_level(high, low);
+            if odd {
+                let paired = simd::interleave(samples(taps.count[index] - 1), [0; COLUMNS]);
+                add_columns(&mut high_sums, &paired, [taps.high[last], 0]);
+                add_columns(&mut low_sums, &paired, [taps.low[last], 0]);
+            }
+            let sums = high_sums.as_flattened().iter().zip(low_sums.as_flattened());
+            for (level, (high, low)) in levels.iter_mut().zip(sums) {
+                *level = to_level(join(*high, *low));
             }
         }
     }
     resized
+}
+
+/// The next [`COLUMNS`] bytes; callers pad what they read from.
+fn column_block(bytes: &[u8]) -> [u8; COLUMNS] {
+    let (blocks, _) = bytes.as_chunks::<COLUMNS>();
+    blocks[0]
+}
+
+/// Adds two rows of columns, given in pairs, times their two taps.
+fn add_columns(sums: &mut [[i32; 4]; COLUMNS / 4], paired: &[[i16; LANES]; COLUMNS / 4], taps: [i16; 2]) {
+    let taps = [taps; LANES / 2];
+    for (sums, paired) in sums.iter_mut().zip(paired) {
+        *sums = simd::multiply_add(*sums, *paired, bytemuck::cast(taps));
+    }
 }
