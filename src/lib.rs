@@ -20,6 +20,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod cpu;
 pub mod engine;
+pub mod eval;
 pub mod model;
 pub mod ops;
 pub mod prompt;

@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand.
 
 pub mod device;
+pub mod eval;
 pub mod train;
 
 use clap::{Parser, Subcommand};
@@ -16,6 +17,7 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Train(train::TrainArguments),
+    Eval(eval::EvalArguments),
 }
 
 impl Arguments {
@@ -23,6 +25,7 @@ impl Arguments {
     pub fn run(self) -> anyhow::Result<()> {
         match self.command {
             Command::Train(arguments) => train::run(arguments),
+            Command::Eval(arguments) => eval::run(arguments),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 
@@ -10,7 +10,7 @@ use super::device::Device;
 use crate::recipe::Method;
 use crate::recipe::layers;
 use crate::recipe::plan::Plan;
-use crate::train::{Session, sft};
+use crate::train::{Session, grpo, sft};
 
 /// Train as a recipe says.
 #[derive(Debug, Args)]
@@ -33,11 +33,10 @@ pub struct TrainArguments {
 pub fn run(arguments: TrainArguments) -> anyhow::Result<()> {
     let plan = Plan::new(layers::load(&arguments.recipe, &arguments.settings)?)?;
     let stop = Arc::new(AtomicBool::new(false));
-    let session = Session { backend: arguments.device.backend(), resume: arguments.resume, stop: stop.clone() };
-    let _ = Ordering::Relaxed;
+    let session = Session { backend: arguments.device.backend(), resume: arguments.resume, stop };
     match plan.recipe.method {
         Method::Sft => sft::train(&plan, &session)?,
-        Method::Grpo => unreachable!(),
+        Method::Grpo => grpo::train(&plan, &session)?,
     }
     Ok(())
 }

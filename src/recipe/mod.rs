@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::engine::request::Sampling;
 use crate::rollout::environments::think_with_code::ThinkWithCodeSettings;
 use crate::rollout::reward::RewardSettings;
+use crate::rollout::tools::python::PythonSettings;
 use crate::tasks::needle::Mixture;
 use optimizer::OptimizerSettings;
 
@@ -46,7 +47,7 @@ pub struct Recipe {
     /// Rewards and their weights.
     pub reward: RewardSettings,
     /// The jail of model-written code.
-    pub sandbox: SandboxSettings,
+    pub sandbox: PythonSettings,
     /// Held-out evaluation during and around training.
     pub evaluation: EvaluationSettings,
     /// Pages and scheduling of the generating side.
@@ -266,22 +267,6 @@ pub enum LogprobKind {
     Raw,
     /// At the temperature that the token was drawn at.
     Temperature,
-}
-
-/// The jail of model-written code.
-#[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SandboxSettings {
-    /// Seconds that one run of code may take.
-    pub timeout_seconds: f64,
-    /// Guarantees that may be missing on this machine, by name (see `thyme-engine doctor`).
-    pub consent: Vec<String>,
-}
-
-impl Default for SandboxSettings {
-    fn default() -> SandboxSettings {
-        SandboxSettings { timeout_seconds: 10.0, consent: Vec::new() }
-    }
 }
 
 /// Held-out evaluation.

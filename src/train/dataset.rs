@@ -6,6 +6,7 @@ use crate::ops::sample::philox_uniform;
 use crate::prompt::image::decode_file;
 use crate::prompt::{ImageError, PromptError};
 use crate::recipe::{DataSettings, Method};
+use crate::rollout::environment::Task;
 use crate::tasks::jsonl::{DataError, Record, read};
 use crate::tasks::needle::{Kind, Mixture, Split, example, mixed};
 use crate::tasks::{Example, Role};
@@ -103,6 +104,15 @@ impl Dataset {
         self.len() == Some(0)
     }
 
+    /// Task `number`; pictures of files are decoded when it is opened.
+    pub fn task(&self, number: u64) -> Result<Task, DatasetError> {
+        let task = match self {
+            Dataset::Needle { .. } => Task::of_example(self.example(number)?),
+            Dataset::Records { records, shuffle } => Task::of_record(record(records, *shuffle, number).clone()),
+        };
+        Ok(task.map_err(PromptError::from)?)
+    }
+
     /// Example `number`, pictures decoded.
     pub fn example(&self, number: u64) -> Result<Example, DatasetError> {
         match self {
@@ -111,14 +121,18 @@ impl Dataset {
                 None => example(Kind::Task, *split, *seed, number),
             }),
             Dataset::Records { records, shuffle } => {
-                let (epoch, place) = (number / records.len() as u64, (number % records.len() as u64) as usize);
-                let place = shuffle.map_or(place, |seed| shuffled(place, records.len(), seed, epoch));
-                let record = &records[place];
+                let record = record(records, *shuffle, number);
                 let images = record.images.iter().map(|path| decode_file(path)).collect::<Result<_, _>>()?;
                 Ok(record.clone().with_images(images))
             }
         }
     }
+}
+
+/// The line that example `number` is.
+fn record(records: &[Record], shuffle: Option<u64>, number: u64) -> &Record {
+    let (epoch, place) = (number / records.len() as u64, (number % records.len() as u64) as usize);
+    &records[shuffle.map_or(place, |seed| shuffled(place, records.len(), seed, epoch))]
 }
 
 /// Where `place` goes in epoch `epoch`'s order of `count` (a permutation by sorting random keys).

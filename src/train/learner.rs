@@ -50,6 +50,16 @@ pub struct PackLogprobs {
     pub entropy: Vec<f32>,
 }
 
+impl PackLogprobs {
+    /// The log-probabilities of one kind.
+    pub fn of(&self, kind: LogprobKind) -> &[f32] {
+        match kind {
+            LogprobKind::Raw => &self.raw,
+            LogprobKind::Temperature => &self.tempered,
+        }
+    }
+}
+
 /// Outcome of [`Learner::update`].
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Update {
@@ -93,6 +103,11 @@ impl Learner {
     /// The weights, to generate with.
     pub fn weights(&self) -> &Weights {
         &self.weights
+    }
+
+    /// What is learned and how.
+    pub fn settings(&self) -> &LearnerSettings {
+        &self.settings
     }
 
     /// Updates done so far.

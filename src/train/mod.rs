@@ -1,8 +1,11 @@
 //! Learning: supervised fine-tuning and GRPO with adaptive temperature, around the one [`learner::Learner`].
 
+pub mod advantage;
 pub mod dataset;
 pub mod demonstration;
+pub mod grpo;
 pub mod learner;
+pub mod loss;
 pub mod run;
 pub mod sample;
 pub mod sft;
@@ -31,6 +34,15 @@ pub enum TrainError {
     /// A prompt.
     #[error(transparent)]
     Prompt(#[from] crate::prompt::PromptError),
+    /// A rollout.
+    #[error(transparent)]
+    Rollout(#[from] crate::rollout::RolloutError),
+    /// The recipe names something unknown.
+    #[error(transparent)]
+    Registry(#[from] crate::rollout::registry::RegistryError),
+    /// The tool cannot start.
+    #[error(transparent)]
+    Tool(crate::rollout::tool::ToolFault),
     /// The gradient was not finite several times in a row.
     #[error(
         "the gradient was not finite in {count} updates in a row (last at step {step}); they were skipped and the weights are \

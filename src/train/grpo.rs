@@ -1,0 +1,401 @@
+//! GRPO with adaptive temperature: roll out, reward, learn, in place, on one copy of the weights.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::advantage::{group_advantages, teaches};
+use super::dataset::{Dataset, DatasetError};
+use super::learner::{Learner, LearnerSettings, Update, logprobs};
+use super::loss::{TokenLogprobs, token_loss, token_weights};
+use super::run::Run;
+use super::sample::{Layout, Pack, Sample, SampleImage, runs_by_tokens};
+use super::{Session, SkippedUpdates, TrainError, open_learner};
+use crate::checkpoint::weights;
+use crate::engine::kv_cache::KvCache;
+use crate::engine::{Engine, EngineLimits};
+use crate::eval::{Report, evaluate, score_groups};
+use crate::model::Model;
+use crate::model::parameters::Weights;
+use crate::ops::attention::PAGE_TOKENS;
+use crate::prompt::Processor;
+use crate::recipe::plan::Plan;
+use crate::recipe::{LogprobKind, Method, Recipe};
+use crate::rollout::engine_generator::EngineGenerator;
+use crate::rollout::environment::{Environment, Task};
+use crate::rollout::environments::think_with_code::ThinkWithCode;
+use crate::rollout::reward::{RewardSet, Scores};
+use crate::rollout::tools::python::Python;
+use crate::rollout::transcript::Transcript;
+use crate::rollout::{Group, RolloutSettings, run};
+
+/// Prompt tokens that the cache is sized for when the recipe does not size it.
+const PROMPT_TOKENS: usize = 1024;
+
+/// Trains to the plan's last step, or until the user stops it.
+pub fn train(plan: &Plan, session: &Session) -> Result<(), TrainError> {
+    let mut trainer = Trainer::open(plan, session)?;
+    let steps = plan.recipe.training.max_steps;
+    let before = trainer.evaluate_at(trainer.run.start)?;
+    for step in trainer.run.start..steps {
+        let began = Instant::now();
+        let tasks = trainer.tasks(step)?;
+        let rollouts = trainer.roll_out(step, &tasks)?;
+        let rolled_out = Instant::now();
+        let batch = trainer.batch(&rollouts);
+        let learned = trainer.learn(&batch, step)?;
+        trainer.report(step + 1, &rollouts, &batch, &learned, [began, rolled_out])?;
+        trainer.run.save_if_due(step + 1, steps, &trainer.learner)?;
+        if trainer.run.is_stopping() {
+            return Ok(());
+        }
+        let every = plan.recipe.evaluation.steps;
+        if every > 0 && (step + 1).is_multiple_of(every) && step + 1 < steps {
+            trainer.evaluate_at(step + 1)?;
+        }
+    }
+    let after = trainer.evaluate_at(steps)?;
+    if let (Some(before), Some(after)) = (before, after) {
+        trainer.compare(&before, &after);
+    }
+    Ok(())
+}
+
+/// Everything that lives through the run.
+struct Trainer<'a> {
+    recipe: &'a Recipe,
+    run: Run,
+    processor: Arc<Processor>,
+    learner: Learner,
+    reference: Option<Weights>,
+    engine: Engine,
+    environment: ThinkWithCode,
+    rewards: RewardSet,
+    dataset: Dataset,
+    held_out: Vec<Task>,
+    skipped: SkippedUpdates,
+}
+
+/// One step's rollouts, group by group.
+struct Rollouts {
+    groups: Vec<Group>,
+    scores: Vec<Vec<Scores>>,
+}
+
+/// What a step learns from: transcripts with an advantage.
+struct Batch {
+    rollouts: Vec<Learnable>,
+    /// Groups without any advantage, which are left out.
+    groups_left_out: usize,
+}
+
+/// A transcript as the learner takes it; per token of `sample`.
+struct Learnable {
+    sample: Sample,
+    /// Log-probability under the weights that drew it; 0 where not learned.
+    old: Vec<f32>,
+    /// Temperature of the loss's log-probability.
+    temperatures: Vec<f32>,
+    advantage: f64,
+}
+
+/// What the updates of a step did; means over learned tokens.
+#[derive(Default)]
+struct Learned {
+    updates: Vec<Update>,
+    learning_rate: f64,
+    loss: f64,
+    kl: f64,
+    clipped: f64,
+    entropy: f64,
+    tokens: usize,
+    /// Learned tokens whose log-probability is not the sampler's to the bit, at the first update.
+    mismatched: usize,
+}
+
+impl<'a> Trainer<'a> {
+    fn open(plan: &'a Plan, session: &Session) -> Result<Trainer<'a>, TrainError> {
+        let recipe = &plan.recipe;
+        let processor = Arc::new(plan.processor()?);
+        let dataset = Dataset::open(&recipe.data, recipe.method, recipe.seed)?;
+        let held_out = held_out_tasks(recipe)?;
+        let rewards = RewardSet::new(&recipe.reward)?;
+        let tool = Arc::new(Python::start(&recipe.sandbox).map_err(TrainError::Tool)?);
+        let environment = ThinkWithCode::new(recipe.environment.clone(), tool);
+        let (learner, start) = open_learner(plan, session, &processor)?;
+        let model = learner.model();
+        let reference = match recipe.grpo.beta > 0.0 {
+            true => Some(weights::load(model, &plan.model_dir)?),
+            false => None,
+        };
+        let engine = Engine::new(model.clone(), processor.clone(), engine_limits(recipe, model));
+        let run = Run::open(plan, start, session.stop.clone())?;
+        let skipped = SkippedUpdates::default();
+        Ok(Trainer {
+            recipe,
+            run,
+            processor,
+            learner,
+            reference,
+            engine,
+            environment,
+            rewards,
+            dataset,
+            held_out,
+            skipped,
+        })
+    }
+
+    fn tasks(&self, step: u64) -> Result<Vec<Task>, TrainError> {
+        let count = self.recipe.grpo.prompts_per_step as u64;
+        Ok((step * count..(step + 1) * count).map(|number| self.dataset.task(number)).collect::<Result<_, _>>()?)
+    }
+
+    fn roll_out(&mut self, step: u64, tasks: &[Task]) -> Result<Rollouts, TrainError> {
+        let settings = RolloutSettings {
+            group_size: self.recipe.grpo.num_generations,
+            first_task: step as usize * tasks.len(),
+            seed: self.recipe.seed,
+            sampling: self.recipe.sampling.clone(),
+            ..RolloutSettings::default()
+        };
+        let mut generator = EngineGenerator { engine: &mut self.engine, weights: self.learner.weights() };
+        let groups = run(&mut generator, &self.processor, &self.environment, tasks, &settings)?;
+        let scores = score_groups(&groups, tasks, &self.rewards);
+        Ok(Rollouts { groups, scores })
+    }
+
+    fn batch(&mut self, rollouts: &Rollouts) -> Batch {
+        let settings = &self.recipe.grpo;
+        let mut batch = Batch { rollouts: Vec::new(), groups_left_out: 0 };
+        for (group, scores) in rollouts.groups.iter().zip(&rollouts.scores) {
+            let rewards: Vec<Option<f64>> = scores.iter().map(|s| s.total.value()).collect();
+            let advantages = group_advantages(&rewards, settings.scale_rewards);
+            if settings.filter_zero_advantage && !teaches(&advantages) {
+                batch.groups_left_out += 1;
+                continue;
+            }
+            for (transcript, advantage) in group.transcripts.iter().zip(advantages) {
+                let masked = settings.mask_truncated_completions && transcript.end.is_truncated();
+                if let Some(advantage) = advantage.filter(|_| !masked) {
+                    batch.rollouts.push(learnable(transcript, advantage, self.recipe, &self.engine));
+                }
+            }
+        }
+        self.engine.forget_images();
+        batch
+    }
+
+    /// Updates on the batch as often as the recipe says.
+    fn learn(&mut self, batch: &Batch, step: u64) -> Result<Learned, TrainError> {
+        let (iterations, steps) = (self.recipe.grpo.num_iterations as u64, self.recipe.training.max_steps);
+        let mut learned = Learned::default();
+        for iteration in 0..iterations {
+            learned.learning_rate =
+                self.recipe.optimizer.learning_rate_at(step * iterations + iteration, steps * iterations);
+            self.accumulate(batch, &mut learned, iteration == 0);
+            if learned.tokens > 0 {
+                let update = self.learner.update(learned.learning_rate);
+                learned.updates.push(update);
+                self.skipped.count(update, step + 1, self.recipe.training.max_skipped_updates)?;
+            }
+        }
+        Ok(learned)
+    }
+
+    /// Adds the gradient of the batch's loss, pack by pack.
+    fn accumulate(&mut self, batch: &Batch, learned: &mut Learned, is_first: bool) {
+        let settings = &self.recipe.grpo;
+        let layout = Layout::of(&self.processor);
+        let counts: Vec<usize> = batch.rollouts.iter().map(|r| r.sample.targets().count()).collect();
+        let weights = token_weights(settings.loss_type, &counts, self.recipe.environment.max_total_tokens);
+        let tokens: Vec<usize> = batch.rollouts.iter().map(|r| r.sample.tokens()).collect();
+        let all: usize = counts.iter().sum();
+        *learned = Learned {
+            tokens: all,
+            mismatched: learned.mismatched,
+            updates: std::mem::take(&mut learned.updates),
+            learning_rate: learned.learning_rate,
+            ..Learned::default()
+        };
+        for span in runs_by_tokens(&tokens, self.recipe.training.micro_batch_tokens) {
+            let (members, weights) = (&batch.rollouts[span.clone()], &weights[span]);
+            let samples: Vec<&Sample> = members.iter().map(|member| &member.sample).collect();
+            let pack = Pack::new(&samples, layout);
+            if pack.targets.is_empty() {
+                continue;
+            }
+            let of_targets = |values: fn(&Learnable) -> &Vec<f32>| -> Vec<f32> {
+                pack.places.iter().map(|&(member, token)| values(&members[member])[token]).collect()
+            };
+            let temperatures = of_targets(|member| &member.temperatures);
+            let old = of_targets(|member| &member.old);
+            let reference = self.reference.as_ref().map(|reference| {
+                let output = logprobs(self.learner.model(), reference, &pack, &temperatures, self.learner.settings());
+                output.of(settings.logprob).to_vec()
+            });
+            self.learner.accumulate(&pack, &temperatures, settings.logprob, |output| {
+                let new = output.of(settings.logprob);
+                let one = |(i, &(member, _)): (usize, &(usize, usize))| {
+                    let reference = reference.as_ref().map(|reference| reference[i]);
+                    let token = TokenLogprobs { new: new[i], old: old[i], reference };
+                    let loss = token_loss(settings, token, members[member].advantage);
+                    learned.loss += weights[member] * loss.loss;
+                    learned.kl += loss.kl / all as f64;
+                    learned.clipped += f64::from(u8::from(loss.clipped)) / all as f64;
+                    learned.entropy += f64::from(output.entropy[i]) / all as f64;
+                    learned.mismatched += usize::from(is_first && new[i].to_bits() != old[i].to_bits());
+                    (weights[member] * loss.dlogprob) as f32
+                };
+                pack.places.iter().enumerate().map(one).collect()
+            });
+        }
+    }
+
+    fn report(
+        &mut self,
+        step: u64,
+        rollouts: &Rollouts,
+        batch: &Batch,
+        learned: &Learned,
+        [began, rolled_out]: [Instant; 2],
+    ) -> Result<(), TrainError> {
+        let transcripts = rollouts.groups.iter().flat_map(|group| &group.transcripts);
+        let report = Report::new(transcripts.clone().zip(rollouts.scores.iter().flatten()));
+        let rollout_seconds = (rolled_out - began).as_secs_f64();
+        let update_seconds = rolled_out.elapsed().as_secs_f64();
+        let drawn: usize = transcripts.map(Transcript::own_tokens).sum();
+        let grad_norm = learned.updates.last().map_or(0.0, |update| update.grad_norm);
+        if step.is_multiple_of(self.recipe.training.logging_steps) {
+            self.run.say(&format!(
+                "step {step}/{}  reward {:.3}  accuracy {:.3}  tool use {:.2} ok {:.2}  tokens {:.0}  kl {:.4}  entropy {:.3}  grad \
+                 norm {grad_norm:.3}  rollout {rollout_seconds:.1} s  update {update_seconds:.1} s",
+                self.recipe.training.max_steps,
+                report.reward,
+                report.accuracy(),
+                report.tool_use,
+                report.tool_success,
+                report.tokens,
+                learned.kl,
+                learned.entropy,
+            ));
+        }
+        let mut values = vec![
+            ("reward", report.reward),
+            ("accuracy", report.accuracy()),
+            ("tool_use", report.tool_use),
+            ("tool_success", report.tool_success),
+            ("completion_tokens", report.tokens),
+            ("unscored", report.unscored as f64),
+            ("groups_left_out", batch.groups_left_out as f64),
+            ("loss", learned.loss),
+            ("kl", learned.kl),
+            ("entropy", learned.entropy),
+            ("clip_ratio", learned.clipped),
+            ("grad_norm", grad_norm),
+            ("learning_rate", learned.learning_rate),
+            ("trained_tokens", learned.tokens as f64),
+            ("mismatched_tokens", learned.mismatched as f64),
+            ("skipped_updates", self.skipped.total as f64),
+            ("rollout_seconds", rollout_seconds),
+            ("update_seconds", update_seconds),
+            ("rollout_tokens_per_second", drawn as f64 / rollout_seconds),
+        ];
+        let parts: Vec<(String, f64)> = report.parts.iter().map(|(n, v)| (format!("reward/{n}"), *v)).collect();
+        let ends: Vec<(String, f64)> = report.ends.iter().map(|(n, c)| (format!("end/{n}"), *c as f64)).collect();
+        values.extend(parts.iter().chain(&ends).map(|(name, value)| (name.as_str(), *value)));
+        self.run.log(step, &values)
+    }
+
+    /// Evaluates on the held-out tasks and says so; `None` where there are none.
+    fn evaluate_at(&mut self, step: u64) -> Result<Option<Report>, TrainError> {
+        if self.held_out.is_empty() {
+            return Ok(None);
+        }
+        let mut generator = EngineGenerator { engine: &mut self.engine, weights: self.learner.weights() };
+        let (report, _) = evaluate(&mut generator, &self.processor, &self.environment, &self.held_out, &self.rewards)?;
+        self.engine.forget_images();
+        self.run.say(&format!(
+            "held out at step {step}: accuracy {:.3} of {}, reward {:.3}, tool use {:.2}",
+            report.accuracy(),
+            report.count,
+            report.reward,
+            report.tool_use
+        ));
+        self.run.log(
+            step,
+            &[
+                ("held_out/accuracy", report.accuracy()),
+                ("held_out/reward", report.reward),
+                ("held_out/tool_use", report.tool_use),
+                ("held_out/tool_success", report.tool_success),
+                ("held_out/completion_tokens", report.tokens),
+            ],
+        )?;
+        Ok(Some(report))
+    }
+
+    fn compare(&self, before: &Report, after: &Report) {
+        let rows: [(&str, fn(&Report) -> f64); 5] = [
+            ("accuracy", Report::accuracy),
+            ("reward", |r| r.reward),
+            ("tool use", |r| r.tool_use),
+            ("tool success", |r| r.tool_success),
+            ("tokens", |r| r.tokens),
+        ];
+        self.run.say(&format!("{:<14}{:>10}{:>10}", "held out", "before", "after"));
+        for (name, value) in rows {
+            self.run.say(&format!("{name:<14}{:>10.3}{:>10.3}", value(before), value(after)));
+        }
+    }
+}
+
+fn held_out_tasks(recipe: &Recipe) -> Result<Vec<Task>, DatasetError> {
+    let settings = &recipe.evaluation;
+    let dataset = match settings.files.is_empty() {
+        false => Dataset::from_files(&settings.files, Method::Grpo, None)?,
+        true if recipe.data.needle.is_some() => Dataset::held_out_needle(),
+        true => return Ok(Vec::new()),
+    };
+    let count = dataset.len().map_or(settings.tasks, |len| len.min(settings.tasks));
+    (0..count as u64).map(|number| dataset.task(number)).collect()
+}
+
+/// Pages for all sequences of a step at their longest, unless the recipe says how many bytes.
+fn engine_limits(recipe: &Recipe, model: &Model) -> EngineLimits {
+    let own = recipe.environment.max_total_tokens.div_ceil(PAGE_TOKENS) + 1;
+    let sequences = (recipe.grpo.prompts_per_step * recipe.grpo.num_generations).min(recipe.engine.max_num_seqs);
+    let pages = match recipe.engine.kv_cache_bytes {
+        0 => sequences * own + recipe.grpo.prompts_per_step * PROMPT_TOKENS / PAGE_TOKENS,
+        bytes => bytes as usize / KvCache::page_bytes(&model.config, size_of::<f32>()),
+    };
+    EngineLimits {
+        pages,
+        prefill_chunk_tokens: recipe.engine.prefill_chunk_tokens,
+        sequences: recipe.engine.max_num_seqs,
+    }
+}
+
+fn learnable(transcript: &Transcript, advantage: f64, recipe: &Recipe, engine: &Engine) -> Learnable {
+    let settings = &recipe.grpo;
+    let tokens = transcript.token_ids.len();
+    let mut trained = vec![false; tokens];
+    let mut old = vec![0.0; tokens];
+    let mut temperatures = vec![1.0; tokens];
+    for (i, token) in transcript.own() {
+        trained[i] = token.temperature > 0.0 || settings.train_zero_temperature_tokens;
+        old[i] = match settings.logprob {
+            LogprobKind::Raw => token.raw,
+            LogprobKind::Temperature => token.tempered,
+        };
+        if token.temperature > 0.0 {
+            temperatures[i] = token.temperature;
+        }
+    }
+    let is_frozen = recipe.model.freeze_vision_tower;
+    let images = transcript
+        .images
+        .iter()
+        .map(|image| SampleImage { prepared: image.clone(), units: is_frozen.then(|| engine.units(image)).flatten() });
+    let sample = Sample { ids: transcript.token_ids.clone(), trained, images: images.collect() };
+    Learnable { sample, old, temperatures, advantage }
+}
