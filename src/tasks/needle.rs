@@ -32,7 +32,7 @@ const JITTER: i32 = 4;
 /// Pixels per dot of a digit: the digit is 35 pixels tall and 25 wide.
 const DOT: u32 = 5;
 /// How many plates a picture has, one of these being drawn.
-const PLATE_COUNTS: [usize; 4] = [5, 6, 6, 7];
+const PLATE_COUNTS: [usize; 4] = [6, 7, 7, 8];
 /// The wall's brightness differs from picture to picture by at most this much, of 255.
 const TONE: i32 = 4;
 /// One scene in this many is held out.

@@ -263,7 +263,8 @@ impl<'a> Trainer<'a> {
         let report = Report::new(transcripts.clone().zip(rollouts.scores.iter().flatten()));
         let rollout_seconds = (rolled_out - began).as_secs_f64();
         let update_seconds = rolled_out.elapsed().as_secs_f64();
-        let drawn: usize = transcripts.map(Transcript::own_tokens).sum();
+        let drawn: usize = transcripts.clone().map(Transcript::own_tokens).sum();
+        let kept: f64 = transcripts.flat_map(Transcript::own).map(|(_, token)| f64::from(token.kept)).sum();
         let grad_norm = learned.updates.last().map_or(0.0, |update| update.grad_norm);
         if step.is_multiple_of(self.recipe.training.logging_steps) {
             self.run.say(&format!(
@@ -285,6 +286,7 @@ impl<'a> Trainer<'a> {
             ("tool_use", report.tool_use),
             ("tool_success", report.tool_success),
             ("completion_tokens", report.tokens),
+            ("kept_mass", kept / drawn.max(1) as f64),
             ("unscored", report.unscored as f64),
             ("groups_left_out", batch.groups_left_out as f64),
             ("loss", learned.loss),
