@@ -1,4 +1,5 @@
 //! The one integration binary; one module per area.
+mod demonstration;
 mod large_vocabulary;
 mod ops;
 mod parity;
