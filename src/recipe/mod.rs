@@ -10,9 +10,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::request::Sampling;
-use crate::rollout::environments::think_with_code::ThinkWithCodeSettings;
 use crate::rollout::reward::RewardSettings;
-use crate::rollout::tools::python::PythonSettings;
 use crate::tasks::needle::Mixture;
 use optimizer::OptimizerSettings;
 
@@ -42,16 +40,33 @@ pub struct Recipe {
     pub grpo: GrpoSettings,
     /// How rollouts draw tokens.
     pub sampling: Sampling,
-    /// The environment of rollouts.
-    pub environment: ThinkWithCodeSettings,
+    /// The environment of rollouts: its `name` in the registry, and its own keys.
+    pub environment: PlugIn,
     /// Rewards and their weights.
     pub reward: RewardSettings,
-    /// The jail of model-written code.
-    pub sandbox: PythonSettings,
+    /// The tool that the environment calls: its `name`, and its own keys.
+    pub tool: PlugIn,
     /// Held-out evaluation during and around training.
     pub evaluation: EvaluationSettings,
     /// Pages and scheduling of the generating side.
     pub engine: EngineSettings,
+}
+
+/// A plug-in's table: `name` says which, the rest is its own and is checked by it. Without a name it is the default one.
+#[derive(Clone, PartialEq, Debug, Default, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct PlugIn(pub toml::Table);
+
+impl PlugIn {
+    /// The name, `default` where there is none, and the plug-in's own keys.
+    pub fn named(&self, default: &str) -> (String, toml::Table) {
+        let mut own = self.0.clone();
+        match own.remove("name") {
+            Some(toml::Value::String(name)) => (name, own),
+            Some(other) => (other.to_string(), own),
+            None => (default.to_owned(), own),
+        }
+    }
 }
 
 /// `output_dir`, `runs` unless said otherwise.

@@ -22,9 +22,8 @@ use crate::recipe::plan::Plan;
 use crate::recipe::{LogprobKind, Method, Recipe};
 use crate::rollout::engine_generator::EngineGenerator;
 use crate::rollout::environment::{Environment, Task};
-use crate::rollout::environments::think_with_code::ThinkWithCode;
+use crate::rollout::registry::{self, RegistryError};
 use crate::rollout::reward::{RewardSet, Scores};
-use crate::rollout::tools::python::Python;
 use crate::rollout::transcript::Transcript;
 use crate::rollout::{Group, RolloutSettings, run};
 
@@ -68,7 +67,7 @@ struct Trainer<'a> {
     learner: Learner,
     reference: Option<Weights>,
     engine: Engine,
-    environment: ThinkWithCode,
+    environment: Arc<dyn Environment>,
     rewards: RewardSet,
     dataset: Dataset,
     held_out: Vec<Task>,
@@ -119,15 +118,15 @@ impl<'a> Trainer<'a> {
         let dataset = Dataset::open(&recipe.data, recipe.method, recipe.seed)?;
         let held_out = held_out_tasks(recipe)?;
         let rewards = RewardSet::new(&recipe.reward)?;
-        let tool = Arc::new(Python::start(&recipe.sandbox).map_err(TrainError::Tool)?);
-        let environment = ThinkWithCode::new(recipe.environment.clone(), tool);
+        let environment = environment(recipe)?;
         let (learner, start) = open_learner(plan, session, &processor)?;
         let model = learner.model();
         let reference = match recipe.grpo.beta > 0.0 {
             true => Some(weights::load(model, &plan.model_dir)?),
             false => None,
         };
-        let engine = Engine::new(model.clone(), processor.clone(), engine_limits(recipe, model));
+        let engine =
+            Engine::new(model.clone(), processor.clone(), engine_limits(recipe, model, environment.limits().total));
         let run = Run::open(plan, start, session.stop.clone())?;
         let skipped = SkippedUpdates::default();
         Ok(Trainer {
@@ -159,7 +158,7 @@ impl<'a> Trainer<'a> {
             ..RolloutSettings::default()
         };
         let mut generator = EngineGenerator { engine: &mut self.engine, weights: self.learner.weights() };
-        let groups = run(&mut generator, &self.processor, &self.environment, tasks, &settings)?;
+        let groups = run(&mut generator, &self.processor, &*self.environment, tasks, &settings)?;
         let scores = score_groups(&groups, tasks, &self.rewards);
         Ok(Rollouts { groups, scores })
     }
@@ -207,7 +206,7 @@ impl<'a> Trainer<'a> {
         let settings = &self.recipe.grpo;
         let layout = Layout::of(&self.processor);
         let counts: Vec<usize> = batch.rollouts.iter().map(|r| r.sample.targets().count()).collect();
-        let weights = token_weights(settings.loss_type, &counts, self.recipe.environment.max_total_tokens);
+        let weights = token_weights(settings.loss_type, &counts, self.environment.limits().total);
         let tokens: Vec<usize> = batch.rollouts.iter().map(|r| r.sample.tokens()).collect();
         let all: usize = counts.iter().sum();
         *learned = Learned {
@@ -314,7 +313,7 @@ impl<'a> Trainer<'a> {
             return Ok(None);
         }
         let mut generator = EngineGenerator { engine: &mut self.engine, weights: self.learner.weights() };
-        let (report, _) = evaluate(&mut generator, &self.processor, &self.environment, &self.held_out, &self.rewards)?;
+        let (report, _) = evaluate(&mut generator, &self.processor, &*self.environment, &self.held_out, &self.rewards)?;
         self.engine.forget_images();
         self.run.say(&format!(
             "held out at step {step}: accuracy {:.3} of {}, reward {:.3}, tool use {:.2}",
@@ -351,6 +350,14 @@ impl<'a> Trainer<'a> {
     }
 }
 
+/// The recipe's environment over its tool.
+fn environment(recipe: &Recipe) -> Result<Arc<dyn Environment>, RegistryError> {
+    let (name, table) = recipe.tool.named("python");
+    let tool = registry::tool(&name, table)?;
+    let (name, table) = recipe.environment.named("think_with_code");
+    registry::environment(&name, table, tool)
+}
+
 fn held_out_tasks(recipe: &Recipe) -> Result<Vec<Task>, DatasetError> {
     let settings = &recipe.evaluation;
     let dataset = match settings.files.is_empty() {
@@ -363,8 +370,8 @@ fn held_out_tasks(recipe: &Recipe) -> Result<Vec<Task>, DatasetError> {
 }
 
 /// Pages for all sequences of a step at their longest, unless the recipe says how many bytes.
-fn engine_limits(recipe: &Recipe, model: &Model) -> EngineLimits {
-    let own = recipe.environment.max_total_tokens.div_ceil(PAGE_TOKENS) + 1;
+fn engine_limits(recipe: &Recipe, model: &Model, tokens_max: usize) -> EngineLimits {
+    let own = tokens_max.div_ceil(PAGE_TOKENS) + 1;
     let sequences = (recipe.grpo.prompts_per_step * recipe.grpo.num_generations).min(recipe.engine.max_num_seqs);
     let pages = match recipe.engine.kv_cache_bytes {
         0 => sequences * own + recipe.grpo.prompts_per_step * PROMPT_TOKENS / PAGE_TOKENS,

@@ -40,9 +40,6 @@ pub enum TrainError {
     /// The recipe names something unknown.
     #[error(transparent)]
     Registry(#[from] crate::rollout::registry::RegistryError),
-    /// The tool cannot start.
-    #[error(transparent)]
-    Tool(crate::rollout::tool::ToolFault),
     /// The gradient was not finite several times in a row.
     #[error(
         "the gradient was not finite in {count} updates in a row (last at step {step}); they were skipped and the weights are \

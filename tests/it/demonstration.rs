@@ -49,10 +49,7 @@ fn the_last_turn_is_what_follows_the_last_observation() {
 
 #[test]
 fn the_last_two_turns_begin_behind_the_second_to_last_observation() {
-    assert_eq!(
-        learned_text(TrainTurns::LastTwo),
-        " three<code>four</code> six</think>\n<answer>7</answer><|im_end|>"
-    );
+    assert_eq!(learned_text(TrainTurns::LastTwo), " three<code>four</code> six</think>\n<answer>7</answer><|im_end|>");
 }
 
 #[test]
