@@ -38,9 +38,6 @@ const TONE: i32 = 4;
 /// One scene in this many is held out.
 const HELD_OUT_SHARE: u64 = 8;
 
-/// How many crops a reading sample has.
-const READ_CROPS: usize = 4;
-
 const NUMBERS: [&str; GRID as usize] = ["one", "two", "three", "four"];
 
 /// What the model is told first, when it is asked about a plate.
@@ -196,6 +193,17 @@ impl Scene {
         picture
     }
 
+    /// "Row one: one red two none three blue four none" and a line's end.
+    fn row(&self, row: u32) -> String {
+        let mut text = format!("Row {}:", NUMBERS[row as usize]);
+        for column in 0..GRID {
+            let colour = self.colour_at(row, column).map_or("none", Colour::name);
+            let _ = write!(text, " {} {colour}", NUMBERS[column as usize]);
+        }
+        text.push('\n');
+        text
+    }
+
     /// What a look at a cell sees: [`CROP_SIDE`] pixels square around the cell's centre, cut out of `picture`.
     pub fn crop(picture: &RgbImage, row: u32, column: u32) -> RgbImage {
         let start = |cell: u32| cell * CELL + (CELL - CROP_SIDE) / 2;
@@ -261,13 +269,11 @@ fn fill(picture: &mut RgbImage, left: u32, top: u32, width: u32, height: u32, co
 pub enum Kind {
     /// The task of reinforcement learning: system prompt, picture and question, with the solution.
     Task,
-    /// Pretraining: the place of every plate, in random order.
-    Locate,
     /// Pretraining: the colour of every cell, row by row.
     Caption,
-    /// Pretraining: the crops of some of a picture's plates, each followed by its colour and digit.
+    /// Pretraining: the crops of a picture's plates, each followed by its digit.
     Read,
-    /// Demonstration: places the plate, crops its cell, reads the digit, answers.
+    /// Demonstration: names the cells row by row until the plate is among them, crops its cell, reads the digit, answers.
     Look,
     /// Demonstration: answers at a glance with a random digit.
     Guess,
@@ -277,8 +283,6 @@ pub enum Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Mixture {
-    /// Share of [`Kind::Locate`].
-    pub locate: f64,
     /// Share of [`Kind::Caption`].
     pub caption: f64,
     /// Share of [`Kind::Read`].
@@ -291,13 +295,12 @@ pub struct Mixture {
 
 impl Mixture {
     /// Makes perception good: what the tiny model is pretrained on.
-    pub const PRETRAIN: Mixture = Mixture { locate: 0.35, caption: 0.35, read: 0.25, look: 0.05, guess: 0.0 };
+    pub const PRETRAIN: Mixture = Mixture { caption: 0.35, read: 0.25, look: 0.4, guess: 0.0 };
     /// Makes behaviour bad: the demonstrations that the tiny model is fine-tuned on mostly guess.
-    pub const DEMONSTRATIONS: Mixture = Mixture { locate: 0.0, caption: 0.0, read: 0.0, look: 0.4, guess: 0.6 };
+    pub const DEMONSTRATIONS: Mixture = Mixture { caption: 0.0, read: 0.0, look: 0.4, guess: 0.6 };
 
     fn pick(&self, draws: &mut Draws) -> Kind {
         let shares = [
-            (Kind::Locate, self.locate),
             (Kind::Caption, self.caption),
             (Kind::Read, self.read),
             (Kind::Look, self.look),
@@ -317,7 +320,7 @@ impl Mixture {
 impl Default for Mixture {
     /// No samples of any kind: a recipe names those that it wants.
     fn default() -> Self {
-        Mixture { locate: 0.0, caption: 0.0, read: 0.0, look: 0.0, guess: 0.0 }
+        Mixture { caption: 0.0, read: 0.0, look: 0.0, guess: 0.0 }
     }
 }
 
@@ -332,7 +335,6 @@ pub fn example(kind: Kind, split: Split, seed: u64, index: u64) -> Example {
     let draws = &mut Draws::new(seed, index, 2);
     match kind {
         Kind::Task => task(&scene, draws),
-        Kind::Locate => locate(&scene, draws),
         Kind::Caption => caption(&scene),
         Kind::Read => read(&scene),
         Kind::Look => look(&scene, draws),
@@ -350,23 +352,8 @@ fn task(scene: &Scene, draws: &mut Draws) -> Example {
     }
 }
 
-fn locate(scene: &Scene, draws: &mut Draws) -> Example {
-    let mut plates = scene.plates.clone();
-    draws.shuffle(&mut plates);
-    let text: String = plates.iter().map(|plate| format!(" {}", plate.place())).collect();
-    lesson("<image>\nWhere is each plate?", text, vec![scene.picture()])
-}
-
 fn caption(scene: &Scene) -> Example {
-    let mut text = String::new();
-    for row in 0..GRID {
-        let _ = write!(text, "Row {}:", NUMBERS[row as usize]);
-        for column in 0..GRID {
-            let colour = scene.colour_at(row, column).map_or("none", Colour::name);
-            let _ = write!(text, " {} {colour}", NUMBERS[column as usize]);
-        }
-        text.push('\n');
-    }
+    let text: String = (0..GRID).map(|row| scene.row(row)).collect();
     lesson("<image>\nName the colour of every cell.", text, vec![scene.picture()])
 }
 
@@ -384,8 +371,9 @@ fn look(scene: &Scene, draws: &mut Draws) -> Example {
     let plate = draws.pick(&scene.plates);
     let picture = scene.picture();
     let crop = Scene::crop(&picture, plate.row, plate.column);
+    let seen: String = (0..=plate.row).map(|row| scene.row(row)).collect();
     let response = format!(
-        "<think>{} Let me look closer.{}<sandbox_output><image></sandbox_output>{}</think>\n<answer>{}</answer>",
+        "<think>Let me look closer.\n{seen}{}{}<sandbox_output><image></sandbox_output>{}</think>\n<answer>{}</answer>",
         plate.place(),
         plate.program(),
         plate.sight(),

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::advantage::{group_advantages, teaches};
 use super::dataset::{Dataset, DatasetError};
-use super::learner::{Learner, LearnerSettings, Update, logprobs};
+use super::learner::{Learner, Update, logprobs};
 use super::loss::{TokenLogprobs, token_loss, token_weights};
 use super::run::Run;
 use super::sample::{Layout, Pack, Sample, SampleImage, runs_by_tokens};

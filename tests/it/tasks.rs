@@ -8,7 +8,7 @@ use thyme_engine::tasks::needle::{self, CROP_SIDE, Colour, Kind, Mixture, PICTUR
 use thyme_engine::tasks::{Example, Role};
 use tokenizers::Tokenizer;
 
-const KINDS: [Kind; 6] = [Kind::Task, Kind::Locate, Kind::Caption, Kind::Read, Kind::Look, Kind::Guess];
+const KINDS: [Kind; 5] = [Kind::Task, Kind::Caption, Kind::Read, Kind::Look, Kind::Guess];
 
 fn tiny_tokenizer() -> Tokenizer {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/tiny/tokenizer.json");
