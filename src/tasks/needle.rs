@@ -193,14 +193,22 @@ impl Scene {
         picture
     }
 
-    /// "Row one: one red two none three blue four none" and a line's end.
-    fn row(&self, row: u32) -> String {
-        let mut text = format!("Row {}:", NUMBERS[row as usize]);
-        for column in 0..GRID {
+    /// The cells row by row up to and with `last`, a line a row: "Row one: one red two none three blue four none".
+    fn cells(&self, last: (u32, u32)) -> String {
+        let mut text = String::new();
+        for (row, column) in (0..GRID).flat_map(|row| (0..GRID).map(move |column| (row, column))) {
+            if (row, column) > last {
+                break;
+            }
+            if column == 0 {
+                let _ = write!(text, "Row {}:", NUMBERS[row as usize]);
+            }
             let colour = self.colour_at(row, column).map_or("none", Colour::name);
             let _ = write!(text, " {} {colour}", NUMBERS[column as usize]);
+            if column + 1 == GRID || (row, column) == last {
+                text.push('\n');
+            }
         }
-        text.push('\n');
         text
     }
 
@@ -273,7 +281,7 @@ pub enum Kind {
     Caption,
     /// Pretraining: the crops of a picture's plates, each followed by its digit.
     Read,
-    /// Demonstration: names the cells row by row until the plate is among them, crops its cell, reads the digit, answers.
+    /// Demonstration: names cell after cell until the plate is found, crops its cell, reads the digit, answers.
     Look,
     /// Demonstration: answers at a glance with a random digit.
     Guess,
@@ -353,7 +361,7 @@ fn task(scene: &Scene, draws: &mut Draws) -> Example {
 }
 
 fn caption(scene: &Scene) -> Example {
-    let text: String = (0..GRID).map(|row| scene.row(row)).collect();
+    let text = scene.cells((GRID, GRID));
     lesson("<image>\nName the colour of every cell.", text, vec![scene.picture()])
 }
 
@@ -371,7 +379,7 @@ fn look(scene: &Scene, draws: &mut Draws) -> Example {
     let plate = draws.pick(&scene.plates);
     let picture = scene.picture();
     let crop = Scene::crop(&picture, plate.row, plate.column);
-    let seen: String = (0..=plate.row).map(|row| scene.row(row)).collect();
+    let seen = scene.cells((plate.row, plate.column));
     let response = format!(
         "<think>Let me look closer.\n{seen}{}{}<sandbox_output><image></sandbox_output>{}</think>\n<answer>{}</answer>",
         plate.place(),
