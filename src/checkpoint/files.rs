@@ -118,5 +118,8 @@ fn shards(dir: &Path, index: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
     if let Some(name) = names.iter().find(|name| name.contains(['/', '\\'])) {
         return Err(damaged(format!("shard name `{name}` points outside the folder")));
     }
+    if let Some(name) = names.iter().find(|name| !dir.join(name).is_file()) {
+        return Err(damaged(format!("it names `{name}`, which is not in the folder")));
+    }
     Ok(names.iter().map(|name| dir.join(name)).collect())
 }

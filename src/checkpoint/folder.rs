@@ -6,6 +6,11 @@ use super::{CheckpointError, weights};
 use crate::model::Model;
 use crate::model::parameters::Weights;
 
+/// Ends the name of a folder that is being written, or removed.
+pub(super) const PARTIAL: &str = ".partial";
+/// Ends the name of a folder while another takes its place.
+pub(super) const REPLACED: &str = ".old";
+
 /// What makes a folder usable beside its weights.
 const COMPANIONS: [&str; 12] = [
     "config.json",
@@ -78,7 +83,7 @@ pub fn copy_companions(from: &Path, to: &Path) -> Result<(), CheckpointError> {
 
 /// Fills a folder under a temporary name and renames it to `dir`.
 pub fn write_whole(dir: &Path, fill: impl FnOnce(&Path) -> Result<(), CheckpointError>) -> Result<(), CheckpointError> {
-    let temporary = sibling(dir, ".partial");
+    let temporary = sibling(dir, PARTIAL);
     remove(&temporary)?;
     std::fs::create_dir_all(&temporary).map_err(CheckpointError::file("create", &temporary))?;
     if let Err(error) = fill(&temporary) {
@@ -86,7 +91,7 @@ pub fn write_whole(dir: &Path, fill: impl FnOnce(&Path) -> Result<(), Checkpoint
         let _ = std::fs::remove_dir_all(&temporary);
         return Err(error);
     }
-    let old = sibling(dir, ".old");
+    let old = sibling(dir, REPLACED);
     remove(&old)?;
     if dir.exists() {
         std::fs::rename(dir, &old).map_err(CheckpointError::file("replace", dir))?;
@@ -95,7 +100,8 @@ pub fn write_whole(dir: &Path, fill: impl FnOnce(&Path) -> Result<(), Checkpoint
     remove(&old)
 }
 
-fn sibling(dir: &Path, suffix: &str) -> PathBuf {
+/// The folder beside `dir` with a longer name.
+pub(super) fn sibling(dir: &Path, suffix: &str) -> PathBuf {
     let mut name = dir.file_name().unwrap_or_default().to_owned();
     name.push(suffix);
     dir.with_file_name(name)

@@ -33,7 +33,10 @@ pub enum CheckpointError {
         source: std::io::Error,
     },
     /// A folder without weights.
-    #[error("{0} holds neither model.safetensors nor model.safetensors.index.json")]
+    #[error(
+        "{0} holds neither model.safetensors nor model.safetensors.index.json; copy the weights there, or train from random ones with \
+         `model.random_weights = true`"
+    )]
     NoWeights(PathBuf),
     /// A file that is damaged.
     #[error("{path} is damaged or incomplete: {reason}; download or copy it again")]
@@ -44,7 +47,7 @@ pub enum CheckpointError {
         reason: String,
     },
     /// A tensor that the config asks for is not there.
-    #[error("{path} has no tensor `{name}`, which config.json asks for")]
+    #[error("{path} has no tensor `{name}`, which config.json asks for; take config.json and weights from the same checkpoint")]
     MissingTensor {
         /// The checkpoint folder.
         path: PathBuf,
@@ -52,7 +55,10 @@ pub enum CheckpointError {
         name: String,
     },
     /// A tensor of another shape than the config says.
-    #[error("tensor `{name}` in {path} has shape {found:?}, config.json asks for {expected:?}")]
+    #[error(
+        "tensor `{name}` in {path} has shape {found:?}, config.json asks for {expected:?}; take config.json and weights from the same \
+         checkpoint"
+    )]
     Shape {
         /// The checkpoint folder.
         path: PathBuf,
@@ -62,6 +68,17 @@ pub enum CheckpointError {
         found: Vec<usize>,
         /// As the config says.
         expected: Vec<usize>,
+    },
+    /// Optimizer state that the present recipe needs is not there.
+    #[error(
+        "{path} has no optimizer state for `{name}`; go on with the `model.freeze_*` keys that the run was started with, or start anew \
+         from this checkpoint as `model.path`"
+    )]
+    MissingMoments {
+        /// The checkpoint folder.
+        path: PathBuf,
+        /// The parameter.
+        name: String,
     },
     /// An element type that is not read.
     #[error(
@@ -95,6 +112,7 @@ fn disk_hint(source: &std::io::Error) -> &'static str {
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
             "; free some space, or point `output_dir` at another disk and go on with --resume"
         }
+        std::io::ErrorKind::FileTooLarge => "; raise the limit on file sizes (`ulimit -f`), and go on with --resume",
         std::io::ErrorKind::PermissionDenied => "; check the permissions",
         _ => "",
     }
@@ -105,5 +123,17 @@ impl CheckpointError {
     pub fn file(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> CheckpointError {
         let path = path.into();
         move |source| CheckpointError::File { action, path, source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_named_with_what_helps() {
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let message = CheckpointError::file("write", "runs/a/checkpoint-1.partial/model.safetensors")(full).to_string();
+        assert!(message.contains("model.safetensors") && message.contains("free some space"), "{message}");
     }
 }

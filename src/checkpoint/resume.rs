@@ -6,12 +6,15 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use super::CheckpointError;
 use super::files::TensorFiles;
+use super::folder::{PARTIAL, REPLACED, remove, sibling};
 use super::weights::write_safetensors;
 use crate::model::Model;
 use crate::model::parameters::Parameters;
 use crate::ops::{self, Host, HostMut, Tensor};
 
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+/// Names of checkpoint folders: this, then the step.
+pub const CHECKPOINT: &str = "checkpoint-";
 
 /// What the optimizer keeps for each trained parameter.
 #[derive(Debug)]
@@ -58,7 +61,9 @@ pub fn load_moments(
         let Some(moments) = moments else { continue };
         let bytes = |suffix: &str, width: usize| {
             let name = format!("{}.{suffix}", spec.name());
-            let stored = files.tensor(&name)?;
+            let Ok(stored) = files.tensor(&name) else {
+                return Err(CheckpointError::MissingMoments { path: dir.to_owned(), name: spec.name().to_owned() });
+            };
             if stored.bytes.len() != spec.len() * width {
                 return Err(CheckpointError::Shape {
                     path: dir.to_owned(),
@@ -89,7 +94,7 @@ pub fn list(run: &Path) -> Vec<(u64, PathBuf)> {
     let mut found: Vec<(u64, PathBuf)> = entries
         .filter_map(|entry| {
             let name = entry.file_name();
-            let step = name.to_str()?.strip_prefix("checkpoint-")?.parse().ok()?;
+            let step = name.to_str()?.strip_prefix(CHECKPOINT)?.parse().ok()?;
             Some((step, entry.path()))
         })
         .collect();
@@ -97,11 +102,51 @@ pub fn list(run: &Path) -> Vec<(u64, PathBuf)> {
     found
 }
 
-/// Removes the oldest checkpoints beyond `keep`.
+/// Removes the oldest checkpoints beyond `keep`. Each is whole or not listed at any moment.
 pub fn prune(run: &Path, keep: usize) -> Result<(), CheckpointError> {
     let found = list(run);
     for (_, dir) in &found[..found.len().saturating_sub(keep)] {
-        super::folder::remove(dir)?;
+        let partial = sibling(dir, PARTIAL);
+        remove(&partial)?;
+        std::fs::rename(dir, &partial).map_err(CheckpointError::file("remove", dir))?;
+        remove(&partial)?;
     }
     Ok(())
+}
+
+/// Clears up what a killed process left in a run folder: unfinished checkpoints go, one that was being replaced comes back.
+pub fn tidy(run: &Path) -> Result<(), CheckpointError> {
+    for entry in std::fs::read_dir(run).into_iter().flatten().flatten() {
+        let (name, path) = (entry.file_name(), entry.path());
+        let Some(name) = name.to_str().filter(|name| name.starts_with(CHECKPOINT)) else { continue };
+        if let Some(whole) = name.strip_suffix(REPLACED).map(|name| run.join(name))
+            && !whole.exists()
+        {
+            std::fs::rename(&path, &whole).map_err(CheckpointError::file("restore", &whole))?;
+        } else if name.ends_with(PARTIAL) || name.ends_with(REPLACED) {
+            remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_process_left_is_cleared_up_and_nothing_whole_is_lost() {
+        let run = tempfile::tempdir().unwrap();
+        for name in ["checkpoint-1", "checkpoint-2.old", "checkpoint-3", "checkpoint-3.old", "checkpoint-4.partial", "samples"] {
+            std::fs::create_dir(run.path().join(name)).unwrap();
+            std::fs::write(run.path().join(name).join("file"), name).unwrap();
+        }
+        tidy(run.path()).unwrap();
+        let steps: Vec<u64> = list(run.path()).into_iter().map(|(step, _)| step).collect();
+        assert_eq!(steps, [1, 2, 3]);
+        assert_eq!(std::fs::read_to_string(run.path().join("checkpoint-3/file")).unwrap(), "checkpoint-3");
+        assert_eq!(std::fs::read_dir(run.path()).unwrap().count(), 4);
+        prune(run.path(), 1).unwrap();
+        assert_eq!(std::fs::read_dir(run.path()).unwrap().count(), 2);
+    }
 }

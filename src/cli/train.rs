@@ -9,6 +9,7 @@ use clap::Args;
 use super::device::Device;
 use crate::recipe::Method;
 use crate::recipe::layers;
+use crate::recipe::memory::{MemoryPlan, available_bytes, gigabytes};
 use crate::recipe::plan::Plan;
 use crate::train::{Session, grpo, sft};
 
@@ -24,6 +25,12 @@ pub struct TrainArguments {
     /// Go on from the newest checkpoint of the run folder.
     #[arg(long)]
     resume: bool,
+    /// Start over in a run folder that holds checkpoints: they are removed.
+    #[arg(long, conflicts_with = "resume")]
+    overwrite: bool,
+    /// Show the plan and the memory that it needs; load nothing.
+    #[arg(long)]
+    dry_run: bool,
     /// Where to compute.
     #[arg(long, value_enum, default_value_t)]
     device: Device,
@@ -32,11 +39,34 @@ pub struct TrainArguments {
 /// Runs the command.
 pub fn run(arguments: TrainArguments) -> anyhow::Result<()> {
     let plan = Plan::new(layers::load(&arguments.recipe, &arguments.settings)?)?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let session = Session { backend: arguments.device.backend(), resume: arguments.resume, stop };
+    let memory = plan.memory(&plan.processor()?);
+    let available = available_bytes();
+    if arguments.dry_run {
+        show(&plan, &memory, available);
+    }
+    available.map_or(Ok(()), |available| memory.check(available))?;
+    if arguments.dry_run {
+        return Ok(());
+    }
+    let session = Session {
+        backend: arguments.device.backend(),
+        resume: arguments.resume,
+        overwrite: arguments.overwrite,
+        stop: Arc::new(AtomicBool::new(false)),
+    };
     match plan.recipe.method {
         Method::Sft => sft::train(&plan, &session)?,
         Method::Grpo => grpo::train(&plan, &session)?,
     }
     Ok(())
+}
+
+fn show(plan: &Plan, memory: &MemoryPlan, available: Option<u64>) {
+    println!("{}\n", plan.recipe.to_toml().trim_end());
+    println!("{:<32}{}", "start", plan.model_dir.display());
+    println!("{:<32}{}", "run folder", plan.run_dir().display());
+    print!("{memory}");
+    if let Some(available) = available {
+        println!("{:<32}{:>14}", "available", gigabytes(u128::from(available)));
+    }
 }

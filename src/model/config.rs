@@ -7,6 +7,13 @@ use serde_json::Value;
 use crate::ops::attention::Heads;
 use crate::ops::gelu::GeluForm;
 
+/// Largest width of anything: no product of sizes overflows below it.
+const WIDTH_MAX: usize = 1 << 20;
+/// Most layers, and most vision blocks.
+const LAYERS_MAX: usize = 1 << 10;
+/// Most pixels, frames or units along a side of a patch.
+const PATCH_MAX: usize = 32;
+
 /// Everything that fixes the shape of the computation.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Config {
@@ -168,10 +175,25 @@ impl Config {
     fn check(self, vision: &Keys<'_>) -> Result<Config, ConfigError> {
         let contradiction = |text: String| Err(ConfigError::Contradiction(text));
         let Heads { heads, kv_heads, head_dim } = self.heads;
+        if heads.max(kv_heads) * head_dim > WIDTH_MAX || self.layers.max(self.vision.depth) > LAYERS_MAX {
+            return contradiction(format!(
+                "{heads} heads of {head_dim} and {} layers with {} vision blocks; at most {WIDTH_MAX} wide and {LAYERS_MAX} deep is \
+                 possible",
+                self.layers, self.vision.depth
+            ));
+        }
+        if [self.vision.patch, self.vision.merge, self.vision.frames].into_iter().max() > Some(PATCH_MAX)
+            || self.vision.hidden > WIDTH_MAX
+        {
+            return contradiction(format!(
+                "patches of {} px and {} frames merged {} by {}, a vision MLP of {}; at most {PATCH_MAX} and {WIDTH_MAX} are possible",
+                self.vision.patch, self.vision.frames, self.vision.merge, self.vision.merge, self.vision.hidden
+            ));
+        }
         if heads % kv_heads != 0 {
             return contradiction(format!("{heads} heads are not a multiple of {kv_heads} key-value heads"));
         }
-        if head_dim % 2 != 0 || self.mrope_section.iter().sum::<usize>() != head_dim / 2 {
+        if head_dim % 2 != 0 || self.mrope_section.iter().map(|&n| n as u128).sum::<u128>() != head_dim as u128 / 2 {
             return contradiction(format!(
                 "mrope_section {:?} does not sum to half the head size {head_dim}",
                 self.mrope_section
@@ -246,8 +268,8 @@ impl<'a> Keys<'a> {
     }
 
     fn size(&self, key: &str) -> Result<usize, ConfigError> {
-        let value = self.find(key).and_then(Value::as_u64).filter(|&v| v > 0 && v < 1 << 32);
-        value.map(|v| v as usize).ok_or_else(|| missing(key, "a positive integer"))
+        let value = self.find(key).and_then(Value::as_u64).filter(|&v| v > 0 && v <= WIDTH_MAX as u64);
+        value.map(|v| v as usize).ok_or_else(|| missing(key, "a whole number from 1 to 1048576"))
     }
 
     fn size_or(&self, key: &str, default: usize) -> Result<usize, ConfigError> {

@@ -82,9 +82,11 @@ fn read_layers(path: &Path, depth: usize) -> Result<Table, RecipeError> {
 
 /// The text with the top-level line of `key` turned into spaces.
 fn blank_line(text: &str, key: &str) -> String {
+    let mut is_top = true;
     let blank = |line: &str| {
+        is_top &= !line.trim_start().starts_with('[');
         let is_key = line.trim_start().strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with('='));
-        if is_key { " ".repeat(line.len()) } else { line.to_owned() }
+        if is_key && is_top { " ".repeat(line.len()) } else { line.to_owned() }
     };
     text.split('\n').map(blank).collect::<Vec<_>>().join("\n")
 }
@@ -130,7 +132,7 @@ fn merge(base: &mut Table, layer: Table) {
 }
 
 /// The parser's message, with the nearest known key where a key is unknown.
-fn explain(error: &toml::de::Error) -> String {
+pub(super) fn explain(error: &toml::de::Error) -> String {
     let message = error.to_string();
     let message = message.trim_end();
     match nearest_known(error.message()) {

@@ -2,6 +2,7 @@
 //! key ([`layers`]). Before anything is loaded a recipe becomes a [`plan::Plan`].
 
 pub mod layers;
+pub mod memory;
 pub mod optimizer;
 pub mod plan;
 

@@ -2,10 +2,15 @@
 
 use std::path::PathBuf;
 
+use super::layers::explain;
+use super::memory::MemoryPlan;
 use super::{Method, Recipe};
 use crate::checkpoint::{CheckpointError, folder};
 use crate::model::config::{Config, ConfigError};
 use crate::prompt::{Processor, PromptError};
+use crate::rollout::environment::TokenLimits;
+use crate::rollout::registry::{self, RegistryError};
+use crate::rollout::reward::RewardSet;
 
 /// A recipe that can be run.
 #[derive(Clone, Debug)]
@@ -16,6 +21,8 @@ pub struct Plan {
     pub model_dir: PathBuf,
     /// Its config.
     pub config: Config,
+    /// The environment's limits of tokens.
+    pub limits: TokenLimits,
 }
 
 /// Why a recipe cannot be run.
@@ -37,7 +44,21 @@ pub enum PlanError {
         /// As given.
         value: String,
         /// What it may be.
-        remedy: &'static str,
+        remedy: String,
+    },
+    /// More memory than there is.
+    #[error("the run needs {needed} of memory and {available} are available; the largest part is {largest} with {size}: {remedy}")]
+    Memory {
+        /// All of it.
+        needed: String,
+        /// What there is.
+        available: String,
+        /// The largest term.
+        largest: &'static str,
+        /// Its size.
+        size: String,
+        /// The key that shrinks it.
+        remedy: String,
     },
     /// The checkpoint.
     #[error(transparent)]
@@ -48,15 +69,22 @@ pub enum PlanError {
     /// Its prompt side.
     #[error(transparent)]
     Prompt(#[from] PromptError),
+    /// A plug-in that the recipe names.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
 }
 
 impl Plan {
     /// Checks a recipe and finds its checkpoint.
     pub fn new(recipe: Recipe) -> Result<Plan, PlanError> {
-        check(&recipe)?;
+        check_names(&recipe)?;
+        let limits = check_plug_ins(&recipe)?;
+        check_counts(&recipe, limits)?;
+        check_numbers(&recipe)?;
+        check_contradictions(&recipe)?;
         let model_dir = folder::resolve(&recipe.model.path)?;
         let config = Config::open(&model_dir)?;
-        Ok(Plan { recipe, model_dir, config })
+        Ok(Plan { recipe, model_dir, config, limits })
     }
 
     /// The run's folder.
@@ -67,6 +95,12 @@ impl Plan {
     /// The checkpoint's processor, with the recipe's image sizes.
     pub fn processor(&self) -> Result<Processor, PromptError> {
         let mut processor = Processor::open(&self.model_dir)?;
+        let (ids, vocab) = (processor.tokenizer().len(), self.config.vocab);
+        if ids > vocab {
+            let reason =
+                format!("it has {ids} tokens, config.json has a vocab_size of {vocab}; take both from the same checkpoint");
+            return Err(PromptError::Invalid { path: self.model_dir.join("tokenizer.json"), reason });
+        }
         if let Some(pixels) = self.recipe.model.min_pixels {
             processor = processor.with_min_pixels(pixels);
         }
@@ -75,41 +109,161 @@ impl Plan {
         }
         Ok(processor)
     }
+
+    /// What the run needs of the machine's memory.
+    pub fn memory(&self, processor: &Processor) -> MemoryPlan {
+        MemoryPlan::new(self, processor.image_settings().max_pixels)
+    }
 }
 
-fn check(recipe: &Recipe) -> Result<(), PlanError> {
-    let missing = |key, remedy| Err(PlanError::Missing { key, remedy });
-    let value = |key, value: String, remedy| Err(PlanError::Value { key, value, remedy });
+fn value<T>(key: &'static str, value: impl Into<String>, remedy: impl Into<String>) -> Result<T, PlanError> {
+    Err(PlanError::Value { key, value: value.into(), remedy: remedy.into() })
+}
+
+fn check_names(recipe: &Recipe) -> Result<(), PlanError> {
     if recipe.model.path.is_empty() {
-        return missing("model.path", "give a checkpoint folder, or org/name in the local Hugging Face cache");
+        let remedy = "give a checkpoint folder, or org/name in the local Hugging Face cache";
+        return Err(PlanError::Missing { key: "model.path", remedy });
     }
-    if recipe.name.is_empty() || recipe.name.contains(['/', '\\']) {
+    if recipe.name.is_empty() || recipe.name.contains(['/', '\\']) || recipe.name.starts_with('.') {
         return value("name", format!("{:?}", recipe.name), "give the run folder a plain name");
     }
     match (&recipe.data.needle, recipe.data.files.is_empty()) {
-        (None, true) => return missing("data", "write [data.needle] for the built-in task, or data.files = [...]"),
-        (Some(_), false) => {
-            return value("data.files", "given beside [data.needle]".to_owned(), "keep one of the two");
+        (None, true) => {
+            let remedy = "write [data.needle] for the built-in task, or data.files = [...]";
+            Err(PlanError::Missing { key: "data", remedy })
         }
-        _ => {}
+        (Some(_), false) => value("data.files", "given beside [data.needle]", "keep one of the two"),
+        _ => Ok(()),
     }
-    let positive = [
-        ("training.max_steps", recipe.training.max_steps as usize),
-        ("training.batch_size", recipe.training.batch_size),
-        ("training.micro_batch_tokens", recipe.training.micro_batch_tokens),
-        ("training.logging_steps", recipe.training.logging_steps as usize),
-        ("training.max_skipped_updates", recipe.training.max_skipped_updates as usize),
-        ("grpo.prompts_per_step", recipe.grpo.prompts_per_step),
-        ("grpo.num_iterations", recipe.grpo.num_iterations),
-        ("engine.max_num_seqs", recipe.engine.max_num_seqs),
-        ("engine.prefill_chunk_tokens", recipe.engine.prefill_chunk_tokens),
+}
+
+/// The tables that belong to plug-ins; nothing is started.
+fn check_plug_ins(recipe: &Recipe) -> Result<TokenLimits, PlanError> {
+    let explained = |error| match error {
+        RegistryError::Settings { kind, name, source } => {
+            PlanError::Value { key: kind, value: format!("{name:?} with keys of its own"), remedy: explain(&source) }
+        }
+        other => PlanError::Registry(other),
+    };
+    RewardSet::new(&recipe.reward)?;
+    let (name, table) = recipe.tool.named("python");
+    registry::check_tool(&name, table).map_err(explained)?;
+    let (name, table) = recipe.environment.named("think_with_code");
+    registry::limits(&name, table).map_err(explained)
+}
+
+/// Whole numbers, each with its least and its greatest.
+fn check_counts(recipe: &Recipe, limits: TokenLimits) -> Result<(), PlanError> {
+    const MANY: u64 = 1 << 20;
+    const TOKENS: u64 = 1 << 28;
+    let (training, grpo) = (&recipe.training, &recipe.grpo);
+    let counts = [
+        ("training.max_steps", training.max_steps, 1, 1 << 40),
+        ("training.batch_size", training.batch_size as u64, 1, MANY),
+        ("training.micro_batch_tokens", training.micro_batch_tokens as u64, 1, TOKENS),
+        ("training.logging_steps", training.logging_steps, 1, u64::MAX),
+        ("training.max_skipped_updates", training.max_skipped_updates, 1, u64::MAX),
+        ("grpo.prompts_per_step", grpo.prompts_per_step as u64, 1, MANY),
+        // An advantage is relative to a group.
+        ("grpo.num_generations", grpo.num_generations as u64, 2, MANY),
+        ("grpo.num_iterations", grpo.num_iterations as u64, 1, MANY),
+        ("environment.max_turn_tokens", limits.turn as u64, 1, TOKENS),
+        ("environment.max_total_tokens", limits.total as u64, 1, TOKENS),
+        ("engine.max_num_seqs", recipe.engine.max_num_seqs as u64, 1, MANY),
+        ("engine.prefill_chunk_tokens", recipe.engine.prefill_chunk_tokens as u64, 1, TOKENS),
+        ("evaluation.tasks", recipe.evaluation.tasks as u64, 0, MANY),
+        ("model.min_pixels", recipe.model.min_pixels.unwrap_or(1), 1, TOKENS),
+        ("model.max_pixels", recipe.model.max_pixels.unwrap_or(1), 1, TOKENS),
     ];
-    if let Some((key, _)) = positive.into_iter().find(|(_, v)| *v == 0) {
-        return value(key, "0".to_owned(), "it must be at least 1");
+    match counts.into_iter().find(|&(_, count, least, most)| !(least..=most).contains(&count)) {
+        Some((key, count, least, u64::MAX)) => value(key, count.to_string(), format!("give at least {least}")),
+        Some((key, count, least, most)) => value(key, count.to_string(), format!("give a whole number from {least} to {most}")),
+        None => Ok(()),
     }
-    if recipe.method == Method::Grpo && recipe.grpo.num_generations < 2 {
-        let given = recipe.grpo.num_generations.to_string();
-        return value("grpo.num_generations", given, "an advantage is relative to a group: give at least 2");
+}
+
+/// Real numbers, each with the interval that it must lie in.
+fn check_numbers(recipe: &Recipe) -> Result<(), PlanError> {
+    use Interval::{AboveZero, Fraction, NotNegative, Share};
+    let (optimizer, grpo, sampling) = (&recipe.optimizer, &recipe.grpo, &recipe.sampling);
+    let mut numbers = vec![
+        ("optimizer.learning_rate", optimizer.learning_rate, AboveZero),
+        ("optimizer.min_lr_rate", optimizer.min_lr_rate, Share),
+        ("optimizer.warmup_ratio", optimizer.warmup_ratio, Share),
+        ("optimizer.weight_decay", f64::from(optimizer.weight_decay), NotNegative),
+        ("optimizer.adam_beta1", f64::from(optimizer.adam_beta1), Fraction),
+        ("optimizer.adam_beta2", f64::from(optimizer.adam_beta2), Fraction),
+        ("optimizer.adam_epsilon", f64::from(optimizer.adam_epsilon), AboveZero),
+        ("optimizer.max_grad_norm", optimizer.max_grad_norm, NotNegative),
+        ("grpo.beta", grpo.beta, NotNegative),
+        ("grpo.epsilon", grpo.epsilon, NotNegative),
+        ("grpo.epsilon_high", grpo.epsilon_high.unwrap_or(0.0), NotNegative),
+        ("sampling.temperature", f64::from(sampling.temperature), NotNegative),
+        ("sampling.code_temperature", f64::from(sampling.code_temperature.unwrap_or(0.0)), NotNegative),
+        ("sampling.top_p", f64::from(sampling.top_p), Interval::PositiveShare),
+        ("sampling.min_p", f64::from(sampling.min_p), Share),
+        ("sampling.repetition_penalty", f64::from(sampling.repetition_penalty), AboveZero),
+    ];
+    if let Some(mixture) = recipe.data.needle.as_ref().and_then(|needle| needle.mixture) {
+        let shares = [mixture.locate, mixture.caption, mixture.read, mixture.look, mixture.guess];
+        numbers.extend(shares.map(|share| ("data.needle.mixture", share, NotNegative)));
+        numbers.push(("the sum of data.needle.mixture", shares.iter().sum(), AboveZero));
+    }
+    match numbers.into_iter().find(|(_, number, interval)| !interval.contains(*number)) {
+        Some((key, number, interval)) => value(key, number.to_string(), interval.description()),
+        None => Ok(()),
+    }
+}
+
+/// Where a number may lie. NaN lies nowhere; what is too large to square or to wait for is refused as infinity is.
+#[derive(Clone, Copy)]
+enum Interval {
+    AboveZero,
+    NotNegative,
+    Share,
+    PositiveShare,
+    Fraction,
+}
+
+impl Interval {
+    const LARGEST: f64 = 1e9;
+
+    fn contains(self, number: f64) -> bool {
+        match self {
+            Interval::AboveZero => number > 0.0 && number <= Interval::LARGEST,
+            Interval::NotNegative => (0.0..=Interval::LARGEST).contains(&number),
+            Interval::Share => (0.0..=1.0).contains(&number),
+            Interval::PositiveShare => number > 0.0 && number <= 1.0,
+            Interval::Fraction => (0.0..1.0).contains(&number),
+        }
+    }
+
+    fn description(self) -> &'static str {
+        match self {
+            Interval::AboveZero => "give a number above 0, at most 1e9",
+            Interval::NotNegative => "give a number from 0 to 1e9",
+            Interval::Share => "give a number from 0 to 1",
+            Interval::PositiveShare => "give a number above 0, at most 1",
+            Interval::Fraction => "give a number from 0 to below 1",
+        }
+    }
+}
+
+fn check_contradictions(recipe: &Recipe) -> Result<(), PlanError> {
+    if let (Some(min), Some(max)) = (recipe.model.min_pixels, recipe.model.max_pixels)
+        && min > max
+    {
+        return value("model.min_pixels", min.to_string(), format!("it is above `model.max_pixels`, {max}; swap or lower it"));
+    }
+    if recipe.method == Method::Sft {
+        return Ok(());
+    }
+    if recipe.sampling.temperature == 0.0 {
+        return value("sampling.temperature", "0", "every rollout of a group would be the same, and nothing be learned; give 1.0");
+    }
+    if recipe.data.needle.as_ref().is_some_and(|needle| needle.mixture.is_some()) {
+        return value("data.needle.mixture", "given", "only `method = \"sft\"` has demonstrations to mix; remove it");
     }
     Ok(())
 }

@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::environment::Environment;
+use super::environment::{Environment, TokenLimits};
 use super::environments::think_with_code::ThinkWithCode;
 use super::reward::Reward;
 use super::rewards::answer::Answer;
 use super::rewards::consistency::Consistency;
 use super::rewards::format::Format;
 use super::rewards::tool_success::ToolSuccess;
-use super::tool::{Tool, ToolFault};
-use super::tools::python::Python;
+use super::tool::{Subject, Tool, ToolFault, ToolSession};
+use super::tools::python::{Python, PythonSettings};
 
 /// A plug-in that cannot be made.
 #[derive(Debug, Error)]
@@ -81,6 +81,38 @@ pub fn tool(name: &str, table: toml::Table) -> Result<Arc<dyn Tool>, RegistryErr
     match name {
         "python" => Ok(Arc::new(Python::start(&settings("tool", name, table)?)?)),
         _ => Err(RegistryError::unknown("tool", name, &TOOLS)),
+    }
+}
+
+/// The limits of the environment of that name with its own table, without a tool.
+///
+/// # Errors
+/// As [`environment`].
+pub fn limits(name: &str, table: toml::Table) -> Result<TokenLimits, RegistryError> {
+    Ok(environment(name, table, Arc::new(Absent))?.limits())
+}
+
+/// Checks the tool of that name with its own table, without starting it.
+///
+/// # Errors
+/// When there is none, or the table does not read or holds a value that cannot be.
+pub fn check_tool(name: &str, table: toml::Table) -> Result<(), RegistryError> {
+    match name {
+        "python" => Ok(settings::<PythonSettings>("tool", name, table)?.options().map(drop)?),
+        _ => Err(RegistryError::unknown("tool", name, &TOOLS)),
+    }
+}
+
+/// Stands where a tool belongs while nothing is rolled out.
+struct Absent;
+
+impl Tool for Absent {
+    fn name(&self) -> &'static str {
+        "absent"
+    }
+
+    fn open(&self, _: &Subject<'_>, _: usize) -> Result<Vec<Box<dyn ToolSession>>, ToolFault> {
+        Err(ToolFault { tool: self.name(), reason: "it was not started".to_owned() })
     }
 }
 

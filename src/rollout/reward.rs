@@ -145,14 +145,15 @@ impl RewardSet {
         self.score_view(&View::new(transcript, question, solution))
     }
 
-    /// Scores a view. A trajectory that ended because a tool could not work at all says nothing about the model: no part is scored.
+    /// Scores a view. A trajectory that ended because the task or a tool could not work at all says nothing about the model: no part is
+    /// scored.
     pub fn score_view(&self, view: &View<'_>) -> Scores {
         let ungated: Vec<(&'static str, Score)> = self
             .rewards
             .iter()
-            .map(|(reward, _)| match view.end {
-                End::ToolFailed(reason) => (reward.name(), Score::Unscored(reason.clone())),
-                _ => (reward.name(), reward.score(view)),
+            .map(|(reward, _)| match view.end.fault() {
+                Some(reason) => (reward.name(), Score::Unscored(reason)),
+                None => (reward.name(), reward.score(view)),
             })
             .collect();
         let parts: Vec<(&'static str, Score)> = self

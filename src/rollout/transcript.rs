@@ -135,7 +135,18 @@ impl End {
 
     /// Whether the end says nothing about the model: the task or the tool failed.
     pub fn is_fault(&self) -> bool {
-        matches!(self, End::ToolFailed(_) | End::TaskFailed(_) | End::PromptTooLong { .. })
+        self.fault().is_some()
+    }
+
+    /// Why the end says nothing about the model, where it does not.
+    pub fn fault(&self) -> Option<String> {
+        match self {
+            End::ToolFailed(reason) | End::TaskFailed(reason) => Some(reason.clone()),
+            End::PromptTooLong { needed, limit } => Some(format!(
+                "the prompt needs {needed} tokens, {limit} fit; lower model.max_pixels or shorten the text"
+            )),
+            _ => None,
+        }
     }
 }
 

@@ -44,6 +44,26 @@ pub enum DatasetError {
     /// A prompt.
     #[error(transparent)]
     Prompt(#[from] PromptError),
+    /// An example that cannot be tokenised.
+    #[error("{example}: {source}; mend it or take it out")]
+    Example {
+        /// Which one.
+        example: String,
+        /// What is wrong.
+        source: PromptError,
+    },
+    /// An example that the model has no room for.
+    #[error(
+        "{example} has {tokens} tokens, the model takes {limit} (max_position_embeddings): shorten it, or lower `model.max_pixels`"
+    )]
+    TooLong {
+        /// Which one.
+        example: String,
+        /// Its tokens.
+        tokens: usize,
+        /// Tokens possible.
+        limit: usize,
+    },
     /// A file of the other method's form.
     #[error("line {line} of {path} is not {expected}; `method` in the recipe says how the file is used")]
     Form {
@@ -111,6 +131,19 @@ impl Dataset {
             Dataset::Records { records, shuffle } => Task::of_record(record(records, *shuffle, number).clone()),
         };
         Ok(task.map_err(PromptError::from)?)
+    }
+
+    /// Names example `number` for messages: by its pictures and its question.
+    pub fn name_of(&self, number: u64) -> String {
+        match self {
+            Dataset::Needle { seed, .. } => format!("needle example {number} of seed {seed}"),
+            Dataset::Records { records, shuffle } => {
+                let record = record(records, *shuffle, number);
+                let images: Vec<String> = record.images.iter().map(|path| path.display().to_string()).collect();
+                let question: String = record.question.as_deref().unwrap_or_default().chars().take(60).collect();
+                format!("the example {question:?} (images: {})", images.join(", "))
+            }
+        }
     }
 
     /// Example `number`, pictures decoded.

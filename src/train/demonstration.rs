@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::sample::{Sample, SampleImage};
-use crate::prompt::{ImageSource, Message, Processor, PromptError, place_images};
+use crate::prompt::{ImageSource, Message, PreparedImage, Processor, PromptError, place_images};
 use crate::recipe::TrainTurns;
 use crate::tasks::{Example, Role};
 
@@ -46,6 +46,9 @@ pub fn sample(processor: &Processor, example: &Example, turns: TrainTurns) -> Re
     push_text(processor, &mut sample, &last.text[at..], at >= first_learned, &mut images)?;
     sample.ids.push(processor.special_ids().im_end);
     sample.trained.push(true);
+    // Text may hold a literal placeholder, for which there is no image.
+    let prepared: Vec<Arc<PreparedImage>> = sample.images.iter().map(|image| image.prepared.clone()).collect();
+    processor.check_expanded(&sample.ids, &prepared)?;
     Ok(sample)
 }
 

@@ -9,15 +9,12 @@ use super::learner::{Learner, Update, logprobs};
 use super::loss::{TokenLogprobs, token_loss, token_weights};
 use super::run::Run;
 use super::sample::{Layout, Pack, Sample, SampleImage, runs_by_tokens};
-use super::{Session, SkippedUpdates, TrainError, open_learner};
-use crate::checkpoint::weights;
-use crate::engine::kv_cache::KvCache;
-use crate::engine::{Engine, EngineLimits};
+use super::{Session, SkippedUpdates, TrainError, open_learner, starting_weights};
+use crate::engine::Engine;
 use crate::eval::{Report, evaluate, score_groups};
-use crate::model::Model;
 use crate::model::parameters::Weights;
-use crate::ops::attention::PAGE_TOKENS;
 use crate::prompt::Processor;
+use crate::recipe::memory::engine_limits;
 use crate::recipe::plan::Plan;
 use crate::recipe::{LogprobKind, Method, Recipe};
 use crate::rollout::engine_generator::EngineGenerator;
@@ -27,15 +24,27 @@ use crate::rollout::reward::{RewardSet, Scores};
 use crate::rollout::transcript::Transcript;
 use crate::rollout::{Group, RolloutSettings, run};
 
-/// Prompt tokens that the cache is sized for when the recipe does not size it.
-const PROMPT_TOKENS: usize = 1024;
+/// What an evaluation logs, and the end of a run compares.
+const HELD_OUT: [(&str, fn(&Report) -> f64); 5] = [
+    ("held_out/accuracy", Report::accuracy),
+    ("held_out/reward", |report| report.reward),
+    ("held_out/tool_use", |report| report.tool_use),
+    ("held_out/tool_success", |report| report.tool_success),
+    ("held_out/completion_tokens", |report| report.tokens),
+];
+/// Values of [`HELD_OUT`].
+type HeldOut = [f64; HELD_OUT.len()];
 
 /// Trains to the plan's last step, or until the user stops it.
 pub fn train(plan: &Plan, session: &Session) -> Result<(), TrainError> {
     let mut trainer = Trainer::open(plan, session)?;
     let steps = plan.recipe.training.max_steps;
-    let before = trainer.evaluate_at(trainer.run.start)?;
-    for step in trainer.run.start..steps {
+    let start = trainer.run.start;
+    let before = if start == 0 { trainer.evaluate_at(0)? } else { trainer.evaluated_at(0) };
+    if trainer.is_evaluation_due(start) {
+        trainer.evaluate_at(start)?;
+    }
+    for step in start..steps {
         let began = Instant::now();
         let tasks = trainer.tasks(step)?;
         let rollouts = trainer.roll_out(step, &tasks)?;
@@ -43,12 +52,11 @@ pub fn train(plan: &Plan, session: &Session) -> Result<(), TrainError> {
         let batch = trainer.batch(&rollouts);
         let learned = trainer.learn(&batch, step)?;
         trainer.report(step + 1, &rollouts, &batch, &learned, [began, rolled_out])?;
-        trainer.run.save_if_due(step + 1, steps, &trainer.learner)?;
+        trainer.run.save_if_due(step + 1, steps, &trainer.learner, trainer.skipped)?;
         if trainer.run.is_stopping() {
             return Ok(());
         }
-        let every = plan.recipe.evaluation.steps;
-        if every > 0 && (step + 1).is_multiple_of(every) && step + 1 < steps {
+        if trainer.is_evaluation_due(step + 1) {
             trainer.evaluate_at(step + 1)?;
         }
     }
@@ -119,16 +127,15 @@ impl<'a> Trainer<'a> {
         let held_out = held_out_tasks(recipe)?;
         let rewards = RewardSet::new(&recipe.reward)?;
         let environment = environment(recipe)?;
-        let (learner, start) = open_learner(plan, session, &processor)?;
+        let (learner, state) = open_learner(plan, session, &processor)?;
         let model = learner.model();
         let reference = match recipe.grpo.beta > 0.0 {
-            true => Some(weights::load(model, &plan.model_dir)?),
+            true => Some(starting_weights(plan, model)?),
             false => None,
         };
-        let engine =
-            Engine::new(model.clone(), processor.clone(), engine_limits(recipe, model, environment.limits().total));
-        let run = Run::open(plan, start, session.stop.clone())?;
-        let skipped = SkippedUpdates::default();
+        let engine = Engine::new(model.clone(), processor.clone(), engine_limits(plan));
+        let run = Run::open(plan, state.global_step, session.stop.clone())?;
+        let skipped = state.skipped;
         Ok(Trainer {
             recipe,
             run,
@@ -159,8 +166,27 @@ impl<'a> Trainer<'a> {
         };
         let mut generator = EngineGenerator { engine: &mut self.engine, weights: self.learner.weights() };
         let groups = run(&mut generator, &self.processor, &*self.environment, tasks, &settings)?;
+        self.say_faults(step, &groups)?;
         let scores = score_groups(&groups, tasks, &self.rewards);
         Ok(Rollouts { groups, scores })
+    }
+
+    /// Names the tasks that could not be rolled out; they have no score and teach nothing.
+    fn say_faults(&self, step: u64, groups: &[Group]) -> Result<(), TrainError> {
+        let fault = |group: &Group| group.transcripts.iter().find_map(|transcript| transcript.end.fault());
+        let faults: Vec<(usize, String)> = groups.iter().filter_map(|group| Some((group.task, fault(group)?))).collect();
+        match faults.as_slice() {
+            [(_, reason), ..] if faults.len() == groups.len() => {
+                Err(TrainError::NoTask { count: groups.len(), step: step + 1, reason: reason.clone() })
+            }
+            _ => {
+                for (task, reason) in &faults {
+                    let name = self.dataset.name_of(step * groups.len() as u64 + *task as u64);
+                    self.run.say(&format!("left out at step {}: {name}: {reason}", step + 1));
+                }
+                Ok(())
+            }
+        }
     }
 
     fn batch(&mut self, rollouts: &Rollouts) -> Batch {
@@ -307,10 +333,24 @@ impl<'a> Trainer<'a> {
         self.run.log(step, &values)
     }
 
-    /// Evaluates on the held-out tasks and says so; `None` where there are none.
-    fn evaluate_at(&mut self, step: u64) -> Result<Option<Report>, TrainError> {
+    /// Whether the recipe asks for an evaluation between the first and the last step.
+    fn is_evaluation_due(&self, step: u64) -> bool {
+        let every = self.recipe.evaluation.steps;
+        every > 0 && (1..self.recipe.training.max_steps).contains(&step) && step.is_multiple_of(every)
+    }
+
+    /// What an evaluation at `step` gave, before this process perhaps.
+    fn evaluated_at(&self, step: u64) -> Option<HeldOut> {
+        self.run.logged(step, HELD_OUT.map(|(name, _)| name))
+    }
+
+    /// Evaluates on the held-out tasks, unless that is done, and says so; `None` where there are none.
+    fn evaluate_at(&mut self, step: u64) -> Result<Option<HeldOut>, TrainError> {
         if self.held_out.is_empty() {
             return Ok(None);
+        }
+        if let Some(done) = self.evaluated_at(step) {
+            return Ok(Some(done));
         }
         let mut generator = EngineGenerator { engine: &mut self.engine, weights: self.learner.weights() };
         let (report, _) = evaluate(&mut generator, &self.processor, &*self.environment, &self.held_out, &self.rewards)?;
@@ -322,30 +362,15 @@ impl<'a> Trainer<'a> {
             report.reward,
             report.tool_use
         ));
-        self.run.log(
-            step,
-            &[
-                ("held_out/accuracy", report.accuracy()),
-                ("held_out/reward", report.reward),
-                ("held_out/tool_use", report.tool_use),
-                ("held_out/tool_success", report.tool_success),
-                ("held_out/completion_tokens", report.tokens),
-            ],
-        )?;
-        Ok(Some(report))
+        self.run.log(step, &HELD_OUT.map(|(name, value)| (name, value(&report))))?;
+        Ok(Some(HELD_OUT.map(|(_, value)| value(&report))))
     }
 
-    fn compare(&self, before: &Report, after: &Report) {
-        let rows: [(&str, fn(&Report) -> f64); 5] = [
-            ("accuracy", Report::accuracy),
-            ("reward", |r| r.reward),
-            ("tool use", |r| r.tool_use),
-            ("tool success", |r| r.tool_success),
-            ("tokens", |r| r.tokens),
-        ];
-        self.run.say(&format!("{:<14}{:>10}{:>10}", "held out", "before", "after"));
-        for (name, value) in rows {
-            self.run.say(&format!("{name:<14}{:>10.3}{:>10.3}", value(before), value(after)));
+    fn compare(&self, before: &HeldOut, after: &HeldOut) {
+        self.run.say(&format!("{:<20}{:>10}{:>10}", "held out", "before", "after"));
+        for ((name, _), (before, after)) in HELD_OUT.iter().zip(before.iter().zip(after)) {
+            let name = name.trim_start_matches("held_out/").replace('_', " ");
+            self.run.say(&format!("{name:<20}{before:>10.3}{after:>10.3}"));
         }
     }
 }
@@ -367,21 +392,6 @@ fn held_out_tasks(recipe: &Recipe) -> Result<Vec<Task>, DatasetError> {
     };
     let count = dataset.len().map_or(settings.tasks, |len| len.min(settings.tasks));
     (0..count as u64).map(|number| dataset.task(number)).collect()
-}
-
-/// Pages for all sequences of a step at their longest, unless the recipe says how many bytes.
-fn engine_limits(recipe: &Recipe, model: &Model, tokens_max: usize) -> EngineLimits {
-    let own = tokens_max.div_ceil(PAGE_TOKENS) + 1;
-    let sequences = (recipe.grpo.prompts_per_step * recipe.grpo.num_generations).min(recipe.engine.max_num_seqs);
-    let pages = match recipe.engine.kv_cache_bytes {
-        0 => sequences * own + recipe.grpo.prompts_per_step * PROMPT_TOKENS / PAGE_TOKENS,
-        bytes => bytes as usize / KvCache::page_bytes(&model.config, size_of::<f32>()),
-    };
-    EngineLimits {
-        pages,
-        prefill_chunk_tokens: recipe.engine.prefill_chunk_tokens,
-        sequences: recipe.engine.max_num_seqs,
-    }
 }
 
 fn learnable(transcript: &Transcript, advantage: f64, recipe: &Recipe, engine: &Engine) -> Learnable {

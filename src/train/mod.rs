@@ -10,17 +10,21 @@ pub mod run;
 pub mod sample;
 pub mod sft;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use serde::{Deserialize, Serialize};
+
 use crate::checkpoint::{CheckpointError, init, weights};
 use crate::model::Model;
+use crate::model::parameters::Weights;
 use crate::ops::Backend;
 use crate::ops::patch_embed::PixelScale;
 use crate::prompt::Processor;
 use crate::recipe::plan::Plan;
 use learner::{Learner, LearnerSettings};
-use run::{ResumePoint, resume_point};
+use run::{ResumePoint, TrainerState, start_point};
 
 /// Why a run ended before its last step.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +55,27 @@ pub enum TrainError {
         /// The step of the last.
         step: u64,
     },
+    /// The run folder holds a run that would be lost.
+    #[error(
+        "{dir} already holds a run with {newest}: go on with --resume, start over with --overwrite (which removes its checkpoints), or \
+         give another `name`"
+    )]
+    Occupied {
+        /// The run folder.
+        dir: PathBuf,
+        /// Its newest checkpoint.
+        newest: String,
+    },
+    /// A step had no task to roll out.
+    #[error("none of the {count} tasks of step {step} could be rolled out; the first: {reason}")]
+    NoTask {
+        /// Tasks of the step.
+        count: usize,
+        /// The step.
+        step: u64,
+        /// What is wrong with the first.
+        reason: String,
+    },
 }
 
 /// What a run gets from where it is started.
@@ -60,13 +85,16 @@ pub struct Session {
     pub backend: Arc<dyn Backend>,
     /// Go on from the run folder's newest checkpoint.
     pub resume: bool,
+    /// Remove the checkpoints that the run folder holds and start anew.
+    pub overwrite: bool,
     /// Raised from outside to make the run save and end.
     pub stop: Arc<AtomicBool>,
 }
 
-/// The learner of a plan, at its start or at its newest checkpoint, and the steps already done.
-fn open_learner(plan: &Plan, session: &Session, processor: &Processor) -> Result<(Learner, u64), TrainError> {
+/// The learner of a plan, at its start or at its newest checkpoint, and what was done before.
+fn open_learner(plan: &Plan, session: &Session, processor: &Processor) -> Result<(Learner, TrainerState), TrainError> {
     let recipe = &plan.recipe;
+    let point = start_point(&plan.run_dir(), session)?;
     let model = Model::new(plan.config.clone(), session.backend.clone());
     let image = processor.image_settings();
     let settings = LearnerSettings {
@@ -76,23 +104,27 @@ fn open_learner(plan: &Plan, session: &Session, processor: &Processor) -> Result
         activation_recompute: recipe.model.activation_recompute,
         pixel_scale: PixelScale { mean: image.mean, std: image.std },
     };
-    let point = if session.resume { resume_point(&plan.run_dir())? } else { None };
     let Some(ResumePoint { dir, state }) = point else {
-        let weights = match recipe.model.random_weights {
-            true => init::random_weights(&model, recipe.seed),
-            false => weights::load(&model, &plan.model_dir)?,
-        };
-        return Ok((Learner::new(model, weights, settings), 0));
+        let weights = starting_weights(plan, &model)?;
+        return Ok((Learner::new(model, weights, settings), TrainerState::default()));
     };
     let weights = weights::load(&model, &dir)?;
     let mut learner = Learner::new(model, weights, settings);
     learner.load_moments(&dir, state.updates)?;
-    Ok((learner, state.global_step))
+    Ok((learner, state))
+}
+
+/// The weights that the plan starts from, and stays near where the loss has a reference.
+fn starting_weights(plan: &Plan, model: &Model) -> Result<Weights, CheckpointError> {
+    match plan.recipe.model.random_weights {
+        true => Ok(init::random_weights(model, plan.recipe.seed)),
+        false => weights::load(model, &plan.model_dir),
+    }
 }
 
 /// Counts updates that were skipped because their gradient was not finite.
-#[derive(Debug, Default)]
-struct SkippedUpdates {
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+pub struct SkippedUpdates {
     in_a_row: u64,
     total: u64,
 }

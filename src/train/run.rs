@@ -7,13 +7,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use super::TrainError;
 use super::learner::Learner;
+use super::{Session, SkippedUpdates, TrainError};
+use crate::checkpoint::resume::CHECKPOINT;
 use crate::checkpoint::{CheckpointError, folder, resume};
 use crate::recipe::plan::Plan;
 use crate::telemetry::Metrics;
 
 const STATE_FILE: &str = "trainer_state.json";
+const METRICS_FILE: &str = "metrics.jsonl";
+const LOG_FILE: &str = "log.txt";
 
 /// An open run folder.
 #[derive(Debug)]
@@ -30,12 +33,14 @@ pub struct Run {
 
 /// `trainer_state.json`: what a resumed run needs besides weights and optimizer state. Everything else is a function of the recipe
 /// and the step.
-#[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
 pub struct TrainerState {
     /// Steps done.
     pub global_step: u64,
     /// Optimizer updates done.
     pub updates: u64,
+    /// Updates skipped.
+    pub skipped: SkippedUpdates,
 }
 
 /// Where a run takes up.
@@ -47,35 +52,49 @@ pub struct ResumePoint {
     pub state: TrainerState,
 }
 
-/// The newest checkpoint in a run's folder.
-pub fn resume_point(run: &Path) -> Result<Option<ResumePoint>, CheckpointError> {
-    let Some((_, dir)) = resume::list(run).pop() else { return Ok(None) };
+/// Where a session takes up: at the newest checkpoint of the run's folder, or at the start where there is none or the user gives the
+/// folder up. What a killed process left is cleared up.
+///
+/// # Errors
+/// [`TrainError::Occupied`] where starting would lose checkpoints.
+pub fn start_point(run: &Path, session: &Session) -> Result<Option<ResumePoint>, TrainError> {
+    resume::tidy(run)?;
+    match resume::list(run).pop() {
+        Some((_, newest)) if session.resume => Ok(Some(resume_point(newest)?)),
+        Some((step, _)) if !session.overwrite => {
+            Err(TrainError::Occupied { dir: run.to_owned(), newest: format!("{CHECKPOINT}{step}") })
+        }
+        None if session.resume => {
+            println!("{} holds no checkpoint: the run starts anew", run.display());
+            Ok(None)
+        }
+        _ => Ok(None),
+    }
+}
+
+fn resume_point(dir: PathBuf) -> Result<ResumePoint, CheckpointError> {
     let path = dir.join(STATE_FILE);
     let text = std::fs::read_to_string(&path).map_err(CheckpointError::file("read", &path))?;
     let state = serde_json::from_str(&text).map_err(|e| CheckpointError::Damaged { path, reason: e.to_string() })?;
-    Ok(Some(ResumePoint { dir, state }))
+    Ok(ResumePoint { dir, state })
 }
 
 impl Run {
-    /// Opens the folder that the plan names and writes the resolved recipe into it.
+    /// Opens the folder that the plan names and writes the resolved recipe into it. What an earlier run logged behind step `start`, and
+    /// at the start its checkpoints, is removed.
     pub fn open(plan: &Plan, start: u64, stop: Arc<AtomicBool>) -> Result<Run, TrainError> {
         let dir = plan.run_dir();
         std::fs::create_dir_all(&dir).map_err(CheckpointError::file("create", &dir))?;
         let recipe = dir.join("recipe.toml");
         std::fs::write(&recipe, plan.recipe.to_toml()).map_err(CheckpointError::file("write", recipe))?;
-        if start == 0 {
-            for stale in ["metrics.jsonl", "log.txt"] {
-                match std::fs::remove_file(dir.join(stale)) {
-                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                        return Err(CheckpointError::file("remove", dir.join(stale))(e).into());
-                    }
-                    _ => {}
-                }
-            }
+        let metrics = dir.join(METRICS_FILE);
+        match start {
+            0 => forget(&dir)?,
+            _ => keep_steps(&metrics, start).map_err(CheckpointError::file("shorten", &metrics))?,
         }
-        let metrics = Metrics::open(&dir).map_err(CheckpointError::file("open", dir.join("metrics.jsonl")))?;
+        let metrics = Metrics::open(&dir).map_err(CheckpointError::file("open", metrics))?;
         let training = &plan.recipe.training;
-        Ok(Run {
+        let run = Run {
             companions: plan.model_dir.clone(),
             metrics,
             save_steps: training.save_steps,
@@ -83,7 +102,11 @@ impl Run {
             stop,
             start,
             dir,
-        })
+        };
+        if start > 0 {
+            run.say(&format!("resumed after step {start} of {}", training.max_steps));
+        }
+        Ok(run)
     }
 
     /// The folder.
@@ -93,14 +116,24 @@ impl Run {
 
     /// Writes a step's numbers to the run's files.
     pub fn log(&mut self, step: u64, values: &[(&str, f64)]) -> Result<(), TrainError> {
-        let path = self.dir.join("metrics.jsonl");
+        let path = self.dir.join(METRICS_FILE);
         self.metrics.log(step, values).map_err(|e| CheckpointError::file("write", path)(e).into())
+    }
+
+    /// What was logged at `step` under the given names, if a line has them all.
+    pub fn logged<const N: usize>(&self, step: u64, names: [&str; N]) -> Option<[f64; N]> {
+        let text = std::fs::read_to_string(self.dir.join(METRICS_FILE)).ok()?;
+        text.lines().find_map(|line| {
+            let line: serde_json::Value = serde_json::from_str(line).ok()?;
+            let values: Option<Vec<f64>> = names.iter().map(|name| line[name].as_f64()).collect();
+            values.filter(|_| line["step"] == step)?.try_into().ok()
+        })
     }
 
     /// Says a line on the terminal and in `log.txt`.
     pub fn say(&self, line: &str) {
         println!("{line}");
-        let file = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.join("log.txt"));
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.join(LOG_FILE));
         // The line has been said; a log file that cannot be written is not worth ending a run for.
         let _ = file.and_then(|mut file| writeln!(file, "{line}"));
     }
@@ -111,19 +144,24 @@ impl Run {
     }
 
     /// Saves when `step` steps are done and the recipe, the end, or the user says so.
-    pub fn save_if_due(&self, step: u64, steps: u64, learner: &Learner) -> Result<(), TrainError> {
+    pub fn save_if_due(
+        &self,
+        step: u64,
+        steps: u64,
+        learner: &Learner,
+        skipped: SkippedUpdates,
+    ) -> Result<(), TrainError> {
         let due = self.save_steps > 0 && step.is_multiple_of(self.save_steps);
         if due || step == steps || self.is_stopping() {
-            self.save(step, learner)?;
+            self.save(TrainerState { global_step: step, updates: learner.updates(), skipped }, learner)?;
         }
         Ok(())
     }
 
-    fn save(&self, step: u64, learner: &Learner) -> Result<(), TrainError> {
-        let dir = self.dir.join(format!("checkpoint-{step}"));
+    fn save(&self, state: TrainerState, learner: &Learner) -> Result<(), TrainError> {
+        let dir = self.dir.join(format!("{CHECKPOINT}{}", state.global_step));
         folder::save(learner.model(), learner.weights(), &self.companions, &dir, |dir| {
             learner.save_moments(dir)?;
-            let state = TrainerState { global_step: step, updates: learner.updates() };
             let path = dir.join(STATE_FILE);
             let text = serde_json::to_string_pretty(&state).expect("numbers serialise");
             std::fs::write(&path, text + "\n").map_err(CheckpointError::file("write", path))
@@ -132,5 +170,54 @@ impl Run {
             resume::prune(&self.dir, self.save_total_limit)?;
         }
         Ok(())
+    }
+}
+
+/// Removes what an earlier run left: its logs and its checkpoints.
+fn forget(dir: &Path) -> Result<(), CheckpointError> {
+    for stale in [METRICS_FILE, LOG_FILE] {
+        match std::fs::remove_file(dir.join(stale)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(CheckpointError::file("remove", dir.join(stale))(error));
+            }
+            _ => {}
+        }
+    }
+    resume::list(dir).iter().try_for_each(|(_, checkpoint)| folder::remove(checkpoint))
+}
+
+/// Cuts off the lines of steps behind `last`, and a line that was not written to its end.
+fn keep_steps(metrics: &Path, last: u64) -> std::io::Result<()> {
+    let bytes = match std::fs::read(metrics) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        read => read?,
+    };
+    let is_kept = |line: &&[u8]| {
+        let value: Option<serde_json::Value> = line.strip_suffix(b"\n").and_then(|line| serde_json::from_slice(line).ok());
+        value.and_then(|value| value["step"].as_u64()).is_some_and(|step| step <= last)
+    };
+    let kept: Vec<u8> = bytes.split_inclusive(|&byte| byte == b'\n').filter(is_kept).collect::<Vec<_>>().concat();
+    if kept.len() == bytes.len() {
+        return Ok(());
+    }
+    let shorter = metrics.with_extension("jsonl.partial");
+    std::fs::write(&shorter, kept)?;
+    std::fs::rename(shorter, metrics)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_behind_the_checkpoint_and_half_lines_are_cut_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(METRICS_FILE);
+        std::fs::write(&path, "{\"step\":1}\n{\"step\":2}\n{\"step\":2,\"a\":1}\n{\"step\":3}\n{\"step\":").unwrap();
+        keep_steps(&path, 2).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"step\":1}\n{\"step\":2}\n{\"step\":2,\"a\":1}\n");
+        std::fs::write(&path, "{\"step\":1}\n{\"step\":2}").unwrap();
+        keep_steps(&path, 2).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"step\":1}\n");
     }
 }

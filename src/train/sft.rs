@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::dataset::{Dataset, DatasetError};
 use super::learner::Learner;
-use super::run::Run;
+use super::run::{Run, TrainerState};
 use super::sample::{Layout, Pack, Sample, runs_by_tokens};
 use super::{Session, SkippedUpdates, TrainError, demonstration, open_learner};
 use crate::prompt::Processor;
@@ -20,12 +20,11 @@ pub fn train(plan: &Plan, session: &Session) -> Result<(), TrainError> {
     let recipe = &plan.recipe;
     let processor = plan.processor()?;
     let dataset = Dataset::open(&recipe.data, recipe.method, recipe.seed)?;
-    let (mut learner, start) = open_learner(plan, session, &processor)?;
+    let (mut learner, TrainerState { global_step: start, mut skipped, .. }) = open_learner(plan, session, &processor)?;
     let mut run = Run::open(plan, start, session.stop.clone())?;
     let steps = recipe.training.max_steps;
-    let mut skipped = SkippedUpdates::default();
     std::thread::scope(|scope| {
-        let batches = prepare_ahead(scope, &dataset, &processor, recipe, start..steps);
+        let batches = prepare_ahead(scope, &dataset, &processor, plan, start..steps);
         for step in start..steps {
             let began = Instant::now();
             let samples = batches.recv().expect("the preparing thread sends a batch a step")?;
@@ -34,7 +33,7 @@ pub fn train(plan: &Plan, session: &Session) -> Result<(), TrainError> {
             if (step + 1).is_multiple_of(recipe.training.logging_steps) {
                 report(&mut run, recipe, step + 1, &learned, &skipped, began)?;
             }
-            run.save_if_due(step + 1, steps, &learner)?;
+            run.save_if_due(step + 1, steps, &learner, skipped)?;
             if run.is_stopping() {
                 break;
             }
@@ -48,13 +47,13 @@ fn prepare_ahead<'scope>(
     scope: &'scope std::thread::Scope<'scope, '_>,
     dataset: &'scope Dataset,
     processor: &'scope Processor,
-    recipe: &'scope Recipe,
+    plan: &'scope Plan,
     steps: std::ops::Range<u64>,
 ) -> Receiver<Result<Vec<Sample>, TrainError>> {
     let (sender, receiver) = sync_channel(BATCHES_AHEAD);
     scope.spawn(move || {
         for step in steps {
-            let batch = prepare(dataset, processor, recipe, step);
+            let batch = prepare(dataset, processor, plan, step);
             let failed = batch.is_err();
             if sender.send(batch).is_err() || failed {
                 return;
@@ -64,13 +63,16 @@ fn prepare_ahead<'scope>(
     receiver
 }
 
-fn prepare(dataset: &Dataset, processor: &Processor, recipe: &Recipe, step: u64) -> Result<Vec<Sample>, TrainError> {
-    let size = recipe.training.batch_size as u64;
+fn prepare(dataset: &Dataset, processor: &Processor, plan: &Plan, step: u64) -> Result<Vec<Sample>, TrainError> {
+    let size = plan.recipe.training.batch_size as u64;
     let one = |number| {
-        let example = dataset.example(number)?;
-        Ok::<_, TrainError>(
-            demonstration::sample(processor, &example, recipe.sft.train_turns).map_err(DatasetError::from)?,
-        )
+        let sample = demonstration::sample(processor, &dataset.example(number)?, plan.recipe.sft.train_turns)
+            .map_err(|source| DatasetError::Example { example: dataset.name_of(number), source })?;
+        let (tokens, limit) = (sample.tokens(), plan.config.context_tokens);
+        if tokens > limit {
+            return Err(DatasetError::TooLong { example: dataset.name_of(number), tokens, limit }.into());
+        }
+        Ok(sample)
     };
     (step * size..(step + 1) * size).map(one).collect()
 }

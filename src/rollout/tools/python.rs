@@ -38,6 +38,37 @@ impl Default for PythonSettings {
     }
 }
 
+/// Longest run, in seconds.
+const SECONDS_MAX: f64 = 1e6;
+/// Most memory or disk of a session.
+const MIB_MAX: u64 = 1 << 20;
+
+impl PythonSettings {
+    /// As the sandbox takes them.
+    ///
+    /// # Errors
+    /// When a value cannot be.
+    pub fn options(&self) -> Result<SandboxOptions, ToolFault> {
+        let refuse = |reason| Err(ToolFault { tool: "python", reason });
+        if !(self.timeout_seconds > 0.0 && self.timeout_seconds <= SECONDS_MAX) {
+            let seconds = self.timeout_seconds;
+            return refuse(format!("timeout_seconds is {seconds}: give a number of seconds above 0, at most {SECONDS_MAX}"));
+        }
+        for (key, mib) in [("memory_mib", self.memory_mib), ("disk_mib", self.disk_mib)] {
+            if !(1..=MIB_MAX).contains(&mib) {
+                return refuse(format!("{key} is {mib}: give a whole number from 1 to {MIB_MAX}"));
+            }
+        }
+        Ok(SandboxOptions {
+            timeout: Duration::from_secs_f64(self.timeout_seconds),
+            memory_bytes: self.memory_mib << 20,
+            disk_bytes: self.disk_mib << 20,
+            consent: self.consent.clone(),
+            ..SandboxOptions::default()
+        })
+    }
+}
+
 /// The tool: one sandbox.
 pub struct Python {
     sandbox: Sandbox,
@@ -49,18 +80,7 @@ impl Python {
     /// # Errors
     /// When the machine offers no python or too few walls.
     pub fn start(settings: &PythonSettings) -> Result<Self, ToolFault> {
-        let timeout = Duration::try_from_secs_f64(settings.timeout_seconds).map_err(|_| ToolFault {
-            tool: "python",
-            reason: format!("timeout_seconds is {}; give a positive number of seconds", settings.timeout_seconds),
-        })?;
-        let options = SandboxOptions {
-            timeout,
-            memory_bytes: settings.memory_mib << 20,
-            disk_bytes: settings.disk_mib << 20,
-            consent: settings.consent.clone(),
-            ..SandboxOptions::default()
-        };
-        Ok(Self { sandbox: Sandbox::start(options).map_err(fault)? })
+        Ok(Self { sandbox: Sandbox::start(settings.options()?).map_err(fault)? })
     }
 
     /// The tool on a sandbox that runs already.

@@ -1,0 +1,201 @@
+//! What a plan needs of the machine's memory, added up from shapes before anything is loaded.
+
+use std::fmt;
+
+use super::Method;
+use super::plan::{Plan, PlanError};
+use crate::engine::EngineLimits;
+use crate::engine::kv_cache::KvCache;
+use crate::model::config::Family;
+use crate::model::parameters::{Layout, Part, Spec};
+use crate::ops::attention::{Heads, PAGE_TOKENS};
+
+/// Bytes of an activation on the CPU.
+const ACTIVATION_BYTES: u128 = 4;
+/// Most logits that are held at a time.
+const LOGITS_MAX: u128 = 1 << 24;
+/// Prompt tokens that the cache is sized for when the recipe does not size it.
+const PROMPT_TOKENS: usize = 1024;
+
+/// One row of the table.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MemoryTerm {
+    /// What it is.
+    pub name: &'static str,
+    /// Its size.
+    pub bytes: u128,
+    /// The key that shrinks it, as a remedy.
+    pub shrink: String,
+}
+
+/// The table.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MemoryPlan {
+    /// Elements of all parameters.
+    pub parameters: u128,
+    /// Of these, trained.
+    pub trained: u128,
+    /// All that is resident at once when an update needs most.
+    pub terms: Vec<MemoryTerm>,
+}
+
+impl MemoryPlan {
+    /// Adds a plan up. `max_pixels` is the largest area of an image as the model sees it.
+    pub fn new(plan: &Plan, max_pixels: u64) -> MemoryPlan {
+        let (recipe, config) = (&plan.recipe, &plan.config);
+        let layout = Layout::new(config);
+        let is_trained = |spec: &&Spec| match spec.part {
+            Part::Language => true,
+            Part::Vision => !recipe.model.freeze_vision_tower,
+            Part::Merger => !recipe.model.freeze_merger,
+        };
+        let parameters = layout.elements() as u128;
+        let trained: u128 = layout.specs.iter().filter(is_trained).map(|spec| spec.len() as u128).sum();
+        let freeze = match recipe.model.freeze_vision_tower && recipe.model.freeze_merger {
+            true => "take a smaller checkpoint as `model.path`",
+            false => "set `model.freeze_vision_tower` and `model.freeze_merger`, or take a smaller checkpoint as `model.path`",
+        };
+        let mut terms = Vec::new();
+        let mut add = |name, bytes, shrink: &str| {
+            if bytes > 0 {
+                terms.push(MemoryTerm { name, bytes, shrink: shrink.to_owned() });
+            }
+        };
+        add("weights (bf16)", 2 * parameters, "take a smaller checkpoint as `model.path`");
+        add("master remainders (16 bits)", 2 * trained, freeze);
+        add("moments (fp32)", 8 * trained, freeze);
+        add("gradients (fp32)", 4 * trained, freeze);
+        if recipe.method == Method::Grpo {
+            let reference = if recipe.grpo.beta > 0.0 { 2 * parameters } else { 0 };
+            add("reference (bf16)", reference, "set `grpo.beta` to 0");
+            let page = KvCache::page_bytes(config, ACTIVATION_BYTES as usize) as u128;
+            add(
+                "keys and values",
+                engine_limits(plan).pages as u128 * page,
+                "lower `environment.max_total_tokens` or `grpo.prompts_per_step`, or set `engine.kv_cache_bytes`",
+            );
+        }
+        let shrink = match recipe.model.activation_recompute {
+            true => "lower `training.micro_batch_tokens`",
+            false => "lower `training.micro_batch_tokens`, or set `model.activation_recompute = true`",
+        };
+        add("activations of a micro-batch", activations(plan, max_pixels), shrink);
+        MemoryPlan { parameters, trained, terms }
+    }
+
+    /// Bytes in all.
+    pub fn total(&self) -> u128 {
+        self.terms.iter().map(|term| term.bytes).sum()
+    }
+
+    /// Refuses what does not fit into `available` bytes.
+    ///
+    /// # Errors
+    /// [`PlanError::Memory`] with the largest term and the key that shrinks it.
+    pub fn check(&self, available: u64) -> Result<(), PlanError> {
+        let Some(largest) = self.terms.iter().max_by_key(|term| term.bytes) else { return Ok(()) };
+        if self.total() <= u128::from(available) {
+            return Ok(());
+        }
+        Err(PlanError::Memory {
+            needed: gigabytes(self.total()),
+            available: gigabytes(u128::from(available)),
+            largest: largest.name,
+            size: gigabytes(largest.bytes),
+            remedy: largest.shrink.clone(),
+        })
+    }
+}
+
+impl fmt::Display for MemoryPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:<32}{:>14}", "parameters", billions(self.parameters))?;
+        writeln!(f, "{:<32}{:>14}", "trained", billions(self.trained))?;
+        for term in &self.terms {
+            writeln!(f, "{:<32}{:>14}", term.name, gigabytes(term.bytes))?;
+        }
+        writeln!(f, "{:<32}{:>14}", "total", gigabytes(self.total()))
+    }
+}
+
+/// What this machine has left, where it says so (`MemAvailable` of /proc/meminfo).
+pub fn available_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes << 10)
+}
+
+/// As tables show it.
+pub fn gigabytes(bytes: u128) -> String {
+    format!("{:.2} GB", bytes as f64 / 1e9)
+}
+
+fn billions(count: u128) -> String {
+    format!("{:.2} G", count as f64 / 1e9)
+}
+
+/// Sizes of the engine that a recipe's rollouts run on: pages for all sequences of a step at their longest, unless the recipe says how
+/// many bytes.
+pub fn engine_limits(plan: &Plan) -> EngineLimits {
+    let recipe = &plan.recipe;
+    let own = plan.limits.total.div_ceil(PAGE_TOKENS) + 1;
+    let sequences = (recipe.grpo.prompts_per_step * recipe.grpo.num_generations).min(recipe.engine.max_num_seqs);
+    let pages = match recipe.engine.kv_cache_bytes {
+        0 => sequences * own + recipe.grpo.prompts_per_step * PROMPT_TOKENS / PAGE_TOKENS,
+        bytes => bytes as usize / KvCache::page_bytes(&plan.config, ACTIVATION_BYTES as usize),
+    };
+    EngineLimits {
+        pages,
+        prefill_chunk_tokens: recipe.engine.prefill_chunk_tokens,
+        sequences: recipe.engine.max_num_seqs,
+    }
+}
+
+/// The most that one forward and backward holds: what backward needs of every layer, the present layer's gradients, the head's logits,
+/// and the vision tower over as many image tokens as fit in (while it is frozen, before the language model's share).
+fn activations(plan: &Plan, max_pixels: u64) -> u128 {
+    let (recipe, config) = (&plan.recipe, &plan.config);
+    let longest = match recipe.method {
+        Method::Sft => 0,
+        Method::Grpo => plan.limits.total,
+    };
+    let tokens = recipe.training.micro_batch_tokens.max(longest) as u128;
+    let (dim, layers) = (config.dim as u128, config.layers as u128);
+    let block = Block::of(config.dim, config.heads, config.hidden, true);
+    let kept = match recipe.model.activation_recompute {
+        true => layers * 2 * dim + block.saved,
+        false => layers * block.saved,
+    };
+    let logits = (tokens * config.vocab as u128).min(LOGITS_MAX);
+    let language = tokens * (kept + block.backward + 2 * dim) + logits;
+
+    let vision = &config.vision;
+    let area = (vision.patch * vision.patch) as u128;
+    let patches = (tokens * (vision.merge * vision.merge) as u128).min(u128::from(max_pixels) / area);
+    let block = Block::of(vision.dim, vision.head_layout(), vision.hidden, config.family == Family::Qwen25Vl);
+    let tower = patches * (vision.depth as u128 * block.saved + 4 * vision.dim as u128);
+    let elements = match recipe.model.freeze_vision_tower {
+        true => language.max(tower),
+        false => language + tower + patches * block.backward,
+    };
+    elements * ACTIVATION_BYTES
+}
+
+/// Elements for each row of one transformer block.
+struct Block {
+    /// That forward keeps: both residual sums, both norms' rows, qkv, attention's output and log-sum-exp, the MLP before and after its
+    /// activation, the norms' statistics.
+    saved: u128,
+    /// That backward holds besides: gradients of the residual, of both norms' rows, of qkv, of attention's output, and of the MLP.
+    backward: u128,
+}
+
+impl Block {
+    fn of(dim: usize, heads: Heads, hidden: usize, is_gated: bool) -> Block {
+        let [dim, hidden, qkv] = [dim, hidden, heads.qkv()].map(|size| size as u128);
+        let (attended, lse) = ((heads.heads * heads.head_dim) as u128, heads.heads as u128);
+        let up = if is_gated { 2 * hidden } else { hidden };
+        Block { saved: 4 * dim + qkv + attended + lse + up + hidden + 2, backward: 4 * dim + qkv + attended + up + hidden }
+    }
+}
