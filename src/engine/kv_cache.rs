@@ -61,12 +61,13 @@ impl PagePool {
         }
     }
 
-    /// Another table over the same pages.
-    pub fn share(&mut self, table: &PageTable) -> PageTable {
-        for &page in &table.pages {
+    /// Another table over the first `pages` pages of one.
+    pub fn share(&mut self, table: &PageTable, pages: usize) -> PageTable {
+        let pages = table.pages[..pages].to_vec();
+        for &page in &pages {
             self.holders[page as usize] += 1;
         }
-        PageTable { pages: table.pages.clone() }
+        PageTable { pages }
     }
 
     /// Makes room to write token `position`, the next or an earlier one of the table: a new page behind the last, or a page of its own

@@ -8,6 +8,7 @@ pub mod sampling;
 pub mod scheduler;
 pub mod sequence;
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use images::EncodedImages;
 use kv_cache::KvCache;
 use request::{Event, GeneratorError, Opening, Sampled};
 use scheduler::{Chunk, schedule};
-use sequence::Sequence;
+use sequence::{PromptRole, Sequence};
 
 use crate::model::Model;
 use crate::model::batch::{Batch, BatchPages};
@@ -37,6 +38,15 @@ pub struct EngineLimits {
     pub sequences: usize,
 }
 
+/// Sequences that were opened together.
+#[derive(Debug)]
+struct Group {
+    /// Those still open, ascending.
+    members: Vec<u64>,
+    /// Pages kept for what is common to all of them.
+    shared: usize,
+}
+
 /// Open sequences and their pages.
 pub struct Engine {
     model: Model,
@@ -44,8 +54,9 @@ pub struct Engine {
     limits: EngineLimits,
     cache: KvCache,
     sequences: BTreeMap<u64, Sequence>,
-    /// Pages kept for each group's shared prompt, and how many of its sequences are open.
-    groups: BTreeMap<u64, (usize, usize)>,
+    groups: BTreeMap<u64, Group>,
+    /// Groups opened so far; numbers the next.
+    groups_opened: u64,
     /// Pages kept for open sequences and groups.
     reserved: usize,
     images: EncodedImages,
@@ -64,6 +75,7 @@ impl Engine {
             limits,
             sequences: BTreeMap::new(),
             groups: BTreeMap::new(),
+            groups_opened: 0,
             reserved: 0,
             images: EncodedImages::default(),
             version: 0,
@@ -96,7 +108,8 @@ impl Engine {
         if prompt == 0 || prompt + 1 > context {
             return Err(GeneratorError::TooLong { needed: prompt + 1, limit: context });
         }
-        let shared = prompt / PAGE_TOKENS;
+        // Every sequence computes the prompt's last token for itself: its first draw starts from there.
+        let shared = (prompt - 1) / PAGE_TOKENS;
         let longest = (prompt + total).min(context);
         let own = longest.div_ceil(PAGE_TOKENS) - shared;
         let needed = shared + own * opening.sequences.len();
@@ -111,16 +124,20 @@ impl Engine {
         if is_crowded || self.reserved + needed > self.limits.pages {
             return Err(GeneratorError::Full);
         }
-        let Some(&leader) = opening.sequences.first() else { return Ok(()) };
-        for &number in &opening.sequences {
-            let mut sequence = Sequence::open(opening, number, &self.model.config, (leader, own))
+        let number = self.groups_opened;
+        let mut members = opening.sequences.clone();
+        members.sort_unstable();
+        for &member in &members {
+            let sequence = Sequence::open(opening, member, &self.model.config, (number, own))
                 .map_err(|e| GeneratorError::Failed(Box::new(e)))?;
-            sequence.follows = (number != leader).then_some(leader);
-            let replaced = self.sequences.insert(number, sequence);
-            assert!(replaced.is_none(), "sequence {number} was opened twice");
+            let replaced = self.sequences.insert(member, sequence);
+            assert!(replaced.is_none(), "sequence {member} was opened twice");
         }
-        self.groups.insert(leader, (shared, opening.sequences.len()));
-        self.reserved += needed;
+        if !members.is_empty() {
+            self.groups.insert(number, Group { members, shared });
+            self.groups_opened += 1;
+            self.reserved += needed;
+        }
         Ok(())
     }
 
@@ -142,30 +159,21 @@ impl Engine {
     /// Forgets a sequence and frees what it alone held.
     pub fn close(&mut self, number: u64) {
         let Some(mut sequence) = self.sequences.remove(&number) else { return };
-        self.hand_over_prefill(number, &sequence);
-        self.cache.pool().release(&mut sequence.table);
         self.reserved -= sequence.reserved;
-        if let Some((shared, open)) = self.groups.get_mut(&sequence.group) {
-            *open -= 1;
-            if *open == 0 {
-                self.reserved -= *shared;
-                self.groups.remove(&sequence.group);
+        let group = self.groups.get_mut(&sequence.group).expect("a sequence's group is open");
+        group.members.retain(|&member| member != number);
+        if sequence.prompt_role == PromptRole::Leads {
+            // What it has of the common prompt goes to one of those that wait for it.
+            let waits = |member: &&u64| self.sequences[*member].prompt_role == PromptRole::Waits;
+            if let Some(heir) = group.members.iter().find(waits).and_then(|heir| self.sequences.get_mut(heir)) {
+                heir.table = std::mem::take(&mut sequence.table);
+                heir.computed = sequence.computed;
             }
         }
-    }
-
-    /// The followers of a sequence that leaves during its prefill go on from where it was.
-    fn hand_over_prefill(&mut self, left: u64, sequence: &Sequence) {
-        let followers: Vec<u64> =
-            self.sequences.iter().filter(|(_, s)| s.follows == Some(left)).map(|(&n, _)| n).collect();
-        let Some(&heir) = followers.first() else { return };
-        for follower in followers {
-            let other = self.sequences.get_mut(&follower).expect("followers are open");
-            if follower == heir {
-                other.table = self.cache.pool().share(&sequence.table);
-                other.computed = sequence.computed;
-            }
-            other.follows = (follower != heir).then_some(heir);
+        self.cache.pool().release(&mut sequence.table);
+        if group.members.is_empty() {
+            self.reserved -= group.shared;
+            self.groups.remove(&sequence.group);
         }
     }
 
@@ -175,7 +183,7 @@ impl Engine {
     /// None at present; a backend that can fail reports here.
     pub fn step(&mut self, weights: &Weights) -> Result<Vec<Event>, GeneratorError> {
         self.forget_other_version(weights.version);
-        self.fork_followers();
+        self.share_prompts();
         let chunks = schedule(&self.sequences, self.limits.prefill_chunk_tokens);
         if chunks.is_empty() {
             return Ok(Vec::new());
@@ -198,21 +206,37 @@ impl Engine {
         }
     }
 
-    /// Sequences whose leader has computed their common prompt but for its last token go on by themselves.
-    fn fork_followers(&mut self) {
-        let ready = |sequence: &Sequence| {
-            let leader = sequence.follows.and_then(|leader| self.sequences.get(&leader))?;
-            (leader.computed + 1 >= leader.prompt_tokens()).then_some(leader.computed.min(leader.prompt_tokens() - 1))
-        };
-        let forks: Vec<(u64, usize)> =
-            self.sequences.iter().filter_map(|(&number, sequence)| Some((number, ready(sequence)?))).collect();
-        for (number, computed) in forks {
-            let leader = self.sequences[&number].follows.expect("a fork follows");
-            let table = self.cache.pool().share(&self.sequences[&leader].table);
-            let sequence = self.sequences.get_mut(&number).expect("a fork is open");
-            sequence.table = table;
-            sequence.computed = computed;
-            sequence.follows = None;
+    /// In each group one sequence computes the common prompt but for its last token; there the others fork off.
+    fn share_prompts(&mut self) {
+        for group in self.groups.values() {
+            let is_candidate = |member: &&u64| {
+                let sequence = &self.sequences[*member];
+                sequence.computed > 0 || !sequence.is_stopped()
+            };
+            let candidates = group.members.iter().filter(is_candidate);
+            let Some(&leader) = candidates.max_by_key(|&&member| (self.sequences[&member].computed, Reverse(member)))
+            else {
+                continue;
+            };
+            let common = self.sequences[&leader].prompt_tokens() - 1;
+            let is_ready = self.sequences[&leader].computed >= common;
+            let mut leads = false;
+            for &member in group.members.iter().filter(|&&member| member != leader) {
+                let sequence = &self.sequences[&member];
+                let lacks = common > 0 && sequence.computed == 0 && !sequence.is_stopped();
+                let forked = (lacks && is_ready).then(|| {
+                    self.cache.pool().share(&self.sequences[&leader].table, common.div_ceil(PAGE_TOKENS))
+                });
+                let sequence = self.sequences.get_mut(&member).expect("members are open");
+                sequence.prompt_role = if lacks && !is_ready { PromptRole::Waits } else { PromptRole::Alone };
+                leads |= sequence.prompt_role == PromptRole::Waits;
+                if let Some(table) = forked {
+                    sequence.table = table;
+                    sequence.computed = common;
+                }
+            }
+            let leader = self.sequences.get_mut(&leader).expect("members are open");
+            leader.prompt_role = if leads { PromptRole::Leads } else { PromptRole::Alone };
         }
     }
 

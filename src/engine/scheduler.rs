@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::sequence::Sequence;
+use super::sequence::{PromptRole, Sequence};
 
 /// A run of one sequence's tokens to compute.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,13 +18,15 @@ pub struct Chunk {
 
 /// Every decoding sequence's one token, and prompt and observation tokens of the others, at most `prefill_tokens` of these.
 ///
-/// A sequence that others follow stops one token before the end of its prompt, where they fork off.
+/// A sequence that others wait for stops one token before the end of its prompt, where they fork off.
 pub fn schedule(sequences: &BTreeMap<u64, Sequence>, prefill_tokens: usize) -> Vec<Chunk> {
     let mut budget = prefill_tokens;
     let mut chunks = Vec::new();
     for (&number, sequence) in sequences.iter().filter(|(_, sequence)| sequence.is_running()) {
-        let is_followed = sequences.values().any(|other| other.follows == Some(number));
-        let end = if is_followed { sequence.prompt_tokens() - 1 } else { sequence.ids.len() };
+        let end = match sequence.prompt_role {
+            PromptRole::Leads => sequence.prompt_tokens() - 1,
+            PromptRole::Alone | PromptRole::Waits => sequence.ids.len(),
+        };
         let wanted = end - sequence.computed;
         let granted = if wanted == 1 { 1 } else { wanted.min(budget) };
         if granted == 0 {

@@ -24,9 +24,9 @@ pub struct Sequence {
     pub table: PageTable,
     /// Images and the token at which each begins.
     pub images: Vec<PlacedImage>,
-    /// The sequence whose prefill of the same prompt this one waits for.
-    pub follows: Option<u64>,
-    /// Which group's pages it shares.
+    /// Its part in computing the prompt that it has in common with its group.
+    pub prompt_role: PromptRole,
+    /// The group that it was opened in.
     pub group: u64,
     /// Pages kept for it alone.
     pub reserved: usize,
@@ -37,6 +37,17 @@ pub struct Sequence {
     prompt_tokens: usize,
     turn_tokens: usize,
     is_running: bool,
+}
+
+/// Who computes a group's common prompt.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PromptRole {
+    /// Nobody else has to do with it.
+    Alone,
+    /// This sequence does, and others wait for it.
+    Leads,
+    /// Another does.
+    Waits,
 }
 
 /// An image in a sequence.
@@ -65,7 +76,7 @@ impl Sequence {
             computed: 0,
             table: PageTable::default(),
             images: Vec::new(),
-            follows: None,
+            prompt_role: PromptRole::Alone,
             group,
             reserved,
             sampler: Sampler::new(&opening.sampling, adaptive, opening.seed, number, config.vocab),
@@ -92,8 +103,12 @@ impl Sequence {
 
     fn extend(&mut self, ids: &[u32], images: &[Arc<PreparedImage>], config: &Config) -> Result<(), PositionError> {
         let grids: Vec<Grid> = images.iter().map(|image| image.grid).collect();
-        self.cursor.add_images(&grids);
-        self.positions.extend(self.cursor.extend(ids)?);
+        let mut cursor = self.cursor.clone();
+        cursor.add_images(&grids);
+        let positions = cursor.extend(ids)?;
+        cursor.finish()?;
+        self.cursor = cursor;
+        self.positions.extend(positions);
         let mut pads = (0..ids.len()).filter(|&i| ids[i] == config.image_pad);
         for image in images {
             let tokens = image.grid.tokens(config.vision.merge);
@@ -158,7 +173,7 @@ impl Sequence {
 
     /// Whether it takes part in the next step.
     pub fn is_running(&self) -> bool {
-        self.is_running && self.follows.is_none()
+        self.is_running && self.prompt_role != PromptRole::Waits
     }
 
     /// Whether it has stopped (and is not waiting for its prompt).

@@ -1,8 +1,12 @@
 //! The one integration binary; one module per area.
+
 mod command;
 mod demonstration;
+mod engine;
 mod errors;
+mod kv_cache;
 mod large_vocabulary;
+mod one_policy;
 mod ops;
 mod parity;
 mod prompt;
@@ -11,4 +15,5 @@ mod resume;
 mod rollout;
 mod row_invariance;
 mod sandbox;
+mod small_policy;
 mod tasks;

@@ -1,0 +1,310 @@
+//! Pages of keys and values: none is lost, none has two owners, a shared one is never written; and none outlives its weights.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use thyme_engine::checkpoint;
+use thyme_engine::cpu::Cpu;
+use thyme_engine::engine::kv_cache::{PagePool, PageTable};
+use thyme_engine::engine::request::{Event, GeneratorError, Opening, Sampled, Sampling, Stops};
+use thyme_engine::engine::{Engine, EngineLimits};
+use thyme_engine::model::parameters::Weights;
+use thyme_engine::ops::attention::PAGE_TOKENS;
+
+use crate::small_policy::{Game, Random, SmallPolicy};
+
+const CHECKPOINT: &str = "qwen2_5_vl_untied_flat";
+
+/// A table and what was written through it, token by token.
+#[derive(Default)]
+struct Written {
+    table: PageTable,
+    tokens: Vec<u64>,
+}
+
+#[test]
+fn pages_survive_random_operations() {
+    let mut random = Random::new(3);
+    let mut pool = PagePool::new(40);
+    let mut memory = vec![[0u64; PAGE_TOKENS]; pool.capacity()];
+    let mut tables: Vec<Written> = Vec::new();
+    let mut stamp = 0;
+    for operation in 0..100_000 {
+        match random.below(12) {
+            0 if tables.len() < 12 => tables.push(Written::default()),
+            1 | 2 if !tables.is_empty() && tables.len() < 12 => {
+                // A fork: of the whole, or of the first pages.
+                let from = &tables[random.below(tables.len())];
+                let tokens = if random.one_in(2) { from.tokens.len() } else { random.below(from.tokens.len() + 1) };
+                let table = pool.share(&from.table, tokens.div_ceil(PAGE_TOKENS));
+                let tokens = from.tokens[..tokens].to_vec();
+                tables.push(Written { table, tokens });
+            }
+            3 if !tables.is_empty() => {
+                let mut closed = tables.swap_remove(random.below(tables.len()));
+                pool.release(&mut closed.table);
+                assert!(closed.table.pages().is_empty());
+            }
+            _ if !tables.is_empty() && pool.free() > 0 => {
+                let index = random.below(tables.len());
+                let Written { table, tokens } = &mut tables[index];
+                // Mostly the next token; sometimes an earlier one, which cuts the sequence there.
+                if random.one_in(10) {
+                    tokens.truncate(random.below(tokens.len() + 1));
+                }
+                let position = tokens.len();
+                pool.make_writable(table, position, |from, to| memory[to as usize] = memory[from as usize]);
+                let slot = table.slot(position);
+                assert_eq!(pool.holders((slot / PAGE_TOKENS) as u32), 1, "operation {operation} writes to a shared page");
+                stamp += 1;
+                memory[slot / PAGE_TOKENS][slot % PAGE_TOKENS] = stamp;
+                tokens.push(stamp);
+            }
+            _ => {}
+        }
+        check(&pool, &tables, &memory, operation % 100 == 0);
+    }
+    for written in &mut tables {
+        pool.release(&mut written.table);
+    }
+    assert_eq!(pool.free(), pool.capacity());
+}
+
+fn check(pool: &PagePool, tables: &[Written], memory: &[[u64; PAGE_TOKENS]], thoroughly: bool) {
+    let mut holders = vec![0; pool.capacity()];
+    for Written { table, .. } in tables {
+        for &page in table.pages() {
+            holders[page as usize] += 1;
+        }
+    }
+    for (page, &holders) in holders.iter().enumerate() {
+        assert_eq!(pool.holders(page as u32), holders, "holders of page {page}");
+    }
+    assert_eq!(pool.free(), holders.iter().filter(|&&holders| holders == 0).count());
+    if thoroughly {
+        for Written { table, tokens } in tables {
+            for (position, &token) in tokens.iter().enumerate() {
+                let slot = table.slot(position);
+                assert_eq!(memory[slot / PAGE_TOKENS][slot % PAGE_TOKENS], token);
+            }
+        }
+    }
+}
+
+#[test]
+fn all_pages_are_free_after_random_openings_and_closings() {
+    let policy = SmallPolicy::open(CHECKPOINT, Arc::new(Cpu::new()));
+    for seed in 0..6 {
+        let mut random = Random::new(seed);
+        let limits = EngineLimits {
+            pages: 8 + random.below(40),
+            prefill_chunk_tokens: 1 + random.below(20),
+            sequences: 2 + random.below(20),
+        };
+        let mut game = Game::new(&policy, limits, seed);
+        game.play(200);
+        assert_eq!(game.engine.pages(), (limits.pages, limits.pages));
+    }
+}
+
+#[test]
+fn a_group_that_just_fits_runs_to_its_end_in_exactly_its_pages() {
+    let policy = SmallPolicy::open(CHECKPOINT, Arc::new(Cpu::new()));
+    for prompt in [1, 15, 16, 17, 31, 32, 33] {
+        for total in [1, 15, 16, 17, 40] {
+            for members in [1, 2, 4] {
+                let shared = (prompt - 1) / PAGE_TOKENS;
+                let pages = shared + members * ((prompt + total).div_ceil(PAGE_TOKENS) - shared);
+                let opening = opening(&policy, prompt, members, total);
+                let limits = |pages| EngineLimits { pages, prefill_chunk_tokens: 10, sequences: 10 };
+                let mut engine = policy.engine(limits(pages));
+                engine.open(&opening).unwrap();
+                let drawn = draw_all(&mut engine, &policy.weights);
+                assert!(drawn.values().all(|drawn| drawn.len() == total), "{prompt} {total} {members}");
+                opening.sequences.iter().for_each(|&number| engine.close(number));
+                assert_eq!(engine.pages(), (pages, pages));
+                if pages > 1 {
+                    let refused = policy.engine(limits(pages - 1)).open(&opening);
+                    assert!(matches!(refused, Err(GeneratorError::TooLong { .. })), "{refused:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_group_waits_while_others_hold_the_pages_that_it_may_need() {
+    let policy = SmallPolicy::open(CHECKPOINT, Arc::new(Cpu::new()));
+    // Each takes 2 pages in common and 2 for each of its two.
+    let (first, mut second) = (opening(&policy, 40, 2, 20), opening(&policy, 40, 2, 20));
+    second.sequences = vec![7, 8];
+    let mut engine = policy.engine(EngineLimits { pages: 11, prefill_chunk_tokens: 100, sequences: 10 });
+    engine.open(&first).unwrap();
+    assert!(matches!(engine.open(&second), Err(GeneratorError::Full)));
+    engine.step(&policy.weights).unwrap();
+    engine.close(0);
+    assert!(matches!(engine.open(&second), Err(GeneratorError::Full)));
+    engine.close(1);
+    engine.open(&second).unwrap();
+    assert_eq!(draw_all(&mut engine, &policy.weights)[&7].len(), 20);
+
+    let mut engine = policy.engine(EngineLimits { pages: 100, prefill_chunk_tokens: 100, sequences: 3 });
+    engine.open(&first).unwrap();
+    assert!(matches!(engine.open(&second), Err(GeneratorError::Full)), "four are more than three");
+    engine.close(0);
+    engine.open(&second).unwrap();
+}
+
+#[test]
+fn a_prompt_that_leaves_no_position_is_too_long() {
+    let policy = SmallPolicy::open(CHECKPOINT, Arc::new(Cpu::new()));
+    let context = policy.model.config.context_tokens;
+    let mut engine = policy.engine(EngineLimits { pages: 1000, prefill_chunk_tokens: 8192, sequences: 3 });
+    let refused = engine.open(&opening(&policy, context, 1, 5));
+    assert!(matches!(refused, Err(GeneratorError::TooLong { needed, limit }) if needed == context + 1 && limit == context));
+    engine.open(&opening(&policy, context - 2, 1, 5)).unwrap();
+    assert_eq!(draw_all(&mut engine, &policy.weights)[&0].len(), 2);
+}
+
+#[test]
+fn an_observation_that_leaves_no_room_is_too_long_and_changes_nothing() {
+    let policy = SmallPolicy::open(CHECKPOINT, Arc::new(Cpu::new()));
+    let mut opening = opening(&policy, 20, 1, 30);
+    opening.stops.turn_tokens = 10;
+    let mut engine = policy.engine(EngineLimits { pages: 10, prefill_chunk_tokens: 100, sequences: 3 });
+    engine.open(&opening).unwrap();
+    draw_all(&mut engine, &policy.weights);
+    let refused = engine.append(0, &[5; 20], &[]);
+    assert!(matches!(refused, Err(GeneratorError::TooLong { needed: 51, limit: 50 })), "{refused:?}");
+    engine.append(0, &[5; 19], &[]).unwrap();
+    assert_eq!(draw_all(&mut engine, &policy.weights)[&0].len(), 1);
+    assert!(matches!(engine.append(9, &[5], &[]), Err(GeneratorError::Unknown(9))));
+}
+
+/// Draws under one version, then under another; what follows must be what a fresh engine draws from the same tokens. Groups, a
+/// stopped sequence that goes on later, and a number of pages that is just enough.
+#[test]
+fn sequences_go_on_under_new_weights_as_on_a_fresh_engine() {
+    let policy = SmallPolicy::open(CHECKPOINT, Arc::new(Cpu::new()));
+    let old = Weights { version: 1, ..checkpoint::weights::load(&policy.model, &golden(CHECKPOINT)).unwrap() };
+    let new = Weights { version: 2, values: moved(&policy, &old) };
+    for (steps, chunk) in [(1, 500), (3, 7), (12, 500), (25, 16), (35, 40)] {
+        let mut opening = opening(&policy, 40, 3, 40);
+        opening.stops.turn_tokens = 30;
+        opening.images = vec![policy.pictures[0].clone()];
+        let pads = policy.processor.image_tokens(&policy.pictures[0]);
+        opening.token_ids[3..3 + pads].fill(policy.processor.special_ids().image_pad);
+        let limits = EngineLimits { pages: 2 + 3 * 3, prefill_chunk_tokens: chunk, sequences: 3 };
+        let mut engine = policy.engine(limits);
+        engine.open(&opening).unwrap();
+        let mut before: BTreeMap<u64, Vec<Sampled>> = BTreeMap::new();
+        for _ in 0..steps {
+            collect(engine.step(&old).unwrap(), &mut before);
+        }
+        let mut after = draw_all(&mut engine, &new);
+        let observations: [&[u32]; 3] = [&[4], &[4, 9], &[4, 9, 6]];
+        // They stopped together and go on at different times.
+        for (number, observation) in (0..).zip(observations) {
+            engine.append(number, observation, &[]).unwrap();
+            after.entry(number).or_default().extend(draw_all(&mut engine, &new).remove(&number).unwrap_or_default());
+        }
+        for (number, observation) in (0..).zip(observations) {
+            let earlier = before.remove(&number).unwrap_or_default();
+            let mut alone = Opening { sequences: vec![number], ..opening.clone() };
+            alone.token_ids.extend(earlier.iter().map(|token| token.id));
+            alone.stops.turn_tokens -= earlier.len();
+            if alone.stops.turn_tokens == 0 {
+                alone.token_ids.extend(observation);
+                alone.stops.turn_tokens = 30;
+            }
+            let mut fresh = policy.engine(EngineLimits { pages: 100, prefill_chunk_tokens: 64, sequences: 3 });
+            fresh.open(&alone).unwrap();
+            let expected = draw_all(&mut fresh, &new).remove(&number).unwrap_or_default();
+            let common = expected.len().min(after[&number].len());
+            assert!(common >= 5, "{common} drawn after {}", earlier.len());
+            assert_eq!(after[&number][..common], expected[..common], "sequence {number} after {steps} steps");
+        }
+        (0..3).for_each(|number| engine.close(number));
+        assert_eq!(engine.pages(), (limits.pages, limits.pages));
+    }
+}
+
+#[test]
+fn a_new_version_of_the_same_weights_changes_no_draw() {
+    let policy = SmallPolicy::open(CHECKPOINT, Arc::new(Cpu::new()));
+    let draws = |change: bool| {
+        let mut weights = checkpoint::weights::load(&policy.model, &golden(CHECKPOINT)).unwrap();
+        let mut engine = policy.engine(EngineLimits { pages: 2 + 4 * 4, prefill_chunk_tokens: 9, sequences: 4 });
+        engine.open(&opening(&policy, 33, 4, 45)).unwrap();
+        let mut drawn = BTreeMap::new();
+        for _ in 0..80 {
+            collect(engine.step(&weights).unwrap(), &mut drawn);
+            weights.version += u64::from(change);
+            if change && !drawn.is_empty() {
+                // Let the sequences get somewhere before the next change.
+                for _ in 0..20 {
+                    collect(engine.step(&weights).unwrap(), &mut drawn);
+                }
+            }
+        }
+        drawn.extend(draw_all(&mut engine, &weights));
+        drawn
+    };
+    let (still, changing) = (draws(false), draws(true));
+    assert_eq!(still.len(), 4);
+    for (number, still) in &still {
+        assert_eq!(still.len(), 45);
+        assert_eq!(&changing[number], still, "sequence {number}");
+    }
+}
+
+fn opening(policy: &SmallPolicy, prompt: usize, members: usize, total: usize) -> Opening {
+    Opening {
+        token_ids: policy.text(&mut Random::new(prompt as u64), prompt),
+        images: Vec::new(),
+        sequences: (0..members as u64).collect(),
+        seed: 11,
+        sampling: Sampling::default(),
+        adaptive: None,
+        stops: Stops { turn_tokens: 1000, total_tokens: total, ..Stops::default() },
+    }
+}
+
+fn golden(name: &str) -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/model").join(name)
+}
+
+/// Other weights of the same shapes: matrices with their signs turned.
+fn moved(policy: &SmallPolicy, weights: &Weights) -> thyme_engine::model::parameters::Parameters<thyme_engine::ops::Tensor> {
+    use thyme_engine::model::parameters::Parameters;
+    use thyme_engine::ops::{Dtype, Host};
+    let backend = &*policy.model.backend;
+    let mut values = weights.values.iter();
+    Parameters::from_layout(&policy.model.layout, |spec| {
+        let turned: Vec<f32> = backend.to_f32(values.next().unwrap()).iter().map(|x| -x).collect();
+        backend.upload(Host::F32(&turned), &spec.shape, Dtype::Bf16)
+    })
+}
+
+fn collect(events: Vec<Event>, drawn: &mut BTreeMap<u64, Vec<Sampled>>) {
+    for event in events {
+        if let Event::Token { sequence, token } = event {
+            drawn.entry(sequence).or_default().push(token);
+        }
+    }
+}
+
+/// Steps until nothing runs.
+fn draw_all(engine: &mut Engine, weights: &Weights) -> BTreeMap<u64, Vec<Sampled>> {
+    let mut drawn = BTreeMap::new();
+    let mut idle = 0;
+    while idle < 20 {
+        let before: usize = drawn.values().map(Vec::len).sum();
+        let (free, _) = engine.pages();
+        collect(engine.step(weights).unwrap(), &mut drawn);
+        let after: usize = drawn.values().map(Vec::len).sum();
+        // A step of prefill draws nothing but takes pages, or fills the last of them.
+        idle = if before == after && free == engine.pages().0 { idle + 1 } else { 0 };
+    }
+    drawn
+}
