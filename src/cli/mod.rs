@@ -1,14 +1,31 @@
 //! The command line: one file a subcommand.
 
 pub mod device;
-pub mod eval;
+pub mod interrupt;
+mod lines;
+mod loaded;
+mod requests;
+
 pub mod train;
+
+pub mod data;
+pub mod doctor;
+pub mod eval;
+pub mod generate;
+pub mod init;
+pub mod sandbox;
+pub mod score;
 
 use clap::{Parser, Subcommand};
 
 /// Trains and runs vision-language models that think with images.
 #[derive(Debug, Parser)]
-#[command(name = "thyme-engine", version, about)]
+#[command(
+    name = "thyme-engine",
+    version,
+    about,
+    after_help = "Example: thyme-engine train recipes/grpo_ats.toml\n\nEach command explains itself: thyme-engine score --help"
+)]
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -18,6 +35,12 @@ pub struct Arguments {
 enum Command {
     Train(train::TrainArguments),
     Eval(eval::EvalArguments),
+    Generate(generate::GenerateArguments),
+    Score(score::ScoreArguments),
+    Sandbox(sandbox::SandboxArguments),
+    Data(data::DataArguments),
+    Init(init::InitArguments),
+    Doctor(doctor::DoctorArguments),
 }
 
 impl Arguments {
@@ -26,6 +49,12 @@ impl Arguments {
         match self.command {
             Command::Train(arguments) => train::run(arguments),
             Command::Eval(arguments) => eval::run(arguments),
+            Command::Generate(arguments) => generate::run(arguments),
+            Command::Score(arguments) => score::run(&arguments),
+            Command::Sandbox(arguments) => sandbox::run(&arguments),
+            Command::Data(arguments) => data::run(arguments),
+            Command::Init(arguments) => init::run(&arguments),
+            Command::Doctor(arguments) => doctor::run(&arguments),
         }
     }
 }

@@ -13,6 +13,6 @@ pub mod tokenizer;
 pub use chat::{ChatError, ChatTemplate, ImageSource, Message, Part, RenderOptions, place_images};
 pub use image::{ImageError, ImageProblem, ImageSettings, PreparedImage, smart_resize};
 pub use positions::{Grid, PositionCursor, PositionError, WindowOrder};
-pub use processor::{IMAGE_MARKUP, Processor, Prompt, PromptError, SpecialIds};
+pub use processor::{IMAGE_MARKUP, Processor, Prompt, PromptError, SpecialIds, read_image_settings};
 pub use resize::resize_bicubic;
 pub use tokenizer::{StreamDecoder, Tokenizer, TokenizerError};

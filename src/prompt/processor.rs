@@ -279,7 +279,12 @@ fn special_tokens(config: &Value) -> Map<String, Value> {
     names.iter().filter_map(|&name| Some((name.to_owned(), Value::from(text(name)?)))).collect()
 }
 
-fn read_image_settings(folder: &Path) -> Result<ImageSettings, PromptError> {
+/// How the checkpoint in `folder` wants its pictures: `preprocessor_config.json`, else the `image_processor` of
+/// `processor_config.json`.
+///
+/// # Errors
+/// When neither is there, or it is damaged.
+pub fn read_image_settings(folder: &Path) -> Result<ImageSettings, PromptError> {
     let path = folder.join("preprocessor_config.json");
     if let Some(json) = read_json(&path)? {
         return parse_image_settings(&json).map_err(|reason| PromptError::Invalid { path, reason });

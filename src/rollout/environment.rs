@@ -22,6 +22,8 @@ pub struct Task {
     pub solution: String,
     /// The conversation to start from, images in place; empty lets the environment write its own.
     pub messages: Vec<Message>,
+    /// The prompt where it is tokenised already, in place of `messages`.
+    pub prompt: Option<Prompt>,
     /// The original pictures, which tools work on.
     pub images: Vec<ImageSource>,
     /// Where relative paths start.
@@ -60,6 +62,7 @@ impl Task {
             question: question.unwrap_or_default(),
             solution: solution.unwrap_or_default(),
             messages: placed,
+            prompt: None,
             images,
             folder: PathBuf::new(),
         })

@@ -1,27 +1,37 @@
-//! `metrics.jsonl`: one object a step, appended and flushed line by line.
+//! `metrics.jsonl` and TensorBoard's event file: a run's numbers, flushed step by step.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
 
+use super::events::{self, Events};
+
 /// Appends a run's numbers.
 #[derive(Debug)]
 pub struct Metrics {
     file: File,
+    events: Events,
 }
 
 impl Metrics {
-    /// Opens `dir/metrics.jsonl` to append.
+    /// Opens `dir/metrics.jsonl` to append, and a new event file beside it. Event files of an earlier run, whose `metrics.jsonl` is
+    /// gone, are removed.
     pub fn open(dir: &Path) -> io::Result<Metrics> {
-        let file = OpenOptions::new().create(true).append(true).open(dir.join("metrics.jsonl"))?;
-        Ok(Metrics { file })
+        let path = dir.join("metrics.jsonl");
+        if !path.exists() {
+            events::remove_all(dir)?;
+        }
+        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        Ok(Metrics { file, events: Events::create(dir)? })
     }
 
-    /// Writes one line: `step`, then each name with its value; values that are not finite become null.
+    /// Writes a step to both: in `metrics.jsonl` one line of `step`, then each name with its value. Values that are not finite become
+    /// null there and are left out of the event file.
     pub fn log(&mut self, step: u64, values: &[(&str, f64)]) -> io::Result<()> {
         let mut line = serde_json::Map::new();
         line.insert("step".to_owned(), step.into());
         line.extend(values.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())));
-        writeln!(self.file, "{}", serde_json::Value::Object(line))
+        self.file.write_all(format!("{}\n", serde_json::Value::Object(line)).as_bytes())?;
+        self.events.log(step, values)
     }
 }

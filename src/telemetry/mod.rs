@@ -1,5 +1,9 @@
-//! What a run tells: numbers to files, progress to the terminal. A leaf: it knows names and numbers only.
+//! What a run tells: numbers to files, progress to the terminal, samples to look at. A leaf: it knows names, numbers, text and pictures.
 
+pub mod events;
 pub mod metrics;
+pub mod progress;
+pub mod samples;
 
 pub use metrics::Metrics;
+pub use progress::Progress;

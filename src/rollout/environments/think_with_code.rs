@@ -144,13 +144,16 @@ impl Environment for ThinkWithCode {
 
     fn open(&self, processor: &Processor, task: &Task, group_size: usize) -> Result<Scene, EnvironmentError> {
         let written;
-        let messages = if task.messages.is_empty() {
+        let messages = if task.messages.is_empty() && task.prompt.is_none() {
             written = self.messages(task)?;
             &written
         } else {
             &task.messages
         };
-        let prompt = processor.encode_messages(messages, &task.folder, true)?;
+        let prompt = match &task.prompt {
+            Some(prompt) => prompt.clone(),
+            None => processor.encode_messages(messages, &task.folder, true)?,
+        };
         let in_messages: Vec<ImageSource>;
         let images = if task.images.is_empty() {
             in_messages = messages.iter().flat_map(Message::images).cloned().collect();

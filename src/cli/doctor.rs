@@ -1,0 +1,112 @@
+//! `thyme-engine doctor`: what this machine offers, and the remedy for what is missing.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use clap::Args;
+
+use super::lines::print;
+use crate::cpu::simd::Simd;
+use crate::sandbox::{Guarantee, Sandbox, SandboxOptions};
+
+/// Say what was found on this machine, and the remedy for what is missing.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: thyme-engine doctor
+
+The first time, it may make a Python environment for the sandbox with pip, and says so.")]
+pub struct DoctorArguments {}
+
+/// Runs the command.
+pub fn run(_: &DoctorArguments) -> anyhow::Result<()> {
+    let mut report = format!("thyme-engine {}\n", env!("CARGO_PKG_VERSION"));
+    for (name, finding) in [("cpu", cpu()), ("memory", memory()), ("gpu", gpu()), ("kernels", kernels())] {
+        let _ = writeln!(report, "{name:<9} {finding}");
+    }
+    report.push_str(&sandbox());
+    print(&report)?;
+    Ok(())
+}
+
+fn cpu() -> String {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let features = cpu_features();
+    let features = if features.is_empty() { "no vector extension that is used".to_owned() } else { features.join(" ") };
+    format!("{} with {cores} cores: {features}", std::env::consts::ARCH)
+}
+
+/// The extensions that the kernels know of and this CPU has.
+fn cpu_features() -> Vec<&'static str> {
+    let mut found = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        let known = [
+            ("avx2", is_x86_feature_detected!("avx2")),
+            ("fma", is_x86_feature_detected!("fma")),
+            ("avx512f", is_x86_feature_detected!("avx512f")),
+            ("avx512bw", is_x86_feature_detected!("avx512bw")),
+            ("avx512dq", is_x86_feature_detected!("avx512dq")),
+            ("avx512vl", is_x86_feature_detected!("avx512vl")),
+        ];
+        found.extend(known.iter().filter(|(_, has)| *has).map(|(name, _)| *name));
+    }
+    found
+}
+
+fn kernels() -> String {
+    let cpu = match Simd::available().len() {
+        3 => "cpu, on AVX-512",
+        2 => "cpu, on AVX2 and FMA",
+        _ => "cpu, portable: about ten times slower than with AVX2; use a machine with AVX2 for training",
+    };
+    format!("{cpu}; no CUDA kernels are built in")
+}
+
+fn memory() -> String {
+    let available = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok()
+    });
+    match available {
+        Some(kib) => format!("{:.1} GiB available", kib as f64 / (1 << 20) as f64),
+        None => "unknown".to_owned(),
+    }
+}
+
+fn gpu() -> String {
+    match std::fs::read_to_string("/proc/driver/nvidia/version") {
+        Ok(version) => format!(
+            "{}; this build has no CUDA kernels, so everything is computed on the CPU",
+            version.lines().next().unwrap_or("an NVIDIA driver").trim()
+        ),
+        Err(_) if Path::new("/dev/nvidiactl").exists() => {
+            "an NVIDIA device; this build has no CUDA kernels, so everything is computed on the CPU".to_owned()
+        }
+        Err(_) => "none found; everything is computed on the CPU".to_owned(),
+    }
+}
+
+/// The jail's interpreter and walls, as it finds them itself.
+fn sandbox() -> String {
+    let everything = SandboxOptions { consent: Guarantee::ALL.to_vec(), ..SandboxOptions::default() };
+    let sandbox = match Sandbox::start(everything) {
+        Ok(sandbox) => sandbox,
+        Err(error) => return format!("python    missing or unusable\nsandbox   does not start: {error}\n"),
+    };
+    let mut report = format!("python    {} with numpy, cv2 and PIL\n", sandbox.interpreter().path.display());
+    let fallen = sandbox.walls().fallen();
+    let verdict = if fallen.is_empty() { "all four guarantees hold" } else { "NOT SAFE: some guarantees do not hold" };
+    let _ = writeln!(report, "sandbox   {verdict}");
+    for guarantee in Guarantee::ALL {
+        let walls = sandbox.walls().of(guarantee);
+        let by = match walls {
+            [] => format!(
+                "nothing holds it. Run where Landlock, user namespaces or seccomp are offered (a container may forbid them), or accept \
+                 it with sandbox.consent = [\"{}\"] in the recipe",
+                guarantee.key()
+            ),
+            walls => walls.join(", "),
+        };
+        let _ = writeln!(report, "          {}: {by}", guarantee.promise());
+    }
+    report
+}

@@ -1,0 +1,152 @@
+//! A checkpoint made ready for `score` and `generate`, and requests made ready for it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use rayon::prelude::*;
+
+use super::device::Device;
+use super::requests::{Form, Problem, Request, RequestError, Requests};
+use crate::checkpoint::{folder, weights};
+use crate::model::Model;
+use crate::model::config::Config;
+use crate::model::parameters::Weights;
+use crate::ops::patch_embed::PixelScale;
+use crate::prompt::positions::{Grid, positions};
+use crate::prompt::{ImageSettings, ImageSource, PreparedImage, Processor, Prompt, PromptError, read_image_settings};
+
+/// Requests whose pictures are decoded at once.
+pub const REQUESTS_AHEAD: usize = 64;
+
+/// A checkpoint in memory.
+pub struct Loaded {
+    /// The folder.
+    pub dir: PathBuf,
+    /// The architecture.
+    pub model: Model,
+    /// Its weights.
+    pub weights: Weights,
+    image_settings: ImageSettings,
+    /// Absent where the folder has no tokenizer: token ids can be scored without.
+    processor: Result<Arc<Processor>, PromptError>,
+}
+
+impl Loaded {
+    /// Loads the folder or name `model`.
+    pub fn open(model: &str, device: Device) -> anyhow::Result<Loaded> {
+        let dir = folder::resolve(model)?;
+        let config = Config::open(&dir)?;
+        let image_settings = read_image_settings(&dir)?;
+        check_agreement(&config, &image_settings, &dir)?;
+        let processor = Processor::open(&dir).map(Arc::new);
+        if let Ok(processor) = &processor {
+            let pad = processor.special_ids().image_pad;
+            anyhow::ensure!(
+                pad == config.image_pad,
+                "{}: tokenizer.json gives <|image_pad|> the id {pad}, config.json the image_token_id {}; copy both from one checkpoint",
+                dir.display(),
+                config.image_pad
+            );
+        }
+        let model = Model::new(config, device.backend());
+        let weights = weights::load(&model, &dir)?;
+        Ok(Loaded { dir, model, weights, image_settings, processor })
+    }
+
+    /// The prompt side.
+    pub fn processor(self: &Loaded) -> anyhow::Result<Arc<Processor>> {
+        match &self.processor {
+            Ok(processor) => Ok(processor.clone()),
+            Err(error) => Err(anyhow::anyhow!("{error}")).context("this command needs the checkpoint's tokenizer"),
+        }
+    }
+
+    /// Pixels' normalisation.
+    pub fn pixel_scale(&self) -> PixelScale {
+        PixelScale { mean: self.image_settings.mean, std: self.image_settings.std }
+    }
+
+    /// Makes several requests ready, in parallel: as many as come before the first that cannot be used, and what is wrong with that one.
+    /// With `answer_tokens` above 0 a conversation ends by opening the assistant's turn, and a position stays free.
+    pub fn prepare(
+        &self,
+        requests: &Requests,
+        some: &[Request],
+        answer_tokens: usize,
+    ) -> (Vec<Prompt>, Result<(), RequestError>) {
+        let prepared: Vec<Result<Prompt, Problem>> =
+            some.par_iter().map(|request| self.prompt(request, requests.folder(), answer_tokens)).collect();
+        let mut prompts = Vec::with_capacity(prepared.len());
+        for (request, prompt) in some.iter().zip(prepared) {
+            match prompt {
+                Ok(prompt) => prompts.push(prompt),
+                Err(problem) => return (prompts, Err(requests.error(request.line, problem))),
+            }
+        }
+        (prompts, Ok(()))
+    }
+
+    fn prompt(&self, request: &Request, folder: &Path, answer_tokens: usize) -> Result<Prompt, Problem> {
+        let prompt = match (&request.form, &self.processor) {
+            (Form::TokenIds(ids), _) => {
+                Prompt { token_ids: ids.clone(), images: self.images(&request.images, folder)? }
+            }
+            (_, Err(error)) => return Err(Problem::Json(format!("only `token_ids` can be used: {error}"))),
+            (Form::Messages(messages), Ok(processor)) => {
+                processor.encode_messages(messages, folder, answer_tokens > 0)?
+            }
+            (Form::Prompt(text), Ok(processor)) => {
+                let images = self.images(&request.images, folder)?;
+                Prompt { token_ids: processor.encode_prompt(text, &images)?, images }
+            }
+        };
+        self.check(&prompt, answer_tokens)?;
+        Ok(prompt)
+    }
+
+    fn images(&self, sources: &[ImageSource], folder: &Path) -> Result<Vec<Arc<PreparedImage>>, Problem> {
+        let prepare = |(number, source): (usize, &ImageSource)| {
+            let pixels = source.load(folder)?;
+            let prepared = PreparedImage::prepare(&pixels, &self.image_settings);
+            Ok(Arc::new(prepared.map_err(|problem| Problem::Picture(number, problem))?))
+        };
+        sources.iter().enumerate().map(prepare).collect()
+    }
+
+    /// Everything that the model takes for granted.
+    fn check(&self, prompt: &Prompt, answer_tokens: usize) -> Result<(), Problem> {
+        let (ids, config) = (&prompt.token_ids, &self.model.config);
+        if ids.is_empty() {
+            return Err(Problem::Empty);
+        }
+        if let Some(index) = ids.iter().position(|&id| id as usize >= config.vocab) {
+            return Err(Problem::TokenId { index, id: ids[index], vocab: config.vocab });
+        }
+        let reserved = usize::from(answer_tokens > 0);
+        if ids.len() + reserved > config.context_tokens {
+            return Err(Problem::TooLong { tokens: ids.len(), context: config.context_tokens, reserved });
+        }
+        let grids: Vec<Grid> = prompt.images.iter().map(|image| image.grid).collect();
+        positions(ids, &grids, config.vision.merge, config.image_pad)?;
+        Ok(())
+    }
+}
+
+/// Config and preprocessor must cut pictures into the same patches.
+fn check_agreement(config: &Config, settings: &ImageSettings, dir: &Path) -> anyhow::Result<()> {
+    let vision = &config.vision;
+    let pairs = [
+        ("patch_size", settings.patch_size, vision.patch),
+        ("merge_size", settings.merge_size, vision.merge),
+        ("temporal_patch_size", settings.temporal_patch_size, vision.frames),
+    ];
+    for (key, prepared, expected) in pairs {
+        anyhow::ensure!(
+            prepared == expected,
+            "{}: {key} is {prepared} in the preprocessor's config but {expected} in config.json; copy both from one checkpoint",
+            dir.display()
+        );
+    }
+    Ok(())
+}

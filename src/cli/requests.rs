@@ -1,0 +1,210 @@
+//! Request lines of `score` and `generate`: an id and one of `messages`, `prompt`, `token_ids`.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::Value;
+use thiserror::Error;
+
+use crate::prompt::{ImageError, ImageProblem, ImageSource, Message, PositionError, PromptError};
+
+/// A request file that cannot be used.
+#[derive(Debug, Error)]
+pub enum RequestError {
+    /// The file.
+    #[error("cannot read {}: {source}; give a file of JSON lines", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// One of its lines.
+    #[error("{}:{line}: {problem}", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it, and the remedy.
+        problem: Problem,
+    },
+}
+
+/// What can be wrong with a request.
+#[derive(Debug, Error)]
+pub enum Problem {
+    /// Not JSON, or not of the form.
+    #[error("{0}; a line is one JSON object with `id` and one of `messages`, `prompt`, `token_ids`")]
+    Json(String),
+    /// The id is no id.
+    #[error("`id` is {0}; give a string or a number")]
+    Id(Value),
+    /// None of the three forms, or several.
+    #[error("the line has {0} of `messages`, `prompt`, `token_ids`; give exactly one")]
+    Forms(usize),
+    /// Images beside messages.
+    #[error("`images` goes with `prompt` and `token_ids`; in `messages` an image is a content part {{\"type\": \"image\", \"image\": path}}")]
+    ImagesBesideMessages,
+    /// The messages, the tokenizer or a picture.
+    #[error(transparent)]
+    Prompt(#[from] PromptError),
+    /// A picture.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// A picture of an unusable size.
+    #[error("image {0}: {1}")]
+    Picture(usize, ImageProblem),
+    /// Placeholders and pictures do not fit.
+    #[error(transparent)]
+    Position(#[from] PositionError),
+    /// No tokens.
+    #[error("there are no tokens; give at least one")]
+    Empty,
+    /// A token that the model does not have.
+    #[error("token {index} has the id {id}, but the model's ids end at {}; use this checkpoint's tokenizer", vocab - 1)]
+    TokenId {
+        /// Its place, from 0.
+        index: usize,
+        /// Its id.
+        id: u32,
+        /// How many ids there are.
+        vocab: usize,
+    },
+    /// More tokens than the model was made for.
+    #[error("{tokens} tokens are more than the model's context of {context} allows{}; shorten the text or lower the image sizes", room(*.reserved))]
+    TooLong {
+        /// Tokens of the request.
+        tokens: usize,
+        /// Positions of the model.
+        context: usize,
+        /// Positions to be left over.
+        reserved: usize,
+    },
+}
+
+fn room(reserved: usize) -> &'static str {
+    if reserved > 0 { " with room for an answer" } else { "" }
+}
+
+/// A request.
+#[derive(Debug)]
+pub struct Request {
+    /// Its line in the file, from 1.
+    pub line: usize,
+    /// As given; the reply repeats it.
+    pub id: Value,
+    /// What to score or go on from.
+    pub form: Form,
+    /// The pictures of `prompt` and `token_ids`.
+    pub images: Vec<ImageSource>,
+}
+
+/// The three ways to say a prompt.
+#[derive(Debug)]
+pub enum Form {
+    /// A conversation.
+    Messages(Vec<Message>),
+    /// Raw text in which each `<|image_pad|>` stands for one image.
+    Prompt(String),
+    /// Token ids, images expanded.
+    TokenIds(Vec<u32>),
+}
+
+impl Request {
+    /// All its pictures in order.
+    pub fn sources(&self) -> Vec<ImageSource> {
+        match &self.form {
+            Form::Messages(messages) => messages.iter().flat_map(Message::images).cloned().collect(),
+            Form::Prompt(_) | Form::TokenIds(_) => self.images.clone(),
+        }
+    }
+}
+
+/// All requests of a file.
+#[derive(Debug)]
+pub struct Requests {
+    /// The file.
+    pub path: PathBuf,
+    /// In order.
+    pub list: Vec<Request>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a JSON object")]
+struct Raw {
+    id: Value,
+    messages: Option<Vec<Message>>,
+    prompt: Option<String>,
+    token_ids: Option<Vec<u32>>,
+    images: Option<Vec<ImageSource>>,
+}
+
+impl Requests {
+    /// Reads every line; blank ones are skipped. Pictures are looked for, but not read yet.
+    ///
+    /// # Errors
+    /// The first line that is wrong.
+    pub fn read(path: &Path) -> Result<Requests, RequestError> {
+        let bytes = std::fs::read(path).map_err(|source| RequestError::Read { path: path.to_owned(), source })?;
+        let mut requests = Requests { path: path.to_owned(), list: Vec::new() };
+        for (index, line) in bytes.split(|&byte| byte == b'\n').enumerate() {
+            if line.trim_ascii().is_empty() {
+                continue;
+            }
+            let request = parse(line, index + 1).and_then(|request| {
+                find_images(&request.sources(), requests.folder())?;
+                Ok(request)
+            });
+            let request = request.map_err(|problem| requests.error(index + 1, problem))?;
+            requests.list.push(request);
+        }
+        Ok(requests)
+    }
+
+    /// Where relative paths start.
+    pub fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new(""))
+    }
+
+    /// What is wrong with a line.
+    pub fn error(&self, line: usize, problem: Problem) -> RequestError {
+        RequestError::Line { path: self.path.clone(), line, problem }
+    }
+}
+
+fn parse(line: &[u8], number: usize) -> Result<Request, Problem> {
+    // Each line is a document of its own to the parser, so that its line number says nothing.
+    let plain = |error: serde_json::Error| Problem::Json(error.to_string().replace(" at line 1 column ", " at column "));
+    let raw: Raw = serde_json::from_slice(line).map_err(plain)?;
+    if !raw.id.is_string() && !raw.id.is_number() {
+        return Err(Problem::Id(raw.id));
+    }
+    let (images, has_images) = (raw.images.clone().unwrap_or_default(), raw.images.is_some());
+    let form = match (raw.messages, raw.prompt, raw.token_ids) {
+        (Some(_), None, None) if has_images => return Err(Problem::ImagesBesideMessages),
+        (Some(messages), None, None) => Form::Messages(messages),
+        (None, Some(prompt), None) => Form::Prompt(prompt),
+        (None, None, Some(ids)) => Form::TokenIds(ids),
+        (a, b, c) => {
+            return Err(Problem::Forms(usize::from(a.is_some()) + usize::from(b.is_some()) + usize::from(c.is_some())));
+        }
+    };
+    Ok(Request { line: number, id: raw.id, form, images })
+}
+
+/// Whether the files are there: better said now than after an hour of other lines.
+fn find_images(sources: &[ImageSource], folder: &Path) -> Result<(), ImageError> {
+    for source in sources {
+        let ImageSource::Path(path) = source else { continue };
+        let path = folder.join(path);
+        let metadata = std::fs::metadata(&path);
+        let reason = match metadata {
+            Ok(metadata) if metadata.is_file() => continue,
+            Ok(_) => "it is not a file".to_owned(),
+            Err(error) => format!("{error}; relative paths start at the folder of the input file"),
+        };
+        return Err(ImageError::unreadable(&path.display().to_string(), &reason));
+    }
+    Ok(())
+}

@@ -1,0 +1,67 @@
+//! `thyme-engine sandbox`: runs one program in the jail, as an environment would.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+
+use super::lines::print;
+use crate::sandbox;
+
+/// Run Python on an image in the jail that model-written code runs in.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: thyme-engine sandbox --image photo.jpg crop.py
+
+crop.py finds the picture at `image_path` and saves into `temp_output_dir`; a saved image whose path it prints comes back:
+  from PIL import Image
+  path = temp_output_dir + '/crop.png'
+  Image.open(image_path).crop((0, 0, 200, 200)).save(path)
+  print(path)
+
+Prints {\"status\": \"ok|error|timeout|denied\", \"text\", \"images\": [paths], \"seconds\"}; the exit status is 0 whenever the code was run.")]
+pub struct SandboxArguments {
+    /// The picture that the code works on.
+    #[arg(long, value_name = "IMG")]
+    image: PathBuf,
+    /// Seconds that the code may take.
+    #[arg(long, value_name = "S", default_value = "10", value_parser = seconds)]
+    timeout: Duration,
+    /// Folder for the images that come back; a new temporary one where absent.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// The program.
+    #[arg(value_name = "CODE.py")]
+    code: PathBuf,
+}
+
+/// Runs the command.
+pub fn run(arguments: &SandboxArguments) -> anyhow::Result<()> {
+    let path = &arguments.code;
+    let code = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read {}; give a UTF-8 file of Python", path.display()))?;
+    let out = match &arguments.out {
+        Some(out) => out.clone(),
+        None => tempfile::Builder::new()
+            .prefix("thyme-sandbox-")
+            .tempdir()
+            .context("cannot make a temporary folder; name one with --out")?
+            .keep(),
+    };
+    let result = sandbox::run_file(&arguments.image, &code, arguments.timeout, &out);
+    if arguments.out.is_none() {
+        // Goes only if it is empty: nothing came back.
+        let _ = std::fs::remove_dir(&out);
+    }
+    print(&format!("{}\n", result?))?;
+    Ok(())
+}
+
+/// Reads a positive number of seconds.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "give a number of seconds".to_owned())?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(duration) if !duration.is_zero() && seconds <= 86_400.0 => Ok(duration),
+        _ => Err("give a number of seconds above 0 and at most 86400".to_owned()),
+    }
+}
