@@ -27,6 +27,7 @@ import socket
 import struct
 import time
 import types
+import zlib
 
 ALLOWED = """string math cmath random itertools functools collections datetime copy base64 pathlib tempfile shutil glob fractions decimal
 heapq bisect textwrap typing dataclasses enum traceback warnings colorsys csv operator uuid hashlib threading logging statistics
@@ -36,6 +37,9 @@ PIL.ImageChops PIL.ImageStat PIL.ImageColor PIL.ImageMath PIL.ImageSequence PIL.
 HOST_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp")
 PRINTED_PATH = re.compile(r"[^\s'\"<>|,;()\[\]{}]+\.(?:png|jpe?g|bmp|gif|tiff?|webp)", re.IGNORECASE)
 HEADER = struct.Struct("<I")
+# Pillow's modes that `stored_png` writes: channels, and PNG's number for the colour type. Larger images are compressed.
+STORED_MODES = {"L": (1, 0), "RGB": (3, 2), "RGBA": (4, 6)}
+STORED_PIXELS_MAX = 1 << 20
 
 
 class Closed(Exception):
@@ -230,6 +234,22 @@ class Session:
             return None
 
 
+def stored_png(image):
+    """The image as a PNG without filters or compression."""
+    import numpy
+
+    channels, colour = STORED_MODES[image.mode]
+    rows = numpy.zeros((image.height, 1 + image.width * channels), numpy.uint8)
+    rows[:, 1:] = numpy.frombuffer(image.tobytes(), numpy.uint8).reshape(image.height, -1)
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
+
+    header = struct.pack(">IIBBBBB", image.width, image.height, 8, colour, 0, 0, 0)
+    pixels = zlib.compress(rows, 0)
+    return b"".join((b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", header), chunk(b"IDAT", pixels), chunk(b"IEND", b"")))
+
+
 def causes_of(error):
     """The exception and those that it arose from."""
     seen = []
@@ -313,9 +333,18 @@ def patch_libraries(session):
         return plain_crop(self, box)
 
     def save(self, fp, format=None, **named):
-        # The folder is thrown away soon: the same pixels, in less time.
-        if not named.get("optimize"):
-            named.setdefault("compress_level", 1)
+        # The folder is thrown away soon: the same pixels, in a tenth of the time.
+        suffix = os.path.splitext(os.fspath(fp))[1].lower() if isinstance(fp, (str, os.PathLike)) else ""
+        if (format or suffix[1:]).upper() == "PNG" and not named and suffix in (".png", ""):
+            if self.mode in STORED_MODES and 0 < self.width * self.height <= STORED_PIXELS_MAX:
+                data = stored_png(self)
+                if hasattr(fp, "write"):
+                    fp.write(data)
+                else:
+                    with open(fp, "wb") as file:
+                        file.write(data)
+                return None
+            named["compress_level"] = 1
         return plain_save(self, fp, format, **named)
 
     def cut(array, top, bottom, left, right):

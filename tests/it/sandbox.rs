@@ -95,6 +95,23 @@ print(temp_output_dir + "b.png")
 }
 
 #[test]
+fn a_png_is_the_same_to_pillow_however_it_is_saved() {
+    let code = r#"
+import io
+for mode in ("L", "RGB", "RGBA", "P", "1", "LA"):
+    image = Image.open(image_path).convert(mode)
+    memory = io.BytesIO()
+    image.save("a.png"); image.save("b.png", compress_level=9); image.save(memory, "PNG"); image.save("c.jpg") if mode in "LRGB" else None
+    a, b, c = Image.open("a.png"), Image.open("b.png"), Image.open(memory)
+    print(mode, a.mode == b.mode == c.mode == mode, a.tobytes() == b.tobytes() == c.tobytes() == image.tobytes())
+image.resize((1500, 1000)).convert("RGB").save(open("d.png", "wb"), "png")
+print(Image.open("d.png").size, os.path.getsize("d.png") < 3_000_000)
+"#;
+    let expected = "L True True\nRGB True True\nRGBA True True\nP True True\n1 True True\nLA True True\n(1500, 1000) True";
+    assert_eq!(text_of(code), expected);
+}
+
+#[test]
 fn transparent_pixels_come_back_white() {
     let execution = run("Image.new('RGBA', (64, 64), (10, 20, 30, 0)).save('x.png'); print('x.png')");
     assert_eq!(execution.images[0].image.get_pixel(3, 3), &Rgb([255, 255, 255]));
