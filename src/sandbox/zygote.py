@@ -66,9 +66,10 @@ def read_frame(wire):
 def write_frame(wire, header, blobs=()):
     header["blobs"] = [len(blob) for blob in blobs]
     line = json.dumps(header).encode("utf-8", "replace")
-    view = memoryview(b"".join((HEADER.pack(len(line)), line, *blobs)))
-    while view:
-        view = view[os.write(wire, view):]
+    for part in (HEADER.pack(len(line)) + line, *blobs):
+        view = memoryview(part)
+        while view:
+            view = view[os.write(wire, view):]
 
 
 class Output(io.TextIOBase):
@@ -235,19 +236,25 @@ class Session:
 
 
 def stored_png(image):
-    """The image as a PNG without filters or compression."""
+    """The parts of a PNG of the image, without filters or compression."""
     import numpy
 
     channels, colour = STORED_MODES[image.mode]
     rows = numpy.zeros((image.height, 1 + image.width * channels), numpy.uint8)
     rows[:, 1:] = numpy.frombuffer(image.tobytes(), numpy.uint8).reshape(image.height, -1)
 
-    def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
-
-    header = struct.pack(">IIBBBBB", image.width, image.height, 8, colour, 0, 0, 0)
+    header = b"IHDR" + struct.pack(">IIBBBBB", image.width, image.height, 8, colour, 0, 0, 0)
     pixels = zlib.compress(rows, 0)
-    return b"".join((b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", header), chunk(b"IDAT", pixels), chunk(b"IEND", b"")))
+    check = zlib.crc32(pixels, zlib.crc32(b"IDAT"))
+    start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    end = struct.pack(">I", check) + struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
+    return start + struct.pack(">I", len(pixels)) + b"IDAT", pixels, end
+
+
+def write_whole(file, part):
+    view = memoryview(part)
+    while view:
+        view = view[file.write(view):]
 
 
 def causes_of(error):
@@ -337,12 +344,12 @@ def patch_libraries(session):
         suffix = os.path.splitext(os.fspath(fp))[1].lower() if isinstance(fp, (str, os.PathLike)) else ""
         if (format or suffix[1:]).upper() == "PNG" and not named and suffix in (".png", ""):
             if self.mode in STORED_MODES and 0 < self.width * self.height <= STORED_PIXELS_MAX:
-                data = stored_png(self)
                 if hasattr(fp, "write"):
-                    fp.write(data)
+                    fp.write(b"".join(stored_png(self)))
                 else:
-                    with open(fp, "wb") as file:
-                        file.write(data)
+                    with open(fp, "wb", buffering=0) as file:
+                        for part in stored_png(self):
+                            write_whole(file, part)
                 return None
             named["compress_level"] = 1
         return plain_save(self, fp, format, **named)
