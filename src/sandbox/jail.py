@@ -4,7 +4,6 @@ Each wall is a function that raises OSError where the kernel does not offer it. 
 judges what stands.
 """
 import ctypes
-import ctypes.util
 import os
 import resource
 import struct
@@ -197,12 +196,16 @@ class Jail:
             self.renew_pid_namespace()
         return os.fork()
 
+    def part_from_others(self):
+        """A session's own mounts, before its input is known."""
+        if self.has_mounts:
+            unshare(CLONE_NEWNS)
+
     def make_scratch(self, number, name, picture):
         """The session's own folder: (input image, output folder). The image is read-only where a mount can hold it so."""
         user = self.session_user(number)
         if self.has_mounts:
             data = DATA
-            unshare(CLONE_NEWNS)
             size = self.options["disk_bytes"] + len(picture) + (1 << 16)
             mount("scratch", data, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, f"size={size},nr_inodes=4096,mode=755")
         else:

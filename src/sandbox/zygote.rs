@@ -35,6 +35,8 @@ pub(super) struct Zygote {
     folder: TempDir,
     child: Mutex<Child>,
     control: Mutex<UnixStream>,
+    /// A session asked for ahead of time, so that its fork costs the next sequence nothing.
+    spare: Mutex<Option<UnixStream>>,
     /// What stands here.
     pub(super) walls: Walls,
     has_mounts: bool,
@@ -91,7 +93,8 @@ impl Zygote {
         walls.judge(&options.consent)?;
         let child = child.0.take().ok_or_else(|| SandboxError::Start { reason: "the process is gone".into() })?;
         let has_mounts = greeting.has_mounts;
-        Ok(Zygote { folder, child: Mutex::new(child), control: Mutex::new(control), walls, has_mounts })
+        let spare = Mutex::new(UnixStream::connect(&socket).ok());
+        Ok(Zygote { folder, child: Mutex::new(child), control: Mutex::new(control), spare, walls, has_mounts })
     }
 
     /// The process that we started; those of the jail end with it.
@@ -101,7 +104,13 @@ impl Zygote {
 
     /// A new session: its wire, after the zygote has forked its process.
     pub(super) fn connect(&self) -> io::Result<Wire> {
-        let mut stream = UnixStream::connect(self.folder.path().join("socket"))?;
+        // That this connects shows that the zygote is alive, and with it the spare.
+        let next = UnixStream::connect(self.folder.path().join("socket"))?;
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).replace(next);
+        let mut stream = match spare {
+            Some(stream) => stream,
+            None => UnixStream::connect(self.folder.path().join("socket"))?,
+        };
         let mut hello = [0; 8];
         let limit = Limit { deadline: Instant::now() + Duration::from_secs(ANSWER_SECONDS), folder: None };
         read_exactly(&mut stream, &mut hello, &limit).map_err(|ended| io::Error::other(ended.to_string()))?;
