@@ -6,6 +6,7 @@ judges what stands.
 import ctypes
 import os
 import resource
+import shutil
 import struct
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -179,12 +180,13 @@ class Jail:
             prctl(PR_SET_PDEATHSIG, 9)
             return
         os.closerange(0, 256)
-        while True:
-            try:
-                os.waitpid(pid, 0)
-            except InterruptedError:
-                continue
-            os._exit(0)
+        os.waitpid(pid, 0)
+        self.remove_folder()
+        os._exit(0)
+
+    def remove_folder(self):
+        """The folder on the host, for a host that ended without removing it. Links in it are not followed."""
+        shutil.rmtree(os.path.dirname(self.options["new_root"]), ignore_errors=True)
 
     def renew_pid_namespace(self):
         """The next fork is pid 1 of a namespace of its own."""

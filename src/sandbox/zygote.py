@@ -492,6 +492,8 @@ def main():
     gc.collect()
     gc.freeze()
     serve(walls, options, listener, control)
+    if not walls.has_mounts:
+        walls.remove_folder()
 
 
 def serve(walls, options, listener, control):
