@@ -60,8 +60,6 @@ enum SplitName {
 enum KindName {
     /// Questions with solutions, for reinforcement learning.
     Task,
-    /// Demonstrations: places every plate.
-    Locate,
     /// Demonstrations: the colour of every cell.
     Caption,
     /// Demonstrations: reads crops.
@@ -90,7 +88,6 @@ impl KindName {
         let none = Mixture::default();
         NeedleFile::Samples(match self {
             KindName::Task => return NeedleFile::Tasks,
-            KindName::Locate => Mixture { locate: 1.0, ..none },
             KindName::Caption => Mixture { caption: 1.0, ..none },
             KindName::Read => Mixture { read: 1.0, ..none },
             KindName::Look => Mixture { look: 1.0, ..none },

@@ -206,7 +206,7 @@ fn check_numbers(recipe: &Recipe) -> Result<(), PlanError> {
         ("sampling.repetition_penalty", f64::from(sampling.repetition_penalty), AboveZero),
     ];
     if let Some(mixture) = recipe.data.needle.as_ref().and_then(|needle| needle.mixture) {
-        let shares = [mixture.locate, mixture.caption, mixture.read, mixture.look, mixture.guess];
+        let shares = [mixture.caption, mixture.read, mixture.look, mixture.guess];
         numbers.extend(shares.map(|share| ("data.needle.mixture", share, NotNegative)));
         numbers.push(("the sum of data.needle.mixture", shares.iter().sum(), AboveZero));
     }
