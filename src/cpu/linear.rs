@@ -677,36 +677,4 @@ mod tests {
         let alone = with_threads(1);
         assert!([2, 3, 5].into_iter().all(|threads| with_threads(threads) == alone));
     }
-
-    #[test]
-    #[ignore = "a measurement: cargo test --release --lib cpu::linear -- --ignored --nocapture"]
-    fn speed() {
-        let cpu = Cpu::new();
-        for (rows, cols, depth) in
-            [(4096, 768, 128), (4096, 4096, 1024), (4096, 128, 768), (64, 768, 128), (16, 4096, 1024), (1, 4096, 1024)]
-        {
-            let size = Size { rows, cols, depth };
-            let (x, w, dy) = (noise(rows * depth, 1), bf16s(cols * depth, 2), noise(rows * cols, 3));
-            let (mut y, mut dw) = (vec![0.0; rows * cols], vec![0.0; cols * depth]);
-            let mut dx = vec![0.0; rows * depth];
-            let measure = |name: &str, work: &mut dyn FnMut()| {
-                work();
-                let begin = std::time::Instant::now();
-                let mut times = 0;
-                while begin.elapsed().as_secs_f64() < 0.5 {
-                    work();
-                    times += 1;
-                }
-                let seconds = begin.elapsed().as_secs_f64() / f64::from(times);
-                let speed = 2e-9 * (rows * cols * depth) as f64 / seconds;
-                println!("{name} [{rows}, {depth}] x [{depth}, {cols}]: {:.1} us, {speed:.1} GFLOP/s", 1e6 * seconds);
-            };
-            measure("forward        ", &mut || forward(&cpu, &x, &w, Start::Zero, size, &mut y));
-            let back = Size { rows, cols: depth, depth: cols };
-            measure("backward_input ", &mut || {
-                product(&cpu, Left::Rows(&dy), Right::ParameterBackward(&w), Start::Zero, back, &mut dx);
-            });
-            measure("backward_weight", &mut || add_weight_gradient(&cpu, &dy, &x, rows, &mut dw));
-        }
-    }
 }

@@ -17,3 +17,4 @@ mod row_invariance;
 mod sandbox;
 mod small_policy;
 mod tasks;
+mod tidy;

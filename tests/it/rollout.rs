@@ -1,5 +1,7 @@
 //! Rollouts with a scripted generator: trajectories of all kinds, every way to end, interleaved tools, masks, rewards.
 
+mod rewards;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -12,11 +14,10 @@ use thyme_engine::rollout::environments::think_with_code::{ThinkWithCode, ThinkW
 use thyme_engine::rollout::generator::{Asked, Scripted};
 use thyme_engine::rollout::repetition::{Repetition, RepetitionSettings};
 use thyme_engine::rollout::reward::{RewardSet, RewardSettings, Score};
-use thyme_engine::rollout::rewards::answer::same;
 use thyme_engine::rollout::tool::{CallStatus, Subject, Tool, ToolFault, ToolImage, ToolOutput, ToolSession};
 use thyme_engine::rollout::tools::python::{Python, PythonSettings};
 use thyme_engine::rollout::transcript::{End, Transcript, TurnKind};
-use thyme_engine::rollout::{Group, RolloutError, RolloutSettings, Update, registry, run, run_watched};
+use thyme_engine::rollout::{Group, RolloutError, RolloutSettings, Update, run, run_watched};
 
 const SPECIAL: [&str; 7] = [
     "<|endoftext|>",
@@ -547,163 +548,6 @@ fn the_repetition_detector_judges_long_texts_by_share() {
     assert!(repeats(&counting.repeat(3)), "long periods are noticed too");
 }
 
-/// The scores of a text that was written without tools.
-fn scores(text: &str, question: &str, solution: &str) -> thyme_engine::rollout::reward::Scores {
-    RewardSet::new(&RewardSettings::default()).unwrap().score(&roll(text), question, solution)
-}
-
-#[test]
-fn a_right_well_formed_consistent_answer_scores_two() {
-    let scores = scores("<think>The plate shows 7.</think>\n<answer>7</answer>", "q", "7");
-    assert_eq!(scores.total, Score::Value(2.0));
-}
-
-#[test]
-fn consistency_counts_only_where_the_answer_is_right() {
-    let wrong = scores("<think>The plate shows 8.</think>\n<answer>8</answer>", "q", "7");
-    assert_eq!((wrong.part("consistency"), wrong.total.clone()), (Some(&Score::Value(0.0)), Score::Value(0.5)));
-    let inconsistent = scores("<think>The plate shows 8.</think>\n<answer>7</answer>", "q", "7");
-    assert_eq!(inconsistent.total, Score::Value(1.5));
-    let announced =
-        scores("<think>I see 3 and 4. So the answer is 7. Now I say it.</think>\n<answer>7</answer>", "q", "7");
-    assert_eq!(announced.total, Score::Value(2.0));
-    let other = scores("<think>So the answer is 8. Not 7.</think>\n<answer>7</answer>", "q", "7");
-    assert_eq!(other.total, Score::Value(1.5));
-    let text = scores("<think>It must be a red fox.</think>\n<answer>Red fox</answer>", "q", "red fox");
-    assert_eq!(text.total, Score::Value(2.0));
-    let option = scores("<think>Therefore option B fits.</think>\n<answer>(B)</answer>", "q", "B");
-    assert_eq!(option.total, Score::Value(2.0));
-}
-
-#[test]
-fn the_format_is_exact() {
-    let format = |text| scores(text, "q", "7").part("format").cloned();
-    assert_eq!(format("<think>7</think> <answer>7</answer>"), Some(Score::Value(1.0)));
-    for text in [
-        "<think>7</think><answer>7</answer>",
-        "<think>7</think>\n\n<answer>7</answer>",
-        "7</think>\n<answer>7</answer>",
-        "<think><think>7</think>\n<answer>7</answer>",
-        "<think>7</think>\n<answer>7",
-        "<answer>7</answer>",
-    ] {
-        assert_eq!(format(text), Some(Score::Value(0.0)), "{text:?}");
-    }
-}
-
-#[test]
-fn what_observations_say_is_not_the_models_answer() {
-    let text = "<think><code>text <answer>7< /answer></code> it is 8</think>\n<answer>8</answer>";
-    let scores = scores(text, "q", "7");
-    assert_eq!(scores.part("answer"), Some(&Score::Value(0.0)));
-}
-
-#[test]
-fn prose_that_no_rule_can_judge_is_unscored() {
-    let prose = "The man in the picture is holding a large red umbrella";
-    let unscored = scores("<think>x</think>\n<answer>An umbrella</answer>", "q", prose);
-    assert!(matches!(unscored.part("answer"), Some(Score::Unscored(_))));
-    assert!(matches!(unscored.part("consistency"), Some(Score::Unscored(_))));
-    assert!(matches!(unscored.total, Score::Unscored(_)));
-    let missing = scores("<think>x</think>\n<answer>7</answer>", "q", "");
-    assert!(matches!(missing.total, Score::Unscored(_)));
-}
-
-#[test]
-fn tool_success_is_logged_and_may_be_weighted() {
-    let transcript = roll("<think><code>text 1</code><code>error x</code>7</think>\n<answer>7</answer>");
-    let weighted = RewardSettings { weights: BTreeMap::from([("tool_success".to_owned(), 1.0)]) };
-    let of = |settings: &RewardSettings| RewardSet::new(settings).unwrap().score(&transcript, "q", "7");
-    let unweighted = of(&RewardSettings::default());
-    assert_eq!(unweighted.part("tool_success"), Some(&Score::Value(0.5)));
-    assert_eq!(of(&weighted).total.value(), unweighted.total.value().map(|total| total + 0.5));
-}
-
-#[test]
-fn unknown_names_list_the_known_ones() {
-    let weights = RewardSettings { weights: BTreeMap::from([("formt".to_owned(), 1.0)]) };
-    let message = RewardSet::new(&weights).err().unwrap().to_string();
-    assert!(
-        message.contains("\"formt\"") && message.contains("format, answer, consistency, tool_success"),
-        "{message}"
-    );
-    let message =
-        registry::environment("thinking", toml::Table::new(), Arc::new(Fake::default())).err().unwrap().to_string();
-    assert!(message.contains("think_with_code"), "{message}");
-    let table: toml::Table = "max_code_run = 3".parse().unwrap();
-    let message = registry::environment("think_with_code", table, Arc::new(Fake::default())).err().unwrap().to_string();
-    assert!(message.contains("max_code_run"), "{message}");
-}
-
-#[test]
-fn the_same_answer_is_known_in_every_dress() {
-    for (answer, solution) in [
-        ("cat", "Cat."),
-        ("The answer is 7", "7"),
-        ("The correct option is: B", "B"),
-        ("B", "(B)"),
-        ("B. cat", "B"),
-        ("(B) cat", "B. Cat"),
-        ("B", "B. cat"),
-        ("cat", "B. cat"),
-        ("1,000", "1000.0"),
-        ("1000", "1,000"),
-        ("50%", "0.5"),
-        ("50", "50\\%"),
-        ("\\frac{1}{2}", "0.5"),
-        ("\\dfrac12", "1/2"),
-        ("2\\sqrt{3}", "\\sqrt{12}"),
-        ("sqrt(12)", "2√3"),
-        ("2\\pi", "2π"),
-        ("\\{1, 2\\}", "{2,1}"),
-        ("(1, \\frac{1}{2})", "(1,0.5)"),
-        ("$x = 5$", "5"),
-        ("1\\frac{1}{2}", "1.5"),
-        ("1 1/2", "3/2"),
-        ("5 cm", "5"),
-        ("-3", "−3"),
-        ("90^\\circ", "90"),
-        ("\\boxed{7}", "7"),
-        ("2^{10}", "1024"),
-        ("2, 1", "1, 2"),
-    ] {
-        assert!(same(answer, solution, ""), "{answer:?} should equal {solution:?}");
-    }
-}
-
-#[test]
-fn other_answers_stay_other() {
-    for (answer, solution) in [
-        ("dog", "cat"),
-        ("A", "B"),
-        ("A. cat", "B. cat"),
-        ("B. dog", "B. cat"),
-        ("a cat", "A"),
-        ("7", "8"),
-        ("70", "7"),
-        ("0.33", "1/3"),
-        ("(1,2)", "(2,1)"),
-        ("[1,2]", "(1,2)"),
-        ("5 cm", "5 m"),
-        ("1,00", "100"),
-        ("7 or 8", "7"),
-        ("1/0", "1/0.0"),
-        ("((((((((((((((((((((((((((((((((((((((1", "1"),
-        ("", "7"),
-    ] {
-        assert!(!same(answer, solution, ""), "{answer:?} should not equal {solution:?}");
-    }
-}
-
-#[test]
-fn an_option_is_known_by_its_text_in_the_question() {
-    let question = "Which animal?\nA. dog\nB. cat\nC. cow";
-    assert!(same("cat", "B", question));
-    assert!(same("B", "cat", question));
-    assert!(!same("dog", "B", question));
-    assert!(same("dog", "(A)", "Which? (A) dog (B) cat"));
-}
-
 /// A piece of a random script.
 fn piece() -> impl Strategy<Value = String> {
     prop_oneof![
@@ -757,7 +601,7 @@ proptest! {
     #[test]
     fn rewards_take_any_text(text in ".{0,80}", solution in ".{0,40}", question in ".{0,40}") {
         let script = format!("<think>{text}</think>\n<answer>{text}</answer>");
-        let scores = scores(&script, &question, &solution);
+        let scores = rewards::scores(&script, &question, &solution);
         if let Score::Value(total) = scores.total {
             prop_assert!((0.0..=2.0).contains(&total));
         }

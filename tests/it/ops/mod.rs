@@ -3,13 +3,13 @@
 
 mod adamw;
 mod attention;
+mod copy_pages;
 mod embedding;
 mod gelu;
 mod grad_norm;
 mod instruction_sets;
 mod layer_norm;
 mod linear;
-mod pages;
 mod patch_embed;
 mod rms_norm;
 mod rope;

@@ -1,0 +1,255 @@
+//! The architecture, tested like code: who imports whom, which files make an op, what is deliberately absent. The layers are read from
+//! the picture in `src/lib.rs`, so that the map and the land cannot part.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use thyme_engine::recipe::layers;
+use thyme_engine::recipe::plan::{Plan, PlanError};
+
+/// Most lines of a source file.
+const LINES_MAX: usize = 700;
+
+/// Where `unsafe` may stand: vector instructions, the tiles of a matrix product, the memory map of weights.
+const UNSAFE_FILES: [&str; 4] =
+    ["src/checkpoint/files.rs", "src/cpu/linear.rs", "src/cpu/simd.rs", "src/prompt/simd.rs"];
+
+/// Backends, which only `src/cli/device.rs` chooses between.
+const BACKENDS: [&str; 2] = ["cpu", "reference"];
+
+/// A source file of ours.
+struct Source {
+    /// From the repository's root, with `/`.
+    path: String,
+    text: String,
+}
+
+impl Source {
+    /// The top-level module that a file of `src/` belongs to.
+    fn module(&self) -> &str {
+        let inside = self.path.strip_prefix("src/").unwrap_or(&self.path);
+        inside.split('/').next().unwrap_or(inside).trim_end_matches(".rs")
+    }
+
+    /// Its lines of code with their numbers: no comments, and nothing from `#[cfg(test)]` on, where a file's own tests begin.
+    fn code(&self) -> impl Iterator<Item = (usize, &str)> {
+        let lines = self.text.lines().enumerate().take_while(|(_, line)| line.trim() != "#[cfg(test)]");
+        lines.map(|(i, line)| (i + 1, line.split("//").next().unwrap_or(line)))
+    }
+
+    /// The modules of this crate that its code names, with the line of each.
+    fn imports(&self) -> Vec<(usize, String)> {
+        let mut found = Vec::new();
+        for (line, code) in self.code() {
+            for (_, rest) in code.match_indices("crate::").map(|(at, mark)| (at, &code[at + mark.len()..])) {
+                assert!(!rest.starts_with('{'), "{}:{line}: write a `use crate::…` line for each module", self.path);
+                let name: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                found.push((line, name));
+            }
+        }
+        found
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The files below `folder` that end with one of `extensions`, in order.
+fn files(folder: &str, extensions: &[&str]) -> Vec<Source> {
+    let mut open = vec![root().join(folder)];
+    let mut paths: Vec<PathBuf> = Vec::new();
+    while let Some(folder) = open.pop() {
+        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+        for path in entries.map(|entry| entry.unwrap().path()) {
+            match path.extension().and_then(|extension| extension.to_str()) {
+                _ if path.is_dir() => open.push(path),
+                Some(extension) if extensions.contains(&extension) => paths.push(path),
+                _ => {}
+            }
+        }
+    }
+    paths.sort();
+    let read = |path: PathBuf| Source {
+        text: std::fs::read_to_string(&path).unwrap(),
+        path: path.strip_prefix(root()).unwrap().to_string_lossy().replace('\\', "/"),
+    };
+    paths.into_iter().map(read).collect()
+}
+
+fn sources() -> Vec<Source> {
+    let sources = files("src", &["rs"]);
+    assert!(sources.len() > 50, "the sources were not found");
+    sources
+}
+
+/// Fails with all of `faults`, one a line.
+fn none(rule: &str, faults: Vec<String>) {
+    assert!(faults.is_empty(), "{rule}:\n{}", faults.join("\n"));
+}
+
+/// The names that `pub mod` lines of a file declare.
+fn declared(path: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(root().join(path)).unwrap();
+    let name = |line: &str| Some(line.trim().strip_prefix("pub mod ")?.strip_suffix(';')?.to_owned());
+    text.lines().filter_map(name).collect()
+}
+
+/// Each module's height in the picture of `src/lib.rs`, 0 at the top; leaves are lowest.
+fn heights() -> BTreeMap<String, usize> {
+    let modules = declared("src/lib.rs");
+    let text = std::fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    let picture = text.lines().skip_while(|line| *line != "//! ```text").skip(1).take_while(|line| *line != "//! ```");
+    let mut heights = BTreeMap::new();
+    for (height, line) in picture.enumerate() {
+        let words = line.trim_start_matches("//!").trim().trim_start_matches("leaves:").split_whitespace();
+        for name in words.take_while(|word| modules.iter().any(|module| module == word)) {
+            let drawn_before = heights.insert(name.to_owned(), height);
+            assert!(drawn_before.is_none(), "the picture in src/lib.rs shows {name} twice");
+        }
+    }
+    let missing: Vec<&String> = modules.iter().filter(|module| !heights.contains_key(*module)).collect();
+    assert!(missing.is_empty(), "the picture in src/lib.rs does not show {missing:?}");
+    heights
+}
+
+#[test]
+fn a_module_imports_only_modules_drawn_below_it() {
+    let heights = heights();
+    let mut faults = Vec::new();
+    for source in sources().iter().filter(|source| heights.contains_key(source.module())) {
+        let own = source.module();
+        for (line, other) in source.imports() {
+            let is_below = heights.get(&other).is_some_and(|height| *height > heights[own]);
+            if other != own && !is_below {
+                faults.push(format!("{}:{line}: {own} imports {other}", source.path));
+            }
+        }
+    }
+    none("a module imports only modules below it in the picture of src/lib.rs", faults);
+}
+
+#[test]
+fn only_the_device_file_of_the_command_line_names_a_backend() {
+    let mut faults = Vec::new();
+    for source in sources() {
+        if source.path == "src/cli/device.rs" || BACKENDS.contains(&source.module()) {
+            continue;
+        }
+        let named = source.imports().into_iter().filter(|(_, other)| BACKENDS.contains(&other.as_str()));
+        faults.extend(named.map(|(line, other)| format!("{}:{line}: names {other}", source.path)));
+    }
+    none("only src/cli/device.rs names a backend", faults);
+}
+
+#[test]
+fn below_rollout_nothing_knows_of_tools_or_rewards_and_below_model_nothing_of_qwen() {
+    let heights = heights();
+    let mut faults = Vec::new();
+    for source in sources() {
+        let Some(height) = heights.get(source.module()) else { continue };
+        let is_layer = !["prompt", "sandbox", "tasks", "telemetry"].contains(&source.module());
+        let mut absent: Vec<&str> = Vec::new();
+        if is_layer && *height > heights["rollout"] {
+            absent.extend(["tool", "reward", "sandbox"]);
+        }
+        if is_layer && *height > heights["model"] {
+            absent.push("qwen");
+        }
+        for (number, line) in source.text.lines().enumerate() {
+            let line = line.to_lowercase();
+            let words = absent.iter().filter(|word| line.contains(**word));
+            faults.extend(words.map(|word| format!("{}:{}: speaks of {word:?}", source.path, number + 1)));
+        }
+    }
+    none("a layer does not know of what is above it", faults);
+}
+
+#[test]
+fn every_op_has_its_file_in_each_family() {
+    let ops: Vec<String> = declared("src/ops/mod.rs").into_iter().filter(|name| name != "tensor").collect();
+    assert!(ops.len() >= 10, "the ops were not found: {ops:?}");
+    let mut faults = Vec::new();
+    for op in &ops {
+        let families = ["src/ops", "src/reference", "src/cpu", "tests/it/ops"];
+        let missing = families.into_iter().filter(|family| !root().join(family).join(format!("{op}.rs")).exists());
+        faults.extend(missing.map(|family| format!("{family}/{op}.rs is missing")));
+    }
+    none("an op is one file of one name in each family", faults);
+}
+
+#[test]
+fn every_recipe_says_what_it_is_and_can_be_planned() {
+    let recipes = files("recipes", &["toml"]);
+    assert!(!recipes.is_empty(), "no recipe was found");
+    for source in recipes {
+        assert!(source.text.starts_with('#'), "{} does not begin with what it proves", source.path);
+        let recipe = layers::load(&root().join(&source.path), &[]).unwrap_or_else(|e| panic!("{}: {e}", source.path));
+        let checkpoint = recipe.model.path.clone();
+        match Plan::new(recipe) {
+            Ok(_) => {}
+            // A recipe may start from what another one makes.
+            Err(PlanError::Checkpoint(_)) if !Path::new(&checkpoint).exists() => {}
+            Err(e) => panic!("{}: {e}", source.path),
+        }
+    }
+}
+
+#[test]
+fn a_file_has_one_subject_and_opens_with_it() {
+    let mut faults = Vec::new();
+    for folder in ["src", "tests", "benches", "kernels", "tools"] {
+        for source in files(folder, &["rs", "py", "cu", "cuh"]) {
+            let lines = source.text.lines().count();
+            if lines > LINES_MAX {
+                faults.push(format!("{}: {lines} lines of at most {LINES_MAX}", source.path));
+            }
+            if source.path.ends_with(".rs") && !source.text.starts_with("//! ") {
+                faults.push(format!("{}: does not open with a `//!` line", source.path));
+            }
+        }
+    }
+    none("files are small and say what they are", faults);
+}
+
+#[test]
+fn nothing_is_mutable_at_the_level_of_a_module() {
+    let shared = ["Atomic", "Mutex", "RwLock", "OnceLock", "LazyLock", "Cell<", "Once"];
+    let mut faults = Vec::new();
+    for source in sources() {
+        for (number, line) in source.code() {
+            let words = line.trim_start().trim_start_matches("pub ").trim_start_matches("pub(crate) ");
+            let is_static = words.starts_with("static ");
+            let is_mutable = words.starts_with("static mut ") || shared.iter().any(|name| line.contains(name));
+            if line.contains("thread_local!") || (is_static && is_mutable) {
+                faults.push(format!("{}:{number}: {}", source.path, line.trim()));
+            }
+        }
+    }
+    none("state is passed, never fetched", faults);
+}
+
+#[test]
+fn unsafe_stands_only_behind_its_fences() {
+    let mut faults = Vec::new();
+    for source in sources().iter().filter(|source| !UNSAFE_FILES.contains(&source.path.as_str())) {
+        let lines = source.code().filter(|(_, code)| code.split_whitespace().any(|word| word == "unsafe"));
+        faults.extend(lines.map(|(number, code)| format!("{}:{number}: {}", source.path, code.trim())));
+    }
+    none(&format!("`unsafe` stands in {UNSAFE_FILES:?} only"), faults);
+}
+
+#[test]
+fn what_is_ignored_or_allowed_has_its_reason_beside_it() {
+    let mut faults = Vec::new();
+    for source in ["src", "tests", "benches"].into_iter().flat_map(|folder| files(folder, &["rs"])) {
+        for (number, line) in source.text.lines().enumerate().map(|(i, line)| (i + 1, line.trim_start())) {
+            let is_bare_ignore = line.starts_with("#[ignore]");
+            let is_allow = line.starts_with("#[allow(") || line.starts_with("#![allow(");
+            if is_bare_ignore || (is_allow && !line.contains("//") && !line.contains("reason =")) {
+                faults.push(format!("{}:{number}: {line}", source.path));
+            }
+        }
+    }
+    none("an exception says why", faults);
+}
