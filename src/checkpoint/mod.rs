@@ -47,7 +47,9 @@ pub enum CheckpointError {
         reason: String,
     },
     /// A tensor that the config asks for is not there.
-    #[error("{path} has no tensor `{name}`, which config.json asks for; take config.json and weights from the same checkpoint")]
+    #[error(
+        "{path} has no tensor `{name}`, which config.json asks for; take config.json and weights from the same checkpoint"
+    )]
     MissingTensor {
         /// The checkpoint folder.
         path: PathBuf,

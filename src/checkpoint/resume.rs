@@ -137,7 +137,9 @@ mod tests {
     #[test]
     fn what_a_killed_process_left_is_cleared_up_and_nothing_whole_is_lost() {
         let run = tempfile::tempdir().unwrap();
-        for name in ["checkpoint-1", "checkpoint-2.old", "checkpoint-3", "checkpoint-3.old", "checkpoint-4.partial", "samples"] {
+        for name in
+            ["checkpoint-1", "checkpoint-2.old", "checkpoint-3", "checkpoint-3.old", "checkpoint-4.partial", "samples"]
+        {
             std::fs::create_dir(run.path().join(name)).unwrap();
             std::fs::write(run.path().join(name).join("file"), name).unwrap();
         }

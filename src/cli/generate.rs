@@ -338,7 +338,13 @@ fn task(request: &Request, prompt: &Prompt, folder: &Path) -> Task {
         Form::Prompt(text) => text.clone(),
         Form::Messages(_) | Form::TokenIds(_) => String::new(),
     };
-    Task { question, prompt: Some(prompt.clone()), images: request.sources(), folder: folder.to_owned(), ..Task::default() }
+    Task {
+        question,
+        prompt: Some(prompt.clone()),
+        images: request.sources(),
+        folder: folder.to_owned(),
+        ..Task::default()
+    }
 }
 
 /// Where the terminal form puts what tools made.
@@ -360,8 +366,9 @@ impl Crops<'_> {
     }
 
     fn save(&mut self, image: &ToolImage) -> anyhow::Result<PathBuf> {
-        std::fs::create_dir_all(self.folder)
-            .with_context(|| format!("cannot make the folder {}; choose another with --crops", self.folder.display()))?;
+        std::fs::create_dir_all(self.folder).with_context(|| {
+            format!("cannot make the folder {}; choose another with --crops", self.folder.display())
+        })?;
         self.saved += 1;
         let path = self.folder.join(format!("{}-{}", self.saved, image.name));
         std::fs::write(&path, &*image.bytes)

@@ -44,7 +44,8 @@ pub fn run(arguments: &InitArguments) -> anyhow::Result<()> {
     let companions = path.parent().unwrap_or(Path::new(""));
     folder::write_whole(&out, |dir| {
         folder::copy_companions(companions, dir)?;
-        std::fs::write(dir.join("config.json"), &text).map_err(CheckpointError::file("write", dir.join("config.json")))?;
+        std::fs::write(dir.join("config.json"), &text)
+            .map_err(CheckpointError::file("write", dir.join("config.json")))?;
         weights::save(&model, &random, dir)
     })?;
     let parameters: usize = random.values.iter().map(Tensor::len).sum();

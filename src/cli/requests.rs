@@ -44,7 +44,9 @@ pub enum Problem {
     #[error("the line has {0} of `messages`, `prompt`, `token_ids`; give exactly one")]
     Forms(usize),
     /// Images beside messages.
-    #[error("`images` goes with `prompt` and `token_ids`; in `messages` an image is a content part {{\"type\": \"image\", \"image\": path}}")]
+    #[error(
+        "`images` goes with `prompt` and `token_ids`; in `messages` an image is a content part {{\"type\": \"image\", \"image\": path}}"
+    )]
     ImagesBesideMessages,
     /// The messages, the tokenizer or a picture.
     #[error(transparent)]
@@ -175,7 +177,8 @@ impl Requests {
 
 fn parse(line: &[u8], number: usize) -> Result<Request, Problem> {
     // Each line is a document of its own to the parser, so that its line number says nothing.
-    let plain = |error: serde_json::Error| Problem::Json(error.to_string().replace(" at line 1 column ", " at column "));
+    let plain =
+        |error: serde_json::Error| Problem::Json(error.to_string().replace(" at line 1 column ", " at column "));
     let raw: Raw = serde_json::from_slice(line).map_err(plain)?;
     if !raw.id.is_string() && !raw.id.is_number() {
         return Err(Problem::Id(raw.id));

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 use clap::Args;
 
 use super::device::Device;
+use super::interrupt::raise_on_interrupt;
 use crate::recipe::Method;
 use crate::recipe::layers;
 use crate::recipe::memory::{MemoryPlan, available_bytes, gigabytes};
@@ -48,12 +49,10 @@ pub fn run(arguments: TrainArguments) -> anyhow::Result<()> {
     if arguments.dry_run {
         return Ok(());
     }
-    let session = Session {
-        backend: arguments.device.backend(),
-        resume: arguments.resume,
-        overwrite: arguments.overwrite,
-        stop: Arc::new(AtomicBool::new(false)),
-    };
+    let stop = Arc::new(AtomicBool::new(false));
+    raise_on_interrupt(stop.clone());
+    let session =
+        Session { backend: arguments.device.backend(), resume: arguments.resume, overwrite: arguments.overwrite, stop };
     match plan.recipe.method {
         Method::Sft => sft::train(&plan, &session)?,
         Method::Grpo => grpo::train(&plan, &session)?,

@@ -224,9 +224,8 @@ impl Engine {
             for &member in group.members.iter().filter(|&&member| member != leader) {
                 let sequence = &self.sequences[&member];
                 let lacks = common > 0 && sequence.computed == 0 && !sequence.is_stopped();
-                let forked = (lacks && is_ready).then(|| {
-                    self.cache.pool().share(&self.sequences[&leader].table, common.div_ceil(PAGE_TOKENS))
-                });
+                let forked = (lacks && is_ready)
+                    .then(|| self.cache.pool().share(&self.sequences[&leader].table, common.div_ceil(PAGE_TOKENS)));
                 let sequence = self.sequences.get_mut(&member).expect("members are open");
                 sequence.prompt_role = if lacks && !is_ready { PromptRole::Waits } else { PromptRole::Alone };
                 leads |= sequence.prompt_role == PromptRole::Waits;

@@ -1,5 +1,7 @@
 //! Held-out evaluation: tasks are answered greedily and scored; what comes out is a few shares that one can compare.
 
+pub mod sample;
+
 use crate::prompt::Processor;
 use crate::rollout::environment::{Environment, Task};
 use crate::rollout::generator::{Generator, Sampling};

@@ -53,7 +53,9 @@ impl MemoryPlan {
         let trained: u128 = layout.specs.iter().filter(is_trained).map(|spec| spec.len() as u128).sum();
         let freeze = match recipe.model.freeze_vision_tower && recipe.model.freeze_merger {
             true => "take a smaller checkpoint as `model.path`",
-            false => "set `model.freeze_vision_tower` and `model.freeze_merger`, or take a smaller checkpoint as `model.path`",
+            false => {
+                "set `model.freeze_vision_tower` and `model.freeze_merger`, or take a smaller checkpoint as `model.path`"
+            }
         };
         let mut terms = Vec::new();
         let mut add = |name, bytes, shrink: &str| {
@@ -196,6 +198,9 @@ impl Block {
         let [dim, hidden, qkv] = [dim, hidden, heads.qkv()].map(|size| size as u128);
         let (attended, lse) = ((heads.heads * heads.head_dim) as u128, heads.heads as u128);
         let up = if is_gated { 2 * hidden } else { hidden };
-        Block { saved: 4 * dim + qkv + attended + lse + up + hidden + 2, backward: 4 * dim + qkv + attended + up + hidden }
+        Block {
+            saved: 4 * dim + qkv + attended + lse + up + hidden + 2,
+            backward: 4 * dim + qkv + attended + up + hidden,
+        }
     }
 }

@@ -47,7 +47,9 @@ pub enum PlanError {
         remedy: String,
     },
     /// More memory than there is.
-    #[error("the run needs {needed} of memory and {available} are available; the largest part is {largest} with {size}: {remedy}")]
+    #[error(
+        "the run needs {needed} of memory and {available} are available; the largest part is {largest} with {size}: {remedy}"
+    )]
     Memory {
         /// All of it.
         needed: String,
@@ -97,8 +99,9 @@ impl Plan {
         let mut processor = Processor::open(&self.model_dir)?;
         let (ids, vocab) = (processor.tokenizer().len(), self.config.vocab);
         if ids > vocab {
-            let reason =
-                format!("it has {ids} tokens, config.json has a vocab_size of {vocab}; take both from the same checkpoint");
+            let reason = format!(
+                "it has {ids} tokens, config.json has a vocab_size of {vocab}; take both from the same checkpoint"
+            );
             return Err(PromptError::Invalid { path: self.model_dir.join("tokenizer.json"), reason });
         }
         if let Some(pixels) = self.recipe.model.min_pixels {
@@ -178,7 +181,9 @@ fn check_counts(recipe: &Recipe, limits: TokenLimits) -> Result<(), PlanError> {
     ];
     match counts.into_iter().find(|&(_, count, least, most)| !(least..=most).contains(&count)) {
         Some((key, count, least, u64::MAX)) => value(key, count.to_string(), format!("give at least {least}")),
-        Some((key, count, least, most)) => value(key, count.to_string(), format!("give a whole number from {least} to {most}")),
+        Some((key, count, least, most)) => {
+            value(key, count.to_string(), format!("give a whole number from {least} to {most}"))
+        }
         None => Ok(()),
     }
 }
@@ -254,13 +259,21 @@ fn check_contradictions(recipe: &Recipe) -> Result<(), PlanError> {
     if let (Some(min), Some(max)) = (recipe.model.min_pixels, recipe.model.max_pixels)
         && min > max
     {
-        return value("model.min_pixels", min.to_string(), format!("it is above `model.max_pixels`, {max}; swap or lower it"));
+        return value(
+            "model.min_pixels",
+            min.to_string(),
+            format!("it is above `model.max_pixels`, {max}; swap or lower it"),
+        );
     }
     if recipe.method == Method::Sft {
         return Ok(());
     }
     if recipe.sampling.temperature == 0.0 {
-        return value("sampling.temperature", "0", "every rollout of a group would be the same, and nothing be learned; give 1.0");
+        return value(
+            "sampling.temperature",
+            "0",
+            "every rollout of a group would be the same, and nothing be learned; give 1.0",
+        );
     }
     if recipe.data.needle.as_ref().is_some_and(|needle| needle.mixture.is_some()) {
         return value("data.needle.mixture", "given", "only `method = \"sft\"` has demonstrations to mix; remove it");

@@ -140,7 +140,11 @@ mod tests {
     fn records_are_those_that_tensorboard_writes() {
         let golden = include_bytes!("../../tests/golden/telemetry/events.tfevents");
         let mut written = record(&version_event(1.5e9));
-        written.extend(record(&scalars_event(1.5e9 + 0.25, 1, &[("loss", 0.1), ("nothing", f64::NAN), ("reward/mean", -2.5)])));
+        written.extend(record(&scalars_event(
+            1.5e9 + 0.25,
+            1,
+            &[("loss", 0.1), ("nothing", f64::NAN), ("reward/mean", -2.5)],
+        )));
         written.extend(record(&scalars_event(1.5e9 + 0.5, 300, &[("loss", 1e-30)])));
         assert_eq!(written, golden);
     }

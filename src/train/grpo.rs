@@ -10,8 +10,9 @@ use super::loss::{TokenLogprobs, token_loss, token_weights};
 use super::run::Run;
 use super::sample::{Layout, Pack, Sample, SampleImage, runs_by_tokens};
 use super::{Session, SkippedUpdates, TrainError, open_learner, starting_weights};
+use crate::checkpoint::CheckpointError;
 use crate::engine::Engine;
-use crate::eval::{Report, evaluate, score_groups};
+use crate::eval::{Report, evaluate, sample, score_groups};
 use crate::model::parameters::Weights;
 use crate::prompt::Processor;
 use crate::recipe::memory::engine_limits;
@@ -34,6 +35,9 @@ const HELD_OUT: [(&str, fn(&Report) -> f64); 5] = [
 ];
 /// Values of [`HELD_OUT`].
 type HeldOut = [f64; HELD_OUT.len()];
+
+/// Transcripts of an evaluation that are written as pages.
+const SAMPLES: usize = 4;
 
 /// Trains to the plan's last step, or until the user stops it.
 pub fn train(plan: &Plan, session: &Session) -> Result<(), TrainError> {
@@ -174,7 +178,8 @@ impl<'a> Trainer<'a> {
     /// Names the tasks that could not be rolled out; they have no score and teach nothing.
     fn say_faults(&self, step: u64, groups: &[Group]) -> Result<(), TrainError> {
         let fault = |group: &Group| group.transcripts.iter().find_map(|transcript| transcript.end.fault());
-        let faults: Vec<(usize, String)> = groups.iter().filter_map(|group| Some((group.task, fault(group)?))).collect();
+        let faults: Vec<(usize, String)> =
+            groups.iter().filter_map(|group| Some((group.task, fault(group)?))).collect();
         match faults.as_slice() {
             [(_, reason), ..] if faults.len() == groups.len() => {
                 Err(TrainError::NoTask { count: groups.len(), step: step + 1, reason: reason.clone() })
@@ -291,6 +296,7 @@ impl<'a> Trainer<'a> {
         let drawn: usize = transcripts.clone().map(Transcript::own_tokens).sum();
         let kept: f64 = transcripts.flat_map(Transcript::own).map(|(_, token)| f64::from(token.kept)).sum();
         let grad_norm = learned.updates.last().map_or(0.0, |update| update.grad_norm);
+        self.run.advance(&format!("reward {:.2}", report.reward));
         if step.is_multiple_of(self.recipe.training.logging_steps) {
             self.run.say(&format!(
                 "step {step}/{}  reward {:.3}  accuracy {:.3}  tool use {:.2} ok {:.2}  tokens {:.0}  kl {:.4}  entropy {:.3}  grad \
@@ -353,8 +359,10 @@ impl<'a> Trainer<'a> {
             return Ok(Some(done));
         }
         let mut generator = EngineGenerator { engine: &mut self.engine, weights: self.learner.weights() };
-        let (report, _) = evaluate(&mut generator, &self.processor, &*self.environment, &self.held_out, &self.rewards)?;
+        let (report, groups) =
+            evaluate(&mut generator, &self.processor, &*self.environment, &self.held_out, &self.rewards)?;
         self.engine.forget_images();
+        self.write_samples(&format!("held-out-{step}"), &groups)?;
         self.run.say(&format!(
             "held out at step {step}: accuracy {:.3} of {}, reward {:.3}, tool use {:.2}",
             report.accuracy(),
@@ -364,6 +372,18 @@ impl<'a> Trainer<'a> {
         ));
         self.run.log(step, &HELD_OUT.map(|(name, value)| (name, value(&report))))?;
         Ok(Some(HELD_OUT.map(|(_, value)| value(&report))))
+    }
+
+    /// Writes the first of the held-out transcripts as pages.
+    fn write_samples(&self, name: &str, groups: &[Group]) -> Result<(), TrainError> {
+        let dir = self.run.dir().join("samples");
+        for group in groups.iter().take(SAMPLES) {
+            let (task, transcript) = (&self.held_out[group.task], &group.transcripts[0]);
+            let scores = self.rewards.score(transcript, &task.question, &task.solution);
+            sample::write(&dir, &format!("{name}-{}", group.task), task, transcript, &scores)
+                .map_err(CheckpointError::file("write", &dir))?;
+        }
+        Ok(())
     }
 
     fn compare(&self, before: &HeldOut, after: &HeldOut) {

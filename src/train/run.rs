@@ -12,7 +12,7 @@ use super::{Session, SkippedUpdates, TrainError};
 use crate::checkpoint::resume::CHECKPOINT;
 use crate::checkpoint::{CheckpointError, folder, resume};
 use crate::recipe::plan::Plan;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Progress};
 
 const STATE_FILE: &str = "trainer_state.json";
 const METRICS_FILE: &str = "metrics.jsonl";
@@ -27,6 +27,7 @@ pub struct Run {
     save_steps: u64,
     save_total_limit: usize,
     stop: Arc<AtomicBool>,
+    progress: Progress,
     /// Steps done before this process began.
     pub start: u64,
 }
@@ -94,12 +95,15 @@ impl Run {
         }
         let metrics = Metrics::open(&dir).map_err(CheckpointError::file("open", metrics))?;
         let training = &plan.recipe.training;
+        let progress = Progress::new(&plan.recipe.name, "steps", training.max_steps);
+        progress.start_at(start);
         let run = Run {
             companions: plan.model_dir.clone(),
             metrics,
             save_steps: training.save_steps,
             save_total_limit: training.save_total_limit,
             stop,
+            progress,
             start,
             dir,
         };
@@ -130,9 +134,15 @@ impl Run {
         })
     }
 
+    /// Moves the progress bar on by a step, `message` behind it.
+    pub fn advance(&self, message: &str) {
+        self.progress.advance(1);
+        self.progress.set_message(message);
+    }
+
     /// Says a line on the terminal and in `log.txt`.
     pub fn say(&self, line: &str) {
-        println!("{line}");
+        self.progress.say(line);
         let file = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.join(LOG_FILE));
         // The line has been said; a log file that cannot be written is not worth ending a run for.
         let _ = file.and_then(|mut file| writeln!(file, "{line}"));
@@ -193,7 +203,8 @@ fn keep_steps(metrics: &Path, last: u64) -> std::io::Result<()> {
         read => read?,
     };
     let is_kept = |line: &&[u8]| {
-        let value: Option<serde_json::Value> = line.strip_suffix(b"\n").and_then(|line| serde_json::from_slice(line).ok());
+        let value: Option<serde_json::Value> =
+            line.strip_suffix(b"\n").and_then(|line| serde_json::from_slice(line).ok());
         value.and_then(|value| value["step"].as_u64()).is_some_and(|step| step <= last)
     };
     let kept: Vec<u8> = bytes.split_inclusive(|&byte| byte == b'\n').filter(is_kept).collect::<Vec<_>>().concat();

@@ -29,6 +29,7 @@ pub fn train(plan: &Plan, session: &Session) -> Result<(), TrainError> {
             let began = Instant::now();
             let samples = batches.recv().expect("the preparing thread sends a batch a step")?;
             let learned = learn(&mut learner, &samples, &processor, recipe, step);
+            run.advance(&format!("loss {:.3}", learned.loss));
             skipped.count(learned.update, step, recipe.training.max_skipped_updates)?;
             if (step + 1).is_multiple_of(recipe.training.logging_steps) {
                 report(&mut run, recipe, step + 1, &learned, &skipped, began)?;

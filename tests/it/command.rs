@@ -21,12 +21,17 @@ impl Workplace {
         }
         let text = std::fs::read_to_string(tiny.join("config.json")).unwrap();
         let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
-        for (key, value) in
-            [("hidden_size", 64), ("intermediate_size", 96), ("num_attention_heads", 2), ("num_key_value_heads", 1), ("num_hidden_layers", 2)]
-        {
+        for (key, value) in [
+            ("hidden_size", 64),
+            ("intermediate_size", 96),
+            ("num_attention_heads", 2),
+            ("num_key_value_heads", 1),
+            ("num_hidden_layers", 2),
+        ] {
             config[key] = value.into();
         }
-        for (key, value) in [("hidden_size", 64), ("intermediate_size", 96), ("num_heads", 2), ("out_hidden_size", 64)] {
+        for (key, value) in [("hidden_size", 64), ("intermediate_size", 96), ("num_heads", 2), ("out_hidden_size", 64)]
+        {
             config["vision_config"][key] = value.into();
         }
         std::fs::write(model.join("config.json"), config.to_string()).unwrap();

@@ -232,7 +232,8 @@ fn limits_count_a_turn_anew_and_the_total_with_observations() {
 
 /// Whether the text so far ends inside tags: a plain reading, from the start.
 fn is_inside(text: &[u8]) -> bool {
-    let find = |from: usize, tag: &[u8]| Some(from + text[from..].windows(tag.len()).position(|w| w == tag)? + tag.len());
+    let find =
+        |from: usize, tag: &[u8]| Some(from + text[from..].windows(tag.len()).position(|w| w == tag)? + tag.len());
     let mut at = 0;
     loop {
         let Some(open) = find(at, b"<code>") else { return false };

@@ -59,7 +59,9 @@ impl Checkpoint {
             .map(|(name, view)| (name.to_owned(), view.dtype(), view.shape().to_vec(), view.data().to_vec()))
             .collect();
         edit(&mut tensors);
-        let views = tensors.iter().map(|(name, dtype, shape, bytes)| (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
+        let views = tensors
+            .iter()
+            .map(|(name, dtype, shape, bytes)| (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
         std::fs::write(self.file(), safetensors::serialize(views, None).unwrap()).unwrap();
     }
 
@@ -130,7 +132,10 @@ fn an_index_that_is_wrong_is_named() {
     let checkpoint = Checkpoint::new();
     let index = checkpoint.dir().join("model.safetensors.index.json");
     for (text, parts) in [
-        (r#"{"weight_map": {"a": "model-00001-of-00002.safetensors"}}"#, ["index.json", "model-00001-of-00002.safetensors"]),
+        (
+            r#"{"weight_map": {"a": "model-00001-of-00002.safetensors"}}"#,
+            ["index.json", "model-00001-of-00002.safetensors"],
+        ),
         (r#"{"weight_map": {"a": "../other.safetensors"}}"#, ["../other.safetensors", "outside"]),
         ("{}", ["index.json", "weight_map"]),
         ("{", ["index.json", "damaged"]),
@@ -154,7 +159,9 @@ fn a_config_that_lacks_or_contradicts_is_refused_by_key() {
         let mut config = config.clone();
         config.as_object_mut().unwrap().remove(key);
         assert_names(&refusal(&config), &[key]);
-        for wrong in [serde_json::json!(0), serde_json::json!(-4), serde_json::json!("64"), serde_json::json!(1u64 << 40)] {
+        for wrong in
+            [serde_json::json!(0), serde_json::json!(-4), serde_json::json!("64"), serde_json::json!(1u64 << 40)]
+        {
             config[key] = wrong;
             assert_names(&refusal(&config), &[key]);
         }
@@ -221,7 +228,8 @@ const BAD_PICTURES: [(&str, &[&str]); 7] = [
 ];
 
 fn demonstration(image: &str) -> String {
-    serde_json::json!({"image": [image], "question": "<image>What is this?", "response": "<answer>1</answer>"}).to_string()
+    serde_json::json!({"image": [image], "question": "<image>What is this?", "response": "<answer>1</answer>"})
+        .to_string()
 }
 
 fn task(image: &str, question: &str) -> String {
@@ -245,14 +253,16 @@ fn unusable_pictures_of_demonstrations_are_named() {
 #[test]
 fn a_task_with_an_unusable_picture_is_left_out_and_named() {
     let place = gallery();
-    let lines: Vec<String> = BAD_PICTURES.iter().flat_map(|(name, _)| [task("good.png", "What?"), task(name, "What?")]).collect();
+    let lines: Vec<String> =
+        BAD_PICTURES.iter().flat_map(|(name, _)| [task("good.png", "What?"), task(name, "What?")]).collect();
     place.write("data.jsonl", lines.join("\n"));
     let recipe = place.grpo("[data]\nfiles = [\"data.jsonl\"]\nshuffle = false\n");
     let output = train(&recipe, &["--set", "training.max_steps=7", "--set", "training.save_steps=0"]).output().unwrap();
     let message = said(&output);
     assert!(output.status.success(), "{message}");
     for (step, (_, parts)) in (1..).zip(BAD_PICTURES) {
-        let line = message.lines().find(|line| line.starts_with(&format!("left out at step {step}:"))).unwrap_or(&message);
+        let line =
+            message.lines().find(|line| line.starts_with(&format!("left out at step {step}:"))).unwrap_or(&message);
         assert_names(line, parts);
     }
     place.write("data.jsonl", task("cut.png", "What?"));
@@ -263,7 +273,10 @@ fn a_task_with_an_unusable_picture_is_left_out_and_named() {
 fn what_is_too_long_for_the_model_is_refused() {
     let place = gallery();
     let long = "many words ".repeat(4000);
-    place.write("data.jsonl", serde_json::json!({"image": "good.png", "question": "<image>", "response": long}).to_string());
+    place.write(
+        "data.jsonl",
+        serde_json::json!({"image": "good.png", "question": "<image>", "response": long}).to_string(),
+    );
     let message = refuse(train(&place.sft("[data]\nfiles = [\"data.jsonl\"]\n"), &[]));
     assert_names(&message, &["good.png", "tokens", "4096", "max_position_embeddings", "model.max_pixels"]);
     place.write("data.jsonl", task("good.png", &long));
@@ -321,7 +334,8 @@ fn a_run_folder_that_cannot_be_made_is_named() {
 fn an_exploding_run_stops_with_its_weights_intact() {
     let place = Workplace::new();
     let recipe = place.sft("[data.needle]\n");
-    let message = refuse(train(&recipe, &["--set", "optimizer.learning_rate=1e9", "--set", "optimizer.max_grad_norm=0.0"]));
+    let message =
+        refuse(train(&recipe, &["--set", "optimizer.learning_rate=1e9", "--set", "optimizer.max_grad_norm=0.0"]));
     assert_names(&message, &["not finite in 3 updates in a row", "optimizer.learning_rate"]);
 }
 

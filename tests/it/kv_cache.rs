@@ -55,7 +55,11 @@ fn pages_survive_random_operations() {
                 let position = tokens.len();
                 pool.make_writable(table, position, |from, to| memory[to as usize] = memory[from as usize]);
                 let slot = table.slot(position);
-                assert_eq!(pool.holders((slot / PAGE_TOKENS) as u32), 1, "operation {operation} writes to a shared page");
+                assert_eq!(
+                    pool.holders((slot / PAGE_TOKENS) as u32),
+                    1,
+                    "operation {operation} writes to a shared page"
+                );
                 stamp += 1;
                 memory[slot / PAGE_TOKENS][slot % PAGE_TOKENS] = stamp;
                 tokens.push(stamp);
@@ -161,7 +165,9 @@ fn a_prompt_that_leaves_no_position_is_too_long() {
     let context = policy.model.config.context_tokens;
     let mut engine = policy.engine(EngineLimits { pages: 1000, prefill_chunk_tokens: 8192, sequences: 3 });
     let refused = engine.open(&opening(&policy, context, 1, 5));
-    assert!(matches!(refused, Err(GeneratorError::TooLong { needed, limit }) if needed == context + 1 && limit == context));
+    assert!(
+        matches!(refused, Err(GeneratorError::TooLong { needed, limit }) if needed == context + 1 && limit == context)
+    );
     engine.open(&opening(&policy, context - 2, 1, 5)).unwrap();
     assert_eq!(draw_all(&mut engine, &policy.weights)[&0].len(), 2);
 }
@@ -275,7 +281,10 @@ fn golden(name: &str) -> std::path::PathBuf {
 }
 
 /// Other weights of the same shapes: matrices with their signs turned.
-fn moved(policy: &SmallPolicy, weights: &Weights) -> thyme_engine::model::parameters::Parameters<thyme_engine::ops::Tensor> {
+fn moved(
+    policy: &SmallPolicy,
+    weights: &Weights,
+) -> thyme_engine::model::parameters::Parameters<thyme_engine::ops::Tensor> {
     use thyme_engine::model::parameters::Parameters;
     use thyme_engine::ops::{Dtype, Host};
     let backend = &*policy.model.backend;

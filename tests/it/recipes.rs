@@ -46,7 +46,13 @@ fn an_unknown_key_stands_under_a_caret_beside_the_nearest_known_one() {
     let recipe = place.write("recipe.toml", "name = \"a\"\n\n[optimizer]\nlearning_rat = 1e-3\n");
     assert_names(
         &refusal(&recipe, &[]),
-        &["recipe.toml", "line 4, column 1", "4 | learning_rat = 1e-3", "^^^^^^^^^^^^", "did you mean `learning_rate`?"],
+        &[
+            "recipe.toml",
+            "line 4, column 1",
+            "4 | learning_rat = 1e-3",
+            "^^^^^^^^^^^^",
+            "did you mean `learning_rate`?",
+        ],
     );
     let recipe = place.write("recipe.toml", "metod = \"sft\"\n");
     assert_names(&refusal(&recipe, &[]), &["metod", "did you mean `method`?"]);
@@ -80,8 +86,14 @@ fn settings_change_single_keys_and_are_checked_as_files_are() {
     assert_eq!((read.training.max_steps, &*read.name, read.training.batch_size), (3, "other", 2));
     assert_eq!(read.optimizer.lr_scheduler_type, Schedule::Linear);
     assert_eq!(read.data.needle.unwrap().seed, Some(5));
-    assert_names(&refusal(&recipe, &["training.max_step=3"]), &["--set training.max_step=3", "did you mean `max_steps`?"]);
-    assert_names(&refusal(&recipe, &["training.max_steps=three"]), &["--set training.max_steps=three", "\"three\"", "u64"]);
+    assert_names(
+        &refusal(&recipe, &["training.max_step=3"]),
+        &["--set training.max_step=3", "did you mean `max_steps`?"],
+    );
+    assert_names(
+        &refusal(&recipe, &["training.max_steps=three"]),
+        &["--set training.max_steps=three", "\"three\"", "u64"],
+    );
     assert_names(&refusal(&recipe, &["max_steps"]), &["--set max_steps", "key=value"]);
     assert_names(&refusal(&recipe, &["=3"]), &["--set =3"]);
     assert_names(&refusal(&recipe, &["a b=3"]), &["--set a b=3"]);
@@ -91,7 +103,10 @@ fn settings_change_single_keys_and_are_checked_as_files_are() {
 fn a_recipe_extends_another_key_by_key_and_paths_follow_their_file() {
     let place = Workplace::new();
     place.write("base/tasks.jsonl", "");
-    place.write("base/base.toml", "seed = 1\nname = \"base\"\n[data]\nfiles = [\"tasks.jsonl\"]\n[training]\nmax_steps = 5\nsave_steps = 2\n");
+    place.write(
+        "base/base.toml",
+        "seed = 1\nname = \"base\"\n[data]\nfiles = [\"tasks.jsonl\"]\n[training]\nmax_steps = 5\nsave_steps = 2\n",
+    );
     let recipe = place.write("own.toml", "extends = \"base/base.toml\"\nname = \"own\"\n[training]\nmax_steps = 7\n");
     let read = load(&recipe, &[]).unwrap();
     assert_eq!((&*read.name, read.seed), ("own", 1));
@@ -233,14 +248,20 @@ fn the_plan_of_a_7b_adds_up_to_its_published_size() {
     let pages = memory(&recipe, &["environment.max_total_tokens=1048576"]);
     assert_names(&pages.check(1 << 37).unwrap_err().to_string(), &["keys and values", "environment.max_total_tokens"]);
     let wide = memory(&recipe, &["training.micro_batch_tokens=10000000"]);
-    assert_names(&wide.check(1 << 37).unwrap_err().to_string(), &["activations", "training.micro_batch_tokens", "activation_recompute"]);
+    assert_names(
+        &wide.check(1 << 37).unwrap_err().to_string(),
+        &["activations", "training.micro_batch_tokens", "activation_recompute"],
+    );
 }
 
 #[test]
 fn a_dry_run_shows_the_plan_and_loads_nothing() {
     let place = Workplace::new();
     let said = succeed(train(&place.grpo("[data.needle]\n"), &["--dry-run"]));
-    assert_names(&said, &["max_total_tokens = 32", "weights (bf16)", "reference (bf16)", "keys and values", "total", "available"]);
+    assert_names(
+        &said,
+        &["max_total_tokens = 32", "weights (bf16)", "reference (bf16)", "keys and values", "total", "available"],
+    );
     assert!(!place.path("runs").exists(), "nothing is written");
     assert!(available_bytes() > Some(1 << 20));
 }

@@ -158,7 +158,10 @@ fn a_run_folder_with_checkpoints_is_not_started_over_unless_asked() {
     assert!(succeed(train(&recipe, &[&short[..], &["--resume"]].concat())).contains("holds no checkpoint"));
     let before = std::fs::read(run.join("metrics.jsonl")).unwrap();
     let message = refuse(train(&recipe, &short));
-    assert!(message.contains("checkpoint-2") && message.contains("--resume") && message.contains("--overwrite"), "{message}");
+    assert!(
+        message.contains("checkpoint-2") && message.contains("--resume") && message.contains("--overwrite"),
+        "{message}"
+    );
     assert_eq!(std::fs::read(run.join("metrics.jsonl")).unwrap(), before);
     succeed(train(&recipe, &["--overwrite", "--set", "training.max_steps=1"]));
     assert_eq!(names(&run, "checkpoint-", ""), ["checkpoint-1"]);
@@ -182,7 +185,10 @@ fn a_checkpoint_that_cannot_be_written_leaves_the_older_one_and_no_debris() {
         });
     }
     let message = refuse(command);
-    assert!(message.contains("cannot write") && message.contains("safetensors") && message.contains("--resume"), "{message}");
+    assert!(
+        message.contains("cannot write") && message.contains("safetensors") && message.contains("--resume"),
+        "{message}"
+    );
     assert_eq!(names(&run, "checkpoint-", ""), ["checkpoint-1"]);
     succeed(train(&recipe, &["--resume", "--set", "training.max_steps=2"]));
     assert_eq!(lines(&run), 2);

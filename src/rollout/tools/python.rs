@@ -52,7 +52,9 @@ impl PythonSettings {
         let refuse = |reason| Err(ToolFault { tool: "python", reason });
         if !(self.timeout_seconds > 0.0 && self.timeout_seconds <= SECONDS_MAX) {
             let seconds = self.timeout_seconds;
-            return refuse(format!("timeout_seconds is {seconds}: give a number of seconds above 0, at most {SECONDS_MAX}"));
+            return refuse(format!(
+                "timeout_seconds is {seconds}: give a number of seconds above 0, at most {SECONDS_MAX}"
+            ));
         }
         for (key, mib) in [("memory_mib", self.memory_mib), ("disk_mib", self.disk_mib)] {
             if !(1..=MIB_MAX).contains(&mib) {

@@ -1,0 +1,48 @@
+//! One answered task as a page that a person can open.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use image::RgbImage;
+
+use crate::rollout::environment::Task;
+use crate::rollout::reward::{Score, Scores};
+use crate::rollout::transcript::{Transcript, TurnKind};
+use crate::telemetry::samples::{Block, SampleSheet};
+
+/// Writes `dir/<name>.md` with the question and its pictures, the turns, and what the tool returned, and the pictures beside it.
+pub fn write(dir: &Path, name: &str, task: &Task, transcript: &Transcript, scores: &Scores) -> io::Result<PathBuf> {
+    // A picture that cannot be read any more is left out; the rollout has reported it.
+    let pictures: Vec<Arc<RgbImage>> = task.images.iter().filter_map(|image| image.load(&task.folder).ok()).collect();
+    let mut blocks = vec![Block::Text { heading: "question", text: &task.question }];
+    blocks.extend(pictures.iter().map(|pixels| Block::Image { caption: "picture", pixels }));
+    let mut calls = transcript.calls.iter();
+    for turn in &transcript.turns {
+        let heading = match turn.kind {
+            TurnKind::Thought => "thought",
+            TurnKind::Call => "call",
+            TurnKind::Observation => "observation",
+            TurnKind::Answer => "answer",
+        };
+        blocks.push(Block::Text { heading, text: &turn.text });
+        if turn.kind == TurnKind::Observation {
+            let shown = calls.next().into_iter().flat_map(|call| &call.output.images[..call.images_shown]);
+            blocks.extend(shown.map(|image| Block::Image { caption: &image.name, pixels: &image.pixels }));
+        }
+    }
+    let mut facts = vec![
+        ("solution", task.solution.clone()),
+        ("end", transcript.end.name().to_owned()),
+        ("reward", shown(&scores.total)),
+    ];
+    facts.extend(scores.parts.iter().map(|(name, score)| (*name, shown(score))));
+    SampleSheet { title: name.to_owned(), facts, blocks }.write(dir, name)
+}
+
+fn shown(score: &Score) -> String {
+    match score {
+        Score::Value(value) => value.to_string(),
+        Score::Unscored(reason) => format!("unscored: {reason}"),
+    }
+}
