@@ -21,6 +21,7 @@ import io
 import json
 import os
 import re
+import resource
 import select
 import signal
 import socket
@@ -476,6 +477,8 @@ def module_places():
 
 
 def main():
+    # Whatever the host's own parent left open is not ours.
+    os.closerange(3, min(1 << 16, resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
     listener = socket.socket(fileno=0)
     control, _ = listener.accept()
     options, _ = read_frame(control.fileno())
