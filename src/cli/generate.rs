@@ -39,9 +39,9 @@ const PREFILL_TOKENS: usize = 2048;
 const TEMPERATURE_MIN: f32 = 0.01;
 
 const EXAMPLES: &str = r#"Examples:
-  thyme-engine generate --model recipes/tiny --image photo.png "What digit is on the red plate?"
-  thyme-engine generate --model recipes/tiny --input requests.jsonl --output answers.jsonl --temperature 0
-  thyme-engine generate --model recipes/tiny --input requests.jsonl --output answers.jsonl --env think_with_code --n 4
+  thyme-engine generate --model recipes/tiny-sft --image photo.png "What digit is on the red plate?"
+  thyme-engine generate --model recipes/tiny-sft --input requests.jsonl --output answers.jsonl --temperature 0
+  thyme-engine generate --model recipes/tiny-sft --input requests.jsonl --output answers.jsonl --env think_with_code --n 4
 
 With a question the answer is streamed to the terminal; if images are given, the model may run code on them (--env none forbids it), and
 each crop that it makes is saved. With --input and --output each request line (see `score --help`) gets n reply lines, in order:
@@ -311,7 +311,9 @@ impl Command {
         let mut messages = Vec::new();
         if !self.has_tools || arguments.system.is_some() {
             messages.extend(arguments.system.as_ref().map(|system| Message::text("system", system)));
-            let parts = images.iter().cloned().map(Part::Image).chain([Part::Text(question.to_owned())]);
+            // With tools as Thyme's data has it: the image, a new line, the question.
+            let text = if self.has_tools { format!("\n{question}") } else { question.to_owned() };
+            let parts = images.iter().cloned().map(Part::Image).chain([Part::Text(text)]);
             messages.push(Message::new("user", parts.collect()));
         }
         Ok(Task { question: question.to_owned(), messages, images, ..Task::default() })

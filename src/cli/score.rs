@@ -16,7 +16,7 @@ use crate::telemetry::Progress;
 use crate::train::learner::{LearnerSettings, logprobs};
 use crate::train::sample::{Layout, Pack, Sample, SampleImage, runs_by_tokens};
 
-const EXAMPLES: &str = r#"Example: thyme-engine score --model recipes/tiny --input requests.jsonl --output scores.jsonl
+const EXAMPLES: &str = r#"Example: thyme-engine score --model recipes/tiny-sft --input requests.jsonl --output scores.jsonl
 
 A request line has an `id` and one of
   {"id": "a", "messages": [{"role": "user", "content": [{"type": "image", "image": "x.png"}, {"type": "text", "text": "What is it?"}]}]}

@@ -26,6 +26,8 @@ struct Plain {
     what: String,
     unit: String,
     total: u64,
+    /// Done before the clock started.
+    start: Cell<u64>,
     done: Cell<u64>,
     began: Instant,
     said: Cell<Instant>,
@@ -43,6 +45,7 @@ impl Progress {
                 what: what.to_owned(),
                 unit: unit.to_owned(),
                 total,
+                start: Cell::new(0),
                 done: Cell::new(0),
                 began: now,
                 said: Cell::new(now),
@@ -66,7 +69,10 @@ impl Progress {
                 bar.set_position(units);
                 bar.reset_eta();
             }
-            Form::Plain(plain) => plain.done.set(units),
+            Form::Plain(plain) => {
+                plain.start.set(units);
+                plain.done.set(units);
+            }
         }
     }
 
@@ -116,7 +122,9 @@ impl Plain {
 
     fn line(&self) -> String {
         let (done, seconds) = (self.done.get(), self.began.elapsed().as_secs_f64());
-        let rate = done as f64 / seconds.max(1e-9);
-        format!("{}: {done}/{} {} in {seconds:.1} s, {rate:.2} {}/s", self.what, self.total, self.unit, self.unit)
+        let rate = (done - self.start.get()) as f64 / seconds.max(1e-9);
+        let left = if rate > 0.0 { self.total.saturating_sub(done) as f64 / rate } else { 0.0 };
+        let Plain { what, total, unit, .. } = self;
+        format!("{what}: {done}/{total} {unit} in {seconds:.1} s, {rate:.2} {unit}/s, {left:.0} s left")
     }
 }

@@ -1,5 +1,6 @@
 //! The one integration binary; one module per area.
 
+mod cli;
 mod command;
 mod demonstration;
 mod engine;
