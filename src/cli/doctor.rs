@@ -5,8 +5,8 @@ use std::path::Path;
 
 use clap::Args;
 
+use super::device::kernels;
 use super::lines::print;
-use crate::cpu::simd::Simd;
 use crate::sandbox::{Guarantee, Sandbox, SandboxOptions};
 
 /// Say what was found on this machine, and the remedy for what is missing.
@@ -50,15 +50,6 @@ fn cpu_features() -> Vec<&'static str> {
         found.extend(known.iter().filter(|(_, has)| *has).map(|(name, _)| *name));
     }
     found
-}
-
-fn kernels() -> String {
-    let cpu = match Simd::available().len() {
-        3 => "cpu, on AVX-512",
-        2 => "cpu, on AVX2 and FMA",
-        _ => "cpu, portable: about ten times slower than with AVX2; use a machine with AVX2 for training",
-    };
-    format!("{cpu}; no CUDA kernels are built in")
 }
 
 fn memory() -> String {

@@ -15,6 +15,6 @@ pub trait Gelu {
 pub enum GeluForm {
     /// `Φ(x) = (1 + erf(x / √2)) / 2` (Hendrycks & Gimpel 2016): the patch merger.
     Erf,
-    /// `Φ(x) = 1 / (1 + exp(−1.702 x))`: Qwen2-VL's vision blocks.
+    /// `Φ(x) = 1 / (1 + exp(−1.702 x))`: vision blocks with LayerNorm.
     Quick,
 }

@@ -10,9 +10,9 @@ use thyme_engine::recipe::plan::{Plan, PlanError};
 /// Most lines of a source file.
 const LINES_MAX: usize = 700;
 
-/// Where `unsafe` may stand: vector instructions, the tiles of a matrix product, the memory map of weights.
-const UNSAFE_FILES: [&str; 4] =
-    ["src/checkpoint/files.rs", "src/cpu/linear.rs", "src/cpu/simd.rs", "src/prompt/simd.rs"];
+/// Where `unsafe` may stand: the memory map of weights, the signals of Ctrl-C, the tiles of a matrix product, vector instructions.
+const UNSAFE_FILES: [&str; 5] =
+    ["src/checkpoint/files.rs", "src/cli/interrupt.rs", "src/cpu/linear.rs", "src/cpu/simd.rs", "src/prompt/simd.rs"];
 
 /// Backends, which only `src/cli/device.rs` chooses between.
 const BACKENDS: [&str; 2] = ["cpu", "reference"];
