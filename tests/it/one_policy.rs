@@ -5,23 +5,10 @@ use std::sync::Arc;
 
 use thyme_engine::cpu::Cpu;
 use thyme_engine::engine::EngineLimits;
-use thyme_engine::ops::adamw::{Adamw, AdamwStep};
-use thyme_engine::ops::attention::{Attention, Heads, Keys};
-use thyme_engine::ops::copy_pages::CopyPages;
-use thyme_engine::ops::embedding::{Embedding, ImageRows};
-use thyme_engine::ops::gelu::{Gelu, GeluForm};
-use thyme_engine::ops::grad_norm::GradNorm;
-use thyme_engine::ops::layer_norm::{LayerNorm, LayerNormed};
-use thyme_engine::ops::linear::Linear;
-use thyme_engine::ops::patch_embed::{PatchEmbed, PixelScale};
 use thyme_engine::ops::rms_norm::{RmsNorm, RmsNormed};
-use thyme_engine::ops::rope::{PageWrite, Rope};
-use thyme_engine::ops::rows::Rows;
-use thyme_engine::ops::sample::{Draw, Drawn, Sample};
-use thyme_engine::ops::swiglu::Swiglu;
-use thyme_engine::ops::token_logprob::{TokenLogprob, TokenLogprobs};
 use thyme_engine::ops::{Backend, Buffers, Dtype, Host, HostMut, Tensor};
 
+use crate::over_cpu::over_cpu;
 use crate::small_policy::{CHECKPOINTS, Compared, Game, Random, SmallPolicy, compare_with_training};
 
 #[test]
@@ -78,6 +65,14 @@ struct Reordered(Cpu);
 /// Calls with fewer rows are reordered.
 const FEW: usize = 16;
 
+impl Reordered {
+    fn call<T>(&self, _op: &'static str, compute: impl FnOnce(&Cpu) -> T) -> T {
+        compute(&self.0)
+    }
+}
+
+over_cpu!(Reordered);
+
 impl RmsNorm for Reordered {
     fn rms_norm_forward(&self, x: &Tensor, add: Option<&Tensor>, w: &Tensor, epsilon: f32) -> RmsNormed {
         let normal = self.0.rms_norm_forward(x, add, w, epsilon);
@@ -110,97 +105,4 @@ impl RmsNorm for Reordered {
     ) -> Tensor {
         self.0.rms_norm_backward(dy, dresidual, h, w, rstd, dw)
     }
-}
-
-/// Hands an op's functions on to the CPU.
-macro_rules! delegate {
-    ($($op:ident { $(fn $name:ident($($argument:ident: $type:ty),*) $(-> $output:ty)?;)* })*) => {
-        $(impl $op for Reordered {
-            $(fn $name(&self, $($argument: $type),*) $(-> $output)? {
-                self.0.$name($($argument),*)
-            })*
-        })*
-    };
-}
-
-delegate! {
-    Buffers {
-        fn name() -> &'static str;
-        fn zeros(shape: &[usize], dtype: Dtype) -> Tensor;
-        fn upload(values: Host<'_>, shape: &[usize], dtype: Dtype) -> Tensor;
-        fn download(tensor: &Tensor, values: HostMut<'_>);
-        fn duplicate(tensor: &Tensor) -> Tensor;
-        fn clear(tensor: &mut Tensor);
-    }
-    Embedding {
-        fn embedding_forward(table: &Tensor, ids: &Tensor, images: Option<ImageRows<'_>>) -> Tensor;
-        fn embedding_backward(
-            dy: &Tensor, ids: &Tensor, index: Option<&Tensor>, dtable: Option<&mut Tensor>, dimages: Option<&mut Tensor>
-        );
-    }
-    Linear {
-        fn linear_forward(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Tensor;
-        fn linear_backward_input(dy: &Tensor, w: &Tensor) -> Tensor;
-        fn linear_backward_weight(dy: &Tensor, x: &Tensor, dw: &mut Tensor, db: Option<&mut Tensor>);
-    }
-    LayerNorm {
-        fn layer_norm_forward(
-            x: &Tensor, add: Option<&Tensor>, w: &Tensor, b: &Tensor, epsilon: f32
-        ) -> LayerNormed;
-        fn layer_norm_backward(
-            dy: &Tensor, dresidual: Option<&Tensor>, h: &Tensor, w: &Tensor, mean: &Tensor, rstd: &Tensor,
-            dwb: Option<(&mut Tensor, &mut Tensor)>
-        ) -> Tensor;
-    }
-    Rope {
-        fn rope_forward(qkv: &mut Tensor, heads: Heads, rotation: &Tensor, write: Option<PageWrite<'_>>);
-        fn rope_backward(dqkv: &mut Tensor, heads: Heads, rotation: &Tensor);
-    }
-    Attention {
-        fn attention_pages(pages: usize, heads: Heads) -> Tensor;
-        fn attention_forward(qkv: &Tensor, heads: Heads, keys: Keys<'_>) -> (Tensor, Tensor);
-        fn attention_backward(
-            d_o: &Tensor, qkv: &Tensor, o: &Tensor, lse: &Tensor, heads: Heads, bounds: &Tensor, causal: bool
-        ) -> Tensor;
-    }
-    Swiglu {
-        fn swiglu_forward(gate_up: &Tensor) -> Tensor;
-        fn swiglu_backward(dy: &Tensor, gate_up: &Tensor) -> Tensor;
-    }
-    Gelu {
-        fn gelu_forward(x: &Tensor, form: GeluForm) -> Tensor;
-        fn gelu_backward(dy: &Tensor, x: &Tensor, form: GeluForm) -> Tensor;
-    }
-    PatchEmbed {
-        fn patch_embed_forward(pixels: &Tensor, scale: &PixelScale, w: &Tensor) -> Tensor;
-        fn patch_embed_backward(dy: &Tensor, pixels: &Tensor, scale: &PixelScale, dw: &mut Tensor);
-    }
-    TokenLogprob {
-        fn token_logprob_forward(h: &Tensor, w: &Tensor, targets: &Tensor, temperatures: &Tensor) -> TokenLogprobs;
-        fn token_logprob_backward(
-            dlogprob: &Tensor, h: &Tensor, w: &Tensor, targets: &Tensor, temperatures: &Tensor, lse: &Tensor,
-            dw: Option<&mut Tensor>
-        ) -> Tensor;
-    }
-    Rows {
-        fn gather_rows(x: &Tensor, index: &Tensor) -> Tensor;
-        fn gather_rows_backward(dy: &Tensor, index: &Tensor, rows: usize) -> Tensor;
-        fn concat_rows(parts: &[&Tensor]) -> Tensor;
-        fn add(x: &mut Tensor, y: &Tensor);
-    }
-    Sample {
-        fn sample(logits: &Tensor, draws: &[Draw<'_>]) -> Vec<Drawn>;
-    }
-    GradNorm {
-        fn sum_of_squares(x: &Tensor) -> f64;
-    }
-    Adamw {
-        fn adamw(
-            w: &mut Tensor, remainder: &mut Tensor, m: &mut Tensor, v: &mut Tensor, dw: &Tensor, step: &AdamwStep
-        );
-    }
-    CopyPages {
-        fn copy_pages(pages: &mut Tensor, pairs: &[(u32, u32)]);
-    }
-    Backend {}
 }
