@@ -10,8 +10,8 @@
 //! rollout                      environments, tools, rewards
 //! engine   checkpoint          scheduler, pages, sampling; files on disk
 //! model                        forward and backward, written once
+//! reference   cpu              implementations of the ops; nothing but `cli/device.rs` names one
 //! ops                          the contract of every op
-//! reference   cpu              implementations of the contract
 //!
 //! leaves: prompt  sandbox  telemetry  tasks
 //! ```

@@ -518,21 +518,21 @@ macro_rules! kernel {
 }
 pub(super) use kernel;
 
-kernel! {
-    /// `values = exp(values)`.
-    pub(super) fn exp_in_place<L>(values: &mut [f32]) {
-        let mut chunks = values.chunks_exact_mut(LANES);
-        for chunk in &mut chunks {
-            L::load(chunk).exp().store(chunk);
-        }
-        let tail = chunks.into_remainder();
-        L::load_tail(tail, 0.0).exp().store_tail(tail);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    kernel! {
+        /// `values = exp(values)`.
+        pub(super) fn exp_in_place<L>(values: &mut [f32]) {
+            let mut chunks = values.chunks_exact_mut(LANES);
+            for chunk in &mut chunks {
+                L::load(chunk).exp().store(chunk);
+            }
+            let tail = chunks.into_remainder();
+            L::load_tail(tail, 0.0).exp().store_tail(tail);
+        }
+    }
 
     fn exp(simd: Simd, x: f32) -> f32 {
         let mut v = [x];

@@ -36,7 +36,7 @@ fn a_decoding_step_costs_little_beyond_its_ops() {
         for number in 0..SEQUENCES {
             engine.open(&opening(number)).unwrap();
         }
-        let mut step = |engine: &mut Engine| {
+        let step = |engine: &mut Engine| {
             let events = engine.step(&weights).unwrap();
             events.iter().filter(|event| matches!(event, Event::Token { .. })).count() as u64
         };
