@@ -101,7 +101,8 @@ impl Engine {
     /// Opens a group of sequences on one prompt, which is computed once.
     ///
     /// # Errors
-    /// [`GeneratorError::Full`] while others hold the pages that it may need, [`GeneratorError::TooLong`] if it never fits.
+    /// [`GeneratorError::Full`] while others hold the pages that it may need, [`GeneratorError::TooLong`] if the prompt is longer
+    /// than the model's context, [`GeneratorError::NeverFits`] if the pages do not suffice even for this group alone.
     pub fn open(&mut self, opening: &Opening) -> Result<(), GeneratorError> {
         let (prompt, total) = (opening.token_ids.len(), opening.stops.total_tokens);
         let context = self.model.config.context_tokens;
@@ -114,9 +115,12 @@ impl Engine {
         let own = longest.div_ceil(PAGE_TOKENS) - shared;
         let needed = shared + own * opening.sequences.len();
         if needed > self.limits.pages {
-            return Err(GeneratorError::TooLong {
-                needed: needed * PAGE_TOKENS,
-                limit: self.limits.pages * PAGE_TOKENS,
+            return Err(GeneratorError::NeverFits {
+                sequences: opening.sequences.len(),
+                prompt,
+                tokens: longest - prompt,
+                needed,
+                pages: self.limits.pages,
             });
         }
         let open = self.sequences.len();

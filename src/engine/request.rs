@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::ops::attention::PAGE_TOKENS;
 use crate::prompt::PreparedImage;
 
 /// A token that the model drew. Log-probabilities are natural.
@@ -134,15 +135,33 @@ pub enum GeneratorError {
     /// No room now; it may open when others are closed.
     #[error("no room for another group now")]
     Full,
-    /// The tokens do not fit at all.
+    /// The tokens are more than a sequence can have.
     #[error(
-        "{needed} tokens do not fit in {limit}; lower max_pixels or the limits of tokens, or give the engine more pages"
+        "{needed} tokens do not fit in a context of {limit}; shorten the prompt, or lower max_pixels or the limits of tokens"
     )]
     TooLong {
         /// Tokens that the sequence needs.
         needed: usize,
         /// Tokens possible.
         limit: usize,
+    },
+    /// The group needs more pages than the engine has, even alone.
+    #[error(
+        "a group of {sequences} sequences of up to {tokens} tokens after a prompt of {prompt} needs {needed} pages of {PAGE_TOKENS} \
+         tokens, and the engine has {pages}; lower num_generations, max_total_tokens or max_pixels, or give the engine more memory \
+         for pages (kv_cache_bytes)"
+    )]
+    NeverFits {
+        /// Sequences in the group.
+        sequences: usize,
+        /// Tokens of the prompt.
+        prompt: usize,
+        /// Tokens that each sequence may add to it.
+        tokens: usize,
+        /// Pages that the group needs.
+        needed: usize,
+        /// Pages in all.
+        pages: usize,
     },
     /// No open sequence has this number.
     #[error("sequence {0} is not open")]

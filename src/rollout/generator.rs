@@ -17,7 +17,8 @@ pub trait Generator {
     /// Opens sequences on one prompt.
     ///
     /// # Errors
-    /// [`GeneratorError::Full`] if they would not surely reach `Stops::total_tokens` now, [`GeneratorError::TooLong`] if never.
+    /// [`GeneratorError::Full`] if they would not surely reach `Stops::total_tokens` now, [`GeneratorError::NeverFits`] if they would
+    /// not even alone, [`GeneratorError::TooLong`] if the prompt itself is too long for any sequence.
     fn open(&mut self, opening: Opening) -> Result<(), GeneratorError>;
 
     /// Advances every running sequence; with none running it brings nothing.

@@ -12,11 +12,13 @@ mod zygote;
 
 use std::fs;
 use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use image::{DynamicImage, ImageFormat, ImageReader, Limits, RgbImage};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -210,7 +212,9 @@ pub struct Execution {
     pub variables_lost: bool,
 }
 
-/// The input image of a session: the bytes of a checked file, shared cheaply by the sequences of a group.
+/// The input image of a session, shared cheaply by the sequences of a group: the picture that the model was shown, so that
+/// coordinates mean the same to both. EXIF orientation is applied and transparency laid onto white; a file that needs neither
+/// is passed on as it is.
 #[derive(Clone, Debug)]
 pub struct InputImage {
     bytes: Arc<[u8]>,
@@ -219,7 +223,7 @@ pub struct InputImage {
 }
 
 impl InputImage {
-    /// A file. Code sees its bytes as they are (EXIF orientation is not applied). Errors name the file and what is wrong.
+    /// A file. Errors name it and what is wrong.
     pub fn read(path: &Path) -> Result<InputImage, SandboxError> {
         let bytes =
             fs::read(path).map_err(|error| SandboxError::Image { path: path.to_owned(), reason: error.to_string() })?;
@@ -228,17 +232,17 @@ impl InputImage {
 
     /// The bytes of an image file; `path` gives the name that code sees, and is where it came from in errors.
     pub fn from_bytes(bytes: Vec<u8>, path: &Path) -> Result<InputImage, SandboxError> {
-        let image = decode(&bytes, INPUT_DECODE_BYTES)
+        let (image, is_as_stored) = decode(&bytes, INPUT_DECODE_BYTES)
             .map_err(|reason| SandboxError::Image { path: path.to_owned(), reason })?;
-        let size = (image.width(), image.height());
-        Ok(InputImage { bytes: bytes.into(), name: file_name(path, "image.png"), size })
+        let (size, name) = ((image.width(), image.height()), file_name(path, "image.png"));
+        // PIL and OpenCV look at the first bytes, not at the name: under its own name a PNG is found where the prompt says.
+        let bytes = if is_as_stored { bytes } else { png(&flatten(image), path)? };
+        Ok(InputImage { bytes: bytes.into(), name, size })
     }
 
     /// Pixels, written as PNG. `path` gives the name that code sees.
     pub fn from_rgb(image: &RgbImage, path: &Path) -> Result<InputImage, SandboxError> {
-        let mut bytes = Vec::new();
-        let written = image.write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png);
-        written.map_err(|error| SandboxError::Image { path: path.to_owned(), reason: error.to_string() })?;
+        let bytes = png(image, path)?;
         let name = Path::new(&file_name(path, "image.png")).with_extension("png");
         Ok(InputImage { bytes: bytes.into(), name: file_name(&name, "image.png"), size: image.dimensions() })
     }
@@ -249,6 +253,14 @@ impl InputImage {
     }
 }
 
+/// Pixels as a PNG file; `path` is named in errors.
+fn png(image: &RgbImage, path: &Path) -> Result<Vec<u8>, SandboxError> {
+    let mut bytes = Vec::new();
+    let written = image.write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png);
+    written.map_err(|error| SandboxError::Image { path: path.to_owned(), reason: error.to_string() })?;
+    Ok(bytes)
+}
+
 /// The last part of a path if it is a plain name, else `otherwise`.
 fn file_name(path: &Path, otherwise: &str) -> String {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or(otherwise);
@@ -257,8 +269,15 @@ fn file_name(path: &Path, otherwise: &str) -> String {
     if is_plain && name.contains('.') { name.to_owned() } else { otherwise.to_owned() }
 }
 
-/// Decodes untrusted bytes within limits.
-fn decode(bytes: &[u8], memory_bytes: u64) -> Result<DynamicImage, String> {
+/// Decodes untrusted bytes within limits and applies EXIF orientation; also whether the stored pixels are already upright and
+/// opaque.
+fn decode(bytes: &[u8], memory_bytes: u64) -> Result<(DynamicImage, bool), String> {
+    // A decoder that panics on damaged bytes must not end the run.
+    catch_unwind(AssertUnwindSafe(|| decode_upright(bytes, memory_bytes)))
+        .unwrap_or_else(|_| Err("the data is damaged".to_owned()))
+}
+
+fn decode_upright(bytes: &[u8], memory_bytes: u64) -> Result<(DynamicImage, bool), String> {
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| error.to_string())?;
     if reader.format().is_none() {
         return Err("it is not an image of a known format".to_owned());
@@ -268,7 +287,12 @@ fn decode(bytes: &[u8], memory_bytes: u64) -> Result<DynamicImage, String> {
     limits.max_image_height = Some(SIDE_MAX);
     limits.max_alloc = Some(memory_bytes);
     reader.limits(limits);
-    reader.decode().map_err(|error| error.to_string())
+    let mut decoder = reader.into_decoder().map_err(|error| error.to_string())?;
+    let orientation = decoder.orientation().map_err(|error| error.to_string())?;
+    let mut image = DynamicImage::from_decoder(decoder).map_err(|error| error.to_string())?;
+    image.apply_orientation(orientation);
+    let is_as_stored = orientation == Orientation::NoTransforms && !image.color().has_alpha();
+    Ok((image, is_as_stored))
 }
 
 /// The pixels, alpha laid onto white.
@@ -436,7 +460,7 @@ impl Session {
         let mut images = Vec::new();
         for (path, bytes) in reply.images.into_iter().zip(blobs).take(options.images) {
             match decode(&bytes, PRODUCED_DECODE_BYTES) {
-                Ok(image) => images.push(ProducedImage { path, bytes, image: flatten(image) }),
+                Ok((image, _)) => images.push(ProducedImage { path, bytes, image: flatten(image) }),
                 Err(reason) => text.push_str(&format!("\n[{path} cannot be shown: {reason}]")),
             }
         }

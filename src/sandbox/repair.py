@@ -12,6 +12,8 @@ SIDES = {"x1": 0, "left": 0, "y1": 1, "top": 1, "x2": 2, "right": 2, "y2": 3, "b
 OPENERS = {"open", "imread"}
 CROP_SIDE_MIN = 64
 THYME_FOLDER = "/mnt/data/temp_processed_images"
+# Where code likes to write, and may not: any path under the first, an image under the second.
+DATA_FOLDER, TEMPORARY_FOLDER = "/mnt/data/", "/tmp/"
 # A builtin of the session: (array, top, bottom, left, right) -> the part cut out.
 SLICE_FUNCTION = "__thyme_slice__"
 
@@ -77,8 +79,8 @@ class Repairs(ast.NodeTransformer):
     def __init__(self, image_path, output_folder, size, known, made):
         self.image_path, self.output_folder, self.size, self.made = image_path, output_folder, size, made
         self.known = set(known)
-        # The literal paths that the code opens.
-        self.opened = set()
+        # The literal paths that the code opens, and those that were moved into the output folder.
+        self.opened, self.moved = set(), set()
 
     def run(self, tree):
         for node in ast.walk(tree):
@@ -94,7 +96,23 @@ class Repairs(ast.NodeTransformer):
         if isinstance(node.value, str) and THYME_FOLDER in node.value and not os.path.isdir(THYME_FOLDER):
             value = node.value.replace(THYME_FOLDER + "/", self.output_folder).replace(THYME_FOLDER, self.output_folder.rstrip("/"))
             return ast.copy_location(ast.Constant(value), node)
+        if isinstance(node.value, str):
+            return self.moved_path(node)
         return node
+
+    def moved_path(self, node):
+        """A literal path where nothing may be written, in the output folder instead."""
+        path = node.value
+        own = path.startswith((self.output_folder, os.path.dirname(self.image_path))) or path.startswith(THYME_FOLDER)
+        folder = DATA_FOLDER if path.startswith(DATA_FOLDER) else TEMPORARY_FOLDER
+        is_image = path.lower().endswith(IMAGE_SUFFIXES)
+        if own or not path.startswith(folder) or "\n" in path or not (is_image or folder == DATA_FOLDER) or os.path.exists(path):
+            return node
+        value = self.output_folder + path[len(folder):]
+        self.moved.add(value)
+        if not is_image:
+            self.made.add("output_path")
+        return ast.copy_location(ast.Constant(value), node)
 
     def visit_Attribute(self, node):
         self.generic_visit(node)
@@ -133,7 +151,7 @@ class Repairs(ast.NodeTransformer):
         """The real path in place of a literal image path that does not exist."""
         is_path = isinstance(node, ast.Constant) and isinstance(node.value, str)
         if is_path and node.value.lower().endswith(IMAGE_SUFFIXES) and not os.path.exists(node.value):
-            if not node.value.startswith(self.output_folder):
+            if not node.value.startswith(self.output_folder) or node.value in self.moved:
                 self.made.add("image_path")
                 return ast.copy_location(ast.Constant(self.image_path), node)
         return node

@@ -16,6 +16,10 @@ pub enum Repair {
     CropClamp,
     /// `cv.` (`cv3.`, `cv4.`, `CV.`) became `cv2.`.
     Cv2Name,
+    /// A literal path of an output under `/mnt/data` or `/tmp` became one in the output folder.
+    OutputPath,
+    /// A picture with transparency or a palette was saved as JPEG, which has neither: laid onto white, as RGB.
+    JpegMode,
 }
 
 impl Repair {
@@ -26,12 +30,21 @@ impl Repair {
             Repair::ImagePath => "image_path",
             Repair::CropClamp => "crop_clamp",
             Repair::Cv2Name => "cv2_name",
+            Repair::OutputPath => "output_path",
+            Repair::JpegMode => "jpeg_mode",
         }
     }
 
     /// The repairs among names that the interpreter sent; it is not trusted, so what is not a name is left out.
     pub(super) fn of_names(names: &[String]) -> Vec<Repair> {
-        let all = [Repair::Indentation, Repair::ImagePath, Repair::CropClamp, Repair::Cv2Name];
+        let all = [
+            Repair::Indentation,
+            Repair::ImagePath,
+            Repair::CropClamp,
+            Repair::Cv2Name,
+            Repair::OutputPath,
+            Repair::JpegMode,
+        ];
         all.into_iter().filter(|repair| names.iter().any(|name| name == repair.name())).collect()
     }
 }

@@ -35,6 +35,8 @@ heapq bisect textwrap typing dataclasses enum traceback warnings colorsys csv op
 subprocess urllib.request pickle inspect contextlib abc numbers array zlib pprint timeit calendar locale encodings.idna unicodedata
 numpy numpy.random numpy.linalg numpy.fft cv2 PIL.Image PIL.ImageDraw PIL.ImageFont PIL.ImageOps PIL.ImageEnhance PIL.ImageFilter
 PIL.ImageChops PIL.ImageStat PIL.ImageColor PIL.ImageMath PIL.ImageSequence PIL.ImageTransform""".split()
+# Modules that code may use without importing them.
+PRESET = "os random string math cmath json re time datetime itertools collections cv2 PIL".split()
 HOST_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp")
 PRINTED_PATH = re.compile(r"[^\s'\"<>|,;()\[\]{}]+\.(?:png|jpe?g|bmp|gif|tiff?|webp)", re.IGNORECASE)
 HEADER = struct.Struct("<I")
@@ -106,7 +108,7 @@ class Session:
         from PIL import Image
 
         self.options, self.image_path, self.output_folder = options, image_path, output_folder
-        self.round, self.made, self.opened, self.sources = 0, set(), set(), {}
+        self.round, self.made, self.opened, self.moved, self.sources = 0, set(), set(), set(), {}
         self.size = tuple(setup["size"])
         self.name = os.path.basename(image_path)
         os.chdir(output_folder)
@@ -115,7 +117,7 @@ class Session:
         sys.modules["__main__"] = module
         sys.argv = ["code"]
         self.namespace = vars(module)
-        for name in ("os", "random", "string", "math", "json", "re", "cv2"):
+        for name in PRESET:
             self.namespace[name] = sys.modules[name]
         self.namespace.update(numpy=numpy, np=numpy, Image=Image, UnidentifiedImageError=sys.modules["PIL"].UnidentifiedImageError)
         self.namespace.update(image_path=image_path, temp_output_dir=output_folder)
@@ -138,6 +140,7 @@ class Session:
             repairs = repair.Repairs(self.image_path, self.output_folder, self.size, self.namespace, self.made)
             tree = repairs.run(tree)
             self.opened = repairs.opened
+            self.moved |= repairs.moved
             assigned = any(is_store_of(node, "processed_path") for node in repair.ast.walk(tree))
             exec(compile(tree, filename, "exec"), self.namespace)
         except SystemExit as error:
@@ -182,6 +185,8 @@ class Session:
                     line = trace.tb_lineno
                     source = lines[line - 1].strip() if 0 < line <= len(lines) else ""
                 trace = trace.tb_next
+        if isinstance(error, ModuleNotFoundError):
+            said += " (not installed; there are the standard library, numpy, cv2 and PIL)"
         message = f"{kind}: {said}" if said else kind
         return status, f"{message} (line {line}: {source[:200]})" if line else message
 
@@ -206,9 +211,10 @@ class Session:
                 seen.add(real)
                 produced.append((path, real))
         if not produced and not text.strip():
-            now = self.folder()
-            new = sorted(path for path in now if folder_before.get(path) != now[path] and path.lower().endswith(repair.IMAGE_SUFFIXES))
-            produced = [(path, path) for path in new]
+            produced = [(path, path) for path in self.new_images(folder_before)]
+        elif not produced and (left := self.new_images(folder_before)):
+            names = ", ".join(os.path.basename(path) for path in left)
+            notes.append(f"[saved but not shown: {names}; print the path of an image to see it]")
         images, blobs, room = [], [], self.options["reply_bytes"]
         for path, real in produced:
             if len(images) == self.options["images"]:
@@ -224,6 +230,11 @@ class Session:
         shown = {path for path in images} | {self.own_file(path) for path in images}
         kept = [line for line in lines if line.strip() not in shown and not (line.strip() and self.own_file(line.strip()) in shown)]
         return "\n".join(kept), images, blobs
+
+    def new_images(self, folder_before):
+        """The images that were written into the output folder since, in the order of their names."""
+        now = self.folder()
+        return sorted(path for path in now if folder_before.get(path) != now[path] and path.lower().endswith(repair.IMAGE_SUFFIXES))
 
     def own_file(self, path):
         """The real path of a regular file in the session's folders, or None."""
@@ -273,6 +284,11 @@ def is_denial(error):
     return getattr(error, "errno", None) == errno.EROFS or "can't start new thread" in str(error)
 
 
+def named_file(file):
+    """The path that a file argument names, or an empty text for an open file."""
+    return os.fspath(file) if isinstance(file, (str, os.PathLike)) else ""
+
+
 def is_store_of(node, name):
     return isinstance(node, repair.ast.Name) and node.id == name and isinstance(node.ctx, repair.ast.Store)
 
@@ -306,17 +322,20 @@ def seed_everything():
 
 
 def patch_libraries(session):
-    """What is repaired while code runs: paths of the input image, crops of it, slow PNG compression."""
+    """What is repaired while code runs: paths of the input image, crops of it, JPEGs with alpha, slow PNG compression; and names
+    that these libraries had when most code that models learned from was written."""
     import cv2
-    from PIL import Image
+    import numpy
+    from PIL import Image, ImageDraw
 
     width, height = session.size
-    plain_open, plain_imread = Image.open, cv2.imread
+    plain_open, plain_imread, plain_imwrite = Image.open, cv2.imread, cv2.imwrite
     plain_crop, plain_save = Image.Image.crop, Image.Image.save
 
     def real_path(path):
-        if isinstance(path, str) and not path.startswith(session.output_folder) and not os.path.exists(path):
-            is_literal = path in session.opened and path.lower().endswith(repair.IMAGE_SUFFIXES)
+        is_own = isinstance(path, str) and path.startswith(session.output_folder) and path not in session.moved
+        if isinstance(path, str) and not is_own and not os.path.exists(path):
+            is_literal = (path in session.opened or path in session.moved) and path.lower().endswith(repair.IMAGE_SUFFIXES)
             if is_literal or os.path.basename(path) == session.name:
                 session.made.add("image_path")
                 return session.image_path
@@ -340,8 +359,17 @@ def patch_libraries(session):
         return plain_crop(self, box)
 
     def save(self, fp, format=None, **named):
+        target = named_file(fp)
+        if target in session.moved:
+            session.made.add("output_path")
+        is_jpeg = (format or "").upper() in ("JPEG", "JPG") or (not format and target.lower().endswith((".jpg", ".jpeg")))
+        if is_jpeg and self.mode in ("RGBA", "LA", "PA", "P", "RGBa", "La"):
+            session.made.add("jpeg_mode")
+            layer = self.convert("RGBA")
+            self = Image.new("RGB", layer.size, "white")
+            self.paste(layer, mask=layer)
         # The folder is thrown away soon: the same pixels, in a tenth of the time.
-        suffix = os.path.splitext(os.fspath(fp))[1].lower() if isinstance(fp, (str, os.PathLike)) else ""
+        suffix = os.path.splitext(target)[1].lower()
         if (format or suffix[1:]).upper() == "PNG" and not named and suffix in (".png", ""):
             if self.mode in STORED_MODES and 0 < self.width * self.height <= STORED_PIXELS_MAX:
                 if hasattr(fp, "write"):
@@ -353,6 +381,14 @@ def patch_libraries(session):
                 return None
             named["compress_level"] = 1
         return plain_save(self, fp, format, **named)
+
+    def imwrite(filename, img, *arguments, **named):
+        if named_file(filename) in session.moved:
+            session.made.add("output_path")
+        return plain_imwrite(filename, img, *arguments, **named)
+
+    def text_size(self, text, font=None, *arguments, **named):
+        return self.textbbox((0, 0), text, font, *arguments, **named)[2:]
 
     def cut(array, top, bottom, left, right):
         bounds = (top, bottom, left, right)
@@ -366,8 +402,13 @@ def patch_libraries(session):
             (top, bottom), (left, right) = rows, columns
         return array[top:bottom, left:right]
 
-    Image.open, cv2.imread = open_image, imread
+    Image.open, cv2.imread, cv2.imwrite = open_image, imread, imwrite
     Image.Image.crop, Image.Image.save = crop, save
+    # There is no screen: showing is nothing, as on any server.
+    Image.Image.show = cv2.imshow = cv2.destroyAllWindows = lambda *_, **__: None
+    cv2.waitKey = lambda *_: -1
+    Image.ANTIALIAS, ImageDraw.ImageDraw.textsize = Image.Resampling.LANCZOS, text_size
+    numpy.int, numpy.float, numpy.int0 = int, float, numpy.intp
     setattr(builtins, repair.SLICE_FUNCTION, cut)
 
 

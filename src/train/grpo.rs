@@ -22,7 +22,7 @@ use crate::rollout::engine_generator::EngineGenerator;
 use crate::rollout::environment::{Environment, Task};
 use crate::rollout::registry::{self, RegistryError};
 use crate::rollout::reward::{RewardSet, Scores};
-use crate::rollout::transcript::Transcript;
+use crate::rollout::transcript::{End, Transcript};
 use crate::rollout::{Group, RolloutSettings, run};
 
 /// What an evaluation logs, and the end of a run compares.
@@ -180,8 +180,9 @@ impl<'a> Trainer<'a> {
         let fault = |group: &Group| group.transcripts.iter().find_map(|transcript| transcript.end.fault());
         let faults: Vec<(usize, String)> =
             groups.iter().filter_map(|group| Some((group.task, fault(group)?))).collect();
+        let mut ends = groups.iter().flat_map(|group| &group.transcripts).map(|transcript| &transcript.end);
         match faults.as_slice() {
-            [(_, reason), ..] if faults.len() == groups.len() => {
+            [(_, reason), ..] if ends.all(End::is_fault) => {
                 Err(TrainError::NoTask { count: groups.len(), step: step + 1, reason: reason.clone() })
             }
             _ => {

@@ -129,11 +129,34 @@ fn a_group_that_just_fits_runs_to_its_end_in_exactly_its_pages() {
                 assert_eq!(engine.pages(), (pages, pages));
                 if pages > 1 {
                     let refused = policy.engine(limits(pages - 1)).open(&opening);
-                    assert!(matches!(refused, Err(GeneratorError::TooLong { .. })), "{refused:?}");
+                    let Err(GeneratorError::NeverFits { needed, pages: there, .. }) = refused else {
+                        panic!("{refused:?}")
+                    };
+                    assert_eq!((needed, there), (pages, pages - 1));
                 }
             }
         }
     }
+}
+
+#[test]
+fn a_group_that_never_fits_is_told_from_a_prompt_that_is_too_long() {
+    let policy = SmallPolicy::open(CHECKPOINT, Arc::new(Cpu::new()));
+    let mut engine = policy.engine(EngineLimits { pages: 9, prefill_chunk_tokens: 100, sequences: 10 });
+    let message = engine.open(&opening(&policy, 40, 4, 20)).unwrap_err().to_string();
+    for said in [
+        "group of 4 sequences",
+        "20 tokens",
+        "prompt of 40",
+        "needs 10 pages",
+        "has 9",
+        "num_generations",
+        "kv_cache_bytes",
+    ] {
+        assert!(message.contains(said), "{message}");
+    }
+    let context = policy.model.config.context_tokens;
+    assert!(matches!(engine.open(&opening(&policy, context, 4, 20)), Err(GeneratorError::TooLong { .. })));
 }
 
 #[test]

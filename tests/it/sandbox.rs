@@ -322,6 +322,138 @@ fn a_sandbox_leaves_no_process_and_no_folder_behind() {
     assert!(!Path::new(&format!("/proc/{process}")).exists());
 }
 
+/// Programs as vision-language models write them: sizes of the images that come back, words of the text, repairs.
+#[test]
+fn programs_as_models_write_them_do_what_they_mean() {
+    use Repair::{CropClamp, ImagePath, JpegMode, OutputPath};
+    type Row = (&'static str, &'static [(u32, u32)], &'static str, &'static [Repair]);
+    let table: &[Row] = &[
+        (
+            "output_dir = '/mnt/data/temp_processed_images/'\nimage_path = '/home/user/a.jpg'\nimage = Image.open(image_path)\n\
+             left, top, right, bottom = 100, 50, 120, 70\nif not os.path.exists(output_dir):\n    os.makedirs(output_dir)\n\
+             processed_path = os.path.join(output_dir, 'crop.jpg')\nimage.crop((left, top, right, bottom)).save(processed_path)\n\
+             print(processed_path)",
+            &[(64, 64)],
+            "",
+            &[ImagePath, CropClamp],
+        ),
+        (
+            "os.makedirs('/mnt/data/temp_processed_images', exist_ok=True)\nimage = cv2.imread(image_path)\n\
+             x1, y1, x2, y2 = 600, 400, 700, 500\ncrop = image[y1:y2, x1:x2]\n\
+             cv2.imwrite(f'/mnt/data/temp_processed_images/{x1}.jpg', crop)\n\
+             print(f'Saved to: /mnt/data/temp_processed_images/{x1}.jpg')",
+            &[(64, 80)],
+            "Saved to",
+            &[CropClamp],
+        ),
+        (
+            "gray = cv2.cvtColor(cv2.imread(image_path), cv2.COLOR_BGR2GRAY)\n_, binary = cv2.threshold(gray, 127, 255, cv2.THRESH_BINARY)\n\
+             cv2.rectangle(binary, (9, 9), (99, 99), 0, 2)\ncv2.imwrite('b.png', cv2.rotate(binary, cv2.ROTATE_90_CLOCKWISE))\nprint('b.png')",
+            &[(480, 640)],
+            "",
+            &[],
+        ),
+        (
+            "from PIL import ImageEnhance, ImageOps, ImageDraw, ImageFont\nimage = ImageEnhance.Contrast(Image.open(image_path)).enhance(2.0)\n\
+             image = ImageOps.autocontrast(image).rotate(90, expand=True).resize((300, 200), Image.ANTIALIAS)\n\
+             draw = ImageDraw.Draw(image)\ndraw.rectangle([9, 9, 99, 99], outline='red', width=3)\n\
+             draw.text((20, 20), 'A', fill=(255, 0, 0), font=ImageFont.load_default())\nassert draw.textsize('A')[0] > 0\nimage.show()\n\
+             processed_path = f'{temp_output_dir}/enhanced.png'\nimage.save(processed_path)",
+            &[(300, 200)],
+            "",
+            &[],
+        ),
+        (
+            "image = Image.open(image_path).convert('RGBA')\nimage.crop((0, 0, 200, 100)).save('a.jpg')\nprint('a.jpg')",
+            &[(200, 100)],
+            "",
+            &[JpegMode],
+        ),
+        (
+            "image = Image.open(image_path)\nimage.save('/mnt/data/whole.png')\nprint('/mnt/data/whole.png')",
+            &[(640, 480)],
+            "",
+            &[OutputPath],
+        ),
+        (
+            "os.makedirs('/mnt/data/crops', exist_ok=True)\nImage.open(image_path).save('/tmp/x.png')\n\
+             cv2.imwrite('/mnt/data/crops/y.jpg', cv2.imread('/tmp/x.png')[:100])\nprint('/mnt/data/crops/y.jpg')",
+            &[(640, 100)],
+            "",
+            &[OutputPath],
+        ),
+        ("print(Image.open('/mnt/data/photo.png').size)", &[], "(640, 480)", &[ImagePath]),
+        (
+            "import uuid\nfrom datetime import datetime\nfor i in range(2):\n    \
+             name = f'{uuid.uuid4().hex}_{datetime.now():%Y%m%d}_{i}.jpg'\n    path = os.path.join(temp_output_dir, name)\n    \
+             Image.open(image_path).crop((i * 100, 0, i * 100 + 200, 100)).save(path)\n    print(path)",
+            &[(200, 100), (200, 100)],
+            "",
+            &[],
+        ),
+        (
+            "out = os.path.join(temp_output_dir, 'sub', 'c.png')\nos.makedirs(os.path.dirname(out), exist_ok=True)\n\
+             Image.fromarray(np.array(Image.open(image_path))[50:200, 100:300]).save(out)\nprint({'processed_path': out})",
+            &[(200, 150)],
+            "processed_path",
+            &[],
+        ),
+        (
+            "from pathlib import Path\nprocessed_path = Path(temp_output_dir) / 'x.png'\nImage.open(image_path).save(processed_path)",
+            &[(640, 480)],
+            "",
+            &[],
+        ),
+        ("Image.open(image_path).save('a.png')\nprint('The sign is red.')", &[], "saved but not shown: a.png", &[]),
+        ("started = time.time()\nprint(collections.Counter('aab')['a'], f'{math.sqrt(2):.3f}')", &[], "2 1.414", &[]),
+        ("points = cv2.boxPoints(((9, 9), (4, 4), 30))\nprint(np.int0(points).shape)", &[], "(4, 2)", &[]),
+    ];
+    for (code, sizes, said, repairs) in table {
+        let execution = run(code);
+        let got: Vec<(u32, u32)> = execution.images.iter().map(|image| image.image.dimensions()).collect();
+        assert_eq!(execution.status, Status::Ok, "{}\n{code}", execution.text);
+        assert_eq!((got.as_slice(), execution.repairs.as_slice()), (*sizes, *repairs), "{}\n{code}", execution.text);
+        assert!(execution.text.contains(said), "{}\n{code}", execution.text);
+    }
+    let execution = run("import matplotlib.pyplot as plt");
+    assert!(
+        execution.text.contains("'matplotlib' (not installed; there are the standard library, numpy, cv2 and PIL)")
+    );
+}
+
+#[test]
+fn code_sees_the_picture_upright_and_opaque_as_the_model_does() {
+    let coded = |image: &image::DynamicImage, format| {
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        image.write_to(&mut bytes, format).unwrap();
+        bytes.into_inner()
+    };
+    let halves = RgbImage::from_fn(120, 90, |x, _| if x < 60 { Rgb([255, 0, 0]) } else { Rgb([0, 0, 255]) });
+    let plain = coded(&halves.into(), image::ImageFormat::Jpeg);
+    // APP1 with a TIFF header and one entry: orientation (0x0112), a short, 1 value, 6 = turn right.
+    let mut turned = plain.clone();
+    let mut exif = b"\xFF\xE1\x00\x22Exif\0\0MM\0\x2A\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0".to_vec();
+    exif.extend([0; 4]);
+    turned.splice(2..2, exif);
+    let glass = image::RgbaImage::from_pixel(70, 80, image::Rgba([10, 20, 30, 0]));
+    let glass = coded(&glass.into(), image::ImageFormat::Png);
+    let code = "picture = Image.open(image_path)\ntop = picture.convert('RGB').getpixel((30, 5))\n\
+                print(picture.size, picture.mode, [255 * (level > 127) for level in top], cv2.imread('photo.jpg').shape, os.path.basename(image_path))";
+    for (bytes, size, said) in [
+        (turned, (90, 120), "(90, 120) RGB [255, 0, 0] (120, 90, 3) photo.jpg"),
+        (glass, (70, 80), "(70, 80) RGB [255, 255, 255] (80, 70, 3) photo.jpg"),
+        (plain.clone(), (120, 90), "(120, 90) RGB [255, 0, 0] (90, 120, 3) photo.jpg"),
+    ] {
+        let input = InputImage::from_bytes(bytes, Path::new("photo.jpg")).unwrap();
+        assert_eq!(input.size(), size);
+        let mut session = ordinary().session(input);
+        assert_eq!(session.run(code).unwrap().text.trim(), said);
+    }
+    let untouched = InputImage::from_bytes(plain.clone(), Path::new("photo.jpg")).unwrap();
+    let length = ordinary().session(untouched).run("print(os.path.getsize(image_path))").unwrap().text;
+    assert_eq!(length.trim(), plain.len().to_string());
+}
+
 #[test]
 fn bad_input_images_are_clear_errors() {
     let folder = tempfile::tempdir().unwrap();

@@ -264,7 +264,9 @@ impl<'a> Game<'a> {
         };
         match self.engine.open(&opening) {
             Ok(()) => {}
-            Err(GeneratorError::Full | GeneratorError::TooLong { .. }) => return false,
+            Err(GeneratorError::Full | GeneratorError::TooLong { .. } | GeneratorError::NeverFits { .. }) => {
+                return false;
+            }
             Err(error) => panic!("{error}"),
         }
         self.opened += members;

@@ -1,7 +1,7 @@
 //! Is the answer right, by rule: the same text, the same option, the same number or the same simple mathematics. What no rule can
 //! judge (a reference in free prose that the answer does not repeat) is unscored.
 
-use super::math;
+use super::quantity::Quantity;
 use crate::rollout::reward::{Reward, Score, View};
 
 /// Openings that carry nothing, as in Thyme; the longest that fits is taken off, whatever its case.
@@ -65,6 +65,9 @@ pub fn same(answer: &str, solution: &str, question: &str) -> bool {
     if normalised(answer) == normalised(solution) && !normalised(answer).is_empty() {
         return true;
     }
+    if same_yes_or_no(answer, solution) {
+        return true;
+    }
     match (Choice::read(answer), Choice::read(solution)) {
         (Some(chosen), Some(correct)) => return chosen.same(&correct),
         (None, Some(correct)) if correct.means(answer, question) => return true,
@@ -74,27 +77,31 @@ pub fn same(answer: &str, solution: &str, question: &str) -> bool {
     same_mathematics(answer, solution)
 }
 
-/// Whether both read as mathematics of the same value; one unit that only one of them names is forgiven, two must agree.
+/// Whether both read as quantities of the same value, and do not give it to different variables.
 fn same_mathematics(answer: &str, solution: &str) -> bool {
-    if let (Some(a), Some(b)) = (math::parse(trim_end(answer)), math::parse(trim_end(solution))) {
-        return a.same(&b);
+    if let (Some(a), Some(b)) = (variable(answer), variable(solution))
+        && a != b
+    {
+        return false;
     }
-    let ((a, unit_a), (b, unit_b)) = (split_unit(trim_end(answer)), split_unit(trim_end(solution)));
-    let units_agree = unit_a.is_empty() || unit_b.is_empty() || unit_a.eq_ignore_ascii_case(unit_b);
-    match (math::parse(a), math::parse(b)) {
-        (Some(a), Some(b)) if units_agree => a.same(&b),
+    match (Quantity::read(trim_end(answer)), Quantity::read(trim_end(solution))) {
+        (Some(a), Some(b)) => a.same(&b),
         _ => false,
     }
 }
 
-/// A number and the letters after it: `5 cm` to `5` and `cm`. Nothing is split off what has no digit before the letters.
-fn split_unit(text: &str) -> (&str, &str) {
-    let number = text.trim_end_matches(|c: char| c.is_alphabetic());
-    let unit = &text[number.len()..];
-    match number.trim_end() {
-        number if number.ends_with(|c: char| c.is_ascii_digit() || c == '}') => (number, unit),
-        _ => (text, ""),
-    }
+/// The single letter before an equals sign.
+fn variable(text: &str) -> Option<char> {
+    let (name, _) = text.split_once('=')?;
+    let mut letters = name.trim_matches([' ', '$']).chars();
+    letters.next().filter(|letter| letter.is_alphabetic() && letters.next().is_none())
+}
+
+/// Whether one is a bare yes or no, and the other says so first, before a comma or full stop.
+fn same_yes_or_no(answer: &str, solution: &str) -> bool {
+    let (bare, said) = (normalised(solution), normalised(answer));
+    let rest = said.strip_prefix(bare.as_str());
+    matches!(bare.as_str(), "yes" | "no") && rest.is_some_and(|rest| rest.starts_with([',', '.', ';', ':', '!']))
 }
 
 /// Without the empty openings, whatever stands around them.
@@ -121,43 +128,62 @@ fn trim_end(text: &str) -> &str {
     text.trim().trim_end_matches(['.', ' '])
 }
 
-/// Lower case, dressing taken off (`$`, `\boxed{}`, `\text{}`, quotes, bold marks, a final full stop), spaces collapsed.
+/// Lower case, dressing and a leading article taken off (`$`, `\boxed{}`, `\text{}`, quotes, bold marks, a final full stop), spaces
+/// collapsed.
 pub(super) fn normalised(text: &str) -> String {
-    let mut text = text.trim();
-    for command in ["\\boxed{", "\\text{", "$\\boxed{"] {
-        if let Some(inner) = text.strip_prefix(command).and_then(|rest| rest.trim_end_matches('$').strip_suffix('}')) {
-            text = inner;
-        }
+    let text = undressed(text).to_lowercase();
+    let words: Vec<&str> = text.split_whitespace().collect();
+    match words.split_first() {
+        Some((&("the" | "a" | "an"), rest)) if !rest.is_empty() => rest.join(" "),
+        _ => words.join(" "),
     }
-    let text = trim_end(text).trim_matches(['$', '"', '\'', '`', '*', '“', '”', ' ']);
-    trim_end(text).to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// A choice among options: `B`, `(B)`, `B.`, `B) cat`, `B. cat`, `B: cat`.
+/// Without dressing: `$`, `\boxed{}`, `\text{}`, quotes, bold marks, a final full stop.
+fn undressed(text: &str) -> &str {
+    const MARKS: [char; 8] = ['$', '"', '\'', '`', '*', '“', '”', ' '];
+    let mut text = trim_end(text).trim_matches(MARKS);
+    for command in ["\\boxed{", "\\text{", "\\mathrm{", "\\textbf{"] {
+        if let Some(inner) = text.strip_prefix(command).and_then(|rest| rest.strip_suffix('}')) {
+            text = inner.trim_matches(MARKS);
+        }
+    }
+    trim_end(text)
+}
+
+/// A choice among options: `B`, `(B)`, `B.`, `B) cat`, `B. cat`, `B: cat`, `(b) cat`.
 struct Choice<'a> {
     letter: char,
     text: Option<&'a str>,
 }
 
 impl<'a> Choice<'a> {
-    /// Reads a choice. A bare letter must be a capital, so that the article in "a cat" is none; so must one with text after it.
+    /// Reads a choice. A bare letter must be a capital, so that a variable or an article is none, and no space alone may follow it, so
+    /// that the article in "A cat" is none. What names a second option chooses none.
     fn read(text: &'a str) -> Option<Self> {
-        let text = text.trim().trim_matches(['*', '$', '`']);
+        let text = undressed(text);
         let inside = text.strip_prefix('(');
         let mut characters = inside.unwrap_or(text).chars();
         let letter = characters.next().filter(char::is_ascii_alphabetic)?;
         let rest = characters.as_str();
         let after = match inside {
             Some(_) => rest.strip_prefix(')')?,
-            None if rest.is_empty() => "",
+            None if rest.is_empty() && letter.is_ascii_uppercase() => "",
             None => {
-                rest.strip_prefix(['.', ')', ':']).filter(|after| after.is_empty() || after.starts_with([' ', '\n']))?
+                let marked = rest.strip_prefix(['.', ')', ':']);
+                let marked = marked.filter(|after| after.is_empty() || after.starts_with([' ', '\n']));
+                marked.or_else(|| explained(rest).filter(|_| letter.is_ascii_uppercase()))?
             }
         };
         let after = after.trim_start_matches(['.', ':', ' ']).trim();
-        let is_marked_alone = after.is_empty() && (inside.is_some() || !rest.is_empty());
-        (letter.is_ascii_uppercase() || is_marked_alone)
+        (!names_an_option(after))
             .then(|| Choice { letter: letter.to_ascii_uppercase(), text: (!after.is_empty()).then_some(after) })
+    }
+
+    /// Whether `text` is this option's letter by itself, in lower case too.
+    fn is_letter(&self, text: &str) -> bool {
+        let mut letters = undressed(text).chars();
+        letters.next().is_some_and(|letter| letter.eq_ignore_ascii_case(&self.letter)) && letters.next().is_none()
     }
 
     /// Whether both choose the same; texts count where both have one.
@@ -166,12 +192,39 @@ impl<'a> Choice<'a> {
         self.letter == other.letter && texts.is_none_or(|(a, b)| normalised(a) == normalised(b))
     }
 
-    /// Whether `text` is the text of this option, by itself or in the question.
+    /// Whether `text` is this option's letter, or its text by itself or in the question.
     fn means(&self, text: &str, question: &str) -> bool {
-        self.text
-            .or_else(|| option_text(question, self.letter))
-            .is_some_and(|option| normalised(option) == normalised(text))
+        self.is_letter(text)
+            || self
+                .text
+                .or_else(|| option_text(question, self.letter))
+                .is_some_and(|option| normalised(option) == normalised(text))
     }
+}
+
+/// What follows a letter that is explained in brackets or after a dash (`B (cat)`, `B - cat`), or is said to be right.
+fn explained(rest: &str) -> Option<&str> {
+    if let Some(inside) = rest.strip_prefix(" (") {
+        return inside.strip_suffix(')');
+    }
+    if [" is correct", " is right", " is the correct", " is the right"].iter().any(|said| rest.starts_with(said)) {
+        return Some("");
+    }
+    [" - ", " – ", " — "].iter().find_map(|dash| rest.strip_prefix(dash))
+}
+
+/// Whether the text of an option is or lists options itself: `B`, `cat (B) dog`, `cat B. dog`.
+fn names_an_option(text: &str) -> bool {
+    let is_letter = |word: &str| word.len() == 1 && word.starts_with(|c: char| c.is_ascii_uppercase());
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let marked = |word: &&str| {
+        let bare = word.strip_suffix(['.', ')', ':']).map(|word| word.strip_prefix('(').unwrap_or(word));
+        bare.is_some_and(is_letter)
+    };
+    let before_last = &words[..words.len().saturating_sub(1)];
+    (words.len() == 1 && is_letter(words[0]))
+        || before_last.iter().any(marked)
+        || words.last().is_some_and(|word| word.starts_with('(') && marked(word))
 }
 
 /// The text of an option in a question that lists them one a line, or in a row: `A. cat`, `(B) dog`.

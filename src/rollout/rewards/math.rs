@@ -47,7 +47,8 @@ impl Value {
 
 /// Equal up to the rounding of a few operations in f64.
 fn close(a: f64, b: f64) -> bool {
-    (a - b).abs() <= 1e-12 + 1e-9 * a.abs().max(b.abs())
+    // Infinities are equal, and have no difference.
+    a == b || (a - b).abs() <= 1e-12 + 1e-9 * a.abs().max(b.abs())
 }
 
 fn same_list(a: &[Value], b: &[Value]) -> bool {
@@ -89,6 +90,9 @@ fn parse_one(text: &str, depth: usize) -> Option<Value> {
             return Some(Value::Collection { brackets, values });
         }
     }
+    if let Some(value) = infinity(text) {
+        return Some(Value::number(value));
+    }
     let (text, percent) = match text.strip_suffix('%') {
         Some(number) => (number.trim_end(), true),
         None => (text, false),
@@ -102,11 +106,21 @@ fn parse_one(text: &str, depth: usize) -> Option<Value> {
     Some(if percent { Value::Number { value, percent } } else { Value::number(value) })
 }
 
+/// Plus or minus infinity, as a bound of an interval.
+fn infinity(text: &str) -> Option<f64> {
+    let (sign, name) = match text.strip_prefix('-') {
+        Some(name) => (-1.0, name),
+        None => (1.0, text.strip_prefix('+').unwrap_or(text)),
+    };
+    ["\\infty", "∞", "infinity", "inf", "oo"].contains(&name.trim()).then_some(sign * f64::INFINITY)
+}
+
 /// LaTeX dressing and typographic signs taken off: `\left(`, `\,`, `$`, `−`, `\text{…}`, `\boxed{…}`, degree signs. Set braces
 /// `\{ \}` become `⦃ ⦄`, so that grouping braces stay apart from them.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     let mut text = text.to_owned();
-    const REPLACED: [(&str, &str); 33] = [
+    const REPLACED: [(&str, &str); 34] = [
+        (" x 10^", " * 10^"),
         ("\\{", "⦃"),
         ("\\}", "⦄"),
         ("\\left", ""),

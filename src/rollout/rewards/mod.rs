@@ -4,4 +4,5 @@ pub mod answer;
 pub mod consistency;
 pub mod format;
 pub mod math;
+mod quantity;
 pub mod tool_success;
