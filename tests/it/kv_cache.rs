@@ -293,7 +293,8 @@ fn opening(policy: &SmallPolicy, prompt: usize, members: usize, total: usize) ->
         images: Vec::new(),
         sequences: (0..members as u64).collect(),
         seed: 11,
-        sampling: Sampling::default(),
+        // The likeliest token is never an image's placeholder here, which would end the sequence.
+        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
         adaptive: None,
         stops: Stops { turn_tokens: 1000, total_tokens: total, ..Stops::default() },
     }
