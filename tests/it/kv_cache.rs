@@ -165,7 +165,7 @@ fn a_group_waits_while_others_hold_the_pages_that_it_may_need() {
     // Each takes 2 pages in common and 2 for each of its two.
     let (first, mut second) = (opening(&policy, 40, 2, 20), opening(&policy, 40, 2, 20));
     second.sequences = vec![7, 8];
-    let mut engine = policy.engine(EngineLimits { pages: 11, prefill_chunk_tokens: 100, sequences: 10 });
+    let mut engine = policy.engine(EngineLimits { pages: 9, prefill_chunk_tokens: 100, sequences: 10 });
     engine.open(&first).unwrap();
     assert!(matches!(engine.open(&second), Err(GeneratorError::Full)));
     engine.step(&policy.weights).unwrap();
