@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::tensor::Dtype;
 
 use super::CheckpointError;
 use super::files::TensorFiles;
 use super::folder::{PARTIAL, REPLACED, remove, sibling};
-use super::weights::write_safetensors;
+use super::weights::{Outgoing, write_safetensors};
 use crate::model::Model;
 use crate::model::parameters::Parameters;
 use crate::ops::{self, Host, HostMut, Tensor};
@@ -29,25 +29,24 @@ pub struct Moments {
 
 /// Writes the optimizer's state into a checkpoint folder.
 pub fn save_moments(model: &Model, moments: &Parameters<Option<Moments>>, dir: &Path) -> Result<(), CheckpointError> {
-    let backend = &*model.backend;
-    let mut tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
+    let mut tensors = Vec::new();
     for (spec, moments) in model.layout.specs.iter().zip(moments.iter()) {
         let Some(moments) = moments else { continue };
-        let mut remainder = vec![0i16; spec.len()];
-        backend.download(&moments.remainder, HostMut::I16(&mut remainder));
-        let bytes = remainder.iter().flat_map(|v| v.to_le_bytes()).collect();
-        tensors.push((format!("{}.remainder", spec.name()), Dtype::I16, spec.shape.clone(), bytes));
+        let mut push = |suffix: &str, dtype, bytes| {
+            tensors.push((format!("{}.{suffix}", spec.name()), Outgoing { dtype, shape: spec.shape.clone(), bytes }));
+        };
+        let remainder = move || {
+            let mut values = vec![0i16; spec.len()];
+            model.backend.download(&moments.remainder, HostMut::I16(&mut values));
+            values.iter().flat_map(|v| v.to_le_bytes()).collect()
+        };
+        push("remainder", Dtype::I16, Box::new(remainder));
         for (suffix, tensor) in [("m", &moments.m), ("v", &moments.v)] {
-            let mut values = vec![0f32; spec.len()];
-            backend.download(tensor, HostMut::F32(&mut values));
-            let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-            tensors.push((format!("{}.{suffix}", spec.name()), Dtype::F32, spec.shape.clone(), bytes));
+            let floats = move || model.backend.to_f32(tensor).iter().flat_map(|v| v.to_le_bytes()).collect();
+            push(suffix, Dtype::F32, Box::new(floats));
         }
     }
-    let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
-        (name.as_str(), TensorView::new(*dtype, shape.clone(), bytes).expect("bytes of the stated shape"))
-    });
-    write_safetensors(&dir.join(OPTIMIZER_FILE), views)
+    write_safetensors(&dir.join(OPTIMIZER_FILE), tensors)
 }
 
 /// Reads back what [`save_moments`] wrote, for the parameters present in `moments`.

@@ -1,10 +1,12 @@
 //! Weights from and to safetensors: any of bf16, f16, f32 in; bf16 under released names out.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::path::Path;
 
 use half::{bf16, f16};
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::tensor::{Dtype, View};
 
 use super::CheckpointError;
 use super::files::TensorFiles;
@@ -81,15 +83,18 @@ fn read_parameter(
 pub fn save(model: &Model, weights: &Weights, dir: &Path) -> Result<(), CheckpointError> {
     let mut tensors = Vec::new();
     for (spec, tensor) in model.layout.specs.iter().zip(weights.values.iter()) {
-        let mut values = vec![bf16::ZERO; tensor.len()];
-        model.backend.download(tensor, HostMut::Bf16(&mut values));
         let cols = spec.len() / spec.shape[0];
-        let mut rest = values.as_slice();
+        let mut first = 0;
         for (name, rows) in &spec.sources {
-            let (part, tail) = rest.split_at(rows * cols);
-            rest = tail;
-            let bytes: Vec<u8> = part.iter().flat_map(|v| v.to_le_bytes()).collect();
-            tensors.push((name.clone(), stored_shape(model, spec, name, *rows, cols), bytes));
+            let part = first * cols..(first + rows) * cols;
+            first += rows;
+            let bytes = move || {
+                let mut values = vec![bf16::ZERO; tensor.len()];
+                model.backend.download(tensor, HostMut::Bf16(&mut values));
+                values[part.clone()].iter().flat_map(|v| v.to_le_bytes()).collect()
+            };
+            let shape = stored_shape(model, spec, name, *rows, cols);
+            tensors.push((name.as_str(), Outgoing { dtype: Dtype::BF16, shape, bytes: Box::new(bytes) }));
         }
     }
     write_shards(dir, tensors)
@@ -107,46 +112,67 @@ fn stored_shape(model: &Model, spec: &Spec, name: &str, rows: usize, cols: usize
     }
 }
 
-type Named = (String, Vec<usize>, Vec<u8>);
+/// A tensor to write. Its bytes are fetched when its turn comes, so that one tensor is copied at a time.
+pub(super) struct Outgoing<'a> {
+    /// Element type.
+    pub dtype: Dtype,
+    /// Shape.
+    pub shape: Vec<usize>,
+    /// Fetches little-endian elements.
+    pub bytes: Box<dyn Fn() -> Vec<u8> + 'a>,
+}
 
-fn write_shards(dir: &Path, tensors: Vec<Named>) -> Result<(), CheckpointError> {
-    let total: usize = tensors.iter().map(|t| t.2.len()).sum();
-    let mut shards: Vec<Vec<Named>> = vec![Vec::new()];
+impl View for Outgoing<'_> {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        (self.bytes)().into()
+    }
+
+    fn data_len(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
+    }
+}
+
+type Named<'a> = (&'a str, Outgoing<'a>);
+
+fn write_shards(dir: &Path, tensors: Vec<Named<'_>>) -> Result<(), CheckpointError> {
+    let total: usize = tensors.iter().map(|(_, tensor)| tensor.data_len()).sum();
+    let mut shards: Vec<Vec<Named<'_>>> = vec![Vec::new()];
     let mut size = 0;
     for tensor in tensors {
-        if size + tensor.2.len() > SHARD_BYTES && size > 0 {
+        if size + tensor.1.data_len() > SHARD_BYTES && size > 0 {
             shards.push(Vec::new());
             size = 0;
         }
-        size += tensor.2.len();
+        size += tensor.1.data_len();
         shards.last_mut().expect("there is a first shard").push(tensor);
     }
-    if let [shard] = shards.as_slice() {
-        return write_file(&dir.join("model.safetensors"), shard);
+    let count = shards.len();
+    if count == 1 {
+        return write_safetensors(&dir.join("model.safetensors"), shards.remove(0));
     }
     let mut weight_map = serde_json::Map::new();
-    for (i, shard) in shards.iter().enumerate() {
-        let file = format!("model-{:05}-of-{:05}.safetensors", i + 1, shards.len());
-        weight_map.extend(shard.iter().map(|t| (t.0.clone(), file.clone().into())));
-        write_file(&dir.join(&file), shard)?;
+    for (i, shard) in shards.into_iter().enumerate() {
+        let file = format!("model-{:05}-of-{count:05}.safetensors", i + 1);
+        weight_map.extend(shard.iter().map(|(name, _)| ((*name).to_owned(), file.clone().into())));
+        write_safetensors(&dir.join(&file), shard)?;
     }
     let index = serde_json::json!({"metadata": {"total_size": total}, "weight_map": weight_map});
     let path = dir.join("model.safetensors.index.json");
     std::fs::write(&path, format!("{index:#}\n")).map_err(CheckpointError::file("write", path))
 }
 
-fn write_file(path: &Path, tensors: &[Named]) -> Result<(), CheckpointError> {
-    let views = tensors.iter().map(|(name, shape, bytes)| {
-        let view = TensorView::new(Dtype::BF16, shape.clone(), bytes).expect("bytes of the stated shape");
-        (name.as_str(), view)
-    });
-    write_safetensors(path, views)
-}
-
 /// Writes one safetensors file marked as transformers expects, and flushes it to the disk.
 pub(super) fn write_safetensors<'a>(
     path: &Path,
-    tensors: impl Iterator<Item = (&'a str, TensorView<'a>)>,
+    tensors: impl IntoIterator<Item = (impl AsRef<str> + Ord + Display, Outgoing<'a>)>,
 ) -> Result<(), CheckpointError> {
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let as_io = |e: safetensors::SafeTensorError| match e {

@@ -104,6 +104,13 @@ impl Plan {
             );
             return Err(PromptError::Invalid { path: self.model_dir.join("tokenizer.json"), reason });
         }
+        let (pad, expected) = (processor.special_ids().image_pad, self.config.image_pad);
+        if pad != expected {
+            let reason = format!(
+                "its <|image_pad|> has the id {pad}, config.json says {expected} (image_token_id); take both from the same checkpoint"
+            );
+            return Err(PromptError::Invalid { path: self.model_dir.join("tokenizer.json"), reason });
+        }
         if let Some(pixels) = self.recipe.model.min_pixels {
             processor = processor.with_min_pixels(pixels);
         }

@@ -204,9 +204,9 @@ fn numbers_that_cannot_be_are_refused_by_name() {
     }
 }
 
-/// The published config of Qwen2.5-VL-7B-Instruct, what does not shape the computation left out.
+/// The published config of Qwen2.5-VL-7B-Instruct, what does not shape the computation left out; the image token is our tokenizer's.
 const QWEN_2_5_VL_7B: &str = r#"{"architectures": ["Qwen2_5_VLForConditionalGeneration"], "model_type": "qwen2_5_vl",
-    "image_token_id": 151655, "hidden_size": 3584, "initializer_range": 0.02, "intermediate_size": 18944,
+    "image_token_id": 766, "hidden_size": 3584, "initializer_range": 0.02, "intermediate_size": 18944,
     "max_position_embeddings": 128000, "num_attention_heads": 28, "num_hidden_layers": 28, "num_key_value_heads": 4,
     "rms_norm_eps": 1e-06, "rope_theta": 1000000.0, "tie_word_embeddings": false, "vocab_size": 152064,
     "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
