@@ -245,8 +245,8 @@ fn the_plan_of_a_7b_adds_up_to_its_published_size() {
     let recomputed = memory(&recipe, &["model.activation_recompute=true", "training.micro_batch_tokens=65536"]);
     let kept = memory(&recipe, &["training.micro_batch_tokens=65536"]);
     assert!(5 * bytes(&recomputed, "activations") < 2 * bytes(&kept, "activations"));
-    let pages = memory(&recipe, &["environment.max_total_tokens=1048576"]);
-    assert_names(&pages.check(1 << 37).unwrap_err().to_string(), &["keys and values", "environment.max_total_tokens"]);
+    let pages = memory(&recipe, &["grpo.prompts_per_step=1000000"]);
+    assert_names(&pages.check(1 << 37).unwrap_err().to_string(), &["keys and values", "grpo.prompts_per_step"]);
     let wide = memory(&recipe, &["training.micro_batch_tokens=10000000"]);
     assert_names(
         &wide.check(1 << 37).unwrap_err().to_string(),
