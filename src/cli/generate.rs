@@ -99,22 +99,22 @@ enum EnvironmentName {
 #[derive(Debug, Args)]
 struct SamplingArguments {
     /// 0 draws the likeliest token.
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
     temperature: Option<f32>,
     /// Keep the likeliest tokens with at least this mass; 1 keeps all.
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     top_p: Option<f32>,
     /// Keep the K likeliest tokens; 0 or -1 keeps all.
     #[arg(long, value_name = "K", allow_negative_numbers = true)]
     top_k: Option<i64>,
     /// Keep tokens of at least this share of the likeliest's probability.
-    #[arg(long, value_name = "P", hide_short_help = true)]
+    #[arg(long, value_name = "P", hide_short_help = true, allow_negative_numbers = true)]
     min_p: Option<f32>,
     /// Above 1 makes tokens that are in the sequence less likely.
-    #[arg(long, value_name = "X", hide_short_help = true)]
+    #[arg(long, value_name = "X", hide_short_help = true, allow_negative_numbers = true)]
     repetition_penalty: Option<f32>,
     /// Temperature inside code, with an environment.
-    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    #[arg(long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true)]
     code_temperature: f32,
     /// Tokens after the prompt; 1024 where generation_config.json has no max_new_tokens either.
     #[arg(long, value_name = "N")]
