@@ -6,6 +6,7 @@ mod demonstration;
 mod engine;
 mod engine_speed;
 mod errors;
+mod hostile;
 mod kv_cache;
 mod large_vocabulary;
 mod one_policy;

@@ -151,14 +151,15 @@ fn below_rollout_nothing_knows_of_tools_or_rewards_and_below_model_nothing_of_qw
         let is_layer = !["prompt", "sandbox", "tasks", "telemetry"].contains(&source.module());
         let mut absent: Vec<&str> = Vec::new();
         if is_layer && *height > heights["rollout"] {
-            absent.extend(["tool", "reward", "sandbox"]);
+            absent.extend(["tool", "tools", "reward", "rewards", "sandbox"]);
         }
         if is_layer && *height > heights["model"] {
-            absent.push("qwen");
+            absent.extend(["qwen", "vl"]);
         }
         for (number, line) in source.text.lines().enumerate() {
             let line = line.to_lowercase();
-            let words = absent.iter().filter(|word| line.contains(**word));
+            let spoken: Vec<&str> = line.split(|c: char| !c.is_alphabetic()).collect();
+            let words = absent.iter().filter(|word| spoken.contains(*word));
             faults.extend(words.map(|word| format!("{}:{}: speaks of {word:?}", source.path, number + 1)));
         }
     }

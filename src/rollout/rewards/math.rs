@@ -48,7 +48,7 @@ impl Value {
 /// Equal up to the rounding of a few operations in f64.
 fn close(a: f64, b: f64) -> bool {
     // Infinities are equal, and have no difference.
-    a == b || (a - b).abs() <= 1e-12 + 1e-9 * a.abs().max(b.abs())
+    a == b || (a.is_finite() && b.is_finite() && (a - b).abs() <= 1e-12 + 1e-9 * a.abs().max(b.abs()))
 }
 
 fn same_list(a: &[Value], b: &[Value]) -> bool {
