@@ -322,7 +322,7 @@ mod tests {
     #[test]
     fn values_survive_upload_and_download() {
         let cpu = Cpu::new();
-        let tensor = cpu.upload(Host::F32(&[1.0, 1.003_906_25, -2.5]), &[3], Dtype::Bf16);
+        let tensor = cpu.upload(Host::F32(&[1.0, 1.003_906_3, -2.5]), &[3], Dtype::Bf16);
         let mut back = [0.0f32; 3];
         cpu.download(&cpu.duplicate(&tensor), HostMut::F32(&mut back));
         assert_eq!(back, [1.0, 1.0, -2.5]);

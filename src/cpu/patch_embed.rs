@@ -37,7 +37,7 @@ impl PatchEmbed for Cpu {
 fn for_expanded(cpu: &Cpu, pixels: &Tensor, scale: &PixelScale, cols: usize, mut work: impl FnMut(usize, &[f32])) {
     let (rows, patch) = (pixels.rows(), pixels.cols() / 3);
     assert!(
-        pixels.cols() == 3 * patch && patch > 0 && cols % (3 * patch) == 0,
+        pixels.cols() == 3 * patch && patch > 0 && cols.is_multiple_of(3 * patch),
         "patch_embed: pixels {pixels:?}, w [.., {cols}]"
     );
     let frames = cols / (3 * patch);

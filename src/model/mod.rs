@@ -44,7 +44,7 @@ pub struct Activations {
 #[derive(Debug)]
 enum LayerSaved {
     /// All that backward needs.
-    Block(BlockSaved),
+    Block(Box<BlockSaved>),
     /// The layer's input; backward computes the rest again.
     Input(Residual),
 }
@@ -105,7 +105,7 @@ impl Model {
             let (next, saved) = block_forward(compute, ids, tower, residual, keys);
             residual = next;
             match keep {
-                Keep::Activations => layers.push(LayerSaved::Block(saved)),
+                Keep::Activations => layers.push(LayerSaved::Block(Box::new(saved))),
                 Keep::LayerInputs => layers.extend(input.map(LayerSaved::Input)),
                 Keep::Nothing => {}
             }
@@ -145,7 +145,7 @@ impl Model {
         let mut dresidual = compute.norm_backward(gradients, self.layout.norm, dy, None, &norm);
         for (ids, saved) in self.layout.layers.iter().zip(layers).rev() {
             let saved = match saved {
-                LayerSaved::Block(saved) => saved,
+                LayerSaved::Block(saved) => *saved,
                 LayerSaved::Input(residual) => {
                     let keys = Keys::Packed { bounds: &inputs.bounds, causal: true };
                     block_forward(compute, ids, tower, residual, keys).1

@@ -276,6 +276,6 @@ mod tests {
     #[test]
     fn the_seccomp_program_fits_the_kernel() {
         let bytes = seccomp_program().unwrap();
-        assert!(bytes.len() % 8 == 0 && bytes.len() / 8 <= 4096, "{} bytes", bytes.len());
+        assert!(bytes.len().is_multiple_of(8) && bytes.len() / 8 <= 4096, "{} bytes", bytes.len());
     }
 }

@@ -25,8 +25,11 @@ use crate::rollout::reward::{RewardSet, Scores};
 use crate::rollout::transcript::{End, Transcript};
 use crate::rollout::{Group, RolloutSettings, run};
 
+/// A figure of a report.
+type Figure = fn(&Report) -> f64;
+
 /// What an evaluation logs, and the end of a run compares.
-const HELD_OUT: [(&str, fn(&Report) -> f64); 5] = [
+const HELD_OUT: [(&str, Figure); 5] = [
     ("held_out/accuracy", Report::accuracy),
     ("held_out/reward", |report| report.reward),
     ("held_out/tool_use", |report| report.tool_use),

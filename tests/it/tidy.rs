@@ -154,7 +154,7 @@ fn below_rollout_nothing_knows_of_tools_or_rewards_and_below_model_nothing_of_qw
             absent.extend(["tool", "tools", "reward", "rewards", "sandbox"]);
         }
         if is_layer && *height > heights["model"] {
-            absent.extend(["qwen", "vl"]);
+            absent.push("qwen");
         }
         for (number, line) in source.text.lines().enumerate() {
             let line = line.to_lowercase();
