@@ -1,7 +1,7 @@
 //! Sixteen f32 lanes on AVX-512, AVX2 or plain arrays, with the same bits on each: all of them round once per operation, fuse only where
 //! `mul_add` says so, and add lanes in one order.
 //!
-//! A kernel is written once with [`kernel!`], generic over [`Lanes`]; its caller passes the [`Simd`] that [`super::Cpu`] detected.
+//! A kernel is written once with `kernel!`, generic over `Lanes`; its caller passes the [`Simd`] that [`super::Cpu`] detected.
 
 use half::bf16;
 
@@ -55,7 +55,7 @@ impl Simd {
     }
 }
 
-/// Sixteen f32. The implementations are instantiated by [`kernel!`] alone, inside functions compiled for the instruction set.
+/// Sixteen f32. The implementations are instantiated by `kernel!` alone, inside functions compiled for the instruction set.
 pub(super) trait Lanes: Copy {
     /// Rows of the matrix micro-kernel whose accumulators, two vectors each, fit the registers.
     const TILE_ROWS: usize;
@@ -290,7 +290,7 @@ pub(super) use x86::{Avx2, Avx512};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    //! Safety of every block here: [`kernel!`](super::kernel) reaches these methods only from functions compiled with the features, which
+    //! Safety of every block here: `kernel!`(super::kernel) reaches these methods only from functions compiled with the features, which
     //! run only where `Simd::available` found them; pointers are the caller's duty.
 
     use std::arch::x86_64::*;
