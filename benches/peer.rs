@@ -55,7 +55,7 @@ fn main() {
         println!("peer: give --model and --prompts, or run tools/compare_speed.sh");
         return;
     };
-    println!("{}", measure(&arguments, model, prompts));
+    println!("{}", rayon::scope(|_| measure(&arguments, model, prompts)));
 }
 
 fn measure(arguments: &Arguments, model: &str, prompts: &std::path::Path) -> Value {

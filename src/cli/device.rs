@@ -36,3 +36,9 @@ pub fn kernels() -> String {
     };
     format!("{cpu}; no CUDA kernels are built in")
 }
+
+/// Runs a command's computation on the worker pool itself: its parallel ops then share their work from where they stand, where a thread
+/// outside would sleep and be woken at each.
+pub fn on_workers<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| work())
+}

@@ -48,8 +48,8 @@ impl Arguments {
     pub fn run(self) -> anyhow::Result<()> {
         match self.command {
             Command::Train(arguments) => train::run(arguments),
-            Command::Eval(arguments) => eval::run(arguments),
-            Command::Generate(arguments) => generate::run(arguments),
+            Command::Eval(arguments) => device::on_workers(|| eval::run(arguments)),
+            Command::Generate(arguments) => device::on_workers(|| generate::run(arguments)),
             Command::Score(arguments) => score::run(&arguments),
             Command::Sandbox(arguments) => sandbox::run(&arguments),
             Command::Data(arguments) => data::run(arguments),

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 
-use super::device::Device;
+use super::device::{Device, on_workers};
 use super::interrupt::raise_on_interrupt;
 use crate::recipe::Method;
 use crate::recipe::layers;
@@ -53,10 +53,10 @@ pub fn run(arguments: TrainArguments) -> anyhow::Result<()> {
     raise_on_interrupt(stop.clone());
     let session =
         Session { backend: arguments.device.backend(), resume: arguments.resume, overwrite: arguments.overwrite, stop };
-    match plan.recipe.method {
-        Method::Sft => sft::train(&plan, &session)?,
-        Method::Grpo => grpo::train(&plan, &session)?,
-    }
+    on_workers(|| match plan.recipe.method {
+        Method::Sft => sft::train(&plan, &session),
+        Method::Grpo => grpo::train(&plan, &session),
+    })?;
     Ok(())
 }
 
