@@ -3,7 +3,7 @@
 #
 #   PYTHON=/path/to/python tools/compare_speed.sh [RESULTS.jsonl]
 #
-# PYTHON needs torch, transformers and pillow. Two shapes: the shipped tiny model and 12 layers of 1,024, both with random weights.
+# PYTHON needs torch, transformers and pillow. Two shapes: the shipped tiny model, and 12 layers of 1,024 with random weights.
 # Sizes: PROMPTS=12 GROUP=8 TOKENS=128 BATCH=96 for tiny; LARGE_PROMPTS=2 LARGE_GROUP=8 LARGE_TOKENS=32 LARGE_BATCH=16; REPEATS=3.
 # FREEZE=1 (the default) freezes the vision tower and merger on both sides, as the recipes do. SHAPES="tiny large".
 set -euo pipefail
@@ -29,8 +29,8 @@ config["rope_scaling"]["mrope_section"] = [8, 12, 12]
 config["vision_config"].update(out_hidden_size=1024)
 json.dump(config, open(sys.argv[2], "w"), indent=2)
 PYTHON
-"$engine" init --config recipes/tiny/config.json --seed 0 --out "$work/tiny" >"$work/log"
-"$engine" init --config "$work/large-config/config.json" --seed 0 --out "$work/large" >>"$work/log"
+cp -r recipes/tiny-sft "$work/tiny"
+"$engine" init --config "$work/large-config/config.json" --seed 0 --out "$work/large" >"$work/log"
 "$engine" data needle --out "$work/needle" --count "${PROMPTS:-12}" --seed 0 >>"$work/log"
 head -n "${LARGE_PROMPTS:-2}" "$work/needle/data.jsonl" >"$work/needle/large.jsonl"
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use thyme_engine::checkpoint::{folder, init, weights};
 use thyme_engine::cpu::Cpu;
-use thyme_engine::engine::request::{Event, GeneratorError, Opening, Sampling, Stops};
+use thyme_engine::engine::request::{Event, GeneratorError, Opening, Sampling, StopReason, Stops};
 use thyme_engine::engine::{Engine, EngineLimits};
 use thyme_engine::model::Model;
 use thyme_engine::model::config::Config;
@@ -60,8 +60,8 @@ impl Policy {
     }
 }
 
-/// Draws `tokens` tokens at temperature 1 for `group` sequences of each prompt. A sequence that draws an image's placeholder ends there:
-/// the engine has no picture for it.
+/// Draws `tokens` tokens at temperature 1 for `group` sequences of each prompt. A sequence that draws an image's placeholder stops, since
+/// there is no picture for it; it goes on behind a token 0, which counts as one of its own.
 pub fn roll_out(
     engine: &mut Engine,
     weights: &Weights,
@@ -96,6 +96,11 @@ pub fn roll_out(
         for event in engine.step(weights).expect("the engine works") {
             match event {
                 Event::Token { sequence, token } => open.get_mut(&sequence).expect("it is open").push(token.id),
+                Event::Stopped { sequence, reason: StopReason::Token(_) }
+                    if engine.append(sequence, &[0], &[]).is_ok() =>
+                {
+                    open.get_mut(&sequence).expect("it is open").push(0);
+                }
                 Event::Stopped { sequence, .. } => {
                     engine.close(sequence);
                     let drawn = open.remove(&sequence).expect("it is open");

@@ -179,8 +179,13 @@ pub(super) fn write_safetensors<'a>(
         safetensors::SafeTensorError::IoError(e) => e,
         other => std::io::Error::other(other.to_string()),
     };
+    // The library writes a file that only its owner may read; this one gets the rights that any new file gets.
+    let rights =
+        std::fs::File::create(path).and_then(|file| file.metadata()).map_err(CheckpointError::file("create", path))?;
     safetensors::serialize_to_file(tensors, Some(metadata), path)
         .map_err(|e| CheckpointError::file("write", path)(as_io(e)))?;
     let file = std::fs::File::open(path).map_err(CheckpointError::file("read", path))?;
-    file.sync_all().map_err(CheckpointError::file("flush", path))
+    file.set_permissions(rights.permissions())
+        .and_then(|()| file.sync_all())
+        .map_err(CheckpointError::file("flush", path))
 }

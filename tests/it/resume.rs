@@ -166,6 +166,8 @@ fn a_run_folder_with_checkpoints_is_not_started_over_unless_asked() {
     succeed(train(&recipe, &["--overwrite", "--set", "training.max_steps=1"]));
     assert_eq!(names(&run, "checkpoint-", ""), ["checkpoint-1"]);
     assert_eq!(lines(&run), 1);
+    let rights = |file| std::fs::metadata(checkpoint(&run, 1).join(file)).unwrap().permissions();
+    assert_eq!(rights("model.safetensors"), rights("trainer_state.json"), "whoever reads one may read the other");
 }
 
 #[test]
