@@ -1,25 +1,24 @@
 //! Matrix products. Every output element is one chain of fused multiply-adds over `k` ascending, begun at the bias, at zero or at the sum
 //! so far; a chain that is stored and taken up again rounds nothing. So neither tile, edge, number of rows nor thread shows in the bits.
 //!
-//! The left matrix is packed into blocks of a few rows, the right one into panels of 32 columns, `k` by `k`; a micro-kernel keeps a
-//! tile of the output in registers. One to four rows (decoding) read the parameters once, without packing.
+//! The right matrix is packed into panels of one or two vectors, `k` by `k`, and so is the left one into blocks of a few rows where it is
+//! stored by columns; a micro-kernel keeps a tile of the output in registers. One to four rows (decoding) read the parameters once,
+//! without packing.
 
 use half::bf16;
 use rayon::prelude::*;
 
 use super::simd::{LANES, Lanes, kernel, unroll};
-use super::{Cpu, Floats, PARALLEL_COST, floats, floats_mut, values};
+use super::{Cpu, PARALLEL_COST, floats, floats_mut, values};
 use crate::ops::linear::Linear;
 use crate::ops::{Dtype, Tensor};
 
-/// Columns of a panel: two vectors.
-const PANEL: usize = 2 * LANES;
-/// Length of `k` between stores of a tile: a packed block of rows stays in the first-level cache.
+/// Length of `k` between stores of a tile: a block of rows stays in the first-level cache.
 const DEPTH: usize = 512;
-/// Panels that share a pass over the rows, at most: together they stay in the second-level cache.
-const GROUP: usize = 4;
-/// Floats of the left matrix packed at a time.
-const LEFT_MAX: usize = 1 << 22;
+/// Rows packed at a time: with the panels they stay in the second-level cache.
+const CHUNK: usize = 96;
+/// Columns that share a pass over the rows, at most: their panels stay in the second-level cache.
+const GROUP: usize = 128;
 /// Rows up to which the parameters are used as they come.
 const FEW: usize = 4;
 
@@ -74,11 +73,10 @@ pub(super) fn product(cpu: &Cpu, left: Left<'_>, right: Right<'_>, start: Start<
         assert!(left.len() == rows * depth && right.len() == cols * depth);
         return few_rows_on_all_threads(cpu, left, right, start, size, out);
     }
-    let rows_at_once = (LEFT_MAX / depth.max(1)).max(96) / 24 * 24;
-    for first in (0..rows).step_by(rows_at_once) {
-        let count = rows_at_once.min(rows - first);
-        many_rows(cpu, left, first, right, start, size, count, out);
+    match left {
+        Left::Rows(values) | Left::Columns(values) => assert_eq!(values.len(), rows * depth, "left operand"),
     }
+    many_rows(cpu, left, right, start, size, out);
 }
 
 /// The output, shared by tasks that each write elements of their own.
@@ -101,75 +99,34 @@ impl Tiles {
     }
 }
 
-/// The packed left matrix: for each `DEPTH` of `k`, for each block of rows, `[k][block]`.
-struct Packed {
-    values: Floats,
-    /// Rows of the left matrix before the first packed one.
-    first: usize,
-    /// Rows packed.
-    rows: usize,
-    /// Rows with the padding of the last block.
-    padded: usize,
-    /// Rows of a whole block.
-    tile: usize,
-}
-
-impl Packed {
-    fn blocks(&self) -> usize {
-        self.rows.div_ceil(self.tile)
-    }
-
-    /// Rows of the block, and rows it is packed with.
-    #[inline(always)]
-    fn block_rows(&self, block: usize) -> (usize, usize) {
-        let rows = self.tile.min(self.rows - block * self.tile);
-        (rows, padded_rows(rows))
-    }
-}
-
-/// The micro-kernel sizes.
-#[inline(always)]
-fn padded_rows(rows: usize) -> usize {
-    match rows {
-        0..=2 => rows,
-        3..=4 => 4,
-        5..=8 => 8,
-        _ => 12,
-    }
-}
-
 kernel! {
-    fn tile_rows<L>() -> usize {
-        L::TILE_ROWS
+    /// Rows and columns of the largest tile.
+    fn tile_size<L>() -> (usize, usize) {
+        (L::TILE_ROWS, L::TILE_VECTORS * LANES)
     }
 }
 
-/// The product for rows `first..first + count`.
-#[allow(clippy::too_many_arguments)] // the operands of `product` and a range
-fn many_rows(
-    cpu: &Cpu,
-    left: Left<'_>,
-    first: usize,
-    right: Right<'_>,
-    start: Start<'_>,
-    size: Size,
-    count: usize,
-    out: Tiles,
-) {
-    let threads = threads_for(count * size.cols * size.depth);
-    let packed = pack_left(cpu, left, first, size, count, threads);
-    let panels = size.cols.div_ceil(PANEL);
-    let group = (panels / (3 * threads)).clamp(1, GROUP);
+fn many_rows(cpu: &Cpu, left: Left<'_>, right: Right<'_>, start: Start<'_>, size: Size, out: Tiles) {
+    let threads = threads_for(size.rows * size.cols * size.depth);
+    let (tile, panel) = tile_size(cpu.simd);
+    let panels = size.cols.div_ceil(panel);
+    let blocks = size.rows.div_ceil(tile);
+    // A group packs its columns of the right matrix, a cut its rows of a left one stored by columns: those are packed once.
+    let wanted = if threads == 1 { 1 } else { 3 * threads };
+    let group = match left {
+        Left::Rows(_) => (panels / wanted).clamp(1, GROUP / panel),
+        Left::Columns(_) => panels.min(GROUP / panel),
+    };
     let groups = panels.div_ceil(group);
-    // With few panels, the rows are cut as well; each cut packs the panels again, so it is kept above 8 blocks.
-    let cuts = if threads == 1 { 1 } else { (3 * threads).div_ceil(groups).min(packed.blocks().div_ceil(8)) };
-    let cut = packed.blocks().div_ceil(cuts);
+    let cuts = wanted.div_ceil(groups).min(blocks.div_ceil(8));
+    let cut = blocks.div_ceil(cuts) * tile;
     let task = |i: usize| {
         let (row_cut, panel_group) = (i % cuts, i / cuts);
-        let blocks = (row_cut * cut).min(packed.blocks())..((row_cut + 1) * cut).min(packed.blocks());
+        let rows = (row_cut * cut).min(size.rows)..((row_cut + 1) * cut).min(size.rows);
         let panels = panel_group * group..((panel_group + 1) * group).min(panels);
-        let mut room = cpu.scratch(group * PANEL * DEPTH.min(size.depth));
-        multiply(cpu.simd, &packed, right, start, size, blocks, panels, &mut room, out);
+        let depth = DEPTH.min(size.depth);
+        let mut room = cpu.scratch(group * panel * depth + CHUNK / tile * block_len(tile, depth));
+        multiply(cpu.simd, left, right, start, size, rows, panels, &mut room, out);
     };
     if threads == 1 {
         (0..groups * cuts).for_each(task);
@@ -183,111 +140,80 @@ fn threads_for(multiply_adds: usize) -> usize {
     if multiply_adds < 10 * PARALLEL_COST { 1 } else { rayon::current_num_threads() }
 }
 
-fn pack_left(cpu: &Cpu, left: Left<'_>, first: usize, size: Size, rows: usize, threads: usize) -> Packed {
-    match left {
-        Left::Rows(values) | Left::Columns(values) => assert_eq!(values.len(), size.rows * size.depth, "left operand"),
-    }
-    let tile = tile_rows(cpu.simd);
-    let padded = rows / tile * tile + padded_rows(rows % tile);
-    let mut packed = Packed { values: cpu.scratch(padded * size.depth), first, rows, padded, tile };
-    let to = Tiles { pointer: packed.values.as_mut_ptr(), stride: 0 };
-    let pack = |block: usize| {
-        for k in (0..size.depth).step_by(DEPTH) {
-            let depth = DEPTH.min(size.depth - k);
-            let (rows, padded) = packed.block_rows(block);
-            // Safety: the blocks are disjoint and lie in `packed.values`, which nothing else touches meanwhile.
-            let to = unsafe {
-                std::slice::from_raw_parts_mut(to.at(0, k * packed.padded + block * tile * depth), padded * depth)
-            };
-            pack_left_block(cpu.simd, left, size, first + block * tile, rows, padded, k, to);
-        }
-    };
-    if threads == 1 {
-        (0..packed.blocks()).for_each(pack);
-    } else {
-        (0..packed.blocks()).into_par_iter().with_min_len(8).for_each(pack);
-    }
-    packed
+/// Floats from one packed block of rows to the next; a line more than it holds, lest all blocks fall into the same sets of the cache.
+fn block_len(tile: usize, depth: usize) -> usize {
+    tile * depth + LANES
 }
 
-kernel! {
-    /// Rows `row..row + rows` of the left matrix to `[k][padded]` for `k` from `k`; the padding rows are zeros.
-    fn pack_left_block<L>(
-        left: Left<'_>,
-        size: Size,
-        row: usize,
-        rows: usize,
-        padded: usize,
-        k: usize,
-        to: &mut [f32],
-    ) {
-        let depth = to.len() / padded;
-        match left {
-            Left::Columns(values) => {
-                for (i, to) in to.chunks_exact_mut(padded).enumerate() {
-                    let from = &values[(k + i) * size.rows + row..][..rows];
-                    L::load_tail(from, 0.0).store_tail(to);
-                }
-            }
-            Left::Rows(values) => {
-                for (i, to) in to.chunks_mut(padded * LANES).enumerate() {
-                    let k = k + i * LANES;
-                    let count = LANES.min(depth - i * LANES);
-                    let mut lanes = [L::splat(0.0); LANES];
-                    unroll!(r < LANES => {
-                        if r < rows {
-                            lanes[r] = L::load_tail(&values[(row + r) * size.depth + k..][..count], 0.0);
-                        }
-                    });
-                    let lanes = L::transpose(lanes);
-                    unroll!(j < LANES => {
-                        if j < count {
-                            lanes[j].store_tail(&mut to[j * padded..][..padded]);
-                        }
-                    });
-                }
+/// `rows` of a left matrix stored by columns, from `k`, to blocks of `[k][tile]`; what is past the last row holds anything.
+#[inline(always)]
+fn pack_columns<L: Lanes>(
+    values: &[f32],
+    size: Size,
+    rows: std::ops::Range<usize>,
+    k: usize,
+    depth: usize,
+    to: &mut [f32],
+) {
+    for i in 0..depth {
+        let from = &values[(k + i) * size.rows..][rows.clone()];
+        let ahead = from.as_ptr().wrapping_add(8 * size.rows);
+        for line in (0..from.len()).step_by(LANES) {
+            L::prefetch(ahead.wrapping_add(line));
+        }
+        for (from, block) in from.chunks(L::TILE_ROWS).zip(to.chunks_exact_mut(block_len(L::TILE_ROWS, depth))) {
+            let to = &mut block[i * L::TILE_ROWS..][..L::TILE_ROWS];
+            if from.len() == L::TILE_ROWS {
+                to.copy_from_slice(from);
+            } else {
+                to[..from.len()].copy_from_slice(from);
             }
         }
     }
 }
 
-/// 32 columns from `col` of the right matrix, from `k`, to `[k][32]`; the columns past the edge are zeros.
+/// The columns of a panel, from `col`, of the right matrix, from `k`, to `[k][panel]`; the columns past the edge are zeros.
 #[inline(always)]
 fn pack_right_panel<L: Lanes>(right: Right<'_>, size: Size, col: usize, k: usize, to: &mut [f32]) {
-    let cols = PANEL.min(size.cols - col);
-    let depth = to.len() / PANEL;
+    let panel = L::TILE_VECTORS * LANES;
+    let depth = to.len() / panel;
     match right {
         Right::Parameter(values) => {
-            for half in [0, LANES] {
-                let cols = cols.saturating_sub(half).min(LANES);
+            for first in (0..panel).step_by(LANES) {
+                let cols = size.cols.saturating_sub(col + first).min(LANES);
                 for i in (0..depth).step_by(LANES) {
-                    let lanes = transposed_parameters::<L>(values, size, col + half, cols, k + i);
-                    let to = &mut to[i * PANEL..];
-                    unroll!(j < LANES => {
-                        if i + j < depth {
-                            lanes[j].store(&mut to[j * PANEL + half..]);
+                    let to = &mut to[i * panel + first..];
+                    if cols == LANES && i + LANES <= depth {
+                        let from = &values[(col + first) * size.depth + k + i..][..15 * size.depth + LANES];
+                        let to = &mut to[..15 * panel + LANES];
+                        // Safety: row 15 of each side ends within the slices just taken.
+                        unsafe { L::transpose_bf16(from.as_ptr(), size.depth, to.as_mut_ptr(), panel) };
+                    } else {
+                        let lanes = transposed_parameters::<L>(values, size, col + first, cols, k + i);
+                        for (lanes, to) in lanes.into_iter().zip(to.chunks_mut(panel)).take(depth - i) {
+                            lanes.store(to);
                         }
-                    });
+                    }
                 }
             }
         }
         Right::ParameterBackward(values) => {
-            for (i, to) in to.chunks_exact_mut(PANEL).enumerate() {
-                let from = &values[(k + i) * size.cols + col..][..cols];
-                for half in [0, LANES] {
-                    let from = &from[half.min(cols)..];
+            for (i, to) in to.chunks_exact_mut(panel).enumerate() {
+                let from = &values[(k + i) * size.cols + col..(k + i + 1) * size.cols];
+                for first in (0..panel).step_by(LANES) {
+                    let from = &from[first.min(from.len())..];
                     let lanes = if from.len() >= LANES { L::load_bf16(from) } else { L::load_bf16_tail(from) };
-                    lanes.store(&mut to[half..]);
+                    lanes.store(&mut to[first..]);
                 }
             }
         }
         Right::Rows(values) => {
-            for (i, to) in to.chunks_exact_mut(PANEL).enumerate() {
-                let from = &values[(k + i) * size.cols + col..][..cols];
-                for half in [0, LANES] {
-                    let from = &from[half.min(cols)..];
+            for (i, to) in to.chunks_exact_mut(panel).enumerate() {
+                let from = &values[(k + i) * size.cols + col..(k + i + 1) * size.cols];
+                for first in (0..panel).step_by(LANES) {
+                    let from = &from[first.min(from.len())..];
                     let lanes = if from.len() >= LANES { L::load(from) } else { L::load_tail(from, 0.0) };
-                    lanes.store(&mut to[half..]);
+                    lanes.store(&mut to[first..]);
                 }
             }
         }
@@ -314,37 +240,46 @@ fn transposed_parameters<L: Lanes>(values: &[bf16], size: Size, col: usize, cols
 }
 
 kernel! {
-    /// The tiles of some blocks of rows and some panels. `room` holds the panels for one `DEPTH`.
+    /// The tiles of some rows and some panels; `room` holds the panels and a chunk of packed rows for one `DEPTH`.
     fn multiply<L>(
-        left: &Packed,
+        left: Left<'_>,
         right: Right<'_>,
         start: Start<'_>,
         size: Size,
-        blocks: std::ops::Range<usize>,
+        rows: std::ops::Range<usize>,
         panels: std::ops::Range<usize>,
         room: &mut [f32],
         out: Tiles,
     ) {
+        let panel = L::TILE_VECTORS * LANES;
         for k in (0..size.depth.max(1)).step_by(DEPTH) {
             let depth = DEPTH.min(size.depth - k);
-            let room = &mut room[..panels.len() * PANEL * depth];
-            for (panel, to) in panels.clone().zip(room.chunks_exact_mut((PANEL * depth).max(1))) {
-                pack_right_panel::<L>(right, size, panel * PANEL, k, to);
+            let (right_panels, left_blocks) = room.split_at_mut(panels.len() * panel * depth);
+            for (i, to) in panels.clone().zip(right_panels.chunks_exact_mut((panel * depth).max(1))) {
+                pack_right_panel::<L>(right, size, i * panel, k, to);
             }
             let start = if k == 0 { start } else { Start::Sum };
-            for block in blocks.clone() {
-                let (rows, padded) = left.block_rows(block);
-                let left_block = &left.values[k * left.padded + block * left.tile * depth..][..padded * depth];
-                for panel in panels.clone() {
-                    let right_panel = &room[(panel - panels.start) * PANEL * depth..][..PANEL * depth];
-                    let (row, col) = (left.first + block * left.tile, panel * PANEL);
-                    let place = Place { out, row, col, rows, cols: PANEL.min(size.cols - col) };
-                    match padded {
-                        1 => tile::<L, 1>(left_block, right_panel, start, place),
-                        2 => tile::<L, 2>(left_block, right_panel, start, place),
-                        4 => tile::<L, 4>(left_block, right_panel, start, place),
-                        8 => tile::<L, 8>(left_block, right_panel, start, place),
-                        _ => tile::<L, 12>(left_block, right_panel, start, place),
+            for chunk in rows.clone().step_by(CHUNK) {
+                let chunk = chunk..rows.end.min(chunk + CHUNK);
+                if let Left::Columns(values) = left {
+                    pack_columns::<L>(values, size, chunk.clone(), k, depth, left_blocks);
+                }
+                for row in chunk.clone().step_by(L::TILE_ROWS) {
+                    let rows = L::TILE_ROWS.min(chunk.end - row);
+                    for (i, right_panel) in panels.clone().zip(right_panels.chunks_exact((panel * depth).max(1))) {
+                        let col = i * panel;
+                        let place = Place { out, row, col, rows, cols: panel.min(size.cols - col) };
+                        match left {
+                            Left::Rows(values) => {
+                                let block = &values[row * size.depth + k..];
+                                whole_tile::<L, false>(block, size.depth, right_panel, start, place);
+                            }
+                            Left::Columns(_) => {
+                                let block = (row - chunk.start) / L::TILE_ROWS;
+                                let block = &left_blocks[block * block_len(L::TILE_ROWS, depth)..];
+                                whole_tile::<L, true>(block, L::TILE_ROWS, right_panel, start, place);
+                            }
+                        }
                     }
                 }
             }
@@ -362,70 +297,113 @@ struct Place {
     cols: usize,
 }
 
-/// `ROWS x 32` outputs, in registers: left `[k][ROWS]`, right `[k][32]`.
+/// The smallest tile that holds `place`. A block stored by columns is `[k][stride]`, else `[row][stride]`.
 #[inline(always)]
-fn tile<L: Lanes, const ROWS: usize>(left: &[f32], right: &[f32], start: Start<'_>, place: Place) {
-    let depth = right.len() / PANEL;
-    assert!(left.len() == depth * ROWS && place.rows <= ROWS && place.cols <= PANEL);
-    let whole = place.rows == ROWS && place.cols == PANEL;
-    let mut edge = [0.0f32; 12 * PANEL];
-    let (target, stride) =
-        if whole { (place.out.at(place.row, place.col), place.out.stride) } else { (edge.as_mut_ptr(), PANEL) };
-    let outside = |row: usize| place.out.at(place.row + row, place.col);
-    let mut sums = [[L::splat(0.0); 2]; ROWS];
+fn whole_tile<L: Lanes, const COLUMNS: bool>(
+    left: &[f32],
+    stride: usize,
+    right: &[f32],
+    start: Start<'_>,
+    place: Place,
+) {
+    match (L::TILE_VECTORS, place.rows) {
+        (1, 1) => tile::<L, 1, 1, COLUMNS>(left, stride, right, start, place),
+        (1, 2) => tile::<L, 2, 1, COLUMNS>(left, stride, right, start, place),
+        (1, 3..=4) => tile::<L, 4, 1, COLUMNS>(left, stride, right, start, place),
+        (1, _) => tile::<L, 6, 1, COLUMNS>(left, stride, right, start, place),
+        (_, 1) => tile::<L, 1, 2, COLUMNS>(left, stride, right, start, place),
+        (_, 2) => tile::<L, 2, 2, COLUMNS>(left, stride, right, start, place),
+        (_, 3..=4) => tile::<L, 4, 2, COLUMNS>(left, stride, right, start, place),
+        (_, 5..=8) => tile::<L, 8, 2, COLUMNS>(left, stride, right, start, place),
+        _ => tile::<L, 12, 2, COLUMNS>(left, stride, right, start, place),
+    }
+}
+
+/// `ROWS` rows of `VECTORS` vectors of outputs, in registers; right `[k][VECTORS · 16]`. Rows that lie outside compute the last one again.
+#[inline(always)]
+fn tile<L: Lanes, const ROWS: usize, const VECTORS: usize, const COLUMNS: bool>(
+    left: &[f32],
+    left_stride: usize,
+    right: &[f32],
+    start: Start<'_>,
+    place: Place,
+) {
+    let panel = VECTORS * LANES;
+    let depth = right.len() / panel;
+    let (row_step, k_step) = if COLUMNS { (1, left_stride) } else { (left_stride, 1) };
+    assert!(0 < place.rows && place.rows <= ROWS && place.cols <= panel);
+    assert!(depth == 0 || left.len() > (place.rows - 1) * row_step + (depth - 1) * k_step);
+    let whole = place.rows == ROWS && place.cols == panel;
+    let inside = |row: usize| place.out.at(place.row + row, place.col);
+    let mut sums = [[L::splat(0.0); VECTORS]; ROWS];
     match start {
         Start::Zero => {}
         Start::Bias(bias) => {
             let bias = &bias[place.col..];
-            let first = if bias.len() >= LANES { L::load_bf16(bias) } else { L::load_bf16_tail(bias) };
-            let second = L::load_bf16_tail(&bias[LANES.min(bias.len())..]);
-            sums = [[first, second]; ROWS];
+            let mut first = [L::splat(0.0); VECTORS];
+            unroll!(v < VECTORS => {
+                let bias = &bias[(v * LANES).min(bias.len())..];
+                first[v] = if bias.len() >= LANES { L::load_bf16(bias) } else { L::load_bf16_tail(bias) };
+            });
+            sums = [first; ROWS];
+        }
+        Start::Sum if whole => {
+            unroll!(row < ROWS => {
+                unroll!(v < VECTORS => {
+                    // Safety: the elements of a whole tile lie in the output, and are this task's own.
+                    sums[row][v] = unsafe { L::load_pointer(inside(row).wrapping_add(v * LANES)) };
+                });
+            });
         }
         Start::Sum => {
-            if !whole {
-                for row in 0..place.rows {
+            unroll!(row < ROWS => {
+                if row < place.rows {
                     // Safety: `cols` elements of this row lie in the output, and are this task's own.
-                    let from = unsafe { std::slice::from_raw_parts(outside(row), place.cols) };
-                    edge[row * PANEL..][..place.cols].copy_from_slice(from);
+                    let from = unsafe { std::slice::from_raw_parts(inside(row), place.cols) };
+                    unroll!(v < VECTORS => {
+                        sums[row][v] = L::load_tail(&from[(v * LANES).min(from.len())..], 0.0);
+                    });
                 }
-            }
-            unroll!(row < ROWS => {
-                // Safety: 32 elements from each row of a whole tile lie in the output, those of an edge in `edge`.
-                sums[row] = unsafe {
-                    let from = target.wrapping_add(row * stride);
-                    [L::load_pointer(from), L::load_pointer(from.wrapping_add(LANES))]
-                };
             });
         }
     }
-    let (mut a, mut b) = (left.as_ptr(), right.as_ptr());
+    // The output is far away; it comes while the sums are formed.
+    unroll!(row < ROWS => { L::prefetch(inside(row.min(place.rows - 1))); });
+    let mut a = [left.as_ptr(); ROWS];
+    unroll!(row < ROWS => { a[row] = left.as_ptr().wrapping_add(row.min(place.rows - 1) * row_step); });
+    let mut b = right.as_ptr();
+    let mut at = 0;
     for _ in 0..depth {
-        // Safety: `depth` steps of ROWS and 32 elements are what the slices hold.
+        let mut columns = [L::splat(0.0); VECTORS];
+        // Safety: the assertion on `left` covers its last element; `depth` steps of a panel are what `right` holds.
         unsafe {
-            let (first, second) = (L::load_pointer(b), L::load_pointer(b.wrapping_add(LANES)));
+            unroll!(v < VECTORS => { columns[v] = L::load_pointer(b.wrapping_add(v * LANES)); });
             unroll!(row < ROWS => {
-                let x = L::splat(*a.wrapping_add(row));
-                sums[row][0] = x.mul_add(first, sums[row][0]);
-                sums[row][1] = x.mul_add(second, sums[row][1]);
+                let x = L::splat(*a[row].wrapping_add(at));
+                unroll!(v < VECTORS => { sums[row][v] = x.mul_add(columns[v], sums[row][v]); });
             });
         }
-        a = a.wrapping_add(ROWS);
-        b = b.wrapping_add(PANEL);
+        at += k_step;
+        b = b.wrapping_add(panel);
     }
-    unroll!(row < ROWS => {
-        let to = target.wrapping_add(row * stride);
-        // Safety: as for the loads.
-        unsafe {
-            sums[row][0].store_pointer(to);
-            sums[row][1].store_pointer(to.wrapping_add(LANES));
-        }
-    });
-    if !whole {
-        for row in 0..place.rows {
-            // Safety: as for the loads.
-            let to = unsafe { std::slice::from_raw_parts_mut(outside(row), place.cols) };
-            to.copy_from_slice(&edge[row * PANEL..][..place.cols]);
-        }
+    if whole {
+        unroll!(row < ROWS => {
+            unroll!(v < VECTORS => {
+                // Safety: as for the loads.
+                unsafe { sums[row][v].store_pointer(inside(row).wrapping_add(v * LANES)) };
+            });
+        });
+    } else {
+        unroll!(row < ROWS => {
+            if row < place.rows {
+                // Safety: as for the loads.
+                let to = unsafe { std::slice::from_raw_parts_mut(inside(row), place.cols) };
+                unroll!(v < VECTORS => {
+                    let first = (v * LANES).min(to.len());
+                    sums[row][v].store_tail(&mut to[first..]);
+                });
+            }
+        });
     }
 }
 

@@ -57,8 +57,10 @@ impl Simd {
 
 /// Sixteen f32. The implementations are instantiated by `kernel!` alone, inside functions compiled for the instruction set.
 pub(super) trait Lanes: Copy {
-    /// Rows of the matrix micro-kernel whose accumulators, two vectors each, fit the registers.
+    /// Rows of the matrix micro-kernel.
     const TILE_ROWS: usize;
+    /// Vectors to a row of the matrix micro-kernel: its accumulators fill the registers.
+    const TILE_VECTORS: usize;
     /// All lanes `x`.
     fn splat(x: f32) -> Self;
     /// Reads 16 values. Safety: `from` is readable for 16.
@@ -67,6 +69,9 @@ pub(super) trait Lanes: Copy {
     unsafe fn store_pointer(self, to: *mut f32);
     /// Reads 16 bf16. Safety: `from` is readable for 16.
     unsafe fn load_bf16_pointer(from: *const bf16) -> Self;
+    /// Asks for the cache line at `from`, which need not be readable.
+    #[inline(always)]
+    fn prefetch(_from: *const f32) {}
     /// `self · a + b`, rounded once.
     fn mul_add(self, a: Self, b: Self) -> Self;
     /// `self + other`.
@@ -89,6 +94,19 @@ pub(super) trait Lanes: Copy {
     fn transpose(rows: [Self; LANES]) -> [Self; LANES] {
         let rows = rows.map(Self::to_array);
         std::array::from_fn(|i| Self::load(&std::array::from_fn::<f32, LANES, _>(|j| rows[j][i])))
+    }
+
+    /// Element `i` of row `j` to element `j` of row `i`, for 16 rows; rows are a stride apart. Safety: 16 rows of 16 are readable, and
+    /// writable.
+    #[inline(always)]
+    unsafe fn transpose_bf16(from: *const bf16, from_stride: usize, to: *mut f32, to_stride: usize) {
+        // Safety: the caller's.
+        unsafe {
+            let mut rows = [Self::splat(0.0); LANES];
+            unroll!(i < LANES => { rows[i] = Self::load_bf16_pointer(from.wrapping_add(i * from_stride)); });
+            let rows = Self::transpose(rows);
+            unroll!(i < LANES => { rows[i].store_pointer(to.wrapping_add(i * to_stride)); });
+        }
     }
 
     /// The first 16 of `from`.
@@ -231,6 +249,7 @@ impl Portable {
 
 impl Lanes for Portable {
     const TILE_ROWS: usize = 4;
+    const TILE_VECTORS: usize = 1;
     #[inline(always)]
     fn splat(x: f32) -> Self {
         Portable([x; LANES])
@@ -305,6 +324,11 @@ mod x86 {
 
     impl Lanes for Avx512 {
         const TILE_ROWS: usize = 12;
+        const TILE_VECTORS: usize = 2;
+        #[inline(always)]
+        fn prefetch(from: *const f32) {
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+        }
         #[inline(always)]
         fn splat(x: f32) -> Self {
             Avx512(unsafe { _mm512_set1_ps(x) })
@@ -401,12 +425,61 @@ mod x86 {
         }
     }
 
+    /// An 8×8 transposition: pairs of rows, then fours, within 128-bit halves; then the halves change places.
+    #[inline(always)]
+    fn transpose_8(rows: [__m256; 8]) -> [__m256; 8] {
+        let mut pairs = rows;
+        let mut fours = rows;
+        let mut out = rows;
+        unsafe {
+            unroll!(i < 4 => {
+                pairs[2 * i] = _mm256_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);
+                pairs[2 * i + 1] = _mm256_unpackhi_ps(rows[2 * i], rows[2 * i + 1]);
+            });
+            unroll!(i < 4 => {
+                let (g, j) = (i / 2 * 4, i % 2);
+                fours[g + 2 * j] = _mm256_shuffle_ps::<0x44>(pairs[g + j], pairs[g + j + 2]);
+                fours[g + 2 * j + 1] = _mm256_shuffle_ps::<0xee>(pairs[g + j], pairs[g + j + 2]);
+            });
+            unroll!(j < 4 => {
+                out[j] = _mm256_permute2f128_ps::<0x20>(fours[j], fours[4 + j]);
+                out[4 + j] = _mm256_permute2f128_ps::<0x31>(fours[j], fours[4 + j]);
+            });
+        }
+        out
+    }
+
+    /// Eight bf16 as f32.
+    #[inline(always)]
+    unsafe fn widen(from: *const bf16) -> __m256 {
+        unsafe {
+            let halves = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(halves))
+        }
+    }
+
+    /// All bits set in the first `count` of 16 lanes.
+    #[inline(always)]
+    fn tail_masks(count: usize) -> (__m256i, __m256i) {
+        unsafe {
+            let count = _mm256_set1_epi32(count as i32);
+            let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+            let later = _mm256_add_epi32(lanes, _mm256_set1_epi32(8));
+            (_mm256_cmpgt_epi32(count, lanes), _mm256_cmpgt_epi32(count, later))
+        }
+    }
+
     /// Two ymm registers.
     #[derive(Clone, Copy)]
     pub struct Avx2(__m256, __m256);
 
     impl Lanes for Avx2 {
-        const TILE_ROWS: usize = 2;
+        const TILE_ROWS: usize = 6;
+        const TILE_VECTORS: usize = 1;
+        #[inline(always)]
+        fn prefetch(from: *const f32) {
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+        }
         #[inline(always)]
         fn splat(x: f32) -> Self {
             let v = unsafe { _mm256_set1_ps(x) };
@@ -425,10 +498,46 @@ mod x86 {
         }
         #[inline(always)]
         unsafe fn load_bf16_pointer(from: *const bf16) -> Self {
+            unsafe { Avx2(widen(from), widen(from.add(8))) }
+        }
+        #[inline(always)]
+        unsafe fn transpose_bf16(from: *const bf16, from_stride: usize, to: *mut f32, to_stride: usize) {
+            // By quarters: the whole would not fit the registers.
+            for (row, col) in [(0, 0), (0, 8), (8, 0), (8, 8)] {
+                let (from, to) = (from.wrapping_add(row * from_stride + col), to.wrapping_add(col * to_stride + row));
+                unsafe {
+                    let mut rows = [_mm256_setzero_ps(); 8];
+                    unroll!(i < 8 => { rows[i] = widen(from.wrapping_add(i * from_stride)); });
+                    let rows = transpose_8(rows);
+                    unroll!(i < 8 => { _mm256_storeu_ps(to.wrapping_add(i * to_stride), rows[i]); });
+                }
+            }
+        }
+        #[inline(always)]
+        fn store_tail(self, to: &mut [f32]) {
+            if to.len() >= super::LANES {
+                return self.store(to);
+            }
+            let (low, high) = tail_masks(to.len());
             unsafe {
-                let widen =
-                    |from: *const bf16| _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast())));
-                Avx2(_mm256_castsi256_ps(widen(from)), _mm256_castsi256_ps(widen(from.add(8))))
+                _mm256_maskstore_ps(to.as_mut_ptr(), low, self.0);
+                _mm256_maskstore_ps(to.as_mut_ptr().wrapping_add(8), high, self.1);
+            }
+        }
+        #[inline(always)]
+        fn load_tail(from: &[f32], rest: f32) -> Self {
+            if from.len() >= super::LANES {
+                return Self::load(from);
+            }
+            let (low, high) = tail_masks(from.len());
+            unsafe {
+                let rest = _mm256_set1_ps(rest);
+                let first = _mm256_maskload_ps(from.as_ptr(), low);
+                let second = _mm256_maskload_ps(from.as_ptr().wrapping_add(8), high);
+                Avx2(
+                    _mm256_blendv_ps(rest, first, _mm256_castsi256_ps(low)),
+                    _mm256_blendv_ps(rest, second, _mm256_castsi256_ps(high)),
+                )
             }
         }
         #[inline(always)]
@@ -473,6 +582,19 @@ mod x86 {
                     _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(self.1), high)),
                 )
             }
+        }
+        #[inline(always)]
+        fn transpose(rows: [Self; 16]) -> [Self; 16] {
+            let quarter = |first: usize, part: fn(Avx2) -> __m256| std::array::from_fn(|i| part(rows[first + i]));
+            let (low, high) = (|v: Avx2| v.0, |v: Avx2| v.1);
+            let (upper_left, lower_left) = (transpose_8(quarter(0, low)), transpose_8(quarter(8, low)));
+            let (upper_right, lower_right) = (transpose_8(quarter(0, high)), transpose_8(quarter(8, high)));
+            let mut out = rows;
+            unroll!(i < 8 => {
+                out[i] = Avx2(upper_left[i], lower_left[i]);
+                out[8 + i] = Avx2(upper_right[i], lower_right[i]);
+            });
+            out
         }
     }
 }
