@@ -245,6 +245,12 @@ impl Block<'_> {
         self.tile(tile, self.heads.kv_heads + kv_head)
     }
 
+    /// Where a tile of keys, or of values after `kv_heads`, begins, to prefetch it; the first tile's for those past the last.
+    #[inline(always)]
+    fn ahead(&self, tile: usize, index: usize) -> *const f32 {
+        self.tile(if tile < self.length.div_ceil(LANES) { tile } else { 0 }, index).as_ptr()
+    }
+
     #[inline(always)]
     fn tile(&self, tile: usize, index: usize) -> &[f32] {
         let len = PAGE_TOKENS * self.heads.head_dim;
@@ -363,9 +369,11 @@ fn score_tiles<L: Lanes, const ROWS: usize, const TILES: usize>(
     scores: &mut [[f32; LANES]],
 ) {
     let keys: [&[[f32; LANES]]; TILES] = std::array::from_fn(|tile| &block.key_tile(first + tile, kv_head)[..q.len()]);
+    let next: [*const f32; TILES] = std::array::from_fn(|tile| block.ahead(first + TILES + tile, kv_head));
     let mut sums = [[L::splat(0.0); ROWS]; TILES];
     for (d, q) in q.iter().enumerate() {
         for tile in 0..TILES {
+            L::prefetch(next[tile].wrapping_add(d * LANES));
             let k = L::load(&keys[tile][d]);
             for i in 0..ROWS {
                 sums[tile][i] = L::splat(q[i]).mul_add(k, sums[tile][i]);
@@ -420,6 +428,10 @@ fn weighted_values<L: Lanes, const ROWS: usize, const VECTORS: usize, const TAIL
     let common = visible[0];
     for tile in 0..common.div_ceil(LANES) {
         let values = block.value_tile(tile, kv_head);
+        let next = block.ahead(tile + 1, block.heads.kv_heads + kv_head);
+        for line in 0..head_dim {
+            L::prefetch(next.wrapping_add(line * LANES));
+        }
         let p: &[[f32; LANES]; ROWS] = scores[tile * ROWS..].first_chunk().unwrap_or(&[[0.0; LANES]; ROWS]);
         for (j, v) in values.chunks_exact(head_dim).take(common - tile * LANES).enumerate().take(LANES) {
             let v = value_vectors::<L, VECTORS, TAIL>(&v[column..]);
