@@ -14,6 +14,7 @@ mod grad_norm;
 mod layer_norm;
 mod linear;
 mod log_sum_exp;
+mod memory;
 mod patch_embed;
 mod rms_norm;
 mod rope;
@@ -23,14 +24,13 @@ mod swiglu;
 mod token_logprob;
 
 use std::any::Any;
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
 use half::bf16;
 use rayon::prelude::*;
 
 use crate::ops::{Backend, Buffers, Dtype, Host, HostMut, Storage, Tensor};
+use memory::{Floats, Pool};
 use simd::Simd;
 
 /// The CPU backend. Clones share one pool of memory.
@@ -59,8 +59,7 @@ impl Cpu {
 
     /// `len` floats of unspecified value from the pool, for use within an op.
     fn scratch(&self, len: usize) -> Floats {
-        let lines = self.pool.take(len.div_ceil(LINE));
-        Floats { lines, len, pool: Arc::clone(&self.pool) }
+        Floats::new(&self.pool, len)
     }
 }
 
@@ -69,83 +68,6 @@ impl Default for Cpu {
         Cpu::new()
     }
 }
-
-/// Floats in a cache line.
-const LINE: usize = 16;
-
-/// A cache line, so that memory is aligned to 64 bytes.
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-#[repr(C, align(64))]
-struct Line([f32; LINE]);
-
-/// Memory given back, by size class: page faults and the allocator stay off the hot path.
-#[derive(Default, Debug)]
-struct Pool {
-    free: Mutex<HashMap<usize, Vec<Vec<Line>>>>,
-}
-
-impl Pool {
-    /// Sizes that share memory: four steps to the doubling.
-    fn class(lines: usize) -> usize {
-        let step = (lines.max(8).ilog2() - 2) as usize;
-        lines.max(8).div_ceil(1 << step) << step
-    }
-
-    fn take(&self, lines: usize) -> Vec<Line> {
-        let class = Pool::class(lines);
-        let found = self.free.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&class).and_then(Vec::pop);
-        found.unwrap_or_else(|| {
-            let lines = bytemuck::zeroed_vec(class);
-            advise_huge_pages(&lines);
-            lines
-        })
-    }
-
-    fn give_back(&self, lines: Vec<Line>) {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner).entry(lines.len()).or_default().push(lines);
-    }
-}
-
-/// Asks for large pages where memory is large: reading what is scattered over small ones, such as a KV cache, takes nearly twice as long.
-fn advise_huge_pages(lines: &[Line]) {
-    const SMALL_PAGE: usize = 4096;
-    const HUGE_PAGE: usize = 2 << 20;
-    let range = lines.as_ptr_range();
-    let (start, end) =
-        ((range.start as usize).next_multiple_of(SMALL_PAGE), range.end as usize / SMALL_PAGE * SMALL_PAGE);
-    if cfg!(target_os = "linux") && end.saturating_sub(start) >= HUGE_PAGE {
-        // Safety: whole pages of this allocation; the advice changes no value. Where it is refused, pages stay small.
-        unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_HUGEPAGE) };
-    }
-}
-
-/// Pooled floats: the storage of Activation and F32, and scratch space.
-struct Floats {
-    lines: Vec<Line>,
-    len: usize,
-    pool: Arc<Pool>,
-}
-
-impl std::ops::Deref for Floats {
-    type Target = [f32];
-    fn deref(&self) -> &[f32] {
-        &bytemuck::cast_slice(&self.lines)[..self.len]
-    }
-}
-
-impl std::ops::DerefMut for Floats {
-    fn deref_mut(&mut self) -> &mut [f32] {
-        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
-    }
-}
-
-impl Drop for Floats {
-    fn drop(&mut self) {
-        self.pool.give_back(std::mem::take(&mut self.lines));
-    }
-}
-
-impl Storage for Floats {}
 
 /// The storage of the other element types.
 struct Values<T>(Vec<T>);
@@ -325,15 +247,6 @@ mod tests {
         let again = cpu.zeros(&[99, 100], Dtype::F32);
         assert_eq!(floats(&again).as_ptr(), first);
         assert!(floats(&again).iter().all(|&x| x == 0.0));
-    }
-
-    #[test]
-    fn size_classes_hold_what_was_asked_within_a_quarter() {
-        for lines in 1..5000 {
-            let class = Pool::class(lines);
-            assert!(class >= lines && (lines < 8 || class * 4 <= lines * 5 + 4), "{lines} {class}");
-            assert_eq!(Pool::class(class), class);
-        }
     }
 
     #[test]

@@ -11,8 +11,15 @@ use thyme_engine::recipe::plan::{Plan, PlanError};
 const LINES_MAX: usize = 700;
 
 /// Where `unsafe` may stand: the memory map of weights, the signals of Ctrl-C, the tiles of a matrix product, vector instructions.
-const UNSAFE_FILES: [&str; 5] =
-    ["src/checkpoint/files.rs", "src/cli/interrupt.rs", "src/cpu/linear.rs", "src/cpu/simd.rs", "src/prompt/simd.rs"];
+const UNSAFE_FILES: [&str; 7] = [
+    "src/checkpoint/files.rs",
+    "src/cli/interrupt.rs",
+    "src/cpu/linear.rs",
+    "src/cpu/memory.rs",
+    "src/cpu/simd/mod.rs",
+    "src/cpu/simd/x86.rs",
+    "src/prompt/simd.rs",
+];
 
 /// Backends, which only `src/cli/device.rs` chooses between.
 const BACKENDS: [&str; 2] = ["cpu", "reference"];

@@ -1,0 +1,106 @@
+//! Pooled floats, aligned to cache lines.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::ops::Storage;
+
+/// Floats in a cache line.
+const LINE: usize = 16;
+
+/// A cache line, so that memory is aligned to 64 bytes.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct Line([f32; LINE]);
+
+/// Memory given back, by size class: page faults and the allocator stay off the hot path.
+#[derive(Default, Debug)]
+pub(super) struct Pool {
+    free: Mutex<HashMap<usize, Vec<Vec<Line>>>>,
+}
+
+impl Pool {
+    /// Sizes that share memory: four steps to the doubling.
+    fn class(lines: usize) -> usize {
+        let step = (lines.max(8).ilog2() - 2) as usize;
+        lines.max(8).div_ceil(1 << step) << step
+    }
+
+    fn take(&self, lines: usize) -> Vec<Line> {
+        let class = Pool::class(lines);
+        let found = self.free.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&class).and_then(Vec::pop);
+        found.unwrap_or_else(|| {
+            let lines = bytemuck::zeroed_vec(class);
+            advise_huge_pages(&lines);
+            lines
+        })
+    }
+
+    fn give_back(&self, lines: Vec<Line>) {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).entry(lines.len()).or_default().push(lines);
+    }
+}
+
+/// Asks for large pages where memory is large: reading what is scattered over small ones, such as a KV cache, takes nearly twice as long.
+fn advise_huge_pages(lines: &[Line]) {
+    const SMALL_PAGE: usize = 4096;
+    const HUGE_PAGE: usize = 2 << 20;
+    let range = lines.as_ptr_range();
+    let (start, end) =
+        ((range.start as usize).next_multiple_of(SMALL_PAGE), range.end as usize / SMALL_PAGE * SMALL_PAGE);
+    if end.saturating_sub(start) >= HUGE_PAGE {
+        // Safety: whole pages of this allocation; the advice changes no value. Where it is refused, pages stay small.
+        unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_HUGEPAGE) };
+    }
+}
+
+/// Pooled floats: the storage of Activation and F32, and scratch space.
+pub(super) struct Floats {
+    lines: Vec<Line>,
+    len: usize,
+    pool: Arc<Pool>,
+}
+
+impl Floats {
+    /// `len` floats of unspecified value.
+    pub fn new(pool: &Arc<Pool>, len: usize) -> Floats {
+        Floats { lines: pool.take(len.div_ceil(LINE)), len, pool: Arc::clone(pool) }
+    }
+}
+
+impl std::ops::Deref for Floats {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        &bytemuck::cast_slice(&self.lines)[..self.len]
+    }
+}
+
+impl std::ops::DerefMut for Floats {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
+    }
+}
+
+impl Drop for Floats {
+    fn drop(&mut self) {
+        self.pool.give_back(std::mem::take(&mut self.lines));
+    }
+}
+
+impl Storage for Floats {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn size_classes_hold_what_was_asked_within_a_quarter() {
+        for lines in 1..5000 {
+            let class = Pool::class(lines);
+            assert!(class >= lines && (lines < 8 || class * 4 <= lines * 5 + 4), "{lines} {class}");
+            assert_eq!(Pool::class(class), class);
+        }
+    }
+}
