@@ -8,7 +8,7 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use half::bf16;
 use thyme_engine::cpu::Cpu;
-use thyme_engine::ops::attention::{Heads, Keys};
+use thyme_engine::ops::attention::{Heads, Keys, Packed};
 use thyme_engine::ops::sample::philox_uniform;
 use thyme_engine::ops::{Backend, Dtype, Host, Tensor};
 
@@ -93,7 +93,8 @@ fn attention(criterion: &mut Criterion) {
         let qkv = activations(backend, &[rows, heads.qkv()], 1);
         let bounds: Vec<i32> = (0..=rows / SEQUENCE).map(|i| (i * SEQUENCE) as i32).collect();
         let bounds = backend.indices(&bounds);
-        let keys = Keys::Packed { bounds: &bounds, causal: true };
+        let segments = Packed { bounds: &bounds, prefixes: None, causal: true };
+        let keys = Keys::Packed(segments);
         let (o, lse) = backend.attention_forward(&qkv, heads, keys);
         // Scores and sums over half the pairs; backward makes five such products.
         let forward_cost = (2 * rows * SEQUENCE * heads.heads * heads.head_dim) as u64;
@@ -106,7 +107,7 @@ fn attention(criterion: &mut Criterion) {
         let mut backward = group(criterion, "attention_backward");
         backward.throughput(Throughput::Elements(forward_cost * 5 / 2));
         backward.bench_function(BenchmarkId::new(name, rows), |b| {
-            b.iter(|| black_box(backend.attention_backward(&o, &qkv, &o, &lse, heads, &bounds, true)));
+            b.iter(|| black_box(backend.attention_backward(&o, &qkv, &o, &lse, heads, segments)));
         });
         backward.finish();
     }

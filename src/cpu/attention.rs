@@ -6,7 +6,7 @@ mod backward;
 
 use super::simd::{LANES, Lanes, Simd, kernel};
 use super::{Cpu, floats, tasks, values};
-use crate::ops::attention::{Attention, Heads, Keys, PAGE_TOKENS};
+use crate::ops::attention::{Attention, Heads, Keys, PAGE_TOKENS, Packed};
 use crate::ops::{Buffers, Dtype, Tensor};
 
 /// The widest head: query rows are kept on the stack.
@@ -44,18 +44,17 @@ impl Attention for Cpu {
         let mut lse = self.empty(&[tokens, heads.heads], Dtype::F32);
         let (o_rows, lse_rows) = (super::floats_mut(&mut o), super::floats_mut(&mut lse));
         match keys {
-            Keys::Packed { bounds, causal } => {
-                let bounds = bounds_of(bounds, tokens);
-                let (pages, first_pages) = self.pack(floats(qkv), heads, &bounds);
-                let table: Vec<i32> = (0..(pages.len() / page_len(heads)) as i32).collect();
-                let sequences: Vec<Sequence<'_>> = bounds
-                    .windows(2)
-                    .zip(&first_pages)
-                    .map(|(bound, &first)| Sequence {
-                        rows: (bound[0], bound[1]),
-                        table: &table[first..],
-                        length: bound[1] - bound[0],
-                        causal,
+            Keys::Packed(packed) => {
+                let segments = segments_of(packed, tokens);
+                let (pages, tables) = self.pack(floats(qkv), heads, &segments);
+                let sequences: Vec<Sequence<'_>> = segments
+                    .iter()
+                    .zip(&tables)
+                    .map(|(segment, table)| Sequence {
+                        rows: segment.rows,
+                        table,
+                        length: segment.keys(),
+                        causal: packed.causal,
                     })
                     .collect();
                 attend_all(self.simd, floats(qkv), &pages, &sequences, heads, o_rows, lse_rows);
@@ -95,8 +94,7 @@ impl Attention for Cpu {
         o: &Tensor,
         lse: &Tensor,
         heads: Heads,
-        bounds: &Tensor,
-        causal: bool,
+        packed: Packed<'_>,
     ) -> Tensor {
         check(qkv, heads);
         let tokens = qkv.rows();
@@ -104,38 +102,98 @@ impl Attention for Cpu {
         for (name, tensor, cols) in [("do", d_o, width), ("o", o, width), ("lse", lse, heads.heads)] {
             assert_eq!(tensor.len(), tokens * cols, "attention_backward: {name} {:?}", tensor.shape());
         }
-        let bounds = bounds_of(bounds, tokens);
-        let inputs =
-            backward::Inputs { d_o: floats(d_o), qkv: floats(qkv), o: floats(o), lse: floats(lse), heads, causal };
-
+        let segments = segments_of(packed, tokens);
+        let (d_o, o, lse, causal) = (floats(d_o), floats(o), floats(lse), packed.causal);
+        let inputs = backward::Inputs { d_o, qkv: floats(qkv), o, lse, heads, causal };
         let mut dqkv = self.empty(qkv.shape(), Dtype::Activation);
-        backward::backward(self, &inputs, &bounds, super::floats_mut(&mut dqkv));
+        backward::backward(self, &inputs, &segments, super::floats_mut(&mut dqkv));
         dqkv
     }
 }
 
 impl Cpu {
-    /// The keys and values of packed qkv as pages, those of segment `i` from page `first_pages[i]` on.
-    fn pack(&self, qkv: &[f32], heads: Heads, bounds: &[usize]) -> (super::Floats, Vec<usize>) {
-        let mut starts: Vec<(usize, usize)> = Vec::new();
-        let mut first_pages = Vec::with_capacity(bounds.len());
-        for bound in bounds.windows(2) {
-            first_pages.push(starts.len());
-            starts.extend((bound[0]..bound[1]).step_by(PAGE_TOKENS).map(|row| (row, bound[1].min(row + PAGE_TOKENS))));
+    /// The keys and values of packed qkv as pages, and each segment's table. The whole pages of a prefix are shared; what is left of it
+    /// stands once more in the first page of each segment that it precedes.
+    fn pack(&self, qkv: &[f32], heads: Heads, segments: &[Segment]) -> (super::Floats, Vec<Vec<i32>>) {
+        let mut contents: Vec<(&Segment, usize)> = Vec::new();
+        let mut tables: Vec<Vec<i32>> = Vec::with_capacity(segments.len());
+        for segment in segments {
+            let shared = segment.prefix_len() / PAGE_TOKENS;
+            let mut table = segment.prefix.map_or(Vec::new(), |prefix| tables[prefix][..shared].to_vec());
+            for first in (shared * PAGE_TOKENS..segment.keys()).step_by(PAGE_TOKENS) {
+                table.push(contents.len() as i32);
+                contents.push((segment, first));
+            }
+            tables.push(table);
         }
-        let mut pages = self.scratch(starts.len() * page_len(heads));
-        let tasks = starts.into_iter().zip(pages.chunks_exact_mut(page_len(heads))).collect();
-        tasks::for_each(tasks, 2 * qkv.len(), |((from, to), page)| {
-            if to - from < PAGE_TOKENS {
+        let mut pages = self.scratch(contents.len() * page_len(heads));
+        let tasks = contents.into_iter().zip(pages.chunks_exact_mut(page_len(heads))).collect();
+        tasks::for_each(tasks, 2 * qkv.len(), |((segment, first), page)| {
+            let end = segment.keys().min(first + PAGE_TOKENS);
+            if end - first < PAGE_TOKENS {
                 page.fill(0.0); // old memory may hold numbers that are slow to compute with
             }
-            for row in from..to {
-                let key_value = &qkv[row * heads.qkv()..][heads.heads * heads.head_dim..heads.qkv()];
-                write_token(page, row - from, key_value, heads);
+            for position in first..end {
+                let row = &qkv[segment.row(position) * heads.qkv()..][..heads.qkv()];
+                write_token(page, position - first, &row[heads.heads * heads.head_dim..], heads);
             }
         });
-        (pages, first_pages)
+        (pages, tables)
     }
+}
+
+/// Rows that see each other, and what comes before them.
+struct Segment {
+    /// First and end row.
+    rows: (usize, usize),
+    /// The segment that comes before.
+    prefix: Option<usize>,
+    /// That segment's rows; empty where there is none.
+    prefix_rows: (usize, usize),
+}
+
+impl Segment {
+    fn queries(&self) -> usize {
+        self.rows.1 - self.rows.0
+    }
+
+    fn prefix_len(&self) -> usize {
+        self.prefix_rows.1 - self.prefix_rows.0
+    }
+
+    /// Keys that its last row sees; none where it has no rows.
+    fn keys(&self) -> usize {
+        if self.queries() == 0 { 0 } else { self.prefix_len() + self.queries() }
+    }
+
+    /// The row at a position of the sequence.
+    fn row(&self, position: usize) -> usize {
+        let prefix = self.prefix_len();
+        if position < prefix { self.prefix_rows.0 + position } else { self.rows.0 + position - prefix }
+    }
+}
+
+fn segments_of(packed: Packed<'_>, tokens: usize) -> Vec<Segment> {
+    let bounds = bounds_of(packed.bounds, tokens);
+    let prefixes: Option<&[i32]> = packed.prefixes.map(|prefixes| values(prefixes));
+    assert!(
+        prefixes.is_none_or(|p| p.len() + 1 == bounds.len()),
+        "attention: prefixes {prefixes:?}, bounds {bounds:?}"
+    );
+    let segment = |i: usize| {
+        let prefix = prefixes.and_then(|prefixes| usize::try_from(prefixes[i]).ok());
+        let has_none = |prefix: usize| prefixes.is_none_or(|prefixes| prefixes[prefix] < 0);
+        assert!(
+            prefix.is_none_or(|prefix| prefix < i && has_none(prefix)),
+            "attention: the prefix {prefix:?} of segment {i} must come before it and have none"
+        );
+        Segment {
+            rows: (bounds[i], bounds[i + 1]),
+            prefix,
+            prefix_rows: prefix.map_or((0, 0), |prefix| (bounds[prefix], bounds[prefix + 1])),
+        }
+    };
+    (0..bounds.len() - 1).map(segment).collect()
 }
 
 fn check(qkv: &Tensor, heads: Heads) {

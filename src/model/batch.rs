@@ -3,6 +3,7 @@
 use super::block::Paging;
 use super::config::Config;
 use super::rotation::language_rotation;
+use crate::ops::attention::Packed;
 use crate::ops::{Backend, Dtype, Host, Tensor};
 
 /// Host description of a forward's input.
@@ -14,6 +15,9 @@ pub struct Batch {
     pub positions: Vec<[u32; 3]>,
     /// Sequence `i` is tokens `bounds[i]..bounds[i + 1]`; ascending from 0 to T.
     pub bounds: Vec<usize>,
+    /// For each sequence the earlier one, itself without a prefix, whose tokens come before its own; empty where none has. Packed keys
+    /// only.
+    pub prefixes: Vec<Option<usize>>,
     /// The vision tower's row of each token, or -1, `[T]`; empty where there are no images.
     pub image_index: Vec<i32>,
     /// Tokens whose final hidden rows are wanted; all where `None`.
@@ -39,6 +43,7 @@ pub(super) struct BatchTensors {
     pub ids: Tensor,
     pub rotation: Tensor,
     pub bounds: Tensor,
+    pub prefixes: Option<Tensor>,
     pub image_index: Option<Tensor>,
     pub rows: Option<Tensor>,
     pub paging: Option<Paging>,
@@ -63,6 +68,10 @@ impl Batch {
             ids: backend.indices(&ids),
             rotation: backend.upload(Host::F32(&rotation), &[tokens, config.heads.head_dim], Dtype::F32),
             bounds: indices(&self.bounds),
+            prefixes: (!self.prefixes.is_empty()).then(|| {
+                let prefixes: Vec<i32> = self.prefixes.iter().map(|p| p.map_or(-1, |p| p as i32)).collect();
+                backend.indices(&prefixes)
+            }),
             image_index: (!self.image_index.is_empty()).then(|| backend.indices(&self.image_index)),
             rows: self.rows.as_deref().map(indices),
             paging: self.pages.as_ref().map(|pages| Paging {
@@ -72,6 +81,12 @@ impl Batch {
                 lengths: indices(&pages.lengths),
             }),
         }
+    }
+}
+
+impl BatchTensors {
+    pub fn segments(&self) -> Packed<'_> {
+        Packed { bounds: &self.bounds, prefixes: self.prefixes.as_ref(), causal: true }
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::compute::{Compute, NormSaved};
 use super::parameters::{BlockIds, Gradients};
 use crate::ops::Tensor;
-use crate::ops::attention::{Heads, Keys};
+use crate::ops::attention::{Heads, Keys, Packed};
 use crate::ops::gelu::GeluForm;
 use crate::ops::rope::PageWrite;
 
@@ -125,7 +125,7 @@ pub fn block_backward(
     ids: &BlockIds,
     tower: Tower<'_>,
     saved: &BlockSaved,
-    (bounds, causal): (&Tensor, bool),
+    segments: Packed<'_>,
     dresidual: Tensor,
 ) -> Tensor {
     let backend = compute.backend;
@@ -137,7 +137,7 @@ pub fn block_backward(
     let dy2 = compute.linear_backward(gradients, &dup, &saved.y2, ids.up);
     let dresidual = compute.norm_backward(gradients, ids.norm2, &dy2, Some(&dresidual), &saved.norm2);
     let d_o = compute.linear_backward(gradients, &dresidual, &saved.o, ids.output);
-    let mut dqkv = backend.attention_backward(&d_o, &saved.qkv, &saved.o, &saved.lse, tower.heads, bounds, causal);
+    let mut dqkv = backend.attention_backward(&d_o, &saved.qkv, &saved.o, &saved.lse, tower.heads, segments);
     backend.rope_backward(&mut dqkv, tower.heads, tower.rotation);
     let dy1 = compute.linear_backward(gradients, &dqkv, &saved.y1, ids.qkv);
     compute.norm_backward(gradients, ids.norm1, &dy1, Some(&dresidual), &saved.norm1)

@@ -101,7 +101,7 @@ impl Model {
         let mut layers = Vec::with_capacity(self.layout.layers.len());
         for ids in &self.layout.layers {
             let input = (keep == Keep::LayerInputs).then(|| residual.clone());
-            let keys = Keys::Packed { bounds: &inputs.bounds, causal: true };
+            let keys = Keys::Packed(inputs.segments());
             let (next, saved) = block_forward(compute, ids, tower, residual, keys);
             residual = next;
             match keep {
@@ -147,11 +147,10 @@ impl Model {
             let saved = match saved {
                 LayerSaved::Block(saved) => *saved,
                 LayerSaved::Input(residual) => {
-                    let keys = Keys::Packed { bounds: &inputs.bounds, causal: true };
-                    block_forward(compute, ids, tower, residual, keys).1
+                    block_forward(compute, ids, tower, residual, Keys::Packed(inputs.segments())).1
                 }
             };
-            dresidual = block_backward(compute, gradients, ids, tower, &saved, (&inputs.bounds, true), dresidual);
+            dresidual = block_backward(compute, gradients, ids, tower, &saved, inputs.segments(), dresidual);
         }
         let mut dimages = images.map(|rows| backend.zeros(&[rows, self.config.dim], Dtype::Activation));
         let dtable = gradients[self.layout.embed].as_mut();

@@ -7,7 +7,7 @@ use super::block::{BlockSaved, Residual, Tower, block_backward, block_forward};
 use super::compute::NormSaved;
 use super::parameters::{Gradients, Weights};
 use super::rotation::vision_rotation;
-use crate::ops::attention::Keys;
+use crate::ops::attention::{Keys, Packed};
 use crate::ops::gelu::GeluForm;
 use crate::ops::patch_embed::PixelScale;
 use crate::ops::{Backend, Dtype, Host, Tensor};
@@ -66,7 +66,7 @@ impl Model {
         let mut residual = Residual { h: Arc::new(embedded), add: None };
         let mut blocks = Vec::with_capacity(self.layout.blocks.len());
         for (i, ids) in self.layout.blocks.iter().enumerate() {
-            let keys = Keys::Packed { bounds: self.vision_bounds(&inputs, i), causal: false };
+            let keys = Keys::Packed(self.vision_segments(&inputs, i));
             let (next, saved) = block_forward(compute, ids, tower, residual, keys);
             residual = next;
             blocks.push(saved);
@@ -122,8 +122,8 @@ impl Model {
         let spread = compute.backend.gather_rows_backward(dunits, &inputs.unit_index, dunits.rows());
         let mut dresidual = spread.reshape(&[inputs.pixels.rows(), self.config.vision.dim]);
         for (i, ids) in self.layout.blocks.iter().enumerate().rev() {
-            let bounds = (self.vision_bounds(inputs, i), false);
-            dresidual = block_backward(compute, gradients, ids, tower, &saved.blocks[i], bounds, dresidual);
+            let segments = self.vision_segments(inputs, i);
+            dresidual = block_backward(compute, gradients, ids, tower, &saved.blocks[i], segments, dresidual);
         }
         if let Some(dw) = &mut gradients[self.layout.patch_embed] {
             compute.backend.patch_embed_backward(&dresidual, &inputs.pixels, &inputs.scale, dw);
@@ -139,11 +139,12 @@ impl Model {
         }
     }
 
-    fn vision_bounds<'a>(&self, inputs: &'a Inputs, block: usize) -> &'a Tensor {
-        match &self.config.vision.windows {
+    fn vision_segments<'a>(&self, inputs: &'a Inputs, block: usize) -> Packed<'a> {
+        let bounds = match &self.config.vision.windows {
             Some((_, full)) if !full.contains(&block) => &inputs.window_bounds,
             _ => &inputs.full_bounds,
-        }
+        };
+        Packed { bounds, prefixes: None, causal: false }
     }
 
     /// Brings patches into window order, unit by unit, and tabulates positions and bounds.

@@ -18,7 +18,6 @@ pub trait Attention {
     fn attention_forward(&self, qkv: &Tensor, heads: Heads, keys: Keys<'_>) -> (Tensor, Tensor);
     /// Gradient of qkv for packed keys: with `delta = do·o`, `ds = p · (do·v − delta)`, `dq = scale · ds k`, `dk = scale · dsᵀ q`,
     /// `dv = pᵀ do`.
-    #[allow(clippy::too_many_arguments)] // each is a tensor of the formula
     fn attention_backward(
         &self,
         d_o: &Tensor,
@@ -26,8 +25,7 @@ pub trait Attention {
         o: &Tensor,
         lse: &Tensor,
         heads: Heads,
-        bounds: &Tensor,
-        causal: bool,
+        segments: Packed<'_>,
     ) -> Tensor;
 }
 
@@ -54,16 +52,23 @@ impl Heads {
     }
 }
 
+/// Rows that are cut into segments; a segment sees itself, and the prefix that it shares with others.
+#[derive(Clone, Copy, Debug)]
+pub struct Packed<'a> {
+    /// I32 `[segments + 1]`, ascending from 0 to `T`: segment `i` is rows `bounds[i]..bounds[i + 1]`.
+    pub bounds: &'a Tensor,
+    /// I32 `[segments]`: the earlier segment, itself without a prefix, whose rows come before a segment's own, or -1. No prefixes where
+    /// `None`.
+    pub prefixes: Option<&'a Tensor>,
+    /// A row sees keys only up to itself.
+    pub causal: bool,
+}
+
 /// Where keys and values live.
 #[derive(Clone, Copy, Debug)]
 pub enum Keys<'a> {
-    /// In the qkv rows themselves; segment `i` is rows `bounds[i]..bounds[i + 1]`, and sees only itself.
-    Packed {
-        /// I32 `[segments + 1]`, ascending from 0 to `T`.
-        bounds: &'a Tensor,
-        /// A row sees only rows up to itself.
-        causal: bool,
-    },
+    /// In the qkv rows themselves.
+    Packed(Packed<'a>),
     /// In pages, this call's own tokens included; always causal. Queries of sequence `i` are rows `bounds[i]..bounds[i + 1]`, the last
     /// of its `lengths[i]` tokens so far.
     Paged {

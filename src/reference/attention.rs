@@ -3,7 +3,7 @@
 use super::buffers::{f64s, floats, i32s};
 use super::linear::{add_scaled, dot};
 use super::{Reference, expect_shape};
-use crate::ops::attention::{Attention, Heads, Keys, PAGE_TOKENS};
+use crate::ops::attention::{Attention, Heads, Keys, PAGE_TOKENS, Packed};
 use crate::ops::{Buffers, Dtype, Tensor};
 
 impl Attention for Reference {
@@ -45,8 +45,7 @@ impl Attention for Reference {
         o: &Tensor,
         lse: &Tensor,
         heads: Heads,
-        bounds: &Tensor,
-        causal: bool,
+        segments: Packed<'_>,
     ) -> Tensor {
         let tokens = qkv.rows();
         expect_shape("attention_backward qkv", qkv, &[tokens, heads.qkv()]);
@@ -56,14 +55,14 @@ impl Attention for Reference {
         let (dim, width, scale) = (heads.head_dim, heads.qkv(), scale(heads));
         let qkv = f64s(qkv);
         let mut dqkv = vec![0.0; tokens * width];
-        for_each_query(tokens, Keys::Packed { bounds, causal }, |row, _, visible| {
+        for_each_query(tokens, Keys::Packed(segments), |row, segment, visible| {
             for head in 0..heads.heads {
                 let kv_head = head / (heads.heads / heads.kv_heads);
                 let query = row * width + head * dim;
                 let d_o = &f64s(d_o)[(row * heads.heads + head) * dim..][..dim];
                 let delta = dot(d_o, &f64s(o)[(row * heads.heads + head) * dim..][..dim]);
                 for j in visible.clone() {
-                    let key = j * width + (heads.heads + kv_head) * dim;
+                    let key = key_row(segments, segment, j) * width + (heads.heads + kv_head) * dim;
                     let value = key + heads.kv_heads * dim;
                     let s = scale * dot(&qkv[query..][..dim], &qkv[key..][..dim]);
                     let p = (s - f64s(lse)[row * heads.heads + head]).exp();
@@ -83,23 +82,37 @@ fn scale(heads: Heads) -> f64 {
     1.0 / (heads.head_dim as f64).sqrt()
 }
 
-/// Calls `visit(row, sequence, visible keys)` for every query. Keys are rows of the call when packed, positions when paged.
+/// Calls `visit(row, sequence, visible keys)` for every query; keys are numbered by their position in the sequence.
 fn for_each_query(tokens: usize, keys: Keys<'_>, mut visit: impl FnMut(usize, usize, std::ops::Range<usize>)) {
-    let (Keys::Packed { bounds, .. } | Keys::Paged { bounds, .. }) = keys;
+    let (Keys::Packed(Packed { bounds, .. }) | Keys::Paged { bounds, .. }) = keys;
     let bounds = i32s(bounds);
     assert_eq!(bounds.first(), Some(&0), "attention bounds {bounds:?}");
     assert_eq!(bounds[bounds.len() - 1] as usize, tokens, "attention bounds {bounds:?} of {tokens} tokens");
     for (sequence, bound) in bounds.windows(2).enumerate() {
         let (start, end) = (bound[0] as usize, bound[1] as usize);
+        let (length, causal) = match keys {
+            Keys::Packed(segments) => (prefix_rows(segments, sequence).len() + end - start, segments.causal),
+            Keys::Paged { lengths, .. } => (i32s(lengths)[sequence] as usize, true),
+        };
         for row in start..end {
-            let visible = match keys {
-                Keys::Packed { causal: true, .. } => start..row + 1,
-                Keys::Packed { causal: false, .. } => start..end,
-                Keys::Paged { lengths, .. } => 0..i32s(lengths)[sequence] as usize - (end - row - 1),
-            };
-            visit(row, sequence, visible);
+            visit(row, sequence, 0..if causal { length - (end - row - 1) } else { length });
         }
     }
+}
+
+/// The rows that come before a segment's own.
+fn prefix_rows(segments: Packed<'_>, segment: usize) -> std::ops::Range<usize> {
+    let bounds = i32s(segments.bounds);
+    match segments.prefixes.map_or(-1, |prefixes| i32s(prefixes)[segment]) {
+        -1 => 0..0,
+        prefix => bounds[prefix as usize] as usize..bounds[prefix as usize + 1] as usize,
+    }
+}
+
+/// The row of a segment's key `j`.
+fn key_row(segments: Packed<'_>, segment: usize, j: usize) -> usize {
+    let prefix = prefix_rows(segments, segment);
+    if j < prefix.len() { prefix.start + j } else { i32s(segments.bounds)[segment] as usize + j - prefix.len() }
 }
 
 /// Key (`half` 0) or value (`half` 1) number `j` of a sequence, from the rows or from the pages.
@@ -113,14 +126,17 @@ fn key_or_value<'a>(
     half: usize,
 ) -> &'a [f64] {
     let at = match keys {
-        Keys::Packed { .. } => j * heads.qkv() + (heads.heads + half * heads.kv_heads + kv_head) * heads.head_dim,
+        Keys::Packed(segments) => {
+            let head = heads.heads + half * heads.kv_heads + kv_head;
+            key_row(segments, sequence, j) * heads.qkv() + head * heads.head_dim
+        }
         Keys::Paged { tables, .. } => {
             let page = i32s(tables)[sequence * tables.cols() + j / PAGE_TOKENS] as usize;
             in_page(heads, page * PAGE_TOKENS + j % PAGE_TOKENS, kv_head, half)
         }
     };
     let from = match keys {
-        Keys::Packed { .. } => qkv,
+        Keys::Packed(_) => qkv,
         Keys::Paged { pages, .. } => pages,
     };
     &f64s(from)[at..][..heads.head_dim]

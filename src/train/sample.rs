@@ -1,5 +1,6 @@
 //! Token sequences to learn from, and packs of them that one forward takes.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::model::batch::Batch;
@@ -41,10 +42,41 @@ impl Sample {
         self.ids.len()
     }
 
+    /// How far this sample and another begin alike, and with nothing there that is predicted from it.
+    fn common_beginning(&self, other: &Sample, layout: Layout) -> Beginning {
+        let first_target = |sample: &Sample| sample.targets().next().unwrap_or(sample.ids.len());
+        let end = first_target(self).min(first_target(other)).saturating_sub(1);
+        let mut common = Beginning::default();
+        while common.tokens < end && self.ids[common.tokens] == other.ids[common.tokens] {
+            if self.ids[common.tokens] == layout.image_pad {
+                let same = match (self.images.get(common.images), other.images.get(common.images)) {
+                    (Some(a), Some(b)) => Arc::ptr_eq(&a.prepared, &b.prepared),
+                    _ => false,
+                };
+                let pads = self.ids[common.tokens..end].iter().take_while(|&&id| id == layout.image_pad).count();
+                if !same || common.tokens + pads == end {
+                    break;
+                }
+                common.images += 1;
+                common.tokens += pads;
+            } else {
+                common.tokens += 1;
+            }
+        }
+        common
+    }
+
     /// Positions of the learned tokens; the first token of a sequence has nothing to be predicted from.
     pub fn targets(&self) -> impl Iterator<Item = usize> {
         (1..self.ids.len()).filter(|&i| self.trained[i])
     }
+}
+
+/// The first tokens of a sample and the images that lie whole in them.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+struct Beginning {
+    tokens: usize,
+    images: usize,
 }
 
 /// What is fixed about a model's token sequences.
@@ -56,7 +88,8 @@ pub struct Layout {
     pub image_pad: u32,
 }
 
-/// Samples one behind the other in one batch.
+/// Samples one behind the other in one batch. What neighbours begin with alike, as the members of a group do with their prompt, stands
+/// there once.
 #[derive(Debug)]
 pub struct Pack {
     /// Forward's input; its wanted rows are those that predict learned tokens.
@@ -69,37 +102,77 @@ pub struct Pack {
     pub images: Vec<SampleImage>,
 }
 
+/// Tokens from which on a common beginning is worth sharing.
+const PREFIX_MIN: usize = 16;
+
 impl Pack {
     /// Lays samples one behind the other. Their image counts agree with their placeholders, as the processor made them.
     pub fn new(samples: &[&Sample], layout: Layout) -> Pack {
         let mut pack = Pack { batch: Batch::default(), targets: Vec::new(), places: Vec::new(), images: Vec::new() };
-        let (batch, mut rows, mut image_rows) = (&mut pack.batch, Vec::new(), 0);
-        batch.bounds.push(0);
-        for (number, sample) in samples.iter().enumerate() {
-            let start = batch.ids.len();
-            let grids: Vec<Grid> = sample.images.iter().map(|i| i.prepared.grid).collect();
-            let (placed, _) = positions(&sample.ids, &grids, layout.merge, layout.image_pad)
-                .expect("a sample's images agree with its placeholders");
-            batch.positions.extend(placed);
-            batch.ids.extend(&sample.ids);
-            batch.image_index.extend(sample.ids.iter().map(|&id| {
-                let is_image = id == layout.image_pad;
-                image_rows += i32::from(is_image);
-                if is_image { image_rows - 1 } else { -1 }
-            }));
-            batch.bounds.push(batch.ids.len());
-            for i in sample.targets() {
-                rows.push(start + i - 1);
-                pack.targets.push(sample.ids[i]);
-                pack.places.push((number, i));
+        pack.batch.bounds.push(0);
+        pack.batch.rows = Some(Vec::new());
+        let mut first = 0;
+        while first < samples.len() {
+            let common = |other: &&Sample| samples[first].common_beginning(other, layout);
+            let shared = samples.get(first + 1).map(common).filter(|shared| shared.tokens >= PREFIX_MIN);
+            let Some(shared) = shared else {
+                pack.push(samples[first], first, Beginning::default(), None, layout);
+                first += 1;
+                continue;
+            };
+            let members = 1 + samples[first + 1..].iter().take_while(|other| common(other) == shared).count();
+            let prefix = pack.batch.bounds.len() - 1;
+            pack.push_tokens(samples[first], 0..shared.tokens, 0..shared.images, None, layout);
+            for (i, sample) in samples.iter().enumerate().skip(first).take(members) {
+                pack.push(sample, i, shared, Some(prefix), layout);
             }
-            pack.images.extend(sample.images.iter().cloned());
+            first += members;
         }
-        if image_rows == 0 {
-            batch.image_index.clear();
+        if pack.images.is_empty() {
+            pack.batch.image_index.clear();
         }
-        batch.rows = Some(rows);
+        if pack.batch.prefixes.iter().all(Option::is_none) {
+            pack.batch.prefixes.clear();
+        }
         pack
+    }
+
+    /// A sample from behind what it shares, with its targets.
+    fn push(&mut self, sample: &Sample, number: usize, shared: Beginning, prefix: Option<usize>, layout: Layout) {
+        let start = self.batch.ids.len();
+        self.push_tokens(sample, shared.tokens..sample.ids.len(), shared.images..sample.images.len(), prefix, layout);
+        let rows = self.batch.rows.get_or_insert_default();
+        for i in sample.targets() {
+            rows.push(start + i - 1 - shared.tokens);
+            self.targets.push(sample.ids[i]);
+            self.places.push((number, i));
+        }
+    }
+
+    /// Some tokens of a sample and the images among them, as a sequence of the batch.
+    fn push_tokens(
+        &mut self,
+        sample: &Sample,
+        tokens: Range<usize>,
+        images: Range<usize>,
+        prefix: Option<usize>,
+        layout: Layout,
+    ) {
+        let grids: Vec<Grid> = sample.images.iter().map(|i| i.prepared.grid).collect();
+        let (placed, _) = positions(&sample.ids, &grids, layout.merge, layout.image_pad)
+            .expect("a sample's images agree with its placeholders");
+        let batch = &mut self.batch;
+        batch.positions.extend(&placed[tokens.clone()]);
+        let mut image_rows = batch.image_index.iter().copied().max().unwrap_or(-1);
+        for &id in &sample.ids[tokens] {
+            let is_image = id == layout.image_pad;
+            image_rows += i32::from(is_image);
+            batch.ids.push(id);
+            batch.image_index.push(if is_image { image_rows } else { -1 });
+        }
+        batch.bounds.push(batch.ids.len());
+        batch.prefixes.push(prefix);
+        self.images.extend_from_slice(&sample.images[images]);
     }
 }
 

@@ -7,7 +7,7 @@ use thyme_engine::prompt::Processor;
 use thyme_engine::recipe::TrainTurns;
 use thyme_engine::tasks::{Example, Message, Role};
 use thyme_engine::train::demonstration::sample;
-use thyme_engine::train::sample::{Layout, Pack, Sample, runs_by_tokens};
+use thyme_engine::train::sample::Sample;
 
 const RESPONSE: &str = "<think>one<code>two</code><sandbox_output><image></sandbox_output> three<code>four</code>\
                         <sandbox_output>five</sandbox_output> six</think>\n<answer>7</answer>";
@@ -60,24 +60,4 @@ fn images_take_their_placeholders_and_are_never_learned() {
     assert!(pads.clone().all(|i| !sample.trained[i]));
     assert_eq!(pads.count(), 16 + 4);
     assert_eq!(sample.images.len(), 2);
-}
-
-#[test]
-fn a_pack_predicts_each_learned_token_from_the_row_before_it() {
-    let (processor, sample) = learned(TrainTurns::Last);
-    let pack = Pack::new(&[&sample, &sample], Layout::of(&processor));
-    let rows = pack.batch.rows.as_ref().unwrap();
-    assert_eq!(pack.batch.bounds, [0, sample.tokens(), 2 * sample.tokens()]);
-    for ((&row, &target), &(member, token)) in rows.iter().zip(&pack.targets).zip(&pack.places) {
-        assert_eq!(row + 1, member * sample.tokens() + token);
-        assert_eq!(pack.batch.ids[row + 1], target);
-    }
-    let images: Vec<i32> = pack.batch.image_index.iter().copied().filter(|&i| i >= 0).collect();
-    assert_eq!(images, (0..40).collect::<Vec<_>>());
-}
-
-#[test]
-fn runs_keep_to_the_budget_and_to_the_order() {
-    assert_eq!(runs_by_tokens(&[3, 4, 10, 1, 1], 7), [0..2, 2..3, 3..5]);
-    assert!(runs_by_tokens(&[], 7).is_empty());
 }

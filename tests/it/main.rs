@@ -12,6 +12,7 @@ mod large_vocabulary;
 mod one_policy;
 mod ops;
 mod over_cpu;
+mod pack;
 mod parity;
 mod prompt;
 mod recipes;

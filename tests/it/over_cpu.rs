@@ -5,7 +5,7 @@ macro_rules! over_cpu {
     ($backend:ty) => {
         const _: () = {
             use thyme_engine::ops::adamw::{Adamw, AdamwStep};
-            use thyme_engine::ops::attention::{Attention, Heads, Keys};
+            use thyme_engine::ops::attention::{Attention, Heads, Keys, Packed};
             use thyme_engine::ops::copy_pages::CopyPages;
             use thyme_engine::ops::embedding::{Embedding, ImageRows};
             use thyme_engine::ops::gelu::{Gelu, GeluForm};
@@ -57,7 +57,7 @@ macro_rules! over_cpu {
                     fn attention_pages(pages: usize, heads: Heads) -> Tensor;
                     fn attention_forward(qkv: &Tensor, heads: Heads, keys: Keys<'_>) -> (Tensor, Tensor);
                     fn attention_backward(
-                        d_o: &Tensor, qkv: &Tensor, o: &Tensor, lse: &Tensor, heads: Heads, bounds: &Tensor, causal: bool
+                        d_o: &Tensor, qkv: &Tensor, o: &Tensor, lse: &Tensor, heads: Heads, segments: Packed<'_>
                     ) -> Tensor;
                 }
                 Swiglu {

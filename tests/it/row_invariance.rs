@@ -1,7 +1,7 @@
 //! The CPU's promise of row invariance: a row's result is the same to the bit, whatever else is in the call.
 
 use thyme_engine::cpu::Cpu;
-use thyme_engine::ops::attention::{Attention, Heads, Keys, PAGE_TOKENS};
+use thyme_engine::ops::attention::{Attention, Heads, Keys, PAGE_TOKENS, Packed};
 use thyme_engine::ops::copy_pages::CopyPages;
 use thyme_engine::ops::gelu::{Gelu, GeluForm};
 use thyme_engine::ops::layer_norm::LayerNorm;
@@ -79,8 +79,11 @@ fn attention_gives_the_same_bits_packed_and_paged_in_any_chunks() {
         cpu.rope_forward(&mut qkv, heads, &upload(&cpu, &angles, heads.head_dim), None);
         let mut bounds: Vec<i32> = starts.iter().map(|&start| start as i32).collect();
         bounds.push(tokens as i32);
-        let (o, lse) =
-            cpu.attention_forward(&qkv, heads, Keys::Packed { bounds: &indices(&cpu, &bounds), causal: true });
+        let (o, lse) = cpu.attention_forward(
+            &qkv,
+            heads,
+            Keys::Packed(Packed { bounds: &indices(&cpu, &bounds), prefixes: None, causal: true }),
+        );
         let (o, lse) = (bits(&cpu, &o), bits(&cpu, &lse));
         assert!(o.iter().chain(&lse).all(|&bits| f32::from_bits(bits).is_finite()));
 

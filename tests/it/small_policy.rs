@@ -387,7 +387,7 @@ pub fn compare_with_training(policy: &SmallPolicy, engine: &Engine, records: &[R
     compared
 }
 
-fn learner_settings(policy: &SmallPolicy, freeze_vision_tower: bool) -> LearnerSettings {
+pub fn learner_settings(policy: &SmallPolicy, freeze_vision_tower: bool) -> LearnerSettings {
     let image = policy.processor.image_settings();
     LearnerSettings {
         optimizer: OptimizerSettings::default(),

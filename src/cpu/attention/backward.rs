@@ -2,6 +2,7 @@
 
 use super::super::simd::{LANES, Lanes, kernel};
 use super::super::{Cpu, tasks};
+use super::Segment;
 use crate::ops::attention::Heads;
 
 /// What [`Attention::attention_backward`] reads.
@@ -14,34 +15,47 @@ pub(super) struct Inputs<'a> {
     pub causal: bool,
 }
 
-/// dqkv `[T, (heads + 2 kv_heads) · head_dim]` for segments between `bounds`.
-pub(super) fn backward(cpu: &Cpu, inputs: &Inputs<'_>, bounds: &[usize], dqkv: &mut [f32]) {
-    let heads = inputs.heads;
-    let (width, head_dim) = (heads.heads * heads.head_dim, heads.head_dim);
-    let tokens = inputs.lse.len() / heads.heads;
+/// dqkv `[T, (heads + 2 kv_heads) · head_dim]`.
+pub(super) fn backward(cpu: &Cpu, inputs: &Inputs<'_>, segments: &[Segment], dqkv: &mut [f32]) {
+    let Heads { heads, head_dim, .. } = inputs.heads;
+    let cost = |segment: &Segment| 5 * segment.queries() * segment.keys() * heads * head_dim;
 
-    // Gradients of q, k, v, a block `[3][rows][head_dim]` for every segment and query head.
-    let mut parts = cpu.scratch(3 * tokens * width);
-    let segments = || bounds.windows(2).filter(|bound| bound[1] > bound[0]);
-    let owners = || segments().flat_map(|bound| (0..heads.heads).map(move |head| (bound[0], bound[1], head)));
-    let pieces = tasks::pieces(&mut parts, owners().map(|(from, to, _)| 3 * (to - from) * head_dim));
-    let pairs: usize = bounds.windows(2).map(|bound| (bound[1] - bound[0]).pow(2)).sum();
-    tasks::for_each(owners().zip(pieces).collect(), 5 * pairs * width, |((from, to, head), piece)| {
-        let mut scratch = cpu.scratch(HeadScratch::len(to - from, head_dim));
-        backward_head(cpu.simd, inputs, (from, to), head, &mut scratch, piece);
+    // Gradients of a segment's queries and of all keys that they see, for every query head.
+    let mut starts = vec![0];
+    for segment in segments {
+        starts.push(starts[starts.len() - 1] + heads * part_len(segment, head_dim));
+    }
+    let mut parts = cpu.scratch(starts[segments.len()]);
+    let owners = || segments.iter().flat_map(|segment| (0..heads).map(move |head| (segment, head)));
+    let pieces = tasks::pieces(&mut parts, owners().map(|(segment, _)| part_len(segment, head_dim)));
+    tasks::for_each(owners().zip(pieces).collect(), segments.iter().map(cost).sum(), |((segment, head), piece)| {
+        let mut scratch = cpu.scratch(HeadScratch::len(segment, head_dim));
+        backward_head(cpu.simd, inputs, segment, head, &mut scratch, piece);
     });
 
-    let rows = tasks::pieces(dqkv, segments().map(|bound| (bound[1] - bound[0]) * heads.qkv()));
-    let tasks = segments().zip(rows).collect();
-    tasks::for_each(tasks, 3 * tokens * width, |(bound, rows)| {
-        let length = bound[1] - bound[0];
-        gather_heads(&parts[3 * bound[0] * width..][..3 * length * width], heads, rows);
+    let mut followers = vec![Vec::new(); segments.len()];
+    for (i, segment) in segments.iter().enumerate() {
+        if let Some(prefix) = segment.prefix.filter(|_| segment.queries() > 0) {
+            followers[prefix].push(i);
+        }
+    }
+    let cost = 3 * dqkv.len();
+    let rows = tasks::pieces(dqkv, segments.iter().map(|segment| segment.queries() * inputs.heads.qkv()));
+    let part = |i: usize| Part { values: &parts[starts[i]..starts[i + 1]], segment: &segments[i], heads: inputs.heads };
+    tasks::for_each(rows.into_iter().enumerate().collect(), cost, |(i, rows)| {
+        let followers: Vec<Part<'_>> = followers[i].iter().map(|&follower| part(follower)).collect();
+        gather_heads(part(i), &followers, rows);
     });
+}
+
+/// Floats of one head's gradients: `[queries][head_dim]` of q, `[keys][head_dim]` of k, then of v.
+fn part_len(segment: &Segment, head_dim: usize) -> usize {
+    (segment.queries() + 2 * segment.keys()) * head_dim
 }
 
 /// One head of one segment, padded with zeros to whole blocks of 16 rows and of 16 columns.
 struct HeadScratch<'a> {
-    /// `[rows][width]` each; rows of width `head_dim` up to a multiple of 16.
+    /// `[queries or keys][width]` each; `width` is `head_dim` up to a multiple of 16.
     q: &'a mut [f32],
     d_o: &'a mut [f32],
     k: &'a mut [f32],
@@ -53,71 +67,61 @@ struct HeadScratch<'a> {
     d_o_columns: &'a mut [f32],
     k_columns: &'a mut [f32],
     v_columns: &'a mut [f32],
-    /// `[rows]` each.
+    /// `[queries]` each.
     lse: &'a mut [f32],
     delta: &'a mut [f32],
 }
 
 impl<'a> HeadScratch<'a> {
-    fn len(rows: usize, head_dim: usize) -> usize {
-        let rows = rows.next_multiple_of(LANES);
-        rows * (6 * head_dim.next_multiple_of(LANES) + 4 * head_dim + 2)
+    fn len(segment: &Segment, head_dim: usize) -> usize {
+        let (queries, keys) = (segment.queries().next_multiple_of(LANES), segment.keys().next_multiple_of(LANES));
+        (queries + keys) * (3 * head_dim.next_multiple_of(LANES) + 2 * head_dim) + 2 * queries
     }
 
-    fn new(memory: &'a mut [f32], rows: usize, head_dim: usize) -> HeadScratch<'a> {
+    fn new(memory: &'a mut [f32], segment: &Segment, head_dim: usize) -> HeadScratch<'a> {
         memory.fill(0.0);
-        let rows = rows.next_multiple_of(LANES);
+        let (queries, keys) = (segment.queries().next_multiple_of(LANES), segment.keys().next_multiple_of(LANES));
         let mut rest = memory;
         let mut take = |len: usize| {
             let (piece, after) = std::mem::take(&mut rest).split_at_mut(len);
             rest = after;
             piece
         };
-        let (padded, columns) = (rows * head_dim.next_multiple_of(LANES), rows * head_dim);
+        let width = head_dim.next_multiple_of(LANES);
         HeadScratch {
-            q: take(padded),
-            d_o: take(padded),
-            k: take(padded),
-            dq: take(padded),
-            dk: take(padded),
-            dv: take(padded),
-            q_columns: take(columns),
-            d_o_columns: take(columns),
-            k_columns: take(columns),
-            v_columns: take(columns),
-            lse: take(rows),
-            delta: take(rows),
+            q: take(queries * width),
+            d_o: take(queries * width),
+            k: take(keys * width),
+            dq: take(queries * width),
+            dk: take(keys * width),
+            dv: take(keys * width),
+            q_columns: take(queries * head_dim),
+            d_o_columns: take(queries * head_dim),
+            k_columns: take(keys * head_dim),
+            v_columns: take(keys * head_dim),
+            lse: take(queries),
+            delta: take(queries),
         }
     }
 }
 
 kernel! {
-    /// Gradients `[3][rows][head_dim]` of q, and of this head's share in k and v, for rows `bound` of the batch.
-    fn backward_head<L>(inputs: &Inputs<'_>, bound: (usize, usize), head: usize, scratch: &mut [f32], out: &mut [f32]) {
+    /// Gradients of q, and of this head's share in k and v, for one segment.
+    fn backward_head<L>(inputs: &Inputs<'_>, segment: &Segment, head: usize, scratch: &mut [f32], out: &mut [f32]) {
         let Heads { heads, kv_heads, head_dim } = inputs.heads;
-        let rows = bound.1 - bound.0;
+        let (queries, keys) = (segment.queries(), segment.keys());
         let width = head_dim.next_multiple_of(LANES);
         let kv_head = head / (heads / kv_heads);
-        let mut s = HeadScratch::new(scratch, rows, head_dim);
-        for i in 0..rows {
-            let row = bound.0 + i;
-            let qkv = &inputs.qkv[row * inputs.heads.qkv()..][..inputs.heads.qkv()];
-            let q = &qkv[head * head_dim..][..head_dim];
-            let k = &qkv[(heads + kv_head) * head_dim..][..head_dim];
-            let v = &qkv[(heads + kv_heads + kv_head) * head_dim..][..head_dim];
+        let mut s = HeadScratch::new(scratch, segment, head_dim);
+        for i in 0..queries {
+            let row = segment.rows.0 + i;
+            let q = &inputs.qkv[row * inputs.heads.qkv() + head * head_dim..][..head_dim];
             let d_o = &inputs.d_o[(row * heads + head) * head_dim..][..head_dim];
             let o = &inputs.o[(row * heads + head) * head_dim..][..head_dim];
-            for (from, to) in [(q, &mut s.q), (d_o, &mut s.d_o), (k, &mut s.k)] {
-                to[i * width..][..head_dim].copy_from_slice(from);
-            }
-            let columns =
-                [(q, &mut s.q_columns), (d_o, &mut s.d_o_columns), (k, &mut s.k_columns), (v, &mut s.v_columns)];
-            for (from, to) in columns {
-                let tile = &mut to[i / LANES * LANES * head_dim..][..LANES * head_dim];
-                for (&value, to) in from.iter().zip(tile.chunks_exact_mut(LANES)) {
-                    to[i % LANES] = value;
-                }
-            }
+            s.q[i * width..][..head_dim].copy_from_slice(q);
+            s.d_o[i * width..][..head_dim].copy_from_slice(d_o);
+            to_column(q, i, s.q_columns);
+            to_column(d_o, i, s.d_o_columns);
             s.lse[i] = inputs.lse[row * heads + head];
             let mut delta = L::splat(0.0);
             for (d_o, o) in d_o.chunks(LANES).zip(o.chunks(LANES)) {
@@ -125,26 +129,43 @@ kernel! {
             }
             s.delta[i] = delta.sum();
         }
+        for j in 0..keys {
+            let row = &inputs.qkv[segment.row(j) * inputs.heads.qkv()..][..inputs.heads.qkv()];
+            let k = &row[(heads + kv_head) * head_dim..][..head_dim];
+            s.k[j * width..][..head_dim].copy_from_slice(k);
+            to_column(k, j, s.k_columns);
+            to_column(&row[(heads + kv_heads + kv_head) * head_dim..][..head_dim], j, s.v_columns);
+        }
         let scale = inputs.heads.scale();
-        for tile in 0..rows.div_ceil(LANES) {
+        for tile in 0..keys.div_ceil(LANES) {
             // Earlier queries do not see a tile's keys.
-            let first = if inputs.causal { tile * LANES } else { 0 };
+            let first = if inputs.causal { (tile * LANES).saturating_sub(segment.prefix_len()) } else { 0 };
             if L::TILE_ROWS >= 8 {
-                for block in first / 8..rows.div_ceil(8) {
-                    backward_tile::<L, 8>(&mut s, head_dim, rows, inputs.causal, scale, tile, block);
+                for block in first / 8..queries.div_ceil(8) {
+                    backward_tile::<L, 8>(&mut s, head_dim, segment, inputs.causal, scale, tile, block);
                 }
             } else {
-                for block in first / 4..rows.div_ceil(4) {
-                    backward_tile::<L, 4>(&mut s, head_dim, rows, inputs.causal, scale, tile, block);
+                for block in first / 4..queries.div_ceil(4) {
+                    backward_tile::<L, 4>(&mut s, head_dim, segment, inputs.causal, scale, tile, block);
                 }
             }
         }
-        let gradients = [&s.dq, &s.dk, &s.dv];
-        for (from, to) in gradients.into_iter().zip(out.chunks_exact_mut(rows * head_dim)) {
+        let (dq, rest) = out.split_at_mut(queries * head_dim);
+        let (dk, dv) = rest.split_at_mut(keys * head_dim);
+        for (from, to) in [(&s.dq, dq), (&s.dk, dk), (&s.dv, dv)] {
             for (from, to) in from.chunks_exact(width).zip(to.chunks_exact_mut(head_dim)) {
                 to.copy_from_slice(&from[..head_dim]);
             }
         }
+    }
+}
+
+/// Row `i` into its tile of the transpose, `[tile][head_dim][16]`.
+#[inline(always)]
+fn to_column(row: &[f32], i: usize, columns: &mut [f32]) {
+    let tile = &mut columns[i / LANES * LANES * row.len()..][..LANES * row.len()];
+    for (&value, to) in row.iter().zip(tile.chunks_exact_mut(LANES)) {
+        to[i % LANES] = value;
     }
 }
 
@@ -154,7 +175,7 @@ kernel! {
 fn backward_tile<L: Lanes, const ROWS: usize>(
     s: &mut HeadScratch<'_>,
     head_dim: usize,
-    rows: usize,
+    segment: &Segment,
     causal: bool,
     scale: f32,
     tile: usize,
@@ -182,12 +203,12 @@ fn backward_tile<L: Lanes, const ROWS: usize>(
     let mut ds = [[0.0; LANES]; ROWS];
     for i in 0..ROWS {
         let query = first + i;
-        let visible = if query >= rows {
+        let visible = if query >= segment.queries() {
             0
         } else if causal {
-            query + 1
+            segment.prefix_len() + query + 1
         } else {
-            rows
+            segment.keys()
         };
         let weight = score[i].mul(L::splat(scale)).sub(L::splat(s.lse[query])).exp();
         let gradient = weight.mul(dp[i].sub(L::splat(s.delta[query]))).mul(L::splat(scale));
@@ -243,23 +264,49 @@ fn add_to_keys<L: Lanes, const ROWS: usize>(
     }
 }
 
-/// Gradients of a segment's heads, `[heads][3][rows][head_dim]`, as rows of dqkv; heads of a group add up in order.
-fn gather_heads(parts: &[f32], heads: Heads, out: &mut [f32]) {
-    let Heads { heads: count, kv_heads, head_dim } = heads;
-    let group = count / kv_heads;
-    let rows = out.len() / heads.qkv();
-    let part =
-        |head: usize, which: usize, row: usize| &parts[((head * 3 + which) * rows + row) * head_dim..][..head_dim];
-    for (row, out) in out.chunks_exact_mut(heads.qkv()).enumerate() {
-        for (head, dq) in out[..count * head_dim].chunks_exact_mut(head_dim).enumerate() {
-            dq.copy_from_slice(part(head, 0, row));
+/// The gradients of a segment's heads, one behind the other.
+struct Part<'a> {
+    values: &'a [f32],
+    segment: &'a Segment,
+    heads: Heads,
+}
+
+impl Part<'_> {
+    /// Of query `i`.
+    fn query(&self, head: usize, i: usize) -> &[f32] {
+        self.at(head, i)
+    }
+
+    /// Of key `j` (`half` 0) or of its value (`half` 1).
+    fn key(&self, head: usize, half: usize, j: usize) -> &[f32] {
+        self.at(head, self.segment.queries() + half * self.segment.keys() + j)
+    }
+
+    fn at(&self, head: usize, row: usize) -> &[f32] {
+        &self.values[head * part_len(self.segment, self.heads.head_dim) + row * self.heads.head_dim..]
+            [..self.heads.head_dim]
+    }
+}
+
+/// Rows of dqkv of a segment. A key's gradient is the sum over the heads of its group, first of its own segment, then of each that it
+/// precedes.
+fn gather_heads(own: Part<'_>, followers: &[Part<'_>], out: &mut [f32]) {
+    let Heads { heads, kv_heads, head_dim } = own.heads;
+    let group = heads / kv_heads;
+    for (row, out) in out.chunks_exact_mut(own.heads.qkv()).enumerate() {
+        for (head, dq) in out[..heads * head_dim].chunks_exact_mut(head_dim).enumerate() {
+            dq.copy_from_slice(own.query(head, row));
         }
-        for (n, to) in out[count * head_dim..].chunks_exact_mut(head_dim).enumerate() {
-            let (which, kv_head) = (1 + n / kv_heads, n % kv_heads);
-            to.copy_from_slice(part(kv_head * group, which, row));
-            for head in kv_head * group + 1..(kv_head + 1) * group {
-                for (to, &value) in to.iter_mut().zip(part(head, which, row)) {
-                    *to += value;
+        for (n, to) in out[heads * head_dim..].chunks_exact_mut(head_dim).enumerate() {
+            let (half, kv_head) = (n / kv_heads, n % kv_heads);
+            let group = kv_head * group..(kv_head + 1) * group;
+            to.fill(0.0);
+            let own = (&own, own.segment.prefix_len() + row);
+            for (part, j) in std::iter::once(own).chain(followers.iter().map(|follower| (follower, row))) {
+                for head in group.clone() {
+                    for (to, &value) in to.iter_mut().zip(part.key(head, half, j)) {
+                        *to += value;
+                    }
                 }
             }
         }

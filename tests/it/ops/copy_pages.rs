@@ -1,6 +1,6 @@
 //! Keys and values in pages: written by rope, copied, read by attention.
 
-use thyme_engine::ops::attention::{Heads, Keys, PAGE_TOKENS};
+use thyme_engine::ops::attention::{Heads, Keys, PAGE_TOKENS, Packed};
 use thyme_engine::ops::rope::PageWrite;
 use thyme_engine::ops::{Backend, Tensor};
 
@@ -95,7 +95,8 @@ fn last_rows(layout: &Layout, fresh: &[usize]) -> Vec<i32> {
 /// The same from the rows themselves.
 fn packed(backend: &dyn Backend, heads: Heads, layout: &Layout, qkv: &Tensor, fresh: &[usize]) -> (Vec<u32>, Vec<u32>) {
     let bounds = backend.indices(&bounds(&layout.lengths));
-    let (o, lse) = backend.attention_forward(qkv, heads, Keys::Packed { bounds: &bounds, causal: true });
+    let (o, lse) =
+        backend.attention_forward(qkv, heads, Keys::Packed(Packed { bounds: &bounds, prefixes: None, causal: true }));
     let rows = last_rows(layout, fresh);
     let pick = |tensor: &Tensor| {
         let (all, width) = (bits(backend, tensor), tensor.cols());

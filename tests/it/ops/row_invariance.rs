@@ -1,7 +1,7 @@
 //! A row of a forward output depends, to the bit, on its own inputs and the parameters only; and the sampler and the trainer see the
 //! same bits.
 
-use thyme_engine::ops::attention::{Heads, Keys};
+use thyme_engine::ops::attention::{Heads, Keys, Packed};
 use thyme_engine::ops::gelu::GeluForm;
 use thyme_engine::ops::sample::Draw;
 use thyme_engine::ops::{Backend, Dtype, Host, Tensor};
@@ -85,7 +85,12 @@ fn attention_is_invariant_to_the_other_sequences() {
         let run = |rows: std::ops::Range<i32>, bounds: &[i32], causal| {
             let bounds = backend.indices(bounds);
             let x = backend.gather_rows(&qkv, &backend.indices(&Vec::from_iter(rows)));
-            bits(&*backend, &backend.attention_forward(&x, heads, Keys::Packed { bounds: &bounds, causal }).0)
+            bits(
+                &*backend,
+                &backend
+                    .attention_forward(&x, heads, Keys::Packed(Packed { bounds: &bounds, prefixes: None, causal }))
+                    .0,
+            )
         };
         for causal in [true, false] {
             let all = run(0..60, &[0, 3, 40, 60], causal);
