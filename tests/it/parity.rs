@@ -12,16 +12,18 @@ use thyme_engine::checkpoint;
 use thyme_engine::cpu::Cpu;
 use thyme_engine::model::batch::Batch;
 use thyme_engine::model::config::Config;
-use thyme_engine::model::parameters::{Gradients, Parameters, Role, Weights};
+use thyme_engine::model::parameters::{Gradients, Weights};
 use thyme_engine::model::vision::{ImageBatch, MergerSaved, TowerSaved};
 use thyme_engine::model::{Activations, Keep, Model};
-use thyme_engine::ops::adamw::AdamwStep;
 use thyme_engine::ops::patch_embed::PixelScale;
 use thyme_engine::ops::token_logprob::TokenLogprobs;
 use thyme_engine::ops::{Backend, Dtype, Host, Tensor};
-use thyme_engine::prompt::positions::{Grid, positions};
 use thyme_engine::prompt::{ImageSettings, PreparedImage};
+use thyme_engine::recipe::LogprobKind;
+use thyme_engine::recipe::optimizer::OptimizerSettings;
 use thyme_engine::reference::Reference;
+use thyme_engine::train::learner::{Learner, LearnerSettings, PackLogprobs};
+use thyme_engine::train::sample::{Layout, Pack, Sample, SampleImage};
 
 const CHECKPOINTS: [&str; 4] =
     ["qwen2_5_vl_untied_flat", "qwen2_5_vl_tied_nested", "qwen2_vl_tied_flat", "qwen2_vl_untied_nested"];
@@ -42,7 +44,7 @@ fn positions_equal_transformers() {
         let golden = Golden::open(name);
         let config = Config::open(&golden.folder).unwrap();
         for case in &golden.file.cases {
-            let found = golden.input(&config, &[case]).batch.positions;
+            let found = golden.input(&config, &[case]).pack.batch.positions;
             let axes: [Vec<u32>; 3] = [0, 1, 2].map(|axis| found.iter().map(|p| p[axis]).collect());
             assert_eq!(axes, case.positions, "{name} {}", case.name);
         }
@@ -124,7 +126,7 @@ fn hidden_states_agree(backend: Arc<dyn Backend>) {
         let input = golden.input(&run.model.config, &[case]);
         let (units, _) = run.model.tower_forward(&run.weights, &input.images());
         let (images, _) = run.model.merger_forward(&run.weights, &units);
-        let every_row = Batch { rows: None, ..input.batch.clone() };
+        let every_row = Batch { rows: None, ..input.pack.batch.clone() };
         let (normed, _) = run.model.forward(&run.weights, &every_row, Some(&images), Keep::Activations);
         for (what, found) in [("vision/merged", &images), ("text/normed", &normed)] {
             let wanted = golden.tensor(&format!("one/{what}"));
@@ -179,20 +181,24 @@ fn gradients_agree(backend: Arc<dyn Backend>, keep: Keep) {
     }
 }
 
+/// The learner takes AdamW's steps, as a run does, and reports each loss before its step.
 fn losses_agree(backend: Arc<dyn Backend>) {
     for name in CHECKPOINTS {
         let golden = Golden::open(name);
-        let mut run = Run::open(&golden, backend.clone());
-        let batch: Vec<&Case> = golden.file.adamw.batch.iter().map(|case| golden.case(case)).collect();
-        let input = golden.input(&run.model.config, &batch);
-        let mut optimizer = Optimizer::new(&run.model);
-        for (step, wanted) in golden.file.adamw.losses.iter().enumerate() {
-            let forward = run.forward(&input);
-            let logprobs = forward.logprobs();
-            let loss = -logprobs.iter().sum::<f64>() / logprobs.len() as f64;
+        let adamw = &golden.file.adamw;
+        let Run { model, weights, .. } = Run::open(&golden, backend.clone());
+        let cases: Vec<&Case> = adamw.batch.iter().map(|case| golden.case(case)).collect();
+        let Input { pack, scale } = golden.input(&model.config, &cases);
+        let mut learner = Learner::new(model, weights, adamw.settings(scale));
+        let temperatures = vec![1.0; pack.targets.len()];
+        for (step, wanted) in adamw.losses.iter().enumerate() {
+            let mut loss = f64::NAN;
+            learner.accumulate(&pack, &temperatures, LogprobKind::Raw, |PackLogprobs { raw, .. }| {
+                loss = -raw.iter().map(|&logprob| f64::from(logprob)).sum::<f64>() / raw.len() as f64;
+                vec![-1.0 / raw.len() as f32; raw.len()]
+            });
             assert!((loss - wanted).abs() <= LOSS, "{name}: loss {step} is {loss}, not {wanted}");
-            let gradients = forward.backward();
-            optimizer.step(&run.model, &mut run.weights, &gradients, &golden.file.adamw);
+            assert!(learner.update(adamw.learning_rate).applied);
         }
     }
 }
@@ -261,15 +267,16 @@ impl Run {
     fn forward(&self, input: &Input) -> Forward<'_> {
         let Run { model, weights, keep } = self;
         let backend = &*model.backend;
-        let images = (!input.pictures.is_empty()).then(|| {
+        let images = (!input.pack.images.is_empty()).then(|| {
             let (units, tower) = model.tower_forward(weights, &input.images());
             let (rows, merger) = model.merger_forward(weights, &units);
             Images { rows, tower, merger }
         });
         let rows = images.as_ref().map(|images| &images.rows);
-        let (h, activations) = model.forward(weights, &input.batch, rows, *keep);
-        let targets = backend.indices(&input.targets);
-        let ones = vec![1.0; input.targets.len()];
+        let (h, activations) = model.forward(weights, &input.pack.batch, rows, *keep);
+        let targets: Vec<i32> = input.pack.targets.iter().map(|&id| id as i32).collect();
+        let ones = vec![1.0; targets.len()];
+        let targets = backend.indices(&targets);
         let ones = backend.upload(Host::F32(&ones), &[ones.len()], Dtype::F32);
         let scored = backend.token_logprob_forward(&h, model.head(weights), &targets, &ones);
         Forward { run: self, images, activations, h, targets, ones, scored }
@@ -318,41 +325,6 @@ impl Forward<'_> {
     }
 }
 
-/// What AdamW keeps of each parameter.
-struct Optimizer {
-    moments: Parameters<[Tensor; 3]>,
-    step: u64,
-}
-
-impl Optimizer {
-    fn new(model: &Model) -> Optimizer {
-        let moments = Parameters::from_layout(&model.layout, |spec| {
-            [Dtype::I16, Dtype::F32, Dtype::F32].map(|dtype| model.backend.zeros(&spec.shape, dtype))
-        });
-        Optimizer { moments, step: 0 }
-    }
-
-    fn step(&mut self, model: &Model, weights: &mut Weights, gradients: &Gradients, settings: &AdamwGolden) {
-        self.step += 1;
-        let squares: f64 = gradients.iter().flatten().map(|dw| model.backend.sum_of_squares(dw)).sum();
-        let gradient_scale = (settings.max_grad_norm / (squares.sqrt() as f32 + 1e-6)).min(1.0);
-        let parameters = weights.values.iter_mut().zip(self.moments.iter_mut());
-        for ((w, [remainder, m, v]), (spec, dw)) in parameters.zip(model.layout.specs.iter().zip(gradients.iter())) {
-            let step = AdamwStep {
-                learning_rate: settings.learning_rate,
-                beta1: settings.beta1,
-                beta2: settings.beta2,
-                epsilon: settings.epsilon,
-                weight_decay: if spec.role == Role::Matrix { settings.weight_decay } else { 0.0 },
-                step: self.step,
-                gradient_scale,
-            };
-            let dw = dw.as_ref().expect("every parameter is trained");
-            model.backend.adamw(w, remainder, m, v, dw, &step);
-        }
-    }
-}
-
 // ---- golden files ----
 
 /// Shape and bytes of every tensor in a folder's safetensors files, by the name that it has there.
@@ -377,14 +349,8 @@ struct Golden {
 
 #[derive(Deserialize)]
 struct GoldenFile {
-    special_token_ids: SpecialIds,
     cases: Vec<Case>,
     adamw: AdamwGolden,
-}
-
-#[derive(Deserialize)]
-struct SpecialIds {
-    image_pad: u32,
 }
 
 #[derive(Deserialize)]
@@ -404,28 +370,45 @@ struct Size {
 
 #[derive(Deserialize)]
 struct AdamwGolden {
-    learning_rate: f32,
+    learning_rate: f64,
     beta1: f32,
     beta2: f32,
     epsilon: f32,
     weight_decay: f32,
-    max_grad_norm: f32,
+    max_grad_norm: f64,
     batch: Vec<String>,
     losses: Vec<f64>,
 }
 
-/// Sequences packed one behind the other, with their pictures.
+impl AdamwGolden {
+    /// Everything learns.
+    fn settings(&self, pixel_scale: PixelScale) -> LearnerSettings {
+        LearnerSettings {
+            optimizer: OptimizerSettings {
+                adam_beta1: self.beta1,
+                adam_beta2: self.beta2,
+                adam_epsilon: self.epsilon,
+                weight_decay: self.weight_decay,
+                max_grad_norm: self.max_grad_norm,
+                ..OptimizerSettings::default()
+            },
+            freeze_vision_tower: false,
+            freeze_merger: false,
+            activation_recompute: false,
+            pixel_scale,
+        }
+    }
+}
+
+/// Sequences packed one behind the other, and how their pictures are normalised.
 struct Input {
-    batch: Batch,
-    /// The token after each of the batch's wanted rows.
-    targets: Vec<i32>,
-    pictures: Vec<PreparedImage>,
+    pack: Pack,
     scale: PixelScale,
 }
 
 impl Input {
     fn images(&self) -> ImageBatch<'_> {
-        let images = self.pictures.iter().map(|picture| (picture.patches.as_slice(), picture.grid)).collect();
+        let images = self.pack.images.iter().map(|i| (i.prepared.patches.as_slice(), i.prepared.grid)).collect();
         ImageBatch { images, scale: self.scale }
     }
 }
@@ -456,36 +439,19 @@ impl Golden {
     fn input(&self, config: &Config, cases: &[&Case]) -> Input {
         // Nothing is resized, so the limits do not matter; the normalisation is the default one.
         let settings = ImageSettings { patch_size: config.vision.patch, min_pixels: 1, ..ImageSettings::default() };
-        let mut input = Input {
-            batch: Batch { bounds: vec![0], rows: Some(Vec::new()), ..Batch::default() },
-            targets: Vec::new(),
-            pictures: Vec::new(),
-            scale: PixelScale { mean: settings.mean, std: settings.std },
+        let image = |(k, &size): (usize, &Size)| SampleImage {
+            prepared: Arc::new(PreparedImage::prepare(&draw(size, k as u32), &settings).unwrap()),
+            units: None,
         };
-        let mut image_rows = 0;
-        for case in cases {
-            let pictures = case.images.iter().enumerate().map(|(k, &size)| draw(size, k as u32));
-            let pictures: Vec<_> = pictures.map(|p| PreparedImage::prepare(&p, &settings).unwrap()).collect();
-            let grids: Vec<Grid> = pictures.iter().map(|picture| picture.grid).collect();
-            let batch = &mut input.batch;
-            let start = batch.ids.len();
-            batch.ids.extend(&case.token_ids);
-            let found = positions(&case.token_ids, &grids, config.vision.merge, config.image_pad).unwrap();
-            batch.positions.extend(found.0);
-            batch.bounds.push(batch.ids.len());
-            batch.rows.get_or_insert_default().extend(start..start + case.token_ids.len() - 1);
-            input.targets.extend(case.token_ids[1..].iter().map(|&id| id as i32));
-            input.pictures.extend(pictures);
-            for &id in &case.token_ids {
-                let image = id == self.file.special_token_ids.image_pad;
-                batch.image_index.push(if image { image_rows } else { -1 });
-                image_rows += i32::from(image);
-            }
-        }
-        if image_rows == 0 {
-            input.batch.image_index.clear();
-        }
-        input
+        let sample = |case: &&Case| Sample {
+            ids: case.token_ids.clone(),
+            trained: vec![true; case.token_ids.len()],
+            images: case.images.iter().enumerate().map(image).collect(),
+        };
+        let samples: Vec<Sample> = cases.iter().map(sample).collect();
+        let layout = Layout { merge: config.vision.merge, image_pad: config.image_pad };
+        let pack = Pack::new(&samples.iter().collect::<Vec<_>>(), layout);
+        Input { pack, scale: PixelScale { mean: settings.mean, std: settings.std } }
     }
 }
 
