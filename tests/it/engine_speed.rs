@@ -11,8 +11,6 @@ use thyme_engine::engine::request::{Event, Opening, Sampling, Stops};
 use thyme_engine::engine::{Engine, EngineLimits};
 use thyme_engine::model::Model;
 use thyme_engine::model::config::Config;
-use thyme_engine::ops::Tensor;
-use thyme_engine::ops::rms_norm::{RmsNorm, RmsNormed};
 use thyme_engine::prompt::Processor;
 
 use crate::over_cpu::over_cpu;
@@ -101,22 +99,4 @@ impl Timed {
     }
 }
 
-over_cpu!(Timed);
-
-impl RmsNorm for Timed {
-    fn rms_norm_forward(&self, x: &Tensor, add: Option<&Tensor>, w: &Tensor, epsilon: f32) -> RmsNormed {
-        self.call("rms_norm_forward", |cpu| cpu.rms_norm_forward(x, add, w, epsilon))
-    }
-
-    fn rms_norm_backward(
-        &self,
-        dy: &Tensor,
-        dresidual: Option<&Tensor>,
-        h: &Tensor,
-        w: &Tensor,
-        rstd: &Tensor,
-        dw: Option<&mut Tensor>,
-    ) -> Tensor {
-        self.call("rms_norm_backward", |cpu| cpu.rms_norm_backward(dy, dresidual, h, w, rstd, dw))
-    }
-}
+over_cpu!(Timed, RmsNorm, Linear);

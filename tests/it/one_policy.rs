@@ -1,11 +1,14 @@
 //! Promise 2: the log-probs recorded when tokens are drawn, from paged keys in any batch, are those that the training forward
 //! computes over packed keys, to the bit.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use thyme_engine::cpu::Cpu;
 use thyme_engine::engine::EngineLimits;
+use thyme_engine::ops::linear::Linear;
 use thyme_engine::ops::rms_norm::{RmsNorm, RmsNormed};
+use thyme_engine::ops::rows::Rows;
 use thyme_engine::ops::{Backend, Buffers, Dtype, Host, HostMut, Tensor};
 
 use crate::over_cpu::over_cpu;
@@ -28,8 +31,17 @@ fn one_policy_long() {
 }
 
 #[test]
-fn a_reordered_sum_for_few_rows_is_found() {
-    let compared = play_and_compare(&Arc::new(Reordered(Cpu::new())), 400, 100);
+fn a_norm_reordered_for_few_rows_is_found() {
+    fault_is_found(ReversedNorm(Cpu::new()));
+}
+
+#[test]
+fn a_product_split_over_k_for_few_rows_is_found() {
+    fault_is_found(SplitLinear(Cpu::new()));
+}
+
+fn fault_is_found<B: Backend + Clone + 'static>(backend: B) {
+    let compared = play_and_compare(&Arc::new(backend), 400, 100);
     assert!(compared.differing * 2 > compared.tokens, "{compared:?}");
 }
 
@@ -58,22 +70,22 @@ fn play_and_compare<B: Backend + Clone + 'static>(backend: &Arc<B>, tokens: usiz
     total
 }
 
-/// The CPU, but RMSNorm of a call with few rows adds a row's squares up from its end.
-#[derive(Clone)]
-struct Reordered(Cpu);
-
 /// Calls with fewer rows are reordered.
 const FEW: usize = 16;
 
-impl Reordered {
+/// The CPU, but RMSNorm of a call with few rows adds a row's squares up from its end.
+#[derive(Clone)]
+struct ReversedNorm(Cpu);
+
+impl ReversedNorm {
     fn call<T>(&self, _op: &'static str, compute: impl FnOnce(&Cpu) -> T) -> T {
         compute(&self.0)
     }
 }
 
-over_cpu!(Reordered);
+over_cpu!(ReversedNorm, Linear);
 
-impl RmsNorm for Reordered {
+impl RmsNorm for ReversedNorm {
     fn rms_norm_forward(&self, x: &Tensor, add: Option<&Tensor>, w: &Tensor, epsilon: f32) -> RmsNormed {
         let normal = self.0.rms_norm_forward(x, add, w, epsilon);
         if x.rows() >= FEW {
@@ -104,5 +116,48 @@ impl RmsNorm for Reordered {
         dw: Option<&mut Tensor>,
     ) -> Tensor {
         self.0.rms_norm_backward(dy, dresidual, h, w, rstd, dw)
+    }
+}
+
+/// The CPU, but the product of a call with few rows is the sum of two: over the first half of `k`, and over the second.
+#[derive(Clone)]
+struct SplitLinear(Cpu);
+
+impl SplitLinear {
+    fn call<T>(&self, _op: &'static str, compute: impl FnOnce(&Cpu) -> T) -> T {
+        compute(&self.0)
+    }
+
+    /// `x` with zeros, which change no sum, in all columns but `kept`.
+    fn only(&self, x: &Tensor, kept: Range<usize>) -> Tensor {
+        let mut values = vec![0.0f32; x.len()];
+        self.0.download(x, HostMut::F32(&mut values));
+        for row in values.chunks_mut(x.cols()) {
+            row[..kept.start].fill(0.0);
+            row[kept.end..].fill(0.0);
+        }
+        self.0.upload(Host::F32(&values), x.shape(), Dtype::Activation)
+    }
+}
+
+over_cpu!(SplitLinear, RmsNorm);
+
+impl Linear for SplitLinear {
+    fn linear_forward(&self, x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Tensor {
+        if x.rows() >= FEW {
+            return self.0.linear_forward(x, w, b);
+        }
+        let k = x.cols();
+        let mut y = self.0.linear_forward(&self.only(x, 0..k / 2), w, b);
+        self.0.add(&mut y, &self.0.linear_forward(&self.only(x, k / 2..k), w, None));
+        y
+    }
+
+    fn linear_backward_input(&self, dy: &Tensor, w: &Tensor) -> Tensor {
+        self.0.linear_backward_input(dy, w)
+    }
+
+    fn linear_backward_weight(&self, dy: &Tensor, x: &Tensor, dw: &mut Tensor, db: Option<&mut Tensor>) {
+        self.0.linear_backward_weight(dy, x, dw, db);
     }
 }

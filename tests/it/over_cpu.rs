@@ -1,8 +1,39 @@
 //! Backends for tests that hand nearly every op on to the CPU.
 
-/// Implements all ops but RMSNorm for a type with `fn call<T>(&self, op: &'static str, compute: impl FnOnce(&Cpu) -> T) -> T`.
+/// Implements all ops for a type with `fn call<T>(&self, op: &'static str, compute: impl FnOnce(&Cpu) -> T) -> T`; of RMSNorm and the
+/// linear product, which a test may have other plans for, those that are named: `over_cpu!(Type, RmsNorm, Linear)`.
 macro_rules! over_cpu {
-    ($backend:ty) => {
+    (@RmsNorm $backend:ty) => {
+        const _: () = {
+            use thyme_engine::ops::Tensor;
+            use thyme_engine::ops::rms_norm::{RmsNorm, RmsNormed};
+
+            $crate::over_cpu::delegate! { $backend;
+                RmsNorm {
+                    fn rms_norm_forward(x: &Tensor, add: Option<&Tensor>, w: &Tensor, epsilon: f32) -> RmsNormed;
+                    fn rms_norm_backward(
+                        dy: &Tensor, dresidual: Option<&Tensor>, h: &Tensor, w: &Tensor, rstd: &Tensor, dw: Option<&mut Tensor>
+                    ) -> Tensor;
+                }
+            }
+        };
+    };
+    (@Linear $backend:ty) => {
+        const _: () = {
+            use thyme_engine::ops::Tensor;
+            use thyme_engine::ops::linear::Linear;
+
+            $crate::over_cpu::delegate! { $backend;
+                Linear {
+                    fn linear_forward(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Tensor;
+                    fn linear_backward_input(dy: &Tensor, w: &Tensor) -> Tensor;
+                    fn linear_backward_weight(dy: &Tensor, x: &Tensor, dw: &mut Tensor, db: Option<&mut Tensor>);
+                }
+            }
+        };
+    };
+    ($backend:ty, $($named:ident),+) => {
+        $($crate::over_cpu::over_cpu! { @$named $backend })+
         const _: () = {
             use thyme_engine::ops::adamw::{Adamw, AdamwStep};
             use thyme_engine::ops::attention::{Attention, Heads, Keys, Packed};
@@ -11,7 +42,6 @@ macro_rules! over_cpu {
             use thyme_engine::ops::gelu::{Gelu, GeluForm};
             use thyme_engine::ops::grad_norm::GradNorm;
             use thyme_engine::ops::layer_norm::{LayerNorm, LayerNormed};
-            use thyme_engine::ops::linear::Linear;
             use thyme_engine::ops::patch_embed::{PatchEmbed, PixelScale};
             use thyme_engine::ops::rope::{PageWrite, Rope};
             use thyme_engine::ops::rows::Rows;
@@ -34,11 +64,6 @@ macro_rules! over_cpu {
                     fn embedding_backward(
                         dy: &Tensor, ids: &Tensor, index: Option<&Tensor>, dtable: Option<&mut Tensor>, dimages: Option<&mut Tensor>
                     );
-                }
-                Linear {
-                    fn linear_forward(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Tensor;
-                    fn linear_backward_input(dy: &Tensor, w: &Tensor) -> Tensor;
-                    fn linear_backward_weight(dy: &Tensor, x: &Tensor, dw: &mut Tensor, db: Option<&mut Tensor>);
                 }
                 LayerNorm {
                     fn layer_norm_forward(
