@@ -81,7 +81,7 @@ impl Loaded {
         for (request, prompt) in some.iter().zip(prepared) {
             match prompt {
                 Ok(prompt) => prompts.push(prompt),
-                Err(problem) => return (prompts, Err(requests.error(request.line, problem))),
+                Err(problem) => return (prompts, Err(requests.error(request, problem))),
             }
         }
         (prompts, Ok(()))

@@ -19,7 +19,7 @@ pub enum RequestError {
         /// Why.
         source: std::io::Error,
     },
-    /// One of its lines.
+    /// A line that is no request.
     #[error("{}:{line}: {problem}", path.display())]
     Line {
         /// The file.
@@ -28,6 +28,18 @@ pub enum RequestError {
         line: usize,
         /// What is wrong with it, and the remedy.
         problem: Problem,
+    },
+    /// A request that cannot be answered.
+    #[error("{}:{line}: request {id}: {problem}", path.display())]
+    Request {
+        /// The file.
+        path: PathBuf,
+        /// Its line, from 1.
+        line: usize,
+        /// Its id.
+        id: Value,
+        /// What is wrong with it, and the remedy.
+        problem: Box<Problem>,
     },
 }
 
@@ -154,11 +166,9 @@ impl Requests {
             if line.trim_ascii().is_empty() {
                 continue;
             }
-            let request = parse(line, index + 1).and_then(|request| {
-                find_images(&request.sources(), requests.folder())?;
-                Ok(request)
-            });
-            let request = request.map_err(|problem| requests.error(index + 1, problem))?;
+            let line_error = |problem| RequestError::Line { path: path.to_owned(), line: index + 1, problem };
+            let request = parse(line, index + 1).map_err(line_error)?;
+            requests.find_images(&request).map_err(|error| requests.error(&request, error.into()))?;
             requests.list.push(request);
         }
         Ok(requests)
@@ -169,9 +179,26 @@ impl Requests {
         self.path.parent().unwrap_or(Path::new(""))
     }
 
-    /// What is wrong with a line.
-    pub fn error(&self, line: usize, problem: Problem) -> RequestError {
-        RequestError::Line { path: self.path.clone(), line, problem }
+    /// What is wrong with a request.
+    pub fn error(&self, request: &Request, problem: Problem) -> RequestError {
+        let (path, id, problem) = (self.path.clone(), request.id.clone(), Box::new(problem));
+        RequestError::Request { path, line: request.line, id, problem }
+    }
+
+    /// Whether the files are there: better said now than after an hour of other lines.
+    fn find_images(&self, request: &Request) -> Result<(), ImageError> {
+        for source in request.sources() {
+            let ImageSource::Path(path) = source else { continue };
+            let path = self.folder().join(path);
+            let metadata = std::fs::metadata(&path);
+            let reason = match metadata {
+                Ok(metadata) if metadata.is_file() => continue,
+                Ok(_) => "it is not a file".to_owned(),
+                Err(error) => format!("{error}; relative paths start at the folder of the input file"),
+            };
+            return Err(ImageError::unreadable(&path.display().to_string(), &reason));
+        }
+        Ok(())
     }
 }
 
@@ -194,20 +221,4 @@ fn parse(line: &[u8], number: usize) -> Result<Request, Problem> {
         }
     };
     Ok(Request { line: number, id: raw.id, form, images })
-}
-
-/// Whether the files are there: better said now than after an hour of other lines.
-fn find_images(sources: &[ImageSource], folder: &Path) -> Result<(), ImageError> {
-    for source in sources {
-        let ImageSource::Path(path) = source else { continue };
-        let path = folder.join(path);
-        let metadata = std::fs::metadata(&path);
-        let reason = match metadata {
-            Ok(metadata) if metadata.is_file() => continue,
-            Ok(_) => "it is not a file".to_owned(),
-            Err(error) => format!("{error}; relative paths start at the folder of the input file"),
-        };
-        return Err(ImageError::unreadable(&path.display().to_string(), &reason));
-    }
-    Ok(())
 }

@@ -101,12 +101,16 @@ impl Engine {
     /// Opens a group of sequences on one prompt, which is computed once.
     ///
     /// # Errors
-    /// [`GeneratorError::Full`] while others hold the pages that it may need, [`GeneratorError::TooLong`] if the prompt is longer
-    /// than the model's context, [`GeneratorError::NeverFits`] if the pages do not suffice even for this group alone.
+    /// [`GeneratorError::Full`] while others hold the pages that it may need, [`GeneratorError::EmptyPrompt`] if there is nothing to go
+    /// on from, [`GeneratorError::TooLong`] if the prompt is longer than the model's context, [`GeneratorError::NeverFits`] if the pages
+    /// do not suffice even for this group alone.
     pub fn open(&mut self, opening: &Opening) -> Result<(), GeneratorError> {
         let (prompt, total) = (opening.token_ids.len(), opening.stops.total_tokens);
         let context = self.model.config.context_tokens;
-        if prompt == 0 || prompt + 1 > context {
+        if prompt == 0 {
+            return Err(GeneratorError::EmptyPrompt);
+        }
+        if prompt + 1 > context {
             return Err(GeneratorError::TooLong { needed: prompt + 1, limit: context });
         }
         // Every sequence computes the prompt's last token for itself: its first draw starts from there.

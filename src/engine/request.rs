@@ -135,6 +135,9 @@ pub enum GeneratorError {
     /// No room now; it may open when others are closed.
     #[error("no room for another group now")]
     Full,
+    /// There is no token to go on from.
+    #[error("the prompt has no tokens; give at least one")]
+    EmptyPrompt,
     /// The tokens are more than a sequence can have.
     #[error(
         "{needed} tokens do not fit in a context of {limit}; shorten the prompt, or lower max_pixels or the limits of tokens"

@@ -18,7 +18,7 @@ pub trait Generator {
     ///
     /// # Errors
     /// [`GeneratorError::Full`] if they would not surely reach `Stops::total_tokens` now, [`GeneratorError::NeverFits`] if they would
-    /// not even alone, [`GeneratorError::TooLong`] if the prompt itself is too long for any sequence.
+    /// not even alone, [`GeneratorError::EmptyPrompt`] or [`GeneratorError::TooLong`] if the prompt itself is none for any sequence.
     fn open(&mut self, opening: Opening) -> Result<(), GeneratorError>;
 
     /// Advances every running sequence; with none running it brings nothing.
@@ -118,6 +118,9 @@ impl Scripted {
 impl Generator for Scripted {
     fn open(&mut self, opening: Opening) -> Result<(), GeneratorError> {
         let prompt_tokens = opening.token_ids.len();
+        if prompt_tokens == 0 {
+            return Err(GeneratorError::EmptyPrompt);
+        }
         if prompt_tokens + 1 > self.positions_max {
             return Err(GeneratorError::TooLong { needed: prompt_tokens + 1, limit: self.positions_max });
         }

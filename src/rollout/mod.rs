@@ -287,6 +287,9 @@ impl<'a> Rollout<'a> {
                 Err(GeneratorError::TooLong { needed, limit }) => {
                     self.finish_unopened(&scene, &End::PromptTooLong { needed, limit });
                 }
+                Err(error @ GeneratorError::EmptyPrompt) => {
+                    self.finish_unopened(&scene, &End::TaskFailed(error.to_string()));
+                }
                 // Nothing of ours will make room; the generator says `NeverFits` itself where it knows.
                 Err(GeneratorError::Full) if self.active.is_empty() => {
                     return Err(RolloutError::NoRoom {

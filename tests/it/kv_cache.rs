@@ -194,6 +194,8 @@ fn a_prompt_that_leaves_no_position_is_too_long() {
     assert!(
         matches!(refused, Err(GeneratorError::TooLong { needed, limit }) if needed == context + 1 && limit == context)
     );
+    let refused = engine.open(&Opening { token_ids: Vec::new(), ..opening(&policy, 1, 1, 5) });
+    assert!(matches!(refused, Err(GeneratorError::EmptyPrompt)), "{refused:?}");
     engine.open(&opening(&policy, context - 2, 1, 5)).unwrap();
     assert_eq!(draw_all(&mut engine, &policy.weights)[&0].len(), 2);
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use image::RgbImage;
 use proptest::prelude::*;
-use thyme_engine::prompt::{ImageSource, Message, Part, Processor};
+use thyme_engine::prompt::{ImageSource, Message, Part, Processor, Prompt};
 use thyme_engine::rollout::environment::Task;
 use thyme_engine::rollout::environments::think_with_code::{ThinkWithCode, ThinkWithCodeSettings, find_call};
 use thyme_engine::rollout::generator::{Asked, Scripted};
@@ -374,6 +374,22 @@ fn a_turn_and_a_sequence_have_limits_of_tokens() {
     assert_eq!(observation.end, End::TotalTokens);
     assert_eq!(kinds(&observation), [Call], "an observation that does not fit is left out");
     assert_eq!(observation.calls.len(), 1);
+}
+
+#[test]
+fn an_empty_prompt_fails_its_task_only() {
+    let empty = Task { prompt: Some(Prompt::default()), ..task("a") };
+    let settings = one_thread();
+    let groups = run(
+        &mut scripted(&["", "<answer>7</answer>"]),
+        processor(),
+        &environment(Default::default()),
+        &[empty, task("b")],
+        &settings,
+    )
+    .unwrap();
+    let ends: Vec<&End> = groups.iter().map(|group| &group.transcripts[0].end).collect();
+    assert_eq!(ends, [&End::TaskFailed("the prompt has no tokens; give at least one".to_owned()), &End::Answered]);
 }
 
 #[test]
