@@ -1,24 +1,27 @@
 //! `thyme-engine generate`: answers in bulk, or one streamed to the terminal; with an environment, tools run on the way.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
+use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::Value;
 
 use super::device::Device;
 use super::lines::{Lines, print};
-use super::loaded::{Loaded, REQUESTS_AHEAD};
-use super::requests::{Form, Request, Requests};
+use super::loaded::Loaded;
+use super::requests::{Form, Problem, Requests};
 use crate::engine::kv_cache::KvCache;
 use crate::engine::{Engine, EngineLimits};
 use crate::ops::attention::PAGE_TOKENS;
-use crate::prompt::{ImageSource, Message, Part, Processor, Prompt};
+use crate::prompt::{ImageSource, Message, Part, Processor};
 use crate::rollout::engine_generator::EngineGenerator;
-use crate::rollout::environment::{Environment, Task};
+use crate::rollout::environment::{Environment, EnvironmentError, Task, Tasks};
 use crate::rollout::environments::direct::Direct;
 use crate::rollout::generator::Sampling;
 use crate::rollout::repetition::RepetitionSettings;
@@ -135,7 +138,7 @@ pub fn run(arguments: GenerateArguments) -> anyhow::Result<()> {
     let requests = arguments.input.as_deref().map(Requests::read).transpose()?;
     let loaded = Loaded::open(&arguments.model, arguments.device)?;
     let (settings, max_tokens) = arguments.sampling.settings(&loaded.dir)?;
-    let mut command = Command::new(&arguments, loaded, settings, max_tokens)?;
+    let command = Command::new(&arguments, loaded, settings, max_tokens)?;
     match (requests, &arguments.output, &arguments.question) {
         (Some(requests), Some(output), _) => command.answer_all(&requests, output),
         (_, _, Some(question)) => command.stream(&arguments, question),
@@ -181,83 +184,83 @@ impl Command {
         Ok(Command { processor: loaded.processor()?, loaded, environment, settings, max_tokens, has_tools })
     }
 
-    /// The bulk form.
-    fn answer_all(&mut self, requests: &Requests, output: &Path) -> anyhow::Result<()> {
+    /// The bulk form: one rollout over the whole file. A reply is written as soon as those before it are; until then it waits without its
+    /// pictures.
+    fn answer_all(&self, requests: &Requests, output: &Path) -> anyhow::Result<()> {
         let mut output = Lines::create(output, &requests.path)?;
-        let progress = Progress::new("generate", "sequences", (requests.list.len() * self.settings.group_size) as u64);
-        for (window, some) in requests.list.chunks(REQUESTS_AHEAD).enumerate() {
-            let (prompts, usable) = self.loaded.prepare(requests, some, self.max_tokens);
-            self.settings.first_task = window * REQUESTS_AHEAD;
-            let tasks: Vec<Task> =
-                some.iter().zip(&prompts).map(|(request, prompt)| task(request, prompt, requests.folder())).collect();
-            self.answer(some, &tasks, &mut output, &progress)?;
-            usable?;
-        }
+        let group = self.settings.group_size;
+        let progress = Progress::new("generate", "sequences", (requests.list.len() * group) as u64);
+        let (mut waiting, mut next, mut written) = (BTreeMap::new(), 0, Ok(()));
+        let mut watch = |update: Update<'_>| {
+            let Update::Finished(transcript) = update else { return ControlFlow::Continue(()) };
+            progress.advance(1);
+            waiting.insert(transcript.task * group + transcript.sample, self.reply(requests, transcript));
+            while let Some(reply) = waiting.remove(&next) {
+                next += 1;
+                written = reply.and_then(|reply| output.write(&reply));
+                if written.is_err() {
+                    return ControlFlow::Break(());
+                }
+            }
+            ControlFlow::Continue(())
+        };
+        let tasks = RequestTasks { loaded: &self.loaded, requests, answer_tokens: self.max_tokens };
+        let prompt = |request| self.loaded.prompt_tokens_max(request, requests.folder());
+        let prompts: Vec<usize> = requests.list.par_iter().map(prompt).collect();
+        self.roll_out(&tasks, &prompts, &mut watch)?;
+        written?;
         progress.finish();
         Ok(())
     }
 
-    /// Answers some requests; replies are written in order, as soon as those before them are.
-    fn answer(
+    /// Rolls tasks out, whose prompts have at most as many tokens as `prompts` says.
+    fn roll_out(
         &self,
-        requests: &[Request],
-        tasks: &[Task],
-        output: &mut Lines,
-        progress: &Progress,
+        tasks: &dyn Tasks,
+        prompts: &[usize],
+        watch: &mut dyn FnMut(Update<'_>) -> ControlFlow<()>,
     ) -> anyhow::Result<()> {
-        let (mut waiting, mut next, mut written) = (BTreeMap::new(), 0, Ok(()));
-        let group = self.settings.group_size;
-        let mut watch = |update: Update<'_>| {
-            let Update::Finished(transcript) = update else { return };
-            progress.advance(1);
-            waiting.insert(transcript.task * group + transcript.sample, transcript.clone());
-            while let Some(transcript) = waiting.remove(&next) {
-                next += 1;
-                if written.is_ok() {
-                    written = output.write(&self.reply(&requests[transcript.task].id, &transcript));
-                }
-            }
-        };
-        self.roll_out(tasks, &mut watch)?;
-        written
-    }
-
-    fn roll_out(&self, tasks: &[Task], watch: &mut dyn FnMut(Update<'_>)) -> anyhow::Result<()> {
-        let limits = self.engine_limits(tasks);
+        let limits = self.engine_limits(prompts);
         let mut engine = Engine::new(self.loaded.model.clone(), self.processor.clone(), limits);
         let mut generator = EngineGenerator { engine: &mut engine, weights: &self.loaded.weights };
         run_watched(&mut generator, &self.processor, &*self.environment, tasks, &self.settings, watch)?;
         Ok(())
     }
 
-    /// Pages for all groups together, or as many as memory should hold, but always for the largest.
-    fn engine_limits(&self, tasks: &[Task]) -> EngineLimits {
-        let config = &self.loaded.model.config;
+    /// Pages for the largest groups that can run together, or as many as memory should hold, but always for the largest alone.
+    fn engine_limits(&self, prompts: &[usize]) -> EngineLimits {
+        let (config, group) = (&self.loaded.model.config, self.settings.group_size);
         let total = self.environment.limits().total;
-        let pages = |task: &Task| {
-            // A prompt that is not made yet may take the whole context.
-            let prompt = task.prompt.as_ref().map_or(config.context_tokens, |prompt| prompt.token_ids.len());
-            let longest = prompt.saturating_add(total).min(config.context_tokens);
-            let shared = prompt / PAGE_TOKENS;
-            shared + (longest.div_ceil(PAGE_TOKENS).saturating_sub(shared)) * self.settings.group_size
+        let pages = |prompt: &usize| {
+            let longest = prompt.saturating_add(total).min(config.context_tokens).div_ceil(PAGE_TOKENS);
+            // A shorter prompt may end elsewhere in its page, and its answer then touch one page more.
+            let own = (total.div_ceil(PAGE_TOKENS) + 1).min(longest);
+            longest + own * (group - 1)
         };
-        let needed: Vec<usize> = tasks.iter().map(pages).collect();
+        let mut needed: Vec<usize> = prompts.iter().map(pages).collect();
+        needed.sort_unstable_by(|a, b| b.cmp(a));
+        needed.truncate(SEQUENCES.div_ceil(group));
         let affordable = CACHE_BYTES / KvCache::page_bytes(config, size_of::<f32>());
-        let pages = needed.iter().sum::<usize>().min(affordable).max(needed.iter().copied().max().unwrap_or(0));
+        let largest = needed.first().copied().unwrap_or(0);
+        let pages = needed.iter().sum::<usize>().min(affordable).max(largest);
         EngineLimits { pages, prefill_chunk_tokens: PREFILL_TOKENS, sequences: SEQUENCES }
     }
 
-    fn reply<'a>(&self, id: &'a Value, transcript: &'a Transcript) -> Reply<'a> {
+    fn reply<'a>(&self, requests: &'a Requests, transcript: Transcript) -> anyhow::Result<Reply<'a>> {
+        let request = &requests.list[transcript.task];
+        if let End::TaskFailed(reason) = transcript.end {
+            return Err(requests.error(request, Problem::Unopened(reason)).into());
+        }
         let (prompt_token_ids, token_ids) = transcript.token_ids.split_at(transcript.prompt_tokens);
         let logprobs = &transcript.sampled[transcript.prompt_tokens..];
-        Reply {
-            id,
-            prompt_token_ids,
-            token_ids,
-            text: self.text(transcript),
+        Ok(Reply {
+            id: &request.id,
+            prompt_token_ids: prompt_token_ids.to_vec(),
+            token_ids: token_ids.to_vec(),
+            text: self.text(&transcript),
             logprobs: logprobs.iter().map(|sampled| Some(sampled.as_ref()?.raw)).collect(),
             finish_reason: if self.has_tools { transcript.end.name() } else { finish_reason(&transcript.end) },
-        }
+        })
     }
 
     /// The answer without the stop string that ended it; with tools the whole trajectory.
@@ -280,15 +283,21 @@ impl Command {
                 Update::Text { text, .. } => print(text).map(drop),
                 Update::Observed { call, text, .. } => crops.show(&call.output, text),
                 Update::Finished(transcript) => {
-                    end = Some(transcript.end.clone());
+                    end = Some(transcript.end);
                     Ok(())
                 }
             };
-            if said.is_ok() {
-                said = step;
+            match step {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    said = Err(error);
+                    ControlFlow::Break(())
+                }
             }
         };
-        self.roll_out(std::slice::from_ref(&task), &mut watch)?;
+        // The environment makes the prompt; it may take the whole context.
+        let context = self.loaded.model.config.context_tokens;
+        self.roll_out(&std::slice::from_ref(&task), &[context], &mut watch)?;
         said?;
         print("\n")?;
         match end {
@@ -323,8 +332,8 @@ impl Command {
 #[derive(Serialize)]
 struct Reply<'a> {
     id: &'a Value,
-    prompt_token_ids: &'a [u32],
-    token_ids: &'a [u32],
+    prompt_token_ids: Vec<u32>,
+    token_ids: Vec<u32>,
     text: String,
     logprobs: Vec<Option<f32>>,
     finish_reason: &'static str,
@@ -335,17 +344,32 @@ fn finish_reason(end: &End) -> &'static str {
     if end.is_truncated() { "length" } else { "stop" }
 }
 
-fn task(request: &Request, prompt: &Prompt, folder: &Path) -> Task {
-    let question = match &request.form {
-        Form::Prompt(text) => text.clone(),
-        Form::Messages(_) | Form::TokenIds(_) => String::new(),
-    };
-    Task {
-        question,
-        prompt: Some(prompt.clone()),
-        images: request.sources(),
-        folder: folder.to_owned(),
-        ..Task::default()
+/// The requests of a file. Each becomes tokens, and its pictures are decoded, when it is about to be answered.
+struct RequestTasks<'a> {
+    loaded: &'a Loaded,
+    requests: &'a Requests,
+    answer_tokens: usize,
+}
+
+impl Tasks for RequestTasks<'_> {
+    fn count(&self) -> usize {
+        self.requests.list.len()
+    }
+
+    fn task(&self, number: usize) -> Result<Cow<'_, Task>, EnvironmentError> {
+        let (request, folder) = (&self.requests.list[number], self.requests.folder());
+        let prompt = self.loaded.prompt(request, folder, self.answer_tokens);
+        let question = match &request.form {
+            Form::Prompt(text) => text.clone(),
+            Form::Messages(_) | Form::TokenIds(_) => String::new(),
+        };
+        Ok(Cow::Owned(Task {
+            question,
+            prompt: Some(prompt.map_err(|problem| EnvironmentError::Task(problem.to_string()))?),
+            images: request.sources(),
+            folder: folder.to_owned(),
+            ..Task::default()
+        }))
     }
 }
 

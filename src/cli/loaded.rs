@@ -4,20 +4,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
-use rayon::prelude::*;
 
 use super::device::Device;
-use super::requests::{Form, Problem, Request, RequestError, Requests};
+use super::requests::{Form, Problem, Request};
 use crate::checkpoint::{folder, weights};
 use crate::model::Model;
 use crate::model::config::Config;
 use crate::model::parameters::Weights;
 use crate::ops::patch_embed::PixelScale;
 use crate::prompt::positions::{Grid, positions};
-use crate::prompt::{ImageSettings, ImageSource, PreparedImage, Processor, Prompt, PromptError, read_image_settings};
-
-/// Requests whose pictures are decoded at once.
-pub const REQUESTS_AHEAD: usize = 64;
+use crate::prompt::{
+    ImageSettings, ImageSource, PreparedImage, Processor, Prompt, PromptError, RenderOptions, read_image_settings,
+};
 
 /// A checkpoint in memory.
 pub struct Loaded {
@@ -67,27 +65,9 @@ impl Loaded {
         PixelScale { mean: self.image_settings.mean, std: self.image_settings.std }
     }
 
-    /// Makes several requests ready, in parallel: as many as come before the first that cannot be used, and what is wrong with that one.
-    /// With `answer_tokens` above 0 a conversation ends by opening the assistant's turn, and a position stays free.
-    pub fn prepare(
-        &self,
-        requests: &Requests,
-        some: &[Request],
-        answer_tokens: usize,
-    ) -> (Vec<Prompt>, Result<(), RequestError>) {
-        let prepared: Vec<Result<Prompt, Problem>> =
-            some.par_iter().map(|request| self.prompt(request, requests.folder(), answer_tokens)).collect();
-        let mut prompts = Vec::with_capacity(prepared.len());
-        for (request, prompt) in some.iter().zip(prepared) {
-            match prompt {
-                Ok(prompt) => prompts.push(prompt),
-                Err(problem) => return (prompts, Err(requests.error(request, problem))),
-            }
-        }
-        (prompts, Ok(()))
-    }
-
-    fn prompt(&self, request: &Request, folder: &Path, answer_tokens: usize) -> Result<Prompt, Problem> {
+    /// Makes a request ready; its relative paths start at `folder`. With `answer_tokens` above 0 a conversation ends by opening the
+    /// assistant's turn, and a position stays free.
+    pub fn prompt(&self, request: &Request, folder: &Path, answer_tokens: usize) -> Result<Prompt, Problem> {
         let prompt = match (&request.form, &self.processor) {
             (Form::TokenIds(ids), _) => {
                 Prompt { token_ids: ids.clone(), images: self.images(&request.images, folder)? }
@@ -103,6 +83,23 @@ impl Loaded {
         };
         self.check(&prompt, answer_tokens)?;
         Ok(prompt)
+    }
+
+    /// The most tokens that a request to be answered can have before its answer. No picture is decoded for it: headers tell their
+    /// sizes, and a token of text has at least a byte.
+    pub fn prompt_tokens_max(&self, request: &Request, folder: &Path) -> usize {
+        let text = match (&request.form, &self.processor) {
+            (Form::TokenIds(ids), _) => ids.len(),
+            (Form::Prompt(text), _) => text.len(),
+            (Form::Messages(messages), Ok(processor)) => {
+                let options = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
+                processor.render(messages, &options).map_or(0, |text| text.len())
+            }
+            (Form::Messages(_), Err(_)) => 0,
+        };
+        let tokens = |source: &ImageSource| self.image_settings.tokens(source.stored_size(folder)?).ok();
+        let images: usize = request.sources().iter().filter_map(tokens).sum();
+        (text + images).min(self.model.config.context_tokens)
     }
 
     fn images(&self, sources: &[ImageSource], folder: &Path) -> Result<Vec<Arc<PreparedImage>>, Problem> {

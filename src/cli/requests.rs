@@ -72,6 +72,9 @@ pub enum Problem {
     /// Placeholders and pictures do not fit.
     #[error(transparent)]
     Position(#[from] PositionError),
+    /// It cannot be opened: what the rollout says.
+    #[error("{0}")]
+    Unopened(String),
     /// No tokens.
     #[error("there are no tokens; give at least one")]
     Empty,

@@ -3,18 +3,22 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::Value;
 
 use super::device::Device;
 use super::lines::Lines;
-use super::loaded::{Loaded, REQUESTS_AHEAD};
-use super::requests::{Request, Requests};
+use super::loaded::Loaded;
+use super::requests::{Request, RequestError, Requests};
 use crate::prompt::Prompt;
 use crate::recipe::optimizer::OptimizerSettings;
 use crate::telemetry::Progress;
 use crate::train::learner::{LearnerSettings, logprobs};
 use crate::train::sample::{Layout, Pack, Sample, SampleImage, runs_by_tokens};
+
+/// Requests whose pictures are decoded at once.
+const REQUESTS_AHEAD: usize = 64;
 
 const EXAMPLES: &str = r#"Example: thyme-engine score --model recipes/tiny-sft --input requests.jsonl --output scores.jsonl
 
@@ -60,7 +64,7 @@ pub fn run(arguments: &ScoreArguments) -> anyhow::Result<()> {
     let mut output = Lines::create(&arguments.output, &arguments.input)?;
     let progress = Progress::new("score", "sequences", requests.list.len() as u64);
     for some in requests.list.chunks(REQUESTS_AHEAD) {
-        let (prompts, usable) = loaded.prepare(&requests, some, 0);
+        let (prompts, usable) = prepare(&loaded, &requests, some);
         let samples: Vec<Sample> = prompts.into_iter().map(sample).collect();
         let tokens: Vec<usize> = samples.iter().map(Sample::tokens).collect();
         for run in runs_by_tokens(&tokens, arguments.batch_tokens) {
@@ -71,6 +75,19 @@ pub fn run(arguments: &ScoreArguments) -> anyhow::Result<()> {
     }
     progress.finish();
     Ok(())
+}
+
+/// Makes several requests ready, in parallel: as many as come before the first that cannot be used, and what is wrong with that one.
+fn prepare(loaded: &Loaded, requests: &Requests, some: &[Request]) -> (Vec<Prompt>, Result<(), RequestError>) {
+    let prepared: Vec<_> = some.par_iter().map(|request| loaded.prompt(request, requests.folder(), 0)).collect();
+    let mut prompts = Vec::with_capacity(prepared.len());
+    for (request, prompt) in some.iter().zip(prepared) {
+        match prompt {
+            Ok(prompt) => prompts.push(prompt),
+            Err(problem) => return (prompts, Err(requests.error(request, problem))),
+        }
+    }
+    (prompts, Ok(()))
 }
 
 /// A sequence of which every token is wanted.

@@ -19,12 +19,12 @@ pub struct EncodedImages {
 }
 
 impl EncodedImages {
-    /// The units of an image that was encoded since the last [`EncodedImages::clear`].
+    /// The units of an image that was encoded, and held by somebody, since the last [`EncodedImages::clear`].
     pub fn units(&self, image: &Arc<PreparedImage>) -> Option<Arc<Tensor>> {
         self.encoded.get(&address(image)).map(|(_, units)| units.clone())
     }
 
-    /// Encodes those of `images` that are new, all in one pass.
+    /// Encodes those of `images` that are new, all in one pass. Room is made for them: what nobody else holds any more is forgotten.
     pub fn encode(&mut self, model: &Model, weights: &Weights, images: &[Arc<PreparedImage>], scale: PixelScale) {
         let mut new: Vec<&Arc<PreparedImage>> = Vec::new();
         for image in images {
@@ -36,6 +36,7 @@ impl EncodedImages {
         if new.is_empty() {
             return;
         }
+        self.encoded.retain(|_, (image, _)| Arc::strong_count(image) > 1);
         let batch = new.iter().map(|image| (image.patches.as_slice(), image.grid)).collect();
         let (units, _) = model.tower_forward(weights, &ImageBatch { images: batch, scale });
         let mut first = 0;

@@ -1,6 +1,8 @@
 //! Conversations: messages of text and pictures, read from OpenAI-style JSON or from Thyme's form with `<image>` marks, and
 //! rendered to prompt text by the checkpoint's own chat template.
 
+use std::fs::File;
+use std::io::{BufReader, Cursor};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,7 +13,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
-use super::image::{ImageError, decode_bytes, decode_file};
+use super::image::{ImageError, decode_bytes, decode_file, stored_size};
 
 /// Where an image stands in the string contents of Thyme's data.
 pub const IMAGE_MARK: &str = "<image>";
@@ -138,8 +140,17 @@ impl ImageSource {
     pub fn load(&self, folder: &Path) -> Result<Arc<RgbImage>, ImageError> {
         match self {
             ImageSource::Path(path) => decode_file(&folder.join(path)).map(Arc::new),
-            ImageSource::DataUrl(url) => decode_data_url(url).map(Arc::new),
+            ImageSource::DataUrl(url) => decode_bytes(&data_of(url)?, &shorten(url)).map(Arc::new),
             ImageSource::Memory(pixels) => Ok(Arc::clone(pixels)),
+        }
+    }
+
+    /// Width and height as stored, if the header says them; no pixel is decoded. Relative paths start at `folder`.
+    pub fn stored_size(&self, folder: &Path) -> Option<(u32, u32)> {
+        match self {
+            ImageSource::Path(path) => stored_size(BufReader::new(File::open(folder.join(path)).ok()?)),
+            ImageSource::DataUrl(url) => stored_size(Cursor::new(data_of(url).ok()?)),
+            ImageSource::Memory(pixels) => Some(pixels.dimensions()),
         }
     }
 }
@@ -248,15 +259,12 @@ fn read_source(source: &Value) -> Result<ImageSource, String> {
     ImageSource::parse(text.ok_or_else(wrong)?)
 }
 
-fn decode_data_url(url: &str) -> Result<RgbImage, ImageError> {
-    let name = shorten(url);
-    let Some((_, data)) = url.split_once(";base64,") else {
-        return Err(ImageError::unreadable(&name, "it is not base64; write data:image/png;base64,..."));
-    };
-    match BASE64_STANDARD.decode(data.trim()) {
-        Ok(bytes) => decode_bytes(&bytes, &name),
-        Err(error) => Err(ImageError::unreadable(&name, &format!("bad base64: {error}"))),
-    }
+/// The bytes that a data URL holds.
+fn data_of(url: &str) -> Result<Vec<u8>, ImageError> {
+    let unreadable = |reason: &str| ImageError::unreadable(&shorten(url), reason);
+    let (_, data) =
+        url.split_once(";base64,").ok_or_else(|| unreadable("it is not base64; write data:image/png;base64,..."))?;
+    BASE64_STANDARD.decode(data.trim()).map_err(|error| unreadable(&format!("bad base64: {error}")))
 }
 
 /// The first characters of a long text, for messages.

@@ -1,7 +1,7 @@
 //! Pictures: decoding with limits, the sizes that the model accepts, and patches in the order that it reads them. Equal to
 //! transformers' `Qwen2VLImageProcessorPil` on RGB pictures.
 
-use std::io::Cursor;
+use std::io::{BufRead, Cursor, Seek};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -112,6 +112,12 @@ pub fn decode_bytes(bytes: &[u8], name: &str) -> Result<RgbImage, ImageError> {
     catch_unwind(AssertUnwindSafe(|| decode(bytes)))
         .unwrap_or_else(|_| Err(ImageProblem::Unreadable("the data is damaged (the decoder gave up)".to_owned())))
         .map_err(|problem| problem.of(name))
+}
+
+/// Width and height of a picture as it is stored, before its orientation is applied, if its header says them.
+pub fn stored_size(picture: impl BufRead + Seek) -> Option<(u32, u32)> {
+    let read = || ImageReader::new(picture).with_guessed_format().ok()?.into_dimensions().ok();
+    catch_unwind(AssertUnwindSafe(read)).ok().flatten()
 }
 
 fn decode(bytes: &[u8]) -> Result<RgbImage, ImageProblem> {
@@ -237,6 +243,15 @@ impl ImageSettings {
     /// Sides are multiples of this many pixels.
     pub fn factor(&self) -> usize {
         self.patch_size * self.merge_size
+    }
+
+    /// Tokens of a picture of this size, or of one turned by a quarter.
+    ///
+    /// # Errors
+    /// As [`smart_resize`].
+    pub fn tokens(&self, (width, height): (u32, u32)) -> Result<usize, ImageProblem> {
+        let (tall, wide) = smart_resize((height, width), self.factor(), self.min_pixels, self.max_pixels)?;
+        Ok((tall / self.factor()) * (wide / self.factor()))
     }
 
     /// The value that the model sees for each level of each channel: `level / 255` rounded to f32, then

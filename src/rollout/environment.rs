@@ -1,6 +1,7 @@
 //! The contract of an environment: it opens the prompt of a task, reads each turn of the model once, when its stop fires, and answers
 //! it with an observation or ends the sequence. Its state for one sequence is an [`Episode`].
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -66,6 +67,29 @@ impl Task {
             images,
             folder: PathBuf::new(),
         })
+    }
+}
+
+/// Tasks to roll out, by number. Each is made on a worker thread shortly before it opens: of a long list only what is under way need
+/// be in memory.
+pub trait Tasks: Sync {
+    /// How many there are.
+    fn count(&self) -> usize;
+
+    /// Task `number`, from 0.
+    ///
+    /// # Errors
+    /// When it is unusable.
+    fn task(&self, number: usize) -> Result<Cow<'_, Task>, EnvironmentError>;
+}
+
+impl Tasks for &[Task] {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn task(&self, number: usize) -> Result<Cow<'_, Task>, EnvironmentError> {
+        Ok(Cow::Borrowed(&self[number]))
     }
 }
 
@@ -166,6 +190,9 @@ pub struct Observation {
 /// What an environment could not do.
 #[derive(Debug, Error)]
 pub enum EnvironmentError {
+    /// A task that its source cannot make.
+    #[error("{0}")]
+    Task(String),
     /// The prompt.
     #[error(transparent)]
     Prompt(#[from] PromptError),

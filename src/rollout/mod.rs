@@ -18,11 +18,12 @@ pub mod repetition;
 mod workers;
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use environment::{Environment, EnvironmentError, Episode, Next, Observation, Scene, Task};
+use environment::{Environment, EnvironmentError, Episode, Next, Observation, Scene, Task, Tasks};
 use generator::{AdaptiveTemperature, Event, Generator, GeneratorError, Opening, Sampled, Sampling, StopReason, Stops};
 use repetition::{Repetition, RepetitionSettings};
 use tool::ToolOutput;
@@ -93,8 +94,8 @@ pub enum Update<'a> {
         /// What the model reads.
         text: &'a str,
     },
-    /// A sequence ended.
-    Finished(&'a Transcript),
+    /// A sequence ended. The watcher gets the transcript: nobody else keeps it.
+    Finished(Transcript),
 }
 
 /// Why nothing came out. What goes wrong in one sequence is not here but in its [`End`].
@@ -135,10 +136,20 @@ pub fn run(
     tasks: &[Task],
     settings: &RolloutSettings,
 ) -> Result<Vec<Group>, RolloutError> {
-    run_watched(generator, processor, environment, tasks, settings, &mut |_| {})
+    let group = |task| Group { task, transcripts: Vec::with_capacity(settings.group_size) };
+    let mut groups: Vec<Group> = (0..tasks.len()).map(group).collect();
+    let mut keep = |update: Update<'_>| {
+        if let Update::Finished(transcript) = update {
+            groups[transcript.task].transcripts.push(transcript);
+        }
+        ControlFlow::Continue(())
+    };
+    run_watched(generator, processor, environment, &tasks, settings, &mut keep)?;
+    groups.iter_mut().for_each(|group| group.transcripts.sort_by_key(|transcript| transcript.sample));
+    Ok(groups)
 }
 
-/// [`run`], telling `watch` what happens as it happens.
+/// Rolls out as [`run`] does, telling `watch` what happens as it happens, until it breaks off.
 ///
 /// # Errors
 /// As [`run`].
@@ -146,29 +157,44 @@ pub fn run_watched(
     generator: &mut dyn Generator,
     processor: &Processor,
     environment: &dyn Environment,
-    tasks: &[Task],
+    tasks: &dyn Tasks,
     settings: &RolloutSettings,
-    watch: &mut dyn FnMut(Update<'_>),
-) -> Result<Vec<Group>, RolloutError> {
+    watch: &mut dyn FnMut(Update<'_>) -> ControlFlow<()>,
+) -> Result<(), RolloutError> {
     std::thread::scope(|scope| {
         let workers = Workers::start(scope, settings.tool_threads, processor, environment, tasks, settings.group_size);
-        let mut rollout = Rollout::new(generator, processor, environment, tasks, settings, watch, workers);
+        let watcher = Watcher { tell: watch, has_enough: false };
+        let mut rollout = Rollout::new(generator, processor, environment, tasks, settings, watcher, workers);
         let result = rollout.drive();
-        // After an error the generator is left as it was found.
+        // However it ended, the generator is left as it was found.
         for sequence in std::mem::take(&mut rollout.active).into_keys() {
             rollout.generator.close(sequence);
         }
-        result.map(|()| rollout.groups())
+        result
     })
+}
+
+/// Who is told what happens.
+struct Watcher<'a> {
+    tell: &'a mut dyn FnMut(Update<'_>) -> ControlFlow<()>,
+    /// It broke off.
+    has_enough: bool,
+}
+
+impl Watcher<'_> {
+    fn tell(&mut self, update: Update<'_>) {
+        self.has_enough = self.has_enough || (self.tell)(update).is_break();
+    }
 }
 
 /// A rollout under way.
 struct Rollout<'a> {
     generator: &'a mut dyn Generator,
     processor: &'a Processor,
-    tasks: &'a [Task],
+    /// How many there are.
+    tasks: usize,
     settings: &'a RolloutSettings,
-    watch: &'a mut dyn FnMut(Update<'_>),
+    watcher: Watcher<'a>,
     workers: Workers,
     stops: Stops,
     adaptive: Option<AdaptiveTemperature>,
@@ -180,7 +206,7 @@ struct Rollout<'a> {
     /// Tasks prepared and not opened yet.
     scenes: BTreeMap<usize, Result<Scene, EnvironmentError>>,
     active: BTreeMap<u64, Active>,
-    finished: BTreeMap<u64, Transcript>,
+    finished: usize,
 }
 
 /// A sequence under way.
@@ -216,9 +242,9 @@ impl<'a> Rollout<'a> {
         generator: &'a mut dyn Generator,
         processor: &'a Processor,
         environment: &dyn Environment,
-        tasks: &'a [Task],
+        tasks: &dyn Tasks,
         settings: &'a RolloutSettings,
-        watch: &'a mut dyn FnMut(Update<'_>),
+        watcher: Watcher<'a>,
         workers: Workers,
     ) -> Self {
         let ids = processor.special_ids();
@@ -230,9 +256,9 @@ impl<'a> Rollout<'a> {
         Self {
             generator,
             processor,
-            tasks,
+            tasks: tasks.count(),
             settings,
-            watch,
+            watcher,
             workers,
             stops: Stops {
                 strings,
@@ -246,12 +272,12 @@ impl<'a> Rollout<'a> {
             next_opened: 0,
             scenes: BTreeMap::new(),
             active: BTreeMap::new(),
-            finished: BTreeMap::new(),
+            finished: 0,
         }
     }
 
     fn drive(&mut self) -> Result<(), RolloutError> {
-        while self.finished.len() < self.tasks.len() * self.settings.group_size {
+        while self.finished < self.tasks * self.settings.group_size && !self.watcher.has_enough {
             self.prepare_ahead();
             self.open_what_fits()?;
             self.take_from_workers()?;
@@ -263,7 +289,7 @@ impl<'a> Rollout<'a> {
     /// Lets workers prepare a few tasks more than are open.
     fn prepare_ahead(&mut self) {
         let ahead = self.workers.threads() + 2;
-        while self.next_prepared < self.tasks.len() && self.next_prepared < self.next_opened + ahead {
+        while self.next_prepared < self.tasks && self.next_prepared < self.next_opened + ahead {
             self.workers.send(Job::Open { task: self.next_prepared });
             self.next_prepared += 1;
         }
@@ -366,9 +392,9 @@ impl<'a> Rollout<'a> {
     fn finish_unopened(&mut self, scene: &Scene, end: &End) {
         for sample in 0..self.settings.group_size {
             let transcript = self.transcript(scene, sample, end.clone());
-            (self.watch)(Update::Finished(&transcript));
-            self.finished.insert(transcript.sequence, transcript);
+            self.watcher.tell(Update::Finished(transcript));
         }
+        self.finished += self.settings.group_size;
         self.next_opened += 1;
     }
 
@@ -427,7 +453,7 @@ impl<'a> Rollout<'a> {
         }
         call.images_shown = observation.images.len();
         transcript.push_observation(&observation.token_ids, &observation.images, &observation.text);
-        (self.watch)(Update::Observed { sequence, call: &call, text: &observation.text });
+        self.watcher.tell(Update::Observed { sequence, call: &call, text: &observation.text });
         transcript.calls.push(call);
         active.is_running = true;
         Ok(())
@@ -462,7 +488,7 @@ impl<'a> Rollout<'a> {
         active.pieces.push(text.len());
         active.text.push_str(&text);
         if !text.is_empty() {
-            (self.watch)(Update::Text { sequence, text: &text });
+            self.watcher.tell(Update::Text { sequence, text: &text });
         }
     }
 
@@ -508,18 +534,7 @@ impl<'a> Rollout<'a> {
         self.generator.close(sequence);
         active.end_turn(OwnParts::Thought);
         active.transcript.end = end;
-        (self.watch)(Update::Finished(&active.transcript));
-        self.finished.insert(sequence, active.transcript);
-    }
-
-    /// The finished transcripts by task.
-    fn groups(self) -> Vec<Group> {
-        let mut groups: Vec<Group> = (0..self.tasks.len())
-            .map(|task| Group { task, transcripts: Vec::with_capacity(self.settings.group_size) })
-            .collect();
-        for transcript in self.finished.into_values() {
-            groups[transcript.task].transcripts.push(transcript);
-        }
-        groups
+        self.watcher.tell(Update::Finished(active.transcript));
+        self.finished += 1;
     }
 }

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Scope;
 
-use super::environment::{Environment, EnvironmentError, Episode, Observation, Scene, Task};
+use super::environment::{Environment, EnvironmentError, Episode, Observation, Scene, Tasks};
 use super::tool::ToolOutput;
 use crate::prompt::Processor;
 
@@ -68,7 +68,7 @@ impl Workers {
         threads: usize,
         processor: &'env Processor,
         environment: &'env dyn Environment,
-        tasks: &'env [Task],
+        tasks: &'env dyn Tasks,
         group_size: usize,
     ) -> Self {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
@@ -115,9 +115,18 @@ impl Workers {
     }
 }
 
-fn perform(job: Job, processor: &Processor, environment: &dyn Environment, tasks: &[Task], group_size: usize) -> Done {
+fn perform(
+    job: Job,
+    processor: &Processor,
+    environment: &dyn Environment,
+    tasks: &dyn Tasks,
+    group_size: usize,
+) -> Done {
     match job {
-        Job::Open { task } => Done::Opened { task, scene: environment.open(processor, &tasks[task], group_size) },
+        Job::Open { task } => {
+            let scene = tasks.task(task).and_then(|task| environment.open(processor, &task, group_size));
+            Done::Opened { task, scene }
+        }
         Job::Observe { sequence, mut episode, request, output } => {
             let result = observe(&mut *episode, processor, &request, output);
             Done::Observed { sequence, episode, request, result }

@@ -137,6 +137,31 @@ fn generated_logprobs_are_those_of_score_to_the_bit() {
 }
 
 #[test]
+fn a_file_longer_than_the_engine_is_wide_is_answered_in_order() {
+    let desk = Desk::with_picture();
+    let request = |id: usize| match id % 3 {
+        0 => json!({"id": id, "prompt": "One two ".repeat(id % 7 + 1)}),
+        1 => json!({"id": id, "token_ids": vec![5; id % 40 + 1]}),
+        _ => json!({"id": id, "prompt": "<|image_pad|>", "images": ["picture.png"]}),
+    };
+    let requests: Vec<Value> = (0..150).map(request).collect();
+    let together = desk.generate(tiny(), &requests, &["--max-tokens", "4"]);
+    let ids: Vec<usize> = together.iter().map(|reply| reply["id"].as_u64().unwrap() as usize).collect();
+    assert_eq!(ids, (0..150).collect::<Vec<_>>());
+    let first = desk.generate(tiny(), &requests[..10], &["--max-tokens", "4"]);
+    assert_eq!(first, together[..10], "what comes behind does not change an answer");
+}
+
+#[test]
+fn a_group_fits_whatever_the_length_of_its_prompt() {
+    let desk = Desk::new();
+    for tokens in [15, 16, 17, 32] {
+        let requests = [json!({"id": 1, "token_ids": vec![5; tokens]})];
+        assert_eq!(desk.generate(tiny(), &requests, &["--max-tokens", "1", "--n", "3"]).len(), 3);
+    }
+}
+
+#[test]
 fn generation_is_a_function_of_its_seed() {
     let desk = Desk::new();
     let requests = [json!({"id": 1, "prompt": "One two"}), json!({"id": 2, "prompt": "One two"})];
@@ -314,9 +339,18 @@ fn a_bad_line_is_named_with_its_number_and_the_remedy() {
 fn lines_before_a_bad_picture_are_answered() {
     let desk = Desk::with_picture();
     desk.write("damaged.png", "not a picture");
-    desk.write("in.jsonl", "{\"id\": 0, \"token_ids\": [1, 2]}\n{\"id\": 1, \"prompt\": \"<|image_pad|>\", \"images\": [\"damaged.png\"]}\n");
-    assert!(!desk.bulk("score", tiny(), &[]).status.success());
-    assert_eq!(desk.read("out.jsonl").lines().count(), 1);
+    let mut lines: Vec<Value> = (0..100).map(|id| json!({"id": id, "token_ids": [1, 2]})).collect();
+    lines[80] = json!({"id": "bad", "prompt": "<|image_pad|>", "images": ["damaged.png"]});
+    desk.write("in.jsonl", &lines.iter().map(|line| format!("{line}\n")).collect::<String>());
+    for (command, flags) in [("score", &[][..]), ("generate", &["--max-tokens", "2"])] {
+        let output = desk.bulk(command, tiny(), flags);
+        assert!(!output.status.success());
+        assert!(stderr(&output).contains("in.jsonl:81: request \"bad\": image "), "{}", stderr(&output));
+        let replies: Vec<Value> =
+            desk.read("out.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let ids: Vec<&Value> = replies.iter().map(|reply| &reply["id"]).collect();
+        assert_eq!(ids, lines[..80].iter().map(|line| &line["id"]).collect::<Vec<_>>());
+    }
 }
 
 #[test]

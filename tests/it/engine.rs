@@ -10,6 +10,7 @@ use thyme_engine::engine::request::{
 use thyme_engine::engine::{Engine, EngineLimits};
 use thyme_engine::model::Keep;
 use thyme_engine::model::batch::Batch;
+use thyme_engine::prompt::PreparedImage;
 use thyme_engine::prompt::positions::positions;
 
 use crate::small_policy::{Random, SmallPolicy};
@@ -90,6 +91,26 @@ fn the_same_seed_draws_the_same_tokens_whatever_else_is_in_the_batch() {
         }
     }
     assert_eq!(drawn, expected[&6]);
+}
+
+#[test]
+fn an_image_that_nobody_holds_any_more_is_forgotten() {
+    let policy = policy();
+    let mut engine = policy.engine(LIMITS);
+    // Pictures of its own, which the policy does not keep.
+    let mut show = |number: u64| {
+        let mut opening = opening(&policy, vec![number]);
+        opening.images = opening.images.iter().map(|image| Arc::new(PreparedImage::clone(image))).collect();
+        let image = Arc::downgrade(&opening.images[0]);
+        engine.open(&opening).unwrap();
+        turn(&policy, &mut engine, &[number]);
+        engine.close(number);
+        image
+    };
+    let first = show(1);
+    let second = show(2);
+    assert!(first.upgrade().is_none(), "the engine grows with every picture that it is shown");
+    assert!(second.upgrade().is_some());
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::io::Cursor;
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage, Rgba, RgbaImage};
 use proptest::prelude::*;
 use serde_json::Value;
-use thyme_engine::prompt::image::{decode_bytes, decode_file};
+use thyme_engine::prompt::image::{decode_bytes, decode_file, stored_size};
 use thyme_engine::prompt::{ImageProblem, ImageSettings, PreparedImage, resize_bicubic, smart_resize};
 
 use super::{golden, numbers};
@@ -77,6 +77,7 @@ fn prepared_pictures_equal_pixel_values_of_transformers_exactly() {
         let prepared = PreparedImage::prepare(&picture, &settings).unwrap();
         let values = prepared.normalised(&settings);
         assert_eq!(vec![prepared.grid.t, prepared.grid.h, prepared.grid.w], numbers(&case["grid"]));
+        assert_eq!(settings.tokens((width as u32, height as u32)), Ok(prepared.grid.tokens(settings.merge_size)));
         assert_eq!((prepared.original_width, prepared.original_height), (width as u32, height as u32));
         let shape = pair(&case["shape"]);
         assert_eq!(values.len(), shape.0 * shape.1);
@@ -103,8 +104,10 @@ fn halves() -> DynamicImage {
 fn every_format_decodes_to_the_same_picture() {
     for format in [ImageFormat::Png, ImageFormat::Bmp, ImageFormat::Gif, ImageFormat::WebP, ImageFormat::Jpeg] {
         let source = if format == ImageFormat::Gif { halves().into_rgba8().into() } else { halves() };
-        let decoded = decode_bytes(&encoded(&source, format), "halves").unwrap();
+        let bytes = encoded(&source, format);
+        let decoded = decode_bytes(&bytes, "halves").unwrap();
         assert_eq!(decoded.dimensions(), (40, 30));
+        assert_eq!(stored_size(Cursor::new(bytes)), Some((40, 30)));
         for (x, expected) in [(2, [255, 0, 0]), (37, [0, 0, 255])] {
             let near =
                 decoded.get_pixel(x, 15).0.iter().zip(expected).all(|(&level, wanted)| level.abs_diff(wanted) < 4);
