@@ -3,6 +3,7 @@
 pub mod files;
 pub mod folder;
 pub mod init;
+pub mod processor;
 pub mod resume;
 pub mod weights;
 

@@ -7,13 +7,12 @@ use anyhow::Context;
 use clap::Args;
 
 use super::device::Device;
-use crate::checkpoint::{folder, weights};
+use crate::checkpoint::{folder, processor, weights};
 use crate::engine::{Engine, EngineLimits};
 use crate::eval::{Report, evaluate};
 use crate::model::Model;
 use crate::model::config::Config;
 use crate::ops::attention::PAGE_TOKENS;
-use crate::prompt::Processor;
 use crate::recipe::Method;
 use crate::rollout::engine_generator::EngineGenerator;
 use crate::rollout::environment::Task;
@@ -53,8 +52,9 @@ pub struct EvalArguments {
 pub fn run(arguments: EvalArguments) -> anyhow::Result<()> {
     let tasks = tasks(&arguments.data, arguments.limit)?;
     let dir = folder::resolve(&arguments.model)?;
-    let model = Model::new(Config::open(&dir)?, arguments.device.backend());
-    let processor = Arc::new(Processor::open(&dir)?);
+    let config = Config::open(&dir)?;
+    let processor = Arc::new(processor::open(&dir, &config)?);
+    let model = Model::new(config, arguments.device.backend());
     let weights = weights::load(&model, &dir)?;
     let settings = ThinkWithCodeSettings {
         max_total_tokens: arguments.max_total_tokens,

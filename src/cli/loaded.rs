@@ -7,7 +7,7 @@ use anyhow::Context;
 
 use super::device::Device;
 use super::requests::{Form, Problem, Request};
-use crate::checkpoint::{folder, weights};
+use crate::checkpoint::{folder, processor, weights};
 use crate::model::Model;
 use crate::model::config::Config;
 use crate::model::parameters::Weights;
@@ -36,16 +36,10 @@ impl Loaded {
         let dir = folder::resolve(model)?;
         let config = Config::open(&dir)?;
         let image_settings = read_image_settings(&dir)?;
-        check_agreement(&config, &image_settings, &dir)?;
+        processor::check_images(&image_settings, &config, &dir)?;
         let processor = Processor::open(&dir).map(Arc::new);
         if let Ok(processor) = &processor {
-            let pad = processor.special_ids().image_pad;
-            anyhow::ensure!(
-                pad == config.image_pad,
-                "{}: tokenizer.json gives <|image_pad|> the id {pad}, config.json the image_token_id {}; copy both from one checkpoint",
-                dir.display(),
-                config.image_pad
-            );
+            processor::check_tokens(processor, &config, &dir)?;
         }
         let model = Model::new(config, device.backend());
         let weights = weights::load(&model, &dir)?;
@@ -128,22 +122,4 @@ impl Loaded {
         positions(ids, &grids, config.vision.merge, config.image_pad)?;
         Ok(())
     }
-}
-
-/// Config and preprocessor must cut pictures into the same patches.
-fn check_agreement(config: &Config, settings: &ImageSettings, dir: &Path) -> anyhow::Result<()> {
-    let vision = &config.vision;
-    let pairs = [
-        ("patch_size", settings.patch_size, vision.patch),
-        ("merge_size", settings.merge_size, vision.merge),
-        ("temporal_patch_size", settings.temporal_patch_size, vision.frames),
-    ];
-    for (key, prepared, expected) in pairs {
-        anyhow::ensure!(
-            prepared == expected,
-            "{}: {key} is {prepared} in the preprocessor's config but {expected} in config.json; copy both from one checkpoint",
-            dir.display()
-        );
-    }
-    Ok(())
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::layers::explain;
 use super::memory::MemoryPlan;
 use super::{Method, Recipe};
-use crate::checkpoint::{CheckpointError, folder};
+use crate::checkpoint::{CheckpointError, folder, processor};
 use crate::model::config::{Config, ConfigError};
 use crate::prompt::{Processor, PromptError};
 use crate::rollout::environment::TokenLimits;
@@ -96,21 +96,7 @@ impl Plan {
 
     /// The checkpoint's processor, with the recipe's image sizes.
     pub fn processor(&self) -> Result<Processor, PromptError> {
-        let mut processor = Processor::open(&self.model_dir)?;
-        let (ids, vocab) = (processor.tokenizer().len(), self.config.vocab);
-        if ids > vocab {
-            let reason = format!(
-                "it has {ids} tokens, config.json has a vocab_size of {vocab}; take both from the same checkpoint"
-            );
-            return Err(PromptError::Invalid { path: self.model_dir.join("tokenizer.json"), reason });
-        }
-        let (pad, expected) = (processor.special_ids().image_pad, self.config.image_pad);
-        if pad != expected {
-            let reason = format!(
-                "its <|image_pad|> has the id {pad}, config.json says {expected} (image_token_id); take both from the same checkpoint"
-            );
-            return Err(PromptError::Invalid { path: self.model_dir.join("tokenizer.json"), reason });
-        }
+        let mut processor = processor::open(&self.model_dir, &self.config)?;
         if let Some(pixels) = self.recipe.model.min_pixels {
             processor = processor.with_min_pixels(pixels);
         }

@@ -1,6 +1,7 @@
 //! What goes wrong is said once and clearly: the thing, the value, the remedy; nothing panics.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 use image::RgbImage;
@@ -194,9 +195,27 @@ fn a_tokenizer_of_another_checkpoint_is_refused() {
     let place = Workplace::new();
     let path = place.path("model/config.json");
     let text = std::fs::read_to_string(&path).unwrap();
-    std::fs::write(&path, text.replace("\"vocab_size\":768", "\"vocab_size\":700")).unwrap();
-    let message = refuse(train(&place.sft("[data.needle]\n"), &[]));
-    assert_names(&message, &["tokenizer.json", "768", "700", "same checkpoint"]);
+    let requests = place.write("requests.jsonl", r#"{"id": 1, "token_ids": [1, 2]}"#);
+    for (key, value, other, parts) in [
+        ("vocab_size", 768, 767, ["tokenizer.json", "768", "767"]),
+        ("image_token_id", 766, 765, ["tokenizer.json", "766", "765"]),
+        ("patch_size", 14, 28, ["preprocessor_config.json", "14", "28"]),
+    ] {
+        let entry = |value: i32| format!("\"{key}\":{value}");
+        assert!(text.contains(&entry(value)), "{key} in {text}");
+        std::fs::write(&path, text.replace(&entry(value), &entry(other))).unwrap();
+        let message = refuse(train(&place.sft("[data.needle]\n"), &[]));
+        assert_names(&message, &[&parts[..], &["same checkpoint"]].concat());
+        for command in ["eval", "generate", "score"] {
+            let mut thyme = Command::new(env!("CARGO_BIN_EXE_thyme-engine"));
+            thyme.arg(command).arg("--model").arg(place.path("model"));
+            match command {
+                "eval" => thyme.args(["--limit", "1"]),
+                _ => thyme.arg("--input").arg(&requests).arg("--output").arg(place.path("replies.jsonl")),
+            };
+            assert_eq!(refuse(thyme), message, "{command}");
+        }
+    }
     std::fs::write(place.path("model/tokenizer.json"), "{}").unwrap();
     assert_names(&refuse(train(&place.sft("[data.needle]\n"), &[])), &["tokenizer.json"]);
 }

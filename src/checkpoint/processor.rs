@@ -1,0 +1,58 @@
+//! A checkpoint's prompt side, checked against its config: files of different checkpoints in one folder would train or answer nonsense.
+
+use std::path::Path;
+
+use crate::model::config::Config;
+use crate::prompt::{ImageSettings, Processor, PromptError};
+
+/// The processor of the checkpoint folder `dir`, whose config is `config`.
+///
+/// # Errors
+/// When a file is missing or damaged, or belongs to another checkpoint.
+pub fn open(dir: &Path, config: &Config) -> Result<Processor, PromptError> {
+    let processor = Processor::open(dir)?;
+    check_tokens(&processor, config, dir)?;
+    check_images(processor.image_settings(), config, dir)?;
+    Ok(processor)
+}
+
+/// Checks that the model has every token of the tokenizer, and means the same one by the image placeholder.
+///
+/// # Errors
+/// When it does not.
+pub fn check_tokens(processor: &Processor, config: &Config, dir: &Path) -> Result<(), PromptError> {
+    let (ids, vocab) = (processor.tokenizer().len(), config.vocab);
+    if ids > vocab {
+        return another(dir, "tokenizer.json", format!("it has {ids} tokens, config.json has a vocab_size of {vocab}"));
+    }
+    let (pad, expected) = (processor.special_ids().image_pad, config.image_pad);
+    if pad != expected {
+        let said = format!("its <|image_pad|> has the id {pad}, config.json says {expected} (image_token_id)");
+        return another(dir, "tokenizer.json", said);
+    }
+    Ok(())
+}
+
+/// Checks that pictures are cut into the patches that the model reads.
+///
+/// # Errors
+/// When they are not.
+pub fn check_images(settings: &ImageSettings, config: &Config, dir: &Path) -> Result<(), PromptError> {
+    let vision = &config.vision;
+    let pairs = [
+        ("patch_size", settings.patch_size, vision.patch),
+        ("merge_size", settings.merge_size, vision.merge),
+        ("temporal_patch_size", settings.temporal_patch_size, vision.frames),
+    ];
+    match pairs.into_iter().find(|(_, prepared, expected)| prepared != expected) {
+        Some((key, prepared, expected)) => {
+            another(dir, "preprocessor_config.json", format!("its {key} is {prepared}, config.json says {expected}"))
+        }
+        None => Ok(()),
+    }
+}
+
+fn another(dir: &Path, file: &str, said: String) -> Result<(), PromptError> {
+    let reason = format!("{said}; take both from the same checkpoint");
+    Err(PromptError::Invalid { path: dir.join(file), reason })
+}
