@@ -2,14 +2,16 @@
 //!
 //! A record is its length (u64, little endian), the masked CRC-32C of those 8 bytes, the message, the masked CRC-32C of the message.
 //! Of `Event` (tensorflow/core/util/event.proto) these fields are used: 1 `wall_time` double, 2 `step` int64, 3 `file_version` string,
-//! 5 `summary`, whose field 1 repeats a value of 1 `tag` string and 2 `simple_value` float.
+//! 5 `summary`, whose field 1 repeats a value of 1 `tag` string and 2 `simple_value` float, 7 `session_log`, whose field 1 is `status`.
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 const PREFIX: &str = "events.out.tfevents.";
+/// `SessionLog.START`: a reader forgets what earlier files say of this step and of those behind it.
+const START: u8 = 1;
 /// What a reader looks for first.
 const FILE_VERSION: &str = "brain.Event:2";
 /// Castagnoli's polynomial, reflected.
@@ -28,14 +30,15 @@ pub struct Events {
 }
 
 impl Events {
-    /// Makes a new event file in `dir`.
-    pub fn create(dir: &Path) -> io::Result<Events> {
+    /// Makes a new event file in `dir`, for a run that goes on from step `first`: what earlier files say from there on is void.
+    pub fn create(dir: &Path, first: u64) -> io::Result<Events> {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let host = if host.trim().is_empty() { "localhost" } else { host.trim() };
         let seconds = wall_time();
-        let name = format!("{PREFIX}{}.{host}.{}.0", seconds as u64, std::process::id());
+        let name = format!("{PREFIX}{}.{host}.{}.0", free_second(dir, seconds as u64)?, std::process::id());
         let mut file = File::create(dir.join(name))?;
         file.write_all(&record(&version_event(seconds)))?;
+        file.write_all(&record(&start_event(seconds, first)))?;
         Ok(Events { file })
     }
 
@@ -47,13 +50,20 @@ impl Events {
 
 /// Removes the event files of `dir`.
 pub fn remove_all(dir: &Path) -> io::Result<()> {
-    for entry in std::fs::read_dir(dir)? {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(PREFIX) {
-            std::fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
+    list(dir, PREFIX)?.iter().try_for_each(std::fs::remove_file)
+}
+
+/// The first second from `second` on that names no event file of `dir` yet: readers take the files in the order of their names.
+fn free_second(dir: &Path, second: u64) -> io::Result<u64> {
+    let is_free = list(dir, &format!("{PREFIX}{second}."))?.is_empty();
+    if is_free { Ok(second) } else { free_second(dir, second + 1) }
+}
+
+/// The files of `dir` whose names begin so.
+fn list(dir: &Path, start: &str) -> io::Result<Vec<PathBuf>> {
+    let paths = std::fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<PathBuf>>>()?;
+    let begins = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(start));
+    Ok(paths.into_iter().filter(begins).collect())
 }
 
 fn wall_time() -> f64 {
@@ -65,6 +75,16 @@ fn version_event(wall_time: f64) -> Vec<u8> {
     let mut event = Vec::new();
     put_double(&mut event, 1, wall_time);
     put_bytes(&mut event, 3, FILE_VERSION.as_bytes());
+    event
+}
+
+/// The message that voids earlier points.
+fn start_event(wall_time: f64, step: u64) -> Vec<u8> {
+    let mut event = Vec::new();
+    put_double(&mut event, 1, wall_time);
+    event.push(2 << 3 | VARINT);
+    put_varint(&mut event, step);
+    put_bytes(&mut event, 7, &[1 << 3 | VARINT, START]);
     event
 }
 
@@ -134,6 +154,21 @@ mod tests {
     #[test]
     fn crc32c_agrees_with_the_check_value_of_the_standard() {
         assert_eq!(crc32c(b"123456789"), 0xE306_9283);
+    }
+
+    #[test]
+    fn a_start_is_the_message_that_tensorboard_makes() {
+        // Event(wall_time=1.5e9, step=300, session_log=SessionLog(status=SessionLog.START)).SerializeToString()
+        assert_eq!(start_event(1.5e9, 300), b"\x09\0\0\0\xc0\x0b\x5a\xd6\x41\x10\xac\x02\x3a\x02\x08\x01");
+    }
+
+    #[test]
+    fn event_files_of_one_second_have_names_in_their_order() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        for second in [7, 8, 10] {
+            std::fs::write(dir.path().join(format!("{PREFIX}{second}.host.1.0")), "").expect("a file");
+        }
+        assert_eq!([5, 7, 10].map(|second| free_second(dir.path(), second).expect("a second")), [5, 9, 11]);
     }
 
     #[test]

@@ -14,15 +14,15 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Opens `dir/metrics.jsonl` to append, and a new event file beside it. Event files of an earlier run, whose `metrics.jsonl` is
-    /// gone, are removed.
-    pub fn open(dir: &Path) -> io::Result<Metrics> {
+    /// Opens `dir/metrics.jsonl` to append, and a new event file beside it, in which step `first` comes next. Event files of an earlier
+    /// run, whose `metrics.jsonl` is gone, are removed.
+    pub fn open(dir: &Path, first: u64) -> io::Result<Metrics> {
         let path = dir.join("metrics.jsonl");
         if !path.exists() {
             events::remove_all(dir)?;
         }
         let file = OpenOptions::new().create(true).append(true).open(path)?;
-        Ok(Metrics { file, events: Events::create(dir)? })
+        Ok(Metrics { file, events: Events::create(dir, first)? })
     }
 
     /// Writes a step to both: in `metrics.jsonl` one line of `step`, then each name with its value. Values that are not finite become

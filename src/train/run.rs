@@ -93,7 +93,7 @@ impl Run {
             0 => forget(&dir)?,
             _ => keep_steps(&metrics, start).map_err(CheckpointError::file("shorten", &metrics))?,
         }
-        let metrics = Metrics::open(&dir).map_err(CheckpointError::file("open", metrics))?;
+        let metrics = Metrics::open(&dir, start + 1).map_err(CheckpointError::file("open", metrics))?;
         let training = &plan.recipe.training;
         let progress = Progress::new(&plan.recipe.name, "steps", training.max_steps);
         progress.start_at(start);

@@ -35,6 +35,40 @@ fn metrics(run: &Path) -> Vec<serde_json::Value> {
     text.lines().map(line).collect()
 }
 
+/// The steps of a run's points as TensorBoard shows them: of its event files in the order of their names, where each start of a session
+/// makes void what was said of its step and of those behind it.
+fn shown_steps(run: &Path) -> Vec<u64> {
+    let mut steps = Vec::new();
+    for name in names(run, "events.out.tfevents.", "") {
+        let bytes = std::fs::read(run.join(name)).unwrap();
+        let mut rest = bytes.as_slice();
+        // A record: its length in 8 bytes, 4 of checksum, the message, 4 of checksum.
+        while let Some((length, behind)) = rest.split_first_chunk::<8>() {
+            let length = u64::from_le_bytes(*length) as usize;
+            // A message: 9 bytes of time, then the step unless it is 0 or has none, then what happened.
+            let message = &behind[4..][9..length];
+            let (step, content) = match message {
+                [0x10, rest @ ..] => {
+                    let bytes = rest.iter().position(|byte| byte & 0x80 == 0).unwrap() + 1;
+                    (
+                        rest[..bytes].iter().rev().fold(0, |step, byte| step << 7 | u64::from(byte & 0x7f)),
+                        &rest[bytes..],
+                    )
+                }
+                content => (0, content),
+            };
+            const SUMMARY: u8 = 5 << 3 | 2;
+            match content {
+                [SUMMARY, ..] => steps.push(step),
+                [.., 0x3a, 2, 8, 1] => steps.retain(|&earlier| earlier < step),
+                version => assert!(version.ends_with(b"brain.Event:2"), "{version:?}"),
+            }
+            rest = &behind[4 + length + 4..];
+        }
+    }
+    steps
+}
+
 fn lines(run: &Path) -> usize {
     std::fs::read_to_string(run.join("metrics.jsonl")).map_or(0, |text| text.lines().count())
 }
@@ -101,7 +135,23 @@ fn a_fine_tuning_run_killed_five_times_ends_with_the_bits_of_an_undisturbed_one(
     assert_same_run(&calm.path("runs/run"), &run, 12);
     let steps: Vec<u64> = metrics(&run).iter().map(|line| line["step"].as_u64().unwrap()).collect();
     assert_eq!(steps, (1..=12).collect::<Vec<u64>>());
+    assert_eq!(shown_steps(&run), steps, "each point is shown once");
     assert_eq!(names(&run, "checkpoint-", ""), ["checkpoint-11", "checkpoint-12"], "save_total_limit is 2");
+}
+
+#[test]
+fn points_behind_the_checkpoint_are_superseded() {
+    let place = Workplace::new();
+    let recipe = place.sft(DEMONSTRATIONS);
+    let run = place.path("runs/run");
+    succeed(train(&recipe, &["--set", "training.max_steps=3"]));
+    // As if it had been killed between a step and its checkpoint.
+    std::fs::remove_dir_all(checkpoint(&run, 3)).unwrap();
+    assert!(succeed(train(&recipe, &["--resume", "--set", "training.max_steps=4"])).contains("resumed after step 2"));
+    assert_eq!(names(&run, "events.out.tfevents.", "").len(), 2);
+    assert_eq!(shown_steps(&run), [1, 2, 3, 4]);
+    let steps: Vec<u64> = metrics(&run).iter().map(|line| line["step"].as_u64().unwrap()).collect();
+    assert_eq!(steps, [1, 2, 3, 4]);
 }
 
 #[test]
