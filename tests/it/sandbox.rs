@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -283,27 +284,53 @@ pub fn sessions_run_side_by_side() {
     assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
 }
 
-#[test]
-fn a_crop_of_512_pixels_takes_a_median_of_milliseconds() {
+/// Seconds, sorted, of so many sessions that each crop 512x512 pixels, and of as many processes that do nothing, in turns.
+fn crop_and_process_seconds(times: usize) -> [Vec<f64>; 2] {
     let image = RgbImage::from_fn(512, 512, |x, y| Rgb([x as u8, y as u8, (x * y / 512) as u8]));
     let image = InputImage::from_rgb(&image, Path::new("square.png")).unwrap();
     let code = "processed_path = temp_output_dir + 'c.png'\nImage.open(image_path).crop((0, 0, 512, 512)).save(processed_path)\nprint(processed_path)";
-    let mut seconds: Vec<f64> = (0..31)
-        .map(|_| {
-            let execution = ordinary().session(image.clone()).run(code).unwrap();
-            assert_eq!((execution.status, execution.images.len()), (Status::Ok, 1), "{}", execution.text);
-            execution.seconds
-        })
-        .collect();
-    seconds.sort_by(f64::total_cmp);
-    println!(
-        "median of a 512x512 crop run: {:.1} ms (fastest {:.1}, slowest {:.1})",
-        seconds[15] * 1e3,
-        seconds[0] * 1e3,
-        seconds[30] * 1e3
-    );
-    // Other tests share the machine, so the bound is generous and on the fastest; the median printed is the claim.
-    assert!(seconds[0] < 0.15, "{} s", seconds[0]);
+    let (mut crops, mut processes) = (Vec::new(), Vec::new());
+    for _ in 0..times {
+        let execution = ordinary().session(image.clone()).run(code).unwrap();
+        assert_eq!((execution.status, execution.images.len()), (Status::Ok, 1), "{}", execution.text);
+        crops.push(execution.seconds);
+        let started = Instant::now();
+        assert!(Command::new("true").status().unwrap().success());
+        processes.push(started.elapsed().as_secs_f64());
+    }
+    [crops, processes].map(|mut seconds| {
+        seconds.sort_by(f64::total_cmp);
+        seconds
+    })
+}
+
+/// What a crop may take in the median on a machine that does nothing else.
+const CROP_SECONDS: f64 = 0.015;
+/// And where others have the machine: so many times what a process takes that does nothing, in the same moments.
+const CROP_PROCESSES: f64 = 40.0;
+
+#[test]
+fn a_crop_of_512_pixels_takes_a_median_of_milliseconds() {
+    let holds = |_| {
+        let [crop, process] = crop_and_process_seconds(9).map(|seconds| seconds[4]);
+        println!(
+            "medians: a 512x512 crop run {:.1} ms, a process that does nothing {:.2} ms",
+            crop * 1e3,
+            process * 1e3
+        );
+        crop < CROP_SECONDS || crop < CROP_PROCESSES * process
+    };
+    assert!((0..8).any(holds));
+}
+
+#[test]
+#[ignore = "wants the machine for itself; run: cargo test --test it a_crop_on_an_idle_machine -- --ignored --nocapture"]
+fn a_crop_on_an_idle_machine_takes_less_than_fifteen_milliseconds() {
+    let [crops, processes] = crop_and_process_seconds(101);
+    let [fastest, median, slowest] = [crops[0], crops[50], crops[100]].map(|seconds| seconds * 1e3);
+    println!("a 512x512 crop run: median {median:.1} ms (fastest {fastest:.1}, slowest {slowest:.1})");
+    println!("a process that does nothing: median {:.2} ms", processes[50] * 1e3);
+    assert!(crops[50] < CROP_SECONDS, "{} s", crops[50]);
 }
 
 #[test]
