@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 
 use super::device::Device;
 use crate::checkpoint::{folder, processor, weights};
@@ -16,12 +17,11 @@ use crate::ops::attention::PAGE_TOKENS;
 use crate::recipe::Method;
 use crate::rollout::engine_generator::EngineGenerator;
 use crate::rollout::environment::Task;
-use crate::rollout::environments::think_with_code::{ThinkWithCode, ThinkWithCodeSettings};
+use crate::rollout::registry;
 use crate::rollout::reward::{RewardSet, RewardSettings};
-use crate::rollout::tools::python::{Python, PythonSettings};
 use crate::train::dataset::Dataset;
 
-/// Answer held-out tasks greedily with tools, and score the answers.
+/// Answer held-out tasks greedily, and score the answers.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: thyme-engine eval --model runs/grpo_ats/checkpoint-30 --data needle --limit 256")]
 pub struct EvalArguments {
@@ -31,6 +31,10 @@ pub struct EvalArguments {
     /// `needle` for the built-in task's held-out pictures, or a JSONL file in Thyme's RL form.
     #[arg(long, default_value = "needle")]
     data: String,
+    /// How a task is answered: with tools, or directly.
+    #[arg(long = "env", value_name = "NAME", default_value = "think_with_code",
+        value_parser = PossibleValuesParser::new(registry::ENVIRONMENTS))]
+    environment: String,
     /// Tasks to answer at most.
     #[arg(long, default_value_t = 256)]
     limit: usize,
@@ -56,19 +60,17 @@ pub fn run(arguments: EvalArguments) -> anyhow::Result<()> {
     let processor = Arc::new(processor::open(&dir, &config)?);
     let model = Model::new(config, arguments.device.backend());
     let weights = weights::load(&model, &dir)?;
-    let settings = ThinkWithCodeSettings {
-        max_total_tokens: arguments.max_total_tokens,
-        max_turn_tokens: arguments.max_total_tokens,
-        ..ThinkWithCodeSettings::default()
-    };
-    let environment = ThinkWithCode::new(settings, Arc::new(Python::start(&PythonSettings::default())?));
+    let limit = toml::Value::from(arguments.max_total_tokens as i64);
+    let limits = ["max_turn_tokens", "max_total_tokens"].map(|key| (key.to_owned(), limit.clone()));
+    let python = || registry::tool("python", toml::Table::new());
+    let environment = registry::environment(&arguments.environment, limits.into_iter().collect(), python)?;
     let longest = (2 * arguments.max_total_tokens).min(model.config.context_tokens);
     let pages = arguments.max_num_seqs * (longest / PAGE_TOKENS + 1);
     let limits = EngineLimits { pages, prefill_chunk_tokens: 2048, sequences: arguments.max_num_seqs };
     let mut engine = Engine::new(model, processor.clone(), limits);
     let mut generator = EngineGenerator { engine: &mut engine, weights: &weights };
     let rewards = RewardSet::new(&RewardSettings::default())?;
-    let (report, groups) = evaluate(&mut generator, &processor, &environment, &tasks, &rewards)?;
+    let (report, groups) = evaluate(&mut generator, &processor, &*environment, &tasks, &rewards)?;
     print(&report);
     if let Some(output) = &arguments.output {
         std::fs::create_dir_all(output).with_context(|| format!("cannot create {}", output.display()))?;

@@ -176,10 +176,10 @@ impl Command {
                 table.insert("max_total_tokens".to_owned(), (max_tokens as i64).into());
                 table.insert("max_turn_tokens".to_owned(), (max_tokens as i64).into());
             }
-            registry::environment("think_with_code", table, registry::tool("python", toml::Table::new())?)?
+            registry::environment("think_with_code", table, || registry::tool("python", toml::Table::new()))?
         } else {
             settings.repetition = RepetitionSettings { share: 1.0, ..settings.repetition };
-            Arc::new(Direct { max_tokens })
+            Arc::new(Direct { max_turn_tokens: max_tokens, max_total_tokens: max_tokens })
         };
         Ok(Command { processor: loaded.processor()?, loaded, environment, settings, max_tokens, has_tools })
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::environment::{Environment, TokenLimits};
+use super::environments::direct::Direct;
 use super::environments::think_with_code::ThinkWithCode;
 use super::reward::Reward;
 use super::rewards::answer::Answer;
@@ -58,17 +59,22 @@ impl RegistryError {
 }
 
 /// The names of the environments.
-pub const ENVIRONMENTS: [&str; 1] = ["think_with_code"];
+pub const ENVIRONMENTS: [&str; 2] = ["direct", "think_with_code"];
 /// The names of the tools.
 pub const TOOLS: [&str; 1] = ["python"];
 
-/// The environment of that name with its own table of a recipe.
+/// The environment of that name with its own table of a recipe. `tool` is asked for only where the environment has a use for it.
 ///
 /// # Errors
-/// When there is none, or the table does not read.
-pub fn environment(name: &str, table: toml::Table, tool: Arc<dyn Tool>) -> Result<Arc<dyn Environment>, RegistryError> {
+/// When there is none, the table does not read, or the tool cannot be had.
+pub fn environment(
+    name: &str,
+    table: toml::Table,
+    tool: impl FnOnce() -> Result<Arc<dyn Tool>, RegistryError>,
+) -> Result<Arc<dyn Environment>, RegistryError> {
     match name {
-        "think_with_code" => Ok(Arc::new(ThinkWithCode::new(settings("environment", name, table)?, tool))),
+        "direct" => Ok(Arc::new(settings::<Direct>("environment", name, table)?)),
+        "think_with_code" => Ok(Arc::new(ThinkWithCode::new(settings("environment", name, table)?, tool()?))),
         _ => Err(RegistryError::unknown("environment", name, &ENVIRONMENTS)),
     }
 }
@@ -89,7 +95,7 @@ pub fn tool(name: &str, table: toml::Table) -> Result<Arc<dyn Tool>, RegistryErr
 /// # Errors
 /// As [`environment`].
 pub fn limits(name: &str, table: toml::Table) -> Result<TokenLimits, RegistryError> {
-    Ok(environment(name, table, Arc::new(Absent))?.limits())
+    Ok(environment(name, table, || Ok(Arc::new(Absent)))?.limits())
 }
 
 /// Checks the tool of that name with its own table, without starting it.

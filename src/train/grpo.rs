@@ -401,10 +401,11 @@ impl<'a> Trainer<'a> {
 
 /// The recipe's environment over its tool.
 fn environment(recipe: &Recipe) -> Result<Arc<dyn Environment>, RegistryError> {
-    let (name, table) = recipe.tool.named("python");
-    let tool = registry::tool(&name, table)?;
     let (name, table) = recipe.environment.named("think_with_code");
-    registry::environment(&name, table, tool)
+    registry::environment(&name, table, || {
+        let (name, table) = recipe.tool.named("python");
+        registry::tool(&name, table)
+    })
 }
 
 fn held_out_tasks(recipe: &Recipe) -> Result<Vec<Task>, DatasetError> {

@@ -404,6 +404,37 @@ fn every_help_shows_an_example() {
 // ---- the other commands ----
 
 #[test]
+fn a_model_is_evaluated_with_tools_and_without() {
+    let desk = Desk::new();
+    let evaluate = |environment: &str, python: Option<&str>| {
+        let mut thyme = thyme();
+        thyme
+            .args(["eval", "--limit", "6", "--max-total-tokens", "160", "--env", environment, "--model"])
+            .arg(looker());
+        let output = thyme
+            .arg("--output")
+            .arg(desk.path(environment))
+            .envs(python.map(|path| ("THYME_PYTHON", path)))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        let report: Value = serde_json::from_str(&desk.read(&format!("{environment}/results.json"))).unwrap();
+        assert_eq!(report["count"], 6);
+        let samples = desk.read(&format!("{environment}/samples.jsonl"));
+        assert_eq!(samples.lines().count(), 6);
+        (report, samples)
+    };
+    // Without tools nobody asks for Python.
+    let (report, samples) = evaluate("direct", Some("/nowhere/python3"));
+    assert_eq!(report["tool_use"], 0.0);
+    assert_eq!(report["unscored"], 0);
+    assert!(report["parts"].as_array().unwrap().iter().any(|part| part[0] == "answer" && part[1].is_f64()), "{report}");
+    assert!(!samples.contains("<sandbox_output>"));
+    let (report, _) = evaluate("think_with_code", None);
+    assert!(report["ends"].as_array().unwrap().iter().any(|end| end[0] == "answered"), "{report}");
+}
+
+#[test]
 fn sandbox_prints_one_json_object() {
     let desk = Desk::with_picture();
     let crop = "from PIL import Image\npath = temp_output_dir + '/crop.png'\n\

@@ -1,4 +1,6 @@
-//! No environment at all: the model answers the prompt in one turn.
+//! No tools: the model answers the prompt, as it is, in one turn. The baseline of the other environments.
+
+use serde::{Deserialize, Serialize};
 
 use crate::prompt::Processor;
 use crate::rollout::environment::{
@@ -7,11 +9,20 @@ use crate::rollout::environment::{
 use crate::rollout::tool::{ToolFault, ToolOutput};
 use crate::rollout::transcript::{End, TurnKind};
 
-/// The environment.
-#[derive(Clone, Copy, Debug)]
+/// The environment. Its keys are those that it shares with the others; the smaller limit holds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Direct {
-    /// Tokens of an answer.
-    pub max_tokens: usize,
+    /// Tokens that the model may draw in its one turn.
+    pub max_turn_tokens: usize,
+    /// Tokens after the prompt.
+    pub max_total_tokens: usize,
+}
+
+impl Default for Direct {
+    fn default() -> Self {
+        Direct { max_turn_tokens: 2048, max_total_tokens: 2048 }
+    }
 }
 
 impl Environment for Direct {
@@ -24,7 +35,7 @@ impl Environment for Direct {
     }
 
     fn limits(&self) -> TokenLimits {
-        TokenLimits { turn: self.max_tokens, total: self.max_tokens }
+        TokenLimits { turn: self.max_turn_tokens, total: self.max_total_tokens }
     }
 
     fn code_tags(&self) -> Option<(String, String)> {
