@@ -2,18 +2,23 @@
 //! measures transformers and PyTorch. Prints one JSON line.
 //!
 //! Rollout: every sequence draws exactly N tokens at temperature 1; prefill and vision tower are inside the time, image files and chat
-//! templates are not. Update: forward, backward and AdamW on those sequences, one step for each batch; counted are all tokens.
+//! templates are not. Update: forward, backward and AdamW on those sequences, one step for each batch; counted are all tokens. Rollout with
+//! tools: the recipe's own, with adaptive temperature; counted are the drawn tokens, while running the code in the sandbox and preparing
+//! the images that it makes are inside the time too.
 
 #[path = "policy/rollout.rs"]
 mod rollout;
+#[path = "policy/rollout_with_tools.rs"]
+mod rollout_with_tools;
 #[path = "policy/update.rs"]
 mod update;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Parser;
-use rollout::{Policy, Rolled, roll_out};
+use rollout::{Policy, roll_out};
+use rollout_with_tools::{RolloutWithTools, drawn_tokens};
 use serde_json::{Value, json};
 use thyme_engine::rollout::environment::Task;
 use thyme_engine::tasks::jsonl;
@@ -40,6 +45,12 @@ struct Arguments {
     /// Runs, of which the best counts.
     #[arg(long, default_value_t = 3)]
     repeats: usize,
+    /// A GRPO recipe, to roll out with tools.
+    #[arg(long, requires = "tasks")]
+    recipe: Option<PathBuf>,
+    /// The recipe's tasks, with solutions.
+    #[arg(long, requires = "recipe")]
+    tasks: Option<PathBuf>,
     /// No gradient for the vision tower.
     #[arg(long)]
     freeze_vision: bool,
@@ -58,31 +69,32 @@ fn main() {
     println!("{}", rayon::scope(|_| measure(&arguments, model, prompts)));
 }
 
-fn measure(arguments: &Arguments, model: &str, prompts: &std::path::Path) -> Value {
+fn measure(arguments: &Arguments, model: &str, prompts: &Path) -> Value {
     let Arguments { max_new_tokens: tokens, group, batch, repeats, freeze_vision, .. } = *arguments;
     let policy = Policy::open(model);
-    let records = jsonl::read(prompts).expect("a file of tasks");
-    let tasks: Vec<Task> = records.into_iter().map(|record| Task::of_record(record).expect("a task")).collect();
-    let prompts = policy.prompts(&tasks);
+    let prompts = policy.prompts(&read_tasks(prompts));
     let mut engine = policy.engine(&prompts, tokens, batch);
 
     let few = &prompts[..prompts.len().min(batch.div_ceil(group))];
     roll_out(&mut engine, &policy.weights, few, group, tokens.min(4));
-    let mut rolled: Vec<Rolled> = Vec::new();
-    let rollout_seconds = best_seconds(repeats, || {
+    let (rollout_seconds, rolled) = best_of(repeats, || {
         engine.forget_images();
-        rolled = roll_out(&mut engine, &policy.weights, &prompts, group, tokens);
+        roll_out(&mut engine, &policy.weights, &prompts, group, tokens)
     });
-    let drawn: usize = rolled.iter().map(|rolled| rolled.drawn.len()).sum();
+    let drawn = rolled.iter().map(|rolled| rolled.drawn.len()).sum();
+    let mut parts = json!({"rollout": row(drawn, rollout_seconds)});
+    if let (Some(recipe), Some(tasks)) = (&arguments.recipe, &arguments.tasks) {
+        parts["rollout_with_tools"] = measure_with_tools(repeats, recipe, &policy, &read_tasks(tasks));
+    }
 
     let samples = update::samples(&policy, &engine, &prompts, &rolled);
     let layout = Layout::of(&policy.processor);
-    let trained: usize = samples.iter().map(Sample::tokens).sum();
+    let trained = samples.iter().map(Sample::tokens).sum();
     let mut learner = update::learner(policy, freeze_vision);
     update::update(&mut learner, layout, &samples[..samples.len().min(batch)], batch);
-    let update_seconds = best_seconds(repeats, || update::update(&mut learner, layout, &samples, batch));
+    let (update_seconds, ()) = best_of(repeats, || update::update(&mut learner, layout, &samples, batch));
+    parts["update"] = row(trained, update_seconds);
 
-    let row = |tokens: usize, seconds: f64| json!({"tokens": tokens, "seconds": seconds, "tokens_per_s": tokens as f64 / seconds});
     json!({
         "peer": format!("thyme-engine {}", env!("CARGO_PKG_VERSION")),
         "model": model,
@@ -92,15 +104,36 @@ fn measure(arguments: &Arguments, model: &str, prompts: &std::path::Path) -> Val
         "batch": batch,
         "max_new_tokens": tokens,
         "freeze_vision": freeze_vision,
-        "bfloat16": {"rollout": row(drawn, rollout_seconds), "update": row(trained, update_seconds)},
+        "bfloat16": parts,
     })
 }
 
-fn best_seconds(repeats: usize, mut work: impl FnMut()) -> f64 {
-    let one = |_| {
+fn read_tasks(file: &Path) -> Vec<Task> {
+    let records = jsonl::read(file).expect("a file of tasks");
+    records.into_iter().map(|record| Task::of_record(record).expect("a task")).collect()
+}
+
+fn measure_with_tools(repeats: usize, recipe: &Path, policy: &Policy, tasks: &[Task]) -> Value {
+    let mut rollout = RolloutWithTools::open(recipe, policy, tasks);
+    let (seconds, groups) = best_of(repeats, || rollout.run(policy));
+    let mut row = row(drawn_tokens(&groups), seconds);
+    row.as_object_mut().expect("a row").extend(rollout.counts(&groups));
+    row
+}
+
+fn row(tokens: usize, seconds: f64) -> Value {
+    json!({"tokens": tokens, "seconds": seconds, "tokens_per_s": tokens as f64 / seconds})
+}
+
+/// The seconds of the fastest run, and what the last one gave. All runs draw the same.
+fn best_of<T>(repeats: usize, mut work: impl FnMut() -> T) -> (f64, T) {
+    let mut timed = || {
         let start = Instant::now();
-        work();
-        start.elapsed().as_secs_f64()
+        let given = work();
+        (start.elapsed().as_secs_f64(), given)
     };
-    (0..repeats.max(1)).map(one).fold(f64::INFINITY, f64::min)
+    (1..repeats).fold(timed(), |(best, _), _| {
+        let (seconds, given) = timed();
+        (best.min(seconds), given)
+    })
 }

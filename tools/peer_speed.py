@@ -8,92 +8,29 @@ Each line of FILE has `messages` (OpenAI-style parts, or text with <image> in it
 
 Rollout: `generate` with a KV cache on left-padded batches of B sequences (B / G prompts, G answers each), sdpa attention,
 T = 1, no end token, so that every sequence draws exactly N tokens. Counted: the drawn tokens; prefill and vision tower are
-inside the time, image files and chat templates are not. Update: those sequences through forward, backward and fused AdamW,
-one step for each batch of B, loss on the drawn tokens; counted: all tokens that are not padding. After a warm-up, the
-best of the repeats and of the thread counts is reported: on a small model, or a busy machine, one thread can be faster than two.
+inside the time, reading prompts (image files, chat templates) is not. Update: those sequences through forward, backward and fused AdamW,
+one step for each batch of B, loss on the drawn tokens; counted: all tokens that are not padding. Rollout with tools (with
+--recipe and --tasks): the recipe's own, as peer_tools.py has it, once with adaptive temperature and once, in fewer calls, at
+temperature 1 throughout. Counted: the drawn tokens; running code and preparing the images that it makes are inside the time too.
+After a warm-up, the best of the repeats and of the thread counts is reported: on a small model, or a busy machine, one thread can
+be faster than two.
 """
 
 import argparse
 import json
 import pathlib
+import sys
 import time
 
 import torch
 import transformers
-from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers import AutoModelForImageTextToText
 
+from peer_prompts import collate, read_prompts
+from peer_tools import ToolRollout
 
-# ---- prompts ----
-
-
-def parts_of(message, paths):
-    """A message's content as a list of parts; <image> in plain text takes the next of `paths`."""
-    if not isinstance(message["content"], str):
-        return message["content"]
-    parts = []
-    for index, text in enumerate(message["content"].split("<image>")):
-        if index > 0:
-            parts.append({"type": "image", "image": next(paths)})
-        if text:
-            parts.append({"type": "text", "text": text})
-    return parts
-
-
-def read_prompts(file, model_folder):
-    """[(token ids, pixel values or None, grids or None)] of the file's lines."""
-    image_processor = Qwen2VLImageProcessorPil.from_pretrained(model_folder)
-    processor = None
-    prompts = []
-    for line in file.read_text().splitlines():
-        if not line.strip():
-            continue
-        request = json.loads(line)
-        if "token_ids" in request:
-            paths, text = request.get("images", []), None
-        else:
-            processor = processor or AutoProcessor.from_pretrained(model_folder)
-            given = iter(request.get("images", []))
-            messages = [{**m, "content": parts_of(m, given)} for m in request["messages"] if m["role"] != "assistant"]
-            paths = [part["image"] for m in messages for part in m["content"] if part["type"] == "image"]
-            text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        images = [Image.open(file.parent / path).convert("RGB") for path in paths]
-        vision = image_processor(images=images, return_tensors="pt") if images else {}
-        if text is None:
-            token_ids = request["token_ids"]
-        else:
-            # The processor only expands the markers; the pixels are those of the PIL processor above.
-            for grid in vision.get("image_grid_thw", torch.empty(0, 3)).tolist():
-                pads = int(grid[0] * grid[1] * grid[2]) // image_processor.merge_size**2
-                text = text.replace("<|image_pad|>", "<|placeholder|>" * pads, 1)
-            text = text.replace("<|placeholder|>", "<|image_pad|>")
-            token_ids = processor.tokenizer(text)["input_ids"]
-        prompts.append((token_ids, vision.get("pixel_values"), vision.get("image_grid_thw")))
-    return prompts
-
-
-def collate(prompts, config, dtype):
-    """Left-padded inputs of a batch of prompts."""
-    longest = max(len(token_ids) for token_ids, _, _ in prompts)
-    input_ids = torch.zeros(len(prompts), longest, dtype=torch.long)
-    attention_mask = torch.zeros_like(input_ids)
-    for row, (token_ids, _, _) in enumerate(prompts):
-        input_ids[row, longest - len(token_ids):] = torch.tensor(token_ids)
-        attention_mask[row, longest - len(token_ids):] = 1
-    inputs = {
-        "input_ids": input_ids,
-        "attention_mask": attention_mask,
-        "mm_token_type_ids": ((input_ids == config.image_token_id) & (attention_mask == 1)).int(),
-    }
-    pixels = [pixels for _, pixels, _ in prompts if pixels is not None]
-    if pixels:
-        inputs["pixel_values"] = torch.cat(pixels).to(dtype)
-        inputs["image_grid_thw"] = torch.cat([grids for _, _, grids in prompts if grids is not None])
-    return inputs
-
-
-# ---- what is timed ----
+# A dtype this much slower than the fastest in the warm-up is not measured: without instructions for bfloat16 it would take minutes.
+SLOWER_MAX = 3.0
 
 
 def roll_out(model, batches, group, new_tokens):
@@ -132,33 +69,73 @@ def update(model, optimizer, batches):
         optimizer.zero_grad(set_to_none=True)
 
 
-def best_seconds(repeats, work):
+def best_of(repeats, work):
+    """The seconds of the fastest run, and what the last one gave. All runs draw the same."""
     times = []
     for _ in range(repeats):
+        torch.manual_seed(0)
         start = time.perf_counter()
-        work()
+        given = work()
         times.append(time.perf_counter() - start)
-    return min(times)
+    return min(times), given
 
 
-def measure(arguments, prompts, dtype, threads):
-    torch.set_num_threads(threads)
+def row(tokens, seconds, **more):
+    return {"tokens": tokens, "seconds": round(seconds, 4), "tokens_per_s": round(tokens / seconds, 1), **more}
+
+
+def open_model(arguments, dtype):
     model = AutoModelForImageTextToText.from_pretrained(arguments.model, dtype=dtype, attn_implementation="sdpa")
     model.generation_config = transformers.GenerationConfig(pad_token_id=0)
     if arguments.freeze_vision:
         model.model.visual.requires_grad_(False)
+    return model
+
+
+def first_seconds(arguments, prompts, dtype):
+    """Seconds of a forward and backward over one group's prompts: how fast a dtype is at all."""
+    torch.set_num_threads(max(map(int, arguments.threads.split(","))))
+    model = open_model(arguments, dtype)
+    batch = collate(prompts[:1] * arguments.group, model.config, dtype)
+    batch["labels"] = batch["input_ids"]
+    return best_of(2, lambda: model(**batch, use_cache=False).loss.backward())[0]
+
+
+def fast_dtypes(arguments, prompts):
+    names = arguments.dtypes.split(",")
+    seconds = {name: first_seconds(arguments, prompts, getattr(torch, name)) for name in names}
+    fastest = min(seconds, key=seconds.get)
+    for name in names:
+        times = seconds[name] / seconds[fastest]
+        if times <= SLOWER_MAX:
+            yield name
+        else:
+            print(f"{name} is left out: {times:.0f} times slower than {fastest} in the warm-up", file=sys.stderr)
+
+
+def measure(arguments, prompts, dtype, threads):
+    torch.set_num_threads(threads)
+    model = open_model(arguments, dtype)
     together = max(1, arguments.batch // arguments.group)
     chunks = [prompts[start:start + together] for start in range(0, len(prompts), together)]
     batches = [collate(chunk, model.config, dtype) for chunk in chunks]
+    parts = {}
 
     model.eval()
     roll_out(model, batches[:1], arguments.group, 4)
-    rolled = []
-    rollout_seconds = best_seconds(
-        arguments.repeats,
-        lambda: rolled.__setitem__(slice(None), roll_out(model, batches, arguments.group, arguments.max_new_tokens)),
+    seconds, rolled = best_of(
+        arguments.repeats, lambda: roll_out(model, batches, arguments.group, arguments.max_new_tokens),
     )
     drawn = len(prompts) * arguments.group * arguments.max_new_tokens
+    parts["rollout"] = row(drawn, seconds, threads=threads)
+
+    if arguments.recipe:
+        tools = ToolRollout(arguments.recipe, arguments.model)
+        tasks = read_prompts(arguments.tasks, arguments.model)
+        for part, adaptive in [("rollout_with_tools", True), ("rollout_with_tools_temperature_1", False)]:
+            seconds, finished = best_of(arguments.repeats, lambda: tools.run(model, tasks, adaptive))
+            drawn = sum(sequence.drawn for sequence in finished)
+            parts[part] = row(drawn, seconds, **tools.counts(finished), threads=threads)
 
     model.train()
     training = [
@@ -167,14 +144,10 @@ def measure(arguments, prompts, dtype, threads):
     ]
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6, fused=True)
     update(model, optimizer, training[:1])
-    update_seconds = best_seconds(arguments.repeats, lambda: update(model, optimizer, training))
+    seconds, _ = best_of(arguments.repeats, lambda: update(model, optimizer, training))
     trained = sum(int(batch["attention_mask"].sum()) for batch in training)
-    return {
-        "rollout": {"tokens": drawn, "seconds": round(rollout_seconds, 4),
-                    "tokens_per_s": round(drawn / rollout_seconds, 1), "threads": threads},
-        "update": {"tokens": trained, "seconds": round(update_seconds, 4),
-                   "tokens_per_s": round(trained / update_seconds, 1), "threads": threads},
-    }
+    parts["update"] = row(trained, seconds, threads=threads)
+    return parts
 
 
 def main():
@@ -188,9 +161,10 @@ def main():
     parser.add_argument("--threads", default="1,2", help="thread counts to try; the faster is reported")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--dtypes", default="float32,bfloat16")
+    parser.add_argument("--recipe", type=pathlib.Path, default=None, help="a GRPO recipe, to roll out with tools")
+    parser.add_argument("--tasks", type=pathlib.Path, default=None, help="the recipe's tasks, a JSONL file with solutions")
     parser.add_argument("--freeze-vision", action="store_true", help="no gradient for the vision tower")
     arguments = parser.parse_args()
-    torch.manual_seed(0)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     prompts = read_prompts(arguments.prompts, arguments.model)[:arguments.limit]
@@ -198,13 +172,13 @@ def main():
         "peer": f"transformers {transformers.__version__}, torch {torch.__version__}",
         "model": str(arguments.model),
         "prompts": len(prompts),
-        "prompt_tokens": sum(len(token_ids) for token_ids, _, _ in prompts),
+        "prompt_tokens": sum(len(prompt.token_ids) for prompt in prompts),
         "group": arguments.group,
         "batch": arguments.batch,
         "max_new_tokens": arguments.max_new_tokens,
         "freeze_vision": arguments.freeze_vision,
     }
-    for name in arguments.dtypes.split(","):
+    for name in fast_dtypes(arguments, prompts):
         tries = [measure(arguments, prompts, getattr(torch, name), int(t)) for t in arguments.threads.split(",")]
         result[name] = {part: max((t[part] for t in tries), key=lambda row: row["tokens_per_s"]) for part in tries[0]}
     print(json.dumps(result))

@@ -1,0 +1,89 @@
+//! The rollout of a recipe as training runs it: the model's code runs in the sandbox, and what comes of it returns into its message.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+use thyme_engine::engine::Engine;
+use thyme_engine::eval::{Report, score_groups};
+use thyme_engine::prompt::Prompt;
+use thyme_engine::recipe::layers;
+use thyme_engine::recipe::memory::engine_limits;
+use thyme_engine::recipe::plan::Plan;
+use thyme_engine::rollout::engine_generator::EngineGenerator;
+use thyme_engine::rollout::environment::{Environment, Task};
+use thyme_engine::rollout::reward::RewardSet;
+use thyme_engine::rollout::tool::CallStatus;
+use thyme_engine::rollout::transcript::{Call, Transcript};
+use thyme_engine::rollout::{Group, RolloutSettings, registry, run};
+
+use super::rollout::Policy;
+
+/// A recipe ready to roll out: its tool is started.
+pub struct RolloutWithTools {
+    engine: Engine,
+    environment: Arc<dyn Environment>,
+    rewards: RewardSet,
+    settings: RolloutSettings,
+    tasks: Vec<Task>,
+    tasks_per_step: usize,
+}
+
+impl RolloutWithTools {
+    /// The recipe's engine, environment and sampling, for a policy and tasks in place of its own. Prompts are prepared here.
+    pub fn open(recipe: &Path, policy: &Policy, tasks: &[Task]) -> RolloutWithTools {
+        let ready = |(task, prompt): (&Task, Prompt)| Task { prompt: Some(prompt), ..task.clone() };
+        let plan = Plan::new(layers::load(recipe, &[]).expect("a recipe")).expect("a recipe that can be run");
+        let recipe = &plan.recipe;
+        let (name, table) = recipe.tool.named("python");
+        let tool = registry::tool(&name, table).expect("a tool that starts");
+        let (name, table) = recipe.environment.named("think_with_code");
+        RolloutWithTools {
+            engine: Engine::new(policy.model.clone(), policy.processor.clone(), engine_limits(&plan)),
+            environment: registry::environment(&name, table, tool).expect("an environment"),
+            rewards: RewardSet::new(&recipe.reward).expect("rewards"),
+            settings: RolloutSettings {
+                group_size: recipe.grpo.num_generations,
+                seed: recipe.seed,
+                sampling: recipe.sampling.clone(),
+                ..RolloutSettings::default()
+            },
+            tasks: tasks.iter().zip(policy.prompts(tasks)).map(ready).collect(),
+            tasks_per_step: recipe.grpo.prompts_per_step,
+        }
+    }
+
+    /// The groups of all tasks, a step's tasks after the other.
+    pub fn run(&mut self, policy: &Policy) -> Vec<Group> {
+        let mut groups = Vec::new();
+        for (step, tasks) in self.tasks.chunks(self.tasks_per_step).enumerate() {
+            self.engine.forget_images();
+            self.settings.first_task = step * self.tasks_per_step;
+            let mut generator = EngineGenerator { engine: &mut self.engine, weights: &policy.weights };
+            let rolled = run(&mut generator, &policy.processor, &*self.environment, tasks, &self.settings);
+            let rolled = rolled.expect("the engine has room for the recipe's groups").into_iter();
+            groups.extend(rolled.map(|group| Group { task: group.task + self.settings.first_task, ..group }));
+        }
+        groups
+    }
+
+    /// What shows that two rollouts did the same work.
+    pub fn counts(&self, groups: &[Group]) -> Map<String, Value> {
+        let transcripts = || groups.iter().flat_map(|group| &group.transcripts);
+        let calls = || transcripts().flat_map(|transcript| &transcript.calls);
+        let scores = score_groups(groups, &self.tasks, &self.rewards);
+        let has_run = |call: &&Call| call.output.status != CallStatus::OverLimit;
+        let counts: [(&str, Value); 4] = [
+            ("sequences", transcripts().count().into()),
+            ("code_runs", calls().filter(has_run).count().into()),
+            ("images", calls().map(|call| call.images_shown).sum::<usize>().into()),
+            ("accuracy", Report::new(transcripts().zip(scores.iter().flatten())).accuracy().into()),
+        ];
+        counts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+}
+
+/// Tokens that the model drew.
+pub fn drawn_tokens(groups: &[Group]) -> usize {
+    groups.iter().flat_map(|group| &group.transcripts).map(Transcript::own_tokens).sum()
+}
