@@ -94,11 +94,12 @@ def open_model(arguments, dtype):
 
 def first_seconds(arguments, prompts, dtype):
     """Seconds of a forward and backward over one group's prompts: how fast a dtype is at all."""
-    torch.set_num_threads(max(map(int, arguments.threads.split(","))))
+    # Threads that wait for each other on a busy machine would blur the ratio.
+    torch.set_num_threads(1)
     model = open_model(arguments, dtype)
     batch = collate(prompts[:1] * arguments.group, model.config, dtype)
     batch["labels"] = batch["input_ids"]
-    return best_of(2, lambda: model(**batch, use_cache=False).loss.backward())[0]
+    return best_of(3, lambda: model(**batch, use_cache=False).loss.backward())[0]
 
 
 def fast_dtypes(arguments, prompts):
