@@ -4,15 +4,16 @@
 #
 #   PYTHON=/path/to/python tools/compare_speed.sh [RESULTS.jsonl]
 #
-# PYTHON needs torch, transformers and pillow. Two shapes: the shipped tiny model, and 12 layers of 1,024 with random weights.
+# PYTHON needs torch, transformers and pillow. SHAPES="group tiny large": the shipped tiny model, one group after the other (TRL's
+# default of 8 sequences in a batch) and all groups together; 12 layers of 1,024 with random weights.
 # Sizes: PROMPTS=12 GROUP=8 TOKENS=128 BATCH=96 for tiny, TASKS=48 (4 steps of the recipe) for its rollout with tools;
 # LARGE_PROMPTS=2 LARGE_GROUP=8 LARGE_TOKENS=32 LARGE_BATCH=16; REPEATS=3.
-# FREEZE=1 (the default) freezes the vision tower and merger on both sides, as the recipes do. SHAPES="tiny large".
+# FREEZE=1 (the default) freezes the vision tower and merger on both sides, as the recipes do.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 results=$(realpath -m "${1:-target/compare_speed.jsonl}")
-shapes=${SHAPES:-tiny large}
+shapes=${SHAPES:-group tiny large}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
@@ -32,6 +33,7 @@ config["vision_config"].update(out_hidden_size=1024)
 json.dump(config, open(sys.argv[2], "w"), indent=2)
 PYTHON
 cp -r recipes/tiny-sft "$work/tiny"
+ln -s tiny "$work/group"
 "$engine" init --config "$work/large-config/config.json" --seed 0 --out "$work/large" >"$work/log"
 "$engine" data needle --out "$work/needle" --count "${PROMPTS:-12}" --seed 0 >>"$work/log"
 "$engine" data needle --out "$work/tasks" --count "${TASKS:-48}" --seed 0 >>"$work/log"
@@ -42,12 +44,14 @@ freeze=()
 [ "${FREEZE:-1}" = 1 ] && freeze=(--freeze-vision)
 for shape in $shapes; do
     case $shape in
+        group) prompts=data.jsonl
+            sizes=(--group "${GROUP:-8}" --max-new-tokens "${TOKENS:-128}" --batch "${GROUP:-8}") ;;
         tiny) prompts=data.jsonl
             sizes=(--group "${GROUP:-8}" --max-new-tokens "${TOKENS:-128}" --batch "${BATCH:-96}"
                 --recipe "$PWD/recipes/grpo_ats.toml" --tasks "$work/tasks/data.jsonl") ;;
         large) prompts=large.jsonl
             sizes=(--group "${LARGE_GROUP:-8}" --max-new-tokens "${LARGE_TOKENS:-32}" --batch "${LARGE_BATCH:-16}") ;;
-        *) echo "SHAPES has $shape; it may have tiny and large" >&2; exit 2 ;;
+        *) echo "SHAPES has $shape; it may have group, tiny and large" >&2; exit 2 ;;
     esac
     common=(--model "$work/$shape" --prompts "$work/needle/$prompts" "${sizes[@]}" --repeats "${REPEATS:-3}" "${freeze[@]}")
     cargo bench --quiet --bench peer -- "${common[@]}" | tee -a "$results"

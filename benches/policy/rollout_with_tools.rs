@@ -36,11 +36,12 @@ impl RolloutWithTools {
         let plan = Plan::new(layers::load(recipe, &[]).expect("a recipe")).expect("a recipe that can be run");
         let recipe = &plan.recipe;
         let (name, table) = recipe.tool.named("python");
-        let tool = registry::tool(&name, table).expect("a tool that starts");
-        let (name, table) = recipe.environment.named("think_with_code");
+        let tool = || registry::tool(&name, table);
+        let (environment, settings) = recipe.environment.named("think_with_code");
+        let environment = registry::environment(&environment, settings, tool).expect("an environment with its tool");
         RolloutWithTools {
             engine: Engine::new(policy.model.clone(), policy.processor.clone(), engine_limits(&plan)),
-            environment: registry::environment(&name, table, tool).expect("an environment"),
+            environment,
             rewards: RewardSet::new(&recipe.reward).expect("rewards"),
             settings: RolloutSettings {
                 group_size: recipe.grpo.num_generations,

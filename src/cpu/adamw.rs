@@ -4,7 +4,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::simd::kernel;
-use super::{Cpu, floats, floats_mut, values_mut};
+use super::{Cpu, bf16s_mut, floats, floats_mut, values_mut};
 use crate::ops::Tensor;
 use crate::ops::adamw::{Adamw, AdamwStep, join_master, split_master};
 
@@ -27,7 +27,7 @@ impl Adamw for Cpu {
             "adamw: w {w:?}, remainder {remainder:?}, m {m:?}, v {v:?}, dw {dw:?}"
         );
         let update = Update::new(step);
-        let w = values_mut::<bf16>(w).par_chunks_mut(BLOCK);
+        let w = bf16s_mut(w).par_chunks_mut(BLOCK);
         let remainder = values_mut::<i16>(remainder).par_chunks_mut(BLOCK);
         let moments = floats_mut(m).par_chunks_mut(BLOCK).zip(floats_mut(v).par_chunks_mut(BLOCK));
         let dw = floats(dw).par_chunks(BLOCK);

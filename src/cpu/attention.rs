@@ -175,7 +175,7 @@ impl Segment {
 
 fn segments_of(packed: Packed<'_>, tokens: usize) -> Vec<Segment> {
     let bounds = bounds_of(packed.bounds, tokens);
-    let prefixes: Option<&[i32]> = packed.prefixes.map(|prefixes| values(prefixes));
+    let prefixes: Option<&[i32]> = packed.prefixes.map(values);
     assert!(
         prefixes.is_none_or(|p| p.len() + 1 == bounds.len()),
         "attention: prefixes {prefixes:?}, bounds {bounds:?}"

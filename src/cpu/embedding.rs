@@ -1,16 +1,14 @@
 //! Table lookup and its scatter, in order of tokens.
 
-use half::bf16;
-
 use super::rows::add_to;
-use super::{Cpu, floats, floats_mut, for_row_blocks, values};
+use super::{Cpu, bf16s, floats, floats_mut, for_row_blocks, values};
 use crate::ops::embedding::{Embedding, ImageRows};
 use crate::ops::{Dtype, Tensor};
 
 impl Embedding for Cpu {
     fn embedding_forward(&self, table: &Tensor, ids: &Tensor, images: Option<ImageRows<'_>>) -> Tensor {
         let (vocab, dim) = (table.rows(), table.cols());
-        let (table, ids) = (values::<bf16>(table), values::<i32>(ids));
+        let (table, ids) = (bf16s(table), values::<i32>(ids));
         if let Some(images) = &images {
             assert_eq!(images.index.len(), ids.len(), "embedding: image index for {} tokens", ids.len());
             assert_eq!(images.rows.cols(), dim, "embedding: image rows {:?}, width {dim}", images.rows.shape());

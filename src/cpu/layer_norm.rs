@@ -6,7 +6,7 @@ use super::rms_norm::{BLOCK, add_rows};
 use super::rows::add_to;
 use super::simd::{LANES, Lanes, kernel};
 use super::tasks;
-use super::{Cpu, floats, floats_mut, values};
+use super::{Cpu, bf16s, floats, floats_mut};
 use crate::ops::layer_norm::{LayerNorm, LayerNormed};
 use crate::ops::{Dtype, Tensor};
 
@@ -41,7 +41,7 @@ impl LayerNorm for Cpu {
                 }
                 _ => x,
             };
-            normalise(self.simd, x, values(w), values(b), epsilon, y, mean, rstd);
+            normalise(self.simd, x, bf16s(w), bf16s(b), epsilon, y, mean, rstd);
         });
         LayerNormed { sum, y, mean, rstd }
     }
@@ -78,7 +78,7 @@ impl LayerNorm for Cpu {
                 Some(dresidual) => dh.copy_from_slice(&floats(dresidual)[at..][..dh.len()]),
                 None => dh.fill(0.0),
             }
-            backward_rows(self.simd, dy, h, values(w), mean, rstd, dh, partial);
+            backward_rows(self.simd, dy, h, bf16s(w), mean, rstd, dh, partial);
         });
         if let (Some((dw, db)), Some(partials)) = (dwb, partials) {
             for partial in partials.chunks_exact(2 * dim) {

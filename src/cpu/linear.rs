@@ -2,14 +2,18 @@
 //! so far; a chain that is stored and taken up again rounds nothing. So neither tile, edge, number of rows nor thread shows in the bits.
 //!
 //! The right matrix is packed into panels of one or two vectors, `k` by `k`, and so is the left one into blocks of a few rows where it is
-//! stored by columns; a micro-kernel keeps a tile of the output in registers. One to four rows (decoding) read the parameters once,
-//! without packing.
+//! stored by columns; a micro-kernel keeps a tile of the output in registers. Small parameters stay packed. One to four rows (decoding)
+//! read large ones once, without packing.
+
+mod pack;
 
 use half::bf16;
+use pack::{block_len, pack_columns, pack_parameter, pack_right_panel, transposed_parameters};
 use rayon::prelude::*;
 
+use super::memory::Parameter;
 use super::simd::{LANES, Lanes, kernel, unroll};
-use super::{Cpu, PARALLEL_COST, floats, floats_mut, values};
+use super::{Cpu, PARALLEL_COST, bf16s, floats, floats_mut, parameter};
 use crate::ops::linear::Linear;
 use crate::ops::{Dtype, Tensor};
 
@@ -36,6 +40,8 @@ pub(super) enum Left<'a> {
 pub(super) enum Right<'a> {
     /// Stored `[N, K]`: a parameter, going forward.
     Parameter(&'a [bf16]),
+    /// The same, packed whole.
+    Panels(&'a [f32]),
     /// Stored `[K, N]`: a parameter, going backward.
     ParameterBackward(&'a [bf16]),
     /// Stored `[K, N]`.
@@ -140,105 +146,6 @@ fn threads_for(multiply_adds: usize) -> usize {
     if multiply_adds < 10 * PARALLEL_COST { 1 } else { rayon::current_num_threads() }
 }
 
-/// Floats from one packed block of rows to the next; a line more than it holds, lest all blocks fall into the same sets of the cache.
-fn block_len(tile: usize, depth: usize) -> usize {
-    tile * depth + LANES
-}
-
-/// `rows` of a left matrix stored by columns, from `k`, to blocks of `[k][tile]`; what is past the last row holds anything.
-#[inline(always)]
-fn pack_columns<L: Lanes>(
-    values: &[f32],
-    size: Size,
-    rows: std::ops::Range<usize>,
-    k: usize,
-    depth: usize,
-    to: &mut [f32],
-) {
-    for i in 0..depth {
-        let from = &values[(k + i) * size.rows..][rows.clone()];
-        let ahead = from.as_ptr().wrapping_add(8 * size.rows);
-        for line in (0..from.len()).step_by(LANES) {
-            L::prefetch(ahead.wrapping_add(line));
-        }
-        for (from, block) in from.chunks(L::TILE_ROWS).zip(to.chunks_exact_mut(block_len(L::TILE_ROWS, depth))) {
-            let to = &mut block[i * L::TILE_ROWS..][..L::TILE_ROWS];
-            if from.len() == L::TILE_ROWS {
-                to.copy_from_slice(from);
-            } else {
-                to[..from.len()].copy_from_slice(from);
-            }
-        }
-    }
-}
-
-/// The columns of a panel, from `col`, of the right matrix, from `k`, to `[k][panel]`; the columns past the edge are zeros.
-#[inline(always)]
-fn pack_right_panel<L: Lanes>(right: Right<'_>, size: Size, col: usize, k: usize, to: &mut [f32]) {
-    let panel = L::TILE_VECTORS * LANES;
-    let depth = to.len() / panel;
-    match right {
-        Right::Parameter(values) => {
-            for first in (0..panel).step_by(LANES) {
-                let cols = size.cols.saturating_sub(col + first).min(LANES);
-                for i in (0..depth).step_by(LANES) {
-                    let to = &mut to[i * panel + first..];
-                    if cols == LANES && i + LANES <= depth {
-                        let from = &values[(col + first) * size.depth + k + i..][..15 * size.depth + LANES];
-                        let to = &mut to[..15 * panel + LANES];
-                        // Safety: row 15 of each side ends within the slices just taken.
-                        unsafe { L::transpose_bf16(from.as_ptr(), size.depth, to.as_mut_ptr(), panel) };
-                    } else {
-                        let lanes = transposed_parameters::<L>(values, size, col + first, cols, k + i);
-                        for (lanes, to) in lanes.into_iter().zip(to.chunks_mut(panel)).take(depth - i) {
-                            lanes.store(to);
-                        }
-                    }
-                }
-            }
-        }
-        Right::ParameterBackward(values) => {
-            for (i, to) in to.chunks_exact_mut(panel).enumerate() {
-                let from = &values[(k + i) * size.cols + col..(k + i + 1) * size.cols];
-                for first in (0..panel).step_by(LANES) {
-                    let from = &from[first.min(from.len())..];
-                    let lanes = if from.len() >= LANES { L::load_bf16(from) } else { L::load_bf16_tail(from) };
-                    lanes.store(&mut to[first..]);
-                }
-            }
-        }
-        Right::Rows(values) => {
-            for (i, to) in to.chunks_exact_mut(panel).enumerate() {
-                let from = &values[(k + i) * size.cols + col..(k + i + 1) * size.cols];
-                for first in (0..panel).step_by(LANES) {
-                    let from = &from[first.min(from.len())..];
-                    let lanes = if from.len() >= LANES { L::load(from) } else { L::load_tail(from, 0.0) };
-                    lanes.store(&mut to[first..]);
-                }
-            }
-        }
-    }
-}
-
-/// Of a parameter `[N, K]`: vector `i` holds `k + i` for columns `col..col + cols`, at most 16; zeros elsewhere.
-#[inline(always)]
-fn transposed_parameters<L: Lanes>(values: &[bf16], size: Size, col: usize, cols: usize, k: usize) -> [L; LANES] {
-    let mut lanes = [L::splat(0.0); LANES];
-    if cols == LANES && k + LANES <= size.depth {
-        let values = &values[col * size.depth + k..][..15 * size.depth + LANES];
-        unroll!(i < LANES => {
-            // Safety: row `i` of 16 ends within the slice just taken.
-            lanes[i] = unsafe { L::load_bf16_pointer(values.as_ptr().wrapping_add(i * size.depth)) };
-        });
-    } else {
-        for (i, lanes) in lanes[..cols].iter_mut().enumerate() {
-            let row = (col + i) * size.depth;
-            *lanes = L::load_bf16_tail(&values[row + k..row + size.depth.min(k + LANES)]);
-        }
-    }
-    L::transpose(lanes)
-}
-
 kernel! {
     /// The tiles of some rows and some panels; `room` holds the panels and a chunk of packed rows for one `DEPTH`.
     fn multiply<L>(
@@ -254,10 +161,16 @@ kernel! {
         let panel = L::TILE_VECTORS * LANES;
         for k in (0..size.depth.max(1)).step_by(DEPTH) {
             let depth = DEPTH.min(size.depth - k);
-            let (right_panels, left_blocks) = room.split_at_mut(panels.len() * panel * depth);
-            for (i, to) in panels.clone().zip(right_panels.chunks_exact_mut((panel * depth).max(1))) {
-                pack_right_panel::<L>(right, size, i * panel, k, to);
-            }
+            let (packed, left_blocks) = room.split_at_mut(panels.len() * panel * depth);
+            let right_panels = match right {
+                Right::Panels(values) => &values[size.cols.next_multiple_of(panel) * k + panels.start * panel * depth..],
+                _ => {
+                    for (i, to) in panels.clone().zip(packed.chunks_exact_mut((panel * depth).max(1))) {
+                        pack_right_panel::<L>(right, size, i * panel, k, to);
+                    }
+                    packed
+                }
+            };
             let start = if k == 0 { start } else { Start::Sum };
             for chunk in rows.clone().step_by(CHUNK) {
                 let chunk = chunk..rows.end.min(chunk + CHUNK);
@@ -500,9 +413,14 @@ kernel! {
     }
 }
 
-/// `left` `[T, K]` times parameter `w` `[N, K]`.
-pub(super) fn forward(cpu: &Cpu, x: &[f32], w: &[bf16], start: Start<'_>, size: Size, out: &mut [f32]) {
-    product(cpu, Left::Rows(x), Right::Parameter(w), start, size, out);
+/// `out = start + x wᵀ`; x `[rows, depth]`, w `[cols, depth]`, out `[rows, cols]`.
+pub(super) fn forward(cpu: &Cpu, x: &[f32], w: &Parameter, start: Start<'_>, size: Size, out: &mut [f32]) {
+    assert_eq!(w.values().len(), size.cols * size.depth, "parameter of a product");
+    let right = match w.panels(|values| pack_parameter(cpu, values, size)) {
+        Some(panels) => Right::Panels(panels),
+        None => Right::Parameter(w.values()),
+    };
+    product(cpu, Left::Rows(x), right, start, size, out);
 }
 
 /// `dw[n, k] += Σ_t dy[t, n] x[t, k]`; dy `[tokens, n]`, x `[tokens, k]`, dw `[n, k]`.
@@ -521,12 +439,12 @@ impl Linear for Cpu {
         let start = match b {
             Some(b) => {
                 assert_eq!(b.len(), size.cols, "linear_forward: w {w:?}, b {b:?}");
-                Start::Bias(values(b))
+                Start::Bias(bf16s(b))
             }
             None => Start::Zero,
         };
         let mut y = self.empty(&[size.rows, size.cols], Dtype::Activation);
-        forward(self, floats(x), values(w), start, size, floats_mut(&mut y));
+        forward(self, floats(x), parameter(w), start, size, floats_mut(&mut y));
         y
     }
 
@@ -534,7 +452,7 @@ impl Linear for Cpu {
         let size = Size { rows: dy.rows(), cols: w.cols(), depth: dy.cols() };
         assert_eq!(w.rows(), dy.cols(), "linear_backward_input: dy {dy:?}, w {w:?}");
         let mut dx = self.empty(&[size.rows, size.cols], Dtype::Activation);
-        let right = Right::ParameterBackward(values(w));
+        let right = Right::ParameterBackward(bf16s(w));
         product(self, Left::Rows(floats(dy)), right, Start::Zero, size, floats_mut(&mut dx));
         dx
     }
@@ -574,7 +492,10 @@ mod tests {
 
     fn forward_of(cpu: &Cpu, x: &[f32], w: &[bf16], b: &[bf16], size: Size) -> Vec<f32> {
         let mut out = vec![f32::NAN; size.rows * size.cols];
-        forward(cpu, x, w, Start::Bias(b), size, &mut out);
+        forward(cpu, x, &Parameter::new(w.to_vec()), Start::Bias(b), size, &mut out);
+        let mut unpacked = vec![f32::NAN; out.len()];
+        product(cpu, Left::Rows(x), Right::Parameter(w), Start::Bias(b), size, &mut unpacked);
+        assert_eq!(out, unpacked, "packed or as it comes");
         out
     }
 

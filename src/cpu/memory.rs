@@ -1,9 +1,10 @@
-//! Pooled floats, aligned to cache lines.
+//! Memory behind tensors: pooled floats, aligned to cache lines, and parameters with their packed copies.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytemuck::{Pod, Zeroable};
+use half::bf16;
 
 use crate::ops::Storage;
 
@@ -90,6 +91,38 @@ impl Drop for Floats {
 }
 
 impl Storage for Floats {}
+
+/// Elements up to which a parameter keeps its panels: packing it for a few rows would cost more than the product.
+const PANELS_MAX: usize = 1 << 20;
+
+/// The storage of Bf16.
+pub(super) struct Parameter {
+    values: Vec<bf16>,
+    panels: OnceLock<Floats>,
+}
+
+impl Parameter {
+    pub fn new(values: Vec<bf16>) -> Parameter {
+        Parameter { values, panels: OnceLock::new() }
+    }
+
+    pub fn values(&self) -> &[bf16] {
+        &self.values
+    }
+
+    /// The values, to write; what was packed of them is forgotten.
+    pub fn values_mut(&mut self) -> &mut [bf16] {
+        self.panels.take();
+        &mut self.values
+    }
+
+    /// The values packed for products, by `pack` the first time; none where they are many.
+    pub fn panels(&self, pack: impl FnOnce(&[bf16]) -> Floats) -> Option<&[f32]> {
+        (self.values.len() <= PANELS_MAX).then(|| &**self.panels.get_or_init(|| pack(&self.values)))
+    }
+}
+
+impl Storage for Parameter {}
 
 #[cfg(test)]
 mod tests {

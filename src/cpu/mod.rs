@@ -30,7 +30,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use crate::ops::{Backend, Buffers, Dtype, Host, HostMut, Storage, Tensor};
-use memory::{Floats, Pool};
+use memory::{Floats, Parameter, Pool};
 use simd::Simd;
 
 /// The CPU backend. Clones share one pool of memory.
@@ -84,12 +84,27 @@ fn floats_mut(tensor: &mut Tensor) -> &mut [f32] {
     tensor.storage_mut::<Floats>()
 }
 
-/// The values of a tensor of `T` = bf16, i16, i32 or u8.
+/// A Bf16 tensor.
+fn parameter(tensor: &Tensor) -> &Parameter {
+    tensor.storage()
+}
+
+/// The values of a Bf16 tensor.
+fn bf16s(tensor: &Tensor) -> &[bf16] {
+    parameter(tensor).values()
+}
+
+/// The values of a Bf16 tensor, to write.
+fn bf16s_mut(tensor: &mut Tensor) -> &mut [bf16] {
+    tensor.storage_mut::<Parameter>().values_mut()
+}
+
+/// The values of a tensor of `T` = i16, i32 or u8.
 fn values<T: Any + Send + Sync>(tensor: &Tensor) -> &[T] {
     &tensor.storage::<Values<T>>().0
 }
 
-/// The values of a tensor of `T` = bf16, i16, i32 or u8, to write.
+/// The values of a tensor of `T` = i16, i32 or u8, to write.
 fn values_mut<T: Any + Send + Sync>(tensor: &mut Tensor) -> &mut [T] {
     &mut tensor.storage_mut::<Values<T>>().0
 }
@@ -125,7 +140,7 @@ impl Buffers for Cpu {
                 floats_mut(&mut tensor).fill(0.0);
                 tensor
             }
-            Dtype::Bf16 => Tensor::new(shape, dtype, Box::new(Values(vec![bf16::ZERO; len]))),
+            Dtype::Bf16 => Tensor::new(shape, dtype, Box::new(Parameter::new(vec![bf16::ZERO; len]))),
             Dtype::I16 => Tensor::new(shape, dtype, Box::new(Values(vec![0i16; len]))),
             Dtype::I32 => Tensor::new(shape, dtype, Box::new(Values(vec![0i32; len]))),
             Dtype::U8 => Tensor::new(shape, dtype, Box::new(Values(vec![0u8; len]))),
@@ -155,7 +170,7 @@ impl Buffers for Cpu {
                     Host::F64(from) => from.iter().map(|&x| bf16::from_f64(x)).collect(),
                     Host::I16(_) | Host::I32(_) | Host::U8(_) => refuse_conversion(host, dtype),
                 };
-                Tensor::new(shape, dtype, Box::new(Values(values)))
+                Tensor::new(shape, dtype, Box::new(Parameter::new(values)))
             }
             Dtype::I16 => match host {
                 Host::I16(from) => Tensor::new(shape, dtype, Box::new(Values(from.to_vec()))),
@@ -177,9 +192,9 @@ impl Buffers for Cpu {
             (Dtype::Activation | Dtype::F32, HostMut::F32(to)) => to.copy_from_slice(floats(tensor)),
             (Dtype::Activation | Dtype::F32, HostMut::F64(to)) => convert(floats(tensor), to, f64::from),
             (Dtype::Activation | Dtype::F32, HostMut::Bf16(to)) => convert(floats(tensor), to, bf16::from_f32),
-            (Dtype::Bf16, HostMut::Bf16(to)) => to.copy_from_slice(values(tensor)),
-            (Dtype::Bf16, HostMut::F32(to)) => convert(values(tensor), to, bf16::to_f32),
-            (Dtype::Bf16, HostMut::F64(to)) => convert(values(tensor), to, bf16::to_f64),
+            (Dtype::Bf16, HostMut::Bf16(to)) => to.copy_from_slice(bf16s(tensor)),
+            (Dtype::Bf16, HostMut::F32(to)) => convert(bf16s(tensor), to, bf16::to_f32),
+            (Dtype::Bf16, HostMut::F64(to)) => convert(bf16s(tensor), to, bf16::to_f64),
             (Dtype::I16, HostMut::I16(to)) => to.copy_from_slice(values(tensor)),
             (Dtype::I16, HostMut::F64(to)) => convert(values::<i16>(tensor), to, f64::from),
             (Dtype::I32, HostMut::I32(to)) => to.copy_from_slice(values(tensor)),
@@ -197,7 +212,7 @@ impl Buffers for Cpu {
                 floats_mut(&mut copy).copy_from_slice(floats(tensor));
                 copy
             }
-            Dtype::Bf16 => Tensor::new(shape, dtype, Box::new(Values(values::<bf16>(tensor).to_vec()))),
+            Dtype::Bf16 => Tensor::new(shape, dtype, Box::new(Parameter::new(bf16s(tensor).to_vec()))),
             Dtype::I16 => Tensor::new(shape, dtype, Box::new(Values(values::<i16>(tensor).to_vec()))),
             Dtype::I32 => Tensor::new(shape, dtype, Box::new(Values(values::<i32>(tensor).to_vec()))),
             Dtype::U8 => Tensor::new(shape, dtype, Box::new(Values(values::<u8>(tensor).to_vec()))),
@@ -207,7 +222,7 @@ impl Buffers for Cpu {
     fn clear(&self, tensor: &mut Tensor) {
         match tensor.dtype() {
             Dtype::Activation | Dtype::F32 => floats_mut(tensor).fill(0.0),
-            Dtype::Bf16 => values_mut(tensor).fill(bf16::ZERO),
+            Dtype::Bf16 => bf16s_mut(tensor).fill(bf16::ZERO),
             Dtype::I16 => values_mut(tensor).fill(0i16),
             Dtype::I32 => values_mut(tensor).fill(0i32),
             Dtype::U8 => values_mut(tensor).fill(0u8),

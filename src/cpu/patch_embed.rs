@@ -1,7 +1,7 @@
 //! Patch embedding: pixels are normalised and doubled chunk by chunk, then multiplied as any other rows.
 
-use super::linear::{self, Left, Right, Size, Start};
-use super::{Cpu, floats, floats_mut, for_row_blocks, values};
+use super::linear::{self, Size, Start};
+use super::{Cpu, floats, floats_mut, for_row_blocks, parameter, values};
 use crate::ops::patch_embed::{PatchEmbed, PixelScale};
 use crate::ops::{Dtype, Tensor};
 
@@ -15,7 +15,7 @@ impl PatchEmbed for Cpu {
         for_expanded(self, pixels, scale, w.cols(), |first, x| {
             let size = Size { rows: x.len() / w.cols(), cols: dim, depth: w.cols() };
             let y = &mut floats_mut(&mut y)[first * dim..][..size.rows * dim];
-            linear::product(self, Left::Rows(x), Right::Parameter(values(w)), Start::Zero, size, y);
+            linear::forward(self, x, parameter(w), Start::Zero, size, y);
         });
         y
     }

@@ -4,7 +4,7 @@ use half::bf16;
 
 use super::simd::{LANES, kernel};
 use super::tasks;
-use super::{Cpu, floats, floats_mut, values};
+use super::{Cpu, bf16s, floats, floats_mut};
 use crate::ops::rms_norm::{RmsNorm, RmsNormed};
 use crate::ops::{Dtype, Tensor};
 
@@ -15,7 +15,7 @@ impl RmsNorm for Cpu {
     fn rms_norm_forward(&self, x: &Tensor, add: Option<&Tensor>, w: &Tensor, epsilon: f32) -> RmsNormed {
         let (rows, dim) = (x.rows(), x.cols());
         assert_eq!(w.len(), dim, "rms_norm: w {:?} for x {:?}", w.shape(), x.shape());
-        let w: &[bf16] = values(w);
+        let w = bf16s(w);
         let mut sum = add.map(|add| {
             assert_eq!(add.shape(), x.shape(), "rms_norm: add");
             self.empty(x.shape(), Dtype::Activation)
@@ -65,7 +65,7 @@ impl RmsNorm for Cpu {
                 Some(dresidual) => dh.copy_from_slice(&floats(dresidual)[at..][..dh.len()]),
                 None => dh.fill(0.0),
             }
-            backward_rows(self.simd, dy, h, values(w), rstd, dh, partial);
+            backward_rows(self.simd, dy, h, bf16s(w), rstd, dh, partial);
         });
         if let (Some(dw), Some(partials)) = (dw, partials) {
             for partial in partials.chunks_exact(dim) {

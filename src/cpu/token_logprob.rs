@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::linear::{self, Left, Right, Size, Start};
 use super::log_sum_exp::{log_probability, raw_and_tempered};
 use super::simd::{LANES, kernel};
-use super::{Cpu, PARALLEL_COST, floats, floats_mut, for_row_blocks, values};
+use super::{Cpu, PARALLEL_COST, bf16s, floats, floats_mut, for_row_blocks, parameter, values};
 use crate::ops::token_logprob::{TokenLogprob, TokenLogprobs};
 use crate::ops::{Dtype, Tensor};
 
@@ -76,7 +76,7 @@ impl TokenLogprob for Cpu {
             let count = logits.len() / vocab;
             let size = Size { rows: count, cols: dim, depth: vocab };
             let dh = &mut floats_mut(&mut dh)[first * dim..][..count * dim];
-            linear::product(self, Left::Rows(logits), Right::ParameterBackward(values(w)), Start::Zero, size, dh);
+            linear::product(self, Left::Rows(logits), Right::ParameterBackward(bf16s(w)), Start::Zero, size, dh);
             if let Some(dw) = dw.as_deref_mut() {
                 let h = &floats(h)[first * dim..][..count * dim];
                 linear::add_weight_gradient(self, logits, h, count, floats_mut(dw));
@@ -95,7 +95,7 @@ fn for_logits(cpu: &Cpu, h: &Tensor, w: &Tensor, mut work: impl FnMut(usize, &mu
         let size = Size { rows: chunk.min(rows - first), cols: vocab, depth: dim };
         let logits = &mut logits[..size.rows * vocab];
         let h = &floats(h)[first * dim..][..size.rows * dim];
-        linear::product(cpu, Left::Rows(h), Right::Parameter(values(w)), Start::Zero, size, logits);
+        linear::forward(cpu, h, parameter(w), Start::Zero, size, logits);
         work(first, logits);
     }
 }
