@@ -10,7 +10,7 @@
 //! rollout                      environments, tools, rewards
 //! engine   checkpoint          scheduler, pages, sampling; files on disk
 //! model                        forward and backward, written once
-//! reference   cpu              implementations of the ops; nothing but `cli/device.rs` names one
+//! reference   cpu   cuda       implementations of the ops; nothing but `cli/device.rs` names one
 //! ops                          the contract of every op
 //!
 //! leaves: prompt  sandbox  telemetry  tasks
@@ -19,6 +19,7 @@
 pub mod checkpoint;
 pub mod cli;
 pub mod cpu;
+pub mod cuda;
 pub mod engine;
 pub mod eval;
 pub mod model;

@@ -1,0 +1,118 @@
+//! Embeds the kernels: their sources, for the simt device, and what nvcc makes of them, where there is an nvcc. Nothing is downloaded, and
+//! a machine without nvcc builds everything else.
+
+use std::env;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What is compiled: the name that the device looks for, nvcc's option, the file's ending.
+const TARGETS: [(&str, &str, &str); 3] = [
+    ("sm_80", "arch=compute_80,code=sm_80", "cubin"),
+    ("sm_90a", "arch=compute_90a,code=sm_90a", "cubin"),
+    ("compute_80", "arch=compute_80,code=compute_80", "ptx"),
+];
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=kernels");
+    println!("cargo::rerun-if-changed=.nvcc/bin");
+    for name in ["THYME_NVCC", "CUDA_HOME", "PATH"] {
+        println!("cargo::rerun-if-env-changed={name}");
+    }
+    let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo says where the manifest is"));
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo says where to write"));
+    let kernels = root.join("kernels");
+    let mut code = String::new();
+
+    code.push_str("/// Every source below `kernels/`, by its path there.\npub const SOURCES: &[(&str, &str)] = &[\n");
+    let sources = sources(&kernels);
+    for source in &sources {
+        let _ = writeln!(code, "    ({source:?}, include_str!({:?})),", kernels.join(source));
+    }
+    code.push_str("];\n");
+
+    let nvcc = nvcc(&root);
+    let mut embedded = Vec::new();
+    let mut fault = None;
+    if let Some(nvcc) = &nvcc {
+        let units = sources.iter().filter(|source| source.ends_with(".cu") && !source.contains('/'));
+        for (unit, target) in units.flat_map(|unit| TARGETS.map(|target| (unit, target))) {
+            match compile(nvcc, &kernels, unit, target, &out) {
+                Ok(path) => embedded.push((unit, target.0, path)),
+                Err(message) => fault = Some(message),
+            }
+        }
+    }
+    let found = match (&nvcc, fault) {
+        (None, _) => "no nvcc was found when this was built; run tools/setup_nvcc.sh and build again".to_owned(),
+        (Some(nvcc), Some(fault)) => {
+            embedded.clear();
+            println!("cargo::warning=CUDA kernels are left out: {fault}");
+            format!("{} could not compile the kernels: {fault}", nvcc.display())
+        }
+        (Some(nvcc), None) => format!("compiled by {}", nvcc.display()),
+    };
+    code.push_str("/// Compiled kernels: source, target, image.\npub const IMAGES: &[(&str, &str, &[u8])] = &[\n");
+    for (unit, target, path) in &embedded {
+        let _ = writeln!(code, "    ({unit:?}, {target:?}, include_bytes!({path:?})),");
+    }
+    code.push_str("];\n");
+    let _ = writeln!(code, "/// How the images came to be, or why there are none.\npub const COMPILED: &str = {found:?};");
+    std::fs::write(out.join("kernels.rs"), code).expect("the output folder can be written");
+}
+
+/// The C++ and CUDA files below `kernels`, as paths from there, in order.
+fn sources(kernels: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut open = vec![kernels.to_owned()];
+    while let Some(folder) = open.pop() {
+        for path in std::fs::read_dir(&folder).expect("kernels/ can be read").map(|entry| entry.expect("an entry").path()) {
+            let is_source = path.extension().is_some_and(|e| ["cu", "cuh", "h", "cpp"].iter().any(|known| e == *known));
+            if path.is_dir() {
+                open.push(path);
+            } else if is_source {
+                let inside = path.strip_prefix(kernels).expect("below kernels/");
+                found.push(inside.to_string_lossy().replace('\\', "/"));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The compiler that the environment names, that of a toolkit, the path's, or the one that tools/setup_nvcc.sh made.
+fn nvcc(root: &Path) -> Option<PathBuf> {
+    let named = env::var_os("THYME_NVCC").map(PathBuf::from);
+    let toolkit = env::var_os("CUDA_HOME").map(|home| Path::new(&home).join("bin/nvcc"));
+    let path = env::var_os("PATH").unwrap_or_default();
+    let on_path = env::split_paths(&path).map(|folder| folder.join("nvcc"));
+    let made = std::fs::read_dir(root.join(".nvcc/lib")).into_iter().flatten().flatten();
+    let made = made.map(|python| python.path().join("site-packages/nvidia/cu13/bin/nvcc"));
+    named.into_iter().chain(toolkit).chain(on_path).chain(made).find(|nvcc| nvcc.is_file())
+}
+
+/// Contraction is off, so that a multiplication and an addition round as they are written.
+fn compile(
+    nvcc: &Path,
+    kernels: &Path,
+    unit: &str,
+    (target, option, form): (&str, &str, &str),
+    out: &Path,
+) -> Result<PathBuf, String> {
+    let image = out.join(format!("{}.{target}.{form}", unit.trim_end_matches(".cu")));
+    let output = Command::new(nvcc)
+        .args([&format!("-{form}"), &format!("-gencode={option}"), "-std=c++17", "-O3", "--fmad=false", "-I"])
+        .arg(kernels)
+        .arg("-o")
+        .arg(&image)
+        .arg(kernels.join(unit))
+        .output()
+        .map_err(|error| error.to_string())?;
+    if output.status.success() {
+        return Ok(image);
+    }
+    let text = String::from_utf8_lossy(&output.stderr);
+    let first = text.lines().find(|line| line.contains("error")).or(text.lines().next()).unwrap_or("it said nothing");
+    Err(first.to_owned())
+}

@@ -1,0 +1,60 @@
+// Element types, vector accesses and dynamic shared memory: the same words on a GPU and on the host.
+#pragma once
+
+#include <stdint.h>
+
+// Brain float: the upper half of an f32.
+struct bf16 {
+    uint16_t bits;
+};
+
+__device__ inline float to_float(bf16 x) { return __uint_as_float(uint32_t(x.bits) << 16); }
+
+// To nearest, ties to even; NaN becomes 0x7FFF.
+__device__ inline bf16 to_bf16(float x) {
+#ifdef THYME_SIMT
+    uint32_t bits = __float_as_uint(x);
+    if (x != x) return {0x7FFF};
+    return {uint16_t((bits + 0x7FFF + (bits >> 16 & 1)) >> 16)};
+#else
+    bf16 y;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+    return y;
+#endif
+}
+
+// Two neighbours in memory as one register, the first in the low half.
+__device__ inline uint32_t pack(float first, float second) {
+#ifdef THYME_SIMT
+    return to_bf16(first).bits | uint32_t(to_bf16(second).bits) << 16;
+#else
+    uint32_t both;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(second), "f"(first));
+    return both;
+#endif
+}
+
+// N elements that are read or written at once; their address is a multiple of their size.
+template <class T, int N>
+struct alignas(sizeof(T) * N) Vector {
+    T at[N];
+};
+
+template <int N, class T>
+__device__ inline Vector<T, N> load(const T* from) {
+    return *reinterpret_cast<const Vector<T, N>*>(from);
+}
+
+template <int N, class T>
+__device__ inline void store(T* to, const Vector<T, N>& values) {
+    *reinterpret_cast<Vector<T, N>*>(to) = values;
+}
+
+// The shared memory that the launch asked for, as T* name. It begins at a multiple of 1024 bytes.
+#ifdef THYME_SIMT
+#define DYNAMIC_SHARED(T, name) T* name = static_cast<T*>(simt::dynamic_shared())
+#else
+#define DYNAMIC_SHARED(T, name)                                                \
+    extern __shared__ __align__(1024) unsigned char thyme_dynamic_shared[];    \
+    T* name = reinterpret_cast<T*>(thyme_dynamic_shared)
+#endif

@@ -1,0 +1,101 @@
+// RMSNorm with the residual addition before it; formulas in src/ops/rms_norm.rs. T tokens, D width. A warp has a row: lane l takes
+// vectors l, l + 32, ... of it, so that a row's sum has one order, whatever the number of rows.
+#include "common/reduce.cuh"
+
+constexpr int ROWS_PER_BLOCK = 4;
+
+// x, add, sum, y bf16 [T, D]; w bf16 [D]; rstd f32 [T]. Without `add`, `sum` is not written.
+template <int V>
+__device__ void normalise_row(const bf16* x, const bf16* add, const bf16* w, bf16* sum, bf16* y, float* rstd, float epsilon, int dim) {
+    int lane = threadIdx.x % WARP;
+    float squares = 0.0f;
+    for (int i = lane * V; i < dim; i += WARP * V) {
+        Vector<bf16, V> h = load<V>(x + i);
+        if (add != nullptr) {
+            Vector<bf16, V> other = load<V>(add + i);
+            for (int j = 0; j < V; ++j) h.at[j] = to_bf16(to_float(h.at[j]) + to_float(other.at[j]));
+            store<V>(sum + i, h);
+        }
+        for (int j = 0; j < V; ++j) squares = __fmaf_rn(to_float(h.at[j]), to_float(h.at[j]), squares);
+    }
+    float scale = 1.0f / sqrtf(warp_sum(squares) / dim + epsilon);
+    if (lane == 0) *rstd = scale;
+
+    // What this lane wrote it may read without a barrier.
+    const bf16* h = add != nullptr ? sum : x;
+    for (int i = lane * V; i < dim; i += WARP * V) {
+        Vector<bf16, V> out = load<V>(h + i), weight = load<V>(w + i);
+        for (int j = 0; j < V; ++j) out.at[j] = to_bf16(to_float(out.at[j]) * scale * to_float(weight.at[j]));
+        store<V>(y + i, out);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(ROWS_PER_BLOCK* WARP)
+    rms_norm_forward(const bf16* x, const bf16* add, const bf16* w, bf16* sum, bf16* y, float* rstd, float epsilon, int rows, int dim) {
+    int row = blockIdx.x * ROWS_PER_BLOCK + threadIdx.x / WARP;
+    if (row >= rows) return;
+    size_t at = size_t(row) * dim;
+    const bf16* addend = add != nullptr ? add + at : nullptr;
+    bf16* total = add != nullptr ? sum + at : nullptr;
+    if (dim % 8 == 0) {
+        normalise_row<8>(x + at, addend, w, total, y + at, rstd + row, epsilon, dim);
+    } else {
+        normalise_row<1>(x + at, addend, w, total, y + at, rstd + row, epsilon, dim);
+    }
+}
+
+// dy, h, dresidual, dh bf16 [D] of one row.
+template <int V>
+__device__ void gradient_row(const bf16* dy, const bf16* dresidual, const bf16* h, const bf16* w, float rstd, bf16* dh, int dim) {
+    int lane = threadIdx.x % WARP;
+    float products = 0.0f;
+    for (int i = lane * V; i < dim; i += WARP * V) {
+        Vector<bf16, V> g = load<V>(dy + i), own = load<V>(h + i), weight = load<V>(w + i);
+        for (int j = 0; j < V; ++j) {
+            products = __fmaf_rn(to_float(g.at[j]) * to_float(weight.at[j]), to_float(own.at[j]), products);
+        }
+    }
+    float mean = warp_sum(products) / dim * rstd * rstd;
+    for (int i = lane * V; i < dim; i += WARP * V) {
+        Vector<bf16, V> g = load<V>(dy + i), own = load<V>(h + i), weight = load<V>(w + i), residual{};
+        if (dresidual != nullptr) residual = load<V>(dresidual + i);
+        for (int j = 0; j < V; ++j) {
+            float inner = to_float(g.at[j]) * to_float(weight.at[j]) - to_float(own.at[j]) * mean;
+            own.at[j] = to_bf16(__fmaf_rn(rstd, inner, to_float(residual.at[j])));
+        }
+        store<V>(dh + i, own);
+    }
+}
+
+// dy, h, dresidual (optional), dh bf16 [T, D]; w bf16 [D]; rstd f32 [T].
+extern "C" __global__ void __launch_bounds__(ROWS_PER_BLOCK* WARP)
+    rms_norm_backward(const bf16* dy, const bf16* dresidual, const bf16* h, const bf16* w, const float* rstd, bf16* dh, int rows, int dim) {
+    int row = blockIdx.x * ROWS_PER_BLOCK + threadIdx.x / WARP;
+    if (row >= rows) return;
+    size_t at = size_t(row) * dim;
+    const bf16* residual = dresidual != nullptr ? dresidual + at : nullptr;
+    if (dim % 8 == 0) {
+        gradient_row<8>(dy + at, residual, h + at, w, rstd[row], dh + at, dim);
+    } else {
+        gradient_row<1>(dy + at, residual, h + at, w, rstd[row], dh + at, dim);
+    }
+}
+
+// partial[part, d] = Σ dy · h · rstd over the part's PARTIAL_ROWS rows; a thread a column, blockIdx.y the part.
+extern "C" __global__ void rms_norm_backward_weight_partial(const bf16* dy, const bf16* h, const float* rstd, float* partial, int rows,
+                                                            int dim) {
+    int column = blockIdx.x * blockDim.x + threadIdx.x;
+    if (column >= dim) return;
+    int first = blockIdx.y * PARTIAL_ROWS, end = min(first + PARTIAL_ROWS, rows);
+    float sum = 0.0f;
+    for (int row = first; row < end; ++row) {
+        size_t at = size_t(row) * dim + column;
+        sum = __fmaf_rn(to_float(dy[at]) * to_float(h[at]), rstd[row], sum);
+    }
+    partial[size_t(blockIdx.y) * dim + column] = sum;
+}
+
+// dw[d] += Σ partial[part, d].
+extern "C" __global__ void rms_norm_backward_weight(const float* partial, float* dw, int parts, int dim) {
+    add_partial_rows(partial, dw, parts, dim);
+}

@@ -1,0 +1,114 @@
+//! Device memory as tensors: bf16 for activations and parameters, f32 for the rest of the floats, integers as they are.
+
+use bytemuck::{Pod, cast_slice, cast_slice_mut};
+use half::bf16;
+
+use super::Cuda;
+use super::device::{DeviceError, Memory, Span};
+use crate::ops::{Buffers, Dtype, Host, HostMut, Storage, Tensor};
+
+/// A tensor's bytes.
+struct Values(Memory);
+
+impl Storage for Values {}
+
+/// A tensor's bytes, as an argument of a launch or a copy.
+pub fn span(tensor: &Tensor) -> Span<'_> {
+    tensor.storage::<Values>().0.span()
+}
+
+fn element_bytes(dtype: Dtype) -> usize {
+    match dtype {
+        Dtype::Activation | Dtype::Bf16 | Dtype::I16 => 2,
+        Dtype::F32 | Dtype::I32 => 4,
+        Dtype::U8 => 1,
+    }
+}
+
+#[track_caller]
+fn sound<T>(what: &str, result: Result<T, DeviceError>) -> T {
+    result.unwrap_or_else(|error| panic!("{what}: {error}"))
+}
+
+impl Cuda {
+    /// A tensor whose values are undefined: for outputs that are written in full.
+    #[track_caller]
+    pub(super) fn empty(&self, shape: &[usize], dtype: Dtype) -> Tensor {
+        let bytes = shape.iter().product::<usize>() * element_bytes(dtype);
+        let memory = sound("allocating", Memory::new(&self.device, bytes));
+        Tensor::new(shape, dtype, Box::new(Values(memory)))
+    }
+
+    fn filled<T: Pod>(&self, values: &[T], shape: &[usize], dtype: Dtype) -> Tensor {
+        let tensor = self.empty(shape, dtype);
+        sound("upload", self.device.copy_in(span(&tensor), cast_slice(values)));
+        tensor
+    }
+
+    fn read<T: Pod>(&self, tensor: &Tensor) -> Vec<T> {
+        let mut values = vec![T::zeroed(); tensor.len()];
+        sound("download", self.device.copy_out(cast_slice_mut(&mut values), span(tensor)));
+        values
+    }
+}
+
+impl Buffers for Cuda {
+    fn name(&self) -> &'static str {
+        self.device.name()
+    }
+
+    fn zeros(&self, shape: &[usize], dtype: Dtype) -> Tensor {
+        let mut tensor = self.empty(shape, dtype);
+        self.clear(&mut tensor);
+        tensor
+    }
+
+    fn upload(&self, host: Host<'_>, shape: &[usize], dtype: Dtype) -> Tensor {
+        assert_eq!(host.len(), shape.iter().product::<usize>(), "upload {} values as {shape:?}", host.len());
+        match (dtype, host) {
+            (Dtype::Activation | Dtype::Bf16, Host::Bf16(v)) => self.filled(v, shape, dtype),
+            (Dtype::Activation | Dtype::Bf16, Host::F32(v)) => self.filled(&mapped(v, bf16::from_f32), shape, dtype),
+            (Dtype::Activation | Dtype::Bf16, Host::F64(v)) => self.filled(&mapped(v, bf16::from_f64), shape, dtype),
+            (Dtype::F32, Host::F32(v)) => self.filled(v, shape, dtype),
+            (Dtype::F32, Host::F64(v)) => self.filled(&mapped(v, |x| x as f32), shape, dtype),
+            (Dtype::F32, Host::Bf16(v)) => self.filled(&mapped(v, bf16::to_f32), shape, dtype),
+            (Dtype::I16, Host::I16(v)) => self.filled(v, shape, dtype),
+            (Dtype::I32, Host::I32(v)) => self.filled(v, shape, dtype),
+            (Dtype::U8, Host::U8(v)) => self.filled(v, shape, dtype),
+            (dtype, host) => panic!("upload of {host:?} as {dtype:?}: no such conversion"),
+        }
+    }
+
+    fn download(&self, tensor: &Tensor, host: HostMut<'_>) {
+        match (tensor.dtype(), host) {
+            (Dtype::Activation | Dtype::Bf16, HostMut::Bf16(to)) => to.copy_from_slice(&self.read(tensor)),
+            (Dtype::Activation | Dtype::Bf16, HostMut::F32(to)) => convert(&self.read(tensor), to, bf16::to_f32),
+            (Dtype::Activation | Dtype::Bf16, HostMut::F64(to)) => convert(&self.read(tensor), to, bf16::to_f64),
+            (Dtype::F32, HostMut::F32(to)) => to.copy_from_slice(&self.read(tensor)),
+            (Dtype::F32, HostMut::F64(to)) => convert(&self.read(tensor), to, |x: f32| f64::from(x)),
+            (Dtype::F32, HostMut::Bf16(to)) => convert(&self.read(tensor), to, bf16::from_f32),
+            (Dtype::I16, HostMut::I16(to)) => to.copy_from_slice(&self.read(tensor)),
+            (Dtype::I32, HostMut::I32(to)) => to.copy_from_slice(&self.read(tensor)),
+            (dtype, host) => panic!("download {tensor:?} of {dtype:?} to {host:?}"),
+        }
+    }
+
+    fn duplicate(&self, tensor: &Tensor) -> Tensor {
+        let copy = self.empty(tensor.shape(), tensor.dtype());
+        sound("duplicate", self.device.copy(span(&copy), span(tensor)));
+        copy
+    }
+
+    fn clear(&self, tensor: &mut Tensor) {
+        sound("clear", self.device.zero(span(tensor)));
+    }
+}
+
+fn mapped<A: Copy, B>(from: &[A], f: impl Fn(A) -> B) -> Vec<B> {
+    from.iter().map(|&x| f(x)).collect()
+}
+
+fn convert<A: Copy, B>(from: &[A], to: &mut [B], f: impl Fn(A) -> B) {
+    assert_eq!(from.len(), to.len(), "download: lengths");
+    to.iter_mut().zip(from).for_each(|(to, &from)| *to = f(from));
+}

@@ -1,0 +1,199 @@
+//! An NVIDIA GPU through the driver's API. The library is opened when the first device is asked for, so the binary starts on machines
+//! without one.
+
+use std::collections::BTreeMap;
+use std::ffi::{CString, c_void};
+use std::sync::Arc;
+
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::{CudaContext, CudaStream, sys};
+
+use super::{Argument, Device, DeviceError, Launch, Span};
+use crate::cuda::kernels;
+
+/// The shared memory that a kernel gets without asking the driver for more.
+const SHARED_BYTES_FREE: usize = 48 << 10;
+
+/// One GPU, its kernels loaded.
+pub struct Gpu {
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    functions: BTreeMap<&'static str, sys::CUfunction>,
+    description: String,
+}
+
+// SAFETY: functions are handles that any thread may use once the context is bound to it, which every call does.
+unsafe impl Send for Gpu {}
+// SAFETY: as above; the driver locks its own state.
+unsafe impl Sync for Gpu {}
+
+impl Gpu {
+    /// Opens the GPU that CUDA calls `ordinal` and loads the images that fit it.
+    pub fn new(ordinal: usize) -> Result<Gpu, DeviceError> {
+        // SAFETY: it only tries to open the driver's library. Any other call would panic where there is none.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(DeviceError::Missing(
+                "there is no NVIDIA driver (libcuda) on this machine; use --device cpu, or install the driver".to_owned(),
+            ));
+        }
+        let context = CudaContext::new(ordinal).map_err(|e| failed(&format!("opening GPU {ordinal}"), e))?;
+        let stream = context.new_stream().map_err(|e| failed("making a stream", e))?;
+        let (major, minor) = context.compute_capability().map_err(|e| failed("asking for the compute capability", e))?;
+        let target = target(major, minor)?;
+        let name = context.name().unwrap_or_else(|_| "a GPU".to_owned());
+        let functions = load(target)?;
+        let description = format!("{name}, compute capability {major}.{minor}, kernels for {target}");
+        Ok(Gpu { context, stream, functions, description })
+    }
+
+    fn bind(&self) -> Result<(), DeviceError> {
+        self.context.bind_to_thread().map_err(|e| failed("binding the context", e))
+    }
+}
+
+/// Which images a GPU takes: those made for it, or PTX that its driver compiles.
+fn target(major: i32, minor: i32) -> Result<&'static str, DeviceError> {
+    match (major, minor) {
+        (8, 0) => Ok("sm_80"),
+        (9, 0) => Ok("sm_90a"),
+        (8.., _) => Ok("compute_80"),
+        _ => Err(DeviceError::Missing(format!("compute capability {major}.{minor}: the kernels need 8.0 (A100) or more"))),
+    }
+}
+
+fn load(target: &str) -> Result<BTreeMap<&'static str, sys::CUfunction>, DeviceError> {
+    let mut functions = BTreeMap::new();
+    for (unit, text) in kernels::units() {
+        let image = kernels::IMAGES.iter().find(|(of, for_target, _)| *of == unit && *for_target == target);
+        let Some((_, _, image)) = image else {
+            return Err(DeviceError::Missing(format!("no CUDA kernels are built in: {}", kernels::COMPILED)));
+        };
+        // PTX is text that ends with a zero byte.
+        let mut image = image.to_vec();
+        image.push(0);
+        // SAFETY: a whole image, as nvcc made it. The module lives as long as the context.
+        let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
+            .map_err(|e| failed(&format!("loading {unit} for {target}"), e))?;
+        for name in kernels::names(text) {
+            let symbol = CString::new(name).expect("a kernel's name has no zero byte");
+            // SAFETY: a module that was loaded above.
+            let function = unsafe { result::module::get_function(module, symbol) }
+                .map_err(|e| failed(&format!("finding the kernel {name} in {unit}"), e))?;
+            functions.insert(name, function);
+        }
+    }
+    Ok(functions)
+}
+
+fn failed(what: &str, error: DriverError) -> DeviceError {
+    DeviceError::Driver { what: what.to_owned(), message: format!("{error:?}") }
+}
+
+impl Device for Gpu {
+    fn name(&self) -> &'static str {
+        "gpu"
+    }
+
+    fn description(&self) -> String {
+        self.description.clone()
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<u64, DeviceError> {
+        self.bind()?;
+        // SAFETY: a live stream.
+        let memory = unsafe { result::malloc_async(self.stream.cu_stream(), bytes.max(1)) };
+        memory.map_err(|error| match error.0 {
+            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => DeviceError::OutOfMemory { bytes },
+            _ => failed("allocating", error),
+        })
+    }
+
+    fn free(&self, address: u64) {
+        // A context that a fault has ended refuses this too; whoever sees the fault reports it.
+        if self.bind().is_ok() {
+            // SAFETY: `Memory` frees what it allocated, once, behind the work that uses it.
+            let _ = unsafe { result::free_async(address, self.stream.cu_stream()) };
+        }
+    }
+
+    fn copy_in(&self, to: Span<'_>, from: &[u8]) -> Result<(), DeviceError> {
+        assert_eq!(to.bytes, from.len(), "copy_in: lengths");
+        self.bind()?;
+        // SAFETY: a span is within live memory of its length; `from` lives until the stream is done.
+        unsafe { result::memcpy_htod_async(to.address, from, self.stream.cu_stream()) }
+            .map_err(|e| failed("copying to the GPU", e))?;
+        self.synchronise()
+    }
+
+    fn copy_out(&self, to: &mut [u8], from: Span<'_>) -> Result<(), DeviceError> {
+        assert_eq!(to.len(), from.bytes, "copy_out: lengths");
+        self.bind()?;
+        // SAFETY: a span is within live memory of its length; `to` lives until the stream is done.
+        unsafe { result::memcpy_dtoh_async(to, from.address, self.stream.cu_stream()) }
+            .map_err(|e| failed("copying from the GPU", e))?;
+        self.synchronise()
+    }
+
+    fn copy(&self, to: Span<'_>, from: Span<'_>) -> Result<(), DeviceError> {
+        assert_eq!(to.bytes, from.bytes, "copy: lengths");
+        self.bind()?;
+        // SAFETY: spans are within live memory of their length.
+        unsafe { result::memcpy_dtod_async(to.address, from.address, to.bytes, self.stream.cu_stream()) }
+            .map_err(|e| failed("copying on the GPU", e))
+    }
+
+    fn zero(&self, to: Span<'_>) -> Result<(), DeviceError> {
+        self.bind()?;
+        // SAFETY: a span is within live memory of its length.
+        unsafe { result::memset_d8_async(to.address, 0, to.bytes, self.stream.cu_stream()) }
+            .map_err(|e| failed("clearing", e))
+    }
+
+    fn launch(&self, launch: &Launch<'_>) -> Result<(), DeviceError> {
+        let function = self.functions.get(launch.kernel);
+        let function = *function.ok_or_else(|| DeviceError::UnknownKernel(launch.kernel.to_owned()))?;
+        self.bind()?;
+        let what = || format!("launching {}", launch.kernel);
+        if launch.shared_bytes > SHARED_BYTES_FREE {
+            let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: a function of a loaded module.
+            unsafe { result::function::set_function_attribute(function, attribute, launch.shared_bytes as i32) }
+                .map_err(|e| failed(&what(), e))?;
+        }
+        // The driver reads as many bytes of each as the kernel's parameter has, from the lowest.
+        let mut values: Vec<u64> = launch
+            .arguments
+            .iter()
+            .map(|argument| match *argument {
+                Argument::Pointer(_, span) => span.address,
+                Argument::Null => 0,
+                Argument::I32(x) => u64::from(x as u32),
+                Argument::F32(x) => u64::from(x.to_bits()),
+                Argument::I64(x) => x as u64,
+            })
+            .collect();
+        let mut parameters: Vec<*mut c_void> = values.iter_mut().map(|value| std::ptr::from_mut(value).cast()).collect();
+        let [grid, block] = [launch.grid, launch.block].map(|[x, y, z]| (x, y, z));
+        let stream = self.stream.cu_stream();
+        // SAFETY: the parameters live through the call. That their types are the kernel's, and that it keeps to its spans, is what the
+        // simt device checks of the same launch code and the same source.
+        unsafe { result::launch_kernel(function, grid, block, launch.shared_bytes as u32, stream, &mut parameters) }
+            .map_err(|e| failed(&what(), e))
+    }
+
+    fn synchronise(&self) -> Result<(), DeviceError> {
+        self.bind()?;
+        self.stream.synchronize().map_err(|e| failed("waiting for the GPU", e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_gpu_gets_the_images_that_fit_it() {
+        assert_eq!([(8, 0), (8, 6), (9, 0), (12, 0)].map(|(a, b)| target(a, b).unwrap()), ["sm_80", "compute_80", "sm_90a", "compute_80"]);
+        assert!(target(7, 5).unwrap_err().to_string().contains("8.0"));
+    }
+}

@@ -1,0 +1,277 @@
+//! The host as a device: the kernels' sources, compiled by the host's C++ compiler against `kernels/simt/`, a fiber for each thread.
+//! Checked, it watches every access and says which thread of which kernel went wrong, and where; unchecked, it is for whole models.
+
+mod library;
+
+use std::ffi::{CString, c_char, c_int, c_uint, c_void};
+use std::path::PathBuf;
+use std::process::Command;
+
+use libloading::Library;
+
+use super::{Argument, Device, DeviceError, Launch, Span};
+use crate::cuda::kernels;
+
+/// Whose tensor cores are played; their roundings differ.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Architecture {
+    /// A100.
+    Sm80,
+    /// H100, H200.
+    Sm90,
+}
+
+/// How a host device is made.
+#[derive(Clone, Debug)]
+pub struct SimtOptions {
+    /// Whether every access is watched.
+    pub checked: bool,
+    /// Whose arithmetic.
+    pub architecture: Architecture,
+    /// Threads of the system for a launch; a checked one has one, so that its reports are the same on every run.
+    pub threads: usize,
+    /// The kernels: path (for messages) and text.
+    pub units: Vec<(String, String)>,
+}
+
+impl SimtOptions {
+    /// The kernels of this crate, watched.
+    pub fn checked() -> SimtOptions {
+        let units = kernels::units().map(|(path, text)| (path.to_owned(), text.to_owned())).collect();
+        SimtOptions { checked: true, architecture: Architecture::Sm90, threads: 1, units }
+    }
+
+    /// The kernels of this crate, at speed on all cores.
+    pub fn fast() -> SimtOptions {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        SimtOptions { checked: false, threads, ..SimtOptions::checked() }
+    }
+}
+
+/// The host as a device.
+pub struct Simt {
+    api: Api,
+    handle: *mut c_void,
+    library: &'static Library,
+    path: PathBuf,
+    options: SimtOptions,
+}
+
+// SAFETY: the library locks what launches and allocations share.
+unsafe impl Send for Simt {}
+// SAFETY: as above.
+unsafe impl Sync for Simt {}
+
+/// The functions of `kernels/simt/device.cpp`.
+struct Api {
+    open: unsafe extern "C" fn(c_int, c_uint) -> *mut c_void,
+    close: unsafe extern "C" fn(*mut c_void),
+    allocate: unsafe extern "C" fn(*mut c_void, usize) -> *mut c_void,
+    free: unsafe extern "C" fn(*mut c_void, *mut c_void),
+    copy_in: unsafe extern "C" fn(*mut c_void, *mut c_void, *const c_void, usize),
+    copy_out: unsafe extern "C" fn(*mut c_void, *mut c_void, *const c_void, usize) -> usize,
+    copy: unsafe extern "C" fn(*mut c_void, *mut c_void, *const c_void, usize),
+    zero: unsafe extern "C" fn(*mut c_void, *mut c_void, usize),
+    launch: unsafe extern "C" fn(*mut c_void, *const RawLaunch, *mut c_char, usize) -> bool,
+}
+
+/// `simt_argument` of `kernels/simt/device.cpp`.
+#[repr(C)]
+struct RawArgument {
+    kind: u32,
+    value: u64,
+    bytes: u64,
+    role: *const c_char,
+}
+
+/// `simt_launch_description` of `kernels/simt/device.cpp`.
+#[repr(C)]
+struct RawLaunch {
+    entry: *const c_void,
+    grid: [c_uint; 3],
+    block: [c_uint; 3],
+    shared_bytes: usize,
+    arguments: *const RawArgument,
+    arguments_count: usize,
+}
+
+/// Room for a launch's reports.
+const REPORT_BYTES: usize = 8192;
+
+impl Simt {
+    /// Compiles what is not in the cache yet, and loads it.
+    pub fn new(options: SimtOptions) -> Result<Simt, DeviceError> {
+        let path = library::build(&options)?;
+        let failed = |error: libloading::Error| DeviceError::Driver {
+            what: format!("loading {}", path.display()),
+            message: error.to_string(),
+        };
+        // SAFETY: the library is our own; loading it runs no code.
+        let library = unsafe { Library::new(&path) }.map_err(failed)?;
+        // It stays loaded: threads of the system that ran blocks hold stacks that its code frees.
+        let library: &'static Library = Box::leak(Box::new(library));
+        // SAFETY: the signatures are those of kernels/simt/device.cpp, which is part of the library's hash.
+        let api = unsafe {
+            Api {
+                open: *library.get(b"simt_open\0").map_err(failed)?,
+                close: *library.get(b"simt_close\0").map_err(failed)?,
+                allocate: *library.get(b"simt_allocate\0").map_err(failed)?,
+                free: *library.get(b"simt_free\0").map_err(failed)?,
+                copy_in: *library.get(b"simt_copy_in\0").map_err(failed)?,
+                copy_out: *library.get(b"simt_copy_out\0").map_err(failed)?,
+                copy: *library.get(b"simt_copy\0").map_err(failed)?,
+                zero: *library.get(b"simt_zero\0").map_err(failed)?,
+                launch: *library.get(b"simt_launch\0").map_err(failed)?,
+            }
+        };
+        let architecture = match options.architecture {
+            Architecture::Sm80 => 80,
+            Architecture::Sm90 => 90,
+        };
+        // SAFETY: a plain constructor.
+        let handle = unsafe { (api.open)(architecture, options.threads as c_uint) };
+        Ok(Simt { api, handle, library, path, options })
+    }
+
+    /// Turns each `{+0x…}`, a place in the library, into file and line where the machine has addr2line.
+    fn with_lines(&self, report: &str) -> String {
+        let mut text = String::new();
+        let mut rest = report;
+        while let Some((before, after)) = rest.split_once("{+") {
+            let (offset, after) = after.split_once('}').unwrap_or((after, ""));
+            text.push_str(before);
+            text.push_str(&self.line_of(offset).unwrap_or_else(|| format!("code {offset}")));
+            rest = after;
+        }
+        text + rest
+    }
+
+    fn line_of(&self, offset: &str) -> Option<String> {
+        let output = Command::new("addr2line").arg("-ie").arg(&self.path).arg(offset).output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        let mut lines = text.lines().filter_map(|line| {
+            let name = line.rsplit('/').next().unwrap_or(line);
+            let name = name.split_whitespace().next()?;
+            (!name.starts_with('?')).then(|| name.to_owned())
+        });
+        let innermost = lines.next()?;
+        // A helper's line says little without the line that called it.
+        Some(match lines.last() {
+            Some(outermost) => format!("{innermost}, called from {outermost}"),
+            None => innermost,
+        })
+    }
+}
+
+impl Drop for Simt {
+    fn drop(&mut self) {
+        // SAFETY: the handle is ours and nobody can use it any more.
+        unsafe { (self.api.close)(self.handle) }
+    }
+}
+
+impl Device for Simt {
+    fn name(&self) -> &'static str {
+        "simt"
+    }
+
+    fn description(&self) -> String {
+        let form = if self.options.checked { "every access checked" } else { "unchecked" };
+        format!("the host, thread by thread, {form}, {:?} tensor cores", self.options.architecture)
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<u64, DeviceError> {
+        // SAFETY: a live handle.
+        let memory = unsafe { (self.api.allocate)(self.handle, bytes) };
+        if memory.is_null() { Err(DeviceError::OutOfMemory { bytes }) } else { Ok(memory as u64) }
+    }
+
+    fn free(&self, address: u64) {
+        // SAFETY: `Memory` frees what it allocated, once.
+        unsafe { (self.api.free)(self.handle, address as *mut c_void) }
+    }
+
+    fn copy_in(&self, to: Span<'_>, from: &[u8]) -> Result<(), DeviceError> {
+        assert_eq!(to.bytes, from.len(), "copy_in: lengths");
+        // SAFETY: a span is within live memory of its length.
+        unsafe { (self.api.copy_in)(self.handle, to.address as *mut c_void, from.as_ptr().cast(), to.bytes) }
+        Ok(())
+    }
+
+    fn copy_out(&self, to: &mut [u8], from: Span<'_>) -> Result<(), DeviceError> {
+        assert_eq!(to.len(), from.bytes, "copy_out: lengths");
+        // SAFETY: a span is within live memory of its length.
+        let known = unsafe {
+            (self.api.copy_out)(self.handle, to.as_mut_ptr().cast(), from.address as *const c_void, from.bytes)
+        };
+        if known == from.bytes {
+            return Ok(());
+        }
+        Err(DeviceError::Fault(format!(
+            "a copy to the host of {} bytes reads byte {known}, where nobody wrote; look at the launch that should fill it",
+            from.bytes
+        )))
+    }
+
+    fn copy(&self, to: Span<'_>, from: Span<'_>) -> Result<(), DeviceError> {
+        assert_eq!(to.bytes, from.bytes, "copy: lengths");
+        // SAFETY: spans are within live memory of their length.
+        unsafe { (self.api.copy)(self.handle, to.address as *mut c_void, from.address as *const c_void, to.bytes) }
+        Ok(())
+    }
+
+    fn zero(&self, to: Span<'_>) -> Result<(), DeviceError> {
+        // SAFETY: a span is within live memory of its length.
+        unsafe { (self.api.zero)(self.handle, to.address as *mut c_void, to.bytes) }
+        Ok(())
+    }
+
+    fn launch(&self, launch: &Launch<'_>) -> Result<(), DeviceError> {
+        let symbol = format!("simt_entry_{}", launch.kernel);
+        // SAFETY: only the constant's address is taken.
+        let entry = unsafe { self.library.get::<*const c_void>(symbol.as_bytes()) };
+        let entry = *entry.map_err(|_| DeviceError::UnknownKernel(launch.kernel.to_owned()))?;
+        let role = |name: &str| CString::new(name).expect("a role has no zero byte");
+        let roles: Vec<CString> = launch
+            .arguments
+            .iter()
+            .map(|argument| match argument {
+                Argument::Pointer(name, _) => role(name),
+                _ => CString::default(),
+            })
+            .collect();
+        let raw = |(argument, role): (&Argument<'_>, &CString)| {
+            let (kind, value, bytes) = match *argument {
+                Argument::Pointer(_, span) => (0, span.address, span.bytes as u64),
+                Argument::Null => (0, 0, 0),
+                Argument::I32(x) => (2, u64::from(x as u32), 0),
+                Argument::F32(x) => (3, u64::from(x.to_bits()), 0),
+                Argument::I64(x) => (4, x as u64, 0),
+            };
+            RawArgument { kind, value, bytes, role: role.as_ptr() }
+        };
+        let arguments: Vec<RawArgument> = launch.arguments.iter().zip(&roles).map(raw).collect();
+        let description = RawLaunch {
+            entry,
+            grid: launch.grid,
+            block: launch.block,
+            shared_bytes: launch.shared_bytes,
+            arguments: arguments.as_ptr(),
+            arguments_count: arguments.len(),
+        };
+        let mut report = vec![0u8; REPORT_BYTES];
+        // SAFETY: the description and what it points to live through the call, and pointers are checked to be this device's where
+        // accesses are watched; the unchecked form runs the same, tested kernels.
+        let is_sound =
+            unsafe { (self.api.launch)(self.handle, &description, report.as_mut_ptr().cast(), report.len()) };
+        if is_sound {
+            return Ok(());
+        }
+        let end = report.iter().position(|byte| *byte == 0).unwrap_or(report.len());
+        Err(DeviceError::Fault(self.with_lines(&String::from_utf8_lossy(&report[..end]))))
+    }
+
+    fn synchronise(&self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,66 @@
+//! The CUDA backend: activations in bf16, statistics and gradients of weights in f32. An op's file here is its launch code (shapes, grid,
+//! one launch each way), the op's kernels are in `kernels/<op>.cu`, and neither knows where the launch goes ([`device`]).
+//!
+//! A fault of a kernel is a fault of ours: it panics, with the device's report.
+
+pub mod device;
+pub mod kernels;
+
+mod buffers;
+mod columns;
+
+mod linear;
+mod rms_norm;
+
+use std::sync::Arc;
+
+use crate::ops::Tensor;
+use device::{Argument, Device, Launch};
+
+/// The backend on some device.
+#[derive(Clone)]
+pub struct Cuda {
+    device: Arc<dyn Device>,
+}
+
+impl Cuda {
+    /// On a given device.
+    pub fn new(device: Arc<dyn Device>) -> Cuda {
+        Cuda { device }
+    }
+
+    /// Runs a kernel; nothing at all if the grid is empty, which is what an op on no rows comes to.
+    #[track_caller]
+    fn launch(&self, kernel: &str, grid: [usize; 3], threads: usize, arguments: &[Argument<'_>]) {
+        if grid.contains(&0) {
+            return;
+        }
+        let grid = grid.map(|blocks| u32::try_from(blocks).expect("a grid of fewer than 2³² blocks"));
+        let launch = Launch { kernel, grid, block: [threads as u32, 1, 1], shared_bytes: 0, arguments };
+        if let Err(error) = self.device.launch(&launch) {
+            panic!("{kernel}: {error}");
+        }
+    }
+}
+
+/// A tensor as an argument under its name in the kernel.
+fn tensor<'a>(role: &'a str, of: &'a Tensor) -> Argument<'a> {
+    Argument::Pointer(role, buffers::span(of))
+}
+
+/// An optional tensor: null where there is none.
+fn optional<'a>(role: &'a str, of: Option<&'a Tensor>) -> Argument<'a> {
+    of.map_or(Argument::Null, |of| tensor(role, of))
+}
+
+/// A size as the `int` that kernels take.
+#[track_caller]
+fn size(of: usize) -> Argument<'static> {
+    Argument::I32(i32::try_from(of).expect("a size of fewer than 2³¹"))
+}
+
+/// Asserts that an argument has the shape that the contract gives it.
+#[track_caller]
+fn expect_shape(argument: &str, tensor: &Tensor, shape: &[usize]) {
+    assert_eq!(tensor.shape(), shape, "{argument}: found {:?}, expected {shape:?}", tensor.shape());
+}
