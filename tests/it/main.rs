@@ -20,6 +20,7 @@ mod resume;
 mod rollout;
 mod row_invariance;
 mod sandbox;
+mod simt;
 mod small_policy;
 mod tasks;
 mod tidy;

@@ -10,8 +10,9 @@ use thyme_engine::recipe::plan::{Plan, PlanError};
 /// Most lines of a source file.
 const LINES_MAX: usize = 700;
 
-/// Where `unsafe` may stand: the memory map of weights, the signals of Ctrl-C, the tiles of a matrix product, vector instructions.
-const UNSAFE_FILES: [&str; 8] = [
+/// Where `unsafe` may stand: the memory map of weights, the signals of Ctrl-C, the tiles of a matrix product, vector instructions, the two
+/// places where a kernel is launched.
+const UNSAFE_FILES: [&str; 10] = [
     "src/checkpoint/files.rs",
     "src/cli/interrupt.rs",
     "src/cpu/linear.rs",
@@ -19,11 +20,13 @@ const UNSAFE_FILES: [&str; 8] = [
     "src/cpu/memory.rs",
     "src/cpu/simd/mod.rs",
     "src/cpu/simd/x86.rs",
+    "src/cuda/device/gpu.rs",
+    "src/cuda/device/simt.rs",
     "src/prompt/simd.rs",
 ];
 
 /// Backends, which only `src/cli/device.rs` chooses between.
-const BACKENDS: [&str; 2] = ["cpu", "reference"];
+const BACKENDS: [&str; 3] = ["cpu", "cuda", "reference"];
 
 /// A source file of ours.
 struct Source {
@@ -208,7 +211,7 @@ fn every_recipe_says_what_it_is_and_can_be_planned() {
 fn a_file_has_one_subject_and_opens_with_it() {
     let mut faults = Vec::new();
     for folder in ["src", "tests", "benches", "kernels", "tools"] {
-        for source in files(folder, &["rs", "py", "cu", "cuh"]) {
+        for source in files(folder, &["rs", "py", "cu", "cuh", "cpp", "h"]) {
             let lines = source.text.lines().count();
             if lines > LINES_MAX {
                 faults.push(format!("{}: {lines} lines of at most {LINES_MAX}", source.path));

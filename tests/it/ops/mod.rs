@@ -44,15 +44,20 @@ fn all_backends() -> Vec<Box<dyn Backend>> {
 
 /// The tolerances: how far an element may be from the exact one, relative to the largest of its tensor (or 1, if that is more).
 ///
-/// Each rounding is off by at most `u = 2⁻²⁴` (f32) of the running value. Over a chain of `chain` of them the errors, of random sign,
+/// Each f32 rounding is off by at most `u = 2⁻²⁴` of the running value. Over a chain of `chain` of them the errors, of random sign,
 /// add up to about `sqrt(chain) · u` of the largest partial sum, which a cancelling result can be a few times smaller than; exp, sqrt
 /// and division are good to about 2 u. The factor 8 holds both.
-fn tolerance(backend: &str, dtype: Dtype, chain: usize) -> f64 {
-    let unit_roundoff = match (backend, dtype) {
-        ("cpu", Dtype::Activation | Dtype::F32) => 2f64.powi(-24),
+///
+/// CUDA's activations are bf16: a rounding is off by at most `2⁻⁹`, and a result has up to four behind it (an activation that was saved,
+/// one that was added, the output itself, and that of the forward for a gradient). Tensor cores cut toward zero at `2⁻²⁵` of the largest
+/// of 16 terms and cut the sum at `2⁻²³`, always the same way, so these errors add up in line.
+pub fn tolerance(backend: &str, dtype: Dtype, chain: usize) -> f64 {
+    let chain = chain.max(1) as f64;
+    match (backend, dtype) {
+        ("cpu", Dtype::Activation | Dtype::F32) => 8.0 * 2f64.powi(-24) * chain.sqrt(),
+        ("simt" | "gpu", Dtype::Activation | Dtype::F32) => 4.0 * 2f64.powi(-9) + 2f64.powi(-23) * chain,
         _ => panic!("{backend} has no tolerance for {dtype:?}"),
-    };
-    8.0 * unit_roundoff * (chain.max(1) as f64).sqrt()
+    }
 }
 
 /// One use of an op, as a function of the inputs that it differentiates.
@@ -235,10 +240,10 @@ fn bits(backend: &dyn Backend, tensor: &Tensor) -> Vec<u32> {
 }
 
 /// Numbers that are the same on every run (Vigna's SplitMix64).
-struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    fn new(seed: u64) -> Random {
+    pub fn new(seed: u64) -> Random {
         Random(seed)
     }
 
@@ -255,12 +260,12 @@ impl Random {
         (self.bits() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    fn below(&mut self, limit: usize) -> usize {
+    pub fn below(&mut self, limit: usize) -> usize {
         (self.bits() % limit as u64) as usize
     }
 
     /// Of mean 0 and variance 1, exact in f32 (Box & Muller).
-    fn normals(&mut self, count: usize) -> Vec<f64> {
+    pub fn normals(&mut self, count: usize) -> Vec<f64> {
         let normal = |_| {
             let (radius, angle) = (1.0 - self.uniform(), self.uniform() * std::f64::consts::TAU);
             f64::from(((-2.0 * radius.ln()).sqrt() * angle.cos()) as f32)
@@ -273,7 +278,7 @@ impl Random {
     }
 
     /// The numbers below `count` in random order.
-    fn permutation(&mut self, count: usize) -> Vec<usize> {
+    pub fn permutation(&mut self, count: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..count).collect();
         for i in (1..count).rev() {
             order.swap(i, self.below(i + 1));
@@ -282,7 +287,7 @@ impl Random {
     }
 
     /// At most `most` of the numbers below `count`.
-    fn some(&mut self, count: usize, most: usize) -> Vec<usize> {
+    pub fn some(&mut self, count: usize, most: usize) -> Vec<usize> {
         let mut order = self.permutation(count);
         order.truncate(most);
         order

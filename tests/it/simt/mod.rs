@@ -1,0 +1,80 @@
+//! The simt device: its instructions against the documented layouts and roundings, planted faults, and the kernels that run on it.
+
+mod instructions;
+mod linear;
+mod planted;
+mod rms_norm;
+
+use std::sync::Arc;
+
+use half::bf16;
+use thyme_engine::cuda::Cuda;
+use thyme_engine::cuda::device::simt::{Architecture, Simt, SimtOptions};
+use thyme_engine::cuda::device::{Argument, Device, DeviceError, Launch, Memory};
+use thyme_engine::ops::{Buffers, Dtype, Host, HostMut, Tensor};
+use thyme_engine::reference::Reference;
+
+use super::ops::{Random, tolerance};
+
+/// The production kernels, watched.
+fn checked() -> Cuda {
+    Cuda::new(Arc::new(Simt::new(SimtOptions::checked()).unwrap()))
+}
+
+/// The production kernels at speed.
+fn fast() -> Cuda {
+    Cuda::new(Arc::new(Simt::new(SimtOptions::fast()).unwrap()))
+}
+
+/// A watched device with a source of its own.
+fn device_of(path: &str, text: &str, architecture: Architecture) -> Arc<dyn Device> {
+    let units = vec![(path.to_owned(), text.to_owned())];
+    Arc::new(Simt::new(SimtOptions { units, architecture, ..SimtOptions::checked() }).unwrap())
+}
+
+/// Device memory with these values in it.
+fn uploaded<T: bytemuck::Pod>(device: &Arc<dyn Device>, values: &[T]) -> Memory {
+    let memory = Memory::new(device, size_of_val(values)).unwrap();
+    device.copy_in(memory.span(), bytemuck::cast_slice(values)).unwrap();
+    memory
+}
+
+fn downloaded<T: bytemuck::Pod>(device: &Arc<dyn Device>, memory: &Memory) -> Vec<T> {
+    let mut bytes = vec![0; memory.span().bytes()];
+    device.copy_out(&mut bytes, memory.span()).unwrap();
+    bytemuck::pod_collect_to_vec(&bytes)
+}
+
+/// One block of one kernel.
+fn launch(device: &Arc<dyn Device>, kernel: &str, threads: u32, arguments: &[Argument<'_>]) -> Result<(), DeviceError> {
+    device.launch(&Launch { kernel, grid: [1, 1, 1], block: [threads, 1, 1], shared_bytes: 0, arguments })
+}
+
+/// Values of mean 0 that bf16 holds exactly.
+fn exact_in_bf16(random: &mut Random, count: usize) -> Vec<f64> {
+    random.normals(count).into_iter().map(|x| bf16::from_f64(x).to_f64()).collect()
+}
+
+/// The same values on both backends.
+fn pair(cuda: &Cuda, values: &[f64], shape: &[usize], dtype: Dtype) -> (Tensor, Tensor) {
+    (cuda.upload(Host::F64(values), shape, dtype), Reference.upload(Host::F64(values), shape, dtype))
+}
+
+fn values(backend: &dyn Buffers, tensor: &Tensor) -> Vec<f64> {
+    let mut values = vec![0.0; tensor.len()];
+    backend.download(tensor, HostMut::F64(&mut values));
+    values
+}
+
+/// Asserts that a tensor is the reference's, within the table's tolerance.
+#[track_caller]
+fn expect_close(what: &str, cuda: &Cuda, found: &Tensor, expected: &Tensor, chain: usize) {
+    assert_eq!(found.shape(), expected.shape(), "{what}: shape");
+    let allowed = tolerance(cuda.name(), found.dtype(), chain);
+    let (found, expected) = (values(cuda, found), values(&Reference, expected));
+    let scale = expected.iter().fold(1.0f64, |largest, x| largest.max(x.abs()));
+    for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        let error = (found - expected).abs() / scale;
+        assert!(error <= allowed, "{what}[{i}]: {found}, not {expected}; {error:e} > {allowed:e}");
+    }
+}
