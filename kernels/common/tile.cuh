@@ -12,7 +12,7 @@ __device__ inline uint32_t shared_address(const void* pointer) { return uint32_t
 // of 16. The bytes are there for this thread after cp_async_wait, and for others after a barrier behind it.
 __device__ inline void cp_async_16(void* to, const void* from, int taken) {
 #ifdef THYME_SIMT
-    simt::copy_async(to, from, 16, taken, SIMT_HERE);
+    simt::copy_async(to, from, 16, taken);
 #else
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(taken) : "memory");
 #endif
@@ -41,7 +41,7 @@ __device__ inline void cp_async_wait() {
 // 2(l % 4) + 1 of row l / 4.
 __device__ inline void ldmatrix_x4(uint32_t (&fragment)[4], const void* row) {
 #ifdef THYME_SIMT
-    simt::load_matrices(fragment, 4, false, row, SIMT_HERE);
+    simt::load_matrices(fragment, 4, false, row);
 #else
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(fragment[0]), "=r"(fragment[1]), "=r"(fragment[2]), "=r"(fragment[3])
@@ -52,7 +52,7 @@ __device__ inline void ldmatrix_x4(uint32_t (&fragment)[4], const void* row) {
 // The same, each matrix transposed: register q of lane l holds rows 2(l % 4) and 2(l % 4) + 1 of column l / 4.
 __device__ inline void ldmatrix_x4_trans(uint32_t (&fragment)[4], const void* row) {
 #ifdef THYME_SIMT
-    simt::load_matrices(fragment, 4, true, row, SIMT_HERE);
+    simt::load_matrices(fragment, 4, true, row);
 #else
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(fragment[0]), "=r"(fragment[1]), "=r"(fragment[2]), "=r"(fragment[3])
@@ -63,7 +63,7 @@ __device__ inline void ldmatrix_x4_trans(uint32_t (&fragment)[4], const void* ro
 // Two matrices, at the addresses that lanes 0-15 give.
 __device__ inline void ldmatrix_x2(uint32_t (&fragment)[2], const void* row) {
 #ifdef THYME_SIMT
-    simt::load_matrices(fragment, 2, false, row, SIMT_HERE);
+    simt::load_matrices(fragment, 2, false, row);
 #else
     asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
                  : "=r"(fragment[0]), "=r"(fragment[1]) : "r"(shared_address(row)) : "memory");
@@ -73,7 +73,7 @@ __device__ inline void ldmatrix_x2(uint32_t (&fragment)[2], const void* row) {
 // Two matrices, each transposed.
 __device__ inline void ldmatrix_x2_trans(uint32_t (&fragment)[2], const void* row) {
 #ifdef THYME_SIMT
-    simt::load_matrices(fragment, 2, true, row, SIMT_HERE);
+    simt::load_matrices(fragment, 2, true, row);
 #else
     asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
                  : "=r"(fragment[0]), "=r"(fragment[1]) : "r"(shared_address(row)) : "memory");
@@ -83,7 +83,7 @@ __device__ inline void ldmatrix_x2_trans(uint32_t (&fragment)[2], const void* ro
 // One matrix, at the addresses that lanes 0-7 give.
 __device__ inline void ldmatrix_x1(uint32_t (&fragment)[1], const void* row) {
 #ifdef THYME_SIMT
-    simt::load_matrices(fragment, 1, false, row, SIMT_HERE);
+    simt::load_matrices(fragment, 1, false, row);
 #else
     asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];"
                  : "=r"(fragment[0]) : "r"(shared_address(row)) : "memory");
@@ -96,7 +96,7 @@ __device__ inline void ldmatrix_x1(uint32_t (&fragment)[1], const void* row) {
 template <int N>
 __device__ inline void mma(float (&d)[N][4], const uint32_t (&a)[4], const uint32_t (&b)[N][2]) {
 #ifdef THYME_SIMT
-    simt::multiply(d, a, b, N, SIMT_HERE);
+    simt::multiply(d, a, b, N);
 #else
 #pragma unroll
     for (int i = 0; i < N; ++i) {
@@ -111,7 +111,7 @@ __device__ inline void mma(float (&d)[N][4], const uint32_t (&a)[4], const uint3
 // Waits at barrier `id` (1 to 15; 0 is __syncthreads) until `threads` of the block, whole warps, have come.
 __device__ inline void named_barrier_sync(int id, int threads) {
 #ifdef THYME_SIMT
-    simt::barrier(id, threads, true, SIMT_HERE);
+    simt::barrier(id, threads, true);
 #else
     asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 #endif
@@ -120,7 +120,7 @@ __device__ inline void named_barrier_sync(int id, int threads) {
 // Comes to barrier `id` and does not wait.
 __device__ inline void named_barrier_arrive(int id, int threads) {
 #ifdef THYME_SIMT
-    simt::barrier(id, threads, false, SIMT_HERE);
+    simt::barrier(id, threads, false);
 #else
     asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 #endif

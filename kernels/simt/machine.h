@@ -14,6 +14,15 @@
 
 namespace simt {
 
+// A place in a kernel: its code, or file and line where those are known.
+struct Where {
+    uintptr_t code;
+    const char* file = nullptr;
+    int line = 0;
+};
+#define SIMT_CALLER \
+    Where { reinterpret_cast<uintptr_t>(__builtin_return_address(0)) - 1 }
+
 constexpr unsigned WARP = 32;
 constexpr unsigned WARPS_MAX = LANES_MAX / WARP;
 constexpr unsigned BARRIERS = 16;
@@ -90,6 +99,7 @@ struct Warp {
 
 struct Barrier {
     unsigned expected, arrived;
+    int line;  // of the first to come
     Where where;
     unsigned waiting[WARPS_MAX];
     unsigned arrivals[WARPS_MAX];
@@ -110,7 +120,7 @@ struct Launch {
     std::vector<uint64_t> block_clocks;
     std::mutex mutex;
     std::vector<std::string> reports;
-    std::vector<std::pair<const void*, uint64_t>> reported;
+    std::vector<std::pair<std::string, uint64_t>> reported;  // the kind of fault and its place
     std::atomic<bool> is_stopped{false};
 };
 
@@ -145,14 +155,15 @@ void meet(Complete complete, unsigned mask, void* operands, const char* what, Wh
 // tensor_core.cpp
 void multiply_16x8x16(const uint16_t a[16][16], const uint16_t b[16][8], float c[16][8], int architecture);
 
-// report.cpp: `code` is where in the library, for what has no line of its own
+// report.cpp
+std::string place(Where where);
 std::string thread_name(const Block& block, unsigned lane);
-void report(Block& block, unsigned lane, const std::string& what, Where where, uintptr_t code = 0);
+void report(Block& block, unsigned lane, const std::string& what, Where where);
 void report_stuck(Block& block);
 
 // memory.cpp
 enum class Access { read, write, atomic };
-void touch(Block& block, unsigned lane, Access access, uintptr_t address, size_t bytes, uintptr_t code, Where where);
+void touch(Block& block, unsigned lane, Access access, uintptr_t address, size_t bytes, Where where);
 void map_shared(Block& block);
 inline void tick(Block& block, unsigned warp) { block.warps[warp].clock[warp] += 1; }
 template <class T>

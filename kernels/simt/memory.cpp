@@ -18,12 +18,12 @@ constexpr size_t SHARED_WINDOW = SHARED_BYTES_MAX + (64 << 10);
 
 // This library: where its code and constants lie, and the static shared memory of this thread (`static thread_local`).
 struct Image {
-    uintptr_t base, begin, end, fixed_begin, fixed_end;
+    uintptr_t begin, end, fixed_begin, fixed_end;
 };
 thread_local Image own_image;
 
 int find_image(dl_phdr_info* info, size_t, void* into) {
-    Image found{info->dlpi_addr, ~uintptr_t(0), 0, 0, 0};
+    Image found{~uintptr_t(0), 0, 0, 0};
     for (int i = 0; i < info->dlpi_phnum; ++i) {
         const auto& segment = info->dlpi_phdr[i];
         if (segment.p_type == PT_LOAD) {
@@ -55,8 +55,7 @@ std::string did(Access access, size_t bytes, const Range& range, uintptr_t addre
     return std::string(verb(access)) + " " + std::to_string(bytes) + " bytes at " + where_in(range, address);
 }
 
-[[noreturn]] void out_of_bounds(Block& block, unsigned lane, Access access, uintptr_t address, size_t bytes, Where where,
-                                uintptr_t code) {
+[[noreturn]] void out_of_bounds(Block& block, unsigned lane, Access access, uintptr_t address, size_t bytes, Where where) {
     const Range* nearest = nullptr;
     uintptr_t least = ~uintptr_t(0);
     auto consider = [&](const Range& range) {
@@ -76,7 +75,7 @@ std::string did(Access access, size_t bytes, const Range& range, uintptr_t addre
                 std::to_string(nearest->end - nearest->begin) + " bytes; look at the ";
         what += nearest->is_shared ? "index and at the launch's shared bytes" : "index's bound";
     }
-    report(block, lane, what, where, code);
+    report(block, lane, what, where);
     abort_block(block);
 }
 
@@ -100,7 +99,7 @@ bool is_ordered(const Block& block, unsigned lane, Touch before, bool is_shared)
 }
 
 void race(Block& block, unsigned lane, Access access, Touch before, bool did_write, const Range& range, uintptr_t address,
-          size_t bytes, Where where, uintptr_t code) {
+          size_t bytes, Where where) {
     std::string other = thread_name(block, before.lane());
     std::string remedy = "; look for a missing __syncthreads";
     if (before.clock() < block.first_clock) {
@@ -115,7 +114,7 @@ void race(Block& block, unsigned lane, Access access, Touch before, bool did_wri
     report(block, lane,
            "a race: " + did(access, bytes, range, address) + ", which " + other + (did_write ? " wrote" : " read") +
                " with nothing between" + remedy,
-           where, code);
+           where);
 }
 
 bool all_known(const uint8_t* known, size_t bytes) {
@@ -156,22 +155,21 @@ void map_shared(Block& block) {
     }
 }
 
-void touch(Block& block, unsigned lane, Access access, uintptr_t address, size_t bytes, uintptr_t code, Where where) {
+void touch(Block& block, unsigned lane, Access access, uintptr_t address, size_t bytes, Where where) {
     const Range* range = find(block, address, bytes);
-    if (code != 0) code -= own_image.base;
     if (range == nullptr) {
         bool is_constant = access == Access::read && address >= own_image.begin && address + bytes <= own_image.end;
         if (is_constant) return;
-        out_of_bounds(block, lane, access, address, bytes, where, code);
+        out_of_bounds(block, lane, access, address, bytes, where);
     }
     if (access != Access::read && !range->is_writable) {
-        report(block, lane, did(access, bytes, *range, address) + ", which the kernel takes as const", where, code);
+        report(block, lane, did(access, bytes, *range, address) + ", which the kernel takes as const", where);
         abort_block(block);
     }
     uintptr_t offset = address - range->origin;
     if (!range->is_shared) {
         if (access != Access::write && !all_known(range->known + offset, bytes)) {
-            report(block, lane, did(access, bytes, *range, address) + ", where nobody wrote; look at who should fill it", where, code);
+            report(block, lane, did(access, bytes, *range, address) + ", where nobody wrote; look at who should fill it", where);
         }
         if (access != Access::read) std::memset(range->known + offset, 1, bytes);
         if (!range->is_writable) return;
@@ -180,7 +178,7 @@ void touch(Block& block, unsigned lane, Access access, uintptr_t address, size_t
     Touch now{block.warps[lane / WARP].clock[lane / WARP] << 16 | lane};
     bool is_reported = false;
     auto complain = [&](Touch before, bool did_write) {
-        if (!is_reported) race(block, lane, access, before, did_write, *range, address, bytes, where, code);
+        if (!is_reported) race(block, lane, access, before, did_write, *range, address, bytes, where);
         is_reported = true;
     };
     for (uintptr_t at = offset & ~uintptr_t(1); at < offset + bytes; at += 2) {
@@ -192,7 +190,7 @@ void touch(Block& block, unsigned lane, Access access, uintptr_t address, size_t
                 report(block, lane,
                        did(access, bytes, *range, address) + ", which a cp.async of " + thread_name(block, cell.write.lane()) +
                            " still fills; wait for its group (cp.async.wait_group), then for the other threads (__syncthreads)",
-                       where, code);
+                       where);
             }
             is_reported = true;
             continue;
@@ -200,7 +198,7 @@ void touch(Block& block, unsigned lane, Access access, uintptr_t address, size_t
         if (range->is_shared && access != Access::write && (known & touched) != touched && !is_reported) {
             report(block, lane,
                    did(access, bytes, *range, address) + ", where nobody wrote since the block began; look at who should fill it",
-                   where, code);
+                   where);
             is_reported = true;
         }
         bool both_atomic = access == Access::atomic && (cell.write.bits & Touch::ATOMIC) != 0;
@@ -241,12 +239,13 @@ void deliver(Block& block, unsigned lane, const Copy& copy) {
 
 }  // namespace
 
-void copy_async(void* to, const void* from, unsigned bytes, unsigned taken, Where where) {
+void copy_async(void* to, const void* from, unsigned bytes, unsigned taken) {
     if constexpr (!CHECKED) {
         std::memcpy(to, from, taken);
         std::memset(static_cast<char*>(to) + taken, 0, bytes - taken);
         return;
     }
+    Where where = SIMT_CALLER;
     Block& block = here();
     unsigned lane = lane_here();
     uintptr_t target = reinterpret_cast<uintptr_t>(to), source = reinterpret_cast<uintptr_t>(from);
@@ -262,8 +261,8 @@ void copy_async(void* to, const void* from, unsigned bytes, unsigned taken, Wher
     if (range != nullptr && !range->is_shared) refuse("writes to global memory");
     Lane& own = block.lanes[lane];
     if (own.copies == COPIES_MAX) refuse("is the 513th in flight of this thread; commit and wait");
-    if (taken != 0) touch(block, lane, Access::read, source, taken, 0, where);
-    touch(block, lane, Access::write, target, bytes, 0, where);
+    if (taken != 0) touch(block, lane, Access::read, source, taken, where);
+    touch(block, lane, Access::write, target, bytes, where);
     change_cells(block, to, bytes, [](Touch& write) { write.bits |= Touch::IN_FLIGHT; });
     block.copies[lane][own.copies++] = {to, from, bytes, taken, own.group};
 }
@@ -308,18 +307,18 @@ T change(Atomic form, T* address, T value, T expected) {
 }
 
 void watch_atomic(void* address, size_t bytes, Where where) {
-    if constexpr (CHECKED) touch(here(), lane_here(), Access::atomic, reinterpret_cast<uintptr_t>(address), bytes, 0, where);
+    if constexpr (CHECKED) touch(here(), lane_here(), Access::atomic, reinterpret_cast<uintptr_t>(address), bytes, where);
 }
 
 }  // namespace
 
-uint32_t atomic_32(Atomic form, void* address, uint32_t value, uint32_t expected, Where where) {
-    watch_atomic(address, 4, where);
+uint32_t atomic_32(Atomic form, void* address, uint32_t value, uint32_t expected) {
+    watch_atomic(address, 4, SIMT_CALLER);
     return change<uint32_t, int32_t>(form, static_cast<uint32_t*>(address), value, expected);
 }
 
-uint64_t atomic_64(Atomic form, void* address, uint64_t value, uint64_t expected, Where where) {
-    watch_atomic(address, 8, where);
+uint64_t atomic_64(Atomic form, void* address, uint64_t value, uint64_t expected) {
+    watch_atomic(address, 8, SIMT_CALLER);
     return change<uint64_t, int64_t>(form, static_cast<uint64_t*>(address), value, expected);
 }
 
@@ -333,7 +332,7 @@ void plain(simt::Access access, void* pointer, size_t bytes, void* code) {
     uintptr_t address = reinterpret_cast<uintptr_t>(pointer), inside = address - simt::arena();
     // A lane's own stack, or what the launch told it.
     if (inside < simt::ARENA_BYTES && inside - simt::SHARED_AT >= simt::SHARED_WINDOW) return;
-    simt::touch(simt::here(), simt::lane_here(), access, address, bytes, reinterpret_cast<uintptr_t>(code) - 1, {nullptr, 0});
+    simt::touch(simt::here(), simt::lane_here(), access, address, bytes, {reinterpret_cast<uintptr_t>(code) - 1});
 }
 
 struct Site {
@@ -390,7 +389,7 @@ extern "C" void __ubsan_handle_type_mismatch_v1(Mismatch* about, void* pointer) 
     char text[160];
     std::snprintf(text, sizeof text, "misaligned: %s at address %p, which is not a multiple of %d bytes; look at the row pitch",
                   about->type->name, pointer, 1 << about->alignment_bits);
-    simt::report(simt::here(), simt::lane_here(), text, {about->site.file, int(about->site.line)});
+    simt::report(simt::here(), simt::lane_here(), text, {0, about->site.file, int(about->site.line)});
     simt::abort_block(simt::here());
 }
 
@@ -398,7 +397,7 @@ extern "C" void __ubsan_handle_out_of_bounds(Outside* about, void* index) {
     char text[160];
     std::snprintf(text, sizeof text, "out of bounds: index %td of %s; look at the index's bound",
                   reinterpret_cast<ptrdiff_t>(index), about->array->name);
-    simt::report(simt::here(), simt::lane_here(), text, {about->site.file, int(about->site.line)});
+    simt::report(simt::here(), simt::lane_here(), text, {0, about->site.file, int(about->site.line)});
     simt::abort_block(simt::here());
 }
 

@@ -1,4 +1,6 @@
 // What is said about a fault: the kernel, the block, the thread, the place, and what to look at.
+#include <dlfcn.h>
+
 #include <cstdio>
 
 #include "machine.h"
@@ -10,21 +12,29 @@ std::string triple(uint3 at) {
     return "(" + std::to_string(at.x) + ", " + std::to_string(at.y) + ", " + std::to_string(at.z) + ")";
 }
 
-// `{file:line}`, or `{+offset}` in the library, which the launching side turns into file and line.
-std::string place(Where where, uintptr_t code) {
-    char text[32];
-    if (where.file != nullptr) return std::string(where.file) + ":" + std::to_string(where.line);
-    std::snprintf(text, sizeof text, "{+0x%zx}", size_t(code));
-    return text;
+// This library's own place in memory.
+uintptr_t base() {
+    Dl_info info;
+    dladdr(reinterpret_cast<void*>(&base), &info);
+    return reinterpret_cast<uintptr_t>(info.dli_fbase);
 }
 
 }  // namespace
 
+// `{+offset}` in the library is for the launching side to turn into file and line.
+std::string place(Where where) {
+    if (where.file != nullptr) return std::string(where.file) + ":" + std::to_string(where.line);
+    char text[32];
+    std::snprintf(text, sizeof text, "{+0x%zx}", size_t(where.code - base()));
+    return text;
+}
+
 std::string thread_name(const Block& block, unsigned lane) { return "thread " + triple(block.view.threads[lane]); }
 
-void report(Block& block, unsigned lane, const std::string& what, Where where, uintptr_t code) {
+void report(Block& block, unsigned lane, const std::string& what, Where where) {
     Launch& launch = *block.launch;
-    std::pair<const void*, uint64_t> key{where.file, where.file != nullptr ? uint64_t(where.line) : code};
+    // One report of a kind for a place: a loop would fill them all with the same.
+    std::pair<std::string, uint64_t> key{what.substr(0, 6), where.file != nullptr ? uint64_t(where.line) : where.code};
     bool is_full;
     {
         std::lock_guard<std::mutex> lock(launch.mutex);
@@ -33,7 +43,7 @@ void report(Block& block, unsigned lane, const std::string& what, Where where, u
         }
         launch.reported.push_back(key);
         launch.reports.push_back(std::string(launch.entry->name) + ", block " + triple(block.view.block_index) + ", " +
-                                 thread_name(block, lane) + ", " + place(where, code) + ": " + what);
+                                 thread_name(block, lane) + ", " + place(where) + ": " + what);
         is_full = launch.reports.size() >= REPORTS_MAX;
     }
     if (is_full) launch.is_stopped = true;
@@ -52,8 +62,8 @@ void report_stuck(Block& block) {
         const Lane& own = block.lanes[lane];
         if (first == LANES_MAX) {
             first = lane;
-        } else if (elsewhere.empty() && own.where.line != block.lanes[first].where.line) {
-            elsewhere = "; " + thread_name(block, lane) + " waits in " + own.what + " at line " + std::to_string(own.where.line);
+        } else if (elsewhere.empty() && own.where.code != block.lanes[first].where.code) {
+            elsewhere = "; " + thread_name(block, lane) + " waits in " + own.what + " at " + place(own.where);
         }
     }
     const Lane& own = block.lanes[first];

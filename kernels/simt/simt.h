@@ -75,29 +75,22 @@ inline const View& view() { return *reinterpret_cast<const View*>(arena()); }
 inline const uint3& thread_index() { return view().threads[(stack_pointer() >> STACK_BITS) % LANES_MAX]; }
 inline void* dynamic_shared() { return reinterpret_cast<void*>(arena() + SHARED_AT); }
 
-struct Where {
-    const char* file;
-    int line;
-};
-#define SIMT_HERE \
-    simt::Where { __builtin_FILE(), __builtin_LINE() }
-
 // warp.cpp, memory.cpp: the instructions.
 enum class Shuffle { index, up, down, exclusive_or };
 enum class Vote { ballot, any, all };
 enum class Reduce { add, min_signed, max_signed, min_unsigned, max_unsigned, bit_and, bit_or, bit_xor };
 enum class Atomic { add, exchange, compare_exchange, min_signed, max_signed, min_unsigned, max_unsigned, bit_and, bit_or };
-uint32_t shuffle(Shuffle form, unsigned mask, uint32_t value, unsigned operand, unsigned width, Where where);
-uint32_t vote(Vote form, unsigned mask, bool value, Where where);
-uint32_t reduce(Reduce form, unsigned mask, uint32_t value, Where where);
-void sync_warp(unsigned mask, Where where);
-void sync_block(Where where);
-void barrier(unsigned id, unsigned threads, bool waits, Where where);
-uint32_t atomic_32(Atomic form, void* address, uint32_t value, uint32_t expected, Where where);
-uint64_t atomic_64(Atomic form, void* address, uint64_t value, uint64_t expected, Where where);
-void load_matrices(uint32_t* out, unsigned count, bool is_transposed, const void* row, Where where);
-void multiply(float (*d)[4], const uint32_t* a, const uint32_t (*b)[2], unsigned count, Where where);
-void copy_async(void* to, const void* from, unsigned bytes, unsigned taken, Where where);
+uint32_t shuffle(Shuffle form, unsigned mask, uint32_t value, unsigned operand, unsigned width);
+uint32_t vote(Vote form, unsigned mask, bool value);
+uint32_t reduce(Reduce form, unsigned mask, uint32_t value);
+void sync_warp(unsigned mask);
+void sync_block(int line);
+void barrier(unsigned id, unsigned threads, bool waits);
+uint32_t atomic_32(Atomic form, void* address, uint32_t value, uint32_t expected);
+uint64_t atomic_64(Atomic form, void* address, uint64_t value, uint64_t expected);
+void load_matrices(uint32_t* out, unsigned count, bool is_transposed, const void* row);
+void multiply(float (*d)[4], const uint32_t* a, const uint32_t (*b)[2], unsigned count);
+void copy_async(void* to, const void* from, unsigned bytes, unsigned taken);
 void copy_commit();
 void copy_wait(unsigned newest_pending);
 
@@ -158,40 +151,41 @@ inline To bits_as(From from) {
 #define blockDim (simt::view().block)
 #define gridDim (simt::view().grid)
 
-inline void __syncthreads(simt::Where at = SIMT_HERE) { simt::sync_block(at); }
-inline void __syncwarp(unsigned mask = ~0u, simt::Where at = SIMT_HERE) { simt::sync_warp(mask, at); }
+// The line tells barriers apart; the compiler may have made two calls of one.
+inline void __syncthreads(int line = __builtin_LINE()) { simt::sync_block(line); }
+inline void __syncwarp(unsigned mask = ~0u) { simt::sync_warp(mask); }
 
 template <class T>
-inline T __shfl_sync(unsigned mask, T value, int lane, int width = 32, simt::Where at = SIMT_HERE) {
-    return simt::bits_as<T>(simt::shuffle(simt::Shuffle::index, mask, simt::bits_as<uint32_t>(value), lane, width, at));
+inline T __shfl_sync(unsigned mask, T value, int lane, int width = 32) {
+    return simt::bits_as<T>(simt::shuffle(simt::Shuffle::index, mask, simt::bits_as<uint32_t>(value), lane, width));
 }
 template <class T>
-inline T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32, simt::Where at = SIMT_HERE) {
-    return simt::bits_as<T>(simt::shuffle(simt::Shuffle::up, mask, simt::bits_as<uint32_t>(value), delta, width, at));
+inline T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32) {
+    return simt::bits_as<T>(simt::shuffle(simt::Shuffle::up, mask, simt::bits_as<uint32_t>(value), delta, width));
 }
 template <class T>
-inline T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32, simt::Where at = SIMT_HERE) {
-    return simt::bits_as<T>(simt::shuffle(simt::Shuffle::down, mask, simt::bits_as<uint32_t>(value), delta, width, at));
+inline T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32) {
+    return simt::bits_as<T>(simt::shuffle(simt::Shuffle::down, mask, simt::bits_as<uint32_t>(value), delta, width));
 }
 template <class T>
-inline T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 32, simt::Where at = SIMT_HERE) {
+inline T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 32) {
     return simt::bits_as<T>(
-        simt::shuffle(simt::Shuffle::exclusive_or, mask, simt::bits_as<uint32_t>(value), lanes, width, at));
+        simt::shuffle(simt::Shuffle::exclusive_or, mask, simt::bits_as<uint32_t>(value), lanes, width));
 }
 
-inline unsigned __ballot_sync(unsigned mask, int value, simt::Where at = SIMT_HERE) {
-    return simt::vote(simt::Vote::ballot, mask, value != 0, at);
+inline unsigned __ballot_sync(unsigned mask, int value) {
+    return simt::vote(simt::Vote::ballot, mask, value != 0);
 }
-inline int __any_sync(unsigned mask, int value, simt::Where at = SIMT_HERE) {
-    return simt::vote(simt::Vote::any, mask, value != 0, at);
+inline int __any_sync(unsigned mask, int value) {
+    return simt::vote(simt::Vote::any, mask, value != 0);
 }
-inline int __all_sync(unsigned mask, int value, simt::Where at = SIMT_HERE) {
-    return simt::vote(simt::Vote::all, mask, value != 0, at);
+inline int __all_sync(unsigned mask, int value) {
+    return simt::vote(simt::Vote::all, mask, value != 0);
 }
 
 #define SIMT_REDUCE(name, T, form)                                                           \
-    inline T name(unsigned mask, T value, simt::Where at = SIMT_HERE) {                      \
-        return simt::bits_as<T>(simt::reduce(simt::Reduce::form, mask, uint32_t(value), at)); \
+    inline T name(unsigned mask, T value) {                      \
+        return simt::bits_as<T>(simt::reduce(simt::Reduce::form, mask, uint32_t(value))); \
     }
 SIMT_REDUCE(__reduce_add_sync, unsigned, add)
 SIMT_REDUCE(__reduce_add_sync, int, add)
@@ -206,8 +200,8 @@ SIMT_REDUCE(__reduce_xor_sync, unsigned, bit_xor)
 
 // Whole numbers only: the order of float atomics would show in the bits.
 #define SIMT_ATOMIC(name, T, form, width)                                                              \
-    inline T name(T* address, T value, simt::Where at = SIMT_HERE) {                                   \
-        return static_cast<T>(simt::atomic_##width(simt::Atomic::form, address, uint##width##_t(value), 0, at)); \
+    inline T name(T* address, T value) {                                   \
+        return static_cast<T>(simt::atomic_##width(simt::Atomic::form, address, uint##width##_t(value), 0)); \
     }
 SIMT_ATOMIC(atomicAdd, int, add, 32)
 SIMT_ATOMIC(atomicAdd, unsigned, add, 32)
@@ -222,11 +216,11 @@ SIMT_ATOMIC(atomicMax, unsigned long long, max_unsigned, 64)
 SIMT_ATOMIC(atomicAnd, unsigned, bit_and, 32)
 SIMT_ATOMIC(atomicOr, unsigned, bit_or, 32)
 #undef SIMT_ATOMIC
-inline int atomicCAS(int* address, int expected, int value, simt::Where at = SIMT_HERE) {
-    return int(simt::atomic_32(simt::Atomic::compare_exchange, address, uint32_t(value), uint32_t(expected), at));
+inline int atomicCAS(int* address, int expected, int value) {
+    return int(simt::atomic_32(simt::Atomic::compare_exchange, address, uint32_t(value), uint32_t(expected)));
 }
-inline unsigned atomicCAS(unsigned* address, unsigned expected, unsigned value, simt::Where at = SIMT_HERE) {
-    return simt::atomic_32(simt::Atomic::compare_exchange, address, value, expected, at);
+inline unsigned atomicCAS(unsigned* address, unsigned expected, unsigned value) {
+    return simt::atomic_32(simt::Atomic::compare_exchange, address, value, expected);
 }
 
 // Numbers. Those with a rounding in their name, sqrtf and division are the card's to the bit; __expf, exp2f, __fdividef, rsqrtf and

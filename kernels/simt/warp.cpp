@@ -109,7 +109,7 @@ void complete_load(Block& block, unsigned warp, unsigned, void** operands) {
                        "ldmatrix takes a row at an address that is not a multiple of 16 bytes; look at the row pitch", own.where);
                 abort_block(block);
             }
-            if constexpr (CHECKED) touch(block, warp * WARP + 8 * q + j, Access::read, address, 16, 0, own.where);
+            if constexpr (CHECKED) touch(block, warp * WARP + 8 * q + j, Access::read, address, 16, own.where);
             std::memcpy(stored[j], own.row, 16);
         }
         for (unsigned lane = 0; lane < WARP; ++lane) {
@@ -192,7 +192,7 @@ void meet(Complete complete, unsigned mask, void* operands, const char* what, Wh
     if (others != 0) wake(block, lane / WARP, others);
 }
 
-uint32_t shuffle(Shuffle form, unsigned mask, uint32_t value, unsigned operand, unsigned width, Where where) {
+uint32_t shuffle(Shuffle form, unsigned mask, uint32_t value, unsigned operand, unsigned width) {
     unsigned lane = lane_here() % WARP, segment = lane & ~(width - 1);
     unsigned source = lane;
     switch (form) {
@@ -201,38 +201,37 @@ uint32_t shuffle(Shuffle form, unsigned mask, uint32_t value, unsigned operand, 
         case Shuffle::down: source = lane + operand < segment + width ? lane + operand : lane; break;
         case Shuffle::exclusive_or: source = (lane ^ operand) < segment + width ? lane ^ operand : lane; break;
     }
-    Shuffled own{value, 0, source, where};
-    meet(complete_shuffle, mask, &own, "a shuffle", where);
+    Shuffled own{value, 0, source, SIMT_CALLER};
+    meet(complete_shuffle, mask, &own, "a shuffle", SIMT_CALLER);
     return own.result;
 }
 
-uint32_t vote(Vote form, unsigned mask, bool value, Where where) {
+uint32_t vote(Vote form, unsigned mask, bool value) {
     Voted own{form, value, 0};
-    meet(complete_vote, mask, &own, "a vote", where);
+    meet(complete_vote, mask, &own, "a vote", SIMT_CALLER);
     return own.result;
 }
 
-uint32_t reduce(Reduce form, unsigned mask, uint32_t value, Where where) {
+uint32_t reduce(Reduce form, unsigned mask, uint32_t value) {
     Reduced own{form, value, 0};
-    meet(complete_reduce, mask, &own, "a warp reduction", where);
+    meet(complete_reduce, mask, &own, "a warp reduction", SIMT_CALLER);
     return own.result;
 }
 
-void sync_warp(unsigned mask, Where where) { meet(complete_sync, mask, nullptr, "__syncwarp", where); }
+void sync_warp(unsigned mask) { meet(complete_sync, mask, nullptr, "__syncwarp", SIMT_CALLER); }
 
-void load_matrices(uint32_t* out, unsigned count, bool is_transposed, const void* row, Where where) {
-    Matrices own{out, row, count, is_transposed, where};
-    meet(complete_load, ALL, &own, "ldmatrix", where);
+void load_matrices(uint32_t* out, unsigned count, bool is_transposed, const void* row) {
+    Matrices own{out, row, count, is_transposed, SIMT_CALLER};
+    meet(complete_load, ALL, &own, "ldmatrix", SIMT_CALLER);
 }
 
-void multiply(float (*d)[4], const uint32_t* a, const uint32_t (*b)[2], unsigned count, Where where) {
+void multiply(float (*d)[4], const uint32_t* a, const uint32_t (*b)[2], unsigned count) {
     Product own{d, a, b, count};
-    meet(complete_multiply, ALL, &own, "mma", where);
+    meet(complete_multiply, ALL, &own, "mma", SIMT_CALLER);
 }
 
-void sync_block(Where where) { barrier(0, here().threads, true, where); }
-
-void barrier(unsigned id, unsigned threads, bool waits, Where where) {
+// Line 0 is that of all named barriers: parties of one may stand in different places.
+static void come(unsigned id, unsigned threads, bool waits, int line, Where where) {
     Block& block = here();
     unsigned lane = lane_here(), w = lane / WARP;
     auto refuse = [&](const std::string& fault) {
@@ -247,6 +246,7 @@ void barrier(unsigned id, unsigned threads, bool waits, Where where) {
     Barrier& own = block.barriers[id];
     if (own.arrived == 0) {
         own.expected = threads;
+        own.line = line;
         own.where = where;
         for (unsigned v = 0; v < block.warps_count; ++v) own.waiting[v] = own.arrivals[v] = own.clock[v] = 0;
     }
@@ -254,9 +254,8 @@ void barrier(unsigned id, unsigned threads, bool waits, Where where) {
         refuse("this thread counts on " + std::to_string(threads) + " threads, others on " + std::to_string(own.expected) +
                "; look at the count of each party");
     }
-    if (threads == block.threads && id == 0 && waits && own.where.line != where.line) {
-        refuse("divergent: other threads of the block wait at line " + std::to_string(own.where.line) +
-               "; look at the branch that parts them");
+    if (own.line != line) {
+        refuse("divergent: other threads of the block wait at " + place(own.where) + "; look at the branch that parts them");
     }
     if (own.arrivals[w] >> lane % WARP & 1) {
         refuse("this thread arrives twice before the others have come; look at the count (" + std::to_string(threads) +
@@ -270,7 +269,7 @@ void barrier(unsigned id, unsigned threads, bool waits, Where where) {
     if (own.arrived != threads) {
         if (!waits) return;
         own.waiting[w] |= 1u << lane % WARP;
-        block.lanes[lane].what = id == 0 && threads == block.threads ? "__syncthreads" : "a named barrier";
+        block.lanes[lane].what = id == 0 ? "__syncthreads" : "a named barrier";
         block.lanes[lane].where = where;
         suspend(block, lane);
         return;
@@ -286,5 +285,9 @@ void barrier(unsigned id, unsigned threads, bool waits, Where where) {
         if (lanes != 0) wake(block, v, lanes);
     }
 }
+
+void sync_block(int line) { come(0, here().threads, true, line, SIMT_CALLER); }
+
+void barrier(unsigned id, unsigned threads, bool waits) { come(id, threads, waits, 0, SIMT_CALLER); }
 
 }  // namespace simt

@@ -152,7 +152,8 @@ impl Simt {
         let mut lines = text.lines().filter_map(|line| {
             let name = line.rsplit('/').next().unwrap_or(line);
             let name = name.split_whitespace().next()?;
-            (!name.starts_with('?')).then(|| name.to_owned())
+            let is_ours = !name.starts_with('?') && !name.starts_with("simt.h");
+            is_ours.then(|| name.to_owned())
         });
         let innermost = lines.next()?;
         // A helper's line says little without the line that called it.

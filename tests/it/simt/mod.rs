@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use half::bf16;
 use thyme_engine::cuda::Cuda;
-use thyme_engine::cuda::device::simt::{Architecture, Simt, SimtOptions};
-use thyme_engine::cuda::device::{Argument, Device, DeviceError, Launch, Memory};
+use thyme_engine::cuda::device::simt::{Simt, SimtOptions};
+use thyme_engine::cuda::device::{Device, Memory};
 use thyme_engine::ops::{Buffers, Dtype, Host, HostMut, Tensor};
 use thyme_engine::reference::Reference;
 
@@ -26,12 +26,6 @@ fn fast() -> Cuda {
     Cuda::new(Arc::new(Simt::new(SimtOptions::fast()).unwrap()))
 }
 
-/// A watched device with a source of its own.
-fn device_of(path: &str, text: &str, architecture: Architecture) -> Arc<dyn Device> {
-    let units = vec![(path.to_owned(), text.to_owned())];
-    Arc::new(Simt::new(SimtOptions { units, architecture, ..SimtOptions::checked() }).unwrap())
-}
-
 /// Device memory with these values in it.
 fn uploaded<T: bytemuck::Pod>(device: &Arc<dyn Device>, values: &[T]) -> Memory {
     let memory = Memory::new(device, size_of_val(values)).unwrap();
@@ -43,11 +37,6 @@ fn downloaded<T: bytemuck::Pod>(device: &Arc<dyn Device>, memory: &Memory) -> Ve
     let mut bytes = vec![0; memory.span().bytes()];
     device.copy_out(&mut bytes, memory.span()).unwrap();
     bytemuck::pod_collect_to_vec(&bytes)
-}
-
-/// One block of one kernel.
-fn launch(device: &Arc<dyn Device>, kernel: &str, threads: u32, arguments: &[Argument<'_>]) -> Result<(), DeviceError> {
-    device.launch(&Launch { kernel, grid: [1, 1, 1], block: [threads, 1, 1], shared_bytes: 0, arguments })
 }
 
 /// Values of mean 0 that bf16 holds exactly.

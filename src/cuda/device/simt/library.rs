@@ -12,13 +12,15 @@ use rayon::prelude::*;
 use super::{DeviceError, SimtOptions};
 use crate::cuda::kernels::{SOURCES, names};
 
-/// Contraction is off here as it is in nvcc. Kernels look at the same bytes as bf16 and as words.
-const FLAGS: [&str; 9] = [
+/// Contraction is off here as it is in nvcc. Kernels look at the same bytes as bf16 and as words. A call that is not the last thing of a
+/// function leaves its address for reports.
+const FLAGS: [&str; 10] = [
     "-std=c++17",
     "-O2",
     "-g1",
     "-ffp-contract=off",
     "-fno-strict-aliasing",
+    "-fno-optimize-sibling-calls",
     "-fno-exceptions",
     "-fPIC",
     "-fvisibility=hidden",
