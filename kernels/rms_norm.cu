@@ -4,7 +4,7 @@
 
 constexpr int ROWS_PER_BLOCK = 4;
 
-// x, add, sum, y bf16 [T, D]; w bf16 [D]; rstd f32 [T]. Without `add`, `sum` is not written.
+// One row: x, add, sum, y, w bf16 [D].
 template <int V>
 __device__ void normalise_row(const bf16* x, const bf16* add, const bf16* w, bf16* sum, bf16* y, float* rstd, float epsilon, int dim) {
     int lane = threadIdx.x % WARP;
@@ -30,7 +30,9 @@ __device__ void normalise_row(const bf16* x, const bf16* add, const bf16* w, bf1
     }
 }
 
-extern "C" __global__ void __launch_bounds__(ROWS_PER_BLOCK* WARP)
+// hot
+// x, add (optional), sum, y bf16 [T, D]; w bf16 [D]; rstd f32 [T]. Without `add`, `sum` is null and h is x.
+extern "C" __global__ void __launch_bounds__(ROWS_PER_BLOCK * WARP)
     rms_norm_forward(const bf16* x, const bf16* add, const bf16* w, bf16* sum, bf16* y, float* rstd, float epsilon, int rows, int dim) {
     int row = blockIdx.x * ROWS_PER_BLOCK + threadIdx.x / WARP;
     if (row >= rows) return;
@@ -67,8 +69,9 @@ __device__ void gradient_row(const bf16* dy, const bf16* dresidual, const bf16* 
     }
 }
 
+// hot
 // dy, h, dresidual (optional), dh bf16 [T, D]; w bf16 [D]; rstd f32 [T].
-extern "C" __global__ void __launch_bounds__(ROWS_PER_BLOCK* WARP)
+extern "C" __global__ void __launch_bounds__(ROWS_PER_BLOCK * WARP)
     rms_norm_backward(const bf16* dy, const bf16* dresidual, const bf16* h, const bf16* w, const float* rstd, bf16* dh, int rows, int dim) {
     int row = blockIdx.x * ROWS_PER_BLOCK + threadIdx.x / WARP;
     if (row >= rows) return;

@@ -6,6 +6,7 @@ use clap::ValueEnum;
 
 use crate::cpu::Cpu;
 use crate::cpu::simd::Simd;
+use crate::cuda::kernels::COMPILED;
 use crate::ops::Backend;
 
 /// Where to compute.
@@ -34,7 +35,7 @@ pub fn kernels() -> String {
         2 => "cpu, on AVX2 and FMA",
         _ => "cpu, portable: about ten times slower than with AVX2; use a machine with AVX2 for training",
     };
-    format!("{cpu}; no CUDA kernels are built in")
+    format!("{cpu}; CUDA kernels: {COMPILED}")
 }
 
 /// Runs a command's computation on the worker pool itself: its parallel ops then share their work from where they stand, where a thread

@@ -66,11 +66,11 @@ fn memory() -> String {
 fn gpu() -> String {
     match std::fs::read_to_string("/proc/driver/nvidia/version") {
         Ok(version) => format!(
-            "{}; this build has no CUDA kernels, so everything is computed on the CPU",
+            "{}; the commands compute on the CPU",
             version.lines().next().unwrap_or("an NVIDIA driver").trim()
         ),
         Err(_) if Path::new("/dev/nvidiactl").exists() => {
-            "an NVIDIA device; this build has no CUDA kernels, so everything is computed on the CPU".to_owned()
+            "an NVIDIA device; the commands compute on the CPU".to_owned()
         }
         Err(_) => "none found; everything is computed on the CPU".to_owned(),
     }
