@@ -58,7 +58,8 @@ fn main() {
         let _ = writeln!(code, "    ({unit:?}, {target:?}, include_bytes!({path:?})),");
     }
     code.push_str("];\n");
-    let _ = writeln!(code, "/// How the images came to be, or why there are none.\npub const COMPILED: &str = {found:?};");
+    let _ =
+        writeln!(code, "/// How the images came to be, or why there are none.\npub const COMPILED: &str = {found:?};");
     std::fs::write(out.join("kernels.rs"), code).expect("the output folder can be written");
 }
 
@@ -67,7 +68,9 @@ fn sources(kernels: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut open = vec![kernels.to_owned()];
     while let Some(folder) = open.pop() {
-        for path in std::fs::read_dir(&folder).expect("kernels/ can be read").map(|entry| entry.expect("an entry").path()) {
+        for path in
+            std::fs::read_dir(&folder).expect("kernels/ can be read").map(|entry| entry.expect("an entry").path())
+        {
             let is_source = path.extension().is_some_and(|e| ["cu", "cuh", "h", "cpp"].iter().any(|known| e == *known));
             if path.is_dir() {
                 open.push(path);

@@ -65,10 +65,9 @@ fn memory() -> String {
 
 fn gpu() -> String {
     match std::fs::read_to_string("/proc/driver/nvidia/version") {
-        Ok(version) => format!(
-            "{}; the commands compute on the CPU",
-            version.lines().next().unwrap_or("an NVIDIA driver").trim()
-        ),
+        Ok(version) => {
+            format!("{}; the commands compute on the CPU", version.lines().next().unwrap_or("an NVIDIA driver").trim())
+        }
         Err(_) if Path::new("/dev/nvidiactl").exists() => {
             "an NVIDIA device; the commands compute on the CPU".to_owned()
         }

@@ -21,7 +21,15 @@ impl Linear for Cuda {
             "linear_forward",
             tiles(rows, columns),
             THREADS,
-            &[tensor("x", x), tensor("w", w), optional("b", b), tensor("y", &y), size(rows), size(columns), size(inner)],
+            &[
+                tensor("x", x),
+                tensor("w", w),
+                optional("b", b),
+                tensor("y", &y),
+                size(rows),
+                size(columns),
+                size(inner),
+            ],
         );
         y
     }

@@ -33,12 +33,14 @@ impl Gpu {
         // SAFETY: it only tries to open the driver's library. Any other call would panic where there is none.
         if !unsafe { sys::is_culib_present() } {
             return Err(DeviceError::Missing(
-                "there is no NVIDIA driver (libcuda) on this machine; use --device cpu, or install the driver".to_owned(),
+                "there is no NVIDIA driver (libcuda) on this machine; use --device cpu, or install the driver"
+                    .to_owned(),
             ));
         }
         let context = CudaContext::new(ordinal).map_err(|e| failed(&format!("opening GPU {ordinal}"), e))?;
         let stream = context.new_stream().map_err(|e| failed("making a stream", e))?;
-        let (major, minor) = context.compute_capability().map_err(|e| failed("asking for the compute capability", e))?;
+        let (major, minor) =
+            context.compute_capability().map_err(|e| failed("asking for the compute capability", e))?;
         let target = target(major, minor)?;
         let name = context.name().unwrap_or_else(|_| "a GPU".to_owned());
         let functions = load(target)?;
@@ -57,7 +59,9 @@ fn target(major: i32, minor: i32) -> Result<&'static str, DeviceError> {
         (8, 0) => Ok("sm_80"),
         (9, 0) => Ok("sm_90a"),
         (8.., _) => Ok("compute_80"),
-        _ => Err(DeviceError::Missing(format!("compute capability {major}.{minor}: the kernels need 8.0 (A100) or more"))),
+        _ => Err(DeviceError::Missing(format!(
+            "compute capability {major}.{minor}: the kernels need 8.0 (A100) or more"
+        ))),
     }
 }
 
@@ -172,7 +176,8 @@ impl Device for Gpu {
                 Argument::I64(x) => x as u64,
             })
             .collect();
-        let mut parameters: Vec<*mut c_void> = values.iter_mut().map(|value| std::ptr::from_mut(value).cast()).collect();
+        let mut parameters: Vec<*mut c_void> =
+            values.iter_mut().map(|value| std::ptr::from_mut(value).cast()).collect();
         let [grid, block] = [launch.grid, launch.block].map(|[x, y, z]| (x, y, z));
         let stream = self.stream.cu_stream();
         // SAFETY: the parameters live through the call. That their types are the kernel's, and that it keeps to its spans, is what the
@@ -193,7 +198,10 @@ mod tests {
 
     #[test]
     fn each_gpu_gets_the_images_that_fit_it() {
-        assert_eq!([(8, 0), (8, 6), (9, 0), (12, 0)].map(|(a, b)| target(a, b).unwrap()), ["sm_80", "compute_80", "sm_90a", "compute_80"]);
+        assert_eq!(
+            [(8, 0), (8, 6), (9, 0), (12, 0)].map(|(a, b)| target(a, b).unwrap()),
+            ["sm_80", "compute_80", "sm_90a", "compute_80"]
+        );
         assert!(target(7, 5).unwrap_err().to_string().contains("8.0"));
     }
 }

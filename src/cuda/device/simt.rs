@@ -149,18 +149,14 @@ impl Simt {
     fn line_of(&self, offset: &str) -> Option<String> {
         let output = Command::new("addr2line").arg("-ie").arg(&self.path).arg(offset).output().ok()?;
         let text = String::from_utf8(output.stdout).ok()?;
-        let mut lines = text.lines().filter_map(|line| {
-            let name = line.rsplit('/').next().unwrap_or(line);
-            let name = name.split_whitespace().next()?;
-            let is_ours = !name.starts_with('?') && !name.starts_with("simt.h");
-            is_ours.then(|| name.to_owned())
-        });
-        let innermost = lines.next()?;
+        let names = text.lines().filter_map(|line| line.rsplit('/').next()?.split_whitespace().next());
+        let lines: Vec<&str> = names.filter(|name| !name.starts_with('?') && !name.starts_with("simt.h")).collect();
         // A helper's line says little without the line that called it.
-        Some(match lines.last() {
-            Some(outermost) => format!("{innermost}, called from {outermost}"),
-            None => innermost,
-        })
+        match lines[..] {
+            [] => None,
+            [line] => Some(line.to_owned()),
+            [innermost, .., outermost] => Some(format!("{innermost}, called from {outermost}")),
+        }
     }
 }
 

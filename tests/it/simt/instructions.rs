@@ -70,9 +70,13 @@ fn ldmatrix_gives_registers_in_the_documented_places() {
     let device = device(Architecture::Sm90);
     let rows = Vec::from_iter((0..256).map(|i| i as u16));
     let rows = uploaded(&device, &rows);
-    for (kernel, count, is_transposed) in
-        [("load_x1", 1, false), ("load_x2", 2, false), ("load_x2_trans", 2, true), ("load_x4", 4, false), ("load_x4_trans", 4, true)]
-    {
+    for (kernel, count, is_transposed) in [
+        ("load_x1", 1, false),
+        ("load_x2", 2, false),
+        ("load_x2_trans", 2, true),
+        ("load_x4", 4, false),
+        ("load_x4_trans", 4, true),
+    ] {
         let out = Memory::new(&device, 32 * count * 4).unwrap();
         launch(&device, kernel, &[pointer("rows", &rows), pointer("out", &out)]);
         for (i, found) in downloaded::<u32>(&device, &out).into_iter().enumerate() {
@@ -158,7 +162,8 @@ fn infinities_and_nan_come_through_tensor_cores() {
         assert_eq!(dot(&device, &[(infinity, 1.0), (1.0, 1.0)], 0.0), f32::INFINITY);
         assert_eq!(dot(&device, &[(1.0, 1.0)], -infinity), f32::NEG_INFINITY);
         assert_eq!(dot(&device, &[(power(100), power(27)); 4], 0.0), f32::INFINITY);
-        for pairs in [[(infinity, 0.0), (0.0, 0.0)], [(infinity, 1.0), (-infinity, 1.0)], [(f64::NAN, 1.0), (0.0, 0.0)]] {
+        for pairs in [[(infinity, 0.0), (0.0, 0.0)], [(infinity, 1.0), (-infinity, 1.0)], [(f64::NAN, 1.0), (0.0, 0.0)]]
+        {
             assert_eq!(dot(&device, &pairs, 0.0).to_bits(), 0x7FFF_FFFF);
         }
     }

@@ -48,7 +48,8 @@ fn products_of_whole_numbers_are_exact() {
         let (mut dw, mut rdw) = pair(&cuda, &vec![1.0; columns * inner], &[columns, inner], Dtype::F32);
         let (mut db, mut rdb) = pair(&cuda, &vec![1.0; columns], &[columns], Dtype::F32);
 
-        let rounded = |values: Vec<f64>| -> Vec<f64> { values.into_iter().map(|x| bf16::from_f64(x).to_f64()).collect() };
+        let rounded =
+            |values: Vec<f64>| -> Vec<f64> { values.into_iter().map(|x| bf16::from_f64(x).to_f64()).collect() };
         let y = values(&cuda, &cuda.linear_forward(&x, &w, Some(&b)));
         assert_eq!(y, rounded(values(&Reference, &Reference.linear_forward(&rx, &rw, Some(&rb)))));
         let dx = values(&cuda, &cuda.linear_backward_input(&dy, &w));
@@ -78,7 +79,11 @@ fn a_row_has_the_same_bits_in_any_company() {
         for count in [1, 2, 7, 16, 17, 64, 65] {
             let rows = random.some(ROWS, count);
             for (row, found) in rows.iter().zip(product(&rows).chunks(columns)) {
-                assert_eq!(found, &all[row * columns..][..columns], "row {row} in a call of {count}, {inner} to {columns}");
+                assert_eq!(
+                    found,
+                    &all[row * columns..][..columns],
+                    "row {row} in a call of {count}, {inner} to {columns}"
+                );
             }
         }
     }

@@ -38,7 +38,14 @@ impl Bench {
     }
 
     /// The report of a kernel, or nothing.
-    fn run(&self, kernel: &str, blocks: u32, threads: u32, shared_bytes: usize, arguments: &[Argument<'_>]) -> Option<String> {
+    fn run(
+        &self,
+        kernel: &str,
+        blocks: u32,
+        threads: u32,
+        shared_bytes: usize,
+        arguments: &[Argument<'_>],
+    ) -> Option<String> {
         let launch = Launch { kernel, grid: [blocks, 1, 1], block: [threads, 1, 1], shared_bytes, arguments };
         self.device.launch(&launch).err().map(|error| error.to_string())
     }
@@ -66,7 +73,12 @@ fn expect_parts(report: &str, kernel: &str, parts: &[&str]) {
 #[test]
 fn a_removed_syncthreads() {
     let bench = Bench::new();
-    let parts = ["a race: reads 4 bytes at byte ", "of the static shared memory, which thread (", "wrote", "missing __syncthreads"];
+    let parts = [
+        "a race: reads 4 bytes at byte ",
+        "of the static shared memory, which thread (",
+        "wrote",
+        "missing __syncthreads",
+    ];
     bench.expect("missing_barrier", 128, &[bench.x(), bench.y()], &parts);
     bench.expect_sound("missing_barrier_sound", 128, &[bench.x(), bench.y()]);
 }
@@ -74,7 +86,12 @@ fn a_removed_syncthreads() {
 #[test]
 fn a_tile_overwritten_while_others_read_it() {
     let bench = Bench::new();
-    let parts = ["a race: writes 4 bytes at byte ", "of the static shared memory, which thread (", "read", "missing __syncthreads"];
+    let parts = [
+        "a race: writes 4 bytes at byte ",
+        "of the static shared memory, which thread (",
+        "read",
+        "missing __syncthreads",
+    ];
     bench.expect("reused_tile", 64, &[bench.x(), bench.y()], &parts);
     bench.expect_sound("reused_tile_sound", 64, &[bench.x(), bench.y()]);
 }
@@ -123,7 +140,12 @@ fn an_index_one_beyond_a_buffer() {
 #[test]
 fn an_index_one_beyond_a_shared_array() {
     let bench = Bench::new();
-    bench.expect("bound_static", 32, &[bench.x(), bench.y()], &["thread (31, 0, 0)", "out of bounds: index 32 of 'float [32]'"]);
+    bench.expect(
+        "bound_static",
+        32,
+        &[bench.x(), bench.y()],
+        &["thread (31, 0, 0)", "out of bounds: index 32 of 'float [32]'"],
+    );
     bench.expect_sound("bound_static_sound", 32, &[bench.x(), bench.y()]);
 }
 
@@ -151,7 +173,12 @@ fn global_memory_that_nobody_wrote() {
     let bench = Bench::new();
     let fresh = Memory::new(&bench.device, 512).unwrap();
     let x = Argument::Pointer("x", fresh.span());
-    bench.expect("copies", 128, &[x, bench.y()], &["thread (0, 0, 0)", "reads 4 bytes at byte 0 of `x`, where nobody wrote"]);
+    bench.expect(
+        "copies",
+        128,
+        &[x, bench.y()],
+        &["thread (0, 0, 0)", "reads 4 bytes at byte 0 of `x`, where nobody wrote"],
+    );
     bench.device.zero(fresh.span()).unwrap();
     bench.expect_sound("copies", 128, &[x, bench.y()]);
     let unwritten = Memory::new(&bench.device, 8).unwrap();
@@ -162,14 +189,24 @@ fn global_memory_that_nobody_wrote() {
 #[test]
 fn a_write_through_const_and_a_null_pointer() {
     let bench = Bench::new();
-    bench.expect("writes_const", 32, &[bench.x()], &["writes 4 bytes at byte 0 of `x`, which the kernel takes as const"]);
+    bench.expect(
+        "writes_const",
+        32,
+        &[bench.x()],
+        &["writes 4 bytes at byte 0 of `x`, which the kernel takes as const"],
+    );
     bench.expect("copies", 32, &[Argument::Null, bench.y()], &["reads 4 bytes through a null pointer"]);
 }
 
 #[test]
 fn a_misaligned_float4() {
     let bench = Bench::new();
-    bench.expect("misaligned", 32, &[bench.x(), bench.y()], &["thread (1, 0, 0)", "misaligned: ", "float4", "16 bytes"]);
+    bench.expect(
+        "misaligned",
+        32,
+        &[bench.x(), bench.y()],
+        &["thread (1, 0, 0)", "misaligned: ", "float4", "16 bytes"],
+    );
     bench.expect_sound("misaligned_sound", 32, &[bench.x(), bench.y()]);
 }
 
@@ -184,7 +221,12 @@ fn a_misaligned_row_of_ldmatrix() {
 fn a_copy_read_too_early() {
     let bench = Bench::new();
     let arguments = [bench.x(), bench.y()];
-    bench.expect("copy_unwaited", 32, &arguments, &["which a cp.async of thread (0, 0, 0) still fills", "cp.async.wait_group"]);
+    bench.expect(
+        "copy_unwaited",
+        32,
+        &arguments,
+        &["which a cp.async of thread (0, 0, 0) still fills", "cp.async.wait_group"],
+    );
     bench.expect("copy_wrong_group", 32, &arguments, &["which a cp.async of thread (", ") still fills"]);
     bench.expect("copy_without_barrier", 32, &arguments, &["reads 4 bytes at byte ", "thread ("]);
     bench.expect_sound("copy_sound", 32, &arguments);
@@ -195,10 +237,18 @@ fn a_copy_read_too_early() {
 fn a_barrier_that_some_threads_do_not_reach() {
     let bench = Bench::new();
     let count = Argument::I32(100);
-    let parts = ["__syncthreads is not reached by all: 100 of 128 threads wait for ever", "28 have exited, the first thread (100, 0, 0)"];
+    let parts = [
+        "__syncthreads is not reached by all: 100 of 128 threads wait for ever",
+        "28 have exited, the first thread (100, 0, 0)",
+    ];
     bench.expect("early_exit", 128, &[bench.y(), count], &parts);
     bench.expect_sound("early_exit_sound", 128, &[bench.y(), count]);
-    bench.expect("two_barriers", 128, &[bench.y()], &["barrier 0: divergent: other threads of the block wait at together.cu:"]);
+    bench.expect(
+        "two_barriers",
+        128,
+        &[bench.y()],
+        &["barrier 0: divergent: other threads of the block wait at together.cu:"],
+    );
 }
 
 #[test]
@@ -227,7 +277,8 @@ fn a_wrong_fragment_index_shows_in_the_values() {
     let bench = Bench::new();
     // Position-coded: no two elements of a have the same value, and b picks one of them a column.
     let a = Vec::from_iter((0..256).map(|i| half::bf16::from_f32(i as f32).to_bits()));
-    let b = Vec::from_iter((0..128).map(|i| half::bf16::from_f32(if i / 16 * 2 == i % 16 { 1.0 } else { 0.0 }).to_bits()));
+    let b =
+        Vec::from_iter((0..128).map(|i| half::bf16::from_f32(if i / 16 * 2 == i % 16 { 1.0 } else { 0.0 }).to_bits()));
     let expected = Vec::from_iter((0..128).map(|i| (i / 8 * 16 + i % 8 * 2) as f32));
     let (a, b) = (uploaded(&bench.device, &a), uploaded(&bench.device, &b));
     let arguments = [Argument::Pointer("a", a.span()), Argument::Pointer("b", b.span()), bench.y()];

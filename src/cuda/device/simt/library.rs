@@ -45,7 +45,9 @@ pub fn build(options: &SimtOptions) -> Result<PathBuf, DeviceError> {
     let units = units(options);
     let objects: Vec<(u64, &Unit)> = units
         .iter()
-        .map(|unit| (hash(&(&compiler.version, FLAGS, vector_flags(), &unit.flags, &headers, &unit.path, &unit.text)), unit))
+        .map(|unit| {
+            (hash(&(&compiler.version, FLAGS, vector_flags(), &unit.flags, &headers, &unit.path, &unit.text)), unit)
+        })
         .collect();
     let key = hash(&objects.iter().map(|(key, _)| *key).collect::<Vec<u64>>());
     let library = cache.join(format!("{key:016x}.so"));
