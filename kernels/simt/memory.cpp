@@ -181,9 +181,19 @@ void touch(Block& block, unsigned lane, Access access, uintptr_t address, size_t
         if (!is_reported) race(block, lane, access, before, did_write, *range, address, bytes, where);
         is_reported = true;
     };
+    unsigned touched_before = 0;
+    Cell before{}, *neighbour = nullptr;
     for (uintptr_t at = offset & ~uintptr_t(1); at < offset + bytes; at += 2) {
         Cell& cell = range->cells[at / 2];
         unsigned touched = (at >= offset ? 1 : 0) | (at + 1 < offset + bytes ? 2 : 0);
+        // Most often a whole vector was touched by the same threads: what holds for its first bytes holds for the next.
+        if (neighbour != nullptr && touched == touched_before && std::memcmp(&cell, &before, sizeof cell) == 0) {
+            cell = *neighbour;
+            continue;
+        }
+        before = cell;
+        touched_before = touched;
+        neighbour = &cell;
         unsigned known = cell.write.clock() >= block.first_clock ? cell.write.known() : 0;
         if (cell.write.in_flight() && cell.write.clock() >= block.first_clock) {
             if (!is_reported) {
@@ -241,8 +251,12 @@ void deliver(Block& block, unsigned lane, const Copy& copy) {
 
 void copy_async(void* to, const void* from, unsigned bytes, unsigned taken) {
     if constexpr (!CHECKED) {
-        std::memcpy(to, from, taken);
-        std::memset(static_cast<char*>(to) + taken, 0, bytes - taken);
+        if (taken == 16) {
+            std::memcpy(to, from, 16);
+        } else {
+            std::memcpy(to, from, taken);
+            std::memset(static_cast<char*>(to) + taken, 0, bytes - taken);
+        }
         return;
     }
     Where where = SIMT_CALLER;

@@ -37,7 +37,7 @@ float value_of(uint16_t bits) { return bits_as<float>(uint32_t(bits) << 16); }
 float subnormal(double value) { return float(std::ldexp(std::trunc(std::ldexp(value, 149)), -149)); }
 
 // Four results: (sum + addend) · 2^power toward zero.
-Floats4 round_to_zero(Ints4 sum, Ints4 addend, Ints4 power) {
+inline __attribute__((always_inline)) Floats4 round_to_zero(Ints4 sum, Ints4 addend, Ints4 power) {
     Doubles4 exact = __builtin_convertvector(sum, Doubles4) + __builtin_convertvector(addend, Doubles4);
     Longs4 scale = (__builtin_convertvector(power, Longs4) + 1023) << 52;
     exact *= bits_as<Doubles4>(scale);

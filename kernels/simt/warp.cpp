@@ -158,16 +158,21 @@ void complete_multiply(Block& block, unsigned, unsigned, void** operands) {
 
 }  // namespace
 
+// Apart from `meet`, whose frame lies on every waiting lane's stack.
+[[noreturn]] __attribute__((noinline, cold)) static void refuse_mask(Block& block, unsigned lane, unsigned mask, const char* what,
+                                                                     Where where) {
+    unsigned exited = mask & ~block.warps[lane / WARP].alive;
+    std::string fault = std::string(what) + " with mask " + hex(mask) + ", which ";
+    fault += exited == 0 ? "does not name the lane that runs it" : "names lanes that have exited: " + hex(exited);
+    report(block, lane, fault + "; look at the branches and returns before it", where);
+    abort_block(block);
+}
+
 void meet(Complete complete, unsigned mask, void* operands, const char* what, Where where) {
     Block& block = here();
     unsigned lane = lane_here(), bit = 1u << lane % WARP;
     Warp& warp = block.warps[lane / WARP];
-    if ((mask & bit) == 0 || (mask & ~warp.alive) != 0) {
-        std::string fault = std::string(what) + " with mask " + hex(mask) + ", which ";
-        fault += (mask & bit) == 0 ? "does not name the lane that runs it" : "names lanes that have exited: " + hex(mask & ~warp.alive);
-        report(block, lane, fault + "; look at the branches and returns before it", where);
-        abort_block(block);
-    }
+    if ((mask & bit) == 0 || (mask & ~warp.alive) != 0) refuse_mask(block, lane, mask, what, where);
     unsigned at = 0;
     while (at < warp.meetings && (warp.meeting[at].complete != complete || warp.meeting[at].mask != mask)) ++at;
     Meeting& meeting = warp.meeting[at];
