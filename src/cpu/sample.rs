@@ -3,16 +3,32 @@
 
 use rayon::prelude::*;
 
+use super::linear::{self, Left, Right, Size, Start};
 use super::log_sum_exp::{exp_shifted, log_probability, raw_and_tempered, softmax};
 use super::simd::{LANES, kernel};
-use super::{Cpu, PARALLEL_COST, floats};
-use crate::ops::Tensor;
+use super::{Cpu, PARALLEL_COST, floats, floats_mut, values};
 use crate::ops::sample::{Draw, Drawn, Sample, philox_uniform};
+use crate::ops::{Dtype, Tensor};
 
 /// Rough number of operations per logit.
 const COST: usize = 40;
 
 impl Sample for Cpu {
+    fn logits(&self, h: &Tensor, w: &Tensor) -> Tensor {
+        let size = Size { rows: h.rows(), cols: w.rows(), depth: h.cols() };
+        assert_eq!(w.cols(), size.depth, "logits: h {h:?}, w {w:?}");
+        let mut z = self.empty(&[size.rows, size.cols], Dtype::F32);
+        linear::product(
+            self,
+            Left::Rows(floats(h)),
+            Right::Parameter(values(w)),
+            Start::Zero,
+            size,
+            floats_mut(&mut z),
+        );
+        z
+    }
+
     fn sample(&self, logits: &Tensor, draws: &[Draw<'_>]) -> Vec<Drawn> {
         let vocab = logits.cols();
         assert!(logits.rows() == draws.len() && vocab > 0, "sample: logits {logits:?}, {} draws", draws.len());

@@ -114,9 +114,9 @@ impl Model {
         (self.wanted(&inputs, y), Activations { inputs, layers, norm })
     }
 
-    /// `h wᵀ` with the head: Activation `[N, vocab]`.
+    /// `h wᵀ` with the head: F32 `[N, vocab]`.
     pub fn logits(&self, weights: &Weights, h: &Tensor) -> Tensor {
-        self.backend.linear_forward(h, self.head(weights), None)
+        self.backend.logits(h, self.head(weights))
     }
 
     /// The head's matrix, Bf16 `[vocab, dim]`.

@@ -9,7 +9,9 @@ use super::Tensor;
 /// depends on nothing else.
 /// At temperature 0 the token is the argmax after the penalty (ties: lower id).
 pub trait Sample {
-    /// logits Activation `[N, V]`; one [`Draw`] a row.
+    /// `z = h wᵀ`: F32 `[N, V]`, by the arithmetic of [`super::token_logprob`]; h Activation `[N, D]`, w Bf16 `[V, D]`.
+    fn logits(&self, h: &Tensor, w: &Tensor) -> Tensor;
+    /// logits F32 `[N, V]`; one [`Draw`] a row.
     fn sample(&self, logits: &Tensor, draws: &[Draw<'_>]) -> Vec<Drawn>;
 }
 

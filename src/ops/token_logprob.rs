@@ -2,7 +2,7 @@
 
 use super::Tensor;
 
-/// With `z = h wᵀ` (the arithmetic of [`super::linear`]): `raw = z[target] − lse(z)` and, at temperature τ,
+/// With `z = h wᵀ` in f32 (each element one chain, as in [`super::linear`]): `raw = z[target] − lse(z)` and, at temperature τ,
 /// `tempered = z[target]·(1/τ) − lse(z·(1/τ))`. The log-sum-exp is the one that [`super::sample`] uses.
 pub trait TokenLogprob {
     /// h Activation `[N, D]`; w Bf16 `[V, D]`; targets I32 `[N]`; temperatures F32 `[N]`, each above 0.

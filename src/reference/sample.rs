@@ -1,12 +1,18 @@
 //! Sampling: see [`crate::ops::sample`].
 
 use super::Reference;
-use super::buffers::f64s;
+use super::buffers::{f64s, floats};
 use super::token_logprob::log_sum_exp;
-use crate::ops::Tensor;
+use crate::ops::linear::Linear;
 use crate::ops::sample::{Draw, Drawn, Sample, philox_uniform};
+use crate::ops::{Dtype, Tensor};
 
 impl Sample for Reference {
+    fn logits(&self, h: &Tensor, w: &Tensor) -> Tensor {
+        let z = self.linear_forward(h, w, None);
+        floats(f64s(&z).to_vec(), z.shape(), Dtype::F32)
+    }
+
     fn sample(&self, logits: &Tensor, draws: &[Draw<'_>]) -> Vec<Drawn> {
         assert_eq!(logits.rows(), draws.len(), "sample: one draw per row of {logits:?}");
         f64s(logits).chunks_exact(logits.cols()).zip(draws).map(|(z, draw)| sample_row(z, draw)).collect()

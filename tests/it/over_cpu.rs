@@ -111,6 +111,7 @@ macro_rules! over_cpu {
                     fn add(x: &mut Tensor, y: &Tensor);
                 }
                 Sample {
+                    fn logits(h: &Tensor, w: &Tensor) -> Tensor;
                     fn sample(logits: &Tensor, draws: &[Draw<'_>]) -> Vec<Drawn>;
                 }
                 GradNorm {

@@ -110,7 +110,7 @@ fn the_sampler_and_token_logprob_give_the_same_bits() {
     for temperature in [1.0, 0.7] {
         expect_invariant("token_logprob", dim, |backend, h| {
             let w = parameter(backend, &[vocab, dim]);
-            let logits = backend.linear_forward(h, &w, None);
+            let logits = backend.logits(h, &w);
             let how = Draw {
                 temperature,
                 top_k: 20,

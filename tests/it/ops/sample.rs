@@ -20,7 +20,7 @@ const PLAIN: Draw<'static> = Draw {
 
 fn draw(backend: &dyn Backend, logits: &[f32], draws: &[Draw<'_>]) -> Vec<Drawn> {
     let shape = [draws.len(), logits.len() / draws.len()];
-    backend.sample(&backend.upload(Host::F32(logits), &shape, Dtype::Activation), draws)
+    backend.sample(&backend.upload(Host::F32(logits), &shape, Dtype::F32), draws)
 }
 
 fn draw_one(backend: &dyn Backend, logits: &[f32], how: Draw<'_>) -> Drawn {
