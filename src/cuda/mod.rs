@@ -9,6 +9,9 @@ pub mod kernels;
 mod buffers;
 mod columns;
 
+mod adamw;
+mod copy_pages;
+mod grad_norm;
 mod linear;
 mod rms_norm;
 

@@ -1,5 +1,8 @@
 //! The simt device: its instructions against the documented layouts and roundings, planted faults, and the kernels that run on it.
 
+mod adamw;
+mod copy_pages;
+mod grad_norm;
 mod instructions;
 mod linear;
 mod planted;
