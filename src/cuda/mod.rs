@@ -14,6 +14,7 @@ mod copy_pages;
 mod grad_norm;
 mod linear;
 mod rms_norm;
+mod rope;
 
 use std::sync::Arc;
 

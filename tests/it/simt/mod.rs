@@ -7,6 +7,7 @@ mod instructions;
 mod linear;
 mod planted;
 mod rms_norm;
+mod rope;
 
 use std::sync::Arc;
 
