@@ -7,7 +7,7 @@ use crate::ops::{Dtype, Tensor};
 /// Rows and columns of the result that a block computes.
 const TILE: usize = 64;
 /// Threads of a block.
-const THREADS: usize = 128;
+pub(super) const THREADS: usize = 128;
 
 impl Linear for Cuda {
     fn linear_forward(&self, x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Tensor {
@@ -61,6 +61,6 @@ impl Linear for Cuda {
 }
 
 /// Blocks for a result of `rows` × `columns`.
-fn tiles(rows: usize, columns: usize) -> [usize; 3] {
+pub(super) fn tiles(rows: usize, columns: usize) -> [usize; 3] {
     [columns.div_ceil(TILE), rows.div_ceil(TILE), 1]
 }

@@ -15,6 +15,8 @@ mod grad_norm;
 mod linear;
 mod rms_norm;
 mod rope;
+mod sample;
+mod token_logprob;
 
 use std::sync::Arc;
 
@@ -50,6 +52,14 @@ impl Cuda {
 /// A tensor as an argument under its name in the kernel.
 fn tensor<'a>(role: &'a str, of: &'a Tensor) -> Argument<'a> {
     Argument::Pointer(role, buffers::span(of))
+}
+
+/// `count` of a tensor's outermost rows from `first` on, as an argument.
+#[track_caller]
+fn rows_of<'a>(role: &'a str, of: &'a Tensor, first: usize, count: usize) -> Argument<'a> {
+    let all = buffers::span(of);
+    let bytes = all.bytes() / of.shape()[0];
+    Argument::Pointer(role, all.part(first * bytes, count * bytes))
 }
 
 /// An optional tensor: null where there is none.

@@ -8,6 +8,8 @@ mod linear;
 mod planted;
 mod rms_norm;
 mod rope;
+mod sample;
+mod token_logprob;
 
 use std::sync::Arc;
 

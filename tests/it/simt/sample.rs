@@ -1,0 +1,93 @@
+//! Drawing tokens on simt: the reference's tokens, and numbers as close as f32 has them.
+
+use thyme_engine::cuda::Cuda;
+use thyme_engine::ops::sample::{Draw, Drawn, Sample};
+use thyme_engine::ops::{Buffers, Dtype, Host};
+use thyme_engine::reference::Reference;
+
+use super::{Random, checked, fast, tolerance};
+
+const PLAIN: Draw<'static> = Draw {
+    temperature: 1.0,
+    top_k: 0,
+    top_p: 1.0,
+    min_p: 0.0,
+    repetition_penalty: 1.0,
+    seen: &[],
+    seed: 1,
+    sequence: 2,
+    position: 3,
+};
+
+fn draw(backend: &(impl Buffers + Sample), logits: &[f32], draws: &[Draw<'_>]) -> Vec<Drawn> {
+    let shape = [draws.len(), logits.len() / draws.len().max(1)];
+    backend.sample(&backend.upload(Host::F32(logits), &shape, Dtype::F32), draws)
+}
+
+fn expect_the_references(cuda: &Cuda, logits: &[f32], draws: &[Draw<'_>]) {
+    let (found, expected) = (draw(cuda, logits, draws), draw(&Reference, logits, draws));
+    // Its arithmetic is f32, as the CPU's is; log-probabilities reach -20.
+    let allowed = 20.0 * tolerance("cpu", Dtype::F32, logits.len() / draws.len());
+    for ((found, expected), how) in found.iter().zip(&expected).zip(draws) {
+        assert_eq!(found.token, expected.token, "{found:?}, not {expected:?}: {how:?}");
+        let numbers = |drawn: &Drawn| [drawn.raw, drawn.tempered, drawn.processed, drawn.kept, drawn.entropy];
+        for (found_number, number) in numbers(found).into_iter().zip(numbers(expected)) {
+            let error = f64::from((found_number - number).abs());
+            assert!(error <= allowed, "{found:?}, not {expected:?}: {how:?}");
+        }
+    }
+}
+
+#[test]
+fn draws_are_the_references() {
+    let (watched, cuda) = (checked(), fast());
+    for (vocab, count) in [(1, 8), (2, 24), (7, 48), (52, 48), (1003, 48)] {
+        let mut random = Random::new(vocab as u64);
+        let logits: Vec<f32> = random.normals(count * vocab).iter().map(|z| 3.0 * *z as f32).collect();
+        let seen: Vec<u32> = (0..5).map(|_| random.below(vocab) as u32).collect();
+        let how = |position| Draw {
+            temperature: [0.0, 0.6, 1.0, 1.5][random.below(4)],
+            top_k: [0, 1, 3, 40][random.below(4)],
+            top_p: [1.0, 0.9, 0.3][random.below(3)],
+            min_p: [0.0, 0.05, 0.2][random.below(3)],
+            repetition_penalty: [1.0, 1.05, 1.3][random.below(3)],
+            seen: &seen,
+            seed: random.bits(),
+            sequence: random.bits(),
+            position,
+        };
+        let draws: Vec<Draw<'_>> = (0..count as u64).map(how).collect();
+        expect_the_references(&cuda, &logits, &draws);
+        expect_the_references(&watched, &logits[..4 * vocab], &draws[..4]);
+    }
+    assert_eq!(draw(&cuda, &[], &[]), []);
+}
+
+/// Ties within a key, equal zeros of both signs, logits of minus infinity, and tokens of no mass that top-k reaches.
+#[test]
+fn equals_go_by_id_and_what_is_impossible_is_not_drawn() {
+    let cuda = fast();
+    let mut random = Random::new(60);
+    let mut logits: Vec<f32> = (0..300).map(|_| [1.0, 0.0, -0.0, 0.5][random.below(4)]).collect();
+    logits[7] = f32::NEG_INFINITY;
+    for how in [
+        PLAIN,
+        Draw { temperature: 0.0, ..PLAIN },
+        Draw { top_k: 100, ..PLAIN },
+        Draw { top_p: 0.6, ..PLAIN },
+        Draw { temperature: 0.01, top_k: 150, ..PLAIN },
+    ] {
+        let draws: Vec<Draw<'_>> = (0..8).map(|position| Draw { position, ..how }).collect();
+        let found = draw(&cuda, &logits.repeat(8), &draws);
+        for (found, expected) in found.iter().zip(draw(&Reference, &logits.repeat(8), &draws)) {
+            assert_eq!(found.token, expected.token, "{found:?}, not {expected:?}: {how:?}");
+        }
+    }
+}
+
+#[test]
+fn a_row_of_nans_draws_a_token_of_the_vocabulary() {
+    let cuda = fast();
+    let drawn = draw(&cuda, &[f32::NAN; 18], &[PLAIN, Draw { temperature: 0.0, ..PLAIN }]);
+    assert!(drawn.iter().all(|drawn| drawn.token < 9 && drawn.raw.is_nan()), "{drawn:?}");
+}

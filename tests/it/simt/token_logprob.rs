@@ -1,0 +1,86 @@
+//! Head and softmax on simt against the reference, and to the bit against the sampler.
+
+use thyme_engine::ops::sample::{Draw, Sample};
+use thyme_engine::ops::token_logprob::TokenLogprob;
+use thyme_engine::ops::{Buffers, Dtype, Host};
+use thyme_engine::reference::Reference;
+
+use super::{Random, checked, exact_in_bf16, expect_close, fast, pair, values};
+
+const TEMPERATURES: [f64; 4] = [1.0, 0.5, 1.75, 0.875];
+
+#[test]
+fn token_logprob_agrees_with_the_reference_in_both_directions() {
+    let cuda = checked();
+    let mut random = Random::new(54);
+    for [rows, dim, vocab] in [[0, 8, 5], [1, 5, 1], [7, 3, 7], [9, 40, 132], [66, 37, 131]] {
+        let what = format!("token_logprob [{rows}, {dim}], vocabulary {vocab}");
+        let (h, rh) = pair(&cuda, &exact_in_bf16(&mut random, rows * dim), &[rows, dim], Dtype::Activation);
+        let (w, rw) = pair(&cuda, &exact_in_bf16(&mut random, vocab * dim), &[vocab, dim], Dtype::Bf16);
+        let (dlogprob, rdlogprob) = pair(&cuda, &exact_in_bf16(&mut random, rows), &[rows], Dtype::F32);
+        let (mut dw, mut rdw) = pair(&cuda, &vec![0.25; vocab * dim], &[vocab, dim], Dtype::F32);
+        let temperatures: Vec<f64> = TEMPERATURES.into_iter().cycle().take(rows).collect();
+        let (temperatures, rtemperatures) = pair(&cuda, &temperatures, &[rows], Dtype::F32);
+        let ids: Vec<i32> = (0..rows).map(|_| random.below(vocab) as i32).collect();
+        let targets = cuda.upload(Host::I32(&ids), &[rows], Dtype::I32);
+        let rtargets = Reference.upload(Host::I32(&ids), &[rows], Dtype::I32);
+
+        let found = cuda.token_logprob_forward(&h, &w, &targets, &temperatures);
+        let expected = Reference.token_logprob_forward(&rh, &rw, &rtargets, &rtemperatures);
+        let chain = dim + vocab;
+        expect_close(&format!("{what}: raw"), &cuda, &found.raw, &expected.raw, chain);
+        expect_close(&format!("{what}: tempered"), &cuda, &found.tempered, &expected.tempered, chain);
+        expect_close(&format!("{what}: lse_raw"), &cuda, &found.lse_raw, &expected.lse_raw, chain);
+        expect_close(&format!("{what}: lse_tempered"), &cuda, &found.lse_tempered, &expected.lse_tempered, chain);
+        expect_close(&format!("{what}: entropy"), &cuda, &found.entropy, &expected.entropy, chain);
+
+        let lse = &found.lse_tempered;
+        let dh = cuda.token_logprob_backward(&dlogprob, &h, &w, &targets, &temperatures, lse, Some(&mut dw));
+        let (rlse, rdw_added) = (&expected.lse_tempered, Some(&mut rdw));
+        let rdh = Reference.token_logprob_backward(&rdlogprob, &rh, &rw, &rtargets, &rtemperatures, rlse, rdw_added);
+        expect_close(&format!("{what}: dh"), &cuda, &dh, &rdh, vocab);
+        expect_close(&format!("{what}: dw"), &cuda, &dw, &rdw, rows);
+    }
+}
+
+/// What is stored when a token is drawn is what training computes for it, whatever the company.
+#[test]
+fn the_sampler_and_token_logprob_give_the_same_bits() {
+    let cuda = fast();
+    for (rows, dim, vocab, temperature) in [(66, 37, 131, 1.0), (5, 40, 132, 0.7)] {
+        let mut random = Random::new(55);
+        let h = exact_in_bf16(&mut random, rows * dim);
+        let w = cuda.upload(Host::F64(&exact_in_bf16(&mut random, vocab * dim)), &[vocab, dim], Dtype::Bf16);
+        let draw = Draw {
+            temperature,
+            top_k: 20,
+            top_p: 0.9,
+            min_p: 0.0,
+            repetition_penalty: 1.1,
+            seen: &[3, 5],
+            seed: 7,
+            sequence: 8,
+            position: 9,
+        };
+        let run = |rows: &[f64]| {
+            let count = rows.len() / dim;
+            let h = cuda.upload(Host::F64(rows), &[count, dim], Dtype::Activation);
+            let drawn = cuda.sample(&cuda.logits(&h, &w), &vec![draw; count]);
+            let ids: Vec<i32> = drawn.iter().map(|drawn| drawn.token as i32).collect();
+            let targets = cuda.upload(Host::I32(&ids), &[count], Dtype::I32);
+            let temperatures = cuda.upload(Host::F32(&vec![temperature; count]), &[count], Dtype::F32);
+            let found = cuda.token_logprob_forward(&h, &w, &targets, &temperatures);
+            let found = [&found.raw, &found.tempered, &found.entropy].map(|tensor| values(&cuda, tensor));
+            for (i, drawn) in drawn.iter().enumerate() {
+                let stored = [drawn.raw, drawn.tempered, drawn.entropy].map(f64::from);
+                assert_eq!(stored, [found[0][i], found[1][i], found[2][i]], "row {i} at {temperature}");
+            }
+            assert!(temperature != 1.0 || found[0] == found[1], "raw is tempered at temperature 1");
+            drawn
+        };
+        let all = run(&h);
+        for row in [0, rows - 1] {
+            assert_eq!(run(&h[row * dim..][..dim]), all[row..=row], "row {row} alone");
+        }
+    }
+}
