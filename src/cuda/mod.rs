@@ -8,14 +8,17 @@ pub mod kernels;
 
 mod buffers;
 mod columns;
+mod elementwise;
 
 mod adamw;
 mod copy_pages;
+mod gelu;
 mod grad_norm;
 mod linear;
 mod rms_norm;
 mod rope;
 mod sample;
+mod swiglu;
 mod token_logprob;
 
 use std::sync::Arc;

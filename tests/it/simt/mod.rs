@@ -2,6 +2,7 @@
 
 mod adamw;
 mod copy_pages;
+mod gelu;
 mod grad_norm;
 mod instructions;
 mod linear;
@@ -9,6 +10,7 @@ mod planted;
 mod rms_norm;
 mod rope;
 mod sample;
+mod swiglu;
 mod token_logprob;
 
 use std::sync::Arc;

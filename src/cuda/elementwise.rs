@@ -1,0 +1,17 @@
+//! Launches of kernels that go over rows piece by piece: `kernels/common/elementwise.cuh`.
+
+use super::Cuda;
+use super::device::Argument;
+
+/// Threads of a block, with up to 8 elements each.
+const THREADS: usize = 128;
+/// Elements of a row that a block has.
+const PIECE: usize = 8 * THREADS;
+
+impl Cuda {
+    /// Runs a kernel for each of `rows` rows of `dim` elements.
+    #[track_caller]
+    pub(super) fn launch_pieces(&self, kernel: &str, rows: usize, dim: usize, arguments: &[Argument<'_>]) {
+        self.launch(kernel, [rows, dim.div_ceil(PIECE), 1], THREADS, arguments);
+    }
+}
