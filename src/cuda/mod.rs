@@ -14,6 +14,7 @@ mod adamw;
 mod copy_pages;
 mod gelu;
 mod grad_norm;
+mod layer_norm;
 mod linear;
 mod rms_norm;
 mod rope;

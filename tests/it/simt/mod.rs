@@ -5,6 +5,7 @@ mod copy_pages;
 mod gelu;
 mod grad_norm;
 mod instructions;
+mod layer_norm;
 mod linear;
 mod planted;
 mod rms_norm;
