@@ -45,6 +45,12 @@ impl Cuda {
         tensor
     }
 
+    /// Copies within the device.
+    #[track_caller]
+    pub(super) fn copy(&self, to: Span<'_>, from: Span<'_>) {
+        sound("copy", self.device.copy(to, from));
+    }
+
     fn read<T: Pod>(&self, tensor: &Tensor) -> Vec<T> {
         let mut values = vec![T::zeroed(); tensor.len()];
         sound("download", self.device.copy_out(cast_slice_mut(&mut values), span(tensor)));
@@ -95,7 +101,7 @@ impl Buffers for Cuda {
 
     fn duplicate(&self, tensor: &Tensor) -> Tensor {
         let copy = self.empty(tensor.shape(), tensor.dtype());
-        sound("duplicate", self.device.copy(span(&copy), span(tensor)));
+        self.copy(span(&copy), span(tensor));
         copy
     }
 

@@ -12,12 +12,14 @@ mod elementwise;
 
 mod adamw;
 mod copy_pages;
+mod embedding;
 mod gelu;
 mod grad_norm;
 mod layer_norm;
 mod linear;
 mod rms_norm;
 mod rope;
+mod rows;
 mod sample;
 mod swiglu;
 mod token_logprob;

@@ -2,6 +2,7 @@
 
 mod adamw;
 mod copy_pages;
+mod embedding;
 mod gelu;
 mod grad_norm;
 mod instructions;
@@ -10,6 +11,7 @@ mod linear;
 mod planted;
 mod rms_norm;
 mod rope;
+mod rows;
 mod sample;
 mod swiglu;
 mod token_logprob;
