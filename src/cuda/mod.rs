@@ -17,6 +17,7 @@ mod gelu;
 mod grad_norm;
 mod layer_norm;
 mod linear;
+mod patch_embed;
 mod rms_norm;
 mod rope;
 mod rows;

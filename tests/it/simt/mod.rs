@@ -8,6 +8,7 @@ mod grad_norm;
 mod instructions;
 mod layer_norm;
 mod linear;
+mod patch_embed;
 mod planted;
 mod rms_norm;
 mod rope;
