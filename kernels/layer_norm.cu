@@ -4,7 +4,7 @@
 
 constexpr int ROWS_PER_BLOCK = 4;
 
-// x, add, sum, y bf16 [T, D]; w, b bf16 [D]; mean, rstd f32 [T]. Without `add`, `sum` is not written.
+// x, add, sum, y bf16 [D] of one row; w, b bf16 [D].
 template <int V>
 __device__ void normalise_row(const bf16* x, const bf16* add, const bf16* w, const bf16* b, bf16* sum, bf16* y, float* mean, float* rstd,
                               float epsilon, int dim) {
@@ -48,7 +48,8 @@ __device__ void normalise_row(const bf16* x, const bf16* add, const bf16* w, con
 }
 
 // hot
-extern "C" __global__ void __launch_bounds__(ROWS_PER_BLOCK* WARP)
+// x, add (optional), sum, y bf16 [T, D]; w, b bf16 [D]; mean, rstd f32 [T]. Without `add`, `sum` is null and h is x.
+extern "C" __global__ void __launch_bounds__(ROWS_PER_BLOCK * WARP)
     layer_norm_forward(const bf16* x, const bf16* add, const bf16* w, const bf16* b, bf16* sum, bf16* y, float* mean, float* rstd,
                        float epsilon, int rows, int dim) {
     int row = blockIdx.x * ROWS_PER_BLOCK + threadIdx.x / WARP;
@@ -91,7 +92,7 @@ __device__ void gradient_row(const bf16* dy, const bf16* dresidual, const bf16* 
 
 // hot
 // dy, h, dresidual (optional), dh bf16 [T, D]; w bf16 [D]; mean, rstd f32 [T].
-extern "C" __global__ void __launch_bounds__(ROWS_PER_BLOCK* WARP)
+extern "C" __global__ void __launch_bounds__(ROWS_PER_BLOCK * WARP)
     layer_norm_backward(const bf16* dy, const bf16* dresidual, const bf16* h, const bf16* w, const float* mean, const float* rstd, bf16* dh,
                         int rows, int dim) {
     int row = blockIdx.x * ROWS_PER_BLOCK + threadIdx.x / WARP;

@@ -4,7 +4,7 @@ use thyme_engine::ops::patch_embed::{PatchEmbed, PixelScale};
 use thyme_engine::ops::{Buffers, Dtype, Host};
 use thyme_engine::reference::Reference;
 
-use super::{Random, checked, exact_in_bf16, expect_close, pair, values};
+use super::{Random, checked, exact_in_bf16, expect_close, fast, pair, values};
 
 /// CLIP's, as the Qwen2-VL family uses.
 const SCALE: PixelScale =
@@ -41,4 +41,20 @@ fn channels_are_normalised_by_their_own_numbers_and_frames_are_doubled() {
     let w = cuda.upload(Host::F32(&one_hot), &[6, 6], Dtype::Bf16);
     let y = values(&cuda, &cuda.patch_embed_forward(&pixels, &scale, &w));
     assert_eq!(y, [1.0, 1.0, -1.0, -1.0, -4.0, -4.0]);
+}
+
+#[test]
+fn a_patch_has_the_same_bits_in_any_company() {
+    const PATCH: usize = 3 * 14 * 14;
+    let (cuda, mut random) = (fast(), Random::new(59));
+    let bytes: Vec<u8> = (0..70 * PATCH).map(|_| random.below(256) as u8).collect();
+    let w = cuda.upload(Host::F64(&exact_in_bf16(&mut random, 24 * 2 * PATCH)), &[24, 2 * PATCH], Dtype::Bf16);
+    let embedded = |bytes: &[u8]| {
+        let pixels = cuda.upload(Host::U8(bytes), &[bytes.len() / PATCH, PATCH], Dtype::U8);
+        values(&cuda, &cuda.patch_embed_forward(&pixels, &SCALE, &w))
+    };
+    let all = embedded(&bytes);
+    for (row, bytes) in bytes.chunks(PATCH).enumerate() {
+        assert_eq!(embedded(bytes), all[row * 24..][..24], "patch {row}");
+    }
 }
