@@ -1,0 +1,168 @@
+//! Attention over packed or paged keys: `kernels/attention.cu`.
+
+use super::device::Argument::{F32, Null};
+use super::{Cuda, expect_shape, optional, size, tensor};
+use crate::ops::attention::{Attention, Heads, Keys, PAGE_TOKENS, Packed};
+use crate::ops::{Buffers, Dtype, Tensor};
+
+/// Rows, or keys, of a block.
+const TILE: usize = 64;
+/// Keys, or rows, at a time in backward.
+const STEP: usize = 32;
+/// Keys whose softmax is formed by itself.
+const SPLIT_KEYS: usize = 1024;
+/// Elements after each row of a tile.
+const PADDING: usize = 8;
+/// Threads of a block.
+const THREADS: usize = 128;
+/// Query tokens of a sequence, on average, up to which its splits are worth a block each.
+const DECODE_TOKENS: usize = 16;
+
+impl Attention for Cuda {
+    fn attention_pages(&self, pages: usize, heads: Heads) -> Tensor {
+        self.zeros(&[pages, 2 * heads.kv_heads * PAGE_TOKENS * heads.head_dim], Dtype::Activation)
+    }
+
+    fn attention_forward(&self, qkv: &Tensor, heads: Heads, keys: Keys<'_>) -> (Tensor, Tensor) {
+        let tokens = qkv.rows();
+        expect_shape("attention_forward qkv", qkv, &[tokens, heads.qkv()]);
+        let o = self.empty(&[tokens, heads.heads * heads.head_dim], Dtype::Activation);
+        let lse = self.empty(&[tokens, heads.heads], Dtype::F32);
+        if tokens == 0 {
+            return (o, lse);
+        }
+        let (bounds, prefixes, paged, causal) = match keys {
+            Keys::Packed(Packed { bounds, prefixes, causal }) => (bounds, prefixes, None, causal),
+            Keys::Paged { pages, bounds, tables, lengths } => (bounds, None, Some((pages, tables, lengths)), true),
+        };
+        let segments = bounds.len() - 1;
+        let keys_max = paged.map_or(tokens, |(_, tables, _)| tables.cols() * PAGE_TOKENS);
+        let splits = keys_max.div_ceil(SPLIT_KEYS);
+        let is_split = paged.is_some() && splits > 1 && tokens <= DECODE_TOKENS * segments;
+        let parts = is_split.then(|| self.empty(&[splits, tokens, heads.heads, heads.head_dim + 2], Dtype::F32));
+        let (pages, tables, lengths) = match paged {
+            Some((pages, tables, lengths)) => (Some(pages), Some(tables), Some(lengths)),
+            None => (None, None, None),
+        };
+        let joined_bytes = if is_split || splits == 1 { 0 } else { TILE * heads.head_dim * size_of::<f32>() };
+        self.launch_shared(
+            &kernel("attention_forward", heads),
+            [tiles(tokens * heads.heads / heads.kv_heads, segments), heads.kv_heads, if is_split { splits } else { 1 }],
+            THREADS,
+            rows_bytes(4 * TILE, heads) + joined_bytes,
+            &[
+                tensor("qkv", qkv),
+                tensor("bounds", bounds),
+                optional("prefixes", prefixes),
+                optional("pages", pages),
+                optional("tables", tables),
+                optional("lengths", lengths),
+                if is_split { Null } else { tensor("o", &o) },
+                if is_split { Null } else { tensor("lse", &lse) },
+                optional("parts", parts.as_ref()),
+                size(tables.map_or(0, Tensor::cols)),
+                size(heads.heads),
+                size(heads.kv_heads),
+                size(tokens),
+                size(segments),
+                size(usize::from(causal)),
+                F32(heads.scale()),
+            ],
+        );
+        if let (Some(parts), Some(lengths)) = (&parts, lengths) {
+            self.launch(
+                "attention_join",
+                [(tokens * heads.heads).div_ceil(THREADS / 32), 1, 1],
+                THREADS,
+                &[
+                    tensor("parts", parts),
+                    tensor("bounds", bounds),
+                    tensor("lengths", lengths),
+                    tensor("o", &o),
+                    tensor("lse", &lse),
+                    size(splits),
+                    size(heads.heads),
+                    size(tokens),
+                    size(segments),
+                    size(heads.head_dim),
+                    F32(heads.scale()),
+                ],
+            );
+        }
+        (o, lse)
+    }
+
+    fn attention_backward(
+        &self,
+        d_o: &Tensor,
+        qkv: &Tensor,
+        o: &Tensor,
+        lse: &Tensor,
+        heads: Heads,
+        segments: Packed<'_>,
+    ) -> Tensor {
+        let tokens = qkv.rows();
+        expect_shape("attention_backward d_o", d_o, o.shape());
+        expect_shape("attention_backward lse", lse, &[tokens, heads.heads]);
+        let dqkv = self.empty(qkv.shape(), Dtype::Activation);
+        if tokens == 0 {
+            return dqkv;
+        }
+        let rows = tokens * heads.heads;
+        let delta = self.empty(&[tokens, heads.heads], Dtype::F32);
+        self.launch(
+            "attention_backward_delta",
+            [rows.div_ceil(THREADS / 32), 1, 1],
+            THREADS,
+            &[tensor("d_o", d_o), tensor("o", o), tensor("delta", &delta), size(rows), size(heads.head_dim)],
+        );
+        let count = segments.bounds.len() - 1;
+        let arguments = [
+            tensor("d_o", d_o),
+            tensor("qkv", qkv),
+            tensor("lse", lse),
+            tensor("delta", &delta),
+            tensor("bounds", segments.bounds),
+            optional("prefixes", segments.prefixes),
+            tensor("dqkv", &dqkv),
+            size(heads.heads),
+            size(heads.kv_heads),
+            size(count),
+            size(usize::from(segments.causal)),
+            F32(heads.scale()),
+        ];
+        for (name, rows_per_token) in
+            [("attention_backward_queries", heads.heads / heads.kv_heads), ("attention_backward_keys", 1)]
+        {
+            self.launch_shared(
+                &kernel(name, heads),
+                [tiles(tokens * rows_per_token, count), heads.kv_heads, 1],
+                THREADS,
+                rows_bytes(2 * TILE + 4 * STEP, heads),
+                &arguments,
+            );
+        }
+        dqkv
+    }
+}
+
+/// The variant of a kernel for a width of heads.
+#[track_caller]
+fn kernel(name: &str, heads: Heads) -> String {
+    let dim = heads.head_dim;
+    assert!(
+        dim.is_multiple_of(16) && (16..=128).contains(&dim),
+        "{name}: head_dim {dim} is not a multiple of 16 up to 128"
+    );
+    format!("{name}_{dim}")
+}
+
+/// At least as many blocks as the segments have tiles: each may end with one that is not full.
+fn tiles(rows: usize, segments: usize) -> usize {
+    rows / TILE + segments
+}
+
+/// Shared memory for some rows of a head.
+fn rows_bytes(rows: usize, heads: Heads) -> usize {
+    rows * (heads.head_dim + PADDING) * size_of::<half::bf16>()
+}
