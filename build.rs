@@ -3,8 +3,10 @@
 
 use std::env;
 use std::fmt::Write as _;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What is compiled: the name that the device looks for, nvcc's option, the file's ending.
 const TARGETS: [(&str, &str, &str); 3] = [
@@ -16,8 +18,8 @@ const TARGETS: [(&str, &str, &str); 3] = [
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=kernels");
-    println!("cargo::rerun-if-changed=.nvcc/bin");
-    for name in ["THYME_NVCC", "CUDA_HOME", "PATH"] {
+    // Not .nvcc: what is watched and absent makes every build run this again. tools/setup_nvcc.sh touches this file instead.
+    for name in ["THYME_NVCC", "CUDA_HOME"] {
         println!("cargo::rerun-if-env-changed={name}");
     }
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo says where the manifest is"));
@@ -33,12 +35,13 @@ fn main() {
     code.push_str("];\n");
 
     let nvcc = nvcc(&root);
-    let mut embedded = Vec::new();
-    let mut fault = None;
+    let (mut embedded, mut fault) = (Vec::new(), None);
     if let Some(nvcc) = &nvcc {
         let units = sources.iter().filter(|source| source.ends_with(".cu") && !source.contains('/'));
-        for (unit, target) in units.flat_map(|unit| TARGETS.map(|target| (unit, target))) {
-            match compile(nvcc, &kernels, unit, target, &out) {
+        let wanted: Vec<_> = units.flat_map(|unit| TARGETS.map(|target| (unit.as_str(), target))).collect();
+        let compiled = on_all_cores(&wanted, |&(unit, target)| compile(nvcc, &kernels, &sources, unit, target, &out));
+        for ((unit, target), image) in wanted.into_iter().zip(compiled) {
+            match image {
                 Ok(path) => embedded.push((unit, target.0, path)),
                 Err(message) => fault = Some(message),
             }
@@ -95,15 +98,44 @@ fn nvcc(root: &Path) -> Option<PathBuf> {
     named.into_iter().chain(toolkit).chain(on_path).chain(made).find(|nvcc| nvcc.is_file())
 }
 
-/// Contraction is off, so that a multiplication and an addition round as they are written.
+/// `work` of each item, as many at once as cargo allows.
+fn on_all_cores<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let threads = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1);
+    let next = AtomicUsize::new(0);
+    let take = || {
+        let numbers = std::iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed));
+        numbers.take_while(|number| *number < items.len()).map(|number| (number, work(&items[number]))).collect()
+    };
+    let mut done: Vec<(usize, R)> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(&take)).collect();
+        workers.into_iter().flat_map(|worker| -> Vec<_> { worker.join().expect("a worker ends") }).collect()
+    });
+    done.sort_by_key(|(number, _)| *number);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
+/// The image of a unit, unless the last build made it of the same text. Contraction is off, so that a multiplication and an addition round
+/// as they are written.
 fn compile(
     nvcc: &Path,
     kernels: &Path,
+    sources: &[String],
     unit: &str,
     (target, option, form): (&str, &str, &str),
     out: &Path,
 ) -> Result<PathBuf, String> {
     let image = out.join(format!("{}.{target}.{form}", unit.trim_end_matches(".cu")));
+    let stamp = image.with_extension(format!("{form}.of"));
+    let mut hasher = DefaultHasher::new();
+    let headers = sources.iter().filter(|source| source.ends_with(".cuh")).map(String::as_str);
+    for source in headers.chain([unit]) {
+        std::fs::read(kernels.join(source)).map_err(|error| format!("{source}: {error}"))?.hash(&mut hasher);
+    }
+    (nvcc, option).hash(&mut hasher);
+    let hash = hasher.finish().to_string();
+    if image.is_file() && std::fs::read_to_string(&stamp).is_ok_and(|made_of| made_of == hash) {
+        return Ok(image);
+    }
     let output = Command::new(nvcc)
         .args([&format!("-{form}"), &format!("-gencode={option}"), "-std=c++17", "-O3", "--fmad=false", "-I"])
         .arg(kernels)
@@ -113,6 +145,7 @@ fn compile(
         .output()
         .map_err(|error| error.to_string())?;
     if output.status.success() {
+        std::fs::write(&stamp, hash).map_err(|error| error.to_string())?;
         return Ok(image);
     }
     let text = String::from_utf8_lossy(&output.stderr);

@@ -2,29 +2,39 @@
 
 use std::sync::Arc;
 
+use anyhow::Context;
 use clap::ValueEnum;
 
 use crate::cpu::Cpu;
 use crate::cpu::simd::Simd;
+use crate::cuda::Cuda;
+use crate::cuda::device::gpu::Gpu;
+use crate::cuda::device::simt::{Simt, SimtOptions};
 use crate::cuda::kernels::COMPILED;
 use crate::ops::Backend;
 
 /// Where to compute.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
 pub enum Device {
-    /// The best there is.
+    /// The CPU; a GPU is used when it is asked for.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
+    /// The first NVIDIA GPU of CUDA_VISIBLE_DEVICES.
+    Cuda,
+    /// The CUDA kernels, run by the CPU thread by thread: slow, to try them without a GPU.
+    Simt,
 }
 
 impl Device {
     /// Its backend.
-    pub fn backend(self) -> Arc<dyn Backend> {
-        match self {
+    pub fn backend(self) -> anyhow::Result<Arc<dyn Backend>> {
+        Ok(match self {
             Device::Auto | Device::Cpu => Arc::new(Cpu::new()),
-        }
+            Device::Cuda => Arc::new(Cuda::new(Arc::new(Gpu::new(0).context("--device cuda")?))),
+            Device::Simt => Arc::new(Cuda::new(Arc::new(Simt::new(SimtOptions::fast()).context("--device simt")?))),
+        })
     }
 }
 
@@ -36,6 +46,14 @@ pub fn kernels() -> String {
         _ => "cpu, portable: about ten times slower than with AVX2; use a machine with AVX2 for training",
     };
     format!("{cpu}; CUDA kernels: {COMPILED}")
+}
+
+/// The GPU, in words.
+pub fn gpu() -> String {
+    match Gpu::new(0) {
+        Ok(gpu) => format!("{}; use it with --device cuda", crate::cuda::device::Device::description(&gpu)),
+        Err(error) => format!("none that can be used: {error}"),
+    }
 }
 
 /// Runs a command's computation on the worker pool itself: its parallel ops then share their work from where they stand, where a thread

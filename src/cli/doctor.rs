@@ -1,11 +1,10 @@
 //! `thyme-engine doctor`: what this machine offers, and the remedy for what is missing.
 
 use std::fmt::Write as _;
-use std::path::Path;
 
 use clap::Args;
 
-use super::device::kernels;
+use super::device::{gpu, kernels};
 use super::lines::print;
 use crate::sandbox::{Guarantee, Sandbox, SandboxOptions};
 
@@ -60,18 +59,6 @@ fn memory() -> String {
     match available {
         Some(kib) => format!("{:.1} GiB available", kib as f64 / (1 << 20) as f64),
         None => "unknown".to_owned(),
-    }
-}
-
-fn gpu() -> String {
-    match std::fs::read_to_string("/proc/driver/nvidia/version") {
-        Ok(version) => {
-            format!("{}; the commands compute on the CPU", version.lines().next().unwrap_or("an NVIDIA driver").trim())
-        }
-        Err(_) if Path::new("/dev/nvidiactl").exists() => {
-            "an NVIDIA device; the commands compute on the CPU".to_owned()
-        }
-        Err(_) => "none found; everything is computed on the CPU".to_owned(),
     }
 }
 

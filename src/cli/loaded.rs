@@ -41,7 +41,7 @@ impl Loaded {
         if let Ok(processor) = &processor {
             processor::check_tokens(processor, &config, &dir)?;
         }
-        let model = Model::new(config, device.backend());
+        let model = Model::new(config, device.backend()?);
         let weights = weights::load(&model, &dir)?;
         Ok(Loaded { dir, model, weights, image_settings, processor })
     }

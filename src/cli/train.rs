@@ -51,8 +51,12 @@ pub fn run(arguments: TrainArguments) -> anyhow::Result<()> {
     }
     let stop = Arc::new(AtomicBool::new(false));
     raise_on_interrupt(stop.clone());
-    let session =
-        Session { backend: arguments.device.backend(), resume: arguments.resume, overwrite: arguments.overwrite, stop };
+    let session = Session {
+        backend: arguments.device.backend()?,
+        resume: arguments.resume,
+        overwrite: arguments.overwrite,
+        stop,
+    };
     on_workers(|| match plan.recipe.method {
         Method::Sft => sft::train(&plan, &session),
         Method::Grpo => grpo::train(&plan, &session),

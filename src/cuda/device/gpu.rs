@@ -204,4 +204,15 @@ mod tests {
         );
         assert!(target(7, 5).unwrap_err().to_string().contains("8.0"));
     }
+
+    #[test]
+    fn a_machine_without_a_gpu_or_a_build_without_kernels_says_what_to_do() {
+        match Gpu::new(0) {
+            Ok(gpu) => assert!(gpu.description().contains("compute capability")),
+            Err(DeviceError::Missing(remedy)) => {
+                assert!(remedy.contains("driver") || remedy.contains("nvcc"), "{remedy}")
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
 }
