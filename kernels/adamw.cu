@@ -20,6 +20,7 @@ __device__ inline void update(bf16& w, int16_t& remainder, float& m, float& v, f
     remainder = int16_t(bits - (uint32_t(w.bits) << 16));
 }
 
+// hot
 // w bf16, remainder i16, m, v, dw f32, each [count].
 extern "C" __global__ void adamw(bf16* w, int16_t* remainder, float* m, float* v, const float* dw, float beta1, float beta2, float rate,
                                  float root, float epsilon, float decay, float gradient_scale, int64_t count) {

@@ -16,6 +16,7 @@ __device__ inline double block_sum(double value) {
     return sums[threadIdx.x];
 }
 
+// hot
 // x f32 [count]; partial f64 [parts].
 extern "C" __global__ void __launch_bounds__(THREADS) grad_norm_partial(const float* x, double* partial, int64_t count) {
     int64_t first = int64_t(blockIdx.x) * PART;

@@ -45,6 +45,7 @@ __device__ inline void rotate(bf16* qkv, const float* rotation, float direction,
     }
 }
 
+// hot
 // qkv bf16 [T, (heads + 2 kv_heads) · dim]; rotation f32 [T, dim], cosines and then sines; slots i32 [T]; without a write, pages and slots
 // are null.
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -52,6 +53,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     rotate(qkv, rotation, 1.0f, pages, slots, heads, kv_heads, dim);
 }
 
+// hot
 // dqkv and rotation as above.
 extern "C" __global__ void __launch_bounds__(THREADS) rope_backward(bf16* dqkv, const float* rotation, int heads, int kv_heads, int dim) {
     rotate(dqkv, rotation, -1.0f, nullptr, nullptr, heads, kv_heads, dim);

@@ -176,6 +176,7 @@ __device__ inline void mark(unsigned* bits, const int* seen, const Draw& draw, i
     __syncthreads();
 }
 
+// hot
 // logits f32 [N, vocab]; draws [N]; seen i32 [..]; bits u32 [N, (vocab + 31) / 32] to work in, null where no row has seen tokens;
 // drawn [N].
 extern "C" __global__ void __launch_bounds__(ROW_THREADS, 1)

@@ -21,6 +21,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         });
 }
 
+// hot
 // z f32 [N, V]; targets i32, temperatures and the results f32 [N]. A block a row.
 extern "C" __global__ void __launch_bounds__(ROW_THREADS)
     token_logprob_forward(const float* z, const int* targets, const float* temperatures, float* raw, float* tempered, float* lse_raw,
@@ -38,6 +39,7 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
     entropy[row] = softmax.entropy;
 }
 
+// hot
 // dz = dlogprob/τ · (onehot(target) − softmax(z/τ)): z f32, dz bf16 [N, V]; targets i32, the others f32 [N]. A block a row.
 extern "C" __global__ void __launch_bounds__(ROW_THREADS)
     token_logprob_backward(const float* z, const int* targets, const float* temperatures, const float* lse, const float* dlogprob, bf16* dz,

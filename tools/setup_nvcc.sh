@@ -6,6 +6,7 @@ cd "$(dirname "$0")/.."
 
 if [ ! -x .nvcc/bin/python ]; then
     python3 -m venv .nvcc
+    touch build.rs # so that the next build looks again
 fi
 # nvvm and crt are pinned too: newer ones make PTX that this ptxas refuses.
 .nvcc/bin/pip install -q nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-cuda-runtime==13.0.96 \

@@ -3,10 +3,10 @@
 
 use rayon::prelude::*;
 
-use super::linear::{self, Left, Right, Size, Start};
+use super::linear::{self, Size, Start};
 use super::log_sum_exp::{exp_shifted, log_probability, raw_and_tempered, softmax};
 use super::simd::{LANES, kernel};
-use super::{Cpu, PARALLEL_COST, floats, floats_mut, values};
+use super::{Cpu, PARALLEL_COST, floats, floats_mut, parameter};
 use crate::ops::sample::{Draw, Drawn, Sample, philox_uniform};
 use crate::ops::{Dtype, Tensor};
 
@@ -18,14 +18,7 @@ impl Sample for Cpu {
         let size = Size { rows: h.rows(), cols: w.rows(), depth: h.cols() };
         assert_eq!(w.cols(), size.depth, "logits: h {h:?}, w {w:?}");
         let mut z = self.empty(&[size.rows, size.cols], Dtype::F32);
-        linear::product(
-            self,
-            Left::Rows(floats(h)),
-            Right::Parameter(values(w)),
-            Start::Zero,
-            size,
-            floats_mut(&mut z),
-        );
+        linear::forward(self, floats(h), parameter(w), Start::Zero, size, floats_mut(&mut z));
         z
     }
 

@@ -11,6 +11,7 @@ mod columns;
 mod elementwise;
 
 mod adamw;
+mod attention;
 mod copy_pages;
 mod embedding;
 mod gelu;
@@ -27,7 +28,7 @@ mod token_logprob;
 
 use std::sync::Arc;
 
-use crate::ops::Tensor;
+use crate::ops::{Backend, Tensor};
 use device::{Argument, Device, Launch};
 
 /// The backend on some device.
@@ -45,16 +46,31 @@ impl Cuda {
     /// Runs a kernel; nothing at all if the grid is empty, which is what an op on no rows comes to.
     #[track_caller]
     fn launch(&self, kernel: &str, grid: [usize; 3], threads: usize, arguments: &[Argument<'_>]) {
+        self.launch_shared(kernel, grid, threads, 0, arguments);
+    }
+
+    /// The same, with shared memory whose size the launch decides.
+    #[track_caller]
+    fn launch_shared(
+        &self,
+        kernel: &str,
+        grid: [usize; 3],
+        threads: usize,
+        shared_bytes: usize,
+        arguments: &[Argument<'_>],
+    ) {
         if grid.contains(&0) {
             return;
         }
         let grid = grid.map(|blocks| u32::try_from(blocks).expect("a grid of fewer than 2³² blocks"));
-        let launch = Launch { kernel, grid, block: [threads as u32, 1, 1], shared_bytes: 0, arguments };
+        let launch = Launch { kernel, grid, block: [threads as u32, 1, 1], shared_bytes, arguments };
         if let Err(error) = self.device.launch(&launch) {
             panic!("{kernel}: {error}");
         }
     }
 }
+
+impl Backend for Cuda {}
 
 /// A tensor as an argument under its name in the kernel.
 fn tensor<'a>(role: &'a str, of: &'a Tensor) -> Argument<'a> {

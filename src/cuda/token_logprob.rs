@@ -9,6 +9,8 @@ use crate::ops::{Dtype, Tensor};
 
 /// Logits held at a time.
 const LOGITS_MAX: usize = 1 << 24;
+/// Rows of a chunk, at most: more would not keep a GPU busier.
+const CHUNK_ROWS_MAX: usize = 512;
 /// Threads of a block that has a row of logits: `ROW_THREADS` of `kernels/common/log_sum_exp.cuh`.
 pub(super) const ROW_THREADS: usize = 512;
 
@@ -115,5 +117,5 @@ impl Cuda {
 
 /// Rows of a chunk, at least one.
 fn chunk_rows(rows: usize, vocab: usize) -> usize {
-    (LOGITS_MAX / vocab).clamp(1, rows.max(1))
+    (LOGITS_MAX / vocab).min(CHUNK_ROWS_MAX).clamp(1, rows.max(1))
 }
