@@ -16,7 +16,7 @@ use crate::small_policy::{CHECKPOINTS, Compared, Game, Random, SmallPolicy, comp
 
 #[test]
 fn one_policy() {
-    let compared = play_and_compare(&Arc::new(Cpu::new()), 5_000, 625);
+    let compared = play_and_compare(&Arc::new(Cpu::new()), &CHECKPOINTS, 5_000, 625);
     assert!(compared.tokens >= 5_000, "{compared:?}");
     assert_eq!(compared.differing, 0, "{compared:?}");
 }
@@ -24,7 +24,7 @@ fn one_policy() {
 #[test]
 #[ignore = "takes minutes without optimisation; run: cargo test --release --test it one_policy_long -- --ignored --nocapture"]
 fn one_policy_long() {
-    let compared = play_and_compare(&Arc::new(Cpu::new()), 100_000, 2_500);
+    let compared = play_and_compare(&Arc::new(Cpu::new()), &CHECKPOINTS, 100_000, 2_500);
     println!("{} tokens compared, {} differing", compared.tokens, compared.differing);
     assert!(compared.tokens >= 100_000);
     assert_eq!(compared.differing, 0);
@@ -41,14 +41,19 @@ fn a_product_split_over_k_for_few_rows_is_found() {
 }
 
 fn fault_is_found<B: Backend + Clone + 'static>(backend: B) {
-    let compared = play_and_compare(&Arc::new(backend), 400, 100);
+    let compared = play_and_compare(&Arc::new(backend), &CHECKPOINTS, 400, 100);
     assert!(compared.differing * 2 > compared.tokens, "{compared:?}");
 }
 
-/// Games of `game` tokens each on all checkpoints in turn, with engines of random sizes, until `tokens` are compared.
-fn play_and_compare<B: Backend + Clone + 'static>(backend: &Arc<B>, tokens: usize, game: usize) -> Compared {
+/// Games of `game` tokens each on the checkpoints in turn, with engines of random sizes, until `tokens` are compared.
+pub fn play_and_compare<B: Backend + Clone + 'static>(
+    backend: &Arc<B>,
+    checkpoints: &[&str],
+    tokens: usize,
+    game: usize,
+) -> Compared {
     let mut random = Random::new(1);
-    let policies = CHECKPOINTS.map(|name| SmallPolicy::open(name, backend.clone()));
+    let policies: Vec<SmallPolicy> = checkpoints.iter().map(|name| SmallPolicy::open(name, backend.clone())).collect();
     let mut total = Compared::default();
     let mut seed = 0;
     while total.tokens < tokens {

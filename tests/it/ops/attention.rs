@@ -1,14 +1,12 @@
 //! Attention over packed keys.
 
+use thyme_engine::ops::Backend;
 use thyme_engine::ops::attention::{Heads, Keys, Packed};
 
-use thyme_engine::ops::Backend;
+use super::{Case, Gradient, Input, Random, check_backends, check_gradient, check_some_backends, takes};
 
-use super::{Case, Gradient, Input, Random, check_backends, check_gradient};
-
-fn case(random: &mut Random, heads: Heads, bounds: &[i32], prefixes: &[i32], causal: bool) -> Case {
-    let tokens = bounds[bounds.len() - 1] as usize;
-    let segments = Segments { bounds: bounds.to_vec(), prefixes: prefixes.to_vec(), causal };
+fn case(random: &mut Random, heads: Heads, segments: Segments) -> Case {
+    let tokens = segments.bounds[segments.bounds.len() - 1] as usize;
     let segments_back = segments.clone();
     Case {
         name: format!("attention {heads:?}, {segments:?}"),
@@ -54,30 +52,34 @@ impl Segments {
 
 /// No token, one, one segment, several (as images and their windows are), an empty one, shared prefixes; grouped heads and one head a
 /// group.
-pub fn cases() -> Vec<Case> {
-    let mut random = Random::new(11);
-    let mut cases = vec![];
-    for (heads, kv_heads, head_dim) in [(4, 2, 2), (3, 1, 6), (2, 2, 32), (7, 1, 20)] {
-        for bounds in [&[0, 0][..], &[0, 1], &[0, 2], &[0, 33], &[0, 5, 5, 9], &[0, 1, 8, 10, 33], &[0, 16, 32, 39]] {
-            for causal in [true, false] {
-                cases.push(case(&mut random, Heads { heads, kv_heads, head_dim }, bounds, &[], causal));
-            }
-        }
-        // Prefixes of no token, of less than a tile, of a tile and of more; segments without one between them, and an empty one.
-        let shared: [(&[i32], &[i32]); 5] = [
-            (&[0, 5, 9, 10, 30], &[-1, 0, 0, 0]),
-            (&[0, 16, 20, 24], &[-1, 0, 0]),
-            (&[0, 37, 40, 57, 60, 60], &[-1, 0, -1, 0, 0]),
-            (&[0, 0, 3, 21, 26, 29], &[-1, 0, -1, 2, 2]),
-            (&[0, 3, 7], &[-1, -1]),
-        ];
-        for (bounds, prefixes) in shared {
-            for causal in [true, false] {
-                cases.push(case(&mut random, Heads { heads, kv_heads, head_dim }, bounds, prefixes, causal));
-            }
+fn calls() -> Vec<(Heads, Segments)> {
+    let plain = [&[0, 0][..], &[0, 1], &[0, 2], &[0, 33], &[0, 5, 5, 9], &[0, 1, 8, 10, 33], &[0, 16, 32, 39]];
+    // Prefixes of no token, of less than a tile, of a tile and of more; segments without one between them, and an empty one.
+    let shared: [(&[i32], &[i32]); 5] = [
+        (&[0, 5, 9, 10, 30], &[-1, 0, 0, 0]),
+        (&[0, 16, 20, 24], &[-1, 0, 0]),
+        (&[0, 37, 40, 57, 60, 60], &[-1, 0, -1, 0, 0]),
+        (&[0, 0, 3, 21, 26, 29], &[-1, 0, -1, 2, 2]),
+        (&[0, 3, 7], &[-1, -1]),
+    ];
+    let mut calls = vec![];
+    for (heads, kv_heads, head_dim) in [(4, 2, 2), (3, 1, 6), (2, 2, 32), (7, 1, 20), (4, 2, 16)] {
+        let segments = plain.iter().map(|bounds| (*bounds, &[][..])).chain(shared);
+        for ((bounds, prefixes), causal) in segments.flat_map(|segments| [(segments, true), (segments, false)]) {
+            let segments = Segments { bounds: bounds.to_vec(), prefixes: prefixes.to_vec(), causal };
+            calls.push((Heads { heads, kv_heads, head_dim }, segments));
         }
     }
-    cases
+    calls
+}
+
+pub fn cases() -> Vec<Case> {
+    let mut random = Random::new(11);
+    calls().into_iter().map(|(heads, segments)| case(&mut random, heads, segments)).collect()
+}
+
+fn check(seed: u64, heads: Heads, segments: Segments) {
+    check_some_backends(&case(&mut Random::new(seed), heads, segments), |backend| takes(backend, heads));
 }
 
 #[test]
@@ -87,13 +89,31 @@ fn its_gradient_is_that_of_finite_differences() {
 
 #[test]
 fn every_backend_agrees_with_the_reference() {
-    cases().iter().for_each(check_backends);
+    calls().into_iter().for_each(|(heads, segments)| check(11, heads, segments));
 }
 
 #[test]
 fn every_backend_agrees_with_the_reference_on_long_sequences() {
-    let heads = Heads { heads: 2, kv_heads: 1, head_dim: 4 };
-    for causal in [true, false] {
-        check_backends(&case(&mut Random::new(12), heads, &[0, 1100, 1400], &[], causal));
+    for (head_dim, causal) in [(4, true), (4, false), (16, true), (16, false)] {
+        let segments = Segments { bounds: vec![0, 1100, 1400], prefixes: vec![], causal };
+        check(12, Heads { heads: 2, kv_heads: 1, head_dim }, segments);
     }
+}
+
+/// Every width that tensor cores take, over more than one tile of rows and of keys.
+pub fn wide_cases() -> Vec<Case> {
+    let mut random = Random::new(13);
+    let mut cases = vec![];
+    for (i, head_dim) in (16..=128).step_by(16).enumerate() {
+        for (bounds, prefixes) in [(vec![0, 70, 131], vec![]), (vec![0, 66, 70, 75], vec![-1, 0, 0])] {
+            let segments = Segments { bounds, prefixes, causal: i % 2 == 0 };
+            cases.push(case(&mut random, Heads { heads: 3, kv_heads: 1, head_dim }, segments));
+        }
+    }
+    cases
+}
+
+#[test]
+fn every_backend_agrees_with_the_reference_on_wide_heads() {
+    wide_cases().iter().for_each(check_backends);
 }

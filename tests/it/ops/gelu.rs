@@ -3,7 +3,7 @@
 use thyme_engine::ops::gelu::GeluForm;
 use thyme_engine::ops::{Dtype, Host};
 
-use super::{Case, Gradient, Input, ROWS, Random, all_backends, check_backends, check_gradient};
+use super::{Case, Gradient, Input, ROWS, Random, all_backends, check_backends, check_gradient, tolerance};
 
 pub fn cases() -> Vec<Case> {
     let mut random = Random::new(5);
@@ -36,9 +36,14 @@ fn erf_form_is_x_times_the_normal_distribution() {
     for backend in all_backends() {
         let x = backend.upload(Host::F32(&[0.0, 1.0, -1.0, 3.0, -3.0, 40.0, -40.0]), &[7], Dtype::Activation);
         let y = backend.to_f32(&backend.gelu_forward(&x, GeluForm::Erf));
-        let expected = [0.0, 0.841_344_8, -0.158_655_25, 2.995_950_3, -0.004_049_69, 40.0, 0.0];
+        let expected = [0.0f32, 0.841_344_8, -0.158_655_25, 2.995_950_3, -0.004_049_69, 40.0, 0.0];
         for (y, expected) in y.iter().zip(expected) {
-            assert!((y - expected).abs() < 5e-7, "{}: {y}, not {expected}", backend.name());
+            // As good as f32 allows, or as the output's own rounding does.
+            let allowed = match backend.name() {
+                "simt" | "gpu" => tolerance(backend.name(), Dtype::Activation, 1) as f32 * expected.abs(),
+                _ => 5e-7,
+            };
+            assert!((y - expected).abs() <= allowed, "{}: {y}, not {expected}", backend.name());
         }
     }
 }

@@ -4,10 +4,10 @@ use thyme_engine::cpu::Cpu;
 use thyme_engine::cpu::simd::Simd;
 use thyme_engine::ops::{Backend, Tensor};
 
-use super::{Case, Gradient, Random, bits, upload_like};
+use super::{Case, Gradient, Random, all_cases, bits, upload_like};
 
 /// The bits of a case's outputs and gradients.
-fn case_bits(backend: &dyn Backend, case: &Case) -> Vec<Vec<u32>> {
+pub fn case_bits(backend: &dyn Backend, case: &Case) -> Vec<Vec<u32>> {
     let mut random = Random::new(26);
     let inputs: Vec<Tensor> = case.inputs.iter().map(|input| input.upload(backend)).collect();
     let outputs = (case.forward)(backend, &inputs);
@@ -20,24 +20,11 @@ fn case_bits(backend: &dyn Backend, case: &Case) -> Vec<Vec<u32>> {
 
 #[test]
 fn every_instruction_set_gives_the_same_bits() {
-    let cases = [
-        super::linear::cases(),
-        super::rms_norm::cases(),
-        super::layer_norm::cases(),
-        super::swiglu::cases(),
-        super::gelu::cases(),
-        super::patch_embed::cases(),
-        super::rows::cases(),
-        super::embedding::cases(),
-        super::rope::cases(),
-        super::attention::cases(),
-        super::token_logprob::cases(),
-    ];
     let portable = Cpu::with_simd(Simd::portable());
-    for case in cases.iter().flatten() {
-        let expected = case_bits(&portable, case);
+    for case in all_cases().into_iter().chain(super::attention::cases()) {
+        let expected = case_bits(&portable, &case);
         for simd in Simd::available() {
-            assert_eq!(case_bits(&Cpu::with_simd(simd), case), expected, "{} with {simd:?}", case.name);
+            assert_eq!(case_bits(&Cpu::with_simd(simd), &case), expected, "{} with {simd:?}", case.name);
         }
     }
 }

@@ -2,12 +2,12 @@
 //! its cases once; the bodies here run them.
 
 mod adamw;
-mod attention;
+pub mod attention;
 mod copy_pages;
 mod embedding;
 mod gelu;
 mod grad_norm;
-mod instruction_sets;
+pub mod instruction_sets;
 mod layer_norm;
 mod linear;
 mod patch_embed;
@@ -19,20 +19,50 @@ mod sample;
 mod swiglu;
 mod token_logprob;
 
+use std::sync::Arc;
+
 use half::bf16;
 use thyme_engine::cpu::Cpu;
+use thyme_engine::cuda::Cuda;
+use thyme_engine::cuda::device::gpu::Gpu;
+use thyme_engine::cuda::device::simt::{Simt, SimtOptions};
+use thyme_engine::ops::attention::Heads;
 use thyme_engine::ops::{Backend, Dtype, Host, HostMut, Tensor};
 use thyme_engine::reference::Reference;
 
 /// Numbers of rows to try: none, one, a pair, and two that no vector width divides.
 const ROWS: [usize; 5] = [0, 1, 2, 7, 33];
 
+/// The cases of every op with a gradient, but for attention, whose widths not every backend takes.
+pub fn all_cases() -> Vec<Case> {
+    let cases = [
+        linear::cases(),
+        rms_norm::cases(),
+        layer_norm::cases(),
+        swiglu::cases(),
+        gelu::cases(),
+        patch_embed::cases(),
+        rows::cases(),
+        embedding::cases(),
+        rope::cases(),
+        token_logprob::cases(),
+    ];
+    cases.into_iter().flatten().collect()
+}
+
 /// What gradients that are added to start from.
 const START: f64 = 0.25;
 
-/// The backends held against the reference.
+/// The backends held against the reference: the CPU, CUDA's kernels on the host with every access watched, and a GPU where there is one.
 fn backends() -> Vec<Box<dyn Backend>> {
-    vec![Box::new(Cpu::new())]
+    thread_local! {
+        static SIMT: Cuda = Cuda::new(Arc::new(Simt::new(SimtOptions::checked()).unwrap()));
+    }
+    let mut backends: Vec<Box<dyn Backend>> = vec![Box::new(Cpu::new()), Box::new(SIMT.with(Cuda::clone))];
+    if let Ok(gpu) = Gpu::new(0) {
+        backends.push(Box::new(Cuda::new(Arc::new(gpu))));
+    }
+    backends
 }
 
 /// The reference and the backends held against it, for what each must do by itself.
@@ -61,7 +91,7 @@ pub fn tolerance(backend: &str, dtype: Dtype, chain: usize) -> f64 {
 }
 
 /// One use of an op, as a function of the inputs that it differentiates.
-struct Case {
+pub struct Case {
     name: String,
     inputs: Vec<Input>,
     /// Length of the longest sum, for [`tolerance`].
@@ -94,20 +124,23 @@ struct Input {
 }
 
 impl Input {
+    /// Values that every backend holds exactly, if with bf16 it can.
     fn activation(random: &mut Random, shape: &[usize]) -> Input {
-        Input { shape: shape.to_vec(), dtype: Dtype::Activation, values: random.normals(shape.iter().product()) }
+        let values = exact_in_bf16(random.normals(shape.iter().product()));
+        Input { shape: shape.to_vec(), dtype: Dtype::Activation, values }
     }
 
     fn parameter(random: &mut Random, shape: &[usize]) -> Input {
-        let mut input = Input::activation(random, shape);
-        input.dtype = Dtype::Bf16;
-        input.values.iter_mut().for_each(|x| *x = bf16::from_f64(*x).to_f64());
-        input
+        Input { dtype: Dtype::Bf16, ..Input::activation(random, shape) }
     }
 
     fn upload(&self, backend: &dyn Backend) -> Tensor {
         upload(backend, &self.values, &self.shape, self.dtype)
     }
+}
+
+fn exact_in_bf16(values: Vec<f64>) -> Vec<f64> {
+    values.into_iter().map(|x| bf16::from_f64(x).to_f64()).collect()
 }
 
 /// Central differences of a random projection of the outputs give the gradient that backward gives.
@@ -151,17 +184,27 @@ fn check_gradient(case: &Case) {
     }
 }
 
+/// Whether a backend takes heads of this width: CUDA's tensor cores want multiples of 16.
+fn takes(backend: &dyn Backend, heads: Heads) -> bool {
+    !matches!(backend.name(), "simt" | "gpu") || heads.head_dim.is_multiple_of(16)
+}
+
 /// Every backend's outputs and gradients are the reference's, within [`tolerance`].
 fn check_backends(case: &Case) {
+    check_some_backends(case, |_| true);
+}
+
+/// The same of those backends that take the case.
+fn check_some_backends(case: &Case, takes: impl Fn(&dyn Backend) -> bool) {
     let mut random = Random::new(case.name.len() as u64);
     let reference: &dyn Backend = &Reference;
     let inputs: Vec<Tensor> = case.inputs.iter().map(|input| input.upload(reference)).collect();
     let outputs = (case.forward)(reference, &inputs);
     let directions: Vec<Vec<f64>> =
-        outputs[..case.differentiable].iter().map(|output| random.normals(output.len())).collect();
+        outputs[..case.differentiable].iter().map(|output| exact_in_bf16(random.normals(output.len()))).collect();
     let gradients = (case.backward)(reference, &inputs, &upload_like(reference, &directions, &outputs));
 
-    for backend in backends() {
+    for backend in backends().into_iter().filter(|backend| takes(&**backend)) {
         let backend = &*backend;
         let inputs: Vec<Tensor> = case.inputs.iter().map(|input| input.upload(backend)).collect();
         let found = (case.forward)(backend, &inputs);

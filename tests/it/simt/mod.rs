@@ -1,4 +1,5 @@
-//! The simt device: its instructions against the documented layouts and roundings, planted faults, and the kernels that run on it.
+//! The simt device: its instructions against the documented layouts and roundings, planted faults, whole models, and kernels at the sizes
+//! that their tiles, vectors and chunks make special. What every backend must do is in `tests/it/ops`.
 
 mod adamw;
 mod copy_pages;
@@ -6,10 +7,12 @@ mod embedding;
 mod gelu;
 mod grad_norm;
 mod instructions;
+mod launched;
 mod layer_norm;
 mod linear;
 mod patch_embed;
 mod planted;
+mod policy;
 mod rms_norm;
 mod rope;
 mod rows;

@@ -9,11 +9,12 @@ use super::{Random, checked, exact_in_bf16, expect_close, fast, pair, values};
 
 const TEMPERATURES: [f64; 4] = [1.0, 0.5, 1.75, 0.875];
 
+/// Sizes: nothing, one, odd, vectors, more than one tile, more than one chunk.
 #[test]
 fn token_logprob_agrees_with_the_reference_in_both_directions() {
     let cuda = checked();
     let mut random = Random::new(54);
-    for [rows, dim, vocab] in [[0, 8, 5], [1, 5, 1], [7, 3, 7], [9, 40, 132], [66, 37, 131]] {
+    for [rows, dim, vocab] in [[0, 8, 5], [1, 5, 1], [7, 3, 7], [9, 40, 132], [66, 37, 131], [515, 3, 5]] {
         let what = format!("token_logprob [{rows}, {dim}], vocabulary {vocab}");
         let (h, rh) = pair(&cuda, &exact_in_bf16(&mut random, rows * dim), &[rows, dim], Dtype::Activation);
         let (w, rw) = pair(&cuda, &exact_in_bf16(&mut random, vocab * dim), &[vocab, dim], Dtype::Bf16);

@@ -1,0 +1,128 @@
+//! No kernel is left out: each is launched by the cases that hold its op against the reference, or by the calls below.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+
+use thyme_engine::cuda::Cuda;
+use thyme_engine::cuda::device::simt::{Simt, SimtOptions};
+use thyme_engine::cuda::device::{Device, DeviceError, Launch, Span};
+use thyme_engine::cuda::kernels;
+use thyme_engine::ops::adamw::AdamwStep;
+use thyme_engine::ops::attention::{Heads, Keys, PAGE_TOKENS};
+use thyme_engine::ops::sample::Draw;
+use thyme_engine::ops::{Backend, Dtype};
+
+use crate::ops::instruction_sets::case_bits;
+use crate::ops::{all_cases, attention};
+
+/// The host's device, which notes what it was asked to run.
+struct Noting {
+    simt: Simt,
+    launched: Mutex<BTreeSet<String>>,
+}
+
+impl Device for Noting {
+    fn name(&self) -> &'static str {
+        self.simt.name()
+    }
+
+    fn description(&self) -> String {
+        self.simt.description()
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<u64, DeviceError> {
+        self.simt.allocate(bytes)
+    }
+
+    fn free(&self, address: u64) {
+        self.simt.free(address);
+    }
+
+    fn copy_in(&self, to: Span<'_>, from: &[u8]) -> Result<(), DeviceError> {
+        self.simt.copy_in(to, from)
+    }
+
+    fn copy_out(&self, to: &mut [u8], from: Span<'_>) -> Result<(), DeviceError> {
+        self.simt.copy_out(to, from)
+    }
+
+    fn copy(&self, to: Span<'_>, from: Span<'_>) -> Result<(), DeviceError> {
+        self.simt.copy(to, from)
+    }
+
+    fn zero(&self, to: Span<'_>) -> Result<(), DeviceError> {
+        self.simt.zero(to)
+    }
+
+    fn launch(&self, launch: &Launch<'_>) -> Result<(), DeviceError> {
+        self.launched.lock().unwrap().insert(launch.kernel.to_owned());
+        self.simt.launch(launch)
+    }
+
+    fn synchronise(&self) -> Result<(), DeviceError> {
+        self.simt.synchronise()
+    }
+}
+
+#[test]
+fn every_kernel_is_launched() {
+    let simt = Simt::new(SimtOptions::fast()).unwrap();
+    let device = Arc::new(Noting { simt, launched: Mutex::default() });
+    let cuda = Cuda::new(device.clone());
+    for case in all_cases().into_iter().chain(attention::wide_cases()) {
+        case_bits(&cuda, &case);
+    }
+    forward_only(&cuda);
+    let launched = device.launched.lock().unwrap();
+    let names = kernels::units().flat_map(|(_, text)| kernels::names(text));
+    let left_out: Vec<&str> = names.filter(|name| !launched.contains(*name)).collect();
+    assert!(left_out.is_empty(), "kernels that no test launches: {left_out:?}");
+}
+
+/// Ops without a gradient, and decoding over more keys than one split has.
+fn forward_only(cuda: &Cuda) {
+    let backend: &dyn Backend = cuda;
+    let heads = Heads { heads: 1, kv_heads: 1, head_dim: 16 };
+    let pages_count = 1100usize.div_ceil(PAGE_TOKENS);
+    let mut pages = backend.attention_pages(pages_count, heads);
+    backend.copy_pages(&mut pages, &[(0, 1)]);
+    let tables = backend.indices(&Vec::from_iter(0..pages_count as i32)).reshape(&[1, pages_count]);
+    let (bounds, lengths) = (backend.indices(&[0, 1]), backend.indices(&[1100]));
+    let qkv = backend.zeros(&[1, heads.qkv()], Dtype::Activation);
+    backend.attention_forward(
+        &qkv,
+        heads,
+        Keys::Paged { pages: &pages, bounds: &bounds, tables: &tables, lengths: &lengths },
+    );
+
+    let logits = backend.logits(&qkv, &backend.zeros(&[5, heads.qkv()], Dtype::Bf16));
+    let draw = Draw {
+        temperature: 1.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        repetition_penalty: 1.0,
+        seen: &[],
+        seed: 0,
+        sequence: 0,
+        position: 0,
+    };
+    backend.sample(&logits, &[draw]);
+
+    let mut state = [Dtype::Bf16, Dtype::I16, Dtype::F32, Dtype::F32].map(|dtype| backend.zeros(&[3], dtype));
+    let [w, remainder, m, v] = &mut state;
+    let step = AdamwStep {
+        learning_rate: 1.0,
+        beta1: 0.9,
+        beta2: 0.9,
+        epsilon: 1.0,
+        weight_decay: 0.0,
+        step: 1,
+        gradient_scale: 1.0,
+    };
+    let gradient = backend.zeros(&[3], Dtype::F32);
+    backend.adamw(w, remainder, m, v, &gradient, &step);
+    backend.sum_of_squares(&gradient);
+    let mut sum = backend.zeros(&[1, 3], Dtype::Activation);
+    backend.add(&mut sum, &backend.zeros(&[1, 3], Dtype::Activation));
+}

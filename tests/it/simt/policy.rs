@@ -1,0 +1,101 @@
+//! Whole models on CUDA's kernels: one policy in sampler and trainer, and the CPU's numbers but for the precision of bf16.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use thyme_engine::checkpoint;
+use thyme_engine::cpu::Cpu;
+use thyme_engine::model::Model;
+use thyme_engine::model::config::Config;
+use thyme_engine::ops::Backend;
+use thyme_engine::ops::patch_embed::PixelScale;
+use thyme_engine::prompt::Processor;
+use thyme_engine::recipe::optimizer::OptimizerSettings;
+use thyme_engine::recipe::{LogprobKind, TrainTurns};
+use thyme_engine::tasks::needle::{Kind, Split, example};
+use thyme_engine::train::demonstration::sample;
+use thyme_engine::train::learner::{Learner, LearnerSettings};
+use thyme_engine::train::sample::{Layout, Pack, Sample};
+
+use super::fast;
+use crate::command::{Workplace, succeed, train};
+use crate::one_policy::play_and_compare;
+
+/// The golden checkpoint whose heads are as wide as the kernels want them.
+const CHECKPOINT: &str = "qwen2_vl_tied_flat";
+
+#[test]
+fn sampler_and_trainer_agree_to_the_bit() {
+    let compared = play_and_compare(&Arc::new(fast()), &[CHECKPOINT], 400, 100);
+    assert!(compared.tokens >= 400, "{compared:?}");
+    assert_eq!(compared.differing, 0, "{compared:?}");
+}
+
+/// One step of GRPO on the tiny model of the shipped recipe: two groups of four, pictures and code included.
+#[test]
+fn a_grpo_step_finds_the_log_probabilities_that_were_drawn() {
+    let workplace = Workplace::new();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/tiny-sft");
+    let recipe = workplace.grpo("").with_file_name("step.toml");
+    let text = format!(
+        "method = \"grpo\"\nname = \"run\"\noutput_dir = {:?}\n[model]\npath = {model:?}\n[data.needle]\n\
+         [training]\nmax_steps = 1\n[grpo]\nprompts_per_step = 2\nnum_generations = 4\nfilter_zero_advantage = false\n\
+         [sampling]\ncode_temperature = 0.0\n[environment]\nmax_turn_tokens = 96\nmax_total_tokens = 192\n\
+         [evaluation]\ntasks = 0\n",
+        workplace.path("runs")
+    );
+    std::fs::write(&recipe, text).unwrap();
+    succeed(train(&recipe, &["--device", "simt"]));
+    let metrics = std::fs::read_to_string(workplace.path("runs/run/metrics.jsonl")).unwrap();
+    let line: serde_json::Value = serde_json::from_str(metrics.lines().next().unwrap()).unwrap();
+    assert_eq!(line["mismatched_tokens"], 0.0, "{line}");
+    assert!(line["grad_norm"].as_f64().unwrap() > 0.0, "{line}");
+}
+
+/// Log-probabilities of demonstrations of the tiny model, and their sum's gradient by each parameter.
+fn learned(backend: Arc<dyn Backend>) -> (Vec<f32>, Vec<Vec<f32>>) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/tiny-sft");
+    let processor = Processor::open(&folder).unwrap();
+    let model = Model::new(Config::open(&folder).unwrap(), backend.clone());
+    let weights = checkpoint::weights::load(&model, &folder).unwrap();
+    let demonstration = |i| sample(&processor, &example(Kind::Look, Split::Train, 1, i), TrainTurns::All).unwrap();
+    let samples: Vec<Sample> = (0..2).map(demonstration).collect();
+    let pack = Pack::new(&samples.iter().collect::<Vec<_>>(), Layout::of(&processor));
+    let image = processor.image_settings();
+    let settings = LearnerSettings {
+        optimizer: OptimizerSettings::default(),
+        freeze_vision_tower: false,
+        freeze_merger: false,
+        activation_recompute: false,
+        pixel_scale: PixelScale { mean: image.mean, std: image.std },
+    };
+    let mut learner = Learner::new(model, weights, settings);
+    let ones = vec![1.0; pack.targets.len()];
+    let mut logprobs = Vec::new();
+    learner.accumulate(&pack, &ones, LogprobKind::Raw, |output| {
+        logprobs = output.raw.clone();
+        ones.clone()
+    });
+    let gradients = learner.gradients().iter().flatten().map(|gradient| backend.to_f32(gradient)).collect();
+    (logprobs, gradients)
+}
+
+fn norm(values: impl Iterator<Item = f32>) -> f64 {
+    values.map(|value| f64::from(value).powi(2)).sum::<f64>().sqrt()
+}
+
+/// Roundings to bf16 are off by 2⁻⁹ at most; a forward has some dozens of them one behind the other, backward as many again. They are of
+/// random sign, so they add up like their root.
+#[test]
+fn log_probabilities_and_gradients_are_the_cpus_but_for_bf16() {
+    let roundings = 2f64.powi(-9) * 64f64.sqrt();
+    let (expected, expected_gradients) = learned(Arc::new(Cpu::new()));
+    let (found, gradients) = learned(Arc::new(fast()));
+    let difference = norm(found.iter().zip(&expected).map(|(a, b)| a - b)) / (found.len() as f64).sqrt();
+    let size = norm(expected.iter().copied()) / (found.len() as f64).sqrt();
+    assert!(difference <= roundings * size.max(1.0), "log-probs differ by {difference} of {size}");
+    let all = |gradients: &[Vec<f32>]| norm(gradients.iter().flatten().copied());
+    let apart = gradients.iter().flatten().zip(expected_gradients.iter().flatten()).map(|(a, b)| a - b);
+    let (apart, size) = (norm(apart), all(&expected_gradients));
+    assert!(apart <= 2.0 * roundings * size, "gradients differ by {apart} of {size}");
+}
