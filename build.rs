@@ -107,7 +107,7 @@ fn on_all_cores<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) ->
         numbers.take_while(|number| *number < items.len()).map(|number| (number, work(&items[number]))).collect()
     };
     let mut done: Vec<(usize, R)> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(&take)).collect();
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(take)).collect();
         workers.into_iter().flat_map(|worker| -> Vec<_> { worker.join().expect("a worker ends") }).collect()
     });
     done.sort_by_key(|(number, _)| *number);
