@@ -190,6 +190,17 @@ impl Device for Gpu {
         self.bind()?;
         self.stream.synchronize().map_err(|e| failed("waiting for the GPU", e))
     }
+
+    fn time(&self, work: &mut dyn FnMut()) -> Result<f64, DeviceError> {
+        let mark = || {
+            let event = self.stream.record_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT));
+            event.map_err(|e| failed("recording an event", e))
+        };
+        let start = mark()?;
+        work();
+        let milliseconds = start.elapsed_ms(&mark()?).map_err(|e| failed("reading events", e))?;
+        Ok(f64::from(milliseconds) / 1e3)
+    }
 }
 
 #[cfg(test)]

@@ -72,6 +72,8 @@ pub trait Device: Send + Sync {
     fn launch(&self, launch: &Launch<'_>) -> Result<(), DeviceError>;
     /// Waits until all is done.
     fn synchronise(&self) -> Result<(), DeviceError>;
+    /// Seconds from the beginning to the end of what `work` launches, by the device's own clock.
+    fn time(&self, work: &mut dyn FnMut()) -> Result<f64, DeviceError>;
 }
 
 /// A kernel's run.

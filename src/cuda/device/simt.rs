@@ -6,6 +6,7 @@ mod library;
 use std::ffi::{CString, c_char, c_int, c_uint, c_void};
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Instant;
 
 use libloading::Library;
 
@@ -270,5 +271,11 @@ impl Device for Simt {
 
     fn synchronise(&self) -> Result<(), DeviceError> {
         Ok(())
+    }
+
+    fn time(&self, work: &mut dyn FnMut()) -> Result<f64, DeviceError> {
+        let start = Instant::now();
+        work();
+        Ok(start.elapsed().as_secs_f64())
     }
 }

@@ -53,16 +53,33 @@ pub fn all_cases() -> Vec<Case> {
 /// What gradients that are added to start from.
 const START: f64 = 0.25;
 
-/// The backends held against the reference: the CPU, CUDA's kernels on the host with every access watched, and a GPU where there is one.
+/// The backends held against the reference: the CPU, CUDA's kernels on the host with every access watched, and a GPU where there is one;
+/// only the last with `THYME_TEST_DEVICE=gpu`, as compute-sanitizer wants it.
 fn backends() -> Vec<Box<dyn Backend>> {
     thread_local! {
         static SIMT: Cuda = Cuda::new(Arc::new(Simt::new(SimtOptions::checked()).unwrap()));
     }
+    if gpu_only() {
+        return vec![Box::new(gpu().expect("a GPU"))];
+    }
     let mut backends: Vec<Box<dyn Backend>> = vec![Box::new(Cpu::new()), Box::new(SIMT.with(Cuda::clone))];
-    if let Ok(gpu) = Gpu::new(0) {
-        backends.push(Box::new(Cuda::new(Arc::new(gpu))));
+    if let Some(gpu) = gpu() {
+        backends.push(Box::new(gpu));
     }
     backends
+}
+
+/// Whether the host's part is done elsewhere.
+pub fn gpu_only() -> bool {
+    std::env::var_os("THYME_TEST_DEVICE").is_some_and(|device| device == "gpu")
+}
+
+/// The first GPU, where there is one that can be used.
+pub fn gpu() -> Option<Cuda> {
+    thread_local! {
+        static GPU: Option<Cuda> = Gpu::new(0).ok().map(|gpu| Cuda::new(Arc::new(gpu)));
+    }
+    GPU.with(Clone::clone)
 }
 
 /// The reference and the backends held against it, for what each must do by itself.

@@ -62,6 +62,10 @@ impl Device for Noting {
     fn synchronise(&self) -> Result<(), DeviceError> {
         self.simt.synchronise()
     }
+
+    fn time(&self, work: &mut dyn FnMut()) -> Result<f64, DeviceError> {
+        self.simt.time(work)
+    }
 }
 
 #[test]

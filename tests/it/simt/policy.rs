@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use thyme_engine::checkpoint;
 use thyme_engine::cpu::Cpu;
+use thyme_engine::cuda::Cuda;
 use thyme_engine::model::Model;
 use thyme_engine::model::config::Config;
 use thyme_engine::ops::Backend;
@@ -20,15 +21,24 @@ use thyme_engine::train::sample::{Layout, Pack, Sample};
 use super::fast;
 use crate::command::{Workplace, succeed, train};
 use crate::one_policy::play_and_compare;
+use crate::ops::{gpu, gpu_only};
 
 /// The golden checkpoint whose heads are as wide as the kernels want them.
 const CHECKPOINT: &str = "qwen2_vl_tied_flat";
 
+/// CUDA's kernels on the host, and on a GPU where there is one, each with its name for `--device`.
+fn devices() -> impl Iterator<Item = (&'static str, Cuda)> {
+    let host = (!gpu_only()).then(|| ("simt", fast()));
+    host.into_iter().chain(gpu().map(|gpu| ("cuda", gpu)))
+}
+
 #[test]
 fn sampler_and_trainer_agree_to_the_bit() {
-    let compared = play_and_compare(&Arc::new(fast()), &[CHECKPOINT], 400, 100);
-    assert!(compared.tokens >= 400, "{compared:?}");
-    assert_eq!(compared.differing, 0, "{compared:?}");
+    for (_, cuda) in devices() {
+        let compared = play_and_compare(&Arc::new(cuda), &[CHECKPOINT], 400, 100);
+        assert!(compared.tokens >= 400, "{compared:?}");
+        assert_eq!(compared.differing, 0, "{compared:?}");
+    }
 }
 
 /// One step of GRPO on the tiny model of the shipped recipe: two groups of four, pictures and code included.
@@ -45,8 +55,14 @@ fn a_grpo_step_finds_the_log_probabilities_that_were_drawn() {
         workplace.path("runs")
     );
     std::fs::write(&recipe, text).unwrap();
-    succeed(train(&recipe, &["--device", "simt"]));
-    let metrics = std::fs::read_to_string(workplace.path("runs/run/metrics.jsonl")).unwrap();
+    for (device, _) in devices() {
+        succeed(train(&recipe, &["--device", device, "--overwrite"]));
+        expect_one_policy(&workplace.path("runs/run/metrics.jsonl"));
+    }
+}
+
+fn expect_one_policy(metrics: &Path) {
+    let metrics = std::fs::read_to_string(metrics).unwrap();
     let line: serde_json::Value = serde_json::from_str(metrics.lines().next().unwrap()).unwrap();
     assert_eq!(line["mismatched_tokens"], 0.0, "{line}");
     assert!(line["grad_norm"].as_f64().unwrap() > 0.0, "{line}");
@@ -90,12 +106,21 @@ fn norm(values: impl Iterator<Item = f32>) -> f64 {
 fn log_probabilities_and_gradients_are_the_cpus_but_for_bf16() {
     let roundings = 2f64.powi(-9) * 64f64.sqrt();
     let (expected, expected_gradients) = learned(Arc::new(Cpu::new()));
-    let (found, gradients) = learned(Arc::new(fast()));
-    let difference = norm(found.iter().zip(&expected).map(|(a, b)| a - b)) / (found.len() as f64).sqrt();
+    for (_, cuda) in devices() {
+        expect_close(&learned(Arc::new(cuda)), &expected, &expected_gradients, roundings);
+    }
+}
+
+fn expect_close(
+    (found, gradients): &(Vec<f32>, Vec<Vec<f32>>),
+    expected: &[f32],
+    expected_gradients: &[Vec<f32>],
+    roundings: f64,
+) {
+    let difference = norm(found.iter().zip(expected).map(|(a, b)| a - b)) / (found.len() as f64).sqrt();
     let size = norm(expected.iter().copied()) / (found.len() as f64).sqrt();
     assert!(difference <= roundings * size.max(1.0), "log-probs differ by {difference} of {size}");
-    let all = |gradients: &[Vec<f32>]| norm(gradients.iter().flatten().copied());
     let apart = gradients.iter().flatten().zip(expected_gradients.iter().flatten()).map(|(a, b)| a - b);
-    let (apart, size) = (norm(apart), all(&expected_gradients));
+    let (apart, size) = (norm(apart), norm(expected_gradients.iter().flatten().copied()));
     assert!(apart <= 2.0 * roundings * size, "gradients differ by {apart} of {size}");
 }

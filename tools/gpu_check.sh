@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# Everything that only a GPU can show, on a machine that need not have Rust.
+#
+#   tools/gpu_check.sh pack              where Rust is: builds tests, benches and the program into target/gpu_check/
+#   tools/gpu_check.sh [PIECE...]        where the GPU is: all pieces, or those named, in under 9 minutes
+#
+# Pieces: doctor   what was found
+#         tests    every op on the GPU against the reference; sampler against trainer; a step of GRPO
+#         sanitize the ops' tests under compute-sanitizer: memcheck, racecheck, initcheck
+#         peers    cuBLAS, cuDNN and a copy, by PyTorch ($PYTHON)
+#         bench    every kernel at the shapes of 7B and 2B models, beside the peers
+#         train    recipes/grpo_ats.toml --device cuda
+# Results go to $OUT, by default benches/runs/DATE-GPU/.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+packed=target/gpu_check
+
+pack() {
+    THYME_NVCC=$(tools/setup_nvcc.sh) || exit 1
+    export THYME_NVCC
+    rm -rf "$packed"
+    mkdir -p "$packed"
+    cargo build --release --quiet || exit 1
+    strip -o "$packed/thyme-engine" target/release/thyme-engine
+    executable() { python3 -c '
+import json, sys
+lines = (json.loads(line) for line in sys.stdin)
+print([line["executable"] for line in lines if line.get("executable") and line["target"]["name"] == sys.argv[1]][-1])' "$1"; }
+    strip -o "$packed/it" "$(cargo test --release --no-run --test it --message-format=json 2>/dev/null | executable it)" || exit 1
+    strip -o "$packed/kernels" "$(cargo bench --no-run --bench kernels --message-format=json 2>/dev/null | executable kernels)" || exit 1
+    pwd >"$packed/built_in"
+    du -sh "$packed"
+}
+
+piece() { # piece NAME SECONDS COMMAND...: runs it, keeps what it says, remembers how it went
+    local name=$1 seconds=$2 begin=$SECONDS verdict=ok
+    shift 2
+    printf '\n== %s: %s\n' "$name" "$*"
+    timeout "$seconds" "$@" >"$out/$name.txt" 2>&1 || { verdict="FAILED ($?)"; failed=1; }
+    tail -n 25 "$out/$name.txt"
+    summary+=("$(printf '%-12s %-14s %4d s' "$name" "$verdict" $((SECONDS - begin)))")
+}
+
+sanitize() { # sanitize TOOL
+    local sanitizer
+    sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null) ||
+        { echo "compute-sanitizer is not on this machine"; return 1; }
+    THYME_TEST_DEVICE=gpu "$sanitizer" --tool "$1" --error-exitcode 9 "$packed/it" --test-threads=1 ops::attention ops::linear \
+        ops::rms_norm ops::layer_norm ops::embedding ops::rope ops::rows ops::swiglu ops::gelu ops::patch_embed \
+        ops::token_logprob ops::sample ops::adamw ops::grad_norm ops::copy_pages
+}
+
+bench() {
+    "$packed/kernels" --bench
+    python3 tools/gpu_table.py target/criterion "$out/peers.txt" >"$out/README.md"
+    cat "$out/README.md"
+}
+
+train() {
+    mkdir -p "$packed/work"
+    (cd "$packed/work" && ../thyme-engine train ../../../recipes/grpo_ats.toml --device cuda --overwrite)
+}
+
+if [ "${1:-}" = pack ]; then
+    pack
+    exit
+fi
+[ -x "$packed/it" ] || { echo "nothing is packed; run \`tools/gpu_check.sh pack\` where Rust is" >&2; exit 1; }
+# Tests know the folder that they were built in.
+built_in=$(cat "$packed/built_in")
+[ -e "$built_in" ] || { mkdir -p "$(dirname "$built_in")" && ln -s "$PWD" "$built_in"; }
+mkdir -p target/release
+[ -e target/release/thyme-engine ] || cp "$packed/thyme-engine" target/release/
+
+gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader | head -n 1 | tr ' ' '-' | tr '[:upper:]' '[:lower:]')
+out=${OUT:-benches/runs/$(date +%F)-${gpu:-unknown}}
+mkdir -p "$out"
+summary=()
+failed=0
+pieces=("$@")
+[ ${#pieces[@]} -gt 0 ] || pieces=(doctor tests sanitize peers bench train)
+export -f sanitize bench train
+export packed out
+for name in "${pieces[@]}"; do
+    case $name in
+        doctor) piece doctor 60 "$packed/thyme-engine" doctor ;;
+        tests) THYME_TEST_DEVICE=gpu piece tests 150 "$packed/it" ops:: simt::policy ;;
+        sanitize) for tool in memcheck racecheck initcheck; do piece "$tool" 60 bash -c "sanitize $tool"; done ;;
+        peers) piece peers 60 "${PYTHON:-python3}" tools/gpu_peers.py ;;
+        bench) piece bench 120 bash -c bench ;;
+        train) piece train 120 bash -c train ;;
+        *) echo "there is no piece $name; they are doctor, tests, sanitize, peers, bench, train" >&2; exit 2 ;;
+    esac
+done
+printf '\n== summary, in %s\n' "$out"
+printf '%s\n' "${summary[@]}" | tee "$out/summary.txt"
+exit $failed
