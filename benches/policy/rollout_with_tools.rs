@@ -40,7 +40,11 @@ impl RolloutWithTools {
         let (environment, settings) = recipe.environment.named("think_with_code");
         let environment = registry::environment(&environment, settings, tool).expect("an environment with its tool");
         RolloutWithTools {
-            engine: Engine::new(policy.model.clone(), policy.processor.clone(), engine_limits(&plan)),
+            engine: Engine::new(
+                policy.model.clone(),
+                policy.processor.clone(),
+                engine_limits(&plan, policy.model.backend.activation_bytes()),
+            ),
             environment,
             rewards: RewardSet::new(&recipe.reward).expect("rewards"),
             settings: RolloutSettings {

@@ -12,6 +12,7 @@ use crate::cuda::device::gpu::Gpu;
 use crate::cuda::device::simt::{Simt, SimtOptions};
 use crate::cuda::kernels::COMPILED;
 use crate::ops::Backend;
+use crate::recipe::memory::available_bytes;
 
 /// Where to compute.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
@@ -28,6 +29,22 @@ pub enum Device {
 }
 
 impl Device {
+    /// Bytes of an activation there.
+    pub fn activation_bytes(self) -> usize {
+        match self {
+            Device::Auto | Device::Cpu => size_of::<f32>(),
+            Device::Cuda | Device::Simt => size_of::<half::bf16>(),
+        }
+    }
+
+    /// Memory that nobody uses yet, where the device says so.
+    pub fn available_bytes(self) -> anyhow::Result<Option<u64>> {
+        Ok(match self {
+            Device::Cuda => Some(Gpu::new(0).and_then(|gpu| gpu.free_bytes()).context("--device cuda")?),
+            Device::Auto | Device::Cpu | Device::Simt => available_bytes(),
+        })
+    }
+
     /// Its backend.
     pub fn backend(self) -> anyhow::Result<Arc<dyn Backend>> {
         Ok(match self {

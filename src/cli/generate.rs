@@ -240,7 +240,7 @@ impl Command {
         let mut needed: Vec<usize> = prompts.iter().map(pages).collect();
         needed.sort_unstable_by(|a, b| b.cmp(a));
         needed.truncate(SEQUENCES.div_ceil(group));
-        let affordable = CACHE_BYTES / KvCache::page_bytes(config, size_of::<f32>());
+        let affordable = CACHE_BYTES / KvCache::page_bytes(config, self.loaded.model.backend.activation_bytes());
         let largest = needed.first().copied().unwrap_or(0);
         let pages = needed.iter().sum::<usize>().min(affordable).max(largest);
         EngineLimits { pages, prefill_chunk_tokens: PREFILL_TOKENS, sequences: SEQUENCES }

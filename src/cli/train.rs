@@ -10,7 +10,7 @@ use super::device::{Device, on_workers};
 use super::interrupt::raise_on_interrupt;
 use crate::recipe::Method;
 use crate::recipe::layers;
-use crate::recipe::memory::{MemoryPlan, available_bytes, gigabytes};
+use crate::recipe::memory::{MemoryPlan, gigabytes};
 use crate::recipe::plan::Plan;
 use crate::train::{Session, grpo, sft};
 
@@ -40,8 +40,8 @@ pub struct TrainArguments {
 /// Runs the command.
 pub fn run(arguments: TrainArguments) -> anyhow::Result<()> {
     let plan = Plan::new(layers::load(&arguments.recipe, &arguments.settings)?)?;
-    let memory = plan.memory(&plan.processor()?);
-    let available = available_bytes();
+    let memory = plan.memory(&plan.processor()?, arguments.device.activation_bytes());
+    let available = arguments.device.available_bytes()?;
     if arguments.dry_run {
         show(&plan, &memory, available);
     }

@@ -132,6 +132,10 @@ impl Buffers for Cpu {
         "cpu"
     }
 
+    fn activation_bytes(&self) -> usize {
+        size_of::<f32>()
+    }
+
     fn zeros(&self, shape: &[usize], dtype: Dtype) -> Tensor {
         let len = shape.iter().product();
         match dtype {

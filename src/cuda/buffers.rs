@@ -63,6 +63,10 @@ impl Buffers for Cuda {
         self.device.name()
     }
 
+    fn activation_bytes(&self) -> usize {
+        element_bytes(Dtype::Activation)
+    }
+
     fn zeros(&self, shape: &[usize], dtype: Dtype) -> Tensor {
         let mut tensor = self.empty(shape, dtype);
         self.clear(&mut tensor);

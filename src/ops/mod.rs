@@ -32,6 +32,8 @@ pub use tensor::{Dtype, Host, HostMut, Storage, Tensor};
 pub trait Buffers {
     /// Short name for messages: `"cpu"`, `"reference"`.
     fn name(&self) -> &'static str;
+    /// Bytes of an element of [`Dtype::Activation`].
+    fn activation_bytes(&self) -> usize;
     /// A tensor of zeros.
     fn zeros(&self, shape: &[usize], dtype: Dtype) -> Tensor;
     /// Copies host values into a new tensor, converting to `dtype` (to bf16: to nearest, ties to even).

@@ -10,9 +10,7 @@ use crate::model::config::Family;
 use crate::model::parameters::{Layout, Part, Spec};
 use crate::ops::attention::{Heads, PAGE_TOKENS};
 
-/// Bytes of an activation on the CPU.
-const ACTIVATION_BYTES: u128 = 4;
-/// Most logits that are held at a time.
+/// Most logits that are held at a time, in f32.
 const LOGITS_MAX: u128 = 1 << 24;
 /// Prompt tokens that the cache is sized for when the recipe does not size it.
 const PROMPT_TOKENS: usize = 1024;
@@ -40,8 +38,8 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// Adds a plan up. `max_pixels` is the largest area of an image as the model sees it.
-    pub fn new(plan: &Plan, max_pixels: u64) -> MemoryPlan {
+    /// Adds a plan up. `max_pixels` is the largest area of an image as the model sees it; an activation has `activation_bytes`.
+    pub fn new(plan: &Plan, max_pixels: u64, activation_bytes: usize) -> MemoryPlan {
         let (recipe, config) = (&plan.recipe, &plan.config);
         let layout = Layout::new(config);
         let is_trained = |spec: &&Spec| match spec.part {
@@ -70,10 +68,10 @@ impl MemoryPlan {
         if recipe.method == Method::Grpo {
             let reference = if recipe.grpo.beta > 0.0 { 2 * parameters } else { 0 };
             add("reference (bf16)", reference, "set `grpo.beta` to 0");
-            let page = KvCache::page_bytes(config, ACTIVATION_BYTES as usize) as u128;
+            let page = KvCache::page_bytes(config, activation_bytes) as u128;
             add(
                 "keys and values",
-                engine_limits(plan).pages as u128 * page,
+                engine_limits(plan, activation_bytes).pages as u128 * page,
                 "lower `environment.max_total_tokens` or `grpo.prompts_per_step`, or set `engine.kv_cache_bytes`",
             );
         }
@@ -81,7 +79,7 @@ impl MemoryPlan {
             true => "lower `training.micro_batch_tokens`",
             false => "lower `training.micro_batch_tokens`, or set `model.activation_recompute = true`",
         };
-        add("activations of a micro-batch", activations(plan, max_pixels), shrink);
+        add("activations of a micro-batch", activations(plan, max_pixels, activation_bytes), shrink);
         MemoryPlan { parameters, trained, terms }
     }
 
@@ -139,13 +137,13 @@ fn billions(count: u128) -> String {
 
 /// Sizes of the engine that a recipe's rollouts run on: pages for all sequences of a step at their longest, unless the recipe says how
 /// many bytes.
-pub fn engine_limits(plan: &Plan) -> EngineLimits {
+pub fn engine_limits(plan: &Plan, activation_bytes: usize) -> EngineLimits {
     let recipe = &plan.recipe;
     let own = plan.limits.total.div_ceil(PAGE_TOKENS) + 1;
     let sequences = (recipe.grpo.prompts_per_step * recipe.grpo.num_generations).min(recipe.engine.max_num_seqs);
     let pages = match recipe.engine.kv_cache_bytes {
         0 => sequences * own + recipe.grpo.prompts_per_step * PROMPT_TOKENS / PAGE_TOKENS,
-        bytes => bytes as usize / KvCache::page_bytes(&plan.config, ACTIVATION_BYTES as usize),
+        bytes => bytes as usize / KvCache::page_bytes(&plan.config, activation_bytes),
     };
     EngineLimits {
         pages,
@@ -156,7 +154,7 @@ pub fn engine_limits(plan: &Plan) -> EngineLimits {
 
 /// The most that one forward and backward holds: what backward needs of every layer, the present layer's gradients, the head's logits,
 /// and the vision tower over as many image tokens as fit in (while it is frozen, before the language model's share).
-fn activations(plan: &Plan, max_pixels: u64) -> u128 {
+fn activations(plan: &Plan, max_pixels: u64, activation_bytes: usize) -> u128 {
     let (recipe, config) = (&plan.recipe, &plan.config);
     let longest = match recipe.method {
         Method::Sft => 0,
@@ -170,7 +168,7 @@ fn activations(plan: &Plan, max_pixels: u64) -> u128 {
         false => layers * block.saved,
     };
     let logits = (tokens * config.vocab as u128).min(LOGITS_MAX);
-    let language = tokens * (kept + block.backward + 2 * dim) + logits;
+    let language = tokens * (kept + block.backward + 2 * dim);
 
     let vision = &config.vision;
     let area = (vision.patch * vision.patch) as u128;
@@ -181,7 +179,7 @@ fn activations(plan: &Plan, max_pixels: u64) -> u128 {
         true => language.max(tower),
         false => language + tower + patches * block.backward,
     };
-    elements * ACTIVATION_BYTES
+    elements * activation_bytes as u128 + logits * size_of::<f32>() as u128
 }
 
 /// Elements for each row of one transformer block.

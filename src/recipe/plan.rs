@@ -106,9 +106,9 @@ impl Plan {
         Ok(processor)
     }
 
-    /// What the run needs of the machine's memory.
-    pub fn memory(&self, processor: &Processor) -> MemoryPlan {
-        MemoryPlan::new(self, processor.image_settings().max_pixels)
+    /// What the run needs of the device's memory, where an activation has so many bytes.
+    pub fn memory(&self, processor: &Processor, activation_bytes: usize) -> MemoryPlan {
+        MemoryPlan::new(self, processor.image_settings().max_pixels, activation_bytes)
     }
 }
 

@@ -22,6 +22,10 @@ impl Buffers for Reference {
         "reference"
     }
 
+    fn activation_bytes(&self) -> usize {
+        size_of::<f64>()
+    }
+
     fn zeros(&self, shape: &[usize], dtype: Dtype) -> Tensor {
         let count = shape.iter().product();
         let memory = match dtype {

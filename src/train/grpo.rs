@@ -140,7 +140,8 @@ impl<'a> Trainer<'a> {
             true => Some(starting_weights(plan, model)?),
             false => None,
         };
-        let engine = Engine::new(model.clone(), processor.clone(), engine_limits(plan));
+        let engine =
+            Engine::new(model.clone(), processor.clone(), engine_limits(plan, model.backend.activation_bytes()));
         let run = Run::open(plan, state.global_step, session.stop.clone())?;
         let skipped = state.skipped;
         Ok(Trainer {

@@ -53,6 +53,7 @@ macro_rules! over_cpu {
             $crate::over_cpu::delegate! { $backend;
                 Buffers {
                     fn name() -> &'static str;
+                    fn activation_bytes() -> usize;
                     fn zeros(shape: &[usize], dtype: Dtype) -> Tensor;
                     fn upload(values: Host<'_>, shape: &[usize], dtype: Dtype) -> Tensor;
                     fn download(tensor: &Tensor, values: HostMut<'_>);

@@ -217,7 +217,7 @@ const QWEN_2_5_VL_7B: &str = r#"{"architectures": ["Qwen2_5_VLForConditionalGene
 fn memory(recipe: &Path, settings: &[&str]) -> MemoryPlan {
     let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
     let plan = Plan::new(load(recipe, &settings).unwrap()).unwrap();
-    plan.memory(&plan.processor().unwrap())
+    plan.memory(&plan.processor().unwrap(), size_of::<f32>())
 }
 
 fn bytes(memory: &MemoryPlan, start: &str) -> u128 {

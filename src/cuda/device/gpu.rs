@@ -48,6 +48,12 @@ impl Gpu {
         Ok(Gpu { context, stream, functions, description })
     }
 
+    /// Memory that nobody uses.
+    pub fn free_bytes(&self) -> Result<u64, DeviceError> {
+        let (free, _) = self.context.mem_get_info().map_err(|e| failed("asking for free memory", e))?;
+        Ok(free as u64)
+    }
+
     fn bind(&self) -> Result<(), DeviceError> {
         self.context.bind_to_thread().map_err(|e| failed("binding the context", e))
     }
