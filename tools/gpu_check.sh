@@ -29,7 +29,8 @@ print([line["executable"] for line in lines if line.get("executable") and line["
     strip -o "$packed/it" "$(cargo test --release --no-run --test it --message-format=json 2>/dev/null | executable it)" || exit 1
     strip -o "$packed/kernels" "$(cargo bench --no-run --bench kernels --message-format=json 2>/dev/null | executable kernels)" || exit 1
     pwd >"$packed/built_in"
-    du -sh "$packed"
+    (cd "$packed" && tar -czf packed.tar.gz built_in it kernels thyme-engine && rm built_in it kernels thyme-engine)
+    du -h "$packed/packed.tar.gz"
 }
 
 piece() { # piece NAME SECONDS COMMAND...: runs it, keeps what it says, remembers how it went
@@ -65,7 +66,8 @@ if [ "${1:-}" = pack ]; then
     pack
     exit
 fi
-[ -x "$packed/it" ] || { echo "nothing is packed; run \`tools/gpu_check.sh pack\` where Rust is" >&2; exit 1; }
+[ -e "$packed/packed.tar.gz" ] || { echo "nothing is packed; run \`tools/gpu_check.sh pack\` where Rust is" >&2; exit 1; }
+tar -xzf "$packed/packed.tar.gz" -C "$packed" || exit 1
 # Tests know the folder that they were built in.
 built_in=$(cat "$packed/built_in")
 [ -e "$built_in" ] || { mkdir -p "$(dirname "$built_in")" && ln -s "$PWD" "$built_in"; }

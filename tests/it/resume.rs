@@ -127,16 +127,18 @@ fn kill_five_times(command: impl Fn(&[&str]) -> Command, run: &Path, lines_apart
 
 #[test]
 fn a_fine_tuning_run_killed_five_times_ends_with_the_bits_of_an_undisturbed_one() {
+    // Steps enough that a kill which comes late, on a busy machine, still finds the run under way.
+    let steps = ["--set", "training.max_steps=40"];
     let (calm, killed) = (Workplace::new(), Workplace::new());
-    succeed(train(&calm.sft(DEMONSTRATIONS), &[]));
+    succeed(train(&calm.sft(DEMONSTRATIONS), &steps));
     let recipe = killed.sft(DEMONSTRATIONS);
     let run = killed.path("runs/run");
-    kill_five_times(|arguments| train(&recipe, arguments), &run, 2);
-    assert_same_run(&calm.path("runs/run"), &run, 12);
+    kill_five_times(|arguments| train(&recipe, &[&steps[..], arguments].concat()), &run, 2);
+    assert_same_run(&calm.path("runs/run"), &run, 40);
     let steps: Vec<u64> = metrics(&run).iter().map(|line| line["step"].as_u64().unwrap()).collect();
-    assert_eq!(steps, (1..=12).collect::<Vec<u64>>());
+    assert_eq!(steps, (1..=40).collect::<Vec<u64>>());
     assert_eq!(shown_steps(&run), steps, "each point is shown once");
-    assert_eq!(names(&run, "checkpoint-", ""), ["checkpoint-11", "checkpoint-12"], "save_total_limit is 2");
+    assert_eq!(names(&run, "checkpoint-", ""), ["checkpoint-39", "checkpoint-40"], "save_total_limit is 2");
 }
 
 #[test]
