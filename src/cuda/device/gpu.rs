@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_void};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::{CudaContext, CudaStream, sys};
@@ -19,6 +19,8 @@ pub struct Gpu {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     functions: BTreeMap<&'static str, sys::CUfunction>,
+    /// Kernels launched since the last wait: a fault shows only there, and one of them is at fault.
+    launched: Mutex<Vec<&'static str>>,
     description: String,
 }
 
@@ -38,6 +40,7 @@ impl Gpu {
             ));
         }
         let context = CudaContext::new(ordinal).map_err(|e| failed(&format!("opening GPU {ordinal}"), e))?;
+        keep_memory(&context)?;
         let stream = context.new_stream().map_err(|e| failed("making a stream", e))?;
         let (major, minor) =
             context.compute_capability().map_err(|e| failed("asking for the compute capability", e))?;
@@ -45,7 +48,7 @@ impl Gpu {
         let name = context.name().unwrap_or_else(|_| "a GPU".to_owned());
         let functions = load(target)?;
         let description = format!("{name}, compute capability {major}.{minor}, kernels for {target}");
-        Ok(Gpu { context, stream, functions, description })
+        Ok(Gpu { context, stream, functions, launched: Mutex::default(), description })
     }
 
     /// Memory that nobody uses.
@@ -54,9 +57,29 @@ impl Gpu {
         Ok(free as u64)
     }
 
+    fn launched(&self) -> MutexGuard<'_, Vec<&'static str>> {
+        self.launched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn bind(&self) -> Result<(), DeviceError> {
         self.context.bind_to_thread().map_err(|e| failed("binding the context", e))
     }
+}
+
+/// Memory that is given back stays with the process for the next tensor: by default each wait would return it to the driver.
+fn keep_memory(context: &CudaContext) -> Result<(), DeviceError> {
+    let what = "preparing the memory pool";
+    let mut pool = std::ptr::null_mut();
+    // SAFETY: a live context's device; the driver writes the pool's handle.
+    unsafe { sys::cuDeviceGetDefaultMemPool(&raw mut pool, context.cu_device()) }
+        .result()
+        .map_err(|e| failed(what, e))?;
+    let attribute = sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    let mut threshold = u64::MAX;
+    // SAFETY: this attribute is a u64, which the driver reads before it returns.
+    unsafe { sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut threshold).cast()) }
+        .result()
+        .map_err(|e| failed(what, e))
 }
 
 /// Which images a GPU takes: those made for it, or PTX that its driver compiles.
@@ -160,8 +183,9 @@ impl Device for Gpu {
     }
 
     fn launch(&self, launch: &Launch<'_>) -> Result<(), DeviceError> {
-        let function = self.functions.get(launch.kernel);
-        let function = *function.ok_or_else(|| DeviceError::UnknownKernel(launch.kernel.to_owned()))?;
+        let found = self.functions.get_key_value(launch.kernel);
+        let (name, &function) = found.ok_or_else(|| DeviceError::UnknownKernel(launch.kernel.to_owned()))?;
+        self.launched().push(name);
         self.bind()?;
         let what = || format!("launching {}", launch.kernel);
         if launch.shared_bytes > SHARED_BYTES_FREE {
@@ -194,7 +218,18 @@ impl Device for Gpu {
 
     fn synchronise(&self) -> Result<(), DeviceError> {
         self.bind()?;
-        self.stream.synchronize().map_err(|e| failed("waiting for the GPU", e))
+        let waited = self.stream.synchronize();
+        let launched = std::mem::take(&mut *self.launched());
+        waited.map_err(|error| {
+            let mut names: Vec<&str> = launched;
+            names.sort_unstable();
+            names.dedup();
+            let names = names.join(", ");
+            DeviceError::Fault(format!(
+                "the GPU stopped with {error:?}; at fault is one of the kernels launched since the last wait: {names}. Checkpoints are as \
+                 they were; tools/gpu_check.sh sanitize finds the access"
+            ))
+        })
     }
 
     fn time(&self, work: &mut dyn FnMut()) -> Result<f64, DeviceError> {

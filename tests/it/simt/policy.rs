@@ -6,6 +6,7 @@ use std::sync::Arc;
 use thyme_engine::checkpoint;
 use thyme_engine::cpu::Cpu;
 use thyme_engine::cuda::Cuda;
+use thyme_engine::cuda::device::simt::{Architecture, Simt, SimtOptions};
 use thyme_engine::model::Model;
 use thyme_engine::model::config::Config;
 use thyme_engine::ops::Backend;
@@ -38,6 +39,20 @@ fn sampler_and_trainer_agree_to_the_bit() {
         let compared = play_and_compare(&Arc::new(cuda), &[CHECKPOINT], 400, 100);
         assert!(compared.tokens >= 400, "{compared:?}");
         assert_eq!(compared.differing, 0, "{compared:?}");
+    }
+}
+
+/// The same on either architecture's tensor cores, for longer.
+#[test]
+#[ignore = "takes minutes; run: cargo test --release --test it one_policy_on_simt_long -- --ignored --nocapture"]
+fn one_policy_on_simt_long() {
+    for architecture in [Architecture::Sm80, Architecture::Sm90] {
+        let options = SimtOptions { architecture, ..SimtOptions::fast() };
+        let cuda = Cuda::new(Arc::new(Simt::new(options).unwrap()));
+        let compared = play_and_compare(&Arc::new(cuda), &[CHECKPOINT], 20_000, 1_000);
+        println!("{architecture:?}: {} tokens compared, {} differing", compared.tokens, compared.differing);
+        assert!(compared.tokens >= 20_000);
+        assert_eq!(compared.differing, 0);
     }
 }
 
