@@ -131,13 +131,14 @@ fn compile(
     for source in headers.chain([unit]) {
         std::fs::read(kernels.join(source)).map_err(|error| format!("{source}: {error}"))?.hash(&mut hasher);
     }
-    (nvcc, option).hash(&mut hasher);
+    let options = [&format!("-{form}"), &format!("-gencode={option}"), "-std=c++17", "-O3", "--fmad=false", "-I"];
+    (nvcc, options).hash(&mut hasher);
     let hash = hasher.finish().to_string();
     if image.is_file() && std::fs::read_to_string(&stamp).is_ok_and(|made_of| made_of == hash) {
         return Ok(image);
     }
     let output = Command::new(nvcc)
-        .args([&format!("-{form}"), &format!("-gencode={option}"), "-std=c++17", "-O3", "--fmad=false", "-I"])
+        .args(options)
         .arg(kernels)
         .arg("-o")
         .arg(&image)

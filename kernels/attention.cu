@@ -614,9 +614,13 @@ __device__ void backward_keys(const bf16* d_o, const bf16* qkv, const float* lse
                         int at = row + j * 8 + lane % 4 * 2 + i % 2;
                         int key = tile.first + warp * 16 + i / 2 * 8 + lane / 4;
                         bool is_seen = at < rows && !(is_own && is_causal && key > at / group);
-                        size_t from = size_t(token_of(at)) * heads + head_of(at);
-                        p[j][i] = is_seen ? exp2f(__fmaf_rn(p[j][i], scale * LOG2_E, -lse[from] * LOG2_E)) : 0.0f;
-                        ds[j][i] = is_seen ? p[j][i] * (ds[j][i] - delta[from]) : 0.0f;
+                        // Loaded by every lane: a load behind a branch of its own could not overlap with the others.
+                        int row_inside = min(at, rows - 1);
+                        size_t from = size_t(token_of(row_inside)) * heads + head_of(row_inside);
+                        float row_lse = lse[from], row_delta = delta[from];
+                        float weight = exp2f(__fmaf_rn(p[j][i], scale * LOG2_E, -row_lse * LOG2_E));
+                        p[j][i] = is_seen ? weight : 0.0f;
+                        ds[j][i] = is_seen ? weight * (ds[j][i] - row_delta) : 0.0f;
                     }
                 }
 #pragma unroll

@@ -183,9 +183,9 @@ fn every_op_has_its_file_in_each_family() {
     assert!(ops.len() >= 10, "the ops were not found: {ops:?}");
     let mut faults = Vec::new();
     for op in &ops {
-        let families = ["src/ops", "src/reference", "src/cpu", "tests/it/ops"];
-        let missing = families.into_iter().filter(|family| !root().join(family).join(format!("{op}.rs")).exists());
-        faults.extend(missing.map(|family| format!("{family}/{op}.rs is missing")));
+        let families = ["src/ops", "src/reference", "src/cpu", "src/cuda", "tests/it/ops"];
+        let wanted = families.map(|family| format!("{family}/{op}.rs")).into_iter().chain([format!("kernels/{op}.cu")]);
+        faults.extend(wanted.filter(|file| !root().join(file).exists()).map(|file| format!("{file} is missing")));
     }
     none("an op is one file of one name in each family", faults);
 }

@@ -11,15 +11,17 @@ use cudarc::driver::{CudaContext, CudaStream, sys};
 use super::{Argument, Device, DeviceError, Launch, Span};
 use crate::cuda::kernels;
 
-/// The shared memory that a kernel gets without asking the driver for more.
-const SHARED_BYTES_FREE: usize = 48 << 10;
+/// The oldest driver that takes images of nvcc 13.0, as `cuDriverGetVersion` counts.
+const DRIVER_MIN: i32 = 13_000;
 
 /// One GPU, its kernels loaded.
 pub struct Gpu {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     functions: BTreeMap<&'static str, sys::CUfunction>,
-    /// Kernels launched since the last wait: a fault shows only there, and one of them is at fault.
+    /// The shared memory that a block may have.
+    shared_bytes_max: usize,
+    /// Kernels launched since the last wait. A fault shows at a later call, and one of them is at fault.
     launched: Mutex<Vec<&'static str>>,
     description: String,
 }
@@ -39,22 +41,48 @@ impl Gpu {
                     .to_owned(),
             ));
         }
-        let context = CudaContext::new(ordinal).map_err(|e| failed(&format!("opening GPU {ordinal}"), e))?;
+        check_driver()?;
+        let context = CudaContext::new(ordinal).map_err(|error| match error.0 {
+            sys::CUresult::CUDA_ERROR_NO_DEVICE | sys::CUresult::CUDA_ERROR_STUB_LIBRARY => DeviceError::Missing(
+                "the NVIDIA driver finds no GPU; use --device cpu, or look at nvidia-smi".to_owned(),
+            ),
+            _ => failed(&format!("opening GPU {ordinal}"), error),
+        })?;
         keep_memory(&context)?;
         let stream = context.new_stream().map_err(|e| failed("making a stream", e))?;
         let (major, minor) =
             context.compute_capability().map_err(|e| failed("asking for the compute capability", e))?;
         let target = target(major, minor)?;
         let name = context.name().unwrap_or_else(|_| "a GPU".to_owned());
-        let functions = load(target)?;
+        let attribute = sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+        let shared_bytes_max = context.attribute(attribute).map_err(|e| failed("asking for shared memory", e))?;
+        let functions = load(target, shared_bytes_max)?;
         let description = format!("{name}, compute capability {major}.{minor}, kernels for {target}");
-        Ok(Gpu { context, stream, functions, launched: Mutex::default(), description })
+        let shared_bytes_max = shared_bytes_max as usize;
+        Ok(Gpu { context, stream, functions, shared_bytes_max, launched: Mutex::default(), description })
     }
 
     /// Memory that nobody uses.
     pub fn free_bytes(&self) -> Result<u64, DeviceError> {
         let (free, _) = self.context.mem_get_info().map_err(|e| failed("asking for free memory", e))?;
         Ok(free as u64)
+    }
+
+    /// What a call's error says: its own, or that of a kernel launched before it.
+    fn failed(&self, what: &str, error: DriverError) -> DeviceError {
+        // 700 to 799 but for 701 are the faults of running kernels; the context is of no more use after one.
+        let code = error.0 as u32;
+        if !(700..800).contains(&code) || code == 701 {
+            return failed(what, error);
+        }
+        let mut names = self.launched().clone();
+        names.sort_unstable();
+        names.dedup();
+        let names = names.join(", ");
+        DeviceError::Fault(format!(
+            "the GPU stopped with {error:?}; at fault is one of the kernels launched since the last wait: {names}. Checkpoints are as they \
+             were; compute-sanitizer finds the access"
+        ))
     }
 
     fn launched(&self) -> MutexGuard<'_, Vec<&'static str>> {
@@ -64,6 +92,22 @@ impl Gpu {
     fn bind(&self) -> Result<(), DeviceError> {
         self.context.bind_to_thread().map_err(|e| failed("binding the context", e))
     }
+}
+
+/// Refuses a driver that would refuse the kernels, in words.
+fn check_driver() -> Result<(), DeviceError> {
+    let mut version = 0;
+    // SAFETY: the library is there; the driver writes a number.
+    unsafe { sys::cuDriverGetVersion(&raw mut version) }
+        .result()
+        .map_err(|e| failed("asking for the driver's version", e))?;
+    if version >= DRIVER_MIN {
+        return Ok(());
+    }
+    let (major, minor) = (version / 1000, version % 1000 / 10);
+    Err(DeviceError::Missing(format!(
+        "the NVIDIA driver is made for CUDA {major}.{minor}, the kernels need 13.0: install driver 580 or newer, or use --device cpu"
+    )))
 }
 
 /// Memory that is given back stays with the process for the next tensor: by default each wait would return it to the driver.
@@ -94,7 +138,8 @@ fn target(major: i32, minor: i32) -> Result<&'static str, DeviceError> {
     }
 }
 
-fn load(target: &str) -> Result<BTreeMap<&'static str, sys::CUfunction>, DeviceError> {
+/// The kernels of a target, allowed to ask for all the shared memory that a block may have.
+fn load(target: &str, shared_bytes_max: i32) -> Result<BTreeMap<&'static str, sys::CUfunction>, DeviceError> {
     let mut functions = BTreeMap::new();
     for (unit, text) in kernels::units() {
         let image = kernels::IMAGES.iter().find(|(of, for_target, _)| *of == unit && *for_target == target);
@@ -112,6 +157,15 @@ fn load(target: &str) -> Result<BTreeMap<&'static str, sys::CUfunction>, DeviceE
             // SAFETY: a module that was loaded above.
             let function = unsafe { result::module::get_function(module, symbol) }
                 .map_err(|e| failed(&format!("finding the kernel {name} in {unit}"), e))?;
+            let dynamic = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            let fixed = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES;
+            // SAFETY: a function of a loaded module.
+            unsafe {
+                result::function::get_function_attribute(function, fixed).and_then(|fixed| {
+                    result::function::set_function_attribute(function, dynamic, shared_bytes_max - fixed)
+                })
+            }
+            .map_err(|e| failed(&format!("preparing {name}"), e))?;
             functions.insert(name, function);
         }
     }
@@ -137,7 +191,7 @@ impl Device for Gpu {
         let memory = unsafe { result::malloc_async(self.stream.cu_stream(), bytes.max(1)) };
         memory.map_err(|error| match error.0 {
             sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => DeviceError::OutOfMemory { bytes },
-            _ => failed("allocating", error),
+            _ => self.failed("allocating", error),
         })
     }
 
@@ -151,35 +205,47 @@ impl Device for Gpu {
 
     fn copy_in(&self, to: Span<'_>, from: &[u8]) -> Result<(), DeviceError> {
         assert_eq!(to.bytes, from.len(), "copy_in: lengths");
+        if to.bytes == 0 {
+            return Ok(());
+        }
         self.bind()?;
         // SAFETY: a span is within live memory of its length; `from` lives until the stream is done.
         unsafe { result::memcpy_htod_async(to.address, from, self.stream.cu_stream()) }
-            .map_err(|e| failed("copying to the GPU", e))?;
+            .map_err(|e| self.failed("copying to the GPU", e))?;
         self.synchronise()
     }
 
     fn copy_out(&self, to: &mut [u8], from: Span<'_>) -> Result<(), DeviceError> {
         assert_eq!(to.len(), from.bytes, "copy_out: lengths");
+        if from.bytes == 0 {
+            return Ok(());
+        }
         self.bind()?;
         // SAFETY: a span is within live memory of its length; `to` lives until the stream is done.
         unsafe { result::memcpy_dtoh_async(to, from.address, self.stream.cu_stream()) }
-            .map_err(|e| failed("copying from the GPU", e))?;
+            .map_err(|e| self.failed("copying from the GPU", e))?;
         self.synchronise()
     }
 
     fn copy(&self, to: Span<'_>, from: Span<'_>) -> Result<(), DeviceError> {
         assert_eq!(to.bytes, from.bytes, "copy: lengths");
+        if to.bytes == 0 {
+            return Ok(());
+        }
         self.bind()?;
         // SAFETY: spans are within live memory of their length.
         unsafe { result::memcpy_dtod_async(to.address, from.address, to.bytes, self.stream.cu_stream()) }
-            .map_err(|e| failed("copying on the GPU", e))
+            .map_err(|e| self.failed("copying on the GPU", e))
     }
 
     fn zero(&self, to: Span<'_>) -> Result<(), DeviceError> {
+        if to.bytes == 0 {
+            return Ok(());
+        }
         self.bind()?;
         // SAFETY: a span is within live memory of its length.
         unsafe { result::memset_d8_async(to.address, 0, to.bytes, self.stream.cu_stream()) }
-            .map_err(|e| failed("clearing", e))
+            .map_err(|e| self.failed("clearing", e))
     }
 
     fn launch(&self, launch: &Launch<'_>) -> Result<(), DeviceError> {
@@ -188,11 +254,11 @@ impl Device for Gpu {
         self.launched().push(name);
         self.bind()?;
         let what = || format!("launching {}", launch.kernel);
-        if launch.shared_bytes > SHARED_BYTES_FREE {
-            let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            // SAFETY: a function of a loaded module.
-            unsafe { result::function::set_function_attribute(function, attribute, launch.shared_bytes as i32) }
-                .map_err(|e| failed(&what(), e))?;
+        if launch.shared_bytes > self.shared_bytes_max {
+            let (wanted, most) = (launch.shared_bytes, self.shared_bytes_max);
+            return Err(DeviceError::Missing(format!(
+                "{name} needs {wanted} bytes of shared memory; a block of this GPU has {most}"
+            )));
         }
         // The driver reads as many bytes of each as the kernel's parameter has, from the lowest.
         let mut values: Vec<u64> = launch
@@ -213,33 +279,25 @@ impl Device for Gpu {
         // SAFETY: the parameters live through the call. That their types are the kernel's, and that it keeps to its spans, is what the
         // simt device checks of the same launch code and the same source.
         unsafe { result::launch_kernel(function, grid, block, launch.shared_bytes as u32, stream, &mut parameters) }
-            .map_err(|e| failed(&what(), e))
+            .map_err(|e| self.failed(&what(), e))
     }
 
     fn synchronise(&self) -> Result<(), DeviceError> {
         self.bind()?;
-        let waited = self.stream.synchronize();
-        let launched = std::mem::take(&mut *self.launched());
-        waited.map_err(|error| {
-            let mut names: Vec<&str> = launched;
-            names.sort_unstable();
-            names.dedup();
-            let names = names.join(", ");
-            DeviceError::Fault(format!(
-                "the GPU stopped with {error:?}; at fault is one of the kernels launched since the last wait: {names}. Checkpoints are as \
-                 they were; tools/gpu_check.sh sanitize finds the access"
-            ))
-        })
+        self.stream.synchronize().map_err(|e| self.failed("waiting for the GPU", e))?;
+        self.launched().clear();
+        Ok(())
     }
 
     fn time(&self, work: &mut dyn FnMut()) -> Result<f64, DeviceError> {
         let mark = || {
             let event = self.stream.record_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT));
-            event.map_err(|e| failed("recording an event", e))
+            event.map_err(|e| self.failed("recording an event", e))
         };
         let start = mark()?;
         work();
-        let milliseconds = start.elapsed_ms(&mark()?).map_err(|e| failed("reading events", e))?;
+        let milliseconds = start.elapsed_ms(&mark()?).map_err(|e| self.failed("reading events", e))?;
+        self.launched().clear();
         Ok(f64::from(milliseconds) / 1e3)
     }
 }

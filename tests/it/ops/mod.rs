@@ -19,11 +19,12 @@ mod sample;
 mod swiglu;
 mod token_logprob;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use half::bf16;
 use thyme_engine::cpu::Cpu;
 use thyme_engine::cuda::Cuda;
+use thyme_engine::cuda::device::DeviceError;
 use thyme_engine::cuda::device::gpu::Gpu;
 use thyme_engine::cuda::device::simt::{Simt, SimtOptions};
 use thyme_engine::ops::attention::Heads;
@@ -76,10 +77,12 @@ pub fn gpu_only() -> bool {
 
 /// The first GPU, where there is one that can be used.
 pub fn gpu() -> Option<Cuda> {
-    thread_local! {
-        static GPU: Option<Cuda> = Gpu::new(0).ok().map(|gpu| Cuda::new(Arc::new(gpu)));
-    }
-    GPU.with(Clone::clone)
+    static GPU: LazyLock<Option<Cuda>> = LazyLock::new(|| match Gpu::new(0) {
+        Ok(gpu) => Some(Cuda::new(Arc::new(gpu))),
+        Err(DeviceError::Missing(_)) if !gpu_only() => None,
+        Err(error) => panic!("the GPU cannot be used: {error}"),
+    });
+    GPU.clone()
 }
 
 /// The reference and the backends held against it, for what each must do by itself.
