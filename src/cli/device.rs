@@ -11,6 +11,7 @@ use crate::cuda::Cuda;
 use crate::cuda::device::gpu::Gpu;
 use crate::cuda::device::simt::{Simt, SimtOptions};
 use crate::cuda::kernels::COMPILED;
+use crate::model::config::Config;
 use crate::ops::Backend;
 use crate::recipe::memory::available_bytes;
 
@@ -45,8 +46,16 @@ impl Device {
         })
     }
 
-    /// Its backend.
-    pub fn backend(self) -> anyhow::Result<Arc<dyn Backend>> {
+    /// Its backend, for a model that it can run.
+    pub fn backend(self, config: &Config) -> anyhow::Result<Arc<dyn Backend>> {
+        if matches!(self, Device::Cuda | Device::Simt) {
+            for (part, dim) in [("language", config.heads.head_dim), ("vision", config.vision.head_layout().head_dim)] {
+                anyhow::ensure!(
+                    dim.is_multiple_of(16) && (16..=128).contains(&dim),
+                    "the heads of the {part} model are {dim} wide; the CUDA kernels take multiples of 16 up to 128: use --device cpu"
+                );
+            }
+        }
         Ok(match self {
             Device::Auto | Device::Cpu => Arc::new(Cpu::new()),
             Device::Cuda => Arc::new(Cuda::new(Arc::new(Gpu::new(0).context("--device cuda")?))),

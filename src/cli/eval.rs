@@ -58,7 +58,8 @@ pub fn run(arguments: EvalArguments) -> anyhow::Result<()> {
     let dir = folder::resolve(&arguments.model)?;
     let config = Config::open(&dir)?;
     let processor = Arc::new(processor::open(&dir, &config)?);
-    let model = Model::new(config, arguments.device.backend()?);
+    let backend = arguments.device.backend(&config)?;
+    let model = Model::new(config, backend);
     let weights = weights::load(&model, &dir)?;
     let limit = toml::Value::from(arguments.max_total_tokens as i64);
     let limits = ["max_turn_tokens", "max_total_tokens"].map(|key| (key.to_owned(), limit.clone()));

@@ -39,7 +39,8 @@ pub fn run(arguments: &InitArguments) -> anyhow::Result<()> {
     let is_taken = std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) || out.is_file();
     anyhow::ensure!(!is_taken, "{} is there already; choose another --out, or remove it first", out.display());
     let out = std::path::absolute(out).with_context(|| format!("{} is no path", out.display()))?;
-    let model = Model::new(config, Device::Cpu.backend()?);
+    let backend = Device::Cpu.backend(&config)?;
+    let model = Model::new(config, backend);
     let random = init::random_weights(&model, arguments.seed);
     let companions = path.parent().unwrap_or(Path::new(""));
     folder::write_whole(&out, |dir| {

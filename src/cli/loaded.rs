@@ -41,7 +41,8 @@ impl Loaded {
         if let Ok(processor) = &processor {
             processor::check_tokens(processor, &config, &dir)?;
         }
-        let model = Model::new(config, device.backend()?);
+        let backend = device.backend(&config)?;
+        let model = Model::new(config, backend);
         let weights = weights::load(&model, &dir)?;
         Ok(Loaded { dir, model, weights, image_settings, processor })
     }

@@ -52,7 +52,7 @@ pub fn run(arguments: TrainArguments) -> anyhow::Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     raise_on_interrupt(stop.clone());
     let session = Session {
-        backend: arguments.device.backend()?,
+        backend: arguments.device.backend(&plan.config)?,
         resume: arguments.resume,
         overwrite: arguments.overwrite,
         stop,
