@@ -11,6 +11,9 @@ use crate::ops::Storage;
 /// Floats in a cache line.
 const LINE: usize = 16;
 
+/// Bytes from which on memory is worth giving back.
+const LARGE: usize = 64 << 20;
+
 /// A cache line, so that memory is aligned to 64 bytes.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C, align(64))]
@@ -37,6 +40,11 @@ impl Pool {
             advise_huge_pages(&lines);
             lines
         })
+    }
+
+    /// Frees what is large and not in use.
+    pub fn trim(&self) {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).retain(|lines, _| lines * size_of::<Line>() < LARGE);
     }
 
     fn give_back(&self, lines: Vec<Line>) {
@@ -127,6 +135,21 @@ impl Storage for Parameter {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_large_goes_when_it_is_asked_to() {
+        let pool = Arc::new(Pool::default());
+        let held = Floats::new(&pool, LARGE);
+        drop([Floats::new(&pool, LARGE), Floats::new(&pool, 100)]);
+        assert_eq!(pool.free.lock().unwrap().len(), 2);
+        pool.trim();
+        assert_eq!(
+            pool.free.lock().unwrap().keys().copied().collect::<Vec<_>>(),
+            [Pool::class(100usize.div_ceil(LINE))]
+        );
+        drop(held);
+        assert_eq!(pool.free.lock().unwrap().len(), 2);
+    }
 
     #[test]
     fn size_classes_hold_what_was_asked_within_a_quarter() {

@@ -24,6 +24,7 @@ mod swiglu;
 mod token_logprob;
 
 use std::any::Any;
+use std::ops::Range;
 use std::sync::Arc;
 
 use half::bf16;
@@ -231,6 +232,22 @@ impl Buffers for Cpu {
             Dtype::I32 => values_mut(tensor).fill(0i32),
             Dtype::U8 => values_mut(tensor).fill(0u8),
         }
+    }
+
+    fn addresses(&self, tensor: &Tensor) -> Range<u64> {
+        let bytes: &[u8] = match tensor.dtype() {
+            Dtype::Activation | Dtype::F32 => bytemuck::cast_slice(floats(tensor)),
+            Dtype::Bf16 => bytemuck::cast_slice(bf16s(tensor)),
+            Dtype::I16 => bytemuck::cast_slice(values::<i16>(tensor)),
+            Dtype::I32 => bytemuck::cast_slice(values::<i32>(tensor)),
+            Dtype::U8 => values::<u8>(tensor),
+        };
+        let range = bytes.as_ptr_range();
+        range.start as u64..range.end as u64
+    }
+
+    fn trim(&self) {
+        self.pool.trim();
     }
 }
 

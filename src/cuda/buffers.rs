@@ -1,14 +1,18 @@
 //! Device memory as tensors: bf16 for activations and parameters, f32 for the rest of the floats, integers as they are.
 
+use std::ops::Range;
+
 use bytemuck::{Pod, cast_slice, cast_slice_mut};
 use half::bf16;
 
 use super::Cuda;
-use super::device::{DeviceError, Memory, Span};
-use crate::ops::{Buffers, Dtype, Host, HostMut, Storage, Tensor};
+use super::arena::Piece;
+use super::device::{DeviceError, Span, Step};
+use super::recorder::Replay;
+use crate::ops::{Buffers, Dtype, Host, HostMut, MemoryUse, Recording, Storage, Tensor};
 
 /// A tensor's bytes.
-struct Values(Memory);
+struct Values(Piece);
 
 impl Storage for Values {}
 
@@ -35,23 +39,28 @@ impl Cuda {
     #[track_caller]
     pub(super) fn empty(&self, shape: &[usize], dtype: Dtype) -> Tensor {
         let bytes = shape.iter().product::<usize>() * element_bytes(dtype);
-        let memory = sound("allocating", Memory::new(&self.device, bytes));
-        Tensor::new(shape, dtype, Box::new(Values(memory)))
+        let piece = sound("allocating", self.arena.take(bytes));
+        Tensor::new(shape, dtype, Box::new(Values(piece)))
     }
 
-    fn filled<T: Pod>(&self, values: &[T], shape: &[usize], dtype: Dtype) -> Tensor {
-        let tensor = self.empty(shape, dtype);
-        sound("upload", self.device.copy_in(span(&tensor), cast_slice(values)));
-        tensor
+    #[track_caller]
+    fn fill<T: Pod>(&self, tensor: &Tensor, values: &[T]) {
+        assert!(!self.recorder.is_recording(), "an upload cannot be recorded");
+        sound("upload", self.device.copy_in(span(tensor), cast_slice(values)));
     }
 
     /// Copies within the device.
     #[track_caller]
     pub(super) fn copy(&self, to: Span<'_>, from: Span<'_>) {
-        sound("copy", self.device.copy(to, from));
+        let is_noted = self.recorder.note(|| Step::Copy { to: to.unbound(), from: from.unbound() });
+        if !is_noted {
+            sound("copy", self.device.copy(to, from));
+        }
     }
 
+    #[track_caller]
     fn read<T: Pod>(&self, tensor: &Tensor) -> Vec<T> {
+        assert!(!self.recorder.is_recording(), "a download cannot be recorded");
         let mut values = vec![T::zeroed(); tensor.len()];
         sound("download", self.device.copy_out(cast_slice_mut(&mut values), span(tensor)));
         values
@@ -75,16 +84,23 @@ impl Buffers for Cuda {
 
     fn upload(&self, host: Host<'_>, shape: &[usize], dtype: Dtype) -> Tensor {
         assert_eq!(host.len(), shape.iter().product::<usize>(), "upload {} values as {shape:?}", host.len());
-        match (dtype, host) {
-            (Dtype::Activation | Dtype::Bf16, Host::Bf16(v)) => self.filled(v, shape, dtype),
-            (Dtype::Activation | Dtype::Bf16, Host::F32(v)) => self.filled(&mapped(v, bf16::from_f32), shape, dtype),
-            (Dtype::Activation | Dtype::Bf16, Host::F64(v)) => self.filled(&mapped(v, bf16::from_f64), shape, dtype),
-            (Dtype::F32, Host::F32(v)) => self.filled(v, shape, dtype),
-            (Dtype::F32, Host::F64(v)) => self.filled(&mapped(v, |x| x as f32), shape, dtype),
-            (Dtype::F32, Host::Bf16(v)) => self.filled(&mapped(v, bf16::to_f32), shape, dtype),
-            (Dtype::I16, Host::I16(v)) => self.filled(v, shape, dtype),
-            (Dtype::I32, Host::I32(v)) => self.filled(v, shape, dtype),
-            (Dtype::U8, Host::U8(v)) => self.filled(v, shape, dtype),
+        let mut tensor = self.empty(shape, dtype);
+        self.overwrite(&mut tensor, host);
+        tensor
+    }
+
+    fn overwrite(&self, tensor: &mut Tensor, host: Host<'_>) {
+        assert_eq!(host.len(), tensor.len(), "overwrite {tensor:?} with {} values", host.len());
+        match (tensor.dtype(), host) {
+            (Dtype::Activation | Dtype::Bf16, Host::Bf16(v)) => self.fill(tensor, v),
+            (Dtype::Activation | Dtype::Bf16, Host::F32(v)) => self.fill(tensor, &mapped(v, bf16::from_f32)),
+            (Dtype::Activation | Dtype::Bf16, Host::F64(v)) => self.fill(tensor, &mapped(v, bf16::from_f64)),
+            (Dtype::F32, Host::F32(v)) => self.fill(tensor, v),
+            (Dtype::F32, Host::F64(v)) => self.fill(tensor, &mapped(v, |x| x as f32)),
+            (Dtype::F32, Host::Bf16(v)) => self.fill(tensor, &mapped(v, bf16::to_f32)),
+            (Dtype::I16, Host::I16(v)) => self.fill(tensor, v),
+            (Dtype::I32, Host::I32(v)) => self.fill(tensor, v),
+            (Dtype::U8, Host::U8(v)) => self.fill(tensor, v),
             (dtype, host) => panic!("upload of {host:?} as {dtype:?}: no such conversion"),
         }
     }
@@ -110,7 +126,23 @@ impl Buffers for Cuda {
     }
 
     fn clear(&self, tensor: &mut Tensor) {
-        sound("clear", self.device.zero(span(tensor)));
+        let is_noted = self.recorder.note(|| Step::Zero { to: span(tensor).unbound() });
+        if !is_noted {
+            sound("clear", self.device.zero(span(tensor)));
+        }
+    }
+
+    fn addresses(&self, tensor: &Tensor) -> Range<u64> {
+        let span = span(tensor);
+        span.address()..span.address() + span.bytes() as u64
+    }
+
+    fn memory(&self) -> Option<MemoryUse> {
+        Some(self.arena.usage())
+    }
+
+    fn record(&self, work: &mut dyn FnMut() -> Tensor) -> Option<Box<dyn Recording>> {
+        Some(Box::new(Replay::record(self, work)))
     }
 }
 

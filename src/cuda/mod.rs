@@ -3,12 +3,14 @@
 //!
 //! A fault of a kernel is a fault of ours: it panics, with the device's report.
 
+pub mod arena;
 pub mod device;
 pub mod kernels;
 
 mod buffers;
 mod columns;
 mod elementwise;
+mod recorder;
 
 mod adamw;
 mod attention;
@@ -29,18 +31,36 @@ mod token_logprob;
 use std::sync::Arc;
 
 use crate::ops::{Backend, Tensor};
-use device::{Argument, Device, Launch};
+use arena::Arena;
+use device::{Argument, Device, DeviceError, Launch, Step};
+use recorder::Recorder;
 
 /// The backend on some device.
 #[derive(Clone)]
 pub struct Cuda {
     device: Arc<dyn Device>,
+    arena: Arc<Arena>,
+    recorder: Arc<Recorder>,
 }
 
 impl Cuda {
-    /// On a given device.
+    /// On a given device, each tensor's memory taken from it as it is needed.
     pub fn new(device: Arc<dyn Device>) -> Cuda {
-        Cuda { device }
+        Cuda::with_arena(device, 0).expect("no bytes are always there")
+    }
+
+    /// On a given device, with `bytes` of its memory taken at once for the tensors to come.
+    ///
+    /// # Errors
+    /// [`DeviceError::OutOfMemory`] if the device has not as much.
+    pub fn with_arena(device: Arc<dyn Device>, bytes: u64) -> Result<Cuda, DeviceError> {
+        let arena = Arena::new(device.clone(), bytes)?;
+        Ok(Cuda { device, arena, recorder: Arc::default() })
+    }
+
+    /// Counts the peak of [`crate::ops::Buffers::memory`] anew from what is held now.
+    pub fn forget_peak(&self) {
+        self.arena.forget_peak();
     }
 
     /// Runs a kernel; nothing at all if the grid is empty, which is what an op on no rows comes to.
@@ -64,6 +84,9 @@ impl Cuda {
         }
         let grid = grid.map(|blocks| u32::try_from(blocks).expect("a grid of fewer than 2³² blocks"));
         let launch = Launch { kernel, grid, block: [threads as u32, 1, 1], shared_bytes, arguments };
+        if self.recorder.note(|| Step::from(&launch)) {
+            return;
+        }
         if let Err(error) = self.device.launch(&launch) {
             panic!("{kernel}: {error}");
         }
@@ -73,20 +96,20 @@ impl Cuda {
 impl Backend for Cuda {}
 
 /// A tensor as an argument under its name in the kernel.
-fn tensor<'a>(role: &'a str, of: &'a Tensor) -> Argument<'a> {
+fn tensor<'a>(role: &'static str, of: &'a Tensor) -> Argument<'a> {
     Argument::Pointer(role, buffers::span(of))
 }
 
 /// `count` of a tensor's outermost rows from `first` on, as an argument.
 #[track_caller]
-fn rows_of<'a>(role: &'a str, of: &'a Tensor, first: usize, count: usize) -> Argument<'a> {
+fn rows_of<'a>(role: &'static str, of: &'a Tensor, first: usize, count: usize) -> Argument<'a> {
     let all = buffers::span(of);
     let bytes = all.bytes() / of.shape()[0];
     Argument::Pointer(role, all.part(first * bytes, count * bytes))
 }
 
 /// An optional tensor: null where there is none.
-fn optional<'a>(role: &'a str, of: Option<&'a Tensor>) -> Argument<'a> {
+fn optional<'a>(role: &'static str, of: Option<&'a Tensor>) -> Argument<'a> {
     of.map_or(Argument::Null, |of| tensor(role, of))
 }
 

@@ -38,7 +38,7 @@ impl EncodedImages {
         }
         self.encoded.retain(|_, (image, _)| Arc::strong_count(image) > 1);
         let batch = new.iter().map(|image| (image.patches.as_slice(), image.grid)).collect();
-        let (units, _) = model.tower_forward(weights, &ImageBatch { images: batch, scale });
+        let (units, _) = model.tower_forward(weights, &ImageBatch { images: batch, scale }, false);
         let mut first = 0;
         for image in new {
             let rows = image.grid.tokens(model.config.vision.merge) as i32;

@@ -4,9 +4,10 @@ use crate::model::Model;
 use crate::ops::Tensor;
 use crate::ops::attention::PAGE_TOKENS;
 
-/// All pages of all layers, and who holds them.
+/// All pages of all layers, and who holds them. Their memory is taken when it is first needed, and can be given back while no table holds
+/// a page.
 pub struct KvCache {
-    /// One tensor a layer.
+    /// One tensor a layer; none while no memory is taken.
     layers: Vec<Tensor>,
     pages: PagePool,
     /// Copies to make before the next write.
@@ -108,11 +109,25 @@ impl PageTable {
 }
 
 impl KvCache {
-    /// Room for `pages` pages in each of the model's layers.
-    pub fn new(model: &Model, pages: usize) -> KvCache {
-        let layer = |_| model.backend.attention_pages(pages, model.config.heads);
-        let layers = (0..model.config.layers).map(layer).collect();
-        KvCache { layers, pages: PagePool::new(pages), copies: Vec::new() }
+    /// Room for `pages` pages in each of a model's layers.
+    pub fn new(pages: usize) -> KvCache {
+        KvCache { layers: Vec::new(), pages: PagePool::new(pages), copies: Vec::new() }
+    }
+
+    /// A page beyond those of the pool, for rows that only fill a batch up.
+    pub fn scratch(&self) -> u32 {
+        self.pages.capacity() as u32
+    }
+
+    /// What holds the pages, a tensor a layer; none while no memory is taken.
+    pub fn layers(&self) -> &[Tensor] {
+        &self.layers
+    }
+
+    /// Gives the memory back. Panics if a table holds a page.
+    pub fn release(&mut self) {
+        assert_eq!(self.pages.free(), self.pages.capacity(), "pages are released when nobody holds one");
+        self.layers.clear();
     }
 
     /// Bytes of one page in all layers on a backend whose activations take `element_bytes`.
@@ -136,6 +151,11 @@ impl KvCache {
 
     /// The layers' pages, outstanding copies made.
     pub fn layers_mut(&mut self, model: &Model) -> &mut [Tensor] {
+        if self.layers.is_empty() {
+            let pages = self.pages.capacity() + 1;
+            let layer = |_| model.backend.attention_pages(pages, model.config.heads);
+            self.layers = (0..model.config.layers).map(layer).collect();
+        }
         if !self.copies.is_empty() {
             for layer in &mut self.layers {
                 model.backend.copy_pages(layer, &self.copies);

@@ -1,6 +1,7 @@
 //! Decodes many sequences together over paged keys and values. The engine owns no weights: each step borrows them, and pages never
 //! outlive the weights that filled them.
 
+pub mod decode;
 pub mod images;
 pub mod kv_cache;
 pub mod request;
@@ -12,6 +13,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use decode::Decoder;
 use images::EncodedImages;
 use kv_cache::KvCache;
 use request::{Event, GeneratorError, Opening, Sampled};
@@ -53,6 +55,7 @@ pub struct Engine {
     processor: Arc<Processor>,
     limits: EngineLimits,
     cache: KvCache,
+    decoder: Decoder,
     sequences: BTreeMap<u64, Sequence>,
     groups: BTreeMap<u64, Group>,
     /// Groups opened so far; numbers the next.
@@ -67,9 +70,9 @@ pub struct Engine {
 impl Engine {
     /// An engine with all its pages free.
     pub fn new(model: Model, processor: Arc<Processor>, limits: EngineLimits) -> Engine {
-        let cache = KvCache::new(&model, limits.pages);
         Engine {
-            cache,
+            cache: KvCache::new(limits.pages),
+            decoder: Decoder::default(),
             model,
             processor,
             limits,
@@ -90,6 +93,18 @@ impl Engine {
     /// Forgets the encoded images; to be called when no sequence is left and nobody needs [`Engine::units`] any more.
     pub fn forget_images(&mut self) {
         self.images.clear();
+    }
+
+    /// Gives the memory of pages and recordings back until the next step; to be called when no sequence is left, so that an update has it.
+    pub fn release_pages(&mut self) {
+        self.decoder.forget();
+        self.cache.release();
+        self.model.backend.trim();
+    }
+
+    /// The tensors that hold keys and values, one a layer; none before the first step.
+    pub fn page_tensors(&self) -> &[Tensor] {
+        self.cache.layers()
     }
 
     /// Pages that nobody holds, and pages in all.
@@ -196,8 +211,7 @@ impl Engine {
         if chunks.is_empty() {
             return Ok(Vec::new());
         }
-        let logits = self.forward(weights, &chunks);
-        let drawn = self.sample(&chunks, logits.as_ref());
+        let drawn = self.compute(weights, &chunks);
         Ok(self.accept(&chunks, &drawn))
     }
 
@@ -247,16 +261,24 @@ impl Engine {
         }
     }
 
-    /// Computes the chunks; the logits of those that draw, a row each.
-    fn forward(&mut self, weights: &Weights, chunks: &[Chunk]) -> Option<Tensor> {
+    /// Computes the chunks, and draws the next token of those that are whole.
+    fn compute(&mut self, weights: &Weights, chunks: &[Chunk]) -> Vec<Drawn> {
         let images = self.image_rows(weights, chunks);
         let batch = self.batch(chunks, images.as_ref().map(|(_, places)| places.as_slice()));
-        let rows = images.as_ref().map(|(rows, _)| rows);
-        let hidden = self.model.forward_paged(weights, &batch, rows, self.cache.layers_mut(&self.model));
         for chunk in chunks {
             self.sequence_mut(chunk.sequence).computed = chunk.tokens.end;
         }
-        (hidden.rows() > 0).then(|| self.model.logits(weights, &hidden))
+        let draws = draws(&self.sequences, chunks);
+        let is_decoding = images.is_none() && chunks.iter().all(|chunk| chunk.draws && chunk.tokens.len() == 1);
+        if is_decoding && let Some(logits) = self.decoder.forward(&self.model, weights, &batch, &mut self.cache) {
+            return self.model.backend.sample(logits, &draws);
+        }
+        let rows = images.as_ref().map(|(rows, _)| rows);
+        let hidden = self.model.forward_paged(weights, &batch, rows, self.cache.layers_mut(&self.model));
+        match draws.is_empty() {
+            true => Vec::new(),
+            false => self.model.backend.sample(&self.model.logits(weights, &hidden), &draws),
+        }
     }
 
     /// The language model's rows for the images that the chunks touch, and where each image's rows begin: `(sequence, first
@@ -314,19 +336,6 @@ impl Engine {
         batch
     }
 
-    fn sample(&self, chunks: &[Chunk], logits: Option<&Tensor>) -> Vec<Drawn> {
-        let Some(logits) = logits else { return Vec::new() };
-        let draws: Vec<Draw<'_>> = chunks
-            .iter()
-            .filter(|chunk| chunk.draws)
-            .map(|chunk| {
-                let sequence = &self.sequences[&chunk.sequence];
-                sequence.sampler.draw(sequence.ids.len())
-            })
-            .collect();
-        self.model.backend.sample(logits, &draws)
-    }
-
     /// Gives each drawn token to its sequence.
     fn accept(&mut self, chunks: &[Chunk], drawn: &[Drawn]) -> Vec<Event> {
         let mut events = Vec::with_capacity(drawn.len());
@@ -353,6 +362,12 @@ impl Engine {
     fn sequence_mut(&mut self, number: u64) -> &mut Sequence {
         self.sequences.get_mut(&number).expect("scheduled sequences are open")
     }
+}
+
+/// How the next token of each chunk that has one is drawn.
+fn draws<'a>(sequences: &'a BTreeMap<u64, Sequence>, chunks: &[Chunk]) -> Vec<Draw<'a>> {
+    let drawing = chunks.iter().filter(|chunk| chunk.draws).map(|chunk| &sequences[&chunk.sequence]);
+    drawing.map(|sequence| sequence.sampler.draw(sequence.ids.len())).collect()
 }
 
 /// Where an image's rows stand in the step's rows.

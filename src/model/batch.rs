@@ -3,7 +3,7 @@
 use super::block::Paging;
 use super::config::Config;
 use super::rotation::language_rotation;
-use crate::ops::attention::Packed;
+use crate::ops::attention::{PAGE_TOKENS, Packed};
 use crate::ops::{Backend, Dtype, Host, Tensor};
 
 /// Host description of a forward's input.
@@ -35,18 +35,28 @@ pub struct BatchPages {
     pub tables: Vec<Vec<u32>>,
     /// Each sequence's tokens so far, this batch's included.
     pub lengths: Vec<usize>,
+    /// Columns that the tables have on the backend, if no sequence needs more.
+    pub width_min: usize,
 }
 
 /// A batch's arrays on the backend.
 #[derive(Debug)]
-pub(super) struct BatchTensors {
-    pub ids: Tensor,
-    pub rotation: Tensor,
-    pub bounds: Tensor,
-    pub prefixes: Option<Tensor>,
-    pub image_index: Option<Tensor>,
-    pub rows: Option<Tensor>,
-    pub paging: Option<Paging>,
+pub struct BatchTensors {
+    pub(super) ids: Tensor,
+    pub(super) rotation: Tensor,
+    pub(super) bounds: Tensor,
+    prefixes: Option<Tensor>,
+    pub(super) image_index: Option<Tensor>,
+    pub(super) rows: Option<Tensor>,
+    pages: Option<PageTensors>,
+}
+
+/// [`BatchPages`] on the backend.
+#[derive(Debug)]
+struct PageTensors {
+    slots: Tensor,
+    tables: Tensor,
+    lengths: Tensor,
 }
 
 impl Batch {
@@ -55,50 +65,89 @@ impl Batch {
         self.ids.len()
     }
 
-    pub(super) fn upload(&self, config: &Config, backend: &dyn Backend) -> BatchTensors {
+    /// Adds sequences of one token, which nobody asks for, until there are `sequences`; each writes a slot of its own of the page
+    /// `scratch`. To be given to batches of one token a sequence with pages.
+    pub fn pad(&mut self, sequences: usize, scratch: u32) {
+        let pages = self.pages.as_mut().expect("only paged batches are padded");
+        for added in 0..sequences - self.ids.len() {
+            assert!(added < PAGE_TOKENS, "a scratch page has {PAGE_TOKENS} slots");
+            self.ids.push(0);
+            self.positions.push([0; 3]);
+            self.bounds.push(self.ids.len());
+            pages.slots.push(scratch as usize * PAGE_TOKENS + added);
+            pages.tables.push(vec![scratch]);
+            pages.lengths.push(1);
+        }
+    }
+
+    /// Copies the batch to the backend.
+    pub fn upload(&self, config: &Config, backend: &dyn Backend) -> BatchTensors {
         let tokens = self.tokens();
         assert_eq!(self.positions.len(), tokens, "a position for each token");
-        let indices = |values: &[usize]| {
-            let values: Vec<i32> = values.iter().map(|&v| v as i32).collect();
-            backend.indices(&values)
-        };
-        let ids: Vec<i32> = self.ids.iter().map(|&id| id as i32).collect();
         let rotation = language_rotation(config, &self.positions);
+        let prefix = |prefix: &Option<usize>| prefix.map_or(-1, |prefix| prefix as i32);
+        let optional = |values: Vec<i32>| (!values.is_empty()).then(|| backend.indices(&values));
         BatchTensors {
-            ids: backend.indices(&ids),
+            ids: backend.indices(&indices(&self.ids)),
             rotation: backend.upload(Host::F32(&rotation), &[tokens, config.heads.head_dim], Dtype::F32),
-            bounds: indices(&self.bounds),
-            prefixes: (!self.prefixes.is_empty()).then(|| {
-                let prefixes: Vec<i32> = self.prefixes.iter().map(|p| p.map_or(-1, |p| p as i32)).collect();
-                backend.indices(&prefixes)
-            }),
-            image_index: (!self.image_index.is_empty()).then(|| backend.indices(&self.image_index)),
-            rows: self.rows.as_deref().map(indices),
-            paging: self.pages.as_ref().map(|pages| Paging {
-                slots: indices(&pages.slots),
-                bounds: indices(&self.bounds),
-                tables: pages.upload_tables(backend),
-                lengths: indices(&pages.lengths),
+            bounds: backend.indices(&indices(&self.bounds)),
+            prefixes: optional(self.prefixes.iter().map(prefix).collect()),
+            image_index: optional(self.image_index.clone()),
+            rows: self.rows.as_deref().map(|rows| backend.indices(&indices(rows))),
+            pages: self.pages.as_ref().map(|pages| PageTensors {
+                slots: backend.indices(&indices(&pages.slots)),
+                tables: backend.indices(&pages.flat_tables()).reshape(&[pages.tables.len(), pages.width()]),
+                lengths: backend.indices(&indices(&pages.lengths)),
             }),
         }
+    }
+
+    /// Writes the batch over tensors of one of the same sizes, without prefixes, images and rows to choose.
+    pub fn overwrite(&self, tensors: &mut BatchTensors, config: &Config, backend: &dyn Backend) {
+        let BatchTensors { ids, rotation, bounds, prefixes: None, image_index: None, rows: None, pages: Some(pages) } =
+            tensors
+        else {
+            panic!("only plain paged batches are overwritten")
+        };
+        let own = self.pages.as_ref().expect("a paged batch over a paged batch");
+        backend.overwrite(ids, Host::I32(&indices(&self.ids)));
+        backend.overwrite(rotation, Host::F32(&language_rotation(config, &self.positions)));
+        backend.overwrite(bounds, Host::I32(&indices(&self.bounds)));
+        backend.overwrite(&mut pages.slots, Host::I32(&indices(&own.slots)));
+        backend.overwrite(&mut pages.tables, Host::I32(&own.flat_tables()));
+        backend.overwrite(&mut pages.lengths, Host::I32(&indices(&own.lengths)));
     }
 }
 
 impl BatchTensors {
-    pub fn segments(&self) -> Packed<'_> {
+    pub(super) fn segments(&self) -> Packed<'_> {
         Packed { bounds: &self.bounds, prefixes: self.prefixes.as_ref(), causal: true }
+    }
+
+    pub(super) fn paging(&self) -> Paging<'_> {
+        let PageTensors { slots, tables, lengths } = self.pages.as_ref().expect("a batch with pages");
+        Paging { slots, bounds: &self.bounds, tables, lengths }
     }
 }
 
 impl BatchPages {
-    fn upload_tables(&self, backend: &dyn Backend) -> Tensor {
-        let width = self.tables.iter().map(Vec::len).max().unwrap_or(0);
+    /// Columns of the tables on the backend.
+    pub fn width(&self) -> usize {
+        self.tables.iter().map(Vec::len).max().unwrap_or(0).max(self.width_min)
+    }
+
+    fn flat_tables(&self) -> Vec<i32> {
+        let width = self.width();
         let mut flat = vec![0i32; self.tables.len() * width];
         for (row, table) in flat.chunks_mut(width.max(1)).zip(&self.tables) {
             for (to, &page) in row.iter_mut().zip(table) {
                 *to = page as i32;
             }
         }
-        backend.upload(Host::I32(&flat), &[self.tables.len(), width], Dtype::I32)
+        flat
     }
+}
+
+fn indices<T: Copy + TryInto<i32>>(values: &[T]) -> Vec<i32> {
+    values.iter().map(|&value| value.try_into().ok().expect("an index of fewer than 2³¹")).collect()
 }

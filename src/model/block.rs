@@ -70,12 +70,12 @@ pub fn block_forward_paged(
     tower: Tower<'_>,
     residual: Residual,
     pages: &mut Tensor,
-    paging: &Paging,
+    paging: Paging<'_>,
 ) -> Residual {
     let backend = compute.backend;
     let normed1 = compute.norm_forward(ids.norm1, residual, tower.norm_epsilon);
     let mut qkv = compute.linear_forward(&normed1.0, ids.qkv);
-    let write = PageWrite { pages: &mut *pages, slots: &paging.slots };
+    let write = PageWrite { pages: &mut *pages, slots: paging.slots };
     backend.rope_forward(&mut qkv, tower.heads, tower.rotation, Some(write));
     let Paging { bounds, tables, lengths, .. } = paging;
     let attended = backend.attention_forward(&qkv, tower.heads, Keys::Paged { pages, bounds, tables, lengths });
@@ -83,16 +83,16 @@ pub fn block_forward_paged(
 }
 
 /// Uploaded indices of a paged batch (see [`Keys::Paged`] and [`PageWrite`]).
-#[derive(Debug)]
-pub struct Paging {
+#[derive(Clone, Copy, Debug)]
+pub struct Paging<'a> {
     /// I32 `[T]`.
-    pub slots: Tensor,
+    pub slots: &'a Tensor,
     /// I32 `[sequences + 1]`.
-    pub bounds: Tensor,
+    pub bounds: &'a Tensor,
     /// I32 `[sequences, pages_max]`.
-    pub tables: Tensor,
+    pub tables: &'a Tensor,
     /// I32 `[sequences]`.
-    pub lengths: Tensor,
+    pub lengths: &'a Tensor,
 }
 
 /// From attention's output to the end of the block.

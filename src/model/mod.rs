@@ -74,16 +74,25 @@ impl Model {
         images: Option<&Tensor>,
         pages: &mut [Tensor],
     ) -> Tensor {
+        self.forward_uploaded(weights, &batch.upload(&self.config, &*self.backend), images, pages)
+    }
+
+    /// [`Model::forward_paged`] of a batch that is on the backend already.
+    pub fn forward_uploaded(
+        &self,
+        weights: &Weights,
+        inputs: &BatchTensors,
+        images: Option<&Tensor>,
+        pages: &mut [Tensor],
+    ) -> Tensor {
         let compute = self.compute(weights);
-        let inputs = batch.upload(&self.config, compute.backend);
-        let tower = self.tower(&inputs.rotation);
-        let paging = inputs.paging.as_ref().expect("forward_paged takes a batch with page tables");
-        let mut residual = self.embed(compute, &inputs, images);
+        let (tower, paging) = (self.tower(&inputs.rotation), inputs.paging());
+        let mut residual = self.embed(compute, inputs, images);
         for (ids, pages) in self.layout.layers.iter().zip(pages) {
             residual = block_forward_paged(compute, ids, tower, residual, pages, paging);
         }
         let (y, _) = compute.norm_forward(self.layout.norm, residual, self.config.norm_epsilon);
-        self.wanted(&inputs, y)
+        self.wanted(inputs, y)
     }
 
     /// Training's forward over packed sequences, and what backward needs.

@@ -55,8 +55,13 @@ pub struct MergerSaved {
 
 impl Model {
     /// Patch embedding and blocks: Activation `[Σ grid.tokens, merge² · width]`, a row for each merge unit, image after image. It
-    /// stays the same for as long as the tower is frozen.
-    pub fn tower_forward(&self, weights: &Weights, images: &ImageBatch<'_>) -> (Tensor, TowerSaved) {
+    /// stays the same for as long as the tower is frozen. What backward needs is kept where `is_trained`.
+    pub fn tower_forward(
+        &self,
+        weights: &Weights,
+        images: &ImageBatch<'_>,
+        is_trained: bool,
+    ) -> (Tensor, Option<TowerSaved>) {
         let compute = self.compute(weights);
         let backend = compute.backend;
         let inputs = self.vision_inputs(images);
@@ -69,7 +74,7 @@ impl Model {
             let keys = Keys::Packed(self.vision_segments(&inputs, i));
             let (next, saved) = block_forward(compute, ids, tower, residual, keys);
             residual = next;
-            blocks.push(saved);
+            blocks.extend(is_trained.then_some(saved));
         }
         let mut sum = backend.duplicate(&residual.h);
         if let Some(add) = &residual.add {
@@ -78,7 +83,7 @@ impl Model {
         let patches = self.config.vision.merge * self.config.vision.merge;
         let shape = [sum.rows() / patches, patches * sum.cols()];
         let units = backend.gather_rows(&sum.reshape(&shape), &inputs.unit_index);
-        (units, TowerSaved { inputs, blocks })
+        (units, is_trained.then_some(TowerSaved { inputs, blocks }))
     }
 
     /// Rows of the language model for each image token, Activation `[units, dim]`, from the tower's units.

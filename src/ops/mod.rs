@@ -8,6 +8,8 @@
 //!   on which other rows share the call, nor on whether keys are packed or paged.
 //! - **Shapes** are preconditions: a mismatch is a fault of the caller and panics with the op's name and the shapes.
 
+use std::ops::Range;
+
 pub mod tensor;
 
 pub mod adamw;
@@ -44,6 +46,44 @@ pub trait Buffers {
     fn duplicate(&self, tensor: &Tensor) -> Tensor;
     /// Sets every element to zero.
     fn clear(&self, tensor: &mut Tensor);
+    /// Writes host values over a tensor's, converting as [`Buffers::upload`] does.
+    fn overwrite(&self, tensor: &mut Tensor, values: Host<'_>) {
+        *tensor = self.upload(values, tensor.shape(), tensor.dtype());
+    }
+    /// The addresses that a tensor takes up.
+    fn addresses(&self, tensor: &Tensor) -> Range<u64>;
+    /// Gives large pieces of memory that no tensor holds back to the system, if the backend keeps such: another use of them is to come.
+    fn trim(&self) {}
+    /// What tensors hold of the device's memory, where it is counted.
+    fn memory(&self) -> Option<MemoryUse> {
+        None
+    }
+    /// Notes what `work` asks for instead of doing it, so that it can be done again and again; `None`, with nothing noted, where the
+    /// device gains nothing by it. `work` neither uploads nor downloads. The tensors that it touches have to live, and to be changed in
+    /// place only, until the last replay.
+    fn record(&self, work: &mut dyn FnMut() -> Tensor) -> Option<Box<dyn Recording>> {
+        let _ = work;
+        None
+    }
+}
+
+/// Work that was noted down.
+pub trait Recording: Send + Sync {
+    /// Does it with the values that its tensors have now. The result is overwritten by the next replay.
+    fn replay(&self) -> &Tensor;
+}
+
+/// Bytes that tensors hold of a device's memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct MemoryUse {
+    /// Taken from the device at the start, in one piece.
+    pub arena: u64,
+    /// Held by tensors.
+    pub held: u64,
+    /// Held at most.
+    pub peak: u64,
+    /// Taken from the device beyond the arena, at most.
+    pub beyond: u64,
 }
 
 /// Everything a device must offer.

@@ -11,7 +11,7 @@ use super::Tensor;
 pub trait Sample {
     /// `z = h wᵀ`: F32 `[N, V]`, by the arithmetic of [`super::token_logprob`]; h Activation `[N, D]`, w Bf16 `[V, D]`.
     fn logits(&self, h: &Tensor, w: &Tensor) -> Tensor;
-    /// logits F32 `[N, V]`; one [`Draw`] a row.
+    /// logits F32 `[N, V]`; one [`Draw`] for each of the first rows.
     fn sample(&self, logits: &Tensor, draws: &[Draw<'_>]) -> Vec<Drawn>;
 }
 

@@ -5,21 +5,39 @@ use std::fmt;
 use super::Method;
 use super::plan::{Plan, PlanError};
 use crate::engine::EngineLimits;
+use crate::engine::decode::{RECORDINGS_MAX, padded_sequences};
 use crate::engine::kv_cache::KvCache;
-use crate::model::config::Family;
+use crate::model::config::{Config, Family};
 use crate::model::parameters::{Layout, Part, Spec};
 use crate::ops::attention::{Heads, PAGE_TOKENS};
 
 /// Most logits that are held at a time, in f32.
 const LOGITS_MAX: u128 = 1 << 24;
+/// An arena is larger than what is held by this part of it.
+const ARENA_SLACK: u128 = 64;
+/// And by these bytes.
+const ARENA_SLACK_MIN: u128 = 64 << 20;
 /// Prompt tokens that the cache is sized for when the recipe does not size it.
 const PROMPT_TOKENS: usize = 1024;
+
+/// When a part of the memory is held.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// From the start to the end.
+    Resident,
+    /// While sequences are drawn; gone before an update.
+    Rollout,
+    /// While gradients are added up; gone before a rollout.
+    Update,
+}
 
 /// One row of the table.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MemoryTerm {
     /// What it is.
     pub name: &'static str,
+    /// When it is there.
+    pub phase: Phase,
     /// Its size.
     pub bytes: u128,
     /// The key that shrinks it, as a remedy.
@@ -33,7 +51,7 @@ pub struct MemoryPlan {
     pub parameters: u128,
     /// Of these, trained.
     pub trained: u128,
-    /// All that is resident at once when an update needs most.
+    /// All that is held at some time.
     pub terms: Vec<MemoryTerm>,
 }
 
@@ -56,36 +74,56 @@ impl MemoryPlan {
             }
         };
         let mut terms = Vec::new();
-        let mut add = |name, bytes, shrink: &str| {
+        let mut add = |phase, name, bytes, shrink: &str| {
             if bytes > 0 {
-                terms.push(MemoryTerm { name, bytes, shrink: shrink.to_owned() });
+                terms.push(MemoryTerm { name, phase, bytes, shrink: shrink.to_owned() });
             }
         };
-        add("weights (bf16)", 2 * parameters, "take a smaller checkpoint as `model.path`");
-        add("master remainders (16 bits)", 2 * trained, freeze);
-        add("moments (fp32)", 8 * trained, freeze);
-        add("gradients (fp32)", 4 * trained, freeze);
+        add(Phase::Resident, "weights (bf16)", 2 * parameters, "take a smaller checkpoint as `model.path`");
+        add(Phase::Resident, "master remainders (16 bits)", 2 * trained, freeze);
+        add(Phase::Resident, "moments (fp32)", 8 * trained, freeze);
         if recipe.method == Method::Grpo {
             let reference = if recipe.grpo.beta > 0.0 { 2 * parameters } else { 0 };
-            add("reference (bf16)", reference, "set `grpo.beta` to 0");
+            add(Phase::Resident, "reference (bf16)", reference, "set `grpo.beta` to 0");
+            let limits = engine_limits(plan, activation_bytes);
             let page = KvCache::page_bytes(config, activation_bytes) as u128;
             add(
+                Phase::Rollout,
                 "keys and values",
-                engine_limits(plan, activation_bytes).pages as u128 * page,
+                (limits.pages as u128 + 1) * page,
                 "lower `environment.max_total_tokens` or `grpo.prompts_per_step`, or set `engine.kv_cache_bytes`",
             );
+            let step = step(plan, limits, max_pixels, activation_bytes);
+            add(Phase::Rollout, "activations of a step", step, "lower `engine.prefill_chunk_tokens`");
         }
+        add(Phase::Update, "gradients (fp32)", 4 * trained, freeze);
         let shrink = match recipe.model.activation_recompute {
             true => "lower `training.micro_batch_tokens`",
             false => "lower `training.micro_batch_tokens`, or set `model.activation_recompute = true`",
         };
-        add("activations of a micro-batch", activations(plan, max_pixels, activation_bytes), shrink);
+        let update = activations(plan, max_pixels, activation_bytes);
+        add(Phase::Update, "activations of a micro-batch", update, shrink);
         MemoryPlan { parameters, trained, terms }
     }
 
-    /// Bytes in all.
+    /// The most that is held at a time.
     pub fn total(&self) -> u128 {
-        self.terms.iter().map(|term| term.bytes).sum()
+        self.of(Phase::Resident) + self.of(self.largest_phase())
+    }
+
+    /// Bytes of an arena for it: beside what is held, it has room for what no piece fits into.
+    pub fn arena(&self) -> u64 {
+        let bytes = self.total() + self.total() / ARENA_SLACK + ARENA_SLACK_MIN;
+        u64::try_from(bytes).unwrap_or(u64::MAX)
+    }
+
+    /// What a phase alone holds.
+    pub fn of(&self, phase: Phase) -> u128 {
+        self.terms.iter().filter(|term| term.phase == phase).map(|term| term.bytes).sum()
+    }
+
+    fn largest_phase(&self) -> Phase {
+        if self.of(Phase::Rollout) > self.of(Phase::Update) { Phase::Rollout } else { Phase::Update }
     }
 
     /// Refuses what does not fit into `available` bytes.
@@ -93,7 +131,9 @@ impl MemoryPlan {
     /// # Errors
     /// [`PlanError::Memory`] with the largest term and the key that shrinks it.
     pub fn check(&self, available: u64) -> Result<(), PlanError> {
-        let Some(largest) = self.terms.iter().max_by_key(|term| term.bytes) else { return Ok(()) };
+        let held_then = [Phase::Resident, self.largest_phase()];
+        let terms = self.terms.iter().filter(|term| held_then.contains(&term.phase));
+        let Some(largest) = terms.max_by_key(|term| term.bytes) else { return Ok(()) };
         if self.total() <= u128::from(available) {
             return Ok(());
         }
@@ -111,10 +151,14 @@ impl fmt::Display for MemoryPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{:<32}{:>14}", "parameters", billions(self.parameters))?;
         writeln!(f, "{:<32}{:>14}", "trained", billions(self.trained))?;
-        for term in &self.terms {
-            writeln!(f, "{:<32}{:>14}", term.name, gigabytes(term.bytes))?;
+        let phases = [(Phase::Resident, "resident"), (Phase::Rollout, "in a rollout"), (Phase::Update, "in an update")];
+        for (phase, name) in phases.into_iter().filter(|(phase, _)| self.of(*phase) > 0) {
+            writeln!(f, "{name:<32}{:>14}", gigabytes(self.of(phase)))?;
+            for term in self.terms.iter().filter(|term| term.phase == phase) {
+                writeln!(f, "  {:<30}{:>14}", term.name, gigabytes(term.bytes))?;
+            }
         }
-        writeln!(f, "{:<32}{:>14}", "total", gigabytes(self.total()))
+        writeln!(f, "{:<32}{:>14}", "most at a time", gigabytes(self.total()))
     }
 }
 
@@ -169,21 +213,45 @@ fn activations(plan: &Plan, max_pixels: u64, activation_bytes: usize) -> u128 {
     };
     let logits = (tokens * config.vocab as u128).min(LOGITS_MAX);
     let language = tokens * (kept + block.backward + 2 * dim);
-
-    let vision = &config.vision;
-    let area = (vision.patch * vision.patch) as u128;
-    let patches = (tokens * (vision.merge * vision.merge) as u128).min(u128::from(max_pixels) / area);
-    let block = Block::of(vision.dim, vision.head_layout(), vision.hidden, config.family == Family::Qwen25Vl);
-    let tower = patches * (vision.depth as u128 * block.saved + 4 * vision.dim as u128);
+    let (patches, tower) = tower(config, tokens, max_pixels);
     let elements = match recipe.model.freeze_vision_tower {
-        true => language.max(tower),
-        false => language + tower + patches * block.backward,
+        true => language.max(patches * tower.forward()),
+        false => {
+            let depth = config.vision.depth as u128;
+            language + patches * (depth * tower.saved + 4 * config.vision.dim as u128 + tower.backward)
+        }
     };
     elements * activation_bytes as u128 + logits * size_of::<f32>() as u128
 }
 
+/// The most that one step of the engine holds: a forward of the prompts' and observations' share and of a token of each sequence, with
+/// their logits, after the vision tower's over the images among them; and the recordings of decoding steps.
+fn step(plan: &Plan, limits: EngineLimits, max_pixels: u64, activation_bytes: usize) -> u128 {
+    let config = &plan.config;
+    let sequences = (plan.recipe.grpo.prompts_per_step * plan.recipe.grpo.num_generations).min(limits.sequences);
+    let decoding = padded_sequences(sequences) as u128;
+    let tokens = (limits.prefill_chunk_tokens + sequences) as u128;
+    let block = Block::of(config.dim, config.heads, config.hidden, true);
+    let (patches, tower) = tower(config, limits.prefill_chunk_tokens as u128, max_pixels);
+    let forward = tokens * block.forward();
+    let recordings = RECORDINGS_MAX as u128 * decoding;
+    let logits = (recordings + sequences as u128) * config.vocab as u128;
+    (forward.max(patches * tower.forward()) + recordings * block.forward()) * activation_bytes as u128
+        + logits * size_of::<f32>() as u128
+}
+
+/// Patches of the vision tower where so many tokens are images', and its block.
+fn tower(config: &Config, tokens: u128, max_pixels: u64) -> (u128, Block) {
+    let vision = &config.vision;
+    let area = (vision.patch * vision.patch) as u128;
+    let patches = (tokens * (vision.merge * vision.merge) as u128).min(u128::from(max_pixels) / area);
+    (patches, Block::of(vision.dim, vision.head_layout(), vision.hidden, config.family == Family::Qwen25Vl))
+}
+
 /// Elements for each row of one transformer block.
 struct Block {
+    /// Width of the residual stream.
+    dim: u128,
     /// That forward keeps: both residual sums, both norms' rows, qkv, attention's output and log-sum-exp, the MLP before and after its
     /// activation, the norms' statistics.
     saved: u128,
@@ -197,8 +265,14 @@ impl Block {
         let (attended, lse) = ((heads.heads * heads.head_dim) as u128, heads.heads as u128);
         let up = if is_gated { 2 * hidden } else { hidden };
         Block {
+            dim,
             saved: 4 * dim + qkv + attended + lse + up + hidden + 2,
             backward: 4 * dim + qkv + attended + up + hidden,
         }
+    }
+
+    /// What a forward that keeps nothing holds: one block's, and what goes into it.
+    fn forward(&self) -> u128 {
+        self.saved + 2 * self.dim
     }
 }

@@ -1,5 +1,7 @@
 //! Host vectors as buffers: f64 for every float dtype, integers as they are.
 
+use std::ops::Range;
+
 use half::bf16;
 
 use super::Reference;
@@ -78,6 +80,17 @@ impl Buffers for Reference {
             Memory::I32(v) => v.fill(0),
             Memory::U8(v) => v.fill(0),
         }
+    }
+
+    fn addresses(&self, tensor: &Tensor) -> Range<u64> {
+        let bytes: &[u8] = match tensor.storage::<Memory>() {
+            Memory::Float(v) => bytemuck::cast_slice(v),
+            Memory::I16(v) => bytemuck::cast_slice(v),
+            Memory::I32(v) => bytemuck::cast_slice(v),
+            Memory::U8(v) => v,
+        };
+        let range = bytes.as_ptr_range();
+        range.start as u64..range.end as u64
     }
 }
 

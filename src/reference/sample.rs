@@ -14,7 +14,7 @@ impl Sample for Reference {
     }
 
     fn sample(&self, logits: &Tensor, draws: &[Draw<'_>]) -> Vec<Drawn> {
-        assert_eq!(logits.rows(), draws.len(), "sample: one draw per row of {logits:?}");
+        assert!(logits.rows() >= draws.len(), "sample: {} draws of {logits:?}", draws.len());
         f64s(logits).chunks_exact(logits.cols()).zip(draws).map(|(z, draw)| sample_row(z, draw)).collect()
     }
 }

@@ -217,6 +217,7 @@ impl<'a> Trainer<'a> {
             }
         }
         self.engine.forget_images();
+        self.engine.release_pages();
         batch
     }
 

@@ -17,7 +17,8 @@ use crate::recipe::optimizer::OptimizerSettings;
 pub struct Learner {
     model: Model,
     weights: Weights,
-    gradients: Gradients,
+    /// From the first [`Learner::accumulate`] to the update: in between there is room for other things.
+    gradients: Option<Gradients>,
     moments: Parameters<Option<resume::Moments>>,
     /// Updates done.
     updates: u64,
@@ -37,6 +38,17 @@ pub struct LearnerSettings {
     pub activation_recompute: bool,
     /// Per-channel normalisation of pixels.
     pub pixel_scale: PixelScale,
+}
+
+impl LearnerSettings {
+    /// Whether the parameters of a part change.
+    pub fn is_trained(&self, part: Part) -> bool {
+        match part {
+            Part::Language => true,
+            Part::Vision => !self.freeze_vision_tower,
+            Part::Merger => !self.freeze_merger,
+        }
+    }
 }
 
 /// Log-probabilities of a pack's learned tokens, each `[targets]`.
@@ -79,20 +91,14 @@ struct ImageRows {
 impl Learner {
     /// Takes the weights.
     pub fn new(model: Model, weights: Weights, settings: LearnerSettings) -> Learner {
-        let trained = |part: Part| match part {
-            Part::Language => true,
-            Part::Vision => !settings.freeze_vision_tower,
-            Part::Merger => !settings.freeze_merger,
-        };
-        let gradients = model.gradients(|spec| trained(spec.part));
         let moments = Parameters::from_layout(&model.layout, |spec| {
-            trained(spec.part).then(|| resume::Moments {
+            settings.is_trained(spec.part).then(|| resume::Moments {
                 remainder: model.backend.zeros(&spec.shape, Dtype::I16),
                 m: model.backend.zeros(&spec.shape, Dtype::F32),
                 v: model.backend.zeros(&spec.shape, Dtype::F32),
             })
         });
-        Learner { model, weights, gradients, moments, updates: 0, settings }
+        Learner { model, weights, gradients: None, moments, updates: 0, settings }
     }
 
     /// The architecture.
@@ -115,9 +121,14 @@ impl Learner {
         self.updates
     }
 
-    /// Gradients added up since the last update.
-    pub fn gradients(&self) -> &Gradients {
-        &self.gradients
+    /// Gradients added up since the last update, if any were.
+    pub fn gradients(&self) -> Option<&Gradients> {
+        self.gradients.as_ref()
+    }
+
+    /// What the optimizer keeps.
+    pub fn moments(&self) -> &Parameters<Option<resume::Moments>> {
+        &self.moments
     }
 
     /// Forward, loss, backward: adds to the gradients.
@@ -134,7 +145,9 @@ impl Learner {
         let keep = if self.settings.activation_recompute { Keep::LayerInputs } else { Keep::Activations };
         let (model, weights) = (&self.model, &self.weights);
         let backend = &*model.backend;
-        let images = image_rows(model, weights, pack, &self.settings);
+        let settings = &self.settings;
+        let gradients = self.gradients.get_or_insert_with(|| zeros(model, settings));
+        let images = image_rows(model, weights, pack, settings);
         let (h, activations) = model.forward(weights, &pack.batch, images.as_ref().map(|i| &i.rows), keep);
         let head = model.head(weights);
         let targets: Vec<i32> = pack.targets.iter().map(|&t| t as i32).collect();
@@ -152,15 +165,15 @@ impl Learner {
             LogprobKind::Raw => (upload(&vec![1.0; temperatures.len()]), output.lse_raw),
             LogprobKind::Temperature => (drawn_at, output.lse_tempered),
         };
-        let dhead = self.gradients[model.layout.head].as_mut();
+        let dhead = gradients[model.layout.head].as_mut();
         let dh = backend.token_logprob_backward(&dlogprob, &h, head, &targets, &temperatures, &lse, dhead);
-        let wants_images = !self.settings.freeze_merger || !self.settings.freeze_vision_tower;
+        let wants_images = !settings.freeze_merger || !settings.freeze_vision_tower;
         let rows = images.as_ref().filter(|_| wants_images).map(|i| i.rows.rows());
-        let drows = model.backward(weights, &mut self.gradients, activations, &dh, rows);
+        let drows = model.backward(weights, gradients, activations, &dh, rows);
         if let (Some(drows), Some(images)) = (drows, images) {
-            let dunits = model.merger_backward(weights, &mut self.gradients, &images.merger, &drows);
+            let dunits = model.merger_backward(weights, gradients, &images.merger, &drows);
             if let Some(tower) = images.tower {
-                model.tower_backward(weights, &mut self.gradients, &tower, &dunits);
+                model.tower_backward(weights, gradients, &tower, &dunits);
             }
         }
     }
@@ -170,28 +183,27 @@ impl Learner {
         logprobs(&self.model, &self.weights, pack, temperatures, &self.settings)
     }
 
-    /// Clips, steps, and clears the gradients; a gradient that is not finite changes nothing else.
+    /// Clips, steps, and lets the gradients go; a gradient that is not finite changes nothing else.
     pub fn update(&mut self, learning_rate: f64) -> Update {
-        let backend = self.model.backend.clone();
-        let squares: f64 = self.gradients.iter().flatten().map(|g| backend.sum_of_squares(g)).sum();
-        let grad_norm = squares.sqrt();
+        let gradients = self.gradients.take().unwrap_or_else(|| zeros(&self.model, &self.settings));
+        let squares = gradients.iter().flatten().map(|gradient| self.model.backend.sum_of_squares(gradient));
+        let grad_norm = squares.sum::<f64>().sqrt();
         if grad_norm.is_finite() {
             self.updates += 1;
-            self.step(learning_rate, grad_norm);
+            self.step(&gradients, learning_rate, grad_norm);
         }
-        for gradient in self.gradients.iter_mut().flatten() {
-            backend.clear(gradient);
-        }
+        drop(gradients);
+        self.model.backend.trim();
         Update { grad_norm, applied: grad_norm.is_finite() }
     }
 
-    fn step(&mut self, learning_rate: f64, grad_norm: f64) {
+    fn step(&mut self, gradients: &Gradients, learning_rate: f64, grad_norm: f64) {
         let optimizer = &self.settings.optimizer;
         let clip = match optimizer.max_grad_norm {
             max if max > 0.0 && grad_norm > max => max / grad_norm,
             _ => 1.0,
         };
-        let values = self.weights.values.iter_mut().zip(self.gradients.iter()).zip(self.moments.iter_mut());
+        let values = self.weights.values.iter_mut().zip(gradients.iter()).zip(self.moments.iter_mut());
         for (spec, ((w, dw), moments)) in self.model.layout.specs.iter().zip(values) {
             let (Some(dw), Some(moments)) = (dw, moments) else { continue };
             let step = AdamwStep {
@@ -219,6 +231,10 @@ impl Learner {
         self.updates = updates;
         Ok(())
     }
+}
+
+fn zeros(model: &Model, settings: &LearnerSettings) -> Gradients {
+    model.gradients(|spec| settings.is_trained(spec.part))
 }
 
 /// Log-probabilities of a pack's targets under any weights (a frozen reference's, say).
@@ -252,8 +268,8 @@ fn image_rows(model: &Model, weights: &Weights, pack: &Pack, settings: &LearnerS
         Some(units) => (model.backend.concat_rows(&units), None),
         None => {
             let images = pack.images.iter().map(|i| (i.prepared.patches.as_slice(), i.prepared.grid)).collect();
-            let (units, saved) = model.tower_forward(weights, &ImageBatch { images, scale: settings.pixel_scale });
-            (units, (!settings.freeze_vision_tower).then_some(saved))
+            let images = ImageBatch { images, scale: settings.pixel_scale };
+            model.tower_forward(weights, &images, !settings.freeze_vision_tower)
         }
     };
     let (rows, merger) = model.merger_forward(weights, &units);

@@ -9,6 +9,7 @@ mod errors;
 mod hostile;
 mod kv_cache;
 mod large_vocabulary;
+mod memory;
 mod one_policy;
 mod ops;
 mod over_cpu;

@@ -58,6 +58,7 @@ macro_rules! over_cpu {
                     fn upload(values: Host<'_>, shape: &[usize], dtype: Dtype) -> Tensor;
                     fn download(tensor: &Tensor, values: HostMut<'_>);
                     fn duplicate(tensor: &Tensor) -> Tensor;
+                    fn addresses(tensor: &Tensor) -> std::ops::Range<u64>;
                     fn clear(tensor: &mut Tensor);
                 }
                 Embedding {

@@ -79,7 +79,7 @@ fn a_shared_prompt_changes_no_logprob_and_the_gradient_by_roundings() {
         let (one_by_one, own) = learn(&alone);
         assert_eq!(together, one_by_one, "{name}");
         let backend = &policy.model.backend;
-        for (a, b) in shared.gradients().iter().zip(own.gradients().iter()) {
+        for (a, b) in shared.gradients().unwrap().iter().zip(own.gradients().unwrap().iter()) {
             let (Some(a), Some(b)) = (a, b) else { continue };
             let (a, b) = (backend.to_f32(a), backend.to_f32(b));
             let norm = |values: &[f32]| values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();

@@ -124,7 +124,7 @@ fn hidden_states_agree(backend: Arc<dyn Backend>) {
         let run = Run::open(&golden, backend.clone());
         let case = golden.case("one");
         let input = golden.input(&run.model.config, &[case]);
-        let (units, _) = run.model.tower_forward(&run.weights, &input.images());
+        let (units, _) = run.model.tower_forward(&run.weights, &input.images(), false);
         let (images, _) = run.model.merger_forward(&run.weights, &units);
         let every_row = Batch { rows: None, ..input.pack.batch.clone() };
         let (normed, _) = run.model.forward(&run.weights, &every_row, Some(&images), Keep::Activations);
@@ -268,9 +268,9 @@ impl Run {
         let Run { model, weights, keep } = self;
         let backend = &*model.backend;
         let images = (!input.pack.images.is_empty()).then(|| {
-            let (units, tower) = model.tower_forward(weights, &input.images());
+            let (units, tower) = model.tower_forward(weights, &input.images(), true);
             let (rows, merger) = model.merger_forward(weights, &units);
-            Images { rows, tower, merger }
+            Images { rows, tower: tower.unwrap(), merger }
         });
         let rows = images.as_ref().map(|images| &images.rows);
         let (h, activations) = model.forward(weights, &input.pack.batch, rows, *keep);

@@ -205,7 +205,7 @@ fn numbers_that_cannot_be_are_refused_by_name() {
 }
 
 /// The published config of Qwen2.5-VL-7B-Instruct, what does not shape the computation left out; the image token is our tokenizer's.
-const QWEN_2_5_VL_7B: &str = r#"{"architectures": ["Qwen2_5_VLForConditionalGeneration"], "model_type": "qwen2_5_vl",
+pub const QWEN_2_5_VL_7B: &str = r#"{"architectures": ["Qwen2_5_VLForConditionalGeneration"], "model_type": "qwen2_5_vl",
     "image_token_id": 766, "hidden_size": 3584, "initializer_range": 0.02, "intermediate_size": 18944,
     "max_position_embeddings": 128000, "num_attention_heads": 28, "num_hidden_layers": 28, "num_key_value_heads": 4,
     "rms_norm_eps": 1e-06, "rope_theta": 1000000.0, "tie_word_embeddings": false, "vocab_size": 152064,
@@ -213,6 +213,15 @@ const QWEN_2_5_VL_7B: &str = r#"{"architectures": ["Qwen2_5_VLForConditionalGene
     "vision_config": {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "in_chans": 3,
     "out_hidden_size": 3584, "patch_size": 14, "spatial_merge_size": 2, "window_size": 112,
     "fullatt_block_indexes": [7, 15, 23, 31], "temporal_patch_size": 2}}"#;
+
+/// The released shapes of Qwen2-VL-2B, with the tiny tokenizer's placeholder.
+pub const QWEN_2_VL_2B: &str = r#"{"architectures": ["Qwen2VLForConditionalGeneration"], "model_type": "qwen2_vl",
+    "image_token_id": 766, "hidden_size": 1536, "initializer_range": 0.02, "intermediate_size": 8960,
+    "max_position_embeddings": 32768, "num_attention_heads": 12, "num_hidden_layers": 28, "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-06, "rope_theta": 1000000.0, "tie_word_embeddings": true, "vocab_size": 151936,
+    "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+    "vision_config": {"depth": 32, "embed_dim": 1280, "hidden_size": 1536, "mlp_ratio": 4, "num_heads": 16, "in_chans": 3,
+    "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}}"#;
 
 fn memory(recipe: &Path, settings: &[&str]) -> MemoryPlan {
     let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
@@ -244,7 +253,7 @@ fn the_plan_of_a_7b_adds_up_to_its_published_size() {
     assert_eq!(bytes(&memory(&recipe, &["grpo.beta=0.0"]), "reference"), 0);
     let recomputed = memory(&recipe, &["model.activation_recompute=true", "training.micro_batch_tokens=65536"]);
     let kept = memory(&recipe, &["training.micro_batch_tokens=65536"]);
-    assert!(5 * bytes(&recomputed, "activations") < 2 * bytes(&kept, "activations"));
+    assert!(5 * bytes(&recomputed, "activations of a micro") < 2 * bytes(&kept, "activations of a micro"));
     let pages = memory(&recipe, &["grpo.prompts_per_step=1000000"]);
     assert_names(&pages.check(1 << 37).unwrap_err().to_string(), &["keys and values", "grpo.prompts_per_step"]);
     let wide = memory(&recipe, &["training.micro_batch_tokens=10000000"]);
@@ -260,7 +269,14 @@ fn a_dry_run_shows_the_plan_and_loads_nothing() {
     let said = succeed(train(&place.grpo("[data.needle]\n"), &["--dry-run"]));
     assert_names(
         &said,
-        &["max_total_tokens = 32", "weights (bf16)", "reference (bf16)", "keys and values", "total", "available"],
+        &[
+            "max_total_tokens = 32",
+            "weights (bf16)",
+            "reference (bf16)",
+            "keys and values",
+            "most at a time",
+            "available",
+        ],
     );
     assert!(!place.path("runs").exists(), "nothing is written");
     assert!(available_bytes() > Some(1 << 20));

@@ -1,15 +1,16 @@
 //! An NVIDIA GPU through the driver's API. The library is opened when the first device is asked for, so the binary starts on machines
 //! without one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CString, c_void};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::result::{self, DriverError};
-use cudarc::driver::{CudaContext, CudaStream, sys};
+use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, CudaStream, sys};
 
-use super::{Argument, Device, DeviceError, Launch, Span};
+use super::{Argument, Device, DeviceError, Launch, Prepared, Span, Step};
 use crate::cuda::kernels;
+use crate::ops::MemoryUse;
 
 /// The oldest driver that takes images of nvcc 13.0, as `cuDriverGetVersion` counts.
 const DRIVER_MIN: i32 = 13_000;
@@ -22,8 +23,39 @@ pub struct Gpu {
     /// The shared memory that a block may have.
     shared_bytes_max: usize,
     /// Kernels launched since the last wait. A fault shows at a later call, and one of them is at fault.
-    launched: Mutex<Vec<&'static str>>,
+    launched: Launched,
+    staging: Mutex<Staging>,
     description: String,
+}
+
+/// Names of kernels, shared with the graphs that launch them.
+type Launched = Arc<Mutex<BTreeSet<&'static str>>>;
+
+/// A captured run of kernels.
+pub struct Graph {
+    graph: CudaGraph,
+    kernels: BTreeSet<&'static str>,
+    launched: Launched,
+}
+
+// SAFETY: a handle that any thread may use once the context is bound to it, which a launch does. Whoever launches holds the backend's
+// one stream of work: the engine, on one thread.
+unsafe impl Send for Graph {}
+// SAFETY: as above; launching does not change the graph.
+unsafe impl Sync for Graph {}
+
+impl Graph {
+    /// Launches all of it.
+    pub fn launch(&self) -> Result<(), DeviceError> {
+        lock(&self.launched).extend(&self.kernels);
+        self.graph.launch().map_err(|e| fault(&self.launched, "launching a graph", e))
+    }
+}
+
+impl std::fmt::Debug for Graph {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Graph of {:?}", self.kernels)
+    }
 }
 
 // SAFETY: functions are handles that any thread may use once the context is bound to it, which every call does.
@@ -59,7 +91,8 @@ impl Gpu {
         let functions = load(target, shared_bytes_max)?;
         let description = format!("{name}, compute capability {major}.{minor}, kernels for {target}");
         let shared_bytes_max = shared_bytes_max as usize;
-        Ok(Gpu { context, stream, functions, shared_bytes_max, launched: Mutex::default(), description })
+        let staging = Mutex::new(Staging::new(&stream).map_err(|e| failed("pinning host memory", e))?);
+        Ok(Gpu { context, stream, functions, shared_bytes_max, launched: Launched::default(), staging, description })
     }
 
     /// Memory that nobody uses.
@@ -68,30 +101,32 @@ impl Gpu {
         Ok(free as u64)
     }
 
-    /// What a call's error says: its own, or that of a kernel launched before it.
     fn failed(&self, what: &str, error: DriverError) -> DeviceError {
-        // 700 to 799 but for 701 are the faults of running kernels; the context is of no more use after one.
-        let code = error.0 as u32;
-        if !(700..800).contains(&code) || code == 701 {
-            return failed(what, error);
-        }
-        let mut names = self.launched().clone();
-        names.sort_unstable();
-        names.dedup();
-        let names = names.join(", ");
-        DeviceError::Fault(format!(
-            "the GPU stopped with {error:?}; at fault is one of the kernels launched since the last wait: {names}. Checkpoints are as they \
-             were; compute-sanitizer finds the access"
-        ))
-    }
-
-    fn launched(&self) -> MutexGuard<'_, Vec<&'static str>> {
-        self.launched.lock().unwrap_or_else(PoisonError::into_inner)
+        fault(&self.launched, what, error)
     }
 
     fn bind(&self) -> Result<(), DeviceError> {
         self.context.bind_to_thread().map_err(|e| failed("binding the context", e))
     }
+}
+
+/// What a call's error says: its own, or that of a kernel launched before it.
+fn fault(launched: &Launched, what: &str, error: DriverError) -> DeviceError {
+    // 700 to 799 but for 701 are the faults of running kernels; the context is of no more use after one.
+    let code = error.0 as u32;
+    if !(700..800).contains(&code) || code == 701 {
+        return failed(what, error);
+    }
+    let names: Vec<&str> = lock(launched).iter().copied().collect();
+    let names = names.join(", ");
+    DeviceError::Fault(format!(
+        "the GPU stopped with {error:?}; at fault is one of the kernels launched since the last wait: {names}. Checkpoints are as they \
+         were; compute-sanitizer finds the access"
+    ))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Refuses a driver that would refuse the kernels, in words.
@@ -172,6 +207,62 @@ fn load(target: &str, shared_bytes_max: i32) -> Result<BTreeMap<&'static str, sy
     Ok(functions)
 }
 
+/// Bytes of a section of the staging memory; larger copies go in pieces.
+const SECTION_BYTES: usize = 8 << 20;
+/// Sections that are filled in turn.
+const SECTIONS: usize = 4;
+/// Where copies begin.
+const STAGING_ALIGNMENT: usize = 256;
+
+/// Pinned host memory that copies go through, so that the host need not wait for the GPU to have read its values: a ring of sections,
+/// each filled from the front, and filled again when the copies from it are done.
+struct Staging {
+    memory: *mut u8,
+    section: usize,
+    used: usize,
+    /// Behind the last copy of each section.
+    done: [Option<CudaEvent>; SECTIONS],
+    context: Arc<CudaContext>,
+}
+
+// SAFETY: plain memory of this struct's own.
+unsafe impl Send for Staging {}
+
+impl Staging {
+    fn new(stream: &CudaStream) -> Result<Staging, DriverError> {
+        let context = stream.context().clone();
+        context.bind_to_thread()?;
+        // SAFETY: freed on drop.
+        let memory = unsafe { result::malloc_host(SECTIONS * SECTION_BYTES, 0) }?;
+        Ok(Staging { memory: memory.cast(), section: 0, used: 0, done: std::array::from_fn(|_| None), context })
+    }
+
+    /// Memory for one copy of at most a section.
+    fn take(&mut self, stream: &CudaStream, bytes: usize) -> Result<&mut [u8], DriverError> {
+        if self.used + bytes > SECTION_BYTES {
+            self.done[self.section] = Some(stream.record_event(None)?);
+            self.section = (self.section + 1) % SECTIONS;
+            self.used = 0;
+            if let Some(done) = &self.done[self.section] {
+                done.synchronize()?;
+            }
+        }
+        let offset = self.section * SECTION_BYTES + self.used;
+        self.used = (self.used + bytes).next_multiple_of(STAGING_ALIGNMENT);
+        // SAFETY: within the section, which no copy reads any more.
+        Ok(unsafe { std::slice::from_raw_parts_mut(self.memory.add(offset), bytes) })
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if self.context.bind_to_thread().is_ok() && self.context.synchronize().is_ok() {
+            // SAFETY: allocated in `new`; nothing is under way any more.
+            let _ = unsafe { result::free_host(self.memory.cast()) };
+        }
+    }
+}
+
 fn failed(what: &str, error: DriverError) -> DeviceError {
     DeviceError::Driver { what: what.to_owned(), message: format!("{error:?}") }
 }
@@ -190,7 +281,7 @@ impl Device for Gpu {
         // SAFETY: a live stream.
         let memory = unsafe { result::malloc_async(self.stream.cu_stream(), bytes.max(1)) };
         memory.map_err(|error| match error.0 {
-            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => DeviceError::OutOfMemory { bytes },
+            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => DeviceError::OutOfMemory { bytes, usage: MemoryUse::default() },
             _ => self.failed("allocating", error),
         })
     }
@@ -203,28 +294,39 @@ impl Device for Gpu {
         }
     }
 
+    /// The values wait in pinned memory until the stream is there; nobody waits for them.
     fn copy_in(&self, to: Span<'_>, from: &[u8]) -> Result<(), DeviceError> {
         assert_eq!(to.bytes, from.len(), "copy_in: lengths");
-        if to.bytes == 0 {
-            return Ok(());
-        }
         self.bind()?;
-        // SAFETY: a span is within live memory of its length; `from` lives until the stream is done.
-        unsafe { result::memcpy_htod_async(to.address, from, self.stream.cu_stream()) }
-            .map_err(|e| self.failed("copying to the GPU", e))?;
-        self.synchronise()
+        let mut staging = lock(&self.staging);
+        let parts = from.chunks(SECTION_BYTES).zip((to.address..).step_by(SECTION_BYTES));
+        parts
+            .map(|(part, address)| {
+                let pinned = staging.take(&self.stream, part.len())?;
+                pinned.copy_from_slice(part);
+                // SAFETY: a span is within live memory of its length; a section is not written again before its event.
+                unsafe { result::memcpy_htod_async(address, pinned, self.stream.cu_stream()) }
+            })
+            .collect::<Result<(), _>>()
+            .map_err(|e| self.failed("copying to the GPU", e))
     }
 
     fn copy_out(&self, to: &mut [u8], from: Span<'_>) -> Result<(), DeviceError> {
         assert_eq!(to.len(), from.bytes, "copy_out: lengths");
-        if from.bytes == 0 {
-            return Ok(());
-        }
         self.bind()?;
-        // SAFETY: a span is within live memory of its length; `to` lives until the stream is done.
-        unsafe { result::memcpy_dtoh_async(to, from.address, self.stream.cu_stream()) }
-            .map_err(|e| self.failed("copying from the GPU", e))?;
-        self.synchronise()
+        let mut staging = lock(&self.staging);
+        for (part, address) in to.chunks_mut(SECTION_BYTES).zip((from.address..).step_by(SECTION_BYTES)) {
+            let copied = staging.take(&self.stream, part.len()).and_then(|pinned| {
+                // SAFETY: a span is within live memory of its length; the pinned memory lives until the stream is done.
+                unsafe { result::memcpy_dtoh_async(pinned, address, self.stream.cu_stream()) }?;
+                self.stream.synchronize()?;
+                part.copy_from_slice(pinned);
+                Ok(())
+            });
+            copied.map_err(|e| self.failed("copying from the GPU", e))?;
+            lock(&self.launched).clear();
+        }
+        Ok(())
     }
 
     fn copy(&self, to: Span<'_>, from: Span<'_>) -> Result<(), DeviceError> {
@@ -251,7 +353,7 @@ impl Device for Gpu {
     fn launch(&self, launch: &Launch<'_>) -> Result<(), DeviceError> {
         let found = self.functions.get_key_value(launch.kernel);
         let (name, &function) = found.ok_or_else(|| DeviceError::UnknownKernel(launch.kernel.to_owned()))?;
-        self.launched().push(name);
+        lock(&self.launched).insert(name);
         self.bind()?;
         let what = || format!("launching {}", launch.kernel);
         if launch.shared_bytes > self.shared_bytes_max {
@@ -285,8 +387,25 @@ impl Device for Gpu {
     fn synchronise(&self) -> Result<(), DeviceError> {
         self.bind()?;
         self.stream.synchronize().map_err(|e| self.failed("waiting for the GPU", e))?;
-        self.launched().clear();
+        lock(&self.launched).clear();
         Ok(())
+    }
+
+    fn prepare(&self, steps: Vec<Step>) -> Result<Prepared, DeviceError> {
+        let what = "capturing a graph";
+        let kernels = steps.iter().filter_map(|step| match step {
+            Step::Launch { kernel, .. } => self.functions.get_key_value(kernel.as_str()).map(|(name, _)| *name),
+            Step::Copy { .. } | Step::Zero { .. } => None,
+        });
+        let kernels = kernels.collect();
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        self.stream.begin_capture(mode).map_err(|e| self.failed(what, e))?;
+        let played = steps.iter().try_for_each(|step| step.play(self));
+        // A capture that was begun has to be ended, whatever became of it.
+        let graph = self.stream.end_capture(sys::CUgraphInstantiate_flags(0));
+        played?;
+        let graph = graph.map_err(|e| self.failed(what, e))?.expect("a capture that was begun gives a graph");
+        Ok(Prepared::Graph(Graph { graph, kernels, launched: self.launched.clone() }))
     }
 
     fn time(&self, work: &mut dyn FnMut()) -> Result<f64, DeviceError> {
@@ -297,7 +416,7 @@ impl Device for Gpu {
         let start = mark()?;
         work();
         let milliseconds = start.elapsed_ms(&mark()?).map_err(|e| self.failed("reading events", e))?;
-        self.launched().clear();
+        lock(&self.launched).clear();
         Ok(f64::from(milliseconds) / 1e3)
     }
 }

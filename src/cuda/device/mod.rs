@@ -6,6 +6,8 @@ pub mod simt;
 
 use std::sync::Arc;
 
+use crate::ops::MemoryUse;
+
 /// Why a device did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
@@ -13,10 +15,12 @@ pub enum DeviceError {
     #[error("{0}")]
     Missing(String),
     /// No memory left.
-    #[error("the device has no {bytes} bytes left")]
+    #[error("the device has no {bytes} bytes left: the run holds {}, {} of them beyond what was planned", .usage.held, .usage.beyond)]
     OutOfMemory {
         /// What was asked for.
         bytes: usize,
+        /// What is held, where the device's owner counts it.
+        usage: MemoryUse,
     },
     /// A kernel does not compile.
     #[error("{unit} does not compile:\n{message}")]
@@ -50,7 +54,8 @@ pub enum DeviceError {
     },
 }
 
-/// A place for kernels and their memory. Calls follow one another in the order in which they are made; copies are done when they return.
+/// A place for kernels and their memory. Calls follow one another in the order in which they are made; when a copy returns, the
+/// host's values have been read or written.
 pub trait Device: Send + Sync {
     /// Short name for messages: `"simt"`, `"gpu"`.
     fn name(&self) -> &'static str;
@@ -74,6 +79,92 @@ pub trait Device: Send + Sync {
     fn synchronise(&self) -> Result<(), DeviceError>;
     /// Seconds from the beginning to the end of what `work` launches, by the device's own clock.
     fn time(&self, work: &mut dyn FnMut()) -> Result<f64, DeviceError>;
+    /// Makes steps ready to be repeated.
+    fn prepare(&self, steps: Vec<Step>) -> Result<Prepared, DeviceError> {
+        Ok(Prepared::Steps(steps))
+    }
+}
+
+/// What a device does without the host looking at values: the parts of a recording.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// A kernel.
+    Launch {
+        /// As in [`Launch`].
+        kernel: String,
+        /// As in [`Launch`].
+        grid: [u32; 3],
+        /// As in [`Launch`].
+        block: [u32; 3],
+        /// As in [`Launch`].
+        shared_bytes: usize,
+        /// As in [`Launch`].
+        arguments: Vec<Argument<'static>>,
+    },
+    /// A copy within the device.
+    Copy {
+        /// Where to.
+        to: Span<'static>,
+        /// Where from.
+        from: Span<'static>,
+    },
+    /// A clear.
+    Zero {
+        /// What is set to zero.
+        to: Span<'static>,
+    },
+}
+
+/// Steps as a device repeats them.
+#[derive(Debug)]
+pub enum Prepared {
+    /// One after the other.
+    Steps(Vec<Step>),
+    /// As one graph of the driver's.
+    Graph(gpu::Graph),
+}
+
+impl Prepared {
+    /// Does it all on `device`, which prepared it. What the steps touch has to be there still.
+    pub fn repeat(&self, device: &dyn Device) -> Result<(), DeviceError> {
+        match self {
+            Prepared::Steps(steps) => steps.iter().try_for_each(|step| step.play(device)),
+            Prepared::Graph(graph) => graph.launch(),
+        }
+    }
+}
+
+impl Step {
+    /// Does it on `device`.
+    pub fn play(&self, device: &dyn Device) -> Result<(), DeviceError> {
+        match self {
+            Step::Launch { kernel, grid, block, shared_bytes, arguments } => {
+                let (grid, block, shared_bytes) = (*grid, *block, *shared_bytes);
+                device.launch(&Launch { kernel, grid, block, shared_bytes, arguments })
+            }
+            Step::Copy { to, from } => device.copy(*to, *from),
+            Step::Zero { to } => device.zero(*to),
+        }
+    }
+}
+
+impl From<&Launch<'_>> for Step {
+    fn from(launch: &Launch<'_>) -> Step {
+        let unbound = |argument: &Argument<'_>| match *argument {
+            Argument::Pointer(role, span) => Argument::Pointer(role, span.unbound()),
+            Argument::Null => Argument::Null,
+            Argument::I32(x) => Argument::I32(x),
+            Argument::F32(x) => Argument::F32(x),
+            Argument::I64(x) => Argument::I64(x),
+        };
+        Step::Launch {
+            kernel: launch.kernel.to_owned(),
+            grid: launch.grid,
+            block: launch.block,
+            shared_bytes: launch.shared_bytes,
+            arguments: launch.arguments.iter().map(unbound).collect(),
+        }
+    }
 }
 
 /// A kernel's run.
@@ -95,7 +186,7 @@ pub struct Launch<'a> {
 #[derive(Clone, Copy, Debug)]
 pub enum Argument<'a> {
     /// Memory, under the name that reports use: the kernel may touch these bytes and no others.
-    Pointer(&'a str, Span<'a>),
+    Pointer(&'static str, Span<'a>),
     /// A pointer to nothing, for what is optional.
     Null,
     /// A C++ `int` or `unsigned`.
@@ -140,6 +231,16 @@ pub struct Span<'a> {
 }
 
 impl Span<'_> {
+    /// The same bytes, for one who sees to it that they live.
+    pub fn unbound(self) -> Span<'static> {
+        Span { address: self.address, bytes: self.bytes, of: std::marker::PhantomData }
+    }
+
+    /// Where it begins.
+    pub fn address(self) -> u64 {
+        self.address
+    }
+
     /// `bytes` of it from `offset` on. Panics if they are not within it.
     pub fn part(self, offset: usize, bytes: usize) -> Self {
         assert!(offset + bytes <= self.bytes, "{bytes} bytes at {offset} of {}", self.bytes);

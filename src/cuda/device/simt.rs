@@ -12,6 +12,7 @@ use libloading::Library;
 
 use super::{Argument, Device, DeviceError, Launch, Span};
 use crate::cuda::kernels;
+use crate::ops::MemoryUse;
 
 /// Whose tensor cores are played; their roundings differ.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -181,7 +182,11 @@ impl Device for Simt {
     fn allocate(&self, bytes: usize) -> Result<u64, DeviceError> {
         // SAFETY: a live handle.
         let memory = unsafe { (self.api.allocate)(self.handle, bytes) };
-        if memory.is_null() { Err(DeviceError::OutOfMemory { bytes }) } else { Ok(memory as u64) }
+        if memory.is_null() {
+            Err(DeviceError::OutOfMemory { bytes, usage: MemoryUse::default() })
+        } else {
+            Ok(memory as u64)
+        }
     }
 
     fn free(&self, address: u64) {

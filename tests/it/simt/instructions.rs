@@ -18,7 +18,7 @@ fn launch(device: &Arc<dyn Device>, kernel: &str, arguments: &[Argument<'_>]) {
     device.launch(&Launch { kernel, grid: [1; 3], block: [32, 1, 1], shared_bytes: 0, arguments }).unwrap();
 }
 
-fn pointer<'a>(role: &'a str, memory: &'a Memory) -> Argument<'a> {
+fn pointer<'a>(role: &'static str, memory: &'a Memory) -> Argument<'a> {
     Argument::Pointer(role, memory.span())
 }
 

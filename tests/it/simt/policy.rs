@@ -107,7 +107,7 @@ fn learned(backend: Arc<dyn Backend>) -> (Vec<f32>, Vec<Vec<f32>>) {
         logprobs = output.raw.clone();
         ones.clone()
     });
-    let gradients = learner.gradients().iter().flatten().map(|gradient| backend.to_f32(gradient)).collect();
+    let gradients = learner.gradients().unwrap().iter().flatten().map(|gradient| backend.to_f32(gradient)).collect();
     (logprobs, gradients)
 }
 
