@@ -14,6 +14,7 @@ use crate::cuda::kernels::COMPILED;
 use crate::model::config::Config;
 use crate::ops::Backend;
 use crate::recipe::memory::available_bytes;
+use crate::telemetry::readings::GpuReadings;
 
 /// Where to compute.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
@@ -38,17 +39,46 @@ impl Device {
         }
     }
 
-    /// Memory that nobody uses yet, where the device says so.
-    pub fn available_bytes(self) -> anyhow::Result<Option<u64>> {
-        Ok(match self {
-            Device::Cuda => Some(Gpu::new(0).and_then(|gpu| gpu.free_bytes()).context("--device cuda")?),
-            Device::Auto | Device::Cpu | Device::Simt => available_bytes(),
-        })
+    /// Opens it; of a GPU this makes the context.
+    pub fn open(self) -> anyhow::Result<Opened> {
+        let gpu = (self == Device::Cuda).then(|| Gpu::new(0).map(Arc::new)).transpose().context("--device cuda")?;
+        // Without NVML a run has no readings, and is none the worse.
+        let readings = gpu.as_ref().and_then(|gpu| GpuReadings::open(&gpu.pci_bus_id().ok()?).ok());
+        Ok(Opened { device: self, gpu, readings: readings.map(Arc::new) })
     }
 
-    /// Its backend, for a model that it can run.
+    /// Its backend, for a model that it can run and a run that was not planned: of a GPU's memory it takes most.
     pub fn backend(self, config: &Config) -> anyhow::Result<Arc<dyn Backend>> {
-        if matches!(self, Device::Cuda | Device::Simt) {
+        let opened = self.open()?;
+        let free = opened.gpu.as_ref().map(|gpu| gpu.free_bytes()).transpose().context("--device cuda")?;
+        opened.backend(config, free.map_or(0, |free| free / 100 * UNPLANNED_PERCENT))
+    }
+}
+
+/// The share of a GPU's free memory that an unplanned run takes.
+const UNPLANNED_PERCENT: u64 = 90;
+
+/// A device that was opened.
+pub struct Opened {
+    device: Device,
+    gpu: Option<Arc<Gpu>>,
+    /// The GPU's sensors.
+    pub readings: Option<Arc<GpuReadings>>,
+}
+
+impl Opened {
+    /// Memory that nobody uses yet, where the device says so.
+    pub fn available_bytes(&self) -> anyhow::Result<Option<u64>> {
+        match &self.gpu {
+            // The driver wants a little for itself.
+            Some(gpu) => Ok(Some(gpu.free_bytes().context("--device cuda")? / 100 * 99)),
+            None => Ok(available_bytes()),
+        }
+    }
+
+    /// The device's backend, for a model that it can run, `arena` bytes of memory taken at once where the backend counts its memory.
+    pub fn backend(&self, config: &Config, arena: u64) -> anyhow::Result<Arc<dyn Backend>> {
+        if matches!(self.device, Device::Cuda | Device::Simt) {
             for (part, dim) in [("language", config.heads.head_dim), ("vision", config.vision.head_layout().head_dim)] {
                 anyhow::ensure!(
                     dim.is_multiple_of(16) && (16..=128).contains(&dim),
@@ -56,11 +86,14 @@ impl Device {
                 );
             }
         }
-        Ok(match self {
-            Device::Auto | Device::Cpu => Arc::new(Cpu::new()),
-            Device::Cuda => Arc::new(Cuda::new(Arc::new(Gpu::new(0).context("--device cuda")?))),
-            Device::Simt => Arc::new(Cuda::new(Arc::new(Simt::new(SimtOptions::fast()).context("--device simt")?))),
-        })
+        match (self.device, &self.gpu) {
+            (Device::Simt, _) => {
+                let simt = Simt::new(SimtOptions::fast()).context("--device simt")?;
+                Ok(Arc::new(Cuda::with_arena(Arc::new(simt), arena).context("--device simt")?))
+            }
+            (_, Some(gpu)) => Ok(Arc::new(Cuda::with_arena(gpu.clone(), arena).context("--device cuda")?)),
+            (_, None) => Ok(Arc::new(Cpu::new())),
+        }
     }
 }
 

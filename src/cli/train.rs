@@ -10,7 +10,7 @@ use super::device::{Device, on_workers};
 use super::interrupt::raise_on_interrupt;
 use crate::recipe::Method;
 use crate::recipe::layers;
-use crate::recipe::memory::{MemoryPlan, gigabytes};
+use crate::recipe::memory::{MemoryPlan, readable_bytes};
 use crate::recipe::plan::Plan;
 use crate::train::{Session, grpo, sft};
 
@@ -39,9 +39,10 @@ pub struct TrainArguments {
 
 /// Runs the command.
 pub fn run(arguments: TrainArguments) -> anyhow::Result<()> {
-    let plan = Plan::new(layers::load(&arguments.recipe, &arguments.settings)?)?;
-    let memory = plan.memory(&plan.processor()?, arguments.device.activation_bytes());
-    let available = arguments.device.available_bytes()?;
+    let mut plan = Plan::new(layers::load(&arguments.recipe, &arguments.settings)?)?;
+    let device = arguments.device.open()?;
+    let available = device.available_bytes()?;
+    let memory = plan.fit(&plan.processor()?, arguments.device.activation_bytes(), available);
     if arguments.dry_run {
         show(&plan, &memory, available);
     }
@@ -52,7 +53,9 @@ pub fn run(arguments: TrainArguments) -> anyhow::Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     raise_on_interrupt(stop.clone());
     let session = Session {
-        backend: arguments.device.backend(&plan.config)?,
+        backend: device.backend(&plan.config, available.map_or(memory.arena(), |most| most.min(memory.arena())))?,
+        planned_bytes: memory.total(),
+        readings: device.readings,
         resume: arguments.resume,
         overwrite: arguments.overwrite,
         stop,
@@ -70,6 +73,6 @@ fn show(plan: &Plan, memory: &MemoryPlan, available: Option<u64>) {
     println!("{:<32}{}", "run folder", plan.run_dir().display());
     print!("{memory}");
     if let Some(available) = available {
-        println!("{:<32}{:>14}", "available", gigabytes(u128::from(available)));
+        println!("{:<32}{:>14}", "available", readable_bytes(u128::from(available)));
     }
 }

@@ -17,6 +17,8 @@ const LOGITS_MAX: u128 = 1 << 24;
 const ARENA_SLACK: u128 = 64;
 /// And by these bytes.
 const ARENA_SLACK_MIN: u128 = 64 << 20;
+/// The term that can shrink by itself.
+const PAGES: &str = "keys and values";
 /// Prompt tokens that the cache is sized for when the recipe does not size it.
 const PROMPT_TOKENS: usize = 1024;
 
@@ -89,7 +91,7 @@ impl MemoryPlan {
             let page = KvCache::page_bytes(config, activation_bytes) as u128;
             add(
                 Phase::Rollout,
-                "keys and values",
+                PAGES,
                 (limits.pages as u128 + 1) * page,
                 "lower `environment.max_total_tokens` or `grpo.prompts_per_step`, or set `engine.kv_cache_bytes`",
             );
@@ -117,6 +119,18 @@ impl MemoryPlan {
         u64::try_from(bytes).unwrap_or(u64::MAX)
     }
 
+    /// Bytes of keys and values, if these alone make a rollout too large for `available` bytes and a group can do with less.
+    pub fn pages_that_fit(&self, plan: &Plan, available: u64) -> Option<u64> {
+        let is_pages = |term: &&MemoryTerm| term.name == PAGES;
+        let wanted = self.terms.iter().find(is_pages)?.bytes;
+        let others = self.of(Phase::Resident) + self.of(Phase::Rollout) - wanted;
+        let usable = u128::from(available).checked_sub(ARENA_SLACK_MIN)? * ARENA_SLACK / (ARENA_SLACK + 1);
+        let spare = usable.checked_sub(others).filter(|spare| *spare < wanted)?;
+        let group = group_pages(plan, plan.recipe.grpo.num_generations);
+        let least = wanted * group as u128 / wanted_pages(plan) as u128;
+        (spare >= least).then_some(spare as u64)
+    }
+
     /// What a phase alone holds.
     pub fn of(&self, phase: Phase) -> u128 {
         self.terms.iter().filter(|term| term.phase == phase).map(|term| term.bytes).sum()
@@ -138,10 +152,10 @@ impl MemoryPlan {
             return Ok(());
         }
         Err(PlanError::Memory {
-            needed: gigabytes(self.total()),
-            available: gigabytes(u128::from(available)),
+            needed: readable_bytes(self.total()),
+            available: readable_bytes(u128::from(available)),
             largest: largest.name,
-            size: gigabytes(largest.bytes),
+            size: readable_bytes(largest.bytes),
             remedy: largest.shrink.clone(),
         })
     }
@@ -153,12 +167,12 @@ impl fmt::Display for MemoryPlan {
         writeln!(f, "{:<32}{:>14}", "trained", billions(self.trained))?;
         let phases = [(Phase::Resident, "resident"), (Phase::Rollout, "in a rollout"), (Phase::Update, "in an update")];
         for (phase, name) in phases.into_iter().filter(|(phase, _)| self.of(*phase) > 0) {
-            writeln!(f, "{name:<32}{:>14}", gigabytes(self.of(phase)))?;
+            writeln!(f, "{name:<32}{:>14}", readable_bytes(self.of(phase)))?;
             for term in self.terms.iter().filter(|term| term.phase == phase) {
-                writeln!(f, "  {:<30}{:>14}", term.name, gigabytes(term.bytes))?;
+                writeln!(f, "  {:<30}{:>14}", term.name, readable_bytes(term.bytes))?;
             }
         }
-        writeln!(f, "{:<32}{:>14}", "most at a time", gigabytes(self.total()))
+        writeln!(f, "{:<32}{:>14}", "most at a time", readable_bytes(self.total()))
     }
 }
 
@@ -171,8 +185,11 @@ pub fn available_bytes() -> Option<u64> {
 }
 
 /// As tables show it.
-pub fn gigabytes(bytes: u128) -> String {
-    format!("{:.2} GB", bytes as f64 / 1e9)
+pub fn readable_bytes(bytes: u128) -> String {
+    match bytes {
+        0..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.2} GB", bytes as f64 / 1e9),
+    }
 }
 
 fn billions(count: u128) -> String {
@@ -183,10 +200,8 @@ fn billions(count: u128) -> String {
 /// many bytes.
 pub fn engine_limits(plan: &Plan, activation_bytes: usize) -> EngineLimits {
     let recipe = &plan.recipe;
-    let own = plan.limits.total.div_ceil(PAGE_TOKENS) + 1;
-    let sequences = (recipe.grpo.prompts_per_step * recipe.grpo.num_generations).min(recipe.engine.max_num_seqs);
     let pages = match recipe.engine.kv_cache_bytes {
-        0 => sequences * own + recipe.grpo.prompts_per_step * PROMPT_TOKENS / PAGE_TOKENS,
+        0 => wanted_pages(plan),
         bytes => bytes as usize / KvCache::page_bytes(&plan.config, activation_bytes),
     };
     EngineLimits {
@@ -194,6 +209,18 @@ pub fn engine_limits(plan: &Plan, activation_bytes: usize) -> EngineLimits {
         prefill_chunk_tokens: recipe.engine.prefill_chunk_tokens,
         sequences: recipe.engine.max_num_seqs,
     }
+}
+
+/// Pages for all sequences of a step at their longest.
+fn wanted_pages(plan: &Plan) -> usize {
+    let recipe = &plan.recipe;
+    let sequences = (recipe.grpo.prompts_per_step * recipe.grpo.num_generations).min(recipe.engine.max_num_seqs);
+    group_pages(plan, sequences) + (recipe.grpo.prompts_per_step - 1) * PROMPT_TOKENS / PAGE_TOKENS
+}
+
+/// Pages for sequences on one prompt.
+fn group_pages(plan: &Plan, sequences: usize) -> usize {
+    sequences * (plan.limits.total.div_ceil(PAGE_TOKENS) + 1) + PROMPT_TOKENS / PAGE_TOKENS
 }
 
 /// The most that one forward and backward holds: what backward needs of every layer, the present layer's gradients, the head's logits,

@@ -110,6 +110,18 @@ impl Plan {
     pub fn memory(&self, processor: &Processor, activation_bytes: usize) -> MemoryPlan {
         MemoryPlan::new(self, processor.image_settings().max_pixels, activation_bytes)
     }
+
+    /// The same, after the cache of keys and values was made as small as `available` bytes ask for, where the recipe leaves its size open
+    /// and a group still fits.
+    pub fn fit(&mut self, processor: &Processor, activation_bytes: usize, available: Option<u64>) -> MemoryPlan {
+        let memory = self.memory(processor, activation_bytes);
+        let Some(pages) = available.and_then(|available| memory.pages_that_fit(self, available)) else { return memory };
+        if self.recipe.engine.kv_cache_bytes > 0 {
+            return memory;
+        }
+        self.recipe.engine.kv_cache_bytes = pages;
+        self.memory(processor, activation_bytes)
+    }
 }
 
 fn value<T>(key: &'static str, value: impl Into<String>, remedy: impl Into<String>) -> Result<T, PlanError> {

@@ -3,6 +3,7 @@
 pub mod events;
 pub mod metrics;
 pub mod progress;
+pub mod readings;
 pub mod samples;
 
 pub use metrics::Metrics;

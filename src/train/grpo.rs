@@ -7,9 +7,10 @@ use super::advantage::{group_advantages, teaches};
 use super::dataset::{Dataset, DatasetError};
 use super::learner::{Learner, Update, logprobs};
 use super::loss::{TokenLogprobs, token_loss, token_weights};
+use super::owners::Owners;
 use super::run::Run;
 use super::sample::{Layout, Pack, Sample, SampleImage, runs_by_tokens};
-use super::{Session, SkippedUpdates, TrainError, open_learner, starting_weights};
+use super::{Session, SkippedUpdates, TrainError, device_metrics, open_learner, starting_weights};
 use crate::checkpoint::CheckpointError;
 use crate::engine::Engine;
 use crate::eval::{Report, evaluate, sample, score_groups};
@@ -77,6 +78,7 @@ pub fn train(plan: &Plan, session: &Session) -> Result<(), TrainError> {
 /// Everything that lives through the run.
 struct Trainer<'a> {
     recipe: &'a Recipe,
+    session: &'a Session,
     run: Run,
     processor: Arc<Processor>,
     learner: Learner,
@@ -87,6 +89,8 @@ struct Trainer<'a> {
     dataset: Dataset,
     held_out: Vec<Task>,
     skipped: SkippedUpdates,
+    /// Until the first step has shown them.
+    owners: Option<Owners>,
 }
 
 /// One step's rollouts, group by group.
@@ -127,7 +131,7 @@ struct Learned {
 }
 
 impl<'a> Trainer<'a> {
-    fn open(plan: &'a Plan, session: &Session) -> Result<Trainer<'a>, TrainError> {
+    fn open(plan: &'a Plan, session: &'a Session) -> Result<Trainer<'a>, TrainError> {
         let recipe = &plan.recipe;
         let processor = Arc::new(plan.processor()?);
         let dataset = Dataset::open(&recipe.data, recipe.method, recipe.seed)?;
@@ -146,6 +150,7 @@ impl<'a> Trainer<'a> {
         let skipped = state.skipped;
         Ok(Trainer {
             recipe,
+            session,
             run,
             processor,
             learner,
@@ -156,6 +161,7 @@ impl<'a> Trainer<'a> {
             dataset,
             held_out,
             skipped,
+            owners: Some(Owners::default()),
         })
     }
 
@@ -174,6 +180,9 @@ impl<'a> Trainer<'a> {
         };
         let mut generator = EngineGenerator { engine: &mut self.engine, weights: self.learner.weights() };
         let groups = run(&mut generator, &self.processor, &*self.environment, tasks, &settings)?;
+        if let Some(owners) = &mut self.owners {
+            owners.note_rollout(&self.learner, self.reference.as_ref(), self.engine.page_tensors());
+        }
         self.say_faults(step, &groups)?;
         let scores = score_groups(&groups, tasks, &self.rewards);
         Ok(Rollouts { groups, scores })
@@ -230,12 +239,21 @@ impl<'a> Trainer<'a> {
                 self.recipe.optimizer.learning_rate_at(step * iterations + iteration, steps * iterations);
             self.accumulate(batch, &mut learned, iteration == 0);
             if learned.tokens > 0 {
+                self.show_owners();
                 let update = self.learner.update(learned.learning_rate);
                 learned.updates.push(update);
                 self.skipped.count(update, step + 1, self.recipe.training.max_skipped_updates)?;
             }
         }
         Ok(learned)
+    }
+
+    /// Shows whose memory is where, once, when gradients are there.
+    fn show_owners(&mut self) {
+        if let Some(mut owners) = self.owners.take() {
+            owners.note_update(&self.learner);
+            self.run.say(&owners.table(self.session));
+        }
     }
 
     /// Adds the gradient of the batch's loss, pack by pack.
@@ -341,6 +359,7 @@ impl<'a> Trainer<'a> {
         ];
         let parts: Vec<(String, f64)> = report.parts.iter().map(|(n, v)| (format!("reward/{n}"), *v)).collect();
         let ends: Vec<(String, f64)> = report.ends.iter().map(|(n, c)| (format!("end/{n}"), *c as f64)).collect();
+        values.extend(device_metrics(self.session));
         values.extend(parts.iter().chain(&ends).map(|(name, value)| (name.as_str(), *value)));
         self.run.log(step, &values)
     }

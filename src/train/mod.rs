@@ -6,6 +6,7 @@ pub mod demonstration;
 pub mod grpo;
 pub mod learner;
 pub mod loss;
+mod owners;
 pub mod run;
 pub mod sample;
 pub mod sft;
@@ -23,6 +24,7 @@ use crate::ops::Backend;
 use crate::ops::patch_embed::PixelScale;
 use crate::prompt::Processor;
 use crate::recipe::plan::Plan;
+use crate::telemetry::readings::GpuReadings;
 use learner::{Learner, LearnerSettings};
 use run::{ResumePoint, TrainerState, start_point};
 
@@ -87,6 +89,10 @@ pub struct Session {
     pub resume: bool,
     /// Remove the checkpoints that the run folder holds and start anew.
     pub overwrite: bool,
+    /// Bytes of memory that the plan foresees.
+    pub planned_bytes: u128,
+    /// The GPU's sensors, where it is computed on one that has them.
+    pub readings: Option<Arc<GpuReadings>>,
     /// Raised from outside to make the run save and end.
     pub stop: Arc<AtomicBool>,
 }
@@ -120,6 +126,14 @@ fn starting_weights(plan: &Plan, model: &Model) -> Result<Weights, CheckpointErr
         true => Ok(init::random_weights(model, plan.recipe.seed)),
         false => weights::load(model, &plan.model_dir),
     }
+}
+
+/// What the device says of itself after a step, for the metrics.
+fn device_metrics(session: &Session) -> Vec<(&'static str, f64)> {
+    let usage = session.backend.memory();
+    let held = usage.map(|usage| [("memory/peak_gb", usage.peak), ("memory/beyond_arena_gb", usage.beyond)]);
+    let held = held.into_iter().flatten().map(|(name, bytes)| (name, bytes as f64 / 1e9));
+    held.chain(session.readings.iter().flat_map(|readings| readings.all())).collect()
 }
 
 /// Counts updates that were skipped because their gradient was not finite.

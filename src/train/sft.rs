@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use super::dataset::{Dataset, DatasetError};
 use super::learner::Learner;
+use super::owners::Owners;
 use super::run::{Run, TrainerState};
 use super::sample::{Layout, Pack, Sample, runs_by_tokens};
-use super::{Session, SkippedUpdates, TrainError, demonstration, open_learner};
+use super::{Session, SkippedUpdates, TrainError, demonstration, device_metrics, open_learner};
 use crate::prompt::Processor;
 use crate::recipe::plan::Plan;
 use crate::recipe::{LogprobKind, Recipe};
@@ -28,11 +29,17 @@ pub fn train(plan: &Plan, session: &Session) -> Result<(), TrainError> {
         for step in start..steps {
             let began = Instant::now();
             let samples = batches.recv().expect("the preparing thread sends a batch a step")?;
-            let learned = learn(&mut learner, &samples, &processor, recipe, step);
+            let learned = learn(&mut learner, &samples, &processor, recipe, step, |learner| {
+                if step == start {
+                    let mut owners = Owners::default();
+                    owners.note_update(learner);
+                    run.say(&owners.table(session));
+                }
+            });
             run.advance(&format!("loss {:.3}", learned.loss));
             skipped.count(learned.update, step, recipe.training.max_skipped_updates)?;
             if (step + 1).is_multiple_of(recipe.training.logging_steps) {
-                report(&mut run, recipe, step + 1, &learned, &skipped, began)?;
+                report(&mut run, session, recipe, step + 1, &learned, &skipped, began)?;
             }
             run.save_if_due(step + 1, steps, &learner, skipped)?;
             if run.is_stopping() {
@@ -88,7 +95,15 @@ struct Learned {
 }
 
 /// One update: the mean negative log-likelihood of all learned tokens of the batch.
-fn learn(learner: &mut Learner, samples: &[Sample], processor: &Processor, recipe: &Recipe, step: u64) -> Learned {
+/// `look` sees the learner when all gradients are there.
+fn learn(
+    learner: &mut Learner,
+    samples: &[Sample],
+    processor: &Processor,
+    recipe: &Recipe,
+    step: u64,
+    look: impl FnOnce(&Learner),
+) -> Learned {
     let layout = Layout::of(processor);
     let targets: usize = samples.iter().map(|s| s.targets().count()).sum();
     let tokens: Vec<usize> = samples.iter().map(Sample::tokens).collect();
@@ -102,12 +117,14 @@ fn learn(learner: &mut Learner, samples: &[Sample], processor: &Processor, recip
         });
     }
     let learning_rate = recipe.optimizer.learning_rate_at(step, recipe.training.max_steps);
+    look(learner);
     let update = learner.update(learning_rate);
     Learned { loss, tokens: tokens.iter().sum(), targets, learning_rate, update }
 }
 
 fn report(
     run: &mut Run,
+    session: &Session,
     recipe: &Recipe,
     step: u64,
     learned: &Learned,
@@ -120,16 +137,15 @@ fn report(
         "step {step}/{}  loss {:.4}  grad norm {:.3}  learning rate {:.2e}  {rate:.0} tokens/s",
         recipe.training.max_steps, learned.loss, learned.update.grad_norm, learned.learning_rate
     ));
-    run.log(
-        step,
-        &[
-            ("loss", learned.loss),
-            ("grad_norm", learned.update.grad_norm),
-            ("learning_rate", learned.learning_rate),
-            ("tokens", learned.tokens as f64),
-            ("trained_tokens", learned.targets as f64),
-            ("tokens_per_second", rate),
-            ("skipped_updates", skipped.total as f64),
-        ],
-    )
+    let mut values = vec![
+        ("loss", learned.loss),
+        ("grad_norm", learned.update.grad_norm),
+        ("learning_rate", learned.learning_rate),
+        ("tokens", learned.tokens as f64),
+        ("trained_tokens", learned.targets as f64),
+        ("tokens_per_second", rate),
+        ("skipped_updates", skipped.total as f64),
+    ];
+    values.extend(device_metrics(session));
+    run.log(step, &values)
 }

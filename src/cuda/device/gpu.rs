@@ -95,6 +95,18 @@ impl Gpu {
         Ok(Gpu { context, stream, functions, shared_bytes_max, launched: Launched::default(), staging, description })
     }
 
+    /// Its address on the PCI bus, as NVML takes it.
+    pub fn pci_bus_id(&self) -> Result<String, DeviceError> {
+        use sys::CUdevice_attribute_enum as Attribute;
+        let number = |attribute| {
+            self.context.attribute(attribute).map_err(|e| failed("asking for the address on the PCI bus", e))
+        };
+        let domain = number(Attribute::CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID)?;
+        let bus = number(Attribute::CU_DEVICE_ATTRIBUTE_PCI_BUS_ID)?;
+        let device = number(Attribute::CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID)?;
+        Ok(format!("{domain:08x}:{bus:02x}:{device:02x}.0"))
+    }
+
     /// Memory that nobody uses.
     pub fn free_bytes(&self) -> Result<u64, DeviceError> {
         let (free, _) = self.context.mem_get_info().map_err(|e| failed("asking for free memory", e))?;
