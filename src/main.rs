@@ -20,7 +20,9 @@ fn main() -> ExitCode {
 
 /// A fault of a device, or of our own, as a line; with RUST_BACKTRACE where it came from.
 fn report(panic: &PanicHookInfo<'_>) -> String {
-    let message = panic.payload_as_str().unwrap_or("something failed without a word");
+    let payload = panic.payload();
+    let text = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
+    let message = text.unwrap_or("something failed without a word");
     let place = panic.location().map_or(String::new(), |place| format!(" (at {place})"));
     let backtrace = Backtrace::capture();
     match backtrace.status() {

@@ -58,6 +58,11 @@ impl Cuda {
         Ok(Cuda { device, arena, recorder: Arc::default() })
     }
 
+    /// The device, in words.
+    pub fn description(&self) -> String {
+        self.device.description()
+    }
+
     /// Counts the peak of [`crate::ops::Buffers::memory`] anew from what is held now.
     pub fn forget_peak(&self) {
         self.arena.forget_peak();

@@ -2,14 +2,15 @@
 //! can be counted without having any: the device here has addresses only, and runs nothing.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use thyme_engine::cuda::Cuda;
 use thyme_engine::cuda::arena::{Arena, Piece};
 use thyme_engine::cuda::device::simt::{Simt, SimtOptions};
-use thyme_engine::cuda::device::{Device, DeviceError, Launch, Span};
-use thyme_engine::engine::Engine;
+use thyme_engine::cuda::device::{Device, DeviceError, Launch, Prepared, Span, Step};
 use thyme_engine::engine::request::{Opening, Sampling, Stops};
+use thyme_engine::engine::{Engine, EngineLimits};
 use thyme_engine::model::Model;
 use thyme_engine::model::parameters::{Parameters, Spec, Weights};
 use thyme_engine::ops::linear::Linear;
@@ -27,13 +28,14 @@ use thyme_engine::train::sample::{Layout, Pack, Sample, SampleImage};
 
 use crate::command::Workplace;
 use crate::recipes::{QWEN_2_5_VL_7B, QWEN_2_VL_2B};
-use crate::small_policy::Random;
+use crate::small_policy::{Random, SmallPolicy};
 
 /// Addresses without memory: nothing is computed, and what is read is zero.
 #[derive(Default)]
 struct Addresses {
     next: Mutex<u64>,
     held: Mutex<BTreeMap<u64, usize>>,
+    recordings: AtomicUsize,
 }
 
 impl Device for Addresses {
@@ -70,6 +72,10 @@ impl Device for Addresses {
     }
     fn synchronise(&self) -> Result<(), DeviceError> {
         Ok(())
+    }
+    fn prepare(&self, steps: Vec<Step>) -> Result<Prepared, DeviceError> {
+        self.recordings.fetch_add(1, Ordering::Relaxed);
+        Ok(Prepared::Steps(steps))
     }
     fn time(&self, work: &mut dyn FnMut()) -> Result<f64, DeviceError> {
         work();
@@ -153,6 +159,43 @@ fn a_recording_computes_with_new_values_in_memory_of_its_own() {
     drop(recording);
     drop((x, w));
     assert_eq!(cuda.memory().unwrap().held, 0);
+}
+
+/// Sequences that only decode are one recording for each size of batch, through updates of the weights too, and take no more memory.
+#[test]
+fn a_decoding_step_is_recorded_once_for_its_size() {
+    let device = Arc::new(Addresses::default());
+    let policy = SmallPolicy::open("qwen2_vl_tied_flat", Arc::new(Cuda::new(device.clone())));
+    let SmallPolicy { model, mut weights, .. } = policy;
+    let limits = EngineLimits { pages: 400, prefill_chunk_tokens: 64, sequences: 64 };
+    let mut engine = Engine::new(model.clone(), policy.processor.clone(), limits);
+    let open = |numbers: std::ops::Range<u64>, engine: &mut Engine| {
+        let stops = Stops { turn_tokens: 500, total_tokens: 500, ..Stops::default() };
+        let (token_ids, sequences) = (vec![1; 20], numbers.collect());
+        let (images, sampling) = (Vec::new(), Sampling::default());
+        engine.open(&Opening { token_ids, images, sequences, seed: 0, sampling, adaptive: None, stops }).unwrap();
+    };
+    let recorded = |engine: &mut Engine, weights: &Weights, steps: usize| {
+        let before = device.recordings.load(Ordering::Relaxed);
+        (0..steps).for_each(|_| drop(engine.step(weights).unwrap()));
+        device.recordings.load(Ordering::Relaxed) - before
+    };
+    open(0..5, &mut engine);
+    assert_eq!(recorded(&mut engine, &weights, 10), 1, "five sequences, padded to eight");
+    engine.close(4);
+    let held = model.backend.memory().unwrap().held;
+    assert_eq!(recorded(&mut engine, &weights, 10), 1, "four sequences");
+    open(5..8, &mut engine);
+    assert_eq!(recorded(&mut engine, &weights, 10), 0, "seven sequences, padded to eight");
+    assert_eq!(recorded(&mut engine, &weights, 20), 0);
+    weights.version += 1;
+    assert_eq!(recorded(&mut engine, &weights, 10), 0, "an update is made in place");
+    let grown = model.backend.memory().unwrap().held - held;
+    assert_eq!(recorded(&mut engine, &weights, 20), 0);
+    assert_eq!(model.backend.memory().unwrap().held - held, grown, "nothing is taken inside a step");
+    let others = SmallPolicy::open("qwen2_vl_tied_flat", model.backend.clone()).weights;
+    weights = Weights { version: weights.version + 1, ..others };
+    assert_eq!(recorded(&mut engine, &weights, 10), 1, "other weights lie elsewhere");
 }
 
 /// What a rollout's steps and an update of a plan's sizes hold at most, in an arena of `bytes`.

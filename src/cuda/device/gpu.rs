@@ -312,15 +312,15 @@ impl Device for Gpu {
         self.bind()?;
         let mut staging = lock(&self.staging);
         let parts = from.chunks(SECTION_BYTES).zip((to.address..).step_by(SECTION_BYTES));
-        parts
-            .map(|(part, address)| {
-                let pinned = staging.take(&self.stream, part.len())?;
+        for (part, address) in parts {
+            let copied = staging.take(&self.stream, part.len()).and_then(|pinned| {
                 pinned.copy_from_slice(part);
                 // SAFETY: a span is within live memory of its length; a section is not written again before its event.
                 unsafe { result::memcpy_htod_async(address, pinned, self.stream.cu_stream()) }
-            })
-            .collect::<Result<(), _>>()
-            .map_err(|e| self.failed("copying to the GPU", e))
+            });
+            copied.map_err(|e| self.failed("copying to the GPU", e))?;
+        }
+        Ok(())
     }
 
     fn copy_out(&self, to: &mut [u8], from: Span<'_>) -> Result<(), DeviceError> {
