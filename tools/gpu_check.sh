@@ -48,7 +48,7 @@ sanitize() { # sanitize TOOL
         { echo "compute-sanitizer is not on this machine"; return 1; }
     THYME_TEST_DEVICE=gpu "$sanitizer" --tool "$1" --error-exitcode 9 "$packed/it" --test-threads=1 ops::attention ops::linear \
         ops::rms_norm ops::layer_norm ops::embedding ops::rope ops::rows ops::swiglu ops::gelu ops::patch_embed \
-        ops::token_logprob ops::sample ops::adamw ops::grad_norm ops::copy_pages
+        ops::token_logprob ops::sample ops::adamw ops::grad_norm ops::copy_pages ops::random_normal
 }
 
 bench() {

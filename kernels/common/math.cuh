@@ -28,3 +28,18 @@ __device__ inline float exponential(float x) {
 
 // 1 / (1 + e^−x).
 __device__ inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
+
+// cos x for 0 <= x <= 2 pi, within 2 ulp: x less the nearest multiple of pi / 2, then Taylor's polynomial of degree 18 or 19. The library's
+// cos takes x of any size, and a stack frame for it.
+__device__ inline double cosine(double x) {
+    constexpr double HALF_PI = 0x1.921fb54442d18p+0, REST = 0x1.1a62633145c07p-54;
+    double n = rint(x / HALF_PI);
+    double r = __fma_rn(n, -REST, __fma_rn(n, -HALF_PI, x));
+    bool is_odd = int(n) & 1;
+    double p = 1.0;
+    // 1 - r^2 / (k (k - 1)) (1 - ...), innermost first: even k give the cosine, odd k the sine over r.
+#pragma unroll
+    for (int k = 18; k > 0; k -= 2) p = __fma_rn(r * r * (is_odd ? -1.0 / (k * (k + 1)) : -1.0 / (k * (k - 1))), p, 1.0);
+    double value = is_odd ? r * p : p;
+    return (int(n) + 1) & 2 ? -value : value;
+}

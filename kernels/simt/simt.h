@@ -226,6 +226,7 @@ inline unsigned atomicCAS(unsigned* address, unsigned expected, unsigned value) 
 // Numbers. Those with a rounding in their name, sqrtf and division are the card's to the bit; __expf, exp2f, __fdividef, rsqrtf and
 // their like are approximate there, and close to it here.
 inline float __fmaf_rn(float x, float y, float z) { return std::fma(x, y, z); }
+inline double __fma_rn(double x, double y, double z) { return std::fma(x, y, z); }
 inline float __fadd_rn(float x, float y) { return x + y; }
 inline float __fsub_rn(float x, float y) { return x - y; }
 inline float __fmul_rn(float x, float y) { return x * y; }

@@ -27,6 +27,9 @@ pub struct InitArguments {
     /// The new folder.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Where to draw them.
+    #[arg(long, value_enum, default_value_t)]
+    device: Device,
 }
 
 /// Runs the command.
@@ -39,7 +42,7 @@ pub fn run(arguments: &InitArguments) -> anyhow::Result<()> {
     let is_taken = std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) || out.is_file();
     anyhow::ensure!(!is_taken, "{} is there already; choose another --out, or remove it first", out.display());
     let out = std::path::absolute(out).with_context(|| format!("{} is no path", out.display()))?;
-    let backend = Device::Cpu.backend(&config)?;
+    let backend = arguments.device.backend(&config)?;
     let model = Model::new(config, backend);
     let random = init::random_weights(&model, arguments.seed);
     let companions = path.parent().unwrap_or(Path::new(""));

@@ -16,6 +16,7 @@ mod linear;
 mod log_sum_exp;
 mod memory;
 mod patch_embed;
+mod random_normal;
 mod rms_norm;
 mod rope;
 mod rows;

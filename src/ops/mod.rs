@@ -21,6 +21,7 @@ pub mod grad_norm;
 pub mod layer_norm;
 pub mod linear;
 pub mod patch_embed;
+pub mod random_normal;
 pub mod rms_norm;
 pub mod rope;
 pub mod rows;
@@ -101,6 +102,7 @@ pub trait Backend:
     + token_logprob::TokenLogprob
     + rows::Rows
     + sample::Sample
+    + random_normal::RandomNormal
     + grad_norm::GradNorm
     + adamw::Adamw
     + copy_pages::CopyPages

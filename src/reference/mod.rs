@@ -14,6 +14,7 @@ mod grad_norm;
 mod layer_norm;
 mod linear;
 mod patch_embed;
+mod random_normal;
 mod rms_norm;
 mod rope;
 mod rows;

@@ -491,26 +491,26 @@ fn sandbox_says_what_cannot_be_run() {
 }
 
 #[test]
-fn init_makes_the_same_checkpoint_of_the_same_seed() {
+fn init_makes_the_same_checkpoint_of_the_same_seed_on_every_device() {
     let desk = Desk::new();
-    let init = |seed: &str, out: &str| {
+    let init = |seed: &str, device: &str, out: &str| {
         let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/tiny/config.json");
         thyme()
-            .args(["init", "--seed", seed, "--config"])
+            .args(["init", "--seed", seed, "--device", device, "--config"])
             .arg(config)
             .arg("--out")
             .arg(desk.path(out))
             .output()
             .unwrap()
     };
-    for (seed, out) in [("3", "a"), ("3", "b"), ("4", "c")] {
-        let output = init(seed, out);
+    for (seed, device, out) in [("3", "cpu", "a"), ("3", "simt", "b"), ("4", "auto", "c")] {
+        let output = init(seed, device, out);
         assert!(output.status.success(), "{}", stderr(&output));
     }
     let weights = |folder: &str| std::fs::read(desk.path(folder).join("model.safetensors")).unwrap();
     assert!(weights("a") == weights("b") && weights("a") != weights("c"));
     assert!(desk.path("a/tokenizer.json").is_file() && desk.path("a/config.json").is_file());
-    let again = init("3", "a");
+    let again = init("3", "cpu", "a");
     assert!(!again.status.success() && stderr(&again).contains("choose another --out"), "{}", stderr(&again));
 }
 

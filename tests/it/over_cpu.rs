@@ -43,6 +43,7 @@ macro_rules! over_cpu {
             use thyme_engine::ops::grad_norm::GradNorm;
             use thyme_engine::ops::layer_norm::{LayerNorm, LayerNormed};
             use thyme_engine::ops::patch_embed::{PatchEmbed, PixelScale};
+            use thyme_engine::ops::random_normal::RandomNormal;
             use thyme_engine::ops::rope::{PageWrite, Rope};
             use thyme_engine::ops::rows::Rows;
             use thyme_engine::ops::sample::{Draw, Drawn, Sample};
@@ -126,6 +127,9 @@ macro_rules! over_cpu {
                 }
                 CopyPages {
                     fn copy_pages(pages: &mut Tensor, pairs: &[(u32, u32)]);
+                }
+                RandomNormal {
+                    fn random_normal(shape: &[usize], std: f32, seed: u64, stream: u64) -> Tensor;
                 }
             }
 

@@ -11,6 +11,7 @@ pub mod instruction_sets;
 mod layer_norm;
 mod linear;
 mod patch_embed;
+mod random_normal;
 mod rms_norm;
 mod rope;
 mod row_invariance;

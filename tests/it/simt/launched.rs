@@ -129,4 +129,5 @@ fn forward_only(cuda: &Cuda) {
     backend.sum_of_squares(&gradient);
     let mut sum = backend.zeros(&[1, 3], Dtype::Activation);
     backend.add(&mut sum, &backend.zeros(&[1, 3], Dtype::Activation));
+    backend.random_normal(&[3], 1.0, 0, 0);
 }
