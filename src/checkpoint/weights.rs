@@ -91,7 +91,9 @@ pub fn save(model: &Model, weights: &Weights, dir: &Path) -> Result<(), Checkpoi
             let bytes = move || {
                 let mut values = vec![bf16::ZERO; tensor.len()];
                 model.backend.download(tensor, HostMut::Bf16(&mut values));
-                values[part.clone()].iter().flat_map(|v| v.to_le_bytes()).collect()
+                let mut bytes = vec![0; 2 * part.len()];
+                bytes.as_chunks_mut().0.iter_mut().zip(&values[part.clone()]).for_each(|(to, v)| *to = v.to_le_bytes());
+                bytes
             };
             let shape = stored_shape(model, spec, name, *rows, cols);
             tensors.push((name.as_str(), Outgoing { dtype: Dtype::BF16, shape, bytes: Box::new(bytes) }));
