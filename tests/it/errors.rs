@@ -191,6 +191,33 @@ fn a_config_that_lacks_or_contradicts_is_refused_by_key() {
 }
 
 #[test]
+fn heads_that_the_cuda_kernels_do_not_take_are_refused() {
+    let place = Workplace::new();
+    let config = std::fs::read(place.path("model/config.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+    let init = |config: &serde_json::Value, device: &str| {
+        let mut thyme = Command::new(env!("CARGO_BIN_EXE_thyme-engine"));
+        thyme.args(["init", "--seed", "0", "--device", device, "--config"]);
+        thyme.arg(place.write("config.json", config.to_string())).arg("--out").arg(place.path(device));
+        thyme
+    };
+    for (part, dim) in [("language", 24), ("language", 144), ("vision", 8)] {
+        let mut config = config.clone();
+        match part {
+            "language" => {
+                config["head_dim"] = dim.into();
+                config["rope_scaling"]["mrope_section"] = serde_json::json!([0, 0, dim / 2]);
+            }
+            _ => config["vision_config"]["num_heads"] = (64 / dim).into(),
+        }
+        let message = refuse(init(&config, "simt"));
+        assert_names(&message, &[part, &format!("{dim} wide"), "multiples of 16 up to 128", "--device cpu"]);
+        assert!(init(&config, "cpu").output().unwrap().status.success(), "{part} {dim}");
+        std::fs::remove_dir_all(place.path("cpu")).unwrap();
+    }
+}
+
+#[test]
 fn a_tokenizer_of_another_checkpoint_is_refused() {
     let place = Workplace::new();
     let path = place.path("model/config.json");
