@@ -1,11 +1,13 @@
 //! Builds the host device's shared library, once for each content: an object for each kernel source and each file of the runtime, so that
-//! a change of one recompiles one.
+//! a change of one recompiles one. What nobody used for a month goes when the next library is built.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, Metadata};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime};
 
 use rayon::prelude::*;
 
@@ -30,6 +32,9 @@ const FLAGS: [&str; 10] = [
 /// What lets `kernels/simt/memory.cpp` see every access of a kernel.
 const WATCHED: &str = "-fsanitize=thread,alignment,bounds";
 
+/// How long a part of the cache stays unused.
+const KEPT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
 /// One translation unit.
 struct Unit {
     path: String,
@@ -39,9 +44,13 @@ struct Unit {
 
 /// The library's path; it is there when this returns.
 pub fn build(options: &SimtOptions) -> Result<PathBuf, DeviceError> {
+    build_in(&cache()?, options)
+}
+
+fn build_in(cache: &Path, options: &SimtOptions) -> Result<PathBuf, DeviceError> {
     let compiler = Compiler::find()?;
-    let cache = cache()?;
-    let headers = headers(&cache)?;
+    let included: Vec<_> = SOURCES.iter().filter(|(path, _)| path.ends_with(".cuh") || path.ends_with(".h")).collect();
+    let headers = cache.join(format!("{:016x}", hash(&included)));
     let units = units(options);
     let objects: Vec<(u64, &Unit)> = units
         .iter()
@@ -51,28 +60,64 @@ pub fn build(options: &SimtOptions) -> Result<PathBuf, DeviceError> {
         .collect();
     let key = hash(&objects.iter().map(|(key, _)| *key).collect::<Vec<u64>>());
     let library = cache.join(format!("{key:016x}.so"));
-    if library.exists() {
+    if find(cache, &library) {
         return Ok(library);
     }
     // Others who want the same wait, rather than compile it beside us.
     let lock_path = cache.join("lock");
-    let lock = std::fs::File::create(&lock_path).map_err(|source| io(&lock_path, source))?;
+    let lock = File::create(&lock_path).map_err(|source| io(&lock_path, source))?;
     lock.lock().map_err(|source| io(&lock_path, source))?;
-    if library.exists() {
+    if find(cache, &library) {
         return Ok(library);
+    }
+    if !find(cache, &headers) {
+        write_headers(&included, &headers)?;
     }
     let paths: Vec<PathBuf> = objects
         .into_par_iter()
         .map(|(key, unit)| {
             let object = cache.join(format!("{key:016x}.o"));
-            if !object.exists() {
+            if !find(cache, &object) {
                 compiler.compile(unit, &headers, &object)?;
             }
             Ok(object)
         })
         .collect::<Result<_, DeviceError>>()?;
     compiler.link(&paths, &library)?;
+    prune(cache, SystemTime::now() - KEPT);
     Ok(library)
+}
+
+/// Whether a part of the cache is there. If so, it counts as used now: while the folder is locked nobody prunes, and afterwards it is new.
+fn find(cache: &Path, part: &Path) -> bool {
+    let folder = File::open(cache).and_then(|folder| folder.lock_shared().map(|()| folder));
+    let touched = File::open(part).and_then(|part| part.set_modified(SystemTime::now()));
+    drop(folder);
+    // Whoever may only read the cache may use it too.
+    touched.map_or_else(|error| error.kind() != ErrorKind::NotFound, |()| true)
+}
+
+/// Removes what was made here and not used since: parts for other sources and compilers, and what a broken build left. A library that a
+/// process has loaded stays with that process. What cannot be removed, because it is another user's, does no harm.
+fn prune(cache: &Path, since: SystemTime) {
+    let folder = File::open(cache).and_then(|folder| folder.lock().map(|()| folder));
+    for entry in std::fs::read_dir(cache).into_iter().flatten().flatten().filter(|entry| is_part(&entry.file_name())) {
+        let is_stale = |metadata: &Metadata| metadata.modified().is_ok_and(|used| used < since);
+        let _ = match entry.metadata() {
+            Ok(metadata) if is_stale(&metadata) && metadata.is_dir() => std::fs::remove_dir_all(entry.path()),
+            Ok(metadata) if is_stale(&metadata) => std::fs::remove_file(entry.path()),
+            _ => Ok(()),
+        };
+    }
+    drop(folder);
+}
+
+/// Whether a file or folder of this name is one of ours: a hash, then what it is. The cache may be any folder.
+fn is_part(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    let (hash, kind) = name.split_once('.').unwrap_or((&name, ""));
+    let is_hash = hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_hash && (["", "o", "so"].contains(&kind) || kind.starts_with("draft-"))
 }
 
 fn hash(of: &impl Hash) -> u64 {
@@ -96,25 +141,21 @@ fn cache() -> Result<PathBuf, DeviceError> {
     Ok(folder)
 }
 
-/// A folder with every source as it is in `kernels/`, named after its content.
-fn headers(cache: &Path) -> Result<PathBuf, DeviceError> {
-    let included = || SOURCES.iter().filter(|(path, _)| path.ends_with(".cuh") || path.ends_with(".h"));
-    let folder = cache.join(format!("{:016x}", hash(&included().collect::<Vec<_>>())));
-    if folder.exists() {
-        return Ok(folder);
-    }
-    let draft = cache.join(format!("draft-{}-{:?}", std::process::id(), std::thread::current().id()));
-    for (path, text) in included() {
+/// Makes a folder with every header as it is in `kernels/`.
+fn write_headers(included: &[&(&str, &str)], folder: &Path) -> Result<(), DeviceError> {
+    let draft = draft(folder);
+    for (path, text) in included {
         let path = draft.join(path);
         let parent = path.parent().expect("a file is in a folder");
         std::fs::create_dir_all(parent).map_err(|source| io(parent, source))?;
         std::fs::write(&path, text).map_err(|source| io(&path, source))?;
     }
-    match std::fs::rename(&draft, &folder) {
-        Err(_) if folder.exists() => std::fs::remove_dir_all(&draft).map_err(|source| io(&draft, source))?,
-        moved => moved.map_err(|source| io(&folder, source))?,
-    }
-    Ok(folder)
+    std::fs::rename(&draft, folder).map_err(|source| io(folder, source))
+}
+
+/// What a part of the cache is called while it is made, so that nobody sees half of it.
+fn draft(part: &Path) -> PathBuf {
+    part.with_extension(format!("draft-{}", std::process::id()))
 }
 
 /// The kernels, each followed by a line that makes it findable, and the runtime.
@@ -178,9 +219,9 @@ impl Compiler {
         self.run(command, "the simt library", "", library)
     }
 
-    /// Runs the compiler with `text` as its input and `output` written under another name first, so that nobody sees half a file.
+    /// Runs the compiler with `text` as its input.
     fn run(&self, mut command: Command, unit: &str, text: &str, output: &Path) -> Result<(), DeviceError> {
-        let draft = output.with_extension(format!("draft-{}", std::process::id()));
+        let draft = draft(output);
         command.arg("-o").arg(&draft).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let failed = |source| io(Path::new(&self.command), source);
         let mut child = command.spawn().map_err(failed)?;
@@ -192,5 +233,64 @@ impl Compiler {
             return Err(DeviceError::Compile { unit: unit.to_owned(), message });
         }
         std::fs::rename(&draft, output).map_err(|source| io(output, source))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn age(path: &Path, days: u64) {
+        let then = SystemTime::now() - Duration::from_secs(days * 24 * 60 * 60);
+        File::open(path).unwrap().set_modified(then).unwrap();
+    }
+
+    fn listed(cache: &Path) -> Vec<String> {
+        let name = |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+        let mut names: Vec<String> = std::fs::read_dir(cache).unwrap().map(name).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn what_was_not_used_for_long_is_pruned_and_nothing_else() {
+        let cache = tempfile::tempdir().unwrap();
+        let path = |name: &str| cache.path().join(name);
+        let stale = ["00000000000000aa", "00000000000000ab.o", "00000000000000ac.so", "00000000000000ad.draft-7"];
+        let recent = ["00000000000000ba.o", "00000000000000bb.so"];
+        let strange = ["00000000000000ca.txt", "lock", "notes", "thesis.so"];
+        for name in stale.iter().chain(&recent).chain(&strange) {
+            match name.contains(['.', 'k', 'n']) {
+                true => std::fs::write(path(name), "").unwrap(),
+                false => std::fs::create_dir_all(path(name).join("common")).unwrap(),
+            }
+            age(&path(name), if recent.contains(name) { 29 } else { 31 });
+        }
+        assert!(find(cache.path(), &path(stale[2])) && !find(cache.path(), &path("00000000000000ae.so")));
+        prune(cache.path(), SystemTime::now() - KEPT);
+        let mut kept = [&stale[2..3], &recent, &strange].concat();
+        kept.sort_unstable();
+        assert_eq!(listed(cache.path()), kept);
+    }
+
+    #[test]
+    fn a_build_prunes_and_keeps_what_it_is_made_of() {
+        let cache = tempfile::tempdir().unwrap();
+        let options = |kernel: &str| {
+            let text = format!("extern \"C\" __global__ void {kernel}(int* y) {{ *y = 1; }}\n");
+            SimtOptions { units: vec![("some.cu".to_owned(), text)], ..SimtOptions::fast() }
+        };
+        let first = build_in(cache.path(), &options("first")).unwrap();
+        let parts = listed(cache.path());
+        parts.iter().for_each(|name| age(&cache.path().join(name), 40));
+        assert_eq!(build_in(cache.path(), &options("first")).unwrap(), first);
+        let second = build_in(cache.path(), &options("second")).unwrap();
+        let left = listed(cache.path());
+        let gone: Vec<&String> = parts.iter().filter(|name| !left.contains(name)).collect();
+        // The runtime and the headers served both, the first library was found again; its kernel's object was not needed any more.
+        assert!(
+            first.exists() && second.exists() && gone.len() == 1 && gone[0].ends_with(".o"),
+            "{gone:?} of {parts:?}"
+        );
     }
 }
