@@ -4,17 +4,52 @@ include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
 /// The kernels that a source defines: the names after `extern "C" __global__`.
 pub fn names(text: &str) -> Vec<&str> {
-    let mut names = Vec::new();
-    for (at, mark) in text.match_indices("extern \"C\" __global__") {
-        let mut rest = text[at + mark.len()..].trim_start();
-        rest = rest.strip_prefix("void").unwrap_or(rest).trim_start();
-        if let Some(bounds) = rest.strip_prefix("__launch_bounds__") {
-            rest = bounds.split_once(')').map_or("", |(_, rest)| rest).trim_start();
-        }
-        let end = rest.find('(').unwrap_or(0);
-        names.push(rest[..end].trim());
-    }
-    names
+    entries(text).map(|(name, _)| name).collect()
+}
+
+/// What a kernel's parameter takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Parameter {
+    /// An address, or null.
+    Pointer,
+    /// A C++ `int` or `unsigned`.
+    I32,
+    /// A C++ `float`.
+    F32,
+    /// A C++ 64-bit integer.
+    I64,
+}
+
+/// The parameters of the kernel that a source defines under this name; a macro of the source may stand for their list. Panics if there
+/// is no such kernel, or a parameter is none that a kernel may have.
+pub fn parameters(text: &str, kernel: &str) -> Vec<Parameter> {
+    let found = entries(text).find(|(name, _)| *name == kernel);
+    let (_, list) = found.unwrap_or_else(|| panic!("the source defines no kernel {kernel}"));
+    let body = text.split_once(&format!("#define {list} ")).map(|(_, rest)| rest.replace("\\\n", ""));
+    let list = body.as_deref().map_or(list, |body| body.lines().next().unwrap_or(""));
+    let declarations = list.split(',').map(str::trim).filter(|declaration| !declaration.is_empty());
+    declarations
+        .map(|declaration| match declaration.split_whitespace().next() {
+            _ if declaration.contains('*') => Parameter::Pointer,
+            Some("int" | "unsigned") => Parameter::I32,
+            Some("float") => Parameter::F32,
+            Some("int64_t" | "uint64_t" | "size_t") => Parameter::I64,
+            _ => panic!(
+                "{kernel} takes `{declaration}`; pointers, float, int, unsigned, (u)int64_t and size_t are known"
+            ),
+        })
+        .collect()
+}
+
+/// Each kernel's name, and what stands in the parentheses behind it.
+fn entries(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.split("extern \"C\" __global__").skip(1).map(|rest| {
+        let rest = rest.trim_start();
+        let rest = rest.strip_prefix("void").unwrap_or(rest).trim_start();
+        let bounds = rest.strip_prefix("__launch_bounds__").and_then(|bounds| bounds.split_once(')'));
+        let (name, rest) = bounds.map_or(rest, |(_, rest)| rest).split_once('(').unwrap_or_default();
+        (name.trim(), rest.split_once(')').unwrap_or_default().0.trim())
+    })
 }
 
 /// The sources that define kernels for use, each with its text.
@@ -32,5 +67,17 @@ mod tests {
                     extern \"C\" __global__ void __launch_bounds__(4* 32)\n    second(float* y) {}";
         assert_eq!(names(text), ["first", "second"]);
         assert!(units().any(|(path, text)| path == "linear.cu" && names(text).contains(&"linear_forward")));
+    }
+
+    #[test]
+    fn parameters_are_read_from_the_source() {
+        use Parameter::{F32, I32, I64, Pointer};
+        let text = "#define LIST const float *x, float *y, \\\n    int n\n#define OTHER x\n\
+                    extern \"C\" __global__ void __launch_bounds__(32, 1) listed(LIST) {}\n\
+                    extern \"C\" __global__ void plain(const bf16* x, float f,\n    unsigned u, size_t s, int64_t i) {}\n\
+                    extern \"C\" __global__ void none() {}";
+        assert_eq!(parameters(text, "listed"), [Pointer, Pointer, I32]);
+        assert_eq!(parameters(text, "plain"), [Pointer, F32, I32, I64, I64]);
+        assert_eq!(parameters(text, "none"), []);
     }
 }

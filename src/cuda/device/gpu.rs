@@ -9,7 +9,7 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, CudaStream, sys};
 
 use super::{Argument, Device, DeviceError, Launch, Prepared, Span, Step};
-use crate::cuda::kernels;
+use crate::cuda::kernels::{self, Parameter};
 use crate::ops::MemoryUse;
 
 /// The oldest driver that takes images of nvcc 13.0, as `cuDriverGetVersion` counts.
@@ -19,7 +19,7 @@ const DRIVER_MIN: i32 = 13_000;
 pub struct Gpu {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
-    functions: BTreeMap<&'static str, sys::CUfunction>,
+    functions: BTreeMap<&'static str, Function>,
     /// The shared memory that a block may have.
     shared_bytes_max: usize,
     /// Kernels launched since the last wait. A fault shows at a later call, and one of them is at fault.
@@ -56,6 +56,12 @@ impl std::fmt::Debug for Graph {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Graph of {:?}", self.kernels)
     }
+}
+
+/// A kernel of a loaded image.
+struct Function {
+    handle: sys::CUfunction,
+    parameters: Vec<Parameter>,
 }
 
 // SAFETY: functions are handles that any thread may use once the context is bound to it, which every call does.
@@ -186,7 +192,7 @@ fn target(major: i32, minor: i32) -> Result<&'static str, DeviceError> {
 }
 
 /// The kernels of a target, allowed to ask for all the shared memory that a block may have.
-fn load(target: &str, shared_bytes_max: i32) -> Result<BTreeMap<&'static str, sys::CUfunction>, DeviceError> {
+fn load(target: &str, shared_bytes_max: i32) -> Result<BTreeMap<&'static str, Function>, DeviceError> {
     let mut functions = BTreeMap::new();
     for (unit, text) in kernels::units() {
         let image = kernels::IMAGES.iter().find(|(of, for_target, _)| *of == unit && *for_target == target);
@@ -202,18 +208,18 @@ fn load(target: &str, shared_bytes_max: i32) -> Result<BTreeMap<&'static str, sy
         for name in kernels::names(text) {
             let symbol = CString::new(name).expect("a kernel's name has no zero byte");
             // SAFETY: a module that was loaded above.
-            let function = unsafe { result::module::get_function(module, symbol) }
+            let handle = unsafe { result::module::get_function(module, symbol) }
                 .map_err(|e| failed(&format!("finding the kernel {name} in {unit}"), e))?;
             let dynamic = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             let fixed = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES;
             // SAFETY: a function of a loaded module.
             unsafe {
-                result::function::get_function_attribute(function, fixed).and_then(|fixed| {
-                    result::function::set_function_attribute(function, dynamic, shared_bytes_max - fixed)
+                result::function::get_function_attribute(handle, fixed).and_then(|fixed| {
+                    result::function::set_function_attribute(handle, dynamic, shared_bytes_max - fixed)
                 })
             }
             .map_err(|e| failed(&format!("preparing {name}"), e))?;
-            functions.insert(name, function);
+            functions.insert(name, Function { handle, parameters: kernels::parameters(text, name) });
         }
     }
     Ok(functions)
@@ -273,6 +279,25 @@ impl Drop for Staging {
             let _ = unsafe { result::free_host(self.memory.cast()) };
         }
     }
+}
+
+/// Refuses arguments of which the driver would read other bytes than were meant.
+fn check_arguments(kernel: &str, parameters: &[Parameter], arguments: &[Argument<'_>]) -> Result<(), DeviceError> {
+    let (taken, given) = (parameters.len(), arguments.len());
+    if taken != given {
+        return Err(DeviceError::Fault(format!("{kernel} takes {taken} arguments, not {given}")));
+    }
+    let parameter_of = |argument: &Argument<'_>| match argument {
+        Argument::Pointer(..) | Argument::Null => Parameter::Pointer,
+        Argument::I32(_) => Parameter::I32,
+        Argument::F32(_) => Parameter::F32,
+        Argument::I64(_) => Parameter::I64,
+    };
+    let wrong = arguments.iter().zip(parameters).position(|(argument, parameter)| parameter_of(argument) != *parameter);
+    wrong.map_or(Ok(()), |number| {
+        let expected = parameters[number];
+        Err(DeviceError::Fault(format!("{kernel}: argument {number} is {:?}, not {expected:?}", arguments[number])))
+    })
 }
 
 fn failed(what: &str, error: DriverError) -> DeviceError {
@@ -364,7 +389,8 @@ impl Device for Gpu {
 
     fn launch(&self, launch: &Launch<'_>) -> Result<(), DeviceError> {
         let found = self.functions.get_key_value(launch.kernel);
-        let (name, &function) = found.ok_or_else(|| DeviceError::UnknownKernel(launch.kernel.to_owned()))?;
+        let (name, function) = found.ok_or_else(|| DeviceError::UnknownKernel(launch.kernel.to_owned()))?;
+        check_arguments(name, &function.parameters, launch.arguments)?;
         lock(&self.launched).insert(name);
         self.bind()?;
         let what = || format!("launching {}", launch.kernel);
@@ -390,9 +416,10 @@ impl Device for Gpu {
             values.iter_mut().map(|value| std::ptr::from_mut(value).cast()).collect();
         let [grid, block] = [launch.grid, launch.block].map(|[x, y, z]| (x, y, z));
         let stream = self.stream.cu_stream();
-        // SAFETY: the parameters live through the call. That their types are the kernel's, and that it keeps to its spans, is what the
-        // simt device checks of the same launch code and the same source.
-        unsafe { result::launch_kernel(function, grid, block, launch.shared_bytes as u32, stream, &mut parameters) }
+        let shared_bytes = launch.shared_bytes as u32;
+        // SAFETY: the parameters live through the call, and their number and types are the kernel's. That it keeps to its spans is what
+        // the simt device checks of the same launch code and the same source.
+        unsafe { result::launch_kernel(function.handle, grid, block, shared_bytes, stream, &mut parameters) }
             .map_err(|e| self.failed(&what(), e))
     }
 
@@ -444,6 +471,18 @@ mod tests {
             ["sm_80", "compute_80", "sm_90a", "compute_80"]
         );
         assert!(target(7, 5).unwrap_err().to_string().contains("8.0"));
+    }
+
+    #[test]
+    fn arguments_that_are_not_the_kernels_are_refused() {
+        let parameters = [Parameter::Pointer, Parameter::I64, Parameter::F32];
+        let check =
+            |arguments: &[Argument<'_>]| check_arguments("k", &parameters, arguments).map_err(|e| e.to_string());
+        let sound = [Argument::Null, Argument::I64(1), Argument::F32(1.0)];
+        assert_eq!(check(&sound), Ok(()));
+        assert_eq!(check(&sound[..2]), Err("k takes 3 arguments, not 2".to_owned()));
+        let narrow = [sound[0], Argument::I32(1), sound[2]];
+        assert_eq!(check(&narrow), Err("k: argument 1 is I32(1), not I64".to_owned()));
     }
 
     #[test]

@@ -1,12 +1,14 @@
-//! No kernel is left out: each is launched by the cases that hold its op against the reference, or by the calls below.
+//! No kernel is left out: each is launched by the cases that hold its op against the reference, or by the calls below. And a launch's
+//! arguments are held against parameters that are the compiler's too.
 
 use std::collections::BTreeSet;
+use std::mem::discriminant;
 use std::sync::{Arc, Mutex};
 
 use thyme_engine::cuda::Cuda;
 use thyme_engine::cuda::device::simt::{Simt, SimtOptions};
-use thyme_engine::cuda::device::{Device, DeviceError, Launch, Span};
-use thyme_engine::cuda::kernels;
+use thyme_engine::cuda::device::{Argument, Device, DeviceError, Launch, Span};
+use thyme_engine::cuda::kernels::{self, Parameter};
 use thyme_engine::ops::adamw::AdamwStep;
 use thyme_engine::ops::attention::{Heads, Keys, PAGE_TOKENS};
 use thyme_engine::ops::sample::Draw;
@@ -81,6 +83,41 @@ fn every_kernel_is_launched() {
     let names = kernels::units().flat_map(|(_, text)| kernels::names(text));
     let left_out: Vec<&str> = names.filter(|name| !launched.contains(*name)).collect();
     assert!(left_out.is_empty(), "kernels that no test launches: {left_out:?}");
+}
+
+/// The parameters that are read from a source are those that the compiler gives the simt device: in the place of each it refuses every
+/// other, and takes this one to complain of the next. Nothing runs.
+#[test]
+fn the_parameters_of_every_kernel_are_those_that_its_compiler_sees() {
+    let device = Simt::new(SimtOptions::fast()).unwrap();
+    let every = [Argument::Null, Argument::I32(0), Argument::F32(0.0), Argument::I64(0)];
+    let argument = |parameter: &Parameter| match parameter {
+        Parameter::Pointer => every[0],
+        Parameter::I32 => every[1],
+        Parameter::F32 => every[2],
+        Parameter::I64 => every[3],
+    };
+    let kernels = kernels::units().flat_map(|(_, text)| kernels::names(text).into_iter().map(move |name| (name, text)));
+    for (kernel, text) in kernels {
+        let refusal = |arguments: &[Argument<'_>]| {
+            let launch = Launch { kernel, grid: [1, 1, 1], block: [32, 1, 1], shared_bytes: 0, arguments };
+            device.launch(&launch).expect_err(kernel).to_string()
+        };
+        let sound: Vec<Argument<'_>> = kernels::parameters(text, kernel).iter().map(argument).collect();
+        let more = [&sound[..], &every[..1]].concat();
+        assert_eq!(refusal(&more), format!("{kernel} takes {} arguments, not {}", sound.len(), more.len()));
+        for place in 0..sound.len() {
+            for other in every.iter().filter(|other| discriminant(*other) != discriminant(&sound[place])) {
+                let mut arguments = sound.clone();
+                arguments[place] = *other;
+                assert!(
+                    refusal(&arguments).starts_with(&format!("{kernel}: argument {place} ")),
+                    "{}",
+                    refusal(&arguments)
+                );
+            }
+        }
+    }
 }
 
 /// Ops without a gradient, and decoding over more keys than one split has.
