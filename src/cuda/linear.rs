@@ -60,7 +60,7 @@ impl Linear for Cuda {
     }
 }
 
-/// Blocks for a result of `rows` × `columns`.
+/// Blocks for a result of `rows` × `columns`; which of them has which tile, `block_tile` of `kernels/common/product.cuh` says.
 pub(super) fn tiles(rows: usize, columns: usize) -> [usize; 3] {
     [columns.div_ceil(TILE), rows.div_ceil(TILE), 1]
 }

@@ -61,6 +61,21 @@ fn products_of_whole_numbers_are_exact() {
     }
 }
 
+/// More tiles of rows than blocks go down at a time, and a rest: every tile of the result is somebody's. Whole numbers are exact.
+#[test]
+fn tall_results_are_covered() {
+    let cuda = fast();
+    let (rows, inner) = (64 * 35 + 3, 4);
+    let mut random = Random::new(33);
+    let mut whole = |count: usize| -> Vec<f64> { (0..count).map(|_| random.below(9) as f64 - 4.0).collect() };
+    for columns in [1, 70, 200] {
+        let (x, rx) = pair(&cuda, &whole(rows * inner), &[rows, inner], Dtype::Activation);
+        let (w, rw) = pair(&cuda, &whole(columns * inner), &[columns, inner], Dtype::Bf16);
+        let y = values(&cuda, &cuda.linear_forward(&x, &w, None));
+        assert_eq!(y, values(&Reference, &Reference.linear_forward(&rx, &rw, None)), "{columns} columns");
+    }
+}
+
 #[test]
 fn a_row_has_the_same_bits_in_any_company() {
     const ROWS: usize = 130;
