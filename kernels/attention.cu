@@ -227,7 +227,7 @@ __device__ void forward(const bf16* qkv, const int* bounds, const int* prefixes,
     constexpr int TILE = TILE_KEYS * (DIM + PADDING);
     DYNAMIC_SHARED(bf16, shared);
     bf16 *key_tiles = shared, *value_tiles = shared + 2 * TILE;
-    float* joined = reinterpret_cast<float*>(shared + 4 * TILE);  // [TILE_ROWS][DIM], o of the splits so far
+    float* joined = reinterpret_cast<float*>(shared + 4 * TILE);  // [IN_SHARED][THREADS], o of the splits so far
 
     Shape shape{heads, kv_heads, DIM};
     int group = shape.group(), kv_head = blockIdx.y;
@@ -287,9 +287,13 @@ __device__ void forward(const bf16* qkv, const int* bounds, const int* prefixes,
     Softmax<DIM> split;
     float top[2], sum[2];  // of the splits in `joined`
     bool has_joined = false;
-    // An element of `joined` is one lane's own.
+    // A thread's own elements of `joined`, a bank a lane. Of heads of 128 two stay in registers: the block then needs 99 KiB, which every
+    // GPU gives.
+    constexpr int IN_SHARED = DIM == 128 ? DIM / 2 - 2 : DIM / 2;
+    float in_registers[2];
     auto place = [&](int n, int i) -> float& {
-        return joined[(warp * 16 + i / 2 * 8 + lane / 4) * DIM + n * 8 + lane % 4 * 2 + i % 2];
+        int element = n * 4 + i;
+        return element < IN_SHARED ? joined[element * THREADS + threadIdx.x] : in_registers[element - IN_SHARED];
     };
     auto join = [&] {
 #pragma unroll

@@ -44,12 +44,11 @@ impl Attention for Cuda {
             Some((pages, tables, lengths)) => (Some(pages), Some(tables), Some(lengths)),
             None => (None, None, None),
         };
-        let joined_bytes = if is_split || splits == 1 { 0 } else { TILE * heads.head_dim * size_of::<f32>() };
         self.launch_shared(
             &kernel("attention_forward", heads),
             [tiles(tokens * heads.heads / heads.kv_heads, segments), heads.kv_heads, if is_split { splits } else { 1 }],
             THREADS,
-            rows_bytes(4 * TILE, heads) + joined_bytes,
+            forward_bytes(heads, !is_split && splits > 1),
             &[
                 tensor("qkv", qkv),
                 tensor("bounds", bounds),
@@ -162,7 +161,29 @@ fn tiles(rows: usize, segments: usize) -> usize {
     rows / TILE + segments
 }
 
+/// Shared memory of a forward block: two stages of keys and values and, where it joins the softmaxes of several splits, the output of
+/// those before, of which heads of 128 keep two elements a thread in registers.
+fn forward_bytes(heads: Heads, joins: bool) -> usize {
+    let in_registers = if heads.head_dim == 128 { 2 * THREADS } else { 0 };
+    let joined = if joins { TILE * heads.head_dim - in_registers } else { 0 };
+    rows_bytes(4 * TILE, heads) + joined * size_of::<f32>()
+}
+
 /// Shared memory for some rows of a head.
 fn rows_bytes(rows: usize, heads: Heads) -> usize {
     rows * (heads.head_dim + PADDING) * size_of::<half::bf16>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What compute capabilities 8.6, 8.9 and 12.0 give a block; 8.0 and 9.0 give more.
+    #[test]
+    fn a_block_needs_no_more_shared_memory_than_every_gpu_has() {
+        for head_dim in (16..=128).step_by(16) {
+            let heads = Heads { heads: 1, kv_heads: 1, head_dim };
+            assert!(forward_bytes(heads, true).max(rows_bytes(2 * TILE + 4 * STEP, heads)) <= 99 * 1024, "{head_dim}");
+        }
+    }
 }

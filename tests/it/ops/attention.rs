@@ -98,6 +98,9 @@ fn every_backend_agrees_with_the_reference_on_long_sequences() {
         let segments = Segments { bounds: vec![0, 1100, 1400], prefixes: vec![], causal };
         check(12, Heads { heads: 2, kv_heads: 1, head_dim }, segments);
     }
+    // The widest heads, which keep a part of what they join in registers.
+    let segments = Segments { bounds: vec![0, 1030], prefixes: vec![], causal: false };
+    check(12, Heads { heads: 1, kv_heads: 1, head_dim: 128 }, segments);
 }
 
 /// Every width that tensor cores take, over more than one tile of rows and of keys.
