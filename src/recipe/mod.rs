@@ -169,6 +169,8 @@ pub struct TrainingSettings {
     pub batch_size: usize,
     /// Tokens of one forward and backward; a step is cut into as many as it needs.
     pub micro_batch_tokens: usize,
+    /// Whether checkpoints are saved.
+    pub save_strategy: SaveStrategy,
     /// Save a checkpoint every so many steps; 0 saves at the end only.
     pub save_steps: u64,
     /// Checkpoints to keep; 0 keeps all.
@@ -185,12 +187,24 @@ impl Default for TrainingSettings {
             max_steps: 100,
             batch_size: 32,
             micro_batch_tokens: 4096,
+            save_strategy: SaveStrategy::Steps,
             save_steps: 50,
             save_total_limit: 2,
             logging_steps: 1,
             max_skipped_updates: 3,
         }
     }
+}
+
+/// Whether a run saves checkpoints.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SaveStrategy {
+    /// Every `save_steps`, at the end, and when the user stops the run.
+    #[default]
+    Steps,
+    /// Never: the run is for its numbers.
+    No,
 }
 
 /// What supervised fine-tuning learns.

@@ -11,6 +11,7 @@ use super::learner::Learner;
 use super::{Session, SkippedUpdates, TrainError};
 use crate::checkpoint::resume::CHECKPOINT;
 use crate::checkpoint::{CheckpointError, folder, resume};
+use crate::recipe::SaveStrategy;
 use crate::recipe::plan::Plan;
 use crate::telemetry::{Metrics, Progress};
 
@@ -24,6 +25,7 @@ pub struct Run {
     dir: PathBuf,
     companions: PathBuf,
     metrics: Metrics,
+    save_strategy: SaveStrategy,
     save_steps: u64,
     save_total_limit: usize,
     stop: Arc<AtomicBool>,
@@ -100,6 +102,7 @@ impl Run {
         let run = Run {
             companions: plan.model_dir.clone(),
             metrics,
+            save_strategy: training.save_strategy,
             save_steps: training.save_steps,
             save_total_limit: training.save_total_limit,
             stop,
@@ -162,7 +165,8 @@ impl Run {
         skipped: SkippedUpdates,
     ) -> Result<(), TrainError> {
         let due = self.save_steps > 0 && step.is_multiple_of(self.save_steps);
-        if due || step == steps || self.is_stopping() {
+        let is_saved = self.save_strategy == SaveStrategy::Steps;
+        if is_saved && (due || step == steps || self.is_stopping()) {
             self.save(TrainerState { global_step: step, updates: learner.updates(), skipped }, learner)?;
         }
         Ok(())

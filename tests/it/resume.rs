@@ -202,6 +202,15 @@ fn an_interrupted_run_saves_and_succeeds() {
 }
 
 #[test]
+fn a_run_that_is_for_its_numbers_saves_nothing() {
+    let place = Workplace::new();
+    let settings = ["--set", "training.max_steps=2", "--set", "training.save_strategy=no"];
+    succeed(train(&place.sft(DEMONSTRATIONS), &settings));
+    let run = place.path("runs/run");
+    assert_eq!((lines(&run), names(&run, "checkpoint-", "")), (2, vec![]));
+}
+
+#[test]
 fn a_run_folder_with_checkpoints_is_not_started_over_unless_asked() {
     let place = Workplace::new();
     let recipe = place.sft(DEMONSTRATIONS);
