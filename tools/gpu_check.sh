@@ -2,7 +2,7 @@
 # Everything that only a GPU can show, on a machine that need not have Rust.
 #
 #   tools/gpu_check.sh pack              where Rust is: builds tests, benches and the program into target/gpu_check/
-#   tools/gpu_check.sh [PIECE...]        where the GPU is: all pieces, or those named, in under 9 minutes
+#   tools/gpu_check.sh [PIECE...]        where the GPU is: all pieces, or those named; all but large take under 9 minutes
 #
 # Pieces: doctor   what was found
 #         tests    every op on the GPU against the reference; sampler against trainer; a step of GRPO
@@ -10,6 +10,9 @@
 #         peers    cuBLAS, cuDNN and a copy, by PyTorch ($PYTHON)
 #         bench    every kernel at the shapes of 7B and 2B models, beside the peers
 #         train    recipes/grpo_ats.toml --device cuda
+#         large    random weights of Qwen2.5-VL-7B's shapes, 17 GB on the disk, or of a 0.6B model where the GPU has less than 40 GB:
+#                  drawn, generated with, scored to the same bits; then a step of GRPO on the most parameters that fit, with the table
+# $LARGE names a config of recipes/large/, $DEVICE is where `large` computes (cuda).
 # Results go to $OUT, by default benches/runs/DATE-GPU/.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -62,6 +65,39 @@ train() {
     (cd "$packed/work" && ../thyme-engine train ../../../recipes/grpo_ats.toml --device cuda --overwrite)
 }
 
+say_and_time() { # say_and_time COMMAND...
+    local begin=$SECONDS
+    printf '\n-- %s\n' "${*/#*\//}"
+    "$@" && echo "-- $((SECONDS - begin)) s"
+}
+
+large() {
+    local root=$PWD work=$packed/work thyme=$PWD/$packed/thyme-engine recipe=$PWD/recipes/large/grpo.toml attempt settings
+    rm -rf "$work/large" && mkdir -p "$work/shapes" && cd "$work" || return 1
+    # Beside the config stands the tiny model's tokenizer, whose tokens are the first of the vocabulary; pictures are seen at 448 x 448.
+    cp "$root"/recipes/tiny/{*.json,*.jinja} shapes && cp "$root/recipes/large/$LARGE.json" shapes/config.json || return 1
+    sed -i 's/"max_pixels": [0-9]*/"max_pixels": 200704/' shapes/preprocessor_config.json
+    say_and_time "$thyme" init --config shapes/config.json --seed 0 --out large --device "$DEVICE" || return 1
+    "$thyme" data needle --out pictures --count 6 --seed 0 || return 1
+    python3 "$root/tools/large_requests.py" questions pictures >questions.jsonl
+    say_and_time "$thyme" generate --model large --input questions.jsonl --output answers.jsonl --max-tokens 32 --device "$DEVICE" || return 1
+    python3 "$root/tools/large_requests.py" answered questions.jsonl answers.jsonl >answered.jsonl
+    say_and_time "$thyme" score --model large --input answered.jsonl --output scores.jsonl --device "$DEVICE" || return 1
+    python3 "$root/tools/large_requests.py" compare answers.jsonl scores.jsonl || return 1
+    # The recipe draws its own weights. The first of these that the memory's table lets through is trained.
+    rm large/*.safetensors
+    for attempt in "$LARGE" "$LARGE model.freeze_vision_tower=true model.freeze_merger=true" qwen2_vl_0_6b; do
+        read -ra settings <<<"$attempt"
+        cp "$root/recipes/large/${settings[0]}.json" large/config.json
+        settings=("${settings[@]/#/--set=}")
+        settings=(--set=optimizer.optim=adamw_8bit "${settings[@]:1}" --device "$DEVICE")
+        say_and_time "$thyme" train "$recipe" "${settings[@]}" --dry-run || continue
+        say_and_time "$thyme" train "$recipe" "${settings[@]}" && cat runs/large/metrics.jsonl
+        return
+    done
+    return 1
+}
+
 if [ "${1:-}" = pack ]; then
     pack
     exit
@@ -80,9 +116,13 @@ mkdir -p "$out"
 summary=()
 failed=0
 pieces=("$@")
-[ ${#pieces[@]} -gt 0 ] || pieces=(doctor tests sanitize peers bench train)
-export -f sanitize bench train
-export packed out
+[ ${#pieces[@]} -gt 0 ] || pieces=(doctor tests sanitize peers bench train large)
+megabytes=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits | head -n 1)
+[ "${megabytes:-0}" -lt 40000 ] && smaller=qwen2_vl_0_6b
+LARGE=${LARGE:-${smaller:-qwen2_5_vl_7b}}
+DEVICE=${DEVICE:-cuda}
+export -f sanitize bench train say_and_time large
+export packed out LARGE DEVICE
 for name in "${pieces[@]}"; do
     case $name in
         doctor) piece doctor 60 "$packed/thyme-engine" doctor ;;
@@ -91,7 +131,8 @@ for name in "${pieces[@]}"; do
         peers) piece peers 60 "${PYTHON:-python3}" tools/gpu_peers.py ;;
         bench) piece bench 120 bash -c bench ;;
         train) piece train 120 bash -c train ;;
-        *) echo "there is no piece $name; they are doctor, tests, sanitize, peers, bench, train" >&2; exit 2 ;;
+        large) piece large 240 bash -c large ;;
+        *) echo "there is no piece $name; they are doctor, tests, sanitize, peers, bench, train, large" >&2; exit 2 ;;
     esac
 done
 printf '\n== summary, in %s\n' "$out"
