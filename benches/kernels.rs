@@ -10,7 +10,7 @@ use half::bf16;
 use thyme_engine::cuda::Cuda;
 use thyme_engine::cuda::device::gpu::Gpu;
 use thyme_engine::cuda::device::{Device, Memory};
-use thyme_engine::ops::adamw::AdamwStep;
+use thyme_engine::ops::adamw::{AdamwStep, Moment};
 use thyme_engine::ops::attention::{Heads, Keys, PAGE_TOKENS, Packed};
 use thyme_engine::ops::gelu::GeluForm;
 use thyme_engine::ops::patch_embed::PixelScale;
@@ -292,9 +292,8 @@ fn vision(bench: &mut Bench) {
 fn optimizer(bench: &mut Bench) {
     const COUNT: usize = 1 << 26;
     let backend = &*bench.backend();
-    let zeros = |dtype| backend.zeros(&[COUNT], dtype);
-    let [mut w, mut remainder] = [Dtype::Bf16, Dtype::I16].map(zeros);
-    let [mut m, mut v, dw] = [Dtype::F32; 3].map(zeros);
+    let [mut w, mut remainder] = [Dtype::Bf16, Dtype::I16].map(|dtype| backend.zeros(&[COUNT], dtype));
+    let dw = of(backend, &[COUNT], Dtype::F32);
     let step = AdamwStep {
         learning_rate: 1e-6,
         beta1: 0.9,
@@ -305,7 +304,12 @@ fn optimizer(bench: &mut Bench) {
         gradient_scale: 1.0,
     };
     // Weight, remainder and moments are read and written, the gradient is read.
+    let [mut m, mut v] = [Moment::zeros(backend, &[COUNT]), Moment::zeros(backend, &[COUNT])];
     bench.run("adamw", format!("{COUNT}"), bytes(28 * COUNT), |b| {
+        b.adamw(&mut w, &mut remainder, &mut m, &mut v, &dw, &step);
+    });
+    let [mut m, mut v] = [Moment::zeros_8bit(backend, &[COUNT]), Moment::zeros_8bit(backend, &[COUNT])];
+    bench.run("adamw", format!("8-bit {COUNT}"), bytes(16 * COUNT), |b| {
         b.adamw(&mut w, &mut remainder, &mut m, &mut v, &dw, &step);
     });
     bench.run("grad_norm", format!("{COUNT}"), bytes(4 * COUNT), |b| {

@@ -83,6 +83,21 @@ pub enum CheckpointError {
         /// The parameter.
         name: String,
     },
+    /// Optimizer state of another kind than the present recipe keeps.
+    #[error(
+        "{path} has the moments of `{name}` as `optimizer.optim = \"{found}\"` stores them, the recipe says \"{expected}\"; go on with \
+         `optimizer.optim = \"{found}\"`, or start anew from this checkpoint as `model.path`"
+    )]
+    MomentKind {
+        /// The checkpoint folder.
+        path: PathBuf,
+        /// The parameter.
+        name: String,
+        /// The key's value that stores moments so.
+        found: &'static str,
+        /// The recipe's.
+        expected: &'static str,
+    },
     /// An element type that is not read.
     #[error(
         "tensor `{name}` in {path} has element type {dtype}; bf16, f16 and f32 are read: convert the checkpoint first"

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::Dtype;
 
 use super::CheckpointError;
-use super::files::TensorFiles;
+use super::files::{StoredTensor, TensorFiles};
 use super::folder::{PARTIAL, REPLACED, remove, sibling};
 use super::weights::{Outgoing, write_safetensors};
 use crate::model::Model;
 use crate::model::parameters::Parameters;
+use crate::ops::adamw::Moment;
 use crate::ops::{self, Host, HostMut, Tensor};
 
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
@@ -21,35 +22,65 @@ pub const CHECKPOINT: &str = "checkpoint-";
 pub struct Moments {
     /// I16: low bits of the fp32 master.
     pub remainder: Tensor,
-    /// F32: first moment.
-    pub m: Tensor,
-    /// F32: second moment.
-    pub v: Tensor,
+    /// First moment.
+    pub m: Moment,
+    /// Second moment.
+    pub v: Moment,
 }
 
-/// Writes the optimizer's state into a checkpoint folder.
+impl Moments {
+    /// Values and scales of both moments.
+    pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        [&self.m, &self.v].into_iter().flat_map(|moment| [Some(&moment.values), moment.scales.as_ref()]).flatten()
+    }
+}
+
+/// Writes the optimizer's state into a checkpoint folder: of each trained parameter `.remainder`, `.m` and `.v` of its shape; the latter
+/// two in F32, or as U8 codes with `.m_scales` and `.v_scales` beside them.
 pub fn save_moments(model: &Model, moments: &Parameters<Option<Moments>>, dir: &Path) -> Result<(), CheckpointError> {
     let mut tensors = Vec::new();
     for (spec, moments) in model.layout.specs.iter().zip(moments.iter()) {
-        let Some(moments) = moments else { continue };
-        let mut push = |suffix: &str, dtype, bytes| {
-            tensors.push((format!("{}.{suffix}", spec.name()), Outgoing { dtype, shape: spec.shape.clone(), bytes }));
+        let Some(Moments { remainder, m, v }) = moments else { continue };
+        let mut push = |suffix: &str, tensor| {
+            tensors.push((format!("{}.{suffix}", spec.name()), outgoing(model, tensor)));
         };
-        let remainder = move || {
-            let mut values = vec![0i16; spec.len()];
-            model.backend.download(&moments.remainder, HostMut::I16(&mut values));
-            values.iter().flat_map(|v| v.to_le_bytes()).collect()
-        };
-        push("remainder", Dtype::I16, Box::new(remainder));
-        for (suffix, tensor) in [("m", &moments.m), ("v", &moments.v)] {
-            let floats = move || model.backend.to_f32(tensor).iter().flat_map(|v| v.to_le_bytes()).collect();
-            push(suffix, Dtype::F32, Box::new(floats));
+        push("remainder", remainder);
+        for (suffix, scales_suffix, moment) in [("m", "m_scales", m), ("v", "v_scales", v)] {
+            push(suffix, &moment.values);
+            moment.scales.iter().for_each(|scales| push(scales_suffix, scales));
         }
     }
     write_safetensors(&dir.join(OPTIMIZER_FILE), tensors)
 }
 
+/// A tensor of F32, I16 or U8 as it goes into a file.
+fn outgoing<'a>(model: &'a Model, tensor: &'a Tensor) -> Outgoing<'a> {
+    let (dtype, bytes): (_, Box<dyn Fn() -> Vec<u8>>) = match tensor.dtype() {
+        ops::Dtype::I16 => (
+            Dtype::I16,
+            Box::new(|| {
+                let mut values = vec![0i16; tensor.len()];
+                model.backend.download(tensor, HostMut::I16(&mut values));
+                values.iter().flat_map(|v| v.to_le_bytes()).collect()
+            }),
+        ),
+        ops::Dtype::U8 => (
+            Dtype::U8,
+            Box::new(|| {
+                let mut values = vec![0u8; tensor.len()];
+                model.backend.download(tensor, HostMut::U8(&mut values));
+                values
+            }),
+        ),
+        _ => (Dtype::F32, Box::new(|| model.backend.to_f32(tensor).iter().flat_map(|v| v.to_le_bytes()).collect())),
+    };
+    Outgoing { dtype, shape: tensor.shape().to_vec(), bytes }
+}
+
 /// Reads back what [`save_moments`] wrote, for the parameters present in `moments`.
+///
+/// # Errors
+/// A parameter without state, and one whose moments are stored in another form than those of `moments`.
 pub fn load_moments(
     model: &Model,
     moments: &mut Parameters<Option<Moments>>,
@@ -58,33 +89,53 @@ pub fn load_moments(
     let files = TensorFiles::open_files(dir, &[dir.join(OPTIMIZER_FILE)])?;
     for (spec, moments) in model.layout.specs.iter().zip(moments.iter_mut()) {
         let Some(moments) = moments else { continue };
-        let bytes = |suffix: &str, width: usize| {
-            let name = format!("{}.{suffix}", spec.name());
-            let Ok(stored) = files.tensor(&name) else {
-                return Err(CheckpointError::MissingMoments { path: dir.to_owned(), name: spec.name().to_owned() });
-            };
-            if stored.bytes.len() != spec.len() * width {
-                return Err(CheckpointError::Shape {
-                    path: dir.to_owned(),
-                    name,
-                    found: stored.shape.to_vec(),
-                    expected: spec.shape.clone(),
-                });
+        let stored = |suffix: &str| {
+            let missing = |_| CheckpointError::MissingMoments { path: dir.to_owned(), name: spec.name().to_owned() };
+            files.tensor(&format!("{}.{suffix}", spec.name())).map_err(missing)
+        };
+        let load = |suffix: &str, tensor: &mut Tensor| {
+            let StoredTensor { bytes, shape, .. } = stored(suffix)?;
+            overwrite(model, bytes, tensor).ok_or_else(|| CheckpointError::Shape {
+                path: dir.to_owned(),
+                name: format!("{}.{suffix}", spec.name()),
+                found: shape.to_vec(),
+                expected: tensor.shape().to_vec(),
+            })?;
+            Ok::<_, CheckpointError>(())
+        };
+        load("remainder", &mut moments.remainder)?;
+        for (suffix, scales_suffix, moment) in [("m", "m_scales", &mut moments.m), ("v", "v_scales", &mut moments.v)] {
+            let (is_8bit, expects_8bit) = (stored(suffix)?.dtype == Dtype::U8, moment.scales.is_some());
+            if is_8bit != expects_8bit {
+                let [found, expected] = [is_8bit, expects_8bit].map(|is| if is { "adamw_8bit" } else { "adamw" });
+                let (path, name) = (dir.to_owned(), spec.name().to_owned());
+                return Err(CheckpointError::MomentKind { path, name, found, expected });
             }
-            Ok(stored.bytes)
-        };
-        let remainder: Vec<i16> =
-            bytes("remainder", 2)?.as_chunks::<2>().0.iter().map(|b| i16::from_le_bytes(*b)).collect();
-        let floats = |suffix| {
-            let bytes = bytes(suffix, 4)?;
-            let values: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-            Ok::<_, CheckpointError>(model.backend.upload(Host::F32(&values), &spec.shape, ops::Dtype::F32))
-        };
-        moments.m = floats("m")?;
-        moments.v = floats("v")?;
-        moments.remainder = model.backend.upload(Host::I16(&remainder), &spec.shape, ops::Dtype::I16);
+            load(suffix, &mut moment.values)?;
+            if let Some(scales) = &mut moment.scales {
+                load(scales_suffix, scales)?;
+            }
+        }
     }
     Ok(())
+}
+
+/// Writes little-endian elements over a tensor's, where it has as many.
+fn overwrite(model: &Model, bytes: &[u8], tensor: &mut Tensor) -> Option<()> {
+    let floats: Vec<f32>;
+    let remainders: Vec<i16>;
+    let values = match tensor.dtype() {
+        ops::Dtype::I16 => {
+            remainders = bytes.as_chunks::<2>().0.iter().map(|b| i16::from_le_bytes(*b)).collect();
+            Host::I16(&remainders)
+        }
+        ops::Dtype::F32 => {
+            floats = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+            Host::F32(&floats)
+        }
+        _ => Host::U8(bytes),
+    };
+    (values.len() == tensor.len()).then(|| model.backend.overwrite(tensor, values))
 }
 
 /// The checkpoints of a run folder, `(step, folder)`, ascending; unfinished ones are not listed.

@@ -205,6 +205,7 @@ impl Buffers for Cpu {
             (Dtype::I16, HostMut::F64(to)) => convert(values::<i16>(tensor), to, f64::from),
             (Dtype::I32, HostMut::I32(to)) => to.copy_from_slice(values(tensor)),
             (Dtype::I32, HostMut::F64(to)) => convert(values::<i32>(tensor), to, f64::from),
+            (Dtype::U8, HostMut::U8(to)) => to.copy_from_slice(values(tensor)),
             (Dtype::U8, HostMut::I32(to)) => convert(values::<u8>(tensor), to, i32::from),
             (dtype, host) => panic!("download {tensor:?} of {dtype:?} to {host:?}"),
         }

@@ -115,6 +115,7 @@ impl Buffers for Cuda {
             (Dtype::F32, HostMut::Bf16(to)) => convert(&self.read(tensor), to, bf16::from_f32),
             (Dtype::I16, HostMut::I16(to)) => to.copy_from_slice(&self.read(tensor)),
             (Dtype::I32, HostMut::I32(to)) => to.copy_from_slice(&self.read(tensor)),
+            (Dtype::U8, HostMut::U8(to)) => to.copy_from_slice(&self.read(tensor)),
             (dtype, host) => panic!("download {tensor:?} of {dtype:?} to {host:?}"),
         }
     }

@@ -17,7 +17,7 @@ pub enum Dtype {
     I16,
     /// Indices.
     I32,
-    /// Pixels.
+    /// Pixels, and codes of moments (see [`super::adamw`]).
     U8,
 }
 
@@ -34,7 +34,7 @@ pub enum Host<'a> {
     I16(&'a [i16]),
     /// Indices.
     I32(&'a [i32]),
-    /// Pixels.
+    /// Pixels, codes.
     U8(&'a [u8]),
 }
 
@@ -70,6 +70,8 @@ pub enum HostMut<'a> {
     I16(&'a mut [i16]),
     /// Indices.
     I32(&'a mut [i32]),
+    /// Pixels, codes.
+    U8(&'a mut [u8]),
 }
 
 /// A backend's own memory behind a [`Tensor`]; the backend downcasts it. Memory goes back to the backend on drop.

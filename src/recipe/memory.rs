@@ -3,12 +3,14 @@
 use std::fmt;
 
 use super::Method;
+use super::optimizer::Optim;
 use super::plan::{Plan, PlanError};
 use crate::engine::EngineLimits;
 use crate::engine::decode::{RECORDINGS_MAX, padded_sequences};
 use crate::engine::kv_cache::KvCache;
 use crate::model::config::{Config, Family};
 use crate::model::parameters::{Layout, Part, Spec};
+use crate::ops::adamw::MOMENT_BLOCK;
 use crate::ops::attention::{Heads, PAGE_TOKENS};
 
 /// Most logits that are held at a time, in f32.
@@ -83,7 +85,13 @@ impl MemoryPlan {
         };
         add(Phase::Resident, "weights (bf16)", 2 * parameters, "take a smaller checkpoint as `model.path`");
         add(Phase::Resident, "master remainders (16 bits)", 2 * trained, freeze);
-        add(Phase::Resident, "moments (fp32)", 8 * trained, freeze);
+        let moments =
+            layout.specs.iter().filter(is_trained).map(|spec| moments_bytes(spec, recipe.optimizer.optim)).sum();
+        let (name, shrink) = match recipe.optimizer.optim {
+            Optim::Adamw => ("moments (fp32)", &*format!("set `optimizer.optim` to \"adamw_8bit\", or {freeze}")),
+            Optim::Adamw8bit => ("moments (8 bits)", freeze),
+        };
+        add(Phase::Resident, name, moments, shrink);
         if recipe.method == Method::Grpo {
             let reference = if recipe.grpo.beta > 0.0 { 2 * parameters } else { 0 };
             add(Phase::Resident, "reference (bf16)", reference, "set `grpo.beta` to 0");
@@ -190,6 +198,15 @@ pub fn readable_bytes(bytes: u128) -> String {
         0..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
         _ => format!("{:.2} GB", bytes as f64 / 1e9),
     }
+}
+
+/// Both moments of a parameter.
+fn moments_bytes(spec: &Spec, optim: Optim) -> u128 {
+    let each = match optim.is_8bit(spec.role) {
+        true => spec.len() + spec.len().div_ceil(MOMENT_BLOCK) * size_of::<f32>(),
+        false => spec.len() * size_of::<f32>(),
+    };
+    2 * each as u128
 }
 
 fn billions(count: u128) -> String {

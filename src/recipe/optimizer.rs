@@ -2,10 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::parameters::Role;
+
 /// Keys as in transformers' `TrainingArguments`.
 #[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OptimizerSettings {
+    /// How the moments are stored.
+    pub optim: Optim,
     /// Peak learning rate.
     pub learning_rate: f64,
     /// Course of the learning rate after the warm-up.
@@ -31,6 +35,7 @@ pub struct OptimizerSettings {
 impl Default for OptimizerSettings {
     fn default() -> OptimizerSettings {
         OptimizerSettings {
+            optim: Optim::Adamw,
             learning_rate: 1e-5,
             lr_scheduler_type: Schedule::Cosine,
             min_lr_rate: 0.1,
@@ -42,6 +47,24 @@ impl Default for OptimizerSettings {
             adam_epsilon: 1e-8,
             max_grad_norm: 1.0,
         }
+    }
+}
+
+/// AdamW by how it stores its moments.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Optim {
+    /// In f32.
+    Adamw,
+    /// Those of matrices in 8 bits (see [`crate::ops::adamw::Moment`]), those of norms and biases in f32.
+    #[serde(rename = "adamw_8bit")]
+    Adamw8bit,
+}
+
+impl Optim {
+    /// Whether a parameter's moments are stored in 8 bits.
+    pub fn is_8bit(self, role: Role) -> bool {
+        self == Optim::Adamw8bit && role == Role::Matrix
     }
 }
 

@@ -65,6 +65,7 @@ impl Buffers for Reference {
             (Memory::Float(from), HostMut::Bf16(to)) => convert(from, to, bf16::from_f64),
             (Memory::I16(from), HostMut::I16(to)) => to.copy_from_slice(from),
             (Memory::I32(from), HostMut::I32(to)) => to.copy_from_slice(from),
+            (Memory::U8(from), HostMut::U8(to)) => to.copy_from_slice(from),
             _ => panic!("download: {tensor:?} to other host values than its kind"),
         }
     }
@@ -139,10 +140,18 @@ pub fn i16s_mut(tensor: &mut Tensor) -> &mut [i16] {
     }
 }
 
-/// A pixel tensor's elements.
+/// A byte tensor's elements.
 pub fn u8s(tensor: &Tensor) -> &[u8] {
     match tensor.storage() {
         Memory::U8(values) => values,
-        _ => panic!("{tensor:?} where pixels are expected"),
+        _ => panic!("{tensor:?} where bytes are expected"),
+    }
+}
+
+/// A byte tensor's elements, to write.
+pub fn u8s_mut(tensor: &mut Tensor) -> &mut [u8] {
+    match tensor.storage_mut() {
+        Memory::U8(values) => values,
+        _ => panic!("other elements where bytes are expected"),
     }
 }

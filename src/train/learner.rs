@@ -7,7 +7,7 @@ use crate::checkpoint::{CheckpointError, resume};
 use crate::model::parameters::{Gradients, Parameters, Part, Role, Weights};
 use crate::model::vision::{ImageBatch, MergerSaved, TowerSaved};
 use crate::model::{Keep, Model};
-use crate::ops::adamw::AdamwStep;
+use crate::ops::adamw::{AdamwStep, Moment};
 use crate::ops::patch_embed::PixelScale;
 use crate::ops::{Dtype, Host, Tensor};
 use crate::recipe::LogprobKind;
@@ -92,10 +92,11 @@ impl Learner {
     /// Takes the weights.
     pub fn new(model: Model, weights: Weights, settings: LearnerSettings) -> Learner {
         let moments = Parameters::from_layout(&model.layout, |spec| {
+            let zeros = if settings.optimizer.optim.is_8bit(spec.role) { Moment::zeros_8bit } else { Moment::zeros };
             settings.is_trained(spec.part).then(|| resume::Moments {
                 remainder: model.backend.zeros(&spec.shape, Dtype::I16),
-                m: model.backend.zeros(&spec.shape, Dtype::F32),
-                v: model.backend.zeros(&spec.shape, Dtype::F32),
+                m: zeros(&*model.backend, &spec.shape),
+                v: zeros(&*model.backend, &spec.shape),
             })
         });
         Learner { model, weights, gradients: None, moments, updates: 0, settings }

@@ -48,7 +48,7 @@ impl Owners {
         let backend = &*learner.model().backend;
         let moments = || learner.moments().iter().flatten();
         self.add(backend, "master remainders", moments().map(|of| &of.remainder), ["", "read, written"]);
-        self.add(backend, "moments", moments().flat_map(|of| [&of.m, &of.v]), ["", "read, written"]);
+        self.add(backend, "moments", moments().flat_map(|of| of.tensors()), ["", "read, written"]);
         let gradients = learner.gradients().into_iter().flat_map(Parameters::iter).flatten();
         self.add(backend, "gradients", gradients, ["gone", "read, written"]);
         let in_update = addresses(backend, learner.weights());

@@ -282,7 +282,7 @@ fn a_plan_is_what_a_run_holds() {
         &[],
         &["model.activation_recompute=true"],
         &["training.micro_batch_tokens=16384", "engine.prefill_chunk_tokens=8192"],
-        &["model.freeze_vision_tower=false", "model.freeze_merger=false"],
+        &["model.freeze_vision_tower=false", "model.freeze_merger=false", "optimizer.optim=\"adamw_8bit\""],
     ];
     for config in [QWEN_2_5_VL_7B, QWEN_2_VL_2B] {
         place.write("model/config.json", config);

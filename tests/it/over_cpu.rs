@@ -35,7 +35,7 @@ macro_rules! over_cpu {
     ($backend:ty, $($named:ident),+) => {
         $($crate::over_cpu::over_cpu! { @$named $backend })+
         const _: () = {
-            use thyme_engine::ops::adamw::{Adamw, AdamwStep};
+            use thyme_engine::ops::adamw::{Adamw, AdamwStep, Moment};
             use thyme_engine::ops::attention::{Attention, Heads, Keys, Packed};
             use thyme_engine::ops::copy_pages::CopyPages;
             use thyme_engine::ops::embedding::{Embedding, ImageRows};
@@ -122,7 +122,7 @@ macro_rules! over_cpu {
                 }
                 Adamw {
                     fn adamw(
-                        w: &mut Tensor, remainder: &mut Tensor, m: &mut Tensor, v: &mut Tensor, dw: &Tensor, step: &AdamwStep
+                        w: &mut Tensor, remainder: &mut Tensor, m: &mut Moment, v: &mut Moment, dw: &Tensor, step: &AdamwStep
                     );
                 }
                 CopyPages {

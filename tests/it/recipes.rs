@@ -95,6 +95,7 @@ fn settings_change_single_keys_and_are_checked_as_files_are() {
         &["--set training.max_steps=three", "\"three\"", "u64"],
     );
     assert_names(&refusal(&recipe, &["max_steps"]), &["--set max_steps", "key=value"]);
+    assert_names(&refusal(&recipe, &["optimizer.optim=adamw_8bits"]), &["adamw_8bits", "did you mean `adamw_8bit`?"]);
     assert_names(&refusal(&recipe, &["=3"]), &["--set =3"]);
     assert_names(&refusal(&recipe, &["a b=3"]), &["--set a b=3"]);
 }
@@ -247,6 +248,14 @@ fn the_plan_of_a_7b_adds_up_to_its_published_size() {
     let refused = whole.check(100 << 30).unwrap_err().to_string();
     assert_names(&refused, &["107.37 GB are available", "moments", "66.34 GB", "model.path"]);
     whole.check(u64::MAX).unwrap();
+
+    let whole_8bit = ["model.freeze_vision_tower=false", "model.freeze_merger=false", "optimizer.optim=adamw_8bit"];
+    let eight_bit = memory(&recipe, &whole_8bit);
+    // Per element two codes, and two scales of 4 bytes for 256; norms and biases are too few to show.
+    let share = bytes(&eight_bit, "moments (8 bits)") as f64 / 8_292_166_656.0;
+    assert!((share - (2.0 + 8.0 / 256.0)).abs() < 0.002, "{share} bytes of moments an element");
+    assert_eq!(bytes(&whole, "moments (fp32)") + bytes(&eight_bit, "moments (fp32)"), 8 * 8_292_166_656);
+    assert_names(&refused, &["`optimizer.optim` to \"adamw_8bit\""]);
 
     let frozen = memory(&recipe, &[]);
     assert!(frozen.trained < whole.trained && bytes(&frozen, "moments") < bytes(&whole, "moments"));

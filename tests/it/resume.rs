@@ -258,6 +258,33 @@ fn a_checkpoint_that_cannot_be_written_leaves_the_older_one_and_no_debris() {
 }
 
 #[test]
+fn moments_in_8_bits_go_on_to_the_same_bits_and_only_under_the_same_key() {
+    let settings = |steps| {
+        let constant = "optimizer.lr_scheduler_type=constant"; // or the steps to come would change those that were taken
+        ["--set", "optimizer.optim=adamw_8bit", "--set", constant, "--set", steps]
+    };
+    let (calm, resumed) = (Workplace::new(), Workplace::new());
+    succeed(train(&calm.sft(DEMONSTRATIONS), &settings("training.max_steps=4")));
+    let recipe = resumed.sft(DEMONSTRATIONS);
+    let run = resumed.path("runs/run");
+    succeed(train(&recipe, &settings("training.max_steps=2")));
+    let bytes = |name| std::fs::metadata(checkpoint(&run, 2).join(name)).unwrap().len();
+    assert!(bytes("optimizer.safetensors") < 3 * bytes("model.safetensors"), "a remainder of 2 bytes and two codes");
+
+    let refused = refuse(train(&recipe, &["--resume"]));
+    for part in ["`optimizer.optim = \"adamw_8bit\"`", "the recipe says \"adamw\"", "go on with", "`model.path`"] {
+        assert!(refused.contains(part), "{part:?} is not in {refused}");
+    }
+    let said = succeed(train(&recipe, &[&settings("training.max_steps=4")[..], &["--resume"]].concat()));
+    assert!(said.contains("resumed after step 2"));
+    assert_same_run(&calm.path("runs/run"), &run, 4);
+
+    succeed(train(&recipe, &["--overwrite", "--set", "training.max_steps=1"]));
+    let refused = refuse(train(&recipe, &[&settings("training.max_steps=2")[..], &["--resume"]].concat()));
+    assert!(refused.contains("`optimizer.optim = \"adamw\"`") && refused.contains("\"adamw_8bit\""), "{refused}");
+}
+
+#[test]
 fn resuming_under_other_frozen_parts_says_what_to_do() {
     let place = Workplace::new();
     let recipe = place.sft(DEMONSTRATIONS);

@@ -9,7 +9,7 @@ use thyme_engine::cuda::Cuda;
 use thyme_engine::cuda::device::simt::{Simt, SimtOptions};
 use thyme_engine::cuda::device::{Argument, Device, DeviceError, Launch, Span};
 use thyme_engine::cuda::kernels::{self, Parameter};
-use thyme_engine::ops::adamw::AdamwStep;
+use thyme_engine::ops::adamw::{AdamwStep, Moment};
 use thyme_engine::ops::attention::{Heads, Keys, PAGE_TOKENS};
 use thyme_engine::ops::sample::Draw;
 use thyme_engine::ops::{Backend, Dtype};
@@ -150,8 +150,7 @@ fn forward_only(cuda: &Cuda) {
     };
     backend.sample(&logits, &[draw]);
 
-    let mut state = [Dtype::Bf16, Dtype::I16, Dtype::F32, Dtype::F32].map(|dtype| backend.zeros(&[3], dtype));
-    let [w, remainder, m, v] = &mut state;
+    let [mut w, mut remainder] = [Dtype::Bf16, Dtype::I16].map(|dtype| backend.zeros(&[3], dtype));
     let step = AdamwStep {
         learning_rate: 1.0,
         beta1: 0.9,
@@ -162,7 +161,10 @@ fn forward_only(cuda: &Cuda) {
         gradient_scale: 1.0,
     };
     let gradient = backend.zeros(&[3], Dtype::F32);
-    backend.adamw(w, remainder, m, v, &gradient, &step);
+    for zeros in [Moment::zeros, Moment::zeros_8bit] {
+        let [mut m, mut v] = [zeros(backend, &[3]), zeros(backend, &[3])];
+        backend.adamw(&mut w, &mut remainder, &mut m, &mut v, &gradient, &step);
+    }
     backend.sum_of_squares(&gradient);
     let mut sum = backend.zeros(&[1, 3], Dtype::Activation);
     backend.add(&mut sum, &backend.zeros(&[1, 3], Dtype::Activation));
