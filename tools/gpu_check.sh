@@ -17,6 +17,8 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 packed=target/gpu_check
+# Seconds after which all pieces are over.
+DEADLINE=530
 
 pack() {
     THYME_NVCC=$(tools/setup_nvcc.sh) || exit 1
@@ -37,8 +39,14 @@ print([line["executable"] for line in lines if line.get("executable") and line["
 }
 
 piece() { # piece NAME SECONDS COMMAND...: runs it, keeps what it says, remembers how it went
-    local name=$1 seconds=$2 begin=$SECONDS verdict=ok
+    local name=$1 seconds=$2 begin=$SECONDS verdict=ok left=$((DEADLINE - SECONDS))
     shift 2
+    if [ "$left" -lt 10 ]; then
+        summary+=("$(printf '%-12s NO TIME LEFT; run it by name' "$name")")
+        failed=1
+        return
+    fi
+    [ "$left" -lt "$seconds" ] && seconds=$left
     printf '\n== %s: %s\n' "$name" "$*"
     timeout "$seconds" "$@" >"$out/$name.txt" 2>&1 || { verdict="FAILED ($?)"; failed=1; }
     tail -n 25 "$out/$name.txt"
@@ -90,7 +98,7 @@ large() {
         read -ra settings <<<"$attempt"
         cp "$root/recipes/large/${settings[0]}.json" large/config.json
         settings=("${settings[@]/#/--set=}")
-        settings=(--set=optimizer.optim=adamw_8bit "${settings[@]:1}" --device "$DEVICE")
+        settings=("${settings[@]:1}" --device "$DEVICE")
         say_and_time "$thyme" train "$recipe" "${settings[@]}" --dry-run || continue
         say_and_time "$thyme" train "$recipe" "${settings[@]}" && cat runs/large/metrics.jsonl
         return
