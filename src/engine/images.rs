@@ -1,8 +1,8 @@
-//! The vision tower's output for each image in use: computed once, shared by the sequences of a group and, where the tower is
-//! frozen, by training.
+//! The vision tower's output for each image, by its content: computed once, shared by the sequences of a group, by requests that show
+//! the same picture and, where the tower is frozen, by training.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crate::model::Model;
 use crate::model::parameters::Weights;
@@ -11,32 +11,56 @@ use crate::ops::Tensor;
 use crate::ops::patch_embed::PixelScale;
 use crate::prompt::PreparedImage;
 
-/// Encoded images by identity.
+/// Image tokens that are kept for pictures that nobody holds any more: they may come again.
+pub const IDLE_TOKENS_MAX: usize = 1 << 14;
+
+/// Encoded images by digest.
 #[derive(Debug, Default)]
 pub struct EncodedImages {
-    /// Address of the image -> the image (so that the address stays its own) and the tower's units.
-    encoded: BTreeMap<usize, (Arc<PreparedImage>, Arc<Tensor>)>,
+    encoded: BTreeMap<u128, Encoded>,
+    /// Uses that there ever were.
+    uses: u64,
+    /// Images that were encoded, and that were found encoded.
+    counts: [u64; 2],
+}
+
+#[derive(Debug)]
+struct Encoded {
+    units: Arc<Tensor>,
+    /// Whoever showed it last may hold it yet.
+    image: Weak<PreparedImage>,
+    used: u64,
 }
 
 impl EncodedImages {
-    /// The units of an image that was encoded, and held by somebody, since the last [`EncodedImages::clear`].
-    pub fn units(&self, image: &Arc<PreparedImage>) -> Option<Arc<Tensor>> {
-        self.encoded.get(&address(image)).map(|(_, units)| units.clone())
+    /// The units of an image that was encoded since the last [`EncodedImages::clear`], and is in use or was among the last.
+    pub fn units(&self, image: &PreparedImage) -> Option<Arc<Tensor>> {
+        self.encoded.get(&image.digest).map(|encoded| encoded.units.clone())
     }
 
-    /// Encodes those of `images` that are new, all in one pass. Room is made for them: what nobody else holds any more is forgotten.
+    /// How many images were encoded, and how many were found encoded when they were first shown to a step.
+    pub fn counts(&self) -> [u64; 2] {
+        self.counts
+    }
+
+    /// Encodes those of `images` that are new, all in one pass. Of those that nobody holds any more, the last used stay.
     pub fn encode(&mut self, model: &Model, weights: &Weights, images: &[Arc<PreparedImage>], scale: PixelScale) {
+        self.uses += 1;
         let mut new: Vec<&Arc<PreparedImage>> = Vec::new();
         for image in images {
-            let is_known = self.encoded.contains_key(&address(image));
-            if !is_known && !new.iter().any(|other| Arc::ptr_eq(other, image)) {
+            if let Some(encoded) = self.encoded.get_mut(&image.digest) {
+                let is_another = !std::ptr::eq(encoded.image.as_ptr(), Arc::as_ptr(image));
+                self.counts[1] += u64::from(is_another);
+                (encoded.used, encoded.image) = (self.uses, Arc::downgrade(image));
+            } else if !new.iter().any(|other| other.digest == image.digest) {
                 new.push(image);
             }
         }
         if new.is_empty() {
             return;
         }
-        self.encoded.retain(|_, (image, _)| Arc::strong_count(image) > 1);
+        self.counts[0] += new.len() as u64;
+        self.forget_idle();
         let batch = new.iter().map(|image| (image.patches.as_slice(), image.grid)).collect();
         let (units, _) = model.tower_forward(weights, &ImageBatch { images: batch, scale }, false);
         let mut first = 0;
@@ -44,8 +68,25 @@ impl EncodedImages {
             let rows = image.grid.tokens(model.config.vision.merge) as i32;
             let index: Vec<i32> = (first..first + rows).collect();
             first += rows;
-            let own = model.backend.gather_rows(&units, &model.backend.indices(&index));
-            self.encoded.insert(address(image), (image.clone(), Arc::new(own)));
+            let own = Arc::new(model.backend.gather_rows(&units, &model.backend.indices(&index)));
+            let encoded = Encoded { units: own, image: Arc::downgrade(image), used: self.uses };
+            self.encoded.insert(image.digest, encoded);
+        }
+    }
+
+    /// Of the images that nobody holds, forgets those that were not used for longest, until few tokens are left.
+    fn forget_idle(&mut self) {
+        let idle = self.encoded.iter().filter(|(_, encoded)| encoded.image.strong_count() == 0);
+        let mut idle: Vec<(u64, u128, usize)> =
+            idle.map(|(digest, encoded)| (encoded.used, *digest, encoded.units.rows())).collect();
+        idle.sort_unstable();
+        let mut tokens: usize = idle.iter().map(|(.., tokens)| tokens).sum();
+        for (_, digest, own) in idle {
+            if tokens <= IDLE_TOKENS_MAX {
+                break;
+            }
+            self.encoded.remove(&digest);
+            tokens -= own;
         }
     }
 
@@ -53,8 +94,4 @@ impl EncodedImages {
     pub fn clear(&mut self) {
         self.encoded.clear();
     }
-}
-
-fn address(image: &Arc<PreparedImage>) -> usize {
-    Arc::as_ptr(image) as usize
 }

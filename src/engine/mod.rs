@@ -4,6 +4,7 @@
 pub mod decode;
 pub mod images;
 pub mod kv_cache;
+pub mod prefix;
 pub mod request;
 pub mod sampling;
 pub mod scheduler;
@@ -45,8 +46,21 @@ pub struct EngineLimits {
 struct Group {
     /// Those still open, ascending.
     members: Vec<u64>,
-    /// Pages kept for what is common to all of them.
-    shared: usize,
+}
+
+/// What an engine did so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Statistics {
+    /// Times that a sequence gave its pages up to another.
+    pub preemptions: u64,
+    /// Tokens of the sequences that began, or began anew.
+    pub begun_tokens: u64,
+    /// Of these, tokens whose keys and values were found.
+    pub found_tokens: u64,
+    /// Images that went through the vision tower.
+    pub encoded_images: u64,
+    /// Images that had been through it when they were shown again.
+    pub found_images: u64,
 }
 
 /// Open sequences and their pages.
@@ -60,8 +74,9 @@ pub struct Engine {
     groups: BTreeMap<u64, Group>,
     /// Groups opened so far; numbers the next.
     groups_opened: u64,
-    /// Pages kept for open sequences and groups.
-    reserved: usize,
+    /// Sequences opened so far.
+    opened: u64,
+    statistics: Statistics,
     images: EncodedImages,
     /// Version of the weights that filled the pages.
     version: u64,
@@ -79,7 +94,8 @@ impl Engine {
             sequences: BTreeMap::new(),
             groups: BTreeMap::new(),
             groups_opened: 0,
-            reserved: 0,
+            opened: 0,
+            statistics: Statistics::default(),
             images: EncodedImages::default(),
             version: 0,
         }
@@ -107,18 +123,24 @@ impl Engine {
         self.cache.layers()
     }
 
-    /// Pages that nobody holds, and pages in all.
+    /// Pages that no sequence holds, and pages in all.
     pub fn pages(&mut self) -> (usize, usize) {
         let pool = self.cache.pool();
-        (pool.free(), pool.capacity())
+        (pool.available(), pool.capacity())
     }
 
-    /// Opens a group of sequences on one prompt, which is computed once.
+    /// What was done so far.
+    pub fn statistics(&self) -> Statistics {
+        let [encoded_images, found_images] = self.images.counts();
+        Statistics { encoded_images, found_images, ..self.statistics }
+    }
+
+    /// Opens a group of sequences on one prompt, which is computed once. They begin when there are pages for them.
     ///
     /// # Errors
-    /// [`GeneratorError::Full`] while others hold the pages that it may need, [`GeneratorError::EmptyPrompt`] if there is nothing to go
-    /// on from, [`GeneratorError::TooLong`] if the prompt is longer than the model's context, [`GeneratorError::NeverFits`] if the pages
-    /// do not suffice even for this group alone.
+    /// [`GeneratorError::Full`] while as many are open as may be, [`GeneratorError::EmptyPrompt`] if there is nothing to go on from,
+    /// [`GeneratorError::TooLong`] if the prompt is longer than the model's context, [`GeneratorError::NeverFits`] if the pages do not
+    /// suffice even for one of them alone.
     pub fn open(&mut self, opening: &Opening) -> Result<(), GeneratorError> {
         let (prompt, total) = (opening.token_ids.len(), opening.stops.total_tokens);
         let context = self.model.config.context_tokens;
@@ -128,38 +150,28 @@ impl Engine {
         if prompt + 1 > context {
             return Err(GeneratorError::TooLong { needed: prompt + 1, limit: context });
         }
-        // Every sequence computes the prompt's last token for itself: its first draw starts from there.
-        let shared = (prompt - 1) / PAGE_TOKENS;
-        let longest = (prompt + total).min(context);
-        let own = longest.div_ceil(PAGE_TOKENS) - shared;
-        let needed = shared + own * opening.sequences.len();
-        if needed > self.limits.pages {
-            return Err(GeneratorError::NeverFits {
-                sequences: opening.sequences.len(),
-                prompt,
-                tokens: longest - prompt,
-                needed,
-                pages: self.limits.pages,
-            });
+        let longest = prompt.saturating_add(total).min(context);
+        let (needed, pages) = (longest.div_ceil(PAGE_TOKENS), self.limits.pages);
+        if needed > pages {
+            return Err(GeneratorError::NeverFits { prompt, tokens: longest - prompt, needed, pages });
         }
         let open = self.sequences.len();
-        let is_crowded = open > 0 && open + opening.sequences.len() > self.limits.sequences;
-        if is_crowded || self.reserved + needed > self.limits.pages {
+        if open > 0 && open + opening.sequences.len() > self.limits.sequences {
             return Err(GeneratorError::Full);
         }
         let number = self.groups_opened;
         let mut members = opening.sequences.clone();
         members.sort_unstable();
         for &member in &members {
-            let sequence = Sequence::open(opening, member, &self.model.config, (number, own))
+            let sequence = Sequence::open(opening, member, &self.model.config, (number, self.opened))
                 .map_err(|e| GeneratorError::Failed(Box::new(e)))?;
             let replaced = self.sequences.insert(member, sequence);
             assert!(replaced.is_none(), "sequence {member} was opened twice");
+            self.opened += 1;
         }
         if !members.is_empty() {
-            self.groups.insert(number, Group { members, shared });
+            self.groups.insert(number, Group { members });
             self.groups_opened += 1;
-            self.reserved += needed;
         }
         Ok(())
     }
@@ -182,7 +194,6 @@ impl Engine {
     /// Forgets a sequence and frees what it alone held.
     pub fn close(&mut self, number: u64) {
         let Some(mut sequence) = self.sequences.remove(&number) else { return };
-        self.reserved -= sequence.reserved;
         let group = self.groups.get_mut(&sequence.group).expect("a sequence's group is open");
         group.members.retain(|&member| member != number);
         if sequence.prompt_role == PromptRole::Leads {
@@ -195,7 +206,6 @@ impl Engine {
         }
         self.cache.pool().release(&mut sequence.table);
         if group.members.is_empty() {
-            self.reserved -= group.shared;
             self.groups.remove(&sequence.group);
         }
     }
@@ -207,12 +217,20 @@ impl Engine {
     pub fn step(&mut self, weights: &Weights) -> Result<Vec<Event>, GeneratorError> {
         self.forget_other_version(weights.version);
         self.share_prompts();
-        let chunks = schedule(&self.sequences, self.limits.prefill_chunk_tokens);
-        if chunks.is_empty() {
+        let pass = schedule(&mut self.sequences, &mut self.cache, self.limits.prefill_chunk_tokens);
+        self.statistics.preemptions += pass.preempted as u64;
+        self.statistics.begun_tokens += pass.begun_tokens as u64;
+        self.statistics.found_tokens += pass.found_tokens as u64;
+        if pass.chunks.is_empty() {
             return Ok(Vec::new());
         }
-        let drawn = self.compute(weights, &chunks);
-        Ok(self.accept(&chunks, &drawn))
+        let drawn = self.compute(weights, &pass.chunks);
+        for chunk in &pass.chunks {
+            let sequence = self.sequences.get_mut(&chunk.sequence).expect("scheduled sequences are open");
+            sequence.computed = chunk.tokens.end;
+            sequence.keep_full_pages(self.cache.pool());
+        }
+        Ok(self.accept(&pass.chunks, &drawn))
     }
 
     /// Keys, values and images of other weights are void: sequences compute theirs again.
@@ -223,12 +241,13 @@ impl Engine {
         self.version = version;
         self.images.clear();
         for sequence in self.sequences.values_mut() {
-            self.cache.pool().release(&mut sequence.table);
-            sequence.computed = 0;
+            sequence.release(self.cache.pool());
         }
+        self.cache.pool().forget();
     }
 
-    /// In each group one sequence computes the common prompt but for its last token; there the others fork off.
+    /// In each group one sequence computes the common prompt but for its last token; there the others fork off. Those that have drawn
+    /// already, and lost their pages, find more of what they had by themselves.
     fn share_prompts(&mut self) {
         for group in self.groups.values() {
             let is_candidate = |member: &&u64| {
@@ -246,7 +265,8 @@ impl Engine {
             for &member in group.members.iter().filter(|&&member| member != leader) {
                 let sequence = &self.sequences[&member];
                 let lacks = common > 0 && sequence.computed == 0 && !sequence.is_stopped();
-                let forked = (lacks && is_ready)
+                let can_fork = is_ready && sequence.completion_tokens() == 0 && self.cache.pool().available() > 0;
+                let forked = (lacks && can_fork)
                     .then(|| self.cache.pool().share(&self.sequences[&leader].table, common.div_ceil(PAGE_TOKENS)));
                 let sequence = self.sequences.get_mut(&member).expect("members are open");
                 sequence.prompt_role = if lacks && !is_ready { PromptRole::Waits } else { PromptRole::Alone };
@@ -265,9 +285,6 @@ impl Engine {
     fn compute(&mut self, weights: &Weights, chunks: &[Chunk]) -> Vec<Drawn> {
         let images = self.image_rows(weights, chunks);
         let batch = self.batch(chunks, images.as_ref().map(|(_, places)| places.as_slice()));
-        for chunk in chunks {
-            self.sequence_mut(chunk.sequence).computed = chunk.tokens.end;
-        }
         let draws = draws(&self.sequences, chunks);
         let is_decoding = images.is_none() && chunks.iter().all(|chunk| chunk.draws && chunk.tokens.len() == 1);
         if is_decoding && let Some(logits) = self.decoder.forward(&self.model, weights, &batch, &mut self.cache) {
@@ -311,12 +328,11 @@ impl Engine {
         Some((self.model.merger_forward(weights, &units).0, places))
     }
 
-    fn batch(&mut self, chunks: &[Chunk], images: Option<&[ImagePlace]>) -> Batch {
+    fn batch(&self, chunks: &[Chunk], images: Option<&[ImagePlace]>) -> Batch {
         let mut batch = Batch { bounds: vec![0], rows: Some(Vec::new()), ..Batch::default() };
         let mut pages = BatchPages::default();
         for chunk in chunks {
-            let sequence = self.sequences.get_mut(&chunk.sequence).expect("scheduled sequences are open");
-            self.cache.make_writable(&mut sequence.table, chunk.tokens.start, chunk.tokens.end);
+            let sequence = &self.sequences[&chunk.sequence];
             batch.ids.extend(&sequence.ids[chunk.tokens.clone()]);
             batch.positions.extend(&sequence.positions[chunk.tokens.clone()]);
             batch.bounds.push(batch.ids.len());
@@ -357,10 +373,6 @@ impl Engine {
             events.extend(reason.map(|reason| Event::Stopped { sequence: chunk.sequence, reason }));
         }
         events
-    }
-
-    fn sequence_mut(&mut self, number: u64) -> &mut Sequence {
-        self.sequences.get_mut(&number).expect("scheduled sequences are open")
     }
 }
 

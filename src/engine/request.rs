@@ -148,20 +148,17 @@ pub enum GeneratorError {
         /// Tokens possible.
         limit: usize,
     },
-    /// The group needs more pages than the engine has, even alone.
+    /// A sequence needs more pages than the engine has, even alone.
     #[error(
-        "a group of {sequences} sequences of up to {tokens} tokens after a prompt of {prompt} needs {needed} pages of {PAGE_TOKENS} \
-         tokens, and the engine has {pages}; lower num_generations, max_total_tokens or max_pixels, or give the engine more memory \
-         for pages (kv_cache_bytes)"
+        "a sequence of up to {tokens} tokens after a prompt of {prompt} needs {needed} pages of {PAGE_TOKENS} tokens, and the engine has \
+         {pages}; lower max_total_tokens or max_pixels, or give the engine more memory for pages (kv_cache_bytes)"
     )]
     NeverFits {
-        /// Sequences in the group.
-        sequences: usize,
         /// Tokens of the prompt.
         prompt: usize,
-        /// Tokens that each sequence may add to it.
+        /// Tokens that it may add to it.
         tokens: usize,
-        /// Pages that the group needs.
+        /// Pages that it needs.
         needed: usize,
         /// Pages in all.
         pages: usize,

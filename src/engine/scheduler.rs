@@ -1,11 +1,13 @@
-//! Which tokens of which sequences the next forward takes.
+//! Which tokens of which sequences the next forward takes, and who has to give pages up for it.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::sequence::{PromptRole, Sequence};
+use super::kv_cache::KvCache;
+use super::sequence::Sequence;
 
-/// A run of one sequence's tokens to compute.
+/// A run of one sequence's tokens to compute; its pages are there.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Chunk {
     /// Whose.
@@ -16,27 +18,100 @@ pub struct Chunk {
     pub draws: bool,
 }
 
-/// Every decoding sequence's one token, and prompt and observation tokens of the others, at most `prefill_tokens` of these.
+/// Open sequences by number.
+type Sequences = BTreeMap<u64, Sequence>;
+
+/// One pass over all sequences, the earliest opened first: every decoding sequence's one token, and prompt and observation tokens of the
+/// others, at most `prefill_tokens` of these.
 ///
-/// A sequence that others wait for stops one token before the end of its prompt, where they fork off.
-pub fn schedule(sequences: &BTreeMap<u64, Sequence>, prefill_tokens: usize) -> Vec<Chunk> {
-    let mut budget = prefill_tokens;
-    let mut chunks = Vec::new();
-    for (&number, sequence) in sequences.iter().filter(|(_, sequence)| sequence.is_running()) {
-        let end = match sequence.prompt_role {
-            PromptRole::Leads => sequence.prompt_tokens() - 1,
-            PromptRole::Alone | PromptRole::Waits => sequence.ids.len(),
-        };
-        let wanted = end - sequence.computed;
-        let granted = if wanted == 1 { 1 } else { wanted.min(budget) };
-        if granted == 0 {
+/// A sequence without pages gets some if there are enough for what it computes now, and one for each that runs already: they will soon
+/// want them. It begins behind what others left of the same beginning. Nobody overtakes one that has to wait, so that each has its turn.
+/// A sequence that has pages takes more of them from others where none is left: from those that wait for a tool, and then from those that
+/// were opened later, the latest first. They compute theirs again when there is room, to the same bits. The earliest always goes on. Where
+/// nothing else could be computed, one that begins takes pages from those that wait for a tool.
+pub fn schedule(sequences: &mut Sequences, cache: &mut KvCache, prefill_tokens: usize) -> Schedule {
+    let mut schedule = Schedule::default();
+    let (mut budget, mut may_begin) = (prefill_tokens, true);
+    let mut order: Vec<u64> = sequences.keys().copied().collect();
+    order.sort_by_key(|number| sequences[number].opened);
+    for number in order {
+        let sequence = sequences.get_mut(&number).expect("numbers are of open sequences");
+        let is_begun = sequence.has_pages();
+        let may_compute = budget > 0 || (is_begun && sequence.to_compute() == 1);
+        if !sequence.is_running() || !may_compute || !(is_begun || may_begin) {
             continue;
         }
-        if wanted > 1 {
-            budget -= granted;
+        if !is_begun {
+            sequence.find_prefix(cache.pool());
         }
-        let tokens = sequence.computed..sequence.computed + granted;
-        chunks.push(Chunk { sequence: number, draws: tokens.end == sequence.ids.len(), tokens });
+        let tokens = match sequence.to_compute() {
+            decoding @ (0 | 1) => decoding,
+            waiting => waiting.min(budget),
+        };
+        let tokens = sequence.computed..sequence.computed + tokens;
+        let spare = if is_begun { 0 } else { schedule.chunks.len() };
+        let gives: Giving = match (is_begun, schedule.chunks.is_empty()) {
+            (true, _) => |giver, taker| giver.is_stopped() || giver.opened > taker,
+            (false, true) => |giver, _| giver.is_stopped(),
+            (false, false) => |_, _| false,
+        };
+        let has_room = make_room(sequences, cache, (number, &tokens), spare, gives, &mut schedule.preempted);
+        let sequence = sequences.get_mut(&number).expect("numbers are of open sequences");
+        if !has_room {
+            schedule.preempted += usize::from(is_begun);
+            sequence.release(cache.pool());
+        }
+        may_begin &= has_room && schedule.preempted == 0;
+        if !has_room || tokens.is_empty() {
+            continue;
+        }
+        if !is_begun {
+            schedule.begun_tokens += sequence.ids.len();
+            schedule.found_tokens += sequence.computed;
+        }
+        budget -= if tokens.len() > 1 { tokens.len() } else { 0 };
+        cache.make_writable(&mut sequence.table, tokens.start, tokens.end);
+        schedule.chunks.push(Chunk { sequence: number, draws: tokens.end == sequence.ids.len(), tokens });
     }
-    chunks
+    schedule
+}
+
+/// What a pass decided.
+#[derive(Default, Debug)]
+pub struct Schedule {
+    /// What is computed now, the earliest opened sequence first.
+    pub chunks: Vec<Chunk>,
+    /// Sequences that lost their pages.
+    pub preempted: usize,
+    /// Tokens of the sequences that began.
+    pub begun_tokens: usize,
+    /// Of these, tokens that were found computed.
+    pub found_tokens: usize,
+}
+
+/// Whether a sequence gives its pages up to one that was opened as the given number.
+type Giving = fn(&Sequence, u64) -> bool;
+
+/// Takes pages from others that give them until there are enough for tokens of a sequence, and `spare` ones; false if that cannot be.
+fn make_room(
+    sequences: &mut Sequences,
+    cache: &mut KvCache,
+    (number, tokens): (u64, &Range<usize>),
+    spare: usize,
+    gives: Giving,
+    preempted: &mut usize,
+) -> bool {
+    let opened = sequences[&number].opened;
+    loop {
+        // What others hold in common with it, they no longer do once they give it up.
+        let needed = cache.pool().needed(&sequences[&number].table, tokens.start, tokens.end);
+        if cache.pool().available() >= needed + spare {
+            return true;
+        }
+        let givers = sequences.iter_mut().filter(|(other, giver)| **other != number && giver.has_pages());
+        let givers = givers.map(|(_, giver)| giver).filter(|giver| gives(giver, opened));
+        let Some(giver) = givers.min_by_key(|giver| (!giver.is_stopped(), Reverse(giver.opened))) else { return false };
+        giver.release(cache.pool());
+        *preempted += 1;
+    }
 }

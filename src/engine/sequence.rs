@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use super::kv_cache::PageTable;
+use super::kv_cache::{PagePool, PageTable};
+use super::prefix::Block;
 use super::request::{Opening, Sampled, StopReason, Stops};
 use super::sampling::Sampler;
 use super::sampling::adaptive_temperature::AdaptiveState;
 use super::sampling::stop::StopMatcher;
 use crate::model::config::Config;
+use crate::ops::attention::PAGE_TOKENS;
 use crate::prompt::positions::PositionError;
 use crate::prompt::{Grid, PositionCursor, PreparedImage};
 
@@ -28,8 +30,8 @@ pub struct Sequence {
     pub prompt_role: PromptRole,
     /// The group that it was opened in.
     pub group: u64,
-    /// Pages kept for it alone.
-    pub reserved: usize,
+    /// How many sequences were opened before it.
+    pub opened: u64,
     pub(super) sampler: Sampler,
     cursor: PositionCursor,
     matcher: StopMatcher,
@@ -67,7 +69,7 @@ impl Sequence {
         opening: &Opening,
         number: u64,
         config: &Config,
-        (group, reserved): (u64, usize),
+        (group, opened): (u64, u64),
     ) -> Result<Sequence, PositionError> {
         let adaptive = opening.adaptive.clone().map(AdaptiveState::new);
         let mut sequence = Sequence {
@@ -78,7 +80,7 @@ impl Sequence {
             images: Vec::new(),
             prompt_role: PromptRole::Alone,
             group,
-            reserved,
+            opened,
             sampler: Sampler::new(&opening.sampling, adaptive, opening.seed, number, config.vocab),
             cursor: PositionCursor::new(config.vision.merge, config.image_pad),
             matcher: StopMatcher::default(),
@@ -154,6 +156,59 @@ impl Sequence {
         };
         self.is_running = reason.is_none();
         reason
+    }
+
+    /// Tokens that the next forward could compute.
+    pub fn to_compute(&self) -> usize {
+        let end = match self.prompt_role {
+            PromptRole::Leads => self.prompt_tokens - 1,
+            PromptRole::Alone | PromptRole::Waits => self.ids.len(),
+        };
+        end - self.computed.min(end)
+    }
+
+    /// Whether it takes up pages.
+    pub fn has_pages(&self) -> bool {
+        !self.table.pages().is_empty()
+    }
+
+    /// Takes the pages of what others computed of its beginning, all but the last token at most: the next is drawn from there.
+    pub fn find_prefix(&mut self, pool: &mut PagePool) {
+        let mut table = std::mem::take(&mut self.table);
+        let pages = (self.ids.len() - 1) / PAGE_TOKENS;
+        self.computed = pool.find(&mut table, (0..pages).map(|page| self.block(page))) * PAGE_TOKENS;
+        self.table = table;
+    }
+
+    /// Lets others find the pages that are full.
+    pub fn keep_full_pages(&mut self, pool: &mut PagePool) {
+        let mut table = std::mem::take(&mut self.table);
+        while (table.kept() + 1) * PAGE_TOKENS <= self.computed {
+            let block = self.block(table.kept());
+            pool.keep(&mut table, block);
+        }
+        self.table = table;
+    }
+
+    /// Gives all pages up; it begins anew when it gets others.
+    pub fn release(&mut self, pool: &mut PagePool) {
+        pool.release(&mut self.table);
+        self.computed = 0;
+    }
+
+    /// What fills a page.
+    fn block(&self, page: usize) -> Block {
+        let first = page * PAGE_TOKENS;
+        let mut block: Block = std::array::from_fn(|i| u128::from(self.ids[first + i]));
+        for placed in &self.images {
+            let from = placed.start.max(first);
+            let to = (placed.start + placed.tokens).min(first + PAGE_TOKENS);
+            for token in from..to {
+                // A digest never is as small as a token id, but by a chance that can be forgotten.
+                block[token - first] = placed.image.digest.wrapping_add((token - placed.start) as u128);
+            }
+        }
+        block
     }
 
     /// Tokens after the prompt.

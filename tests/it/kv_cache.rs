@@ -6,10 +6,12 @@ use std::sync::Arc;
 use thyme_engine::checkpoint;
 use thyme_engine::cpu::Cpu;
 use thyme_engine::engine::kv_cache::{PagePool, PageTable};
+use thyme_engine::engine::prefix::Block;
 use thyme_engine::engine::request::{Event, GeneratorError, Opening, Sampled, Sampling, Stops};
 use thyme_engine::engine::{Engine, EngineLimits};
 use thyme_engine::model::parameters::Weights;
 use thyme_engine::ops::attention::PAGE_TOKENS;
+use thyme_engine::prompt::PreparedImage;
 
 use crate::small_policy::{Game, Random, SmallPolicy};
 
@@ -28,9 +30,12 @@ fn pages_survive_random_operations() {
     let mut pool = PagePool::new(40);
     let mut memory = vec![[0u64; PAGE_TOKENS]; pool.capacity()];
     let mut tables: Vec<Written> = Vec::new();
-    let mut stamp = 0;
+    let (mut stamp, mut found_pages) = (0, 0);
+    // What was once written, to be looked for.
+    let mut written: Vec<Vec<u64>> = Vec::new();
+    let block = |tokens: &[u64]| -> Block { std::array::from_fn(|i| u128::from(tokens[i])) };
     for operation in 0..100_000 {
-        match random.below(12) {
+        match random.below(15) {
             0 if tables.len() < 12 => tables.push(Written::default()),
             1 | 2 if !tables.is_empty() && tables.len() < 12 => {
                 // A fork: of the whole, or of the first pages.
@@ -44,8 +49,25 @@ fn pages_survive_random_operations() {
                 let mut closed = tables.swap_remove(random.below(tables.len()));
                 pool.release(&mut closed.table);
                 assert!(closed.table.pages().is_empty());
+                written.push(closed.tokens);
             }
-            _ if !tables.is_empty() && pool.free() > 0 => {
+            12 | 13 if !tables.is_empty() => {
+                let index = random.below(tables.len());
+                let Written { table, tokens } = &mut tables[index];
+                let next = table.kept() * PAGE_TOKENS..(table.kept() + 1) * PAGE_TOKENS;
+                if let Some(tokens) = tokens.get(next) {
+                    pool.keep(table, block(tokens));
+                }
+            }
+            14 if !written.is_empty() && tables.len() < 12 => {
+                let wanted = random.pick(&written[written.len().saturating_sub(4)..]);
+                let mut table = PageTable::default();
+                let found =
+                    pool.find(&mut table, wanted.as_chunks::<PAGE_TOKENS>().0.iter().map(|tokens| block(tokens)));
+                found_pages += found;
+                tables.push(Written { table, tokens: wanted[..found * PAGE_TOKENS].to_vec() });
+            }
+            _ if !tables.is_empty() && pool.available() > 0 => {
                 let index = random.below(tables.len());
                 let Written { table, tokens } = &mut tables[index];
                 // Mostly the next token; sometimes an earlier one, which cuts the sequence there.
@@ -71,7 +93,8 @@ fn pages_survive_random_operations() {
     for written in &mut tables {
         pool.release(&mut written.table);
     }
-    assert_eq!(pool.free(), pool.capacity());
+    assert!(found_pages > 100, "{found_pages} pages were found");
+    assert_eq!(pool.available(), pool.capacity());
 }
 
 fn check(pool: &PagePool, tables: &[Written], memory: &[[u64; PAGE_TOKENS]], thoroughly: bool) {
@@ -82,9 +105,11 @@ fn check(pool: &PagePool, tables: &[Written], memory: &[[u64; PAGE_TOKENS]], tho
         }
     }
     for (page, &holders) in holders.iter().enumerate() {
-        assert_eq!(pool.holders(page as u32), holders, "holders of page {page}");
+        // The tree may be one more.
+        let found = pool.holders(page as u32);
+        assert!(found == holders || found == holders + 1, "page {page} has {found} holders, {holders} of them tables");
     }
-    assert_eq!(pool.free(), holders.iter().filter(|&&holders| holders == 0).count());
+    assert_eq!(pool.available(), holders.iter().filter(|&&holders| holders == 0).count());
     if thoroughly {
         for Written { table, tokens } in tables {
             for (position, &token) in tokens.iter().enumerate() {
@@ -111,25 +136,34 @@ fn all_pages_are_free_after_random_openings_and_closings() {
     }
 }
 
+/// With pages for one sequence alone, a group runs to its end one member after the other, and draws what it draws with room for all.
 #[test]
-fn a_group_that_just_fits_runs_to_its_end_in_exactly_its_pages() {
+fn a_group_runs_to_its_end_in_the_pages_of_one_sequence() {
     let policy = SmallPolicy::open(CHECKPOINT, Arc::new(Cpu::new()));
     for prompt in [1, 15, 16, 17, 31, 32, 33] {
         for total in [1, 15, 16, 17, 40] {
             for members in [1, 2, 4] {
-                let shared = (prompt - 1) / PAGE_TOKENS;
-                let pages = shared + members * ((prompt + total).div_ceil(PAGE_TOKENS) - shared);
+                let pages = usize::div_ceil(prompt + total, PAGE_TOKENS);
                 let opening = opening(&policy, prompt, members, total);
                 let limits = |pages| EngineLimits { pages, prefill_chunk_tokens: 10, sequences: 10 };
                 let mut engine = policy.engine(limits(pages));
                 engine.open(&opening).unwrap();
-                let drawn = draw_all(&mut engine, &policy.weights);
-                // The few that draw a placeholder stop there.
-                let stray = policy.processor.special_ids().image_pad;
-                let is_whole = |drawn: &Vec<Sampled>| drawn.len() == total || drawn[drawn.len() - 1].id == stray;
-                assert!(drawn.values().all(is_whole), "{prompt} {total} {members}");
-                opening.sequences.iter().for_each(|&number| engine.close(number));
+                let (mut drawn, mut stopped) = (BTreeMap::new(), 0);
+                while stopped < members {
+                    for event in engine.step(&policy.weights).unwrap() {
+                        match event {
+                            Event::Token { .. } => collect(vec![event], &mut drawn),
+                            Event::Stopped { sequence, .. } => {
+                                engine.close(sequence);
+                                stopped += 1;
+                            }
+                        }
+                    }
+                }
                 assert_eq!(engine.pages(), (pages, pages));
+                let mut roomy = policy.engine(limits(100));
+                roomy.open(&opening).unwrap();
+                assert_eq!(drawn, draw_all(&mut roomy, &policy.weights), "{prompt} {total} {members}");
                 if pages > 1 {
                     let refused = policy.engine(limits(pages - 1)).open(&opening);
                     let Err(GeneratorError::NeverFits { needed, pages: there, .. }) = refused else {
@@ -143,19 +177,11 @@ fn a_group_that_just_fits_runs_to_its_end_in_exactly_its_pages() {
 }
 
 #[test]
-fn a_group_that_never_fits_is_told_from_a_prompt_that_is_too_long() {
+fn a_sequence_that_never_fits_is_told_from_a_prompt_that_is_too_long() {
     let policy = SmallPolicy::open(CHECKPOINT, Arc::new(Cpu::new()));
-    let mut engine = policy.engine(EngineLimits { pages: 9, prefill_chunk_tokens: 100, sequences: 10 });
+    let mut engine = policy.engine(EngineLimits { pages: 3, prefill_chunk_tokens: 100, sequences: 10 });
     let message = engine.open(&opening(&policy, 40, 4, 20)).unwrap_err().to_string();
-    for said in [
-        "group of 4 sequences",
-        "20 tokens",
-        "prompt of 40",
-        "needs 10 pages",
-        "has 9",
-        "num_generations",
-        "kv_cache_bytes",
-    ] {
+    for said in ["20 tokens", "prompt of 40", "needs 4 pages", "has 3", "max_total_tokens", "kv_cache_bytes"] {
         assert!(message.contains(said), "{message}");
     }
     let context = policy.model.config.context_tokens;
@@ -163,26 +189,89 @@ fn a_group_that_never_fits_is_told_from_a_prompt_that_is_too_long() {
 }
 
 #[test]
-fn a_group_waits_while_others_hold_the_pages_that_it_may_need() {
+fn a_group_waits_while_as_many_are_open_as_may_be() {
     let policy = SmallPolicy::open(CHECKPOINT, Arc::new(Cpu::new()));
-    // Each takes 2 pages in common and 2 for each of its two.
     let (first, mut second) = (opening(&policy, 40, 2, 20), opening(&policy, 40, 2, 20));
     second.sequences = vec![7, 8];
-    let mut engine = policy.engine(EngineLimits { pages: 9, prefill_chunk_tokens: 100, sequences: 10 });
-    engine.open(&first).unwrap();
-    assert!(matches!(engine.open(&second), Err(GeneratorError::Full)));
-    engine.step(&policy.weights).unwrap();
-    engine.close(0);
-    assert!(matches!(engine.open(&second), Err(GeneratorError::Full)));
-    engine.close(1);
-    engine.open(&second).unwrap();
-    assert_eq!(draw_all(&mut engine, &policy.weights)[&7].len(), 20);
-
     let mut engine = policy.engine(EngineLimits { pages: 100, prefill_chunk_tokens: 100, sequences: 3 });
     engine.open(&first).unwrap();
     assert!(matches!(engine.open(&second), Err(GeneratorError::Full)), "four are more than three");
     engine.close(0);
     engine.open(&second).unwrap();
+}
+
+/// Sequences that wait for a tool keep their pages while nobody needs them, then lose them first; what they had is computed again.
+#[test]
+fn those_that_wait_for_a_tool_give_way_first() {
+    let policy = SmallPolicy::open(CHECKPOINT, Arc::new(Cpu::new()));
+    let mut waiting = opening(&policy, 40, 1, 60);
+    waiting.stops.turn_tokens = 3;
+    let other = |numbers: std::ops::Range<u64>| Opening {
+        sequences: numbers.collect(),
+        token_ids: policy.text(&mut Random::new(9), 30),
+        ..opening(&policy, 30, 1, 60)
+    };
+    let play = |pages: usize| {
+        let mut engine = policy.engine(EngineLimits { pages, prefill_chunk_tokens: 100, sequences: 10 });
+        engine.open(&waiting).unwrap();
+        let mut drawn = draw_all(&mut engine, &policy.weights);
+        let held = engine.pages();
+        engine.open(&other(1..3)).unwrap();
+        for (number, tokens) in draw_all(&mut engine, &policy.weights) {
+            drawn.entry(number).or_default().extend(tokens);
+        }
+        let statistics = engine.statistics();
+        (1..3).for_each(|number| engine.close(number));
+        engine.append(0, &[5; 7], &[]).unwrap();
+        for (number, tokens) in draw_all(&mut engine, &policy.weights) {
+            drawn.entry(number).or_default().extend(tokens);
+        }
+        (held, statistics.preemptions, drawn)
+    };
+    let (held, preemptions, expected) = play(100);
+    assert_eq!((held, preemptions), ((97, 100), 0));
+    let (held, preemptions, drawn) = play(12);
+    assert_eq!(
+        (held, preemptions),
+        ((9, 12), 1),
+        "the two need 6 and 6 pages, one of them in common: only one has to go"
+    );
+    assert_eq!(drawn, expected);
+}
+
+/// What a sequence leaves, another finds: the same text, and the same picture from another file, but not another picture.
+#[test]
+fn a_beginning_that_was_computed_is_found_by_its_content() {
+    let policy = SmallPolicy::open(CHECKPOINT, Arc::new(Cpu::new()));
+    let (mut token_ids, mut images) = policy.text_and_pictures(&mut Random::new(2), 50, 1);
+    images[0] = policy.pictures[0].clone();
+    let pad = policy.processor.special_ids().image_pad;
+    let first = token_ids.iter().position(|&id| id == pad).unwrap_or(0);
+    token_ids.retain(|&id| id != pad);
+    token_ids.splice(first..first, vec![pad; policy.processor.image_tokens(&images[0])]);
+    let open = |number: u64, images: Vec<Arc<PreparedImage>>, engine: &mut Engine| {
+        let opening =
+            Opening { token_ids: token_ids.clone(), images, sequences: vec![number], ..opening(&policy, 1, 1, 20) };
+        let before = engine.statistics().found_tokens;
+        engine.open(&opening).unwrap();
+        let drawn = draw_all(engine, &policy.weights).remove(&number).unwrap();
+        engine.close(number);
+        (drawn, engine.statistics().found_tokens - before)
+    };
+    let mut engine = policy.engine(EngineLimits { pages: 100, prefill_chunk_tokens: 100, sequences: 10 });
+    let (drawn, found) = open(0, images.clone(), &mut engine);
+    assert_eq!(found, 0);
+    let again = vec![Arc::new(PreparedImage::clone(&images[0]))];
+    let whole = (token_ids.len() - 1) / PAGE_TOKENS * PAGE_TOKENS;
+    assert_eq!(open(1, again, &mut engine), (drawn.clone(), whole as u64));
+    let mut other = PreparedImage::clone(&images[0]);
+    other.patches.iter_mut().for_each(|level| *level ^= 0x80);
+    other.digest ^= 1;
+    let (different, found) = open(2, vec![Arc::new(other)], &mut engine);
+    assert_eq!(found, (first / PAGE_TOKENS * PAGE_TOKENS) as u64);
+    assert_ne!(different, drawn);
+    engine.release_pages();
+    assert_eq!(open(3, images.clone(), &mut engine), (drawn, 0), "pages that were given back are not found");
 }
 
 #[test]

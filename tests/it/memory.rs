@@ -225,6 +225,7 @@ fn held(plan: &Plan, bytes: u64) -> MemoryUse {
         grid,
         original_width: 0,
         original_height: 0,
+        digest: 0,
         resized_width: 14 * side as usize,
         resized_height: 14 * side as usize,
     });

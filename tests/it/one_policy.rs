@@ -19,13 +19,15 @@ fn one_policy() {
     let compared = play_and_compare(&Arc::new(Cpu::new()), &CHECKPOINTS, 5_000, 625);
     assert!(compared.tokens >= 5_000, "{compared:?}");
     assert_eq!(compared.differing, 0, "{compared:?}");
+    assert!(compared.preemptions >= 50 && compared.found_tokens >= 1_000, "{compared:?}");
+    assert!(compared.found_images >= 10, "{compared:?}");
 }
 
 #[test]
 #[ignore = "takes minutes without optimisation; run: cargo test --release --test it one_policy_long -- --ignored --nocapture"]
 fn one_policy_long() {
     let compared = play_and_compare(&Arc::new(Cpu::new()), &CHECKPOINTS, 100_000, 2_500);
-    println!("{} tokens compared, {} differing", compared.tokens, compared.differing);
+    println!("{compared:?}");
     assert!(compared.tokens >= 100_000);
     assert_eq!(compared.differing, 0);
 }
@@ -59,7 +61,7 @@ pub fn play_and_compare<B: Backend + Clone + 'static>(
     while total.tokens < tokens {
         let policy = &policies[seed as usize % policies.len()];
         let limits = EngineLimits {
-            pages: 24 + random.below(100),
+            pages: 10 + random.below(40),
             prefill_chunk_tokens: random.pick(&[1, 3, 7, 16, 33, 500]),
             sequences: random.pick(&[4, 12, 40]),
         };
@@ -71,6 +73,10 @@ pub fn play_and_compare<B: Backend + Clone + 'static>(
         let found = compare_with_training(policy, &game_under_way.engine, &game_under_way.finished, seed);
         total.tokens += found.tokens;
         total.differing += found.differing;
+        let statistics = game_under_way.engine.statistics();
+        total.preemptions += statistics.preemptions;
+        total.found_tokens += statistics.found_tokens;
+        total.found_images += statistics.found_images;
     }
     total
 }

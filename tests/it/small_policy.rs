@@ -205,6 +205,8 @@ pub struct Game<'a> {
     pub engine: Engine,
     pub random: Random,
     pub finished: Vec<Record>,
+    /// Prompts that were given: others may begin like one of them.
+    prompts: Vec<(Vec<u32>, Vec<Arc<PreparedImage>>)>,
     open: BTreeMap<u64, Player>,
     opened: u64,
     drawn: usize,
@@ -217,6 +219,7 @@ impl<'a> Game<'a> {
             policy,
             random: Random::new(seed),
             finished: Vec::new(),
+            prompts: Vec::new(),
             open: BTreeMap::new(),
             opened: 0,
             drawn: 0,
@@ -242,7 +245,13 @@ impl<'a> Game<'a> {
         // Prompts around the bounds of pages among them.
         let length = if random.one_in(2) { random.below(40) } else { 15 + random.below(3) };
         let pictures = random.pick(&[0, 0, 0, 1, 2]);
-        let (ids, images) = self.policy.text_and_pictures(random, length + 1, pictures);
+        let (mut ids, mut images) = self.policy.text_and_pictures(random, length + 1, pictures);
+        if !self.prompts.is_empty() && random.one_in(3) {
+            let (begin, shown) = random.pick(&self.prompts);
+            ids.splice(0..0, begin);
+            // The same picture from elsewhere.
+            images.splice(0..0, shown.iter().map(|image| Arc::new(PreparedImage::clone(image))));
+        }
         let members = random.pick(&[1, 1, 2, 3, 5]);
         let opening = Opening {
             token_ids: ids,
@@ -270,6 +279,9 @@ impl<'a> Game<'a> {
             Err(error) => panic!("{error}"),
         }
         self.opened += members;
+        if opening.token_ids.len() < 60 {
+            self.prompts.push((opening.token_ids.clone(), opening.images.clone()));
+        }
         let is_decoy = random.one_in(6);
         for number in opening.sequences {
             let mut record = Record::default();
@@ -352,6 +364,10 @@ fn sampling(random: &mut Random) -> Sampling {
 pub struct Compared {
     pub tokens: usize,
     pub differing: usize,
+    /// What the engines did meanwhile.
+    pub preemptions: u64,
+    pub found_tokens: u64,
+    pub found_images: u64,
 }
 
 /// Recomputes the records' log-probs as training does, in random packs.

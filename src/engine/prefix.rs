@@ -1,0 +1,114 @@
+//! What sequences left in pages, found again by its content: a tree whose edges are pages full of tokens. A path from the root spells the
+//! beginning of some sequence; where it leads, its keys and values lie. A token's keys and values depend, to the bit, on the tokens and
+//! images before it alone, so whoever begins alike may read them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::ops::attention::PAGE_TOKENS;
+
+/// What fills a page, token by token: a text token's id, or what tells an image's placeholder from all others.
+pub type Block = [u128; PAGE_TOKENS];
+
+/// A place in the tree.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Node(u64);
+
+/// The beginning of all sequences, which has no page.
+pub const ROOT: Node = Node(0);
+
+/// The tree.
+#[derive(Debug)]
+pub struct PrefixTree {
+    nodes: BTreeMap<Node, Edge>,
+    /// Nodes without children by their last use, oldest first.
+    leaves: BTreeSet<(u64, Node)>,
+    /// Nodes that there ever were.
+    made: u64,
+    /// Uses that there ever were.
+    uses: u64,
+}
+
+/// A node and the edge that leads to it.
+#[derive(Debug)]
+struct Edge {
+    parent: Node,
+    block: Block,
+    page: u32,
+    children: BTreeMap<Block, Node>,
+    used: u64,
+}
+
+impl Default for PrefixTree {
+    fn default() -> PrefixTree {
+        let root = Edge { parent: ROOT, block: [0; PAGE_TOKENS], page: u32::MAX, children: BTreeMap::new(), used: 0 };
+        PrefixTree { nodes: BTreeMap::from([(ROOT, root)]), leaves: BTreeSet::new(), made: 0, uses: 0 }
+    }
+}
+
+impl PrefixTree {
+    /// Where `block` leads from a node, and its page.
+    pub fn child(&self, node: Node, block: &Block) -> Option<(Node, u32)> {
+        let child = *self.edge(node).children.get(block)?;
+        Some((child, self.edge(child).page))
+    }
+
+    /// The node `steps` above another.
+    pub fn ancestor(&self, node: Node, steps: usize) -> Node {
+        (0..steps).fold(node, |node, _| self.edge(node).parent)
+    }
+
+    /// A new node behind `parent`, which has no such child yet.
+    pub fn add(&mut self, parent: Node, block: Block, page: u32) -> Node {
+        self.made += 1;
+        let node = Node(self.made);
+        self.leaves.remove(&(self.edge(parent).used, parent));
+        let earlier = self.edge_mut(parent).children.insert(block, node);
+        assert!(earlier.is_none(), "a block leads to one node");
+        self.nodes.insert(node, Edge { parent, block, page, children: BTreeMap::new(), used: 0 });
+        self.leaves.insert((0, node));
+        self.touch(node);
+        node
+    }
+
+    /// Notes that a path down to `node` was used.
+    pub fn touch(&mut self, node: Node) {
+        self.uses += 1;
+        let used = self.uses;
+        let edge = self.edge_mut(node);
+        let before = std::mem::replace(&mut edge.used, used);
+        if self.leaves.remove(&(before, node)) {
+            self.leaves.insert((used, node));
+        }
+    }
+
+    /// Cuts off the leaf that was not used for longest among those whose page is idle; its page.
+    pub fn evict(&mut self, is_idle: impl Fn(u32) -> bool) -> Option<u32> {
+        // Leaves that are held are among the last used, and no more than there are sequences.
+        let &(used, node) = self.leaves.iter().find(|(_, node)| is_idle(self.edge(*node).page))?;
+        self.leaves.remove(&(used, node));
+        let Edge { parent, block, page, .. } = self.nodes.remove(&node).expect("a leaf is a node");
+        let above = self.edge_mut(parent);
+        above.children.remove(&block);
+        // Whoever used a leaf used all that leads to it.
+        above.used = above.used.max(used);
+        let (used, is_leaf) = (above.used, above.children.is_empty());
+        if is_leaf && parent != ROOT {
+            self.leaves.insert((used, parent));
+        }
+        Some(page)
+    }
+
+    /// Forgets all; the pages that it had.
+    pub fn clear(&mut self) -> Vec<u32> {
+        let nodes = std::mem::take(self).nodes;
+        nodes.into_iter().filter(|(node, _)| *node != ROOT).map(|(_, edge)| edge.page).collect()
+    }
+
+    fn edge(&self, node: Node) -> &Edge {
+        &self.nodes[&node]
+    }
+
+    fn edge_mut(&mut self, node: Node) -> &mut Edge {
+        self.nodes.get_mut(&node).expect("a node is there while somebody holds its page")
+    }
+}
