@@ -26,9 +26,9 @@ type Sequences = BTreeMap<u64, Sequence>;
 ///
 /// A sequence without pages gets some if there are enough for what it computes now, and one for each that runs already: they will soon
 /// want them. It begins behind what others left of the same beginning. Nobody overtakes one that has to wait, so that each has its turn.
-/// A sequence that has pages takes more of them from others where none is left: from those that wait for a tool, and then from those that
+/// A sequence that has pages takes more of them from others where none is left: from those that have stopped, and then from those that
 /// were opened later, the latest first. They compute theirs again when there is room, to the same bits. The earliest always goes on. Where
-/// nothing else could be computed, one that begins takes pages from those that wait for a tool.
+/// nothing else could be computed, one that begins takes pages from those that have stopped.
 pub fn schedule(sequences: &mut Sequences, cache: &mut KvCache, prefill_tokens: usize) -> Schedule {
     let mut schedule = Schedule::default();
     let (mut budget, mut may_begin) = (prefill_tokens, true);

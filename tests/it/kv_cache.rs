@@ -200,9 +200,9 @@ fn a_group_waits_while_as_many_are_open_as_may_be() {
     engine.open(&second).unwrap();
 }
 
-/// Sequences that wait for a tool keep their pages while nobody needs them, then lose them first; what they had is computed again.
+/// Stopped sequences keep their pages while nobody needs them, then lose them first; what they had is computed again.
 #[test]
-fn those_that_wait_for_a_tool_give_way_first() {
+fn stopped_sequences_give_way_first() {
     let policy = SmallPolicy::open(CHECKPOINT, Arc::new(Cpu::new()));
     let mut waiting = opening(&policy, 40, 1, 60);
     waiting.stops.turn_tokens = 3;
@@ -230,12 +230,9 @@ fn those_that_wait_for_a_tool_give_way_first() {
     };
     let (held, preemptions, expected) = play(100);
     assert_eq!((held, preemptions), ((97, 100), 0));
-    let (held, preemptions, drawn) = play(12);
-    assert_eq!(
-        (held, preemptions),
-        ((9, 12), 1),
-        "the two need 6 and 6 pages, one of them in common: only one has to go"
-    );
+    let (held, preemptions, drawn) = play(7);
+    assert_eq!(held, (4, 7));
+    assert!(preemptions >= 1, "the two need more than four pages");
     assert_eq!(drawn, expected);
 }
 

@@ -19,7 +19,7 @@ fn one_policy() {
     let compared = play_and_compare(&Arc::new(Cpu::new()), &CHECKPOINTS, 5_000, 625);
     assert!(compared.tokens >= 5_000, "{compared:?}");
     assert_eq!(compared.differing, 0, "{compared:?}");
-    assert!(compared.preemptions >= 50 && compared.found_tokens >= 1_000, "{compared:?}");
+    assert!(compared.preemptions >= 30 && compared.found_tokens >= 1_000, "{compared:?}");
     assert!(compared.found_images >= 10, "{compared:?}");
 }
 
