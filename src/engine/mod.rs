@@ -53,6 +53,8 @@ struct Group {
 pub struct Statistics {
     /// Times that a sequence gave its pages up to another.
     pub preemptions: u64,
+    /// Tokens that went through the model.
+    pub computed_tokens: u64,
     /// Tokens of the sequences that began, or began anew.
     pub begun_tokens: u64,
     /// Of these, tokens whose keys and values were found.
@@ -224,6 +226,7 @@ impl Engine {
         if pass.chunks.is_empty() {
             return Ok(Vec::new());
         }
+        self.statistics.computed_tokens += pass.chunks.iter().map(|chunk| chunk.tokens.len() as u64).sum::<u64>();
         let drawn = self.compute(weights, &pass.chunks);
         for chunk in &pass.chunks {
             let sequence = self.sequences.get_mut(&chunk.sequence).expect("scheduled sequences are open");

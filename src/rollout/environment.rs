@@ -107,6 +107,11 @@ pub trait Environment: Send + Sync {
     /// The tags between which `code_temperature` holds, if the environment has such.
     fn code_tags(&self) -> Option<(String, String)>;
 
+    /// Runs of [`Episode::run`] at a time, as [`super::tool::Tool::parallel_calls`].
+    fn parallel_calls(&self) -> Option<usize> {
+        None
+    }
+
     /// The prompt of a task and an episode for each sequence of its group. Called on a worker thread.
     ///
     /// # Errors

@@ -48,7 +48,7 @@ pub struct RolloutSettings {
     pub stop: Vec<String>,
     /// When a turn counts as repeating itself.
     pub repetition: RepetitionSettings,
-    /// Threads for tools and pictures; 0 takes as many as the machine has cores.
+    /// Threads for tools; 0 takes as many as the environment has use for, which is one for each core if its tool computes.
     pub tool_threads: usize,
 }
 

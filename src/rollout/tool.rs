@@ -15,6 +15,12 @@ pub trait Tool: Send + Sync {
     /// The name in recipes and logs.
     fn name(&self) -> &'static str;
 
+    /// Calls that may run at a time; one for each core where absent. To be given by tools that wait (for a network, say) rather than
+    /// compute: each call has a thread to itself.
+    fn parallel_calls(&self) -> Option<usize> {
+        None
+    }
+
     /// As many sessions on one task as its group has sequences. Called on a worker thread.
     ///
     /// # Errors

@@ -1,4 +1,5 @@
-//! The threads on which pictures are prepared and tools run. They take jobs from one channel and answer through another.
+//! The threads on which pictures are prepared and tools run: a thread for each core that makes tasks ready, which no tool keeps waiting, and
+//! threads for tools. Each kind takes jobs from one channel; all answer through another.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -55,51 +56,60 @@ pub(super) enum Done {
 
 /// The worker threads. They end when this is dropped.
 pub(super) struct Workers {
-    jobs: Sender<Job>,
+    openings: Sender<Job>,
+    calls: Sender<Job>,
     done: Receiver<Done>,
     threads: usize,
     pending: usize,
 }
 
 impl Workers {
-    /// Starts `threads` threads, or one for each core if 0.
+    /// Starts threads: for tools `tool_threads`, or as many as the environment has use for if 0.
     pub(super) fn start<'scope, 'env>(
         scope: &'scope Scope<'scope, 'env>,
-        threads: usize,
+        tool_threads: usize,
         processor: &'env Processor,
         environment: &'env dyn Environment,
         tasks: &'env dyn Tasks,
         group_size: usize,
     ) -> Self {
-        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = if threads == 0 { cores() } else { threads };
-        let (jobs, to_do) = channel::<Job>();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let (report, done) = channel();
-        let to_do = Arc::new(Mutex::new(to_do));
-        for _ in 0..threads {
-            let (to_do, report) = (Arc::clone(&to_do), report.clone());
-            scope.spawn(move || {
-                loop {
-                    let job = to_do.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                    let Ok(job) = job else { return };
-                    let work = AssertUnwindSafe(|| perform(job, processor, environment, tasks, group_size));
-                    let done = catch_unwind(work).unwrap_or_else(|panic| Done::Panicked(message(&*panic)));
-                    if report.send(done).is_err() {
-                        return;
+        let start = |threads: usize| {
+            let (jobs, to_do) = channel::<Job>();
+            let to_do = Arc::new(Mutex::new(to_do));
+            for _ in 0..threads {
+                let (to_do, report) = (Arc::clone(&to_do), report.clone());
+                scope.spawn(move || {
+                    loop {
+                        let job = to_do.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                        let Ok(job) = job else { return };
+                        let work = AssertUnwindSafe(|| perform(job, processor, environment, tasks, group_size));
+                        let done = catch_unwind(work).unwrap_or_else(|panic| Done::Panicked(message(&*panic)));
+                        if report.send(done).is_err() {
+                            return;
+                        }
                     }
-                }
-            });
-        }
-        Self { jobs, done, threads, pending: 0 }
+                });
+            }
+            jobs
+        };
+        let for_tools = if tool_threads == 0 { environment.parallel_calls().unwrap_or(cores) } else { tool_threads };
+        Self { openings: start(cores), calls: start(for_tools.max(1)), done, threads: cores, pending: 0 }
     }
 
+    /// Threads that make tasks ready.
     pub(super) fn threads(&self) -> usize {
         self.threads
     }
 
     pub(super) fn send(&mut self, job: Job) {
+        let jobs = match job {
+            Job::Open { .. } => &self.openings,
+            Job::Observe { .. } => &self.calls,
+        };
         // Workers live as long as this sender, so somebody receives.
-        if self.jobs.send(job).is_ok() {
+        if jobs.send(job).is_ok() {
             self.pending += 1;
         }
     }

@@ -335,6 +335,7 @@ impl<'a> Trainer<'a> {
                 learned.entropy,
             ));
         }
+        let engine = self.engine.statistics();
         let mut values = vec![
             ("reward", report.reward),
             ("accuracy", report.accuracy()),
@@ -356,6 +357,9 @@ impl<'a> Trainer<'a> {
             ("rollout_seconds", rollout_seconds),
             ("update_seconds", update_seconds),
             ("rollout_tokens_per_second", drawn as f64 / rollout_seconds),
+            ("engine/preemptions", engine.preemptions as f64),
+            ("engine/prefix_hit_rate", engine.found_tokens as f64 / engine.begun_tokens.max(1) as f64),
+            ("engine/encoded_images", engine.encoded_images as f64),
         ];
         let parts: Vec<(String, f64)> = report.parts.iter().map(|(n, v)| (format!("reward/{n}"), *v)).collect();
         let ends: Vec<(String, f64)> = report.ends.iter().map(|(n, c)| (format!("end/{n}"), *c as f64)).collect();

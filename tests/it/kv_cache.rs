@@ -236,6 +236,27 @@ fn stopped_sequences_give_way_first() {
     assert_eq!(drawn, expected);
 }
 
+/// A group's prompt is computed once: what its members compute besides, and the pages they take, are a few tokens each.
+#[test]
+fn a_group_costs_little_more_than_one_until_it_draws() {
+    let policy = SmallPolicy::open(CHECKPOINT, Arc::new(Cpu::new()));
+    const PROMPT: usize = 200;
+    let cost = |members: usize| {
+        let mut engine = policy.engine(EngineLimits { pages: 400, prefill_chunk_tokens: 32, sequences: 8 });
+        engine.open(&opening(&policy, PROMPT, members, 30)).unwrap();
+        let mut drawn = BTreeMap::new();
+        while drawn.len() < members {
+            collect(engine.step(&policy.weights).unwrap(), &mut drawn);
+        }
+        let (free, all) = engine.pages();
+        (engine.statistics().computed_tokens, all - free)
+    };
+    let ((one_tokens, one_pages), (tokens, pages)) = (cost(1), cost(8));
+    // The first members draw while the last of the prompt is computed, so a few tokens are decoded among them.
+    assert!(tokens <= one_tokens + 8 * 2 && tokens * 100 <= one_tokens * 115, "{tokens} tokens, {one_tokens} for one");
+    assert!(pages <= one_pages + 7, "{pages} pages, {one_pages} for one");
+}
+
 /// What a sequence leaves, another finds: the same text, and the same picture from another file, but not another picture.
 #[test]
 fn a_beginning_that_was_computed_is_found_by_its_content() {

@@ -126,6 +126,10 @@ fn image_name(source: &ImageSource) -> String {
 }
 
 impl Environment for ThinkWithCode {
+    fn parallel_calls(&self) -> Option<usize> {
+        self.tool.parallel_calls()
+    }
+
     fn name(&self) -> &'static str {
         "think_with_code"
     }
