@@ -5,6 +5,7 @@ pub mod interrupt;
 mod lines;
 mod loaded;
 mod requests;
+mod trace;
 
 pub mod train;
 
@@ -15,6 +16,8 @@ pub mod generate;
 pub mod init;
 pub mod sandbox;
 pub mod score;
+
+use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
@@ -27,6 +30,9 @@ use clap::{Parser, Subcommand};
     after_help = "Example: thyme-engine train recipes/grpo_ats.toml\n\nEach command explains itself: thyme-engine score --help"
 )]
 pub struct Arguments {
+    /// Write what ran when, thread by thread, in Chrome's trace format; https://ui.perfetto.dev shows it.
+    #[arg(long, global = true, value_name = "FILE")]
+    trace: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -46,6 +52,7 @@ enum Command {
 impl Arguments {
     /// Does what the command line says.
     pub fn run(self) -> anyhow::Result<()> {
+        let _trace = trace::start(self.trace.as_deref())?;
         match self.command {
             Command::Train(arguments) => train::run(arguments),
             Command::Eval(arguments) => device::on_workers(|| eval::run(arguments)),

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
+use tracing::debug_span;
+
 use crate::model::Model;
 use crate::model::parameters::Weights;
 use crate::model::vision::ImageBatch;
@@ -60,6 +62,7 @@ impl EncodedImages {
             return;
         }
         self.counts[0] += new.len() as u64;
+        let _span = debug_span!("encode images", images = new.len()).entered();
         self.forget_idle();
         let batch = new.iter().map(|image| (image.patches.as_slice(), image.grid)).collect();
         let (units, _) = model.tower_forward(weights, &ImageBatch { images: batch, scale }, false);

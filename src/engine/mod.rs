@@ -14,6 +14,8 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tracing::debug_span;
+
 use decode::Decoder;
 use images::EncodedImages;
 use kv_cache::KvCache;
@@ -217,16 +219,20 @@ impl Engine {
     /// # Errors
     /// None at present; a backend that can fail reports here.
     pub fn step(&mut self, weights: &Weights) -> Result<Vec<Event>, GeneratorError> {
+        let scheduling = debug_span!("schedule").entered();
         self.forget_other_version(weights.version);
         self.share_prompts();
         let pass = schedule(&mut self.sequences, &mut self.cache, self.limits.prefill_chunk_tokens);
+        drop(scheduling);
         self.statistics.preemptions += pass.preempted as u64;
         self.statistics.begun_tokens += pass.begun_tokens as u64;
         self.statistics.found_tokens += pass.found_tokens as u64;
         if pass.chunks.is_empty() {
             return Ok(Vec::new());
         }
-        self.statistics.computed_tokens += pass.chunks.iter().map(|chunk| chunk.tokens.len() as u64).sum::<u64>();
+        let tokens: usize = pass.chunks.iter().map(|chunk| chunk.tokens.len()).sum();
+        let _span = debug_span!("step", sequences = pass.chunks.len(), tokens).entered();
+        self.statistics.computed_tokens += tokens as u64;
         let drawn = self.compute(weights, &pass.chunks);
         for chunk in &pass.chunks {
             let sequence = self.sequences.get_mut(&chunk.sequence).expect("scheduled sequences are open");

@@ -6,6 +6,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Scope;
 
+use tracing::debug_span;
+
 use super::environment::{Environment, EnvironmentError, Episode, Observation, Scene, Tasks};
 use super::tool::ToolOutput;
 use crate::prompt::Processor;
@@ -134,10 +136,12 @@ fn perform(
 ) -> Done {
     match job {
         Job::Open { task } => {
+            let _span = debug_span!("prepare", task).entered();
             let scene = tasks.task(task).and_then(|task| environment.open(processor, &task, group_size));
             Done::Opened { task, scene }
         }
         Job::Observe { sequence, mut episode, request, output } => {
+            let _span = debug_span!("call", sequence).entered();
             let result = observe(&mut *episode, processor, &request, output);
             Done::Observed { sequence, episode, request, result }
         }

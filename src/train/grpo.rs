@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use tracing::debug_span;
+
 use super::advantage::{group_advantages, teaches};
 use super::dataset::{Dataset, DatasetError};
 use super::learner::{Learner, Update, logprobs};
@@ -171,6 +173,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn roll_out(&mut self, step: u64, tasks: &[Task]) -> Result<Rollouts, TrainError> {
+        let _span = debug_span!("roll out", step).entered();
         let settings = RolloutSettings {
             group_size: self.recipe.grpo.num_generations,
             first_task: step as usize * tasks.len(),

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use tracing::debug_span;
+
 use super::sample::Pack;
 use crate::checkpoint::{CheckpointError, resume};
 use crate::model::parameters::{Gradients, Parameters, Part, Role, Weights};
@@ -143,6 +145,7 @@ impl Learner {
         kind: LogprobKind,
         loss: impl FnOnce(&PackLogprobs) -> Vec<f32>,
     ) {
+        let _span = debug_span!("accumulate", tokens = pack.batch.tokens()).entered();
         let keep = if self.settings.activation_recompute { Keep::LayerInputs } else { Keep::Activations };
         let (model, weights) = (&self.model, &self.weights);
         let backend = &*model.backend;
@@ -186,6 +189,7 @@ impl Learner {
 
     /// Clips, steps, and lets the gradients go; a gradient that is not finite changes nothing else.
     pub fn update(&mut self, learning_rate: f64) -> Update {
+        let _span = debug_span!("update").entered();
         let gradients = self.gradients.take().unwrap_or_else(|| zeros(&self.model, &self.settings));
         let squares = gradients.iter().flatten().map(|gradient| self.model.backend.sum_of_squares(gradient));
         let grad_norm = squares.sum::<f64>().sqrt();

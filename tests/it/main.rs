@@ -25,3 +25,4 @@ mod simt;
 mod small_policy;
 mod tasks;
 mod tidy;
+mod trace;
