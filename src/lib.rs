@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! cli
-//! train                        SFT and GRPO loops, the learner
+//! serve   train                an HTTP server; SFT and GRPO loops, the learner
 //! eval
 //! recipe                       typed TOML -> Plan
 //! rollout                      environments, tools, rewards
@@ -29,6 +29,7 @@ pub mod recipe;
 pub mod reference;
 pub mod rollout;
 pub mod sandbox;
+pub mod serve;
 pub mod tasks;
 pub mod telemetry;
 pub mod train;

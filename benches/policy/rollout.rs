@@ -79,6 +79,7 @@ pub fn roll_out(
                 token_ids: prompt.token_ids.clone(),
                 images: prompt.images.clone(),
                 sequences: sequences.clone(),
+                first_counter: None,
                 seed: 0,
                 sampling: Sampling::default(),
                 adaptive: None,

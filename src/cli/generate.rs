@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::device::Device;
+use super::generation_config::GenerationConfig;
 use super::lines::{Lines, print};
 use super::loaded::Loaded;
 use super::requests::{Form, Problem, Requests};
@@ -451,32 +452,4 @@ impl SamplingArguments {
 fn check(flag: &str, value: impl std::fmt::Display, holds: bool, range: &str) -> anyhow::Result<()> {
     anyhow::ensure!(holds, "{flag} (or its key in generation_config.json) is {value}; it must be {range}");
     Ok(())
-}
-
-/// A checkpoint's `generation_config.json`; empty where it is missing.
-struct GenerationConfig {
-    path: PathBuf,
-    json: Value,
-}
-
-impl GenerationConfig {
-    fn open(dir: &Path) -> anyhow::Result<GenerationConfig> {
-        let path = dir.join("generation_config.json");
-        let json = match std::fs::read_to_string(&path) {
-            Ok(text) => serde_json::from_str(&text).with_context(|| format!("{} is not valid JSON", path.display()))?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Value::Null,
-            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-        };
-        Ok(GenerationConfig { path, json })
-    }
-
-    fn number(&self, key: &str) -> anyhow::Result<Option<f64>> {
-        match &self.json[key] {
-            Value::Null => Ok(None),
-            value => match value.as_f64() {
-                Some(number) => Ok(Some(number)),
-                None => anyhow::bail!("{}: {key} is {value}; it must be a number", self.path.display()),
-            },
-        }
-    }
 }

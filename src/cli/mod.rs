@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand.
 
 pub mod device;
+mod generation_config;
 pub mod interrupt;
 mod lines;
 mod loaded;
@@ -16,6 +17,7 @@ pub mod generate;
 pub mod init;
 pub mod sandbox;
 pub mod score;
+pub mod serve;
 
 use std::path::PathBuf;
 
@@ -43,6 +45,7 @@ enum Command {
     Eval(eval::EvalArguments),
     Generate(generate::GenerateArguments),
     Score(score::ScoreArguments),
+    Serve(serve::ServeArguments),
     Sandbox(sandbox::SandboxArguments),
     Data(data::DataArguments),
     Init(init::InitArguments),
@@ -58,6 +61,7 @@ impl Arguments {
             Command::Eval(arguments) => device::on_workers(|| eval::run(arguments)),
             Command::Generate(arguments) => device::on_workers(|| generate::run(arguments)),
             Command::Score(arguments) => score::run(&arguments),
+            Command::Serve(arguments) => serve::run(arguments),
             Command::Sandbox(arguments) => sandbox::run(&arguments),
             Command::Data(arguments) => data::run(arguments),
             Command::Init(arguments) => init::run(&arguments),

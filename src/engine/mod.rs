@@ -166,8 +166,9 @@ impl Engine {
         let number = self.groups_opened;
         let mut members = opening.sequences.clone();
         members.sort_unstable();
-        for &member in &members {
-            let sequence = Sequence::open(opening, member, &self.model.config, (number, self.opened))
+        for (place, &member) in members.iter().enumerate() {
+            let counter = opening.first_counter.map_or(member, |first| first + place as u64);
+            let sequence = Sequence::open(opening, counter, &self.model.config, (number, self.opened))
                 .map_err(|e| GeneratorError::Failed(Box::new(e)))?;
             let replaced = self.sequences.insert(member, sequence);
             assert!(replaced.is_none(), "sequence {member} was opened twice");

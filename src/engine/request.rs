@@ -72,6 +72,8 @@ pub struct Opening {
     pub images: Vec<Arc<PreparedImage>>,
     /// Numbers of the sequences, unique among the open ones; with the position they are the counter of the random draws.
     pub sequences: Vec<u64>,
+    /// What the lowest of these numbers is in the counter of the random draws, where it is not itself; the others count on from it.
+    pub first_counter: Option<u64>,
     /// Seed of the random draws.
     pub seed: u64,
     /// How tokens are drawn; `code_temperature` is in `adaptive`.

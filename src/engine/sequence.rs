@@ -64,10 +64,10 @@ pub struct PlacedImage {
 }
 
 impl Sequence {
-    /// A running sequence with nothing computed.
+    /// A running sequence with nothing computed; `counter` stands for it in the random draws.
     pub fn open(
         opening: &Opening,
-        number: u64,
+        counter: u64,
         config: &Config,
         (group, opened): (u64, u64),
     ) -> Result<Sequence, PositionError> {
@@ -81,7 +81,7 @@ impl Sequence {
             prompt_role: PromptRole::Alone,
             group,
             opened,
-            sampler: Sampler::new(&opening.sampling, adaptive, opening.seed, number, config.vocab),
+            sampler: Sampler::new(&opening.sampling, adaptive, opening.seed, counter, config.vocab),
             cursor: PositionCursor::new(config.vision.merge, config.image_pad),
             matcher: StopMatcher::default(),
             stops: opening.stops.clone(),

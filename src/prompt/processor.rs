@@ -145,6 +145,16 @@ impl Processor {
         self
     }
 
+    /// The same with another chat template.
+    ///
+    /// # Errors
+    /// When it is not valid Jinja.
+    pub fn with_template(mut self, source: String) -> Result<Self, PromptError> {
+        let config = read_json(&self.folder.join("tokenizer_config.json"))?.unwrap_or(Value::Null);
+        self.template = Some(ChatTemplate::compile(source, special_tokens(&config))?);
+        Ok(self)
+    }
+
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer

@@ -339,6 +339,7 @@ impl<'a> Rollout<'a> {
             token_ids: scene.prompt.token_ids.clone(),
             images: scene.prompt.images.clone(),
             sequences: (0..self.settings.group_size).map(|sample| self.sequence(self.next_opened, sample)).collect(),
+            first_counter: None,
             seed: self.settings.seed,
             sampling: self.settings.sampling.clone(),
             adaptive: self.adaptive.clone(),

@@ -28,6 +28,7 @@ fn opening(policy: &SmallPolicy, sequences: Vec<u64>) -> Opening {
         token_ids,
         images,
         sequences,
+        first_counter: None,
         seed: 5,
         sampling: Sampling::default(),
         adaptive: None,

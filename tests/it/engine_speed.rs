@@ -72,6 +72,7 @@ fn opening(number: u64) -> Opening {
         token_ids: (0..CONTEXT - STEPS / 2).map(|i| ((i as u64 * 31 + number * 7) % 750) as u32).collect(),
         images: Vec::new(),
         sequences: vec![number],
+        first_counter: None,
         seed: 3,
         sampling: Sampling { top_k: 700, ..Sampling::default() },
         adaptive: None,

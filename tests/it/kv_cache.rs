@@ -396,6 +396,7 @@ fn opening(policy: &SmallPolicy, prompt: usize, members: usize, total: usize) ->
         token_ids: policy.text(&mut Random::new(prompt as u64), prompt),
         images: Vec::new(),
         sequences: (0..members as u64).collect(),
+        first_counter: None,
         seed: 11,
         // The likeliest token is never an image's placeholder here, which would end the sequence.
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },

@@ -173,7 +173,18 @@ fn a_decoding_step_is_recorded_once_for_its_size() {
         let stops = Stops { turn_tokens: 500, total_tokens: 500, ..Stops::default() };
         let (token_ids, sequences) = (vec![1; 20], numbers.collect());
         let (images, sampling) = (Vec::new(), Sampling::default());
-        engine.open(&Opening { token_ids, images, sequences, seed: 0, sampling, adaptive: None, stops }).unwrap();
+        engine
+            .open(&Opening {
+                token_ids,
+                images,
+                sequences,
+                first_counter: None,
+                seed: 0,
+                sampling,
+                adaptive: None,
+                stops,
+            })
+            .unwrap();
     };
     let recorded = |engine: &mut Engine, weights: &Weights, steps: usize| {
         let before = device.recordings.load(Ordering::Relaxed);
@@ -238,6 +249,7 @@ fn held(plan: &Plan, bytes: u64) -> MemoryUse {
             token_ids: prompt.clone(),
             images: vec![image.clone()],
             sequences: (group * members..(group + 1) * members).collect(),
+            first_counter: None,
             seed: 0,
             sampling: Sampling::default(),
             adaptive: None,

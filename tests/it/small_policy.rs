@@ -257,6 +257,7 @@ impl<'a> Game<'a> {
             token_ids: ids,
             images,
             sequences: (self.opened..self.opened + members).collect(),
+            first_counter: None,
             seed: random.next(),
             sampling: sampling(random),
             adaptive: random.one_in(2).then(|| AdaptiveTemperature {

@@ -1,0 +1,194 @@
+//! `thyme-engine serve`: an OpenAI-compatible HTTP server.
+
+use std::io::IsTerminal;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::Args;
+use serde_json::Value;
+use tracing_subscriber::EnvFilter;
+
+use super::device::Device;
+use super::generation_config::GenerationConfig;
+use super::lines::print;
+use crate::checkpoint::{folder, processor, weights};
+use crate::engine::EngineLimits;
+use crate::engine::kv_cache::KvCache;
+use crate::engine::request::Sampling;
+use crate::model::Model;
+use crate::model::config::Config;
+use crate::ops::attention::PAGE_TOKENS;
+use crate::prompt::Processor;
+use crate::serve::choice::LogprobsMode;
+use crate::serve::images::ImagePolicy;
+use crate::serve::prompts::{IMAGES_MAX, Prompts};
+use crate::serve::sampling::Defaults;
+use crate::serve::{self, Parts};
+
+/// Prompt tokens of one forward.
+const PREFILL_TOKENS: usize = 2048;
+
+const EXAMPLES: &str = r#"Example:
+  thyme-engine serve recipes/tiny-sft --port 8000
+  curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' \
+       -d '{"messages": [{"role": "user", "content": "What digit is on the red plate?"}], "max_tokens": 16}'
+
+Whoever reaches the address can use the server, load other weights into it too; --api-key asks for a key. Ctrl-C or SIGTERM ends it when
+the requests that it has are answered. RUST_LOG=debug tells more."#;
+
+/// Serve a model to clients of OpenAI's API.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct ServeArguments {
+    /// Checkpoint folder, or org/name in the local Hugging Face cache.
+    #[arg(value_name = "MODEL")]
+    model: String,
+    /// Address to listen at; 0.0.0.0 for every network.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    host: String,
+    /// Port; 0 for any that is free.
+    #[arg(long, value_name = "PORT", default_value_t = 8000)]
+    port: u16,
+    /// What clients must send as `Authorization: Bearer KEY`.
+    #[arg(long, value_name = "KEY", env = "THYME_API_KEY", hide_env_values = true)]
+    api_key: Option<String>,
+    /// Names that the model goes by; MODEL without it.
+    #[arg(long, value_name = "NAME", num_args = 1..)]
+    served_model_name: Vec<String>,
+    /// Tokens of a prompt with its answer; the model's own limit without it.
+    #[arg(long, value_name = "N")]
+    max_model_len: Option<usize>,
+    /// Sequences decoded together.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
+    max_num_seqs: u16,
+    /// Requests that may wait; further ones get status 429.
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    max_queued_requests: usize,
+    /// Memory for keys and values, but always enough for one sequence.
+    #[arg(long, value_name = "BYTES", default_value_t = 4 << 30)]
+    kv_cache_memory_bytes: usize,
+    /// Pictures in one prompt, as a number or as vLLM's {"image": N}.
+    #[arg(long, value_name = "N", default_value_t = IMAGES_MAX.to_string())]
+    limit_mm_per_prompt: String,
+    /// A Jinja file in place of the checkpoint's template.
+    #[arg(long, value_name = "FILE")]
+    chat_template: Option<PathBuf>,
+    /// Clients may name pictures in files below this folder.
+    #[arg(long, value_name = "DIR")]
+    allowed_local_media_path: Option<PathBuf>,
+    /// Clients may name pictures by addresses of the public network.
+    #[arg(long)]
+    allow_remote_images: bool,
+    /// Which log-probabilities are told: at temperature 1, or under the distribution drawn from.
+    #[arg(long, value_enum, value_name = "MODE", default_value_t)]
+    logprobs_mode: LogprobsMode,
+    /// Where to compute.
+    #[arg(long, value_enum, default_value_t)]
+    device: Device,
+}
+
+/// Runs the command.
+pub fn run(arguments: ServeArguments) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A subscriber that is there already does as well.
+    let _ = log.with_ansi(std::io::stderr().is_terminal()).try_init();
+    let (host, port) = (arguments.host.as_str(), arguments.port);
+    let listener = TcpListener::bind((host, port))
+        .with_context(|| format!("cannot listen at {host}:{port}; choose another --host or --port"))?;
+    let address = listener.local_addr().context("the address cannot be read")?;
+    let parts = arguments.parts()?;
+    print(&format!("serving {} at http://{address}\n", parts.names.join(", ")))?;
+    serve::run(parts, listener)?;
+    Ok(())
+}
+
+impl ServeArguments {
+    /// Loads the model.
+    fn parts(self) -> anyhow::Result<Parts> {
+        let dir = folder::resolve(&self.model)?;
+        let mut config = Config::open(&dir)?;
+        let processor = self.processor(&dir, &config)?;
+        if let Some(tokens) = self.max_model_len {
+            let most = config.context_tokens;
+            anyhow::ensure!(
+                (2..=most).contains(&tokens),
+                "--max-model-len is {tokens}; it must be between 2 and {most}"
+            );
+            config.context_tokens = tokens;
+        }
+        let images_max = images_max(&self.limit_mm_per_prompt)?;
+        let images = ImagePolicy::new(self.allowed_local_media_path.as_deref(), self.allow_remote_images);
+        let images = images.context("--allowed-local-media-path is no folder that can be read")?;
+        let defaults = defaults(&GenerationConfig::open(&dir)?, &processor, &config)?;
+        let backend = self.device.backend(&config)?;
+        let limits = self.limits(&config, backend.activation_bytes());
+        let model = Model::new(config.clone(), backend);
+        let weights = weights::load(&model, &dir)?;
+        Ok(Parts {
+            model,
+            weights,
+            limits,
+            prompts: Prompts { processor: Arc::new(processor), config, images, images_max },
+            defaults,
+            names: if self.served_model_name.is_empty() { vec![self.model] } else { self.served_model_name },
+            api_key: self.api_key,
+            waiting_max: self.max_queued_requests,
+            logprobs_mode: self.logprobs_mode,
+        })
+    }
+
+    fn processor(&self, dir: &Path, config: &Config) -> anyhow::Result<Processor> {
+        let processor = processor::open(dir, config)?;
+        let Some(path) = &self.chat_template else { return Ok(processor) };
+        let source = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read --chat-template {}; give a Jinja file", path.display()))?;
+        processor.with_template(source).with_context(|| format!("--chat-template {}", path.display()))
+    }
+
+    /// Pages for as many sequences as run together, or as many as memory should hold, but always for one.
+    fn limits(&self, config: &Config, activation_bytes: usize) -> EngineLimits {
+        let longest = config.context_tokens.div_ceil(PAGE_TOKENS);
+        let sequences = usize::from(self.max_num_seqs);
+        let affordable = self.kv_cache_memory_bytes / KvCache::page_bytes(config, activation_bytes);
+        let pages = (longest * sequences).min(affordable).max(longest);
+        EngineLimits { pages, prefill_chunk_tokens: PREFILL_TOKENS, sequences }
+    }
+}
+
+/// What the checkpoint says where a request says nothing.
+fn defaults(generation: &GenerationConfig, processor: &Processor, config: &Config) -> anyhow::Result<Defaults> {
+    let plain = Sampling::default();
+    let pick =
+        |key: &str, default: f32| Ok::<f32, anyhow::Error>(generation.number(key)?.map_or(default, |x| x as f32));
+    let ids = processor.special_ids();
+    let eos = generation.ids("eos_token_id")?;
+    Ok(Defaults {
+        sampling: Sampling {
+            temperature: pick("temperature", plain.temperature)?,
+            top_k: generation.number("top_k")?.map_or(0, |k| k.max(0.0) as usize),
+            top_p: pick("top_p", plain.top_p)?,
+            min_p: pick("min_p", plain.min_p)?,
+            repetition_penalty: pick("repetition_penalty", plain.repetition_penalty)?,
+            code_temperature: None,
+        },
+        eos: if eos.is_empty() { vec![ids.im_end, ids.endoftext] } else { eos },
+        forbidden: vec![ids.image_pad, ids.video_pad],
+        context_tokens: config.context_tokens,
+        vocab: config.vocab,
+    })
+}
+
+/// `4`, or `{"image": 4}`, or `image=4`.
+fn images_max(text: &str) -> anyhow::Result<usize> {
+    let json: Option<Value> = serde_json::from_str(text).ok();
+    let number = match &json {
+        Some(value) => value.as_u64().or_else(|| value["image"].as_u64()),
+        None => text.strip_prefix("image=").and_then(|number| number.parse().ok()),
+    };
+    let number =
+        number.with_context(|| format!("--limit-mm-per-prompt is {text}; give a number or {{\"image\": N}}"))?;
+    Ok(usize::try_from(number)?)
+}

@@ -1,0 +1,135 @@
+//! One answer as it grows: tokens become text, never half a character, and nothing of a stop string that may still be on its way.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::desk::Progress;
+use super::sampling::Settings;
+use crate::engine::request::{Sampled, StopReason};
+use crate::prompt::{StreamDecoder, Tokenizer};
+
+/// What stands for the logarithm of 0, which JSON does not have.
+const LOGPROB_MIN: f32 = -9999.0;
+
+/// Which log-probability of a drawn token is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum LogprobsMode {
+    /// At temperature 1 over the whole vocabulary.
+    #[default]
+    RawLogprobs,
+    /// Under the distribution that it was drawn from: after penalty, temperature and cuts.
+    ProcessedLogprobs,
+}
+
+impl LogprobsMode {
+    /// The number for a token.
+    pub fn of(self, token: &Sampled) -> f32 {
+        let logprob = match self {
+            LogprobsMode::RawLogprobs => token.raw,
+            LogprobsMode::ProcessedLogprobs => token.processed,
+        };
+        finite(logprob)
+    }
+}
+
+/// A log-probability that JSON can say.
+pub fn finite(logprob: f32) -> f32 {
+    if logprob.is_nan() { LOGPROB_MIN } else { logprob.max(LOGPROB_MIN) }
+}
+
+/// An answer so far.
+pub struct Choice {
+    settings: Arc<Settings>,
+    decoder: StreamDecoder,
+    text: String,
+    /// Bytes of the text that were given out.
+    given: usize,
+    /// Tokens so far.
+    pub tokens: usize,
+}
+
+/// What a token brought.
+#[derive(Debug, Default)]
+pub struct Delta {
+    /// Text.
+    pub text: String,
+    /// How the answer ended, if it did.
+    pub finish: Option<Finish>,
+}
+
+/// How an answer ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finish {
+    /// `stop` or `length`.
+    pub reason: &'static str,
+    /// The stop string or stop token; null for the end of a turn.
+    pub stop: Value,
+}
+
+impl Choice {
+    /// An empty answer.
+    pub fn new(settings: Arc<Settings>) -> Choice {
+        Choice { settings, decoder: StreamDecoder::default(), text: String::new(), given: 0, tokens: 0 }
+    }
+
+    /// Takes a token.
+    pub fn take(&mut self, progress: &Progress, tokenizer: &Tokenizer, eos: &[u32]) -> Delta {
+        self.tokens += 1;
+        let id = progress.token.id;
+        let ends_with_token = matches!(progress.stopped, Some(StopReason::Token(_))) && !self.settings.include_stop;
+        let is_left_out = ends_with_token || (self.settings.skip_special && tokenizer.is_special(id));
+        if !is_left_out {
+            self.text.push_str(&self.decoder.push(tokenizer.token_bytes(id)));
+        }
+        let Some(reason) = progress.stopped else {
+            let end = self.text.len() - self.held();
+            return Delta { text: self.give(end), finish: None };
+        };
+        self.text.push_str(&self.decoder.finish());
+        let mut end = self.text.len();
+        if let StopReason::Text(index) = reason {
+            let stop = &self.settings.stops.strings[index];
+            if let Some(start) = self.text.find(stop.as_str()) {
+                end = if self.settings.include_stop { start + stop.len() } else { start };
+            }
+        }
+        let finish = Finish { reason: finish_reason(reason), stop: self.stop(reason, eos) };
+        Delta { text: self.give(end), finish: Some(finish) }
+    }
+
+    /// The text from what was given out to `end`.
+    fn give(&mut self, end: usize) -> String {
+        let from = self.given.min(end);
+        self.given = end;
+        self.text[from..end].to_owned()
+    }
+
+    /// Bytes at the end of the text that may be the beginning of a stop string.
+    fn held(&self) -> usize {
+        let text = &self.text.as_bytes()[self.given..];
+        let held = |stop: &String| {
+            let longest = (stop.len() - 1).min(text.len());
+            (1..=longest)
+                .rev()
+                .find(|&n| text.ends_with(&stop.as_bytes()[..n]) && self.text.is_char_boundary(self.text.len() - n))
+        };
+        self.settings.stops.strings.iter().filter_map(held).max().unwrap_or(0)
+    }
+
+    fn stop(&self, reason: StopReason, eos: &[u32]) -> Value {
+        match reason {
+            StopReason::Text(index) => json!(self.settings.stops.strings[index]),
+            StopReason::Token(id) if !eos.contains(&id) => json!(id),
+            _ => Value::Null,
+        }
+    }
+}
+
+fn finish_reason(reason: StopReason) -> &'static str {
+    match reason {
+        StopReason::Text(_) | StopReason::Token(_) => "stop",
+        StopReason::TurnTokens | StopReason::TotalTokens | StopReason::ContextFull => "length",
+    }
+}

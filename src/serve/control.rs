@@ -1,0 +1,151 @@
+//! The routes of training frameworks: weights taken over from a folder, prompts made here and answered later, what TRL asks a server first.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use super::App;
+use super::answers::{Form, Kind};
+use super::desk::Order;
+use super::error::ApiError;
+use super::openai::{PixelLimits, Request};
+use super::routes::{Entry, Wire, answer, prepare};
+use crate::checkpoint::folder;
+
+/// Routes of a weight transfer over the network, which is not done here.
+const TRANSFER_ROUTES: [&str; 6] = [
+    "/init_weight_transfer_engine",
+    "/start_weight_update",
+    "/finish_weight_update",
+    "/init_communicator",
+    "/update_named_param",
+    "/close_communicator",
+];
+
+/// The routes.
+pub fn routes() -> Router<Arc<App>> {
+    let routes = Router::new()
+        .route("/server_info", get(server_info))
+        .route("/get_world_size", get(world_size))
+        .route("/reset_prefix_cache", post(reset_prefix_cache))
+        .route("/update_weights", post(update_weights))
+        .route("/update_weights_from_disk", post(update_weights))
+        .route("/v1/chat/completions/render", post(render))
+        .route("/inference/v1/generate", post(generate));
+    TRANSFER_ROUTES.iter().fold(routes, |routes, route| routes.route(route, post(no_transfer)))
+}
+
+async fn server_info(State(app): State<Arc<App>>) -> Json<Value> {
+    Json(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "weights_version": app.gauges.weights_version(),
+        "vllm_config": {
+            "model_config": {"served_model_name": app.names, "max_model_len": app.defaults.context_tokens},
+            "weight_transfer_config": {"backend": "disk"},
+        },
+    }))
+}
+
+async fn world_size() -> Json<Value> {
+    Json(json!({"world_size": 1}))
+}
+
+async fn no_transfer() -> ApiError {
+    let message = "weights are not transferred over NCCL here; save them to a folder that this machine can read, and send it as \
+                   `weight_dir` to POST /update_weights";
+    ApiError::status(StatusCode::NOT_IMPLEMENTED, "no_weight_transfer", message)
+}
+
+async fn reset_prefix_cache(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
+    let (reply, forgotten) = oneshot::channel();
+    app.order(Order::Forget(reply))?;
+    forgotten.await.map_err(|_| ApiError::failed("the engine is gone"))?;
+    Ok(Json(json!({"success": true})))
+}
+
+/// Where weights lie, in the words of prime-rl and of SGLang; or how they would be transferred.
+#[derive(Deserialize)]
+#[serde(expecting = "a JSON object")]
+struct UpdateWeights {
+    weight_dir: Option<String>,
+    model_path: Option<String>,
+    update_info: Option<Value>,
+}
+
+async fn update_weights(
+    State(app): State<Arc<App>>,
+    Wire(update): Wire<UpdateWeights>,
+) -> Result<Json<Value>, ApiError> {
+    let (param, dir) = match (update.weight_dir, update.model_path) {
+        (Some(dir), None) => ("weight_dir", dir),
+        (None, Some(dir)) => ("model_path", dir),
+        (None, None) if update.update_info.is_some() => return Err(no_transfer().await),
+        _ => {
+            return Err(ApiError::field(
+                "weight_dir",
+                "is missing; give the folder of a checkpoint as it or as `model_path`, not both",
+            ));
+        }
+    };
+    let dir: PathBuf =
+        folder::resolve(&dir).map_err(|error| ApiError::field(param, format!("cannot be used: {error}")))?;
+    let (reply, reloaded) = oneshot::channel();
+    app.order(Order::Reload(dir.clone(), reply))?;
+    let reloaded = reloaded.await.map_err(|_| ApiError::failed("the engine is gone"))?;
+    let version = reloaded.map_err(|error| ApiError::field(param, format!("cannot be used: {error}")))?;
+    tracing::info!("weights of {} are version {version}", dir.display());
+    Ok(Json(
+        json!({"success": true, "message": format!("weights read from {}", dir.display()), "weights_version": version}),
+    ))
+}
+
+/// A conversation's pictures, on their way through a client that only hands them back.
+#[derive(Debug, Default, Deserialize, Serialize)]
+struct Features {
+    images: Vec<String>,
+    mm_processor_kwargs: Option<PixelLimits>,
+}
+
+async fn render(State(app): State<Arc<App>>, Wire(request): Wire<Request>) -> Result<Json<Value>, ApiError> {
+    app.model_name(request.model.as_deref())?;
+    let images = app.prompts.features(&request);
+    let features =
+        (!images.is_empty()).then_some(Features { images, mm_processor_kwargs: request.mm_processor_kwargs });
+    let prompt = prepare(&app, move |app| app.prompts.chat(&request)).await?;
+    Ok(Json(json!({"token_ids": prompt.token_ids, "features": features})))
+}
+
+/// Token ids to go on from.
+#[derive(Deserialize)]
+#[serde(expecting = "a JSON object")]
+struct Generate {
+    model: Option<String>,
+    request_id: Option<String>,
+    token_ids: Vec<u32>,
+    features: Option<Features>,
+    #[serde(default)]
+    sampling_params: Request,
+}
+
+async fn generate(
+    State(app): State<Arc<App>>,
+    entry: Entry,
+    Wire(generate): Wire<Generate>,
+) -> Result<Response, ApiError> {
+    let Generate { model, request_id, token_ids, features, sampling_params } = generate;
+    let request = Request { model, stream: None, ..sampling_params };
+    let features = features.unwrap_or_default();
+    let make = move |app: &App| {
+        let images = app.prompts.load(&features.images, features.mm_processor_kwargs)?;
+        Ok(vec![app.prompts.tokens("token_ids", token_ids, images)?])
+    };
+    answer(app, entry, &request, request_id, Form { kind: Kind::Tokens, ..Form::default() }, make).await
+}

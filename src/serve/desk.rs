@@ -1,0 +1,236 @@
+//! The loop that owns the engine and the weights: orders come through a channel, tokens go back through each order's own.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
+
+use super::gauges::{Gauges, Waiting};
+use super::prompt_logprobs::{TokenLogprobs, prompt_logprobs};
+use crate::checkpoint::{CheckpointError, weights};
+use crate::engine::Engine;
+use crate::engine::request::{Event, GeneratorError, Opening, Sampled, Sampling, StopReason, Stops};
+use crate::model::Model;
+use crate::model::parameters::Weights;
+use crate::ops::patch_embed::PixelScale;
+use crate::prompt::Prompt;
+
+/// Something for the loop to do.
+pub enum Order {
+    /// Answer a prompt.
+    Generate(Job),
+    /// Give the log-probabilities of a prompt's tokens, and of so many of the likeliest in each place.
+    Score(Prompt, usize, oneshot::Sender<Vec<TokenLogprobs>>),
+    /// Read the weights of a folder in place of the present ones; the answer is their version.
+    Reload(PathBuf, oneshot::Sender<Result<u64, CheckpointError>>),
+    /// Forget what was computed for earlier prompts.
+    Forget(oneshot::Sender<()>),
+}
+
+/// A prompt to answer, several times at once.
+pub struct Job {
+    /// The prompt.
+    pub prompt: Prompt,
+    /// Number of its first answer in the request.
+    pub first: usize,
+    /// How many answers.
+    pub n: usize,
+    /// Seed of the random draws.
+    pub seed: u64,
+    /// How tokens are drawn.
+    pub sampling: Sampling,
+    /// When answers end.
+    pub stops: Stops,
+    /// Where tokens go. When nobody listens any more, the job is given up.
+    pub events: UnboundedSender<Result<Progress, GeneratorError>>,
+    /// Its place in the queue.
+    pub waiting: Waiting,
+}
+
+/// A token of an answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// The answer's number in the request.
+    pub choice: usize,
+    /// The token.
+    pub token: Sampled,
+    /// If it was the last, why.
+    pub stopped: Option<StopReason>,
+}
+
+/// An open sequence's way back to its request.
+struct Listener {
+    choice: usize,
+    events: UnboundedSender<Result<Progress, GeneratorError>>,
+}
+
+/// The engine, the weights, and who waits for what.
+pub struct Desk {
+    model: Model,
+    weights: Weights,
+    engine: Engine,
+    pixel_scale: PixelScale,
+    orders: Receiver<Order>,
+    waiting: VecDeque<Job>,
+    listeners: BTreeMap<u64, Listener>,
+    sequences_opened: u64,
+    gauges: Arc<Gauges>,
+}
+
+impl Desk {
+    /// With nothing to do yet.
+    pub fn new(
+        (model, weights): (Model, Weights),
+        engine: Engine,
+        pixel_scale: PixelScale,
+        orders: Receiver<Order>,
+        gauges: Arc<Gauges>,
+    ) -> Desk {
+        Desk {
+            model,
+            weights,
+            engine,
+            pixel_scale,
+            orders,
+            waiting: VecDeque::new(),
+            listeners: BTreeMap::new(),
+            sequences_opened: 0,
+            gauges,
+        }
+    }
+
+    /// Works until nobody can send an order any more.
+    ///
+    /// # Errors
+    /// When the engine failed; whoever waited was told.
+    pub fn run(mut self) -> Result<(), GeneratorError> {
+        while let Ok(order) = self.orders.recv() {
+            self.take(order);
+            // On the worker pool itself, as long as there is work: its parallel ops then share it from where they stand.
+            rayon::scope(|_| self.work_off())?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, order: Order) {
+        // Whoever ordered may have gone; then nobody hears the answer.
+        match order {
+            Order::Generate(job) => self.waiting.push_back(job),
+            Order::Score(prompt, top, reply) => {
+                let _ = reply.send(prompt_logprobs(&self.model, &self.weights, self.pixel_scale, &prompt, top));
+            }
+            Order::Reload(dir, reply) => {
+                let reloaded = weights::reload(&self.model, &mut self.weights, &dir);
+                self.gauges.set_weights_version(self.weights.version);
+                let _ = reply.send(reloaded.map(|()| self.weights.version));
+            }
+            Order::Forget(reply) => {
+                if self.listeners.is_empty() {
+                    self.engine.forget_images();
+                }
+                let _ = reply.send(());
+            }
+        }
+    }
+
+    /// Steps until all is answered.
+    fn work_off(&mut self) -> Result<(), GeneratorError> {
+        loop {
+            while let Ok(order) = self.orders.try_recv() {
+                self.take(order);
+            }
+            self.give_up_abandoned();
+            self.admit();
+            self.measure();
+            if self.listeners.is_empty() {
+                return Ok(());
+            }
+            match self.engine.step(&self.weights) {
+                Ok(events) => self.deliver(&events),
+                Err(error) => return Err(self.fail(error)),
+            }
+        }
+    }
+
+    /// Closes what nobody listens to any more.
+    fn give_up_abandoned(&mut self) {
+        self.waiting.retain(|job| !job.events.is_closed());
+        let engine = &mut self.engine;
+        self.listeners.retain(|&sequence, listener| {
+            let is_heard = !listener.events.is_closed();
+            if !is_heard {
+                engine.close(sequence);
+            }
+            is_heard
+        });
+    }
+
+    /// Opens jobs in order, as long as there is room.
+    fn admit(&mut self) {
+        while let Some(job) = self.waiting.pop_front() {
+            let first = self.sequences_opened;
+            let opening = Opening {
+                token_ids: job.prompt.token_ids.clone(),
+                images: job.prompt.images.clone(),
+                sequences: (first..first + job.n as u64).collect(),
+                first_counter: Some(0),
+                seed: job.seed,
+                sampling: job.sampling.clone(),
+                adaptive: None,
+                stops: job.stops.clone(),
+            };
+            match self.engine.open(&opening) {
+                Ok(()) => {
+                    self.sequences_opened += job.n as u64;
+                    for (place, sequence) in opening.sequences.into_iter().enumerate() {
+                        let listener = Listener { choice: job.first + place, events: job.events.clone() };
+                        self.listeners.insert(sequence, listener);
+                    }
+                }
+                Err(GeneratorError::Full) => {
+                    self.waiting.push_front(job);
+                    return;
+                }
+                Err(error) => {
+                    let _ = job.events.send(Err(error));
+                }
+            }
+        }
+    }
+
+    fn measure(&mut self) {
+        let (free, pages) = self.engine.pages();
+        self.gauges.set_load(self.listeners.len(), 1.0 - free as f64 / pages.max(1) as f64);
+    }
+
+    /// Gives tokens to those who wait for them. A sequence's stop comes right behind its last token.
+    fn deliver(&mut self, events: &[Event]) {
+        let mut events = events.iter().peekable();
+        while let Some(event) = events.next() {
+            let &Event::Token { sequence, token } = event else { continue };
+            let stopped = events.next_if(|next| matches!(next, Event::Stopped { .. })).and_then(|next| match next {
+                Event::Stopped { reason, .. } => Some(*reason),
+                Event::Token { .. } => None,
+            });
+            if let Some(listener) = self.listeners.get(&sequence) {
+                let _ = listener.events.send(Ok(Progress { choice: listener.choice, token, stopped }));
+            }
+            if stopped.is_some() {
+                self.engine.close(sequence);
+                self.listeners.remove(&sequence);
+            }
+        }
+    }
+
+    /// Tells all who wait that nothing will come.
+    fn fail(&mut self, error: GeneratorError) -> GeneratorError {
+        let jobs = self.waiting.iter().map(|job| &job.events);
+        for events in jobs.chain(self.listeners.values().map(|listener| &listener.events)) {
+            let _ = events.send(Err(GeneratorError::Failed(error.to_string().into())));
+        }
+        error
+    }
+}

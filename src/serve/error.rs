@@ -1,0 +1,92 @@
+//! What a client is told when a request cannot be answered: OpenAI's form, with a status that its libraries understand.
+
+use std::fmt::Display;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use crate::engine::request::GeneratorError;
+
+/// Seconds after which a client may try again.
+const RETRY_SECONDS: u32 = 1;
+
+/// A request that was not answered.
+#[derive(Debug)]
+pub struct ApiError {
+    status: StatusCode,
+    message: String,
+    param: Option<String>,
+    code: Option<&'static str>,
+}
+
+impl ApiError {
+    /// A request that is wrong.
+    pub fn bad(message: impl Display) -> ApiError {
+        ApiError { status: StatusCode::BAD_REQUEST, message: message.to_string(), param: None, code: None }
+    }
+
+    /// A field whose value is wrong.
+    pub fn field(param: &str, message: impl Display) -> ApiError {
+        ApiError { param: Some(param.to_owned()), ..ApiError::bad(format!("`{param}` {message}")) }
+    }
+
+    /// Any other status.
+    pub fn status(status: StatusCode, code: &'static str, message: impl Display) -> ApiError {
+        ApiError { status, code: Some(code), ..ApiError::bad(message) }
+    }
+
+    /// The queue is full.
+    pub fn too_many(waiting: usize) -> ApiError {
+        let message = format!("{waiting} requests are waiting already; try again later");
+        ApiError::status(StatusCode::TOO_MANY_REQUESTS, "queue_full", message)
+    }
+
+    /// The server goes down.
+    pub fn draining() -> ApiError {
+        let message = "the server is shutting down and takes no new requests; try another or later";
+        ApiError::status(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", message)
+    }
+
+    /// The engine is gone.
+    pub fn failed(message: impl Display) -> ApiError {
+        ApiError::status(StatusCode::INTERNAL_SERVER_ERROR, "engine_failed", message)
+    }
+
+    /// The JSON that tells the client.
+    pub fn body(&self) -> serde_json::Value {
+        let kind = match self.status {
+            StatusCode::UNAUTHORIZED => "authentication_error",
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+            status if status.is_server_error() => "server_error",
+            _ => "invalid_request_error",
+        };
+        json!({"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}})
+    }
+}
+
+impl From<GeneratorError> for ApiError {
+    fn from(error: GeneratorError) -> ApiError {
+        match error {
+            GeneratorError::NeverFits { prompt, tokens, .. } => ApiError::bad(format!(
+                "a sequence of up to {tokens} tokens after a prompt of {prompt} does not fit into the server's pages even alone; lower \
+                 max_tokens, or start the server with a larger --kv-cache-memory-bytes"
+            )),
+            GeneratorError::Failed(reason) => ApiError::failed(format!("the engine failed: {reason}")),
+            other => ApiError::bad(other),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, axum::Json(self.body())).into_response();
+        if matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_SECONDS));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}

@@ -1,0 +1,186 @@
+//! A request under way: its jobs' tokens come in one by one and become news of its answers. When it is dropped, nobody listens to its jobs
+//! any more, and the loop gives them up.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::oneshot;
+
+use super::App;
+use super::choice::{Choice, Finish};
+use super::desk::{Job, Order, Progress};
+use super::error::ApiError;
+use super::gauges::Active;
+use super::openai::Usage;
+use super::prompt_logprobs::TokenLogprobs;
+use super::sampling::Settings;
+use crate::engine::request::{GeneratorError, Sampled, Stops};
+use crate::prompt::Prompt;
+
+/// Answers under way.
+pub struct Generation {
+    /// The server.
+    pub app: Arc<App>,
+    /// The request's settings.
+    pub settings: Arc<Settings>,
+    /// Token ids of each prompt.
+    pub prompts: Vec<Vec<u32>>,
+    /// For each prompt, where asked for.
+    pub prompt_logprobs: Vec<Vec<TokenLogprobs>>,
+    choices: Vec<Growing>,
+    /// Answers that have not ended.
+    open: usize,
+    events: UnboundedReceiver<Result<Progress, GeneratorError>>,
+    /// News that was looked at already.
+    first: Option<News>,
+    began: Instant,
+    _active: Active,
+}
+
+/// An answer, and when its tokens came.
+struct Growing {
+    choice: Choice,
+    first_token: Option<Instant>,
+    last_token: Instant,
+}
+
+/// What a token brought to an answer.
+#[derive(Debug)]
+pub struct News {
+    /// The answer's number.
+    pub choice: usize,
+    /// The token.
+    pub token: Sampled,
+    /// New text.
+    pub text: String,
+    /// How the answer ended, if it did.
+    pub finish: Option<Finish>,
+}
+
+impl Generation {
+    /// Hands prompts to the loop.
+    ///
+    /// # Errors
+    /// When the queue is full, the server goes down, or the loop is gone.
+    pub async fn start(
+        app: &Arc<App>,
+        settings: Settings,
+        prompts: Vec<Prompt>,
+        active: Active,
+    ) -> Result<Generation, ApiError> {
+        let began = Instant::now();
+        let settings = Arc::new(settings);
+        let mut prompt_logprobs = Vec::new();
+        if let Some(top) = settings.prompt_logprobs {
+            for prompt in &prompts {
+                prompt_logprobs.push(score(app, prompt.clone(), top).await?);
+            }
+        }
+        let (sender, events) = unbounded_channel();
+        let choices = prompts.len() * settings.n;
+        let token_ids = prompts.iter().map(|prompt| prompt.token_ids.clone()).collect();
+        for (number, prompt) in prompts.into_iter().enumerate() {
+            app.gauges.count_prompt(prompt.token_ids.len());
+            let tokens = app.defaults.answer_tokens(&settings, prompt.token_ids.len());
+            let job = Job {
+                prompt,
+                first: number * settings.n,
+                n: settings.n,
+                seed: settings.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()),
+                sampling: settings.sampling.clone(),
+                stops: Stops { turn_tokens: tokens, total_tokens: tokens, ..settings.stops.clone() },
+                events: sender.clone(),
+                waiting: app.gauges.wait(),
+            };
+            app.order(Order::Generate(job))?;
+        }
+        let growing = || Growing { choice: Choice::new(settings.clone()), first_token: None, last_token: began };
+        Ok(Generation {
+            app: app.clone(),
+            prompts: token_ids,
+            prompt_logprobs,
+            choices: std::iter::repeat_with(growing).take(choices).collect(),
+            settings,
+            open: choices,
+            events,
+            first: None,
+            began,
+            _active: active,
+        })
+    }
+
+    /// Waits for the first token, so that a refusal can still be a status of its own.
+    pub async fn wait(&mut self) -> Result<(), ApiError> {
+        self.first = self.next().await?;
+        Ok(())
+    }
+
+    /// The next token; none when all answers have ended.
+    pub async fn next(&mut self) -> Result<Option<News>, ApiError> {
+        if let Some(first) = self.first.take() {
+            return Ok(Some(first));
+        }
+        if self.open == 0 {
+            return Ok(None);
+        }
+        let progress = self.events.recv().await.ok_or_else(|| ApiError::failed("the engine is gone"))??;
+        let growing = &mut self.choices[progress.choice];
+        let delta = growing.choice.take(&progress, self.app.prompts.processor.tokenizer(), &self.app.defaults.eos);
+        let now = Instant::now();
+        match growing.first_token {
+            None => {
+                growing.first_token = Some(now);
+                self.app.gauges.count_first_token((now - self.began).as_secs_f64());
+            }
+            Some(_) => self.app.gauges.count_token((now - growing.last_token).as_secs_f64()),
+        }
+        growing.last_token = now;
+        if delta.finish.is_some() {
+            self.open -= 1;
+        }
+        Ok(Some(News { choice: progress.choice, token: progress.token, text: delta.text, finish: delta.finish }))
+    }
+
+    /// Notes how an answer ended.
+    pub fn finished(&self, choice: usize, reason: &str) {
+        let Growing { choice, first_token, last_token } = &self.choices[choice];
+        let further = choice.tokens.saturating_sub(1);
+        let decoding = first_token.map(|first| (*last_token - first).as_secs_f64());
+        let per_token = decoding.filter(|_| further > 0).map(|seconds| seconds / further as f64);
+        self.app.gauges.count_finish(reason, self.began.elapsed().as_secs_f64(), per_token);
+    }
+
+    /// How many answers there are.
+    pub fn answers(&self) -> usize {
+        self.choices.len()
+    }
+
+    /// Token ids of the prompt that an answer belongs to.
+    pub fn prompt_of(&self, choice: usize) -> usize {
+        choice / self.settings.n
+    }
+
+    /// Tokens so far.
+    pub fn usage(&self) -> Usage {
+        let prompt_tokens = self.prompts.iter().map(Vec::len).sum();
+        let completion_tokens = self.choices.iter().map(|growing| growing.choice.tokens).sum();
+        Usage { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens }
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        for _ in 0..self.open {
+            self.app.gauges.count_finish("abort", self.began.elapsed().as_secs_f64(), None);
+        }
+    }
+}
+
+/// Log-probabilities of a prompt.
+pub async fn score(app: &App, prompt: Prompt, top: usize) -> Result<Vec<TokenLogprobs>, ApiError> {
+    let (reply, scored) = oneshot::channel();
+    app.order(Order::Score(prompt, top, reply))?;
+    scored.await.map_err(|_| ApiError::failed("the engine is gone"))
+}

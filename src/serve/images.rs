@@ -1,0 +1,170 @@
+//! Pictures that clients name: data URLs always, files below a folder and addresses on the network where the operator allows it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ureq::config::Config;
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
+
+use super::error::ApiError;
+use crate::prompt::ImageSource;
+use crate::prompt::image::decode_bytes;
+
+/// The largest picture that is fetched.
+const FETCHED_BYTES_MAX: u64 = 64 << 20;
+/// Longer than this nobody waits for a picture.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Which pictures may be used.
+pub struct ImagePolicy {
+    /// Files below it may be named; resolved.
+    local_root: Option<PathBuf>,
+    /// Fetches from the network.
+    agent: Option<ureq::Agent>,
+}
+
+impl ImagePolicy {
+    /// Files below `local_root`, and the network if `allow_remote`.
+    ///
+    /// # Errors
+    /// When the folder cannot be found.
+    pub fn new(local_root: Option<&Path>, allow_remote: bool) -> std::io::Result<ImagePolicy> {
+        let config = Config::builder().timeout_global(Some(FETCH_TIMEOUT)).max_redirects(5).proxy(None).build();
+        let agent = || ureq::Agent::with_parts(config, DefaultConnector::default(), PublicResolver::default());
+        Ok(ImagePolicy { local_root: local_root.map(Path::canonicalize).transpose()?, agent: allow_remote.then(agent) })
+    }
+
+    /// The picture that `address` names, as field `param` of a request.
+    pub fn source(&self, address: &str, param: &str) -> Result<ImageSource, ApiError> {
+        if address.starts_with("data:") {
+            return Ok(ImageSource::DataUrl(address.to_owned()));
+        }
+        if address.starts_with("http://") || address.starts_with("https://") {
+            return self.fetch(address).map_err(|reason| ApiError::field(param, reason));
+        }
+        let path = Path::new(address.strip_prefix("file://").unwrap_or(address));
+        self.file(path).map_err(|reason| ApiError::field(param, reason))
+    }
+
+    /// A file below the allowed folder. What is elsewhere and what is not there read alike.
+    fn file(&self, path: &Path) -> Result<ImageSource, String> {
+        let shown = path.display().to_string();
+        let shown: String = shown.chars().take(100).collect();
+        let Some(root) = &self.local_root else {
+            return Err(format!(
+                "names the file {shown:?}, and this server reads none; send a data URL, or start it with --allowed-local-media-path"
+            ));
+        };
+        let outside = || format!("names {shown:?}, which is no file below the folder that this server may read");
+        let path = root.join(path).canonicalize().map_err(|_| outside())?;
+        if !path.starts_with(root) || !path.is_file() {
+            return Err(outside());
+        }
+        Ok(ImageSource::Path(path))
+    }
+
+    fn fetch(&self, address: &str) -> Result<ImageSource, String> {
+        let shown: String = address.chars().take(100).collect();
+        let Some(agent) = &self.agent else {
+            return Err(format!(
+                "is {shown:?} on the network, which this server does not fetch; send a data URL, or start it with --allow-remote-images"
+            ));
+        };
+        let failed = |error: ureq::Error| format!("is {shown:?}, which cannot be fetched: {error}");
+        let mut response = agent.get(address).call().map_err(failed)?;
+        let bytes = response.body_mut().with_config().limit(FETCHED_BYTES_MAX).read_to_vec().map_err(failed)?;
+        let pixels = decode_bytes(&bytes, &shown).map_err(|error| format!("cannot be used: {error}"))?;
+        Ok(ImageSource::Memory(pixels.into()))
+    }
+}
+
+/// Finds addresses, and refuses those that are not of the public network: a client must not reach through us what only we can reach. The
+/// connection goes to the address that was looked at, of redirects too.
+#[derive(Debug, Default)]
+struct PublicResolver(DefaultResolver);
+
+impl Resolver for PublicResolver {
+    fn resolve(&self, uri: &Uri, config: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let found = self.0.resolve(uri, config, timeout)?;
+        let mut public = self.empty();
+        for address in found.iter().filter(|address| is_public(address.ip())) {
+            public.push(*address);
+        }
+        match public.is_empty() {
+            true => Err(ureq::Error::Other("its host has no public address".into())),
+            false => Ok(public),
+        }
+    }
+}
+
+/// Whether an address is one of the public network.
+fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => is_public_v4(v4),
+        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
+            Some(v4) => is_public_v4(v4),
+            None => is_public_v6(v6),
+        },
+    }
+}
+
+fn is_public_v4(address: Ipv4Addr) -> bool {
+    let [a, b, c, _] = address.octets();
+    let is_shared = a == 100 && (64..128).contains(&b);
+    let is_benchmark = a == 198 && (b == 18 || b == 19);
+    let is_protocol = a == 192 && b == 0 && c == 0;
+    !(a == 0
+        || a >= 240
+        || is_shared
+        || is_benchmark
+        || is_protocol
+        || address.is_private()
+        || address.is_loopback()
+        || address.is_link_local()
+        || address.is_multicast()
+        || address.is_documentation())
+}
+
+/// Global unicast without the prefixes that stand for IPv4 addresses, which would lead around the rules above.
+fn is_public_v6(address: Ipv6Addr) -> bool {
+    let [first, second, ..] = address.segments();
+    let is_global = first & 0xE000 == 0x2000;
+    let is_translated = first == 0x2002 || (first == 0x2001 && second < 0x200);
+    let is_documentation = first == 0x2001 && second == 0xDB8;
+    is_global && !is_translated && !is_documentation
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_of_the_public_network_are_public() {
+        for private in [
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "0.0.0.0",
+            "100.64.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::1",
+            "::",
+            "fe80::1",
+            "fd00::1",
+            "::ffff:127.0.0.1",
+            "64:ff9b::7f00:1",
+            "2002:7f00:1::",
+        ] {
+            assert!(!is_public(private.parse().unwrap()), "{private}");
+        }
+        for public in ["8.8.8.8", "1.1.1.1", "2606:4700:4700::1111"] {
+            assert!(is_public(public.parse().unwrap()), "{public}");
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! An OpenAI-compatible HTTP server. One thread owns the engine and the weights ([`desk`]); requests reach it through a channel, and tokens
+//! come back through a channel of each request. All that waits for the network runs on tokio, which stands nowhere else in this crate.
+
+pub mod answers;
+pub mod choice;
+pub mod control;
+pub mod desk;
+pub mod error;
+pub mod gauges;
+pub mod generation;
+pub mod images;
+pub mod openai;
+pub mod prompt_logprobs;
+pub mod prompts;
+pub mod routes;
+pub mod sampling;
+pub mod tool_calls;
+
+use std::collections::BTreeSet;
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, watch};
+
+use choice::LogprobsMode;
+use desk::{Desk, Order};
+use error::ApiError;
+use gauges::Gauges;
+use prompts::Prompts;
+use sampling::Defaults;
+
+use crate::engine::request::GeneratorError;
+use crate::engine::{Engine, EngineLimits};
+use crate::model::Model;
+use crate::model::parameters::Weights;
+use crate::ops::patch_embed::PixelScale;
+
+/// How often the end of the last request is looked for at the end.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(20);
+/// Exit status of a process that was interrupted twice, as shells report it.
+const INTERRUPTED: i32 = 130;
+
+/// Why a server ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The engine.
+    #[error("the engine failed")]
+    Engine(#[from] GeneratorError),
+    /// The network.
+    #[error("the network cannot be used: {0}; choose another --host or --port")]
+    Network(#[from] std::io::Error),
+    /// The network's thread panicked, and said why.
+    #[error("the network's thread failed")]
+    Thread,
+}
+
+/// What a server is made of.
+pub struct Parts {
+    /// The architecture; its context is that of the server.
+    pub model: Model,
+    /// Its weights.
+    pub weights: Weights,
+    /// Sizes of the engine.
+    pub limits: EngineLimits,
+    /// The prompt side.
+    pub prompts: Prompts,
+    /// What holds where a request says nothing.
+    pub defaults: Defaults,
+    /// Names that the model goes by; the first is told.
+    pub names: Vec<String>,
+    /// What clients must know, if anything.
+    pub api_key: Option<String>,
+    /// Prompts that may wait for room.
+    pub waiting_max: usize,
+    /// Which log-probabilities are told.
+    pub logprobs_mode: LogprobsMode,
+}
+
+/// What the routes share.
+pub struct App {
+    prompts: Prompts,
+    defaults: Defaults,
+    names: Vec<String>,
+    api_key: Option<String>,
+    logprobs_mode: LogprobsMode,
+    gauges: Arc<Gauges>,
+    orders: Sender<Order>,
+    /// Prompts that are made ready at once: each may hold a large picture.
+    preparing: Arc<Semaphore>,
+    draining: AtomicBool,
+    requests: AtomicU64,
+    /// When it began, in seconds since 1970.
+    created: u64,
+    /// Fields that somebody sent and nobody knows, each said once.
+    unknown_fields: Mutex<BTreeSet<String>>,
+}
+
+impl App {
+    /// Gives the loop something to do.
+    ///
+    /// # Errors
+    /// When it is gone.
+    fn order(&self, order: Order) -> Result<(), ApiError> {
+        self.orders.send(order).map_err(|_| ApiError::failed("the engine is gone"))
+    }
+
+    /// Whether the server goes down.
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+
+    /// A name for a request that no other has.
+    fn request_id(&self, prefix: &str) -> String {
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        format!("{prefix}-{:x}-{number:x}", self.created)
+    }
+}
+
+/// The time, as OpenAI's answers tell it.
+fn seconds_since_1970() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Serves until a signal says to end; requests that were taken are answered first.
+///
+/// # Errors
+/// When the engine or the network failed.
+pub fn run(parts: Parts, listener: TcpListener) -> Result<(), ServeError> {
+    let (orders, ordered) = channel();
+    let gauges = Arc::new(Gauges::new(parts.waiting_max));
+    gauges.set_weights_version(parts.weights.version);
+    let settings = parts.prompts.processor.image_settings();
+    let scale = PixelScale { mean: settings.mean, std: settings.std };
+    let engine = Engine::new(parts.model.clone(), parts.prompts.processor.clone(), parts.limits);
+    let desk = Desk::new((parts.model, parts.weights), engine, scale, ordered, gauges.clone());
+    let app = App {
+        prompts: parts.prompts,
+        defaults: parts.defaults,
+        names: parts.names,
+        api_key: parts.api_key,
+        logprobs_mode: parts.logprobs_mode,
+        gauges,
+        orders,
+        preparing: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))),
+        draining: AtomicBool::new(false),
+        requests: AtomicU64::new(0),
+        created: seconds_since_1970(),
+        unknown_fields: Mutex::new(BTreeSet::new()),
+    };
+    let network = std::thread::Builder::new().name("network".to_owned()).spawn(move || serve(app, listener))?;
+    desk.run()?;
+    network.join().unwrap_or(Err(ServeError::Thread))
+}
+
+/// The network's thread. When it ends, the last sender of orders is gone, and so the loop ends.
+fn serve(app: App, listener: TcpListener) -> Result<(), ServeError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let app = Arc::new(app);
+        let (drained, mut is_drained) = watch::channel(false);
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        tokio::spawn(drain(app.clone(), drained));
+        let end = async move { drop(is_drained.wait_for(|drained| *drained).await) };
+        axum::serve(listener, routes::router(app)).with_graceful_shutdown(end).await?;
+        Ok(())
+    })
+}
+
+/// At the first signal takes no more requests, and ends when all are answered; at the second ends at once.
+async fn drain(app: Arc<App>, drained: watch::Sender<bool>) -> std::io::Result<()> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+    app.draining.store(true, Ordering::SeqCst);
+    let active = app.gauges.active();
+    tracing::info!("shutting down when {active} requests are answered; once more ends at once");
+    let answered = async {
+        while app.gauges.active() > 0 {
+            tokio::time::sleep(DRAIN_INTERVAL).await;
+        }
+    };
+    let again = async {
+        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+    };
+    tokio::select! { () = answered => {}, () = again => std::process::exit(INTERRUPTED) }
+    drained.send_replace(true);
+    // Connections whose last bytes nobody reads do not hold the server up for ever.
+    tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+    std::process::exit(INTERRUPTED)
+}

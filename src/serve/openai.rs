@@ -1,0 +1,305 @@
+//! The wire types: what the generating routes are asked, and OpenAI's answers with vLLM's additions.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// What the generating routes may be asked: OpenAI's fields and those of vLLM. One type serves them all; a route reads what it knows.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, expecting = "a JSON object")]
+pub struct Request {
+    /// The name that the model is served under.
+    pub model: Option<String>,
+    /// A conversation.
+    pub messages: Option<Vec<Value>>,
+    /// A text, token ids, or a list of either.
+    pub prompt: Option<Value>,
+    /// Send tokens as they come.
+    pub stream: Option<bool>,
+    /// What a stream brings besides.
+    pub stream_options: Option<StreamOptions>,
+    /// Answers to each prompt.
+    pub n: Option<usize>,
+    /// The same seed gives the same answer.
+    pub seed: Option<i64>,
+    /// 0 draws the likeliest token.
+    pub temperature: Option<f32>,
+    /// Keep the likeliest tokens with at least this mass.
+    pub top_p: Option<f32>,
+    /// Keep the likeliest tokens; 0 or -1 keeps all.
+    pub top_k: Option<i64>,
+    /// Keep tokens of at least this share of the likeliest's probability.
+    pub min_p: Option<f32>,
+    /// Above 1 makes tokens that are in the sequence less likely.
+    pub repetition_penalty: Option<f32>,
+    /// Only 0 is known.
+    pub presence_penalty: Option<f32>,
+    /// Only 0 is known.
+    pub frequency_penalty: Option<f32>,
+    /// Only an empty one is known.
+    pub logit_bias: Option<Map<String, Value>>,
+    /// Tokens of an answer.
+    pub max_tokens: Option<usize>,
+    /// The same under its newer name, which wins.
+    pub max_completion_tokens: Option<usize>,
+    /// Only 0 is known.
+    pub min_tokens: Option<usize>,
+    /// A text that ends an answer, or several.
+    pub stop: Option<Value>,
+    /// Tokens that end an answer.
+    pub stop_token_ids: Option<Vec<u32>>,
+    /// Leave the text or token that ended an answer in it.
+    pub include_stop_str_in_output: Option<bool>,
+    /// Go on behind the end of a turn.
+    pub ignore_eos: Option<bool>,
+    /// Leave markup such as `<|im_end|>` out of the text.
+    pub skip_special_tokens: Option<bool>,
+    /// In a chat whether log-probabilities are wanted, else how many of the likeliest tokens beside the drawn one's.
+    pub logprobs: Option<LogprobsAsked>,
+    /// In a chat how many of the likeliest tokens.
+    pub top_logprobs: Option<i64>,
+    /// Log-probabilities of the prompt, and of so many of the likeliest tokens in each place.
+    pub prompt_logprobs: Option<i64>,
+    /// Begin the text with the prompt.
+    pub echo: Option<bool>,
+    /// Give the tokens' ids.
+    pub return_token_ids: Option<bool>,
+    /// Write `token_id:N` in place of a token's text.
+    pub return_tokens_as_token_ids: Option<bool>,
+    /// Only `{"type": "text"}` is known.
+    pub response_format: Option<Value>,
+    /// None is known.
+    pub structured_outputs: Option<Value>,
+    /// Only 1 is known.
+    pub best_of: Option<usize>,
+    /// None is known.
+    pub suffix: Option<String>,
+    /// What the model may call.
+    pub tools: Option<Vec<Value>>,
+    /// `auto` or `none`.
+    pub tool_choice: Option<Value>,
+    /// Open the assistant's turn; true without it.
+    pub add_generation_prompt: Option<bool>,
+    /// Go on with the last message.
+    pub continue_final_message: Option<bool>,
+    /// Only the server's own is used.
+    pub chat_template: Option<String>,
+    /// More variables of the template.
+    pub chat_template_kwargs: Option<Map<String, Value>>,
+    /// How pictures are resized.
+    pub mm_processor_kwargs: Option<PixelLimits>,
+    /// Of `/tokenize`: the tokens' texts too.
+    pub return_token_strs: Option<bool>,
+}
+
+/// What a stream brings besides.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct StreamOptions {
+    /// The counts of tokens in a last chunk.
+    pub include_usage: Option<bool>,
+}
+
+/// `logprobs` of a chat or of a completion.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(untagged, expecting = "true, false or a number")]
+pub enum LogprobsAsked {
+    /// Whether.
+    Whether(bool),
+    /// How many of the likeliest.
+    Count(i64),
+}
+
+/// How pictures are resized.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct PixelLimits {
+    /// Smaller pictures are enlarged.
+    pub min_pixels: Option<u64>,
+    /// Larger pictures are reduced.
+    pub max_pixels: Option<u64>,
+}
+
+/// Counts of tokens.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Usage {
+    /// Of the prompts.
+    pub prompt_tokens: usize,
+    /// Of the answers.
+    pub completion_tokens: usize,
+    /// Of both.
+    pub total_tokens: usize,
+}
+
+/// An answer, or a piece of one in a stream: the same for chats and completions, which differ in their choices.
+#[derive(Debug, Serialize)]
+pub struct Answer<C> {
+    /// The request's.
+    pub id: String,
+    /// `chat.completion`, `chat.completion.chunk` or `text_completion`.
+    pub object: &'static str,
+    /// Seconds since 1970.
+    pub created: u64,
+    /// The name that was asked for.
+    pub model: String,
+    /// One for each answer; in a stream those with news.
+    pub choices: Vec<C>,
+    /// Counts of tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+    /// Of a chat, where asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_token_ids: Option<Vec<u32>>,
+    /// Of a chat, where asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_logprobs: Option<PromptLogprobs>,
+    /// Moves on with every change of the weights.
+    pub weights_version: u64,
+}
+
+/// A choice of a chat.
+#[derive(Debug, Serialize)]
+pub struct ChatChoice {
+    /// Its number.
+    pub index: usize,
+    /// The whole answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<ChatMessage>,
+    /// In a stream: what is new.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delta: Option<ChatMessage>,
+    /// Where asked for.
+    pub logprobs: Option<ChatLogprobs>,
+    /// Why it ended, once it has.
+    pub finish_reason: Option<&'static str>,
+    /// The stop string or token that ended it.
+    #[serde(skip_serializing_if = "Value::is_null")]
+    pub stop_reason: Value,
+    /// Where asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_ids: Option<Vec<u32>>,
+}
+
+/// What the assistant says.
+#[derive(Debug, Default, Serialize)]
+pub struct ChatMessage {
+    /// `assistant`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<&'static str>,
+    /// Text.
+    pub content: Option<String>,
+    /// Calls.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
+}
+
+/// A call that the model makes.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ToolCall {
+    /// In a stream its number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub index: Option<usize>,
+    /// Unique.
+    pub id: String,
+    /// `function`.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// What is called.
+    pub function: FunctionCall,
+}
+
+/// A function's name and arguments.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct FunctionCall {
+    /// The name.
+    pub name: String,
+    /// The arguments, as JSON text.
+    pub arguments: String,
+}
+
+/// Log-probabilities of a chat's tokens.
+#[derive(Debug, Serialize)]
+pub struct ChatLogprobs {
+    /// One for each token.
+    pub content: Vec<ChatLogprob>,
+}
+
+/// A token of a chat.
+#[derive(Debug, Serialize)]
+pub struct ChatLogprob {
+    /// Its text.
+    pub token: String,
+    /// The natural logarithm of its probability.
+    pub logprob: f32,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// The likeliest tokens in its place; of these none has a list of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_logprobs: Option<Vec<ChatLogprob>>,
+}
+
+/// A choice of a completion.
+#[derive(Debug, Serialize)]
+pub struct TextChoice {
+    /// Its number: those of the first prompt, then those of the second, ...
+    pub index: usize,
+    /// The whole answer; in a stream what is new.
+    pub text: String,
+    /// Where asked for.
+    pub logprobs: Option<TextLogprobs>,
+    /// Why it ended, once it has.
+    pub finish_reason: Option<&'static str>,
+    /// The stop string or token that ended it.
+    #[serde(skip_serializing_if = "Value::is_null")]
+    pub stop_reason: Value,
+    /// Where asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_ids: Option<Vec<u32>>,
+    /// Where asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_token_ids: Option<Vec<u32>>,
+    /// Where asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_logprobs: Option<PromptLogprobs>,
+}
+
+/// Log-probabilities of a completion's tokens, one entry a token in each list.
+#[derive(Debug, Default, Serialize)]
+pub struct TextLogprobs {
+    /// Texts.
+    pub tokens: Vec<String>,
+    /// Log-probabilities; none for the first token of an echoed prompt.
+    pub token_logprobs: Vec<Option<f32>>,
+    /// The likeliest tokens' and the drawn one's by text.
+    pub top_logprobs: Vec<Option<BTreeMap<String, f32>>>,
+    /// Where each begins in the text, in characters.
+    pub text_offset: Vec<usize>,
+}
+
+/// For each token of a prompt, by id, itself and the likeliest in its place; none for the first token.
+pub type PromptLogprobs = Vec<Option<BTreeMap<String, PromptLogprob>>>;
+
+/// A token in a prompt.
+#[derive(Debug, Serialize)]
+pub struct PromptLogprob {
+    /// The natural logarithm of its probability.
+    pub logprob: f32,
+    /// 1 for the likeliest.
+    pub rank: usize,
+    /// Its text.
+    pub decoded_token: String,
+}
+
+/// The answers of `/inference/v1/generate`.
+#[derive(Debug, Serialize)]
+pub struct TokenAnswer {
+    /// The request's.
+    pub request_id: String,
+    /// One for each answer.
+    pub choices: Vec<ChatChoice>,
+    /// Where asked for.
+    pub prompt_logprobs: Option<PromptLogprobs>,
+    /// Moves on with every change of the weights.
+    pub weights_version: u64,
+}

@@ -1,0 +1,314 @@
+//! From a request to what the model reads: conversations, texts and token ids, pictures loaded under the server's rules and all sizes
+//! checked before anything large is made.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::error::ApiError;
+use super::images::ImagePolicy;
+use super::openai::{PixelLimits, Request};
+use crate::model::config::Config;
+use crate::prompt::positions::{Grid, positions};
+use crate::prompt::{ImageSettings, ImageSource, Message, Part, PreparedImage, Processor, Prompt, RenderOptions};
+
+/// Pictures in one prompt at most, where the operator says nothing.
+pub const IMAGES_MAX: usize = 64;
+
+/// Stands behind the text that an unfinished last message goes on from.
+const CONTINUE_MARK: &str = "\u{1}thyme-continue\u{1}";
+
+/// Makes prompts of requests.
+pub struct Prompts {
+    /// The checkpoint's prompt side.
+    pub processor: Arc<Processor>,
+    /// The model's shapes; its context is that of the server.
+    pub config: Config,
+    /// Which pictures may be used.
+    pub images: ImagePolicy,
+    /// Pictures in one prompt at most.
+    pub images_max: usize,
+}
+
+impl Prompts {
+    /// The prompt of a conversation.
+    pub fn chat(&self, request: &Request) -> Result<Prompt, ApiError> {
+        let values = request.messages.as_deref().unwrap_or_default();
+        if values.is_empty() {
+            return Err(ApiError::field("messages", "is missing or empty; give at least one message"));
+        }
+        self.check_image_count(image_addresses(values).count())?;
+        let source = |(address, param): (&str, String)| self.images.source(address, &param);
+        let sources = image_addresses(values).map(source).collect::<Result<Vec<_>, ApiError>>()?;
+        let mut messages = read_messages(values, &sources)?;
+        let text = self.render(&mut messages, request)?;
+        let images = self.prepare(&sources, request.mm_processor_kwargs)?;
+        let token_ids = self.processor.encode_prompt(&text, &images).map_err(|e| ApiError::field("messages", e))?;
+        self.checked("messages", Prompt { token_ids, images })
+    }
+
+    /// The prompts of a completion.
+    pub fn completion(&self, request: &Request) -> Result<Vec<Prompt>, ApiError> {
+        let wrong = || {
+            ApiError::field("prompt", "must be a text, a list of texts, a list of token ids, or a list of such lists")
+        };
+        match &request.prompt {
+            Some(Value::String(text)) => Ok(vec![self.text(text)?]),
+            Some(Value::Array(list)) if list.is_empty() => Err(wrong()),
+            Some(Value::Array(list)) if list.iter().all(Value::is_string) => {
+                list.iter().filter_map(Value::as_str).map(|text| self.text(text)).collect()
+            }
+            Some(Value::Array(list)) if list.iter().all(Value::is_array) => {
+                list.iter().filter_map(Value::as_array).map(|ids| self.ids(ids)).collect()
+            }
+            Some(Value::Array(list)) if list.iter().all(Value::is_number) => Ok(vec![self.ids(list)?]),
+            _ => Err(wrong()),
+        }
+    }
+
+    /// The prompt of token ids, with the pictures that their placeholders stand for.
+    pub fn tokens(
+        &self,
+        param: &str,
+        token_ids: Vec<u32>,
+        images: Vec<Arc<PreparedImage>>,
+    ) -> Result<Prompt, ApiError> {
+        self.checked(param, Prompt { token_ids, images })
+    }
+
+    /// Addresses of a conversation's pictures that go into `features`: they are loaded again from there.
+    pub fn features(&self, request: &Request) -> Vec<String> {
+        let values = request.messages.as_deref().unwrap_or_default();
+        image_addresses(values).map(|(address, _)| address.to_owned()).collect()
+    }
+
+    /// Loads and prepares pictures by their addresses.
+    pub fn load(&self, addresses: &[String], limits: Option<PixelLimits>) -> Result<Vec<Arc<PreparedImage>>, ApiError> {
+        self.check_image_count(addresses.len())?;
+        let sources: Result<Vec<_>, _> =
+            addresses.iter().map(|address| self.images.source(address, "features")).collect();
+        self.prepare(&sources?, limits)
+    }
+
+    fn check_image_count(&self, images: usize) -> Result<(), ApiError> {
+        if images > self.images_max {
+            let message = format!(
+                "have {images} images, and this server takes {} in a prompt; send fewer, or start it with --limit-mm-per-prompt",
+                self.images_max
+            );
+            return Err(ApiError::field("messages", message));
+        }
+        Ok(())
+    }
+
+    fn text(&self, text: &str) -> Result<Prompt, ApiError> {
+        let token_ids = self.processor.encode_prompt(text, &[]).map_err(|error| ApiError::field("prompt", error))?;
+        self.checked("prompt", Prompt { token_ids, images: Vec::new() })
+    }
+
+    fn ids(&self, values: &[Value]) -> Result<Prompt, ApiError> {
+        let id = |value: &Value| {
+            let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
+            id.ok_or_else(|| ApiError::field("prompt", format!("has {value}; a token id is a whole number from 0 on")))
+        };
+        let token_ids = values.iter().map(id).collect::<Result<Vec<u32>, ApiError>>()?;
+        self.checked("prompt", Prompt { token_ids, images: Vec::new() })
+    }
+
+    /// The text of a conversation, as the template writes it.
+    fn render(&self, messages: &mut [Message], request: &Request) -> Result<String, ApiError> {
+        let goes_on = request.continue_final_message.unwrap_or(false);
+        let opens = request.add_generation_prompt.unwrap_or(!goes_on);
+        if goes_on && opens {
+            let message = "and add_generation_prompt exclude each other; send add_generation_prompt = false";
+            return Err(ApiError::field("continue_final_message", message));
+        }
+        if goes_on {
+            let last = messages.last_mut().and_then(|message| message.content.last_mut());
+            let Some(Part::Text(text)) = last else {
+                return Err(ApiError::field("continue_final_message", "needs a last message that ends with text"));
+            };
+            text.push_str(CONTINUE_MARK);
+        }
+        let options = RenderOptions {
+            add_generation_prompt: opens,
+            tools: request.tools.clone().filter(|tools| !tools.is_empty()).map(Value::Array),
+            variables: request.chat_template_kwargs.clone().unwrap_or_default(),
+        };
+        let mut text = self.processor.render(messages, &options).map_err(|error| ApiError::field("messages", error))?;
+        if let Some(end) = text.rfind(CONTINUE_MARK) {
+            text.truncate(end);
+        } else if goes_on {
+            return Err(ApiError::field("continue_final_message", "does not work with this model's chat template"));
+        }
+        Ok(text)
+    }
+
+    /// Decodes pictures and cuts them into patches. How many tokens they take is known before a pixel is decoded.
+    fn prepare(
+        &self,
+        sources: &[ImageSource],
+        limits: Option<PixelLimits>,
+    ) -> Result<Vec<Arc<PreparedImage>>, ApiError> {
+        let settings = self.settings(limits.unwrap_or_default())?;
+        let mut tokens = 0;
+        let mut prepared = Vec::with_capacity(sources.len());
+        for (number, source) in sources.iter().enumerate() {
+            let wrong = |reason: String| ApiError::bad(format!("image {number} of the messages: {reason}"));
+            if let Some(size) = source.stored_size(Path::new("")) {
+                tokens += settings.tokens(size).map_err(|problem| wrong(problem.to_string()))?;
+                self.check_room("messages", tokens)?;
+            }
+            let pixels = source.load(Path::new("")).map_err(|error| wrong(error.to_string()))?;
+            let image = PreparedImage::prepare(&pixels, &settings).map_err(|problem| wrong(problem.to_string()))?;
+            prepared.push(Arc::new(image));
+        }
+        Ok(prepared)
+    }
+
+    fn settings(&self, limits: PixelLimits) -> Result<ImageSettings, ApiError> {
+        let mut settings = self.processor.image_settings().clone();
+        let cell = settings.factor() * settings.factor();
+        let max = (self.config.context_tokens * cell) as u64;
+        for (name, limit, value) in [
+            ("min_pixels", limits.min_pixels, &mut settings.min_pixels),
+            ("max_pixels", limits.max_pixels, &mut settings.max_pixels),
+        ] {
+            let Some(pixels) = limit else { continue };
+            if !(1..=max).contains(&pixels) {
+                let param = format!("mm_processor_kwargs.{name}");
+                return Err(ApiError::field(&param, format!("is {pixels}; it must be between 1 and {max}")));
+            }
+            *value = pixels;
+        }
+        if settings.min_pixels > settings.max_pixels {
+            let (least, most) = (settings.min_pixels, settings.max_pixels);
+            let message = format!("have min_pixels {least} above max_pixels {most}; give both in order");
+            return Err(ApiError::field("mm_processor_kwargs", message));
+        }
+        Ok(settings)
+    }
+
+    fn check_room(&self, param: &str, tokens: usize) -> Result<(), ApiError> {
+        let context = self.config.context_tokens;
+        if tokens >= context {
+            let message = format!(
+                "takes {tokens} tokens or more, and the context of {context} needs room for an answer; shorten it or lower max_pixels"
+            );
+            return Err(ApiError::field(param, message));
+        }
+        Ok(())
+    }
+
+    /// Checks what the model takes for granted.
+    fn checked(&self, param: &str, prompt: Prompt) -> Result<Prompt, ApiError> {
+        let ids = &prompt.token_ids;
+        if ids.is_empty() {
+            return Err(ApiError::field(param, "has no tokens; give at least one"));
+        }
+        self.check_room(param, ids.len())?;
+        let vocab = self.config.vocab;
+        if let Some(id) = ids.iter().find(|id| **id as usize >= vocab) {
+            let message = format!("has the token id {id}, but the model's ids end at {}", vocab - 1);
+            return Err(ApiError::field(param, message));
+        }
+        let grids: Vec<Grid> = prompt.images.iter().map(|image| image.grid).collect();
+        positions(ids, &grids, self.config.vision.merge, self.config.image_pad)
+            .map_err(|error| ApiError::field(param, format!("cannot be used: {error}")))?;
+        Ok(prompt)
+    }
+}
+
+/// The parts of a message's content that name a picture: address and field.
+fn image_addresses(messages: &[Value]) -> impl Iterator<Item = (&str, String)> {
+    messages.iter().enumerate().flat_map(|(number, message)| {
+        let parts = message["content"].as_array().map(Vec::as_slice).unwrap_or_default();
+        parts.iter().enumerate().filter_map(move |(place, part)| {
+            Some((image_address(part)?, format!("messages[{number}].content[{place}]")))
+        })
+    })
+}
+
+/// The address of a picture in any of its forms: `image_url` with an object or a string, `image`, or `input_image`.
+fn image_address(part: &Value) -> Option<&str> {
+    let key = match part["type"].as_str()? {
+        "image_url" | "input_image" => "image_url",
+        "image" => "image",
+        _ => return None,
+    };
+    let picture = part.get(key).or_else(|| part.get("image_url"))?;
+    picture.as_str().or_else(|| picture["url"].as_str())
+}
+
+/// Messages of the prompt's own kind; their pictures are `sources`, in order.
+fn read_messages(values: &[Value], sources: &[ImageSource]) -> Result<Vec<Message>, ApiError> {
+    let mut sources = sources.iter();
+    values.iter().enumerate().map(|(number, value)| read_message(value, number, &mut sources)).collect()
+}
+
+fn read_message<'a>(
+    value: &Value,
+    number: usize,
+    sources: &mut impl Iterator<Item = &'a ImageSource>,
+) -> Result<Message, ApiError> {
+    let param = format!("messages[{number}]");
+    let fields = value.as_object().ok_or_else(|| ApiError::field(&param, "must be an object with role and content"))?;
+    let role = fields.get("role").and_then(Value::as_str);
+    let role = role.ok_or_else(|| ApiError::field(&param, "has no role; give system, user, assistant or tool"))?;
+    let content = match fields.get("content") {
+        None | Some(Value::Null) => Vec::new(),
+        Some(Value::String(text)) => vec![Part::Text(text.clone())],
+        Some(Value::Array(parts)) => {
+            let part = |(place, part)| read_part(part, &format!("{param}.content[{place}]"), sources);
+            parts.iter().enumerate().map(part).collect::<Result<_, ApiError>>()?
+        }
+        Some(_) => return Err(ApiError::field(&format!("{param}.content"), "must be a text or a list of parts")),
+    };
+    let is_other = |key: &str| key != "role" && key != "content";
+    let mut other: Map<String, Value> =
+        fields.iter().filter(|(key, _)| is_other(key)).map(|(key, value)| (key.clone(), value.clone())).collect();
+    if let Some(calls) = other.get_mut("tool_calls").and_then(Value::as_array_mut) {
+        calls.iter_mut().for_each(open_arguments);
+    }
+    Ok(Message { role: role.to_owned(), content, other })
+}
+
+/// Templates expect a call's arguments as an object, clients send them as JSON text.
+fn open_arguments(call: &mut Value) {
+    let Some(arguments) = call.pointer_mut("/function/arguments") else { return };
+    if let Some(Ok(opened)) = arguments.as_str().map(serde_json::from_str) {
+        *arguments = opened;
+    }
+}
+
+fn read_part<'a>(
+    part: &Value,
+    param: &str,
+    sources: &mut impl Iterator<Item = &'a ImageSource>,
+) -> Result<Part, ApiError> {
+    if let Some(text) = part.as_str() {
+        return Ok(Part::Text(text.to_owned()));
+    }
+    if image_address(part).is_some() {
+        let source = sources.next().ok_or_else(|| ApiError::field(param, "has no picture"))?;
+        return Ok(Part::Image(source.clone()));
+    }
+    let text = |key: &str| {
+        let text = part[key].as_str().map(|text| Part::Text(text.to_owned()));
+        text.ok_or_else(|| ApiError::field(param, format!("has no {key:?}")))
+    };
+    match part["type"].as_str() {
+        Some("text" | "input_text" | "output_text") => text("text"),
+        Some("refusal") => text("refusal"),
+        Some("image_url" | "image" | "input_image") => Err(ApiError::field(
+            param,
+            "names no picture; give {\"type\": \"image_url\", \"image_url\": {\"url\": \"data:...\"}}",
+        )),
+        Some(other) => {
+            let other: String = other.chars().take(60).collect();
+            Err(ApiError::field(param, format!("is of type {other:?}; known types: text, image_url")))
+        }
+        None => Err(ApiError::field(param, "has no type; known types: text, image_url")),
+    }
+}

@@ -1,0 +1,326 @@
+//! The routes: who may come in, how a body is read, and what each address answers.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, PoisonError};
+
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router, extract};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::answers::{Form, Kind, Writer};
+use super::error::ApiError;
+use super::gauges::{Active, Waiting};
+use super::generation::Generation;
+use super::openai::Request;
+use super::{App, control};
+use crate::prompt::Prompt;
+
+/// The largest body of a request.
+const BODY_BYTES_MAX: usize = 64 << 20;
+/// Routes that need no key: whether the server lives is no secret.
+const OPEN_ROUTES: [&str; 2] = ["/health", "/ping"];
+
+/// All routes.
+pub fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/health", get(health))
+        .route("/ping", get(health))
+        .route("/version", get(version))
+        .route("/metrics", get(metrics))
+        .route("/v1/models", get(models))
+        .route("/v1/models/{*name}", get(model))
+        .route("/v1/chat/completions", post(chat_completions))
+        .route("/v1/completions", post(completions))
+        .route("/tokenize", post(tokenize))
+        .route("/detokenize", post(detokenize))
+        .merge(control::routes())
+        .fallback(unknown_route)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(from_fn_with_state(app.clone(), authorise))
+        .with_state(app)
+}
+
+/// Lets in who has the key.
+async fn authorise(State(app): State<Arc<App>>, request: extract::Request, next: Next) -> Response {
+    let is_open = OPEN_ROUTES.contains(&request.uri().path());
+    match &app.api_key {
+        Some(key) if !is_open && !has_key(request.headers(), key) => {
+            let message = "the API key is missing or wrong; send the header `Authorization: Bearer KEY` with the key that the server was \
+                           started with";
+            ApiError::status(StatusCode::UNAUTHORIZED, "invalid_api_key", message).into_response()
+        }
+        _ => next.run(request).await,
+    }
+}
+
+/// Compares in a time that does not tell how much of a key was right.
+fn has_key(headers: &HeaderMap, key: &str) -> bool {
+    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let given = given.strip_prefix("Bearer ").unwrap_or("").as_bytes();
+    given.len() == key.len() && given.iter().zip(key.as_bytes()).fold(0, |sum, (a, b)| sum | (a ^ b)) == 0
+}
+
+async fn unknown_route(request: extract::Request) -> ApiError {
+    let message = format!(
+        "there is no {} {}; chats are at POST /v1/chat/completions, the model's name at GET /v1/models",
+        request.method(),
+        request.uri().path()
+    );
+    ApiError::status(StatusCode::NOT_FOUND, "unknown_route", message)
+}
+
+async fn wrong_method(request: extract::Request) -> ApiError {
+    let message = format!("{} does not take {}; try GET or POST", request.uri().path(), request.method());
+    ApiError::status(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message)
+}
+
+/// A body of JSON.
+pub struct Wire<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<Arc<App>> for Wire<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: extract::Request, app: &Arc<App>) -> Result<Wire<T>, ApiError> {
+        let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        if content_type.is_some_and(|kind| !kind.to_ascii_lowercase().contains("json")) {
+            let message = "the body is not of type application/json; send the header `Content-Type: application/json`";
+            return Err(ApiError::status(StatusCode::UNSUPPORTED_MEDIA_TYPE, "wrong_content_type", message));
+        }
+        let route = request.uri().path().to_owned();
+        let bytes = Bytes::from_request(request, app).await.map_err(|rejection| match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                let message = format!("the body has more than {BODY_BYTES_MAX} bytes; send fewer or smaller pictures");
+                ApiError::status(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
+            }
+            _ => ApiError::bad(format!("the body cannot be read: {rejection}")),
+        })?;
+        let (value, unknown) = parse(&bytes)?;
+        app.note_unknown(&route, unknown);
+        Ok(Wire(value))
+    }
+}
+
+/// Reads JSON; also the fields that the type does not know.
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, Vec<String>), ApiError> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let (mut track, mut unknown) = (serde_path_to_error::Track::new(), Vec::new());
+    let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);
+    let parsed = serde_ignored::deserialize(tracked, |path| unknown.push(path.to_string()));
+    let wrong = |error: serde_json::Error, path: String| match error.classify() {
+        serde_json::error::Category::Data if path != "." => {
+            ApiError::field(&path, format!("is of the wrong type: {error}"))
+        }
+        serde_json::error::Category::Data => ApiError::bad(format!("the body is of the wrong form: {error}")),
+        _ => ApiError::bad(format!("the body is not valid JSON: {error}")),
+    };
+    let value = parsed.map_err(|error| wrong(error, track.path().to_string()))?;
+    json.end().map_err(|error| wrong(error, ".".to_owned()))?;
+    Ok((value, unknown))
+}
+
+impl App {
+    /// Says once what nobody knows.
+    fn note_unknown(&self, route: &str, fields: Vec<String>) {
+        const REMEMBERED: usize = 256;
+        let mut known = self.unknown_fields.lock().unwrap_or_else(PoisonError::into_inner);
+        for field in fields {
+            if known.len() < REMEMBERED && known.insert(field.clone()) {
+                tracing::warn!("{route}: the field {field:?} is not known and has no effect; this is said once");
+            }
+        }
+    }
+
+    /// The name that a request calls the model by.
+    ///
+    /// # Errors
+    /// When it is another's.
+    pub fn model_name(&self, asked: Option<&str>) -> Result<String, ApiError> {
+        let Some(asked) = asked.filter(|asked| !asked.is_empty()) else { return Ok(self.names[0].clone()) };
+        match self.names.iter().find(|name| *name == asked) {
+            Some(name) => Ok(name.clone()),
+            None => {
+                let message = format!("there is no model `{asked}`; this server has `{}`", self.names.join("`, `"));
+                Err(ApiError::status(StatusCode::NOT_FOUND, "model_not_found", message))
+            }
+        }
+    }
+}
+
+/// Runs what takes the processor a while away from the network's threads, as many at once as there are cores. A fault in it is the
+/// request's, not the server's.
+pub async fn prepare<T: Send + 'static>(
+    app: &Arc<App>,
+    work: impl FnOnce(&App) -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let failed =
+        || ApiError::status(StatusCode::INTERNAL_SERVER_ERROR, "prompt_failed", "the prompt could not be made ready");
+    let permit = app.preparing.clone().acquire_owned().await.map_err(|_| failed())?;
+    let app = app.clone();
+    let work = move || {
+        // It is given back when the work has ended, even if the client has left before.
+        let _permit = permit;
+        catch_unwind(AssertUnwindSafe(|| work(&app)))
+    };
+    tokio::task::spawn_blocking(work).await.ok().and_then(Result::ok).unwrap_or_else(|| Err(failed()))
+}
+
+/// A generating request that was let in: before its body is read there is room for it.
+pub struct Entry {
+    /// The server does not go down before it is answered.
+    pub active: Active,
+    /// It counts as waiting until it is handed over.
+    pub waiting: Waiting,
+}
+
+impl FromRequestParts<Arc<App>> for Entry {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(_: &mut Parts, app: &Arc<App>) -> Result<Entry, ApiError> {
+        let active = app.gauges.begin();
+        if app.is_draining() {
+            return Err(ApiError::draining());
+        }
+        Ok(Entry { active, waiting: app.gauges.enter().map_err(ApiError::too_many)? })
+    }
+}
+
+async fn health(State(app): State<Arc<App>>) -> Response {
+    match app.is_draining() {
+        true => ApiError::draining().into_response(),
+        false => StatusCode::OK.into_response(),
+    }
+}
+
+async fn version() -> Json<Value> {
+    Json(json!({"version": env!("CARGO_PKG_VERSION")}))
+}
+
+async fn metrics(State(app): State<Arc<App>>) -> Response {
+    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    (kind, app.gauges.text(&app.names[0])).into_response()
+}
+
+async fn models(State(app): State<Arc<App>>) -> Json<Value> {
+    let data: Vec<Value> = app.names.iter().map(|name| model_card(&app, name)).collect();
+    Json(json!({"object": "list", "data": data}))
+}
+
+async fn model(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Json<Value>, ApiError> {
+    Ok(Json(model_card(&app, &app.model_name(Some(&name))?)))
+}
+
+fn model_card(app: &App, name: &str) -> Value {
+    json!({
+        "id": name,
+        "object": "model",
+        "created": app.created,
+        "owned_by": "thyme-engine",
+        "root": app.names[0],
+        "parent": null,
+        "max_model_len": app.defaults.context_tokens,
+    })
+}
+
+async fn chat_completions(
+    State(app): State<Arc<App>>,
+    entry: Entry,
+    Wire(request): Wire<Request>,
+) -> Result<Response, ApiError> {
+    let reads_tool_calls = reads_tool_calls(&request)?;
+    let form = Form { kind: Kind::Chat, reads_tool_calls, ..form(&request) };
+    let making = request.clone();
+    answer(app, entry, &request, None, form, move |app| Ok(vec![app.prompts.chat(&making)?])).await
+}
+
+async fn completions(
+    State(app): State<Arc<App>>,
+    entry: Entry,
+    Wire(mut request): Wire<Request>,
+) -> Result<Response, ApiError> {
+    let form = Form { kind: Kind::Text, echo: request.echo.unwrap_or(false), ..form(&request) };
+    if form.echo && request.logprobs.is_some() && request.prompt_logprobs.is_none() {
+        request.prompt_logprobs = Some(0);
+    }
+    let making = request.clone();
+    answer(app, entry, &request, None, form, move |app| app.prompts.completion(&making)).await
+}
+
+fn form(request: &Request) -> Form {
+    let include_usage = request.stream_options.and_then(|options| options.include_usage).unwrap_or(false);
+    Form { include_usage, ..Form::default() }
+}
+
+/// Answers a request whose prompts `make` makes; it has a name of its own unless it brings `id`.
+pub async fn answer(
+    app: Arc<App>,
+    entry: Entry,
+    request: &Request,
+    id: Option<String>,
+    form: Form,
+    make: impl FnOnce(&App) -> Result<Vec<Prompt>, ApiError> + Send + 'static,
+) -> Result<Response, ApiError> {
+    let model = app.model_name(request.model.as_deref())?;
+    let mut settings = app.defaults.settings(request)?;
+    settings.token_ids |= form.kind == Kind::Tokens;
+    let prompts = prepare(&app, make).await?;
+    app.defaults.check_answers(prompts.len(), &settings)?;
+    let generation = Generation::start(&app, settings, prompts, entry.active).await?;
+    drop(entry.waiting);
+    let id = id.unwrap_or_else(|| app.request_id(if form.kind == Kind::Chat { "chatcmpl" } else { "cmpl" }));
+    let writer = Writer::new(generation, form, id, model);
+    if request.stream.unwrap_or(false) { writer.stream().await } else { writer.whole().await }
+}
+
+/// Whether the model's calls are to be looked for.
+fn reads_tool_calls(request: &Request) -> Result<bool, ApiError> {
+    let has_tools = request.tools.as_ref().is_some_and(|tools| !tools.is_empty());
+    match &request.tool_choice {
+        None | Some(Value::Null) => Ok(has_tools),
+        Some(Value::String(choice)) if choice == "auto" => Ok(has_tools),
+        Some(Value::String(choice)) if choice == "none" => Ok(false),
+        Some(other) => {
+            let other: String = other.to_string().chars().take(100).collect();
+            Err(ApiError::field("tool_choice", format!("is {other}; only \"auto\" and \"none\" are supported")))
+        }
+    }
+}
+
+async fn tokenize(State(app): State<Arc<App>>, Wire(request): Wire<Request>) -> Result<Json<Value>, ApiError> {
+    app.model_name(request.model.as_deref())?;
+    let wants_texts = request.return_token_strs.unwrap_or(false);
+    let make = move |app: &App| match request.messages {
+        Some(_) => app.prompts.chat(&request),
+        None => match app.prompts.completion(&request)?.as_slice() {
+            [prompt] => Ok(prompt.clone()),
+            several => Err(ApiError::field("prompt", format!("is a list of {}; give one text", several.len()))),
+        },
+    };
+    let tokens = prepare(&app, make).await?.token_ids;
+    let tokenizer = app.prompts.processor.tokenizer();
+    let texts: Option<Vec<String>> =
+        wants_texts.then(|| tokens.iter().map(|id| tokenizer.decode(&[*id], false)).collect());
+    let max = app.defaults.context_tokens;
+    Ok(Json(json!({"count": tokens.len(), "max_model_len": max, "tokens": tokens, "token_strs": texts})))
+}
+
+/// What `/detokenize` is asked.
+#[derive(Deserialize)]
+#[serde(expecting = "a JSON object")]
+struct Detokenize {
+    model: Option<String>,
+    tokens: Vec<u32>,
+}
+
+async fn detokenize(State(app): State<Arc<App>>, Wire(request): Wire<Detokenize>) -> Result<Json<Value>, ApiError> {
+    app.model_name(request.model.as_deref())?;
+    Ok(Json(json!({"prompt": app.prompts.processor.tokenizer().decode(&request.tokens, false)})))
+}
