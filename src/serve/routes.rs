@@ -3,14 +3,15 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, State};
+use axum::body::Body;
+use axum::extract::{FromRequest, FromRequestParts, Path, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, extract};
+use futures_util::StreamExt;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -25,6 +26,8 @@ use crate::prompt::Prompt;
 
 /// The largest body of a request.
 const BODY_BYTES_MAX: usize = 64 << 20;
+/// So much of a larger one is read over.
+const READ_OVER_MAX: usize = 8 * BODY_BYTES_MAX;
 /// Routes that need no key: whether the server lives is no secret.
 const OPEN_ROUTES: [&str; 2] = ["/health", "/ping"];
 
@@ -44,7 +47,6 @@ pub fn router(app: Arc<App>) -> Router {
         .merge(control::routes())
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(from_fn_with_state(app.clone(), authorise))
         .with_state(app)
 }
@@ -96,17 +98,34 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for Wire<T> {
             return Err(ApiError::status(StatusCode::UNSUPPORTED_MEDIA_TYPE, "wrong_content_type", message));
         }
         let route = request.uri().path().to_owned();
-        let bytes = Bytes::from_request(request, app).await.map_err(|rejection| match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => {
-                let message = format!("the body has more than {BODY_BYTES_MAX} bytes; send fewer or smaller pictures");
-                ApiError::status(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
-            }
-            _ => ApiError::bad(format!("the body cannot be read: {rejection}")),
-        })?;
+        let bytes = read(request.into_body()).await?;
         let (value, unknown) = parse(&bytes)?;
         app.note_unknown(&route, unknown);
         Ok(Wire(value))
     }
+}
+
+/// Reads a body. Of one that is too large the rest is read over: a client that is still sending would not hear the answer.
+async fn read(body: Body) -> Result<Vec<u8>, ApiError> {
+    let (mut bytes, mut size) = (Vec::new(), 0);
+    let mut pieces = body.into_data_stream();
+    while let Some(piece) = pieces.next().await {
+        let piece = piece.map_err(|error| ApiError::bad(format!("the body cannot be read: {error}")))?;
+        size += piece.len();
+        if size <= BODY_BYTES_MAX {
+            bytes.extend_from_slice(&piece);
+        } else {
+            bytes = Vec::new();
+        }
+        if size > READ_OVER_MAX {
+            break;
+        }
+    }
+    if size > BODY_BYTES_MAX {
+        let message = format!("the body has more than {BODY_BYTES_MAX} bytes; send fewer or smaller pictures");
+        return Err(ApiError::status(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message));
+    }
+    Ok(bytes)
 }
 
 /// Reads JSON; also the fields that the type does not know.

@@ -21,6 +21,8 @@ mod resume;
 mod rollout;
 mod row_invariance;
 mod sandbox;
+mod serve;
+mod server;
 mod simt;
 mod small_policy;
 mod tasks;

@@ -242,6 +242,19 @@ fn nothing_is_mutable_at_the_level_of_a_module() {
 }
 
 #[test]
+fn the_network_is_the_servers_alone() {
+    let network = ["axum", "futures_util", "tokio", "ureq"];
+    let mut faults = Vec::new();
+    for source in sources().iter().filter(|source| source.module() != "serve") {
+        for (number, line) in source.code() {
+            let named = network.iter().filter(|name| line.contains(&format!("{name}::")));
+            faults.extend(named.map(|name| format!("{}:{number}: names {name}", source.path)));
+        }
+    }
+    none("only src/serve names the libraries of the network", faults);
+}
+
+#[test]
 fn unsafe_stands_only_behind_its_fences() {
     let mut faults = Vec::new();
     for source in sources().iter().filter(|source| !UNSAFE_FILES.contains(&source.path.as_str())) {
