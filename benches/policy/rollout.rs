@@ -80,6 +80,7 @@ pub fn roll_out(
                 images: prompt.images.clone(),
                 sequences: sequences.clone(),
                 first_counter: None,
+                likeliest: 0,
                 seed: 0,
                 sampling: Sampling::default(),
                 adaptive: None,

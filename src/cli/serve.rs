@@ -122,7 +122,7 @@ impl ServeArguments {
         let images_max = images_max(&self.limit_mm_per_prompt)?;
         let images = ImagePolicy::new(self.allowed_local_media_path.as_deref(), self.allow_remote_images);
         let images = images.context("--allowed-local-media-path is no folder that can be read")?;
-        let defaults = defaults(&GenerationConfig::open(&dir)?, &processor, &config)?;
+        let defaults = self.defaults(&GenerationConfig::open(&dir)?, &processor, &config)?;
         let backend = self.device.backend(&config)?;
         let limits = self.limits(&config, backend.activation_bytes());
         let model = Model::new(config.clone(), backend);
@@ -136,7 +136,6 @@ impl ServeArguments {
             names: if self.served_model_name.is_empty() { vec![self.model] } else { self.served_model_name },
             api_key: self.api_key,
             waiting_max: self.max_queued_requests,
-            logprobs_mode: self.logprobs_mode,
         })
     }
 
@@ -148,6 +147,35 @@ impl ServeArguments {
         processor.with_template(source).with_context(|| format!("--chat-template {}", path.display()))
     }
 
+    /// What the checkpoint says where a request says nothing.
+    fn defaults(
+        &self,
+        generation: &GenerationConfig,
+        processor: &Processor,
+        config: &Config,
+    ) -> anyhow::Result<Defaults> {
+        let plain = Sampling::default();
+        let pick =
+            |key: &str, default: f32| Ok::<f32, anyhow::Error>(generation.number(key)?.map_or(default, |x| x as f32));
+        let ids = processor.special_ids();
+        let eos = generation.ids("eos_token_id")?;
+        Ok(Defaults {
+            sampling: Sampling {
+                temperature: pick("temperature", plain.temperature)?,
+                top_k: generation.number("top_k")?.map_or(0, |k| k.max(0.0) as usize),
+                top_p: pick("top_p", plain.top_p)?,
+                min_p: pick("min_p", plain.min_p)?,
+                repetition_penalty: pick("repetition_penalty", plain.repetition_penalty)?,
+                code_temperature: None,
+            },
+            eos: if eos.is_empty() { vec![ids.im_end, ids.endoftext] } else { eos },
+            forbidden: vec![ids.image_pad, ids.video_pad],
+            context_tokens: config.context_tokens,
+            vocab: config.vocab,
+            logprobs_mode: self.logprobs_mode,
+        })
+    }
+
     /// Pages for as many sequences as run together, or as many as memory should hold, but always for one.
     fn limits(&self, config: &Config, activation_bytes: usize) -> EngineLimits {
         let longest = config.context_tokens.div_ceil(PAGE_TOKENS);
@@ -156,29 +184,6 @@ impl ServeArguments {
         let pages = (longest * sequences).min(affordable).max(longest);
         EngineLimits { pages, prefill_chunk_tokens: PREFILL_TOKENS, sequences }
     }
-}
-
-/// What the checkpoint says where a request says nothing.
-fn defaults(generation: &GenerationConfig, processor: &Processor, config: &Config) -> anyhow::Result<Defaults> {
-    let plain = Sampling::default();
-    let pick =
-        |key: &str, default: f32| Ok::<f32, anyhow::Error>(generation.number(key)?.map_or(default, |x| x as f32));
-    let ids = processor.special_ids();
-    let eos = generation.ids("eos_token_id")?;
-    Ok(Defaults {
-        sampling: Sampling {
-            temperature: pick("temperature", plain.temperature)?,
-            top_k: generation.number("top_k")?.map_or(0, |k| k.max(0.0) as usize),
-            top_p: pick("top_p", plain.top_p)?,
-            min_p: pick("min_p", plain.min_p)?,
-            repetition_penalty: pick("repetition_penalty", plain.repetition_penalty)?,
-            code_temperature: None,
-        },
-        eos: if eos.is_empty() { vec![ids.im_end, ids.endoftext] } else { eos },
-        forbidden: vec![ids.image_pad, ids.video_pad],
-        context_tokens: config.context_tokens,
-        vocab: config.vocab,
-    })
 }
 
 /// `4`, or `{"image": 4}`, or `image=4`.

@@ -20,16 +20,17 @@ use decode::Decoder;
 use images::EncodedImages;
 use kv_cache::KvCache;
 use request::{Event, GeneratorError, Opening, Sampled};
+use sampling::likeliest::likeliest;
 use scheduler::{Chunk, schedule};
 use sequence::{PromptRole, Sequence};
 
 use crate::model::Model;
 use crate::model::batch::{Batch, BatchPages};
 use crate::model::parameters::Weights;
-use crate::ops::Tensor;
 use crate::ops::attention::PAGE_TOKENS;
 use crate::ops::patch_embed::PixelScale;
 use crate::ops::sample::{Draw, Drawn};
+use crate::ops::{Backend, Tensor};
 use crate::prompt::{PreparedImage, Processor};
 
 /// Sizes of an engine.
@@ -82,6 +83,8 @@ pub struct Engine {
     opened: u64,
     statistics: Statistics,
     images: EncodedImages,
+    /// What [`Engine::likeliest`] tells.
+    likeliest: BTreeMap<u64, Vec<(u32, f32)>>,
     /// Version of the weights that filled the pages.
     version: u64,
 }
@@ -101,6 +104,7 @@ impl Engine {
             opened: 0,
             statistics: Statistics::default(),
             images: EncodedImages::default(),
+            likeliest: BTreeMap::new(),
             version: 0,
         }
     }
@@ -137,6 +141,12 @@ impl Engine {
     pub fn statistics(&self) -> Statistics {
         let [encoded_images, found_images] = self.images.counts();
         Statistics { encoded_images, found_images, ..self.statistics }
+    }
+
+    /// The likeliest tokens in the place of the token that a sequence drew in the last step, with their log-probabilities at temperature 1,
+    /// as many as its opening asked for.
+    pub fn likeliest(&self, sequence: u64) -> &[(u32, f32)] {
+        self.likeliest.get(&sequence).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// Opens a group of sequences on one prompt, which is computed once. They begin when there are pages for them.
@@ -298,14 +308,19 @@ impl Engine {
         let draws = draws(&self.sequences, chunks);
         let is_decoding = images.is_none() && chunks.iter().all(|chunk| chunk.draws && chunk.tokens.len() == 1);
         if is_decoding && let Some(logits) = self.decoder.forward(&self.model, weights, &batch, &mut self.cache) {
-            return self.model.backend.sample(logits, &draws);
+            let drawn = self.model.backend.sample(logits, &draws);
+            self.likeliest = likeliest_of(&*self.model.backend, logits, &self.sequences, chunks);
+            return drawn;
         }
         let rows = images.as_ref().map(|(rows, _)| rows);
         let hidden = self.model.forward_paged(weights, &batch, rows, self.cache.layers_mut(&self.model));
-        match draws.is_empty() {
-            true => Vec::new(),
-            false => self.model.backend.sample(&self.model.logits(weights, &hidden), &draws),
+        if draws.is_empty() {
+            return Vec::new();
         }
+        let logits = self.model.logits(weights, &hidden);
+        let drawn = self.model.backend.sample(&logits, &draws);
+        self.likeliest = likeliest_of(&*self.model.backend, &logits, &self.sequences, chunks);
+        drawn
     }
 
     /// The language model's rows for the images that the chunks touch, and where each image's rows begin: `(sequence, first
@@ -390,6 +405,26 @@ impl Engine {
 fn draws<'a>(sequences: &'a BTreeMap<u64, Sequence>, chunks: &[Chunk]) -> Vec<Draw<'a>> {
     let drawing = chunks.iter().filter(|chunk| chunk.draws).map(|chunk| &sequences[&chunk.sequence]);
     drawing.map(|sequence| sequence.sampler.draw(sequence.ids.len())).collect()
+}
+
+/// The likeliest tokens for each sequence that draws and asks for them. Nobody else's steps bring logits to the host.
+fn likeliest_of(
+    backend: &dyn Backend,
+    logits: &Tensor,
+    sequences: &BTreeMap<u64, Sequence>,
+    chunks: &[Chunk],
+) -> BTreeMap<u64, Vec<(u32, f32)>> {
+    let drawing = chunks.iter().filter(|chunk| chunk.draws).map(|chunk| chunk.sequence).enumerate();
+    let asking: Vec<(usize, u64)> = drawing.filter(|(_, sequence)| sequences[sequence].likeliest > 0).collect();
+    if asking.is_empty() {
+        return BTreeMap::new();
+    }
+    let (values, vocab) = (backend.to_f32(logits), logits.cols());
+    let of_row = |(row, sequence): (usize, u64)| {
+        let z = &values[row * vocab..(row + 1) * vocab];
+        (sequence, likeliest(z, sequences[&sequence].likeliest))
+    };
+    asking.into_iter().map(of_row).collect()
 }
 
 /// Where an image's rows stand in the step's rows.

@@ -74,6 +74,8 @@ pub struct Opening {
     pub sequences: Vec<u64>,
     /// What the lowest of these numbers is in the counter of the random draws, where it is not itself; the others count on from it.
     pub first_counter: Option<u64>,
+    /// How many of the likeliest tokens are told beside each drawn one, by `Engine::likeliest`.
+    pub likeliest: usize,
     /// Seed of the random draws.
     pub seed: u64,
     /// How tokens are drawn; `code_temperature` is in `adaptive`.

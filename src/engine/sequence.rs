@@ -32,6 +32,8 @@ pub struct Sequence {
     pub group: u64,
     /// How many sequences were opened before it.
     pub opened: u64,
+    /// How many of the likeliest tokens are told beside each drawn one.
+    pub likeliest: usize,
     pub(super) sampler: Sampler,
     cursor: PositionCursor,
     matcher: StopMatcher,
@@ -81,6 +83,7 @@ impl Sequence {
             prompt_role: PromptRole::Alone,
             group,
             opened,
+            likeliest: opening.likeliest,
             sampler: Sampler::new(&opening.sampling, adaptive, opening.seed, counter, config.vocab),
             cursor: PositionCursor::new(config.vision.merge, config.image_pad),
             matcher: StopMatcher::default(),

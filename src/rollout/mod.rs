@@ -340,6 +340,7 @@ impl<'a> Rollout<'a> {
             images: scene.prompt.images.clone(),
             sequences: (0..self.settings.group_size).map(|sample| self.sequence(self.next_opened, sample)).collect(),
             first_counter: None,
+            likeliest: 0,
             seed: self.settings.seed,
             sampling: self.settings.sampling.clone(),
             adaptive: self.adaptive.clone(),

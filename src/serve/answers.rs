@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::choice::{Finish, finite};
+use super::desk::Token;
 use super::error::ApiError;
 use super::generation::{Generation, News};
 use super::openai::{
@@ -21,7 +22,6 @@ use super::openai::{
 use super::prompt_logprobs::{Ranked, TokenLogprobs};
 use super::seconds_since_1970;
 use super::tool_calls::{Piece, ToolCallReader};
-use crate::engine::request::Sampled;
 
 /// What answers look like.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -65,7 +65,7 @@ pub struct Writer {
 struct Part {
     text: String,
     calls: Vec<ToolCall>,
-    tokens: Vec<Sampled>,
+    tokens: Vec<Token>,
     finish: Option<Finish>,
 }
 
@@ -220,27 +220,31 @@ impl Writer {
 
     fn chat_choice(&self, index: usize, part: Part) -> ChatChoice {
         let settings = &self.generation.settings;
-        let logprob = |token: &Sampled| ChatLogprob {
-            token: self.token_text(token.id),
-            logprob: self.logprob(token),
-            bytes: self.tokenizer().token_bytes(token.id).to_vec(),
-            top_logprobs: Some(Vec::new()),
+        let entry = |id: u32, logprob: f32, top_logprobs: Option<Vec<ChatLogprob>>| ChatLogprob {
+            token: self.token_text(id),
+            logprob: finite(logprob),
+            bytes: self.tokenizer().token_bytes(id).to_vec(),
+            top_logprobs,
+        };
+        let logprob = |token: &Token| {
+            let top = token.likeliest.iter().map(|&(id, logprob)| entry(id, logprob, None)).collect();
+            entry(token.drawn.id, self.logprob(token), Some(top))
         };
         let has_content = !part.text.is_empty() || part.calls.is_empty();
         let (finish_reason, stop_reason) = reasons(part.finish);
         ChatChoice {
             index,
             message: None,
-            logprobs: settings.logprobs.then(|| ChatLogprobs { content: part.tokens.iter().map(logprob).collect() }),
+            logprobs: settings.logprobs.map(|_| ChatLogprobs { content: part.tokens.iter().map(logprob).collect() }),
             delta: Some(ChatMessage { role: None, content: has_content.then_some(part.text), tool_calls: part.calls }),
             finish_reason,
             stop_reason,
-            token_ids: settings.token_ids.then(|| part.tokens.iter().map(|token| token.id).collect()),
+            token_ids: settings.token_ids.then(|| part.tokens.iter().map(|token| token.drawn.id).collect()),
         }
     }
 
     fn text_choice(&mut self, number: usize, part: Part, is_whole: bool) -> TextChoice {
-        let mut logprobs = self.generation.settings.logprobs.then(TextLogprobs::default);
+        let mut logprobs = self.generation.settings.logprobs.map(|_| TextLogprobs::default());
         let echoes = self.form.echo && is_whole;
         let mut offset = self.offsets[number];
         if let Some(logprobs) = &mut logprobs {
@@ -248,8 +252,10 @@ impl Writer {
                 self.add_prompt_logprobs(number, logprobs, &mut offset);
             }
             for token in &part.tokens {
-                let top = BTreeMap::from([(self.token_text(token.id), self.logprob(token))]);
-                self.add_logprob(logprobs, token.id, Some(self.logprob(token)), Some(top), &mut offset);
+                let own = (token.drawn.id, self.logprob(token));
+                let top = token.likeliest.iter().copied().chain([own]);
+                let top = top.map(|(id, logprob)| (self.token_text(id), finite(logprob))).collect();
+                self.add_logprob(logprobs, own.0, Some(own.1), Some(top), &mut offset);
             }
         }
         self.offsets[number] = offset;
@@ -265,9 +271,9 @@ impl Writer {
         choice
     }
 
-    fn text_choice_of(&self, index: usize, text: String, finish: Option<Finish>, tokens: Vec<Sampled>) -> TextChoice {
+    fn text_choice_of(&self, index: usize, text: String, finish: Option<Finish>, tokens: Vec<Token>) -> TextChoice {
         let (finish_reason, stop_reason) = reasons(finish);
-        let token_ids = self.generation.settings.token_ids.then(|| tokens.iter().map(|token| token.id).collect());
+        let token_ids = self.generation.settings.token_ids.then(|| tokens.iter().map(|token| token.drawn.id).collect());
         TextChoice {
             index,
             text,
@@ -328,8 +334,8 @@ impl Writer {
         self.generation.app.prompts.processor.tokenizer()
     }
 
-    fn logprob(&self, token: &Sampled) -> f32 {
-        self.generation.app.logprobs_mode.of(token)
+    fn logprob(&self, token: &Token) -> f32 {
+        self.generation.app.defaults.logprobs_mode.of(&token.drawn)
     }
 
     fn token_text(&self, id: u32) -> String {

@@ -77,7 +77,7 @@ impl Choice {
     /// Takes a token.
     pub fn take(&mut self, progress: &Progress, tokenizer: &Tokenizer, eos: &[u32]) -> Delta {
         self.tokens += 1;
-        let id = progress.token.id;
+        let id = progress.token.drawn.id;
         let ends_with_token = matches!(progress.stopped, Some(StopReason::Token(_))) && !self.settings.include_stop;
         let is_left_out = ends_with_token || (self.settings.skip_special && tokenizer.is_special(id));
         if !is_left_out {

@@ -42,6 +42,8 @@ pub struct Job {
     pub seed: u64,
     /// How tokens are drawn.
     pub sampling: Sampling,
+    /// How many of the likeliest tokens are told beside each.
+    pub likeliest: usize,
     /// When answers end.
     pub stops: Stops,
     /// Where tokens go. When nobody listens any more, the job is given up.
@@ -50,13 +52,22 @@ pub struct Job {
     pub waiting: Waiting,
 }
 
+/// A drawn token and the likeliest ones in its place, with their log-probabilities.
+#[derive(Clone, Debug)]
+pub struct Token {
+    /// The token.
+    pub drawn: Sampled,
+    /// As many as were asked for.
+    pub likeliest: Vec<(u32, f32)>,
+}
+
 /// A token of an answer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Progress {
     /// The answer's number in the request.
     pub choice: usize,
     /// The token.
-    pub token: Sampled,
+    pub token: Token,
     /// If it was the last, why.
     pub stopped: Option<StopReason>,
 }
@@ -177,6 +188,7 @@ impl Desk {
                 images: job.prompt.images.clone(),
                 sequences: (first..first + job.n as u64).collect(),
                 first_counter: Some(0),
+                likeliest: job.likeliest,
                 seed: job.seed,
                 sampling: job.sampling.clone(),
                 adaptive: None,
@@ -216,6 +228,7 @@ impl Desk {
                 Event::Token { .. } => None,
             });
             if let Some(listener) = self.listeners.get(&sequence) {
+                let token = Token { drawn: token, likeliest: self.engine.likeliest(sequence).to_vec() };
                 let _ = listener.events.send(Ok(Progress { choice: listener.choice, token, stopped }));
             }
             if stopped.is_some() {

@@ -10,13 +10,13 @@ use tokio::sync::oneshot;
 
 use super::App;
 use super::choice::{Choice, Finish};
-use super::desk::{Job, Order, Progress};
+use super::desk::{Job, Order, Progress, Token};
 use super::error::ApiError;
 use super::gauges::Active;
 use super::openai::Usage;
 use super::prompt_logprobs::TokenLogprobs;
 use super::sampling::Settings;
-use crate::engine::request::{GeneratorError, Sampled, Stops};
+use crate::engine::request::{GeneratorError, Stops};
 use crate::prompt::Prompt;
 
 /// Answers under way.
@@ -52,7 +52,7 @@ pub struct News {
     /// The answer's number.
     pub choice: usize,
     /// The token.
-    pub token: Sampled,
+    pub token: Token,
     /// New text.
     pub text: String,
     /// How the answer ended, if it did.
@@ -90,6 +90,7 @@ impl Generation {
                 n: settings.n,
                 seed: settings.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()),
                 sampling: settings.sampling.clone(),
+                likeliest: settings.logprobs.unwrap_or(0),
                 stops: Stops { turn_tokens: tokens, total_tokens: tokens, ..settings.stops.clone() },
                 events: sender.clone(),
                 waiting: app.gauges.wait(),

@@ -26,7 +26,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 
-use choice::LogprobsMode;
 use desk::{Desk, Order};
 use error::ApiError;
 use gauges::Gauges;
@@ -76,8 +75,6 @@ pub struct Parts {
     pub api_key: Option<String>,
     /// Prompts that may wait for room.
     pub waiting_max: usize,
-    /// Which log-probabilities are told.
-    pub logprobs_mode: LogprobsMode,
 }
 
 /// What the routes share.
@@ -86,7 +83,6 @@ pub struct App {
     defaults: Defaults,
     names: Vec<String>,
     api_key: Option<String>,
-    logprobs_mode: LogprobsMode,
     gauges: Arc<Gauges>,
     orders: Sender<Order>,
     /// Prompts that are made ready at once: each may hold a large picture.
@@ -142,7 +138,6 @@ pub fn run(parts: Parts, listener: TcpListener) -> Result<(), ServeError> {
         defaults: parts.defaults,
         names: parts.names,
         api_key: parts.api_key,
-        logprobs_mode: parts.logprobs_mode,
         gauges,
         orders,
         preparing: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))),

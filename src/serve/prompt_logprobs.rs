@@ -1,5 +1,6 @@
 //! Log-probabilities of a prompt's own tokens, and of the likeliest ones in their places: one forward over the whole prompt.
 
+use crate::engine::sampling::likeliest::{likeliest, log_sum_exp};
 use crate::model::batch::Batch;
 use crate::model::parameters::Weights;
 use crate::model::vision::ImageBatch;
@@ -89,21 +90,10 @@ fn places(
 }
 
 fn place(z: &[f32], target: u32, top: usize) -> TokenLogprobs {
-    let most = z.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = z.iter().map(|z| f64::from(z - most).exp()).sum();
-    let logprob = |id: u32| (f64::from(z[id as usize] - most) - sum.ln()) as f32;
     let own = z[target as usize];
     let rank = 1 + z.iter().filter(|z| **z > own).count();
-    let mut ids: Vec<u32> = (0..z.len() as u32).collect();
-    let descending = |a: &u32, b: &u32| z[*b as usize].total_cmp(&z[*a as usize]).then(a.cmp(b));
-    let top = top.min(ids.len());
-    if top > 0 && top < ids.len() {
-        ids.select_nth_unstable_by(top - 1, descending);
-    }
-    ids.truncate(top);
-    ids.sort_by(descending);
-    let likeliest = ids.iter().enumerate().map(|(place, &id)| Ranked { id, logprob: logprob(id), rank: place + 1 });
-    TokenLogprobs {
-        tokens: std::iter::once(Ranked { id: target, logprob: logprob(target), rank }).chain(likeliest).collect(),
-    }
+    let drawn = Ranked { id: target, logprob: (f64::from(own) - log_sum_exp(z)) as f32, rank };
+    let top = likeliest(z, top).into_iter().enumerate();
+    let top = top.map(|(place, (id, logprob))| Ranked { id, logprob, rank: place + 1 });
+    TokenLogprobs { tokens: std::iter::once(drawn).chain(top).collect() }
 }

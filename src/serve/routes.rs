@@ -20,7 +20,7 @@ use super::answers::{Form, Kind, Writer};
 use super::error::ApiError;
 use super::gauges::{Active, Waiting};
 use super::generation::Generation;
-use super::openai::Request;
+use super::openai::{LogprobsAsked, Request};
 use super::{App, control};
 use crate::prompt::Prompt;
 
@@ -266,8 +266,8 @@ async fn completions(
     Wire(mut request): Wire<Request>,
 ) -> Result<Response, ApiError> {
     let form = Form { kind: Kind::Text, echo: request.echo.unwrap_or(false), ..form(&request) };
-    if form.echo && request.logprobs.is_some() && request.prompt_logprobs.is_none() {
-        request.prompt_logprobs = Some(0);
+    if let (true, Some(LogprobsAsked::Count(count)), None) = (form.echo, request.logprobs, request.prompt_logprobs) {
+        request.prompt_logprobs = Some(count);
     }
     let making = request.clone();
     answer(app, entry, &request, None, form, move |app| app.prompts.completion(&making)).await

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::choice::LogprobsMode;
 use super::error::ApiError;
 use super::openai::{LogprobsAsked, Request};
 use crate::engine::request::{Sampling, Stops};
@@ -27,6 +28,8 @@ pub struct Defaults {
     pub context_tokens: usize,
     /// Ids of the vocabulary.
     pub vocab: usize,
+    /// Which log-probabilities are told.
+    pub logprobs_mode: LogprobsMode,
 }
 
 /// A request's settings.
@@ -46,8 +49,8 @@ pub struct Settings {
     pub include_stop: bool,
     /// Leave special tokens out of the text.
     pub skip_special: bool,
-    /// Tokens' log-probabilities are wanted.
-    pub logprobs: bool,
+    /// Tokens' log-probabilities are wanted, and those of so many of the likeliest.
+    pub logprobs: Option<usize>,
     /// Log-probabilities of the prompt, with so many of the likeliest.
     pub prompt_logprobs: Option<usize>,
     /// Ids are wanted.
@@ -81,7 +84,7 @@ impl Defaults {
             seed: request.seed.map(|seed| seed as u64),
             include_stop: request.include_stop_str_in_output.unwrap_or(false),
             skip_special: request.skip_special_tokens.unwrap_or(true),
-            logprobs: logprobs(request)?,
+            logprobs: self.logprobs(request)?,
             prompt_logprobs,
             token_ids: request.return_token_ids.unwrap_or(false),
             tokens_as_ids: request.return_tokens_as_token_ids.unwrap_or(false),
@@ -98,6 +101,24 @@ impl Defaults {
     pub fn answer_tokens(&self, settings: &Settings, prompt: usize) -> usize {
         let room = self.context_tokens - prompt;
         settings.max_tokens.map_or(room, |tokens| tokens.min(room))
+    }
+
+    /// Whether tokens' log-probabilities are wanted, and how many of the likeliest.
+    fn logprobs(&self, request: &Request) -> Result<Option<usize>, ApiError> {
+        let top = request.top_logprobs.map(|count| count_of("top_logprobs", count)).transpose()?;
+        let asked = match request.logprobs {
+            None | Some(LogprobsAsked::Whether(false)) if top.unwrap_or(0) > 0 => {
+                return Err(ApiError::field("top_logprobs", "needs logprobs = true beside it"));
+            }
+            None | Some(LogprobsAsked::Whether(false)) => None,
+            Some(LogprobsAsked::Whether(true)) => Some(top.unwrap_or(0)),
+            Some(LogprobsAsked::Count(count)) => Some(count_of("logprobs", count)?),
+        };
+        if asked.is_some_and(|count| count > 0) && self.logprobs_mode == LogprobsMode::ProcessedLogprobs {
+            let message = "asks for the likeliest tokens, which this server cannot give as processed_logprobs; send 0";
+            return Err(ApiError::field(if top.is_some() { "top_logprobs" } else { "logprobs" }, message));
+        }
+        Ok(asked)
     }
 
     fn sampling(&self, request: &Request) -> Result<Sampling, ApiError> {
@@ -173,25 +194,6 @@ fn refuse_unknown(request: &Request) -> Result<(), ApiError> {
         }
     }
     Ok(())
-}
-
-/// Whether tokens' log-probabilities are wanted.
-fn logprobs(request: &Request) -> Result<bool, ApiError> {
-    let (asked, top) = match request.logprobs {
-        None => (false, 0),
-        Some(LogprobsAsked::Whether(asked)) => (asked, 0),
-        Some(LogprobsAsked::Count(count)) => (true, count_of("logprobs", count)?),
-    };
-    let top_logprobs = count_of("top_logprobs", request.top_logprobs.unwrap_or(0))?;
-    for (param, count) in [("logprobs", top), ("top_logprobs", top_logprobs)] {
-        if count > 0 {
-            let message = format!(
-                "asks for {count} of the likeliest tokens, which are not given; send 0 for the drawn token's own"
-            );
-            return Err(ApiError::field(param, message));
-        }
-    }
-    Ok(asked)
 }
 
 fn count_of(param: &str, count: i64) -> Result<usize, ApiError> {

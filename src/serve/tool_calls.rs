@@ -73,7 +73,8 @@ impl ToolCallReader {
 
     /// Blank lines between calls and behind them say nothing.
     fn say(&self, text: &str, pieces: &mut Vec<Piece>) {
-        if !text.is_empty() && !(self.calls > 0 && text.trim().is_empty()) {
+        let is_blank = text.trim().is_empty() && (text.is_empty() || self.calls > 0);
+        if !is_blank {
             pieces.push(Piece::Text(text.to_owned()));
         }
     }

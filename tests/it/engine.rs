@@ -29,6 +29,7 @@ fn opening(policy: &SmallPolicy, sequences: Vec<u64>) -> Opening {
         images,
         sequences,
         first_counter: None,
+        likeliest: 0,
         seed: 5,
         sampling: Sampling::default(),
         adaptive: None,

@@ -73,6 +73,7 @@ fn opening(number: u64) -> Opening {
         images: Vec::new(),
         sequences: vec![number],
         first_counter: None,
+        likeliest: 0,
         seed: 3,
         sampling: Sampling { top_k: 700, ..Sampling::default() },
         adaptive: None,

@@ -397,6 +397,7 @@ fn opening(policy: &SmallPolicy, prompt: usize, members: usize, total: usize) ->
         images: Vec::new(),
         sequences: (0..members as u64).collect(),
         first_counter: None,
+        likeliest: 0,
         seed: 11,
         // The likeliest token is never an image's placeholder here, which would end the sequence.
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },

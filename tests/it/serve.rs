@@ -128,6 +128,24 @@ fn logprobs_are_those_of_the_prompt_that_the_answer_makes() {
             place.as_object().unwrap().values().map(|entry| entry["rank"].as_u64().unwrap()).collect();
         assert!([1, 2, 3].iter().all(|rank| ranks.contains(rank)), "{place}");
     }
+    let body = json!({"prompt": all[..prompt.len()], "max_tokens": 4, "seed": 1, "logprobs": 3, "ignore_eos": true});
+    let choice = server.complete(body)["choices"][0].clone();
+    for (top, own) in choice["logprobs"]["top_logprobs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .zip(choice["logprobs"]["token_logprobs"].as_array().unwrap())
+    {
+        let values: Vec<f64> = top.as_object().unwrap().values().map(|value| value.as_f64().unwrap()).collect();
+        assert!((3..=4).contains(&values.len()) && values.contains(&own.as_f64().unwrap()), "{top} {own}");
+    }
+    let body = json!({"messages": says("a"), "max_tokens": 4, "temperature": 0, "logprobs": true, "top_logprobs": 2});
+    for token in server.chat(body)["choices"][0]["logprobs"]["content"].as_array().unwrap() {
+        let top = token["top_logprobs"].as_array().unwrap();
+        assert_eq!((top.len(), &top[0]["token"], &top[0]["bytes"]), (2, &token["token"], &token["bytes"]));
+        let [found, wanted] = [&top[0], token].map(|entry| entry["logprob"].as_f64().unwrap());
+        assert!((found - wanted).abs() < 1e-5 && top[1]["logprob"].as_f64().unwrap() <= found, "{token}");
+    }
     let echoed = json!({"prompt": all, "max_tokens": 1, "echo": true, "logprobs": 0});
     let echoed = server.complete(echoed)["choices"][0]["logprobs"]["token_logprobs"].clone();
     assert!(echoed[0].is_null() && echoed[1].is_number());
@@ -496,16 +514,8 @@ fn weights_are_taken_over_from_a_folder_while_it_runs() {
     assert_eq!(after["weights_version"], 1);
     assert_ne!(after["choices"], before["choices"]);
     let answer = read_all(running);
-    let chunks = events(&unchunk(
-        answer
-            .split_once(
-                "
-
-",
-            )
-            .unwrap()
-            .1,
-    ));
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    let chunks = events(&unchunk(body));
     assert_eq!((&chunks[0]["weights_version"], &chunks.last().unwrap()["weights_version"]), (&json!(0), &json!(1)));
     assert!(chunks.last().unwrap()["choices"][0]["finish_reason"].is_string());
     let (status, message, param) = update("weight_dir", "nowhere").error();

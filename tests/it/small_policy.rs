@@ -258,6 +258,7 @@ impl<'a> Game<'a> {
             images,
             sequences: (self.opened..self.opened + members).collect(),
             first_counter: None,
+            likeliest: 0,
             seed: random.next(),
             sampling: sampling(random),
             adaptive: random.one_in(2).then(|| AdaptiveTemperature {

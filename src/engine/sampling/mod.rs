@@ -1,6 +1,7 @@
 //! How a sequence's next token is drawn, and what its drawn bytes mean for it.
 
 pub mod adaptive_temperature;
+pub mod likeliest;
 pub mod stop;
 
 use super::request::Sampling;
