@@ -141,6 +141,7 @@ impl Desk {
             Order::Forget(reply) => {
                 if self.listeners.is_empty() {
                     self.engine.forget_images();
+                    self.engine.release_pages();
                 }
                 let _ = reply.send(());
             }
@@ -215,7 +216,8 @@ impl Desk {
 
     fn measure(&mut self) {
         let (free, pages) = self.engine.pages();
-        self.gauges.set_load(self.listeners.len(), 1.0 - free as f64 / pages.max(1) as f64);
+        let usage = 1.0 - free as f64 / pages.max(1) as f64;
+        self.gauges.set_load(self.listeners.len(), usage, self.engine.statistics());
     }
 
     /// Gives tokens to those who wait for them. A sequence's stop comes right behind its last token.

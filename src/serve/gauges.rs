@@ -4,6 +4,8 @@ use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::engine::Statistics;
+
 /// The numbers.
 #[derive(Debug)]
 pub struct Gauges {
@@ -13,6 +15,7 @@ pub struct Gauges {
     active: AtomicUsize,
     /// Bits of an `f64`.
     cache_usage: AtomicU64,
+    engine: Mutex<Statistics>,
     weights_version: AtomicU64,
     prompt_tokens: AtomicU64,
     generation_tokens: AtomicU64,
@@ -70,6 +73,7 @@ impl Gauges {
             waiting_max,
             active: AtomicUsize::new(0),
             cache_usage: AtomicU64::new(0),
+            engine: Mutex::default(),
             weights_version: AtomicU64::new(0),
             prompt_tokens: AtomicU64::new(0),
             generation_tokens: AtomicU64::new(0),
@@ -115,8 +119,9 @@ impl Gauges {
         self.weights_version.store(version, Ordering::Relaxed);
     }
 
-    /// Sequences open, and the share of pages that they hold.
-    pub fn set_load(&self, running: usize, cache_usage: f64) {
+    /// Sequences open, the share of pages that they hold, and what the engine did so far.
+    pub fn set_load(&self, running: usize, cache_usage: f64, engine: Statistics) {
+        *self.engine.lock().unwrap_or_else(PoisonError::into_inner) = engine;
         self.running.store(running, Ordering::Relaxed);
         self.cache_usage.store(cache_usage.to_bits(), Ordering::Relaxed);
     }
@@ -172,6 +177,16 @@ impl Gauges {
             "Moves on with every change of the weights.",
             &one(total(&self.weights_version)),
         );
+        let engine = *self.engine.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, help, count) in [
+            ("num_preemptions_total", "Times that a sequence gave its pages up to another.", engine.preemptions),
+            ("prefix_cache_queries_total", "Tokens of sequences that began, or began anew.", engine.begun_tokens),
+            ("prefix_cache_hits_total", "Of these, tokens that were found computed.", engine.found_tokens),
+            ("encoded_images_total", "Images that went through the vision tower.", engine.encoded_images),
+            ("image_cache_hits_total", "Images shown again that had been through it.", engine.found_images),
+        ] {
+            family(name, "counter", help, &one(count as f64));
+        }
         family("prompt_tokens_total", "counter", "Tokens of prompts.", &one(total(&self.prompt_tokens)));
         family("generation_tokens_total", "counter", "Tokens of answers.", &one(total(&self.generation_tokens)));
         let finished = *self.finished.lock().unwrap_or_else(PoisonError::into_inner);

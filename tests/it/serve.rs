@@ -494,6 +494,20 @@ fn the_numbers_count_what_happened() {
     }
 }
 
+#[test]
+fn a_beginning_that_was_answered_before_is_found_until_it_is_forgotten() {
+    let server = Server::start(&[]);
+    let ask = || server.complete(json!({"prompt": [vec![7; 50]], "max_tokens": 2, "ignore_eos": true, "seed": 1}));
+    let first = ask();
+    server.wait_for("prefix_cache_hits_total", 0.0);
+    assert_eq!(ask()["choices"], first["choices"]);
+    server.wait_for("prefix_cache_hits_total", 48.0);
+    assert_eq!(server.post("/reset_prefix_cache", &json!({})).status, 200);
+    ask();
+    server.wait_for("prefix_cache_queries_total", 150.0);
+    server.wait_for("prefix_cache_hits_total", 48.0);
+}
+
 // ---- training frameworks ----
 
 #[test]
