@@ -32,7 +32,7 @@ use clap::{Parser, Subcommand};
     after_help = "Example: thyme-engine train recipes/grpo_ats.toml\n\nEach command explains itself: thyme-engine score --help"
 )]
 pub struct Arguments {
-    /// Write what ran when, thread by thread, in Chrome's trace format; https://ui.perfetto.dev shows it.
+    /// Write what ran when, thread by thread, in Chrome's trace format; Perfetto (ui.perfetto.dev) shows it.
     #[arg(long, global = true, value_name = "FILE")]
     trace: Option<PathBuf>,
     #[command(subcommand)]

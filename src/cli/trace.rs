@@ -1,4 +1,4 @@
-//! Messages to the terminal, and with `--trace` what ran when to a file in Chrome's trace format, which https://ui.perfetto.dev shows.
+//! Messages to the terminal, and with `--trace` what ran when to a file in Chrome's trace format, which Perfetto (ui.perfetto.dev) shows.
 
 use std::path::Path;
 

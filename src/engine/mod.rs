@@ -68,6 +68,20 @@ pub struct Statistics {
     pub found_images: u64,
 }
 
+impl Statistics {
+    /// What was done since an earlier reading.
+    pub fn since(&self, earlier: &Statistics) -> Statistics {
+        Statistics {
+            preemptions: self.preemptions - earlier.preemptions,
+            computed_tokens: self.computed_tokens - earlier.computed_tokens,
+            begun_tokens: self.begun_tokens - earlier.begun_tokens,
+            found_tokens: self.found_tokens - earlier.found_tokens,
+            encoded_images: self.encoded_images - earlier.encoded_images,
+            found_images: self.found_images - earlier.found_images,
+        }
+    }
+}
+
 /// Open sequences and their pages.
 pub struct Engine {
     model: Model,

@@ -14,7 +14,7 @@ use super::run::Run;
 use super::sample::{Layout, Pack, Sample, SampleImage, runs_by_tokens};
 use super::{Session, SkippedUpdates, TrainError, device_metrics, open_learner, starting_weights};
 use crate::checkpoint::CheckpointError;
-use crate::engine::Engine;
+use crate::engine::{Engine, Statistics};
 use crate::eval::{Report, evaluate, sample, score_groups};
 use crate::model::parameters::Weights;
 use crate::prompt::Processor;
@@ -91,6 +91,8 @@ struct Trainer<'a> {
     dataset: Dataset,
     held_out: Vec<Task>,
     skipped: SkippedUpdates,
+    /// What the engine had done before the step.
+    engine_before: Statistics,
     /// Until the first step has shown them.
     owners: Option<Owners>,
 }
@@ -163,6 +165,7 @@ impl<'a> Trainer<'a> {
             dataset,
             held_out,
             skipped,
+            engine_before: Statistics::default(),
             owners: Some(Owners::default()),
         })
     }
@@ -174,6 +177,7 @@ impl<'a> Trainer<'a> {
 
     fn roll_out(&mut self, step: u64, tasks: &[Task]) -> Result<Rollouts, TrainError> {
         let _span = debug_span!("roll out", step).entered();
+        self.engine_before = self.engine.statistics();
         let settings = RolloutSettings {
             group_size: self.recipe.grpo.num_generations,
             first_task: step as usize * tasks.len(),
@@ -338,7 +342,7 @@ impl<'a> Trainer<'a> {
                 learned.entropy,
             ));
         }
-        let engine = self.engine.statistics();
+        let engine = self.engine.statistics().since(&self.engine_before);
         let mut values = vec![
             ("reward", report.reward),
             ("accuracy", report.accuracy()),
