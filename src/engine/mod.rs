@@ -229,8 +229,9 @@ impl Engine {
             // What it has of the common prompt goes to one of those that wait for it.
             let waits = |member: &&u64| self.sequences[*member].prompt_role == PromptRole::Waits;
             if let Some(heir) = group.members.iter().find(waits).and_then(|heir| self.sequences.get_mut(heir)) {
-                heir.table = std::mem::take(&mut sequence.table);
-                heir.computed = sequence.computed;
+                // Where it began anew it may have found more than the prompt, which is its own.
+                heir.computed = sequence.computed.min(sequence.prompt_tokens() - 1);
+                heir.table = self.cache.pool().share(&sequence.table, heir.computed.div_ceil(PAGE_TOKENS));
             }
         }
         self.cache.pool().release(&mut sequence.table);
