@@ -49,12 +49,12 @@ impl Sample {
         let mut common = Beginning::default();
         while common.tokens < end && self.ids[common.tokens] == other.ids[common.tokens] {
             if self.ids[common.tokens] == layout.image_pad {
-                let same = match (self.images.get(common.images), other.images.get(common.images)) {
-                    (Some(a), Some(b)) => Arc::ptr_eq(&a.prepared, &b.prepared),
-                    _ => false,
+                // Images may stand one behind the other, so that their placeholders do not tell where one ends.
+                let pads = match (self.images.get(common.images), other.images.get(common.images)) {
+                    (Some(a), Some(b)) if Arc::ptr_eq(&a.prepared, &b.prepared) => a.prepared.grid.tokens(layout.merge),
+                    _ => break,
                 };
-                let pads = self.ids[common.tokens..end].iter().take_while(|&&id| id == layout.image_pad).count();
-                if !same || common.tokens + pads == end {
+                if common.tokens + pads >= end {
                     break;
                 }
                 common.images += 1;
