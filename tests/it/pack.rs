@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use thyme_engine::cpu::Cpu;
 use thyme_engine::recipe::LogprobKind;
-use thyme_engine::train::learner::Learner;
+use thyme_engine::train::learner::{Learner, logprobs};
 use thyme_engine::train::sample::{Layout, Pack, Sample, SampleImage, runs_by_tokens};
 
 use crate::small_policy::{CHECKPOINTS, Random, SmallPolicy, learner_settings};
@@ -87,6 +87,32 @@ fn a_shared_prompt_changes_no_logprob_and_the_gradient_by_roundings() {
             assert!(norm(&difference) <= 1e-5 * norm(&b), "{name}: {} of {}", norm(&difference), norm(&b));
         }
     }
+}
+
+/// Placeholders alone do not tell where the first of two images side by side ends; both are shared, and each is there once.
+#[test]
+fn images_side_by_side_at_a_shared_beginning_are_two() {
+    let policy = SmallPolicy::open(CHECKPOINTS[0], Arc::new(Cpu::new()));
+    let mut random = Random::new(3);
+    let pad = policy.processor.special_ids().image_pad;
+    let pictures = &policy.pictures[..2];
+    let pads: usize = pictures.iter().map(|picture| policy.processor.image_tokens(picture)).sum();
+    let prompt = [policy.text(&mut random, 20), vec![pad; pads], policy.text(&mut random, 20)].concat();
+    let sample = |own: Vec<u32>| Sample {
+        trained: (0..prompt.len() + own.len()).map(|i| i >= prompt.len()).collect(),
+        ids: [prompt.clone(), own].concat(),
+        images: pictures.iter().map(|picture| SampleImage { prepared: picture.clone(), units: None }).collect(),
+    };
+    let samples = [sample(policy.text(&mut random, 5)), sample(policy.text(&mut random, 7))];
+    let logprobs = |samples: &[&Sample]| {
+        let pack = pack(&policy, samples);
+        let ones = vec![1.0; pack.targets.len()];
+        let found = logprobs(&policy.model, &policy.weights, &pack, &ones, &learner_settings(&policy, false));
+        (found.raw.into_iter().map(f32::to_bits).collect::<Vec<u32>>(), pack.images.len())
+    };
+    let (together, images) = logprobs(&[&samples[0], &samples[1]]);
+    assert_eq!(images, 2, "each once");
+    assert_eq!(together, [logprobs(&[&samples[0]]).0, logprobs(&[&samples[1]]).0].concat());
 }
 
 #[test]

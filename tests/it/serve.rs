@@ -572,7 +572,7 @@ fn a_rendered_chat_is_answered_from_its_tokens() {
 // ---- OpenAI's own client ----
 
 #[test]
-#[ignore = "needs a Python with the package openai, named by THYME_OPENAI_PYTHON"]
+#[ignore = "needs the package openai; run: THYME_OPENAI_PYTHON=python cargo test --test it the_openai_client -- --ignored"]
 fn the_openai_client_is_content() {
     let python =
         std::env::var("THYME_OPENAI_PYTHON").expect("THYME_OPENAI_PYTHON names a Python with the package openai");
