@@ -88,7 +88,7 @@ large() {
     say_and_time "$thyme" init --config shapes/config.json --seed 0 --out large --device "$DEVICE" || return 1
     "$thyme" data needle --out pictures --count 6 --seed 0 || return 1
     python3 "$root/tools/large_requests.py" questions pictures >questions.jsonl
-    say_and_time "$thyme" generate --model large --input questions.jsonl --output answers.jsonl --max-tokens 32 --device "$DEVICE" || return 1
+    say_and_time "$thyme" batch --model large --input questions.jsonl --output answers.jsonl --max-tokens 32 --device "$DEVICE" || return 1
     python3 "$root/tools/large_requests.py" answered questions.jsonl answers.jsonl >answered.jsonl
     say_and_time "$thyme" score --model large --input answered.jsonl --output scores.jsonl --device "$DEVICE" || return 1
     python3 "$root/tools/large_requests.py" compare answers.jsonl scores.jsonl || return 1

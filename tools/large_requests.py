@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Requests and their answers for the piece `large` of tools/gpu_check.sh.
 
-    tools/large_requests.py questions PICTURES                a request line for `generate` for each picture of a needle folder
+    tools/large_requests.py questions PICTURES                a request line for `batch` for each picture of a needle folder
     tools/large_requests.py answered QUESTIONS ANSWERS        a request line for `score` for each answer: its prompt and itself
     tools/large_requests.py compare ANSWERS SCORES            fails unless both commands gave an answer's tokens the same log-probabilities
 """

@@ -1,11 +1,12 @@
 //! A file of JSON lines, written line by line: what is done stays when the command is interrupted.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 /// An open output file.
 #[derive(Debug)]
@@ -17,13 +18,41 @@ pub struct Lines {
 impl Lines {
     /// Makes or empties `path`, which must not be the command's own `input`.
     pub fn create(path: &Path, input: &Path) -> anyhow::Result<Lines> {
-        let is_input = matches!((path.canonicalize(), input.canonicalize()), (Ok(a), Ok(b)) if a == b);
-        if is_input {
-            anyhow::bail!("--output {} is the input file; choose another", path.display());
-        }
+        refuse_input(path, input)?;
         let file = File::create(path)
             .with_context(|| format!("cannot create {}; give a file in a folder that exists", path.display()))?;
         Ok(Lines { path: path.to_owned(), file })
+    }
+
+    /// Opens `path` to go on where an earlier run stopped, or makes it: how many of its lines are whole, which must be replies to the
+    /// first of `ids`, in order, under `key`. What is left of an unfinished line is cut off.
+    pub fn resume(
+        path: &Path,
+        input: &Path,
+        key: &str,
+        mut ids: impl Iterator<Item = Value>,
+    ) -> anyhow::Result<(Lines, usize)> {
+        refuse_input(path, input)?;
+        let cannot = || format!("cannot open {}; give a file in a folder that exists", path.display());
+        let mut file =
+            File::options().read(true).write(true).create(true).truncate(false).open(path).with_context(cannot)?;
+        let (mut whole, mut end, mut line) = (0, 0, Vec::new());
+        let mut reader = BufReader::new(&file);
+        while reader.read_until(b'\n', &mut line).with_context(cannot)? > 0 && line.ends_with(b"\n") {
+            let reply: Option<Map<String, Value>> = serde_json::from_slice(&line).ok();
+            let id = reply.as_ref().and_then(|reply| reply.get(key)).unwrap_or(&Value::Null);
+            let expected = ids.next().unwrap_or(Value::Null);
+            anyhow::ensure!(
+                *id == expected && !id.is_null(),
+                "line {} of {} is no reply to {expected}, which comes there in the input; choose another --output",
+                whole + 1,
+                path.display()
+            );
+            (whole, end) = (whole + 1, end + line.len() as u64);
+            line.clear();
+        }
+        file.set_len(end).and_then(|()| file.seek(SeekFrom::Start(end))).with_context(cannot)?;
+        Ok((Lines { path: path.to_owned(), file }, whole))
     }
 
     /// Writes one line.
@@ -34,6 +63,12 @@ impl Lines {
             format!("cannot write {}; free some space or choose another --output", self.path.display())
         })
     }
+}
+
+fn refuse_input(path: &Path, input: &Path) -> anyhow::Result<()> {
+    let is_input = matches!((path.canonicalize(), input.canonicalize()), (Ok(a), Ok(b)) if a == b);
+    anyhow::ensure!(!is_input, "--output {} is the input file; choose another", path.display());
+    Ok(())
 }
 
 /// Writes to the terminal or a pipe; false when its reader has gone, which is no error.

@@ -1,4 +1,4 @@
-//! A checkpoint made ready for `score` and `generate`, and requests made ready for it.
+//! A checkpoint made ready for `score`, `generate` and `batch`, and requests made ready for it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,15 +1,19 @@
 //! The command line: one file a subcommand.
 
+mod answering;
+mod calls;
 pub mod device;
 mod generation_config;
 pub mod interrupt;
 mod lines;
 mod loaded;
 mod requests;
+mod sampling;
 mod trace;
 
 pub mod train;
 
+pub mod batch;
 pub mod data;
 pub mod doctor;
 pub mod eval;
@@ -44,6 +48,7 @@ enum Command {
     Train(train::TrainArguments),
     Eval(eval::EvalArguments),
     Generate(generate::GenerateArguments),
+    Batch(batch::BatchArguments),
     Score(score::ScoreArguments),
     Serve(serve::ServeArguments),
     Sandbox(sandbox::SandboxArguments),
@@ -59,7 +64,8 @@ impl Arguments {
         match self.command {
             Command::Train(arguments) => train::run(arguments),
             Command::Eval(arguments) => device::on_workers(|| eval::run(arguments)),
-            Command::Generate(arguments) => device::on_workers(|| generate::run(arguments)),
+            Command::Generate(arguments) => device::on_workers(|| generate::run(&arguments)),
+            Command::Batch(arguments) => batch::run(&arguments),
             Command::Score(arguments) => score::run(&arguments),
             Command::Serve(arguments) => serve::run(arguments),
             Command::Sandbox(arguments) => sandbox::run(&arguments),

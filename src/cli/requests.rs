@@ -1,4 +1,4 @@
-//! Request lines of `score` and `generate`: an id and one of `messages`, `prompt`, `token_ids`.
+//! Request lines of `score` and `batch`: an id and one of `messages`, `prompt`, `token_ids`.
 
 use std::path::{Path, PathBuf};
 

@@ -10,6 +10,7 @@ use clap::Args;
 use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 
+use super::answering::{EnvironmentName, PREFILL_TOKENS};
 use super::device::Device;
 use super::generation_config::GenerationConfig;
 use super::lines::print;
@@ -26,9 +27,6 @@ use crate::serve::images::ImagePolicy;
 use crate::serve::prompts::{IMAGES_MAX, Prompts};
 use crate::serve::sampling::Defaults;
 use crate::serve::{self, Parts};
-
-/// Prompt tokens of one forward.
-const PREFILL_TOKENS: usize = 2048;
 
 const EXAMPLES: &str = r#"Example:
   thyme-engine serve recipes/tiny-sft --port 8000
@@ -57,27 +55,37 @@ pub struct ServeArguments {
     /// Names that the model goes by; MODEL without it.
     #[arg(long, value_name = "NAME", num_args = 1..)]
     served_model_name: Vec<String>,
+    /// Requests that may wait; further ones get status 429.
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    max_queued_requests: usize,
+    /// Play chats to their end in this environment: its tools run here, and the reply brings the whole trajectory.
+    #[arg(long = "env", value_enum, value_name = "NAME", default_value_t = EnvironmentName::None)]
+    environment: EnvironmentName,
+    #[command(flatten)]
+    serving: ServingArguments,
+}
+
+/// What a model may be asked, and with how much memory; the same for `serve` and `batch`.
+#[derive(Clone, Debug, Args)]
+pub struct ServingArguments {
     /// Tokens of a prompt with its answer; the model's own limit without it.
     #[arg(long, value_name = "N")]
     max_model_len: Option<usize>,
     /// Sequences decoded together.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
-    max_num_seqs: u16,
-    /// Requests that may wait; further ones get status 429.
-    #[arg(long, value_name = "N", default_value_t = 1024)]
-    max_queued_requests: usize,
+    pub max_num_seqs: u16,
     /// Memory for keys and values, but always enough for one sequence.
     #[arg(long, value_name = "BYTES", default_value_t = 4 << 30)]
-    kv_cache_memory_bytes: usize,
+    pub kv_cache_memory_bytes: usize,
     /// Pictures in one prompt, as a number or as vLLM's {"image": N}.
     #[arg(long, value_name = "N", default_value_t = IMAGES_MAX.to_string())]
     limit_mm_per_prompt: String,
     /// A Jinja file in place of the checkpoint's template.
     #[arg(long, value_name = "FILE")]
     chat_template: Option<PathBuf>,
-    /// Clients may name pictures in files below this folder.
+    /// Pictures may be named in files below this folder; of `batch` the folder of the input without it.
     #[arg(long, value_name = "DIR")]
-    allowed_local_media_path: Option<PathBuf>,
+    pub allowed_local_media_path: Option<PathBuf>,
     /// Clients may name pictures by addresses of the public network.
     #[arg(long)]
     allow_remote_images: bool,
@@ -86,7 +94,7 @@ pub struct ServeArguments {
     logprobs_mode: LogprobsMode,
     /// Where to compute.
     #[arg(long, value_enum, default_value_t)]
-    device: Device,
+    pub device: Device,
 }
 
 /// Runs the command.
@@ -99,16 +107,29 @@ pub fn run(arguments: ServeArguments) -> anyhow::Result<()> {
     let listener = TcpListener::bind((host, port))
         .with_context(|| format!("cannot listen at {host}:{port}; choose another --host or --port"))?;
     let address = listener.local_addr().context("the address cannot be read")?;
-    let parts = arguments.parts()?;
+    let parts = Parts {
+        names: if arguments.served_model_name.is_empty() {
+            vec![arguments.model.clone()]
+        } else {
+            arguments.served_model_name
+        },
+        api_key: arguments.api_key,
+        waiting_max: arguments.max_queued_requests,
+        environment: arguments.environment.start(None)?,
+        ..arguments.serving.parts(&arguments.model)?
+    };
     print(&format!("serving {} at http://{address}\n", parts.names.join(", ")))?;
     serve::run(parts, listener)?;
     Ok(())
 }
 
-impl ServeArguments {
-    /// Loads the model.
-    fn parts(self) -> anyhow::Result<Parts> {
-        let dir = folder::resolve(&self.model)?;
+impl ServingArguments {
+    /// Loads the model; open to all, under its own name, with room for any number of requests and without an environment.
+    ///
+    /// # Errors
+    /// When a file or a flag cannot be used.
+    pub fn parts(&self, model: &str) -> anyhow::Result<Parts> {
+        let dir = folder::resolve(model)?;
         let mut config = Config::open(&dir)?;
         let processor = self.processor(&dir, &config)?;
         if let Some(tokens) = self.max_model_len {
@@ -125,6 +146,7 @@ impl ServeArguments {
         let defaults = self.defaults(&GenerationConfig::open(&dir)?, &processor, &config)?;
         let backend = self.device.backend(&config)?;
         let limits = self.limits(&config, backend.activation_bytes());
+        let name = model.to_owned();
         let model = Model::new(config.clone(), backend);
         let weights = weights::load(&model, &dir)?;
         Ok(Parts {
@@ -133,9 +155,10 @@ impl ServeArguments {
             limits,
             prompts: Prompts { processor: Arc::new(processor), config, images, images_max },
             defaults,
-            names: if self.served_model_name.is_empty() { vec![self.model] } else { self.served_model_name },
-            api_key: self.api_key,
-            waiting_max: self.max_queued_requests,
+            names: vec![name],
+            api_key: None,
+            waiting_max: usize::MAX,
+            environment: None,
         })
     }
 

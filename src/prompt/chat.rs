@@ -85,6 +85,14 @@ impl Message {
         Message { role: role.to_owned(), content, other: Map::new() }
     }
 
+    /// Its texts in order.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        self.content.iter().filter_map(|part| match part {
+            Part::Text(text) => Some(text.as_str()),
+            Part::Image(_) => None,
+        })
+    }
+
     /// The images of the message in order.
     pub fn images(&self) -> impl Iterator<Item = &ImageSource> {
         self.content.iter().filter_map(|part| match part {

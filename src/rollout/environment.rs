@@ -32,6 +32,16 @@ pub struct Task {
 }
 
 impl Task {
+    /// The task that a conversation is to an environment. A single message of the user is a question, which the environment puts in its own
+    /// words; any other conversation is taken as it is.
+    pub fn of_conversation(messages: Vec<Message>) -> Self {
+        let images = messages.iter().flat_map(Message::images).cloned().collect();
+        match messages.as_slice() {
+            [only] if only.role == "user" => Self { question: only.texts().collect(), images, ..Self::default() },
+            _ => Self { messages, images, ..Self::default() },
+        }
+    }
+
     /// The task of an example whose pictures are in memory.
     ///
     /// # Errors

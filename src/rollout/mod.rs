@@ -7,6 +7,7 @@ pub mod environment;
 pub mod generator;
 pub mod reward;
 pub mod tool;
+pub mod trajectories;
 pub mod transcript;
 
 pub mod environments;
@@ -23,14 +24,13 @@ use std::ops::ControlFlow;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use environment::{Environment, EnvironmentError, Episode, Next, Observation, Scene, Task, Tasks};
-use generator::{AdaptiveTemperature, Event, Generator, GeneratorError, Opening, Sampled, Sampling, StopReason, Stops};
-use repetition::{Repetition, RepetitionSettings};
-use tool::ToolOutput;
-use transcript::{Call, End, OwnParts, Transcript};
-use workers::{Done, Job, Workers};
+use environment::{Environment, EnvironmentError, Scene, Task, Tasks, TokenLimits};
+use generator::{Generator, GeneratorError, Sampling};
+use repetition::RepetitionSettings;
+use trajectories::{Start, Trajectories};
+use transcript::{Call, End, Transcript};
 
-use crate::prompt::{Processor, StreamDecoder};
+use crate::prompt::{Processor, Prompt};
 
 /// How to roll out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -162,16 +162,38 @@ pub fn run_watched(
     watch: &mut dyn FnMut(Update<'_>) -> ControlFlow<()>,
 ) -> Result<(), RolloutError> {
     std::thread::scope(|scope| {
-        let workers = Workers::start(scope, settings.tool_threads, processor, environment, tasks, settings.group_size);
-        let watcher = Watcher { tell: watch, has_enough: false };
-        let mut rollout = Rollout::new(generator, processor, environment, tasks, settings, watcher, workers);
+        let mut rollout = Rollout {
+            generator,
+            trajectories: Trajectories::start(scope, settings.tool_threads, processor, environment, tasks),
+            settings,
+            limits: environment.limits(),
+            watcher: Watcher { tell: watch, has_enough: false, finished: 0 },
+            tasks: tasks.count(),
+            next_prepared: 0,
+            next_opened: 0,
+            scenes: BTreeMap::new(),
+        };
         let result = rollout.drive();
         // However it ended, the generator is left as it was found.
-        for sequence in std::mem::take(&mut rollout.active).into_keys() {
-            rollout.generator.close(sequence);
-        }
+        rollout.trajectories.close_all(rollout.generator);
         result
     })
+}
+
+/// A rollout under way: which task comes next, and what became of those before.
+struct Rollout<'a> {
+    generator: &'a mut dyn Generator,
+    trajectories: Trajectories<'a>,
+    settings: &'a RolloutSettings,
+    limits: TokenLimits,
+    watcher: Watcher<'a>,
+    /// How many there are.
+    tasks: usize,
+    /// The next task that a worker prepares, and the next that is opened.
+    next_prepared: usize,
+    next_opened: usize,
+    /// Tasks prepared and not opened yet.
+    scenes: BTreeMap<usize, Result<Scene, EnvironmentError>>,
 }
 
 /// Who is told what happens.
@@ -179,118 +201,39 @@ struct Watcher<'a> {
     tell: &'a mut dyn FnMut(Update<'_>) -> ControlFlow<()>,
     /// It broke off.
     has_enough: bool,
+    /// Sequences that ended.
+    finished: usize,
 }
 
 impl Watcher<'_> {
     fn tell(&mut self, update: Update<'_>) {
+        self.finished += usize::from(matches!(update, Update::Finished(_)));
         self.has_enough = self.has_enough || (self.tell)(update).is_break();
     }
 }
 
-/// A rollout under way.
-struct Rollout<'a> {
-    generator: &'a mut dyn Generator,
-    processor: &'a Processor,
-    /// How many there are.
-    tasks: usize,
-    settings: &'a RolloutSettings,
-    watcher: Watcher<'a>,
-    workers: Workers,
-    stops: Stops,
-    adaptive: Option<AdaptiveTemperature>,
-    /// How many of `stops.strings` are the environment's.
-    environment_stops: usize,
-    /// The next task that a worker prepares, and the next that is opened.
-    next_prepared: usize,
-    next_opened: usize,
-    /// Tasks prepared and not opened yet.
-    scenes: BTreeMap<usize, Result<Scene, EnvironmentError>>,
-    active: BTreeMap<u64, Active>,
-    finished: usize,
-}
-
-/// A sequence under way.
-struct Active {
-    transcript: Transcript,
-    /// Absent while a worker has it.
-    episode: Option<Box<dyn Episode>>,
-    is_running: bool,
-    /// The turn so far: tokens, the length of the text that each completed, the text.
-    tokens: Vec<Sampled>,
-    pieces: Vec<usize>,
-    text: String,
-    decoder: StreamDecoder,
-    repetition: Repetition,
-    repeats: bool,
-}
-
-impl Active {
-    /// Closes the turn: its tokens become the model's own part of the transcript.
-    fn end_turn(&mut self, parts: OwnParts) {
-        let rest = self.decoder.finish();
-        self.text.push_str(&rest);
-        self.transcript.push_own(&self.tokens, &self.pieces, &self.text, parts);
-        self.tokens.clear();
-        self.pieces.clear();
-        self.text.clear();
-        self.repetition.clear();
-    }
-}
-
-impl<'a> Rollout<'a> {
-    fn new(
-        generator: &'a mut dyn Generator,
-        processor: &'a Processor,
-        environment: &dyn Environment,
-        tasks: &dyn Tasks,
-        settings: &'a RolloutSettings,
-        watcher: Watcher<'a>,
-        workers: Workers,
-    ) -> Self {
-        let ids = processor.special_ids();
-        let mut strings = environment.stop_strings();
-        let environment_stops = strings.len();
-        strings.extend(settings.stop.iter().cloned());
-        let limits = environment.limits();
-        let code = environment.code_tags().zip(settings.sampling.code_temperature);
-        Self {
-            generator,
-            processor,
-            tasks: tasks.count(),
-            settings,
-            watcher,
-            workers,
-            stops: Stops {
-                strings,
-                token_ids: vec![ids.im_end, ids.endoftext, ids.image_pad, ids.video_pad],
-                turn_tokens: limits.turn,
-                total_tokens: limits.total,
-            },
-            adaptive: code.map(|((open, close), temperature)| AdaptiveTemperature { open, close, temperature }),
-            environment_stops,
-            next_prepared: 0,
-            next_opened: 0,
-            scenes: BTreeMap::new(),
-            active: BTreeMap::new(),
-            finished: 0,
-        }
-    }
-
+impl Rollout<'_> {
     fn drive(&mut self) -> Result<(), RolloutError> {
-        while self.finished < self.tasks * self.settings.group_size && !self.watcher.has_enough {
+        while self.watcher.finished < self.tasks * self.settings.group_size && !self.watcher.has_enough {
             self.prepare_ahead();
             self.open_what_fits()?;
-            self.take_from_workers()?;
-            self.step()?;
+            let mut tell = |update: Update<'_>| self.watcher.tell(update);
+            // Workers are waited for only if nothing decodes.
+            let may_wait = !self.trajectories.is_running();
+            self.scenes.extend(self.trajectories.receive(self.generator, may_wait, &mut tell)?);
+            if self.trajectories.is_running() {
+                let events = self.generator.step()?;
+                self.trajectories.take(self.generator, &events, &mut tell);
+            }
         }
         Ok(())
     }
 
     /// Lets workers prepare a few tasks more than are open.
     fn prepare_ahead(&mut self) {
-        let ahead = self.workers.threads() + 2;
+        let ahead = self.trajectories.preparing_threads() + 2;
         while self.next_prepared < self.tasks && self.next_prepared < self.next_opened + ahead {
-            self.workers.send(Job::Open { task: self.next_prepared });
+            self.trajectories.prepare(self.next_prepared, self.settings.group_size);
             self.next_prepared += 1;
         }
     }
@@ -298,30 +241,35 @@ impl<'a> Rollout<'a> {
     /// Opens prepared tasks in order as long as the generator has room.
     fn open_what_fits(&mut self) -> Result<(), RolloutError> {
         while let Some(scene) = self.scenes.remove(&self.next_opened) {
-            let scene = match scene {
+            let mut scene = match scene {
                 Ok(scene) => scene,
                 Err(error) => {
-                    self.finish_unopened(
-                        &Scene { prompt: Default::default(), episodes: Vec::new() },
-                        &End::TaskFailed(error.to_string()),
-                    );
+                    self.finish_unopened(&Prompt::default(), &End::TaskFailed(error.to_string()));
                     continue;
                 }
             };
-            match self.generator.open(self.opening(&scene)) {
-                Ok(()) => self.activate(scene),
+            let number = (self.settings.first_task + self.next_opened) * self.settings.group_size;
+            let start = Start {
+                task: self.next_opened,
+                first_sequence: number as u64,
+                first_counter: None,
+                limits: self.limits,
+                settings: self.settings,
+            };
+            match self.trajectories.open(self.generator, &mut scene, &start) {
+                Ok(()) => self.next_opened += 1,
                 Err(GeneratorError::TooLong { needed, limit }) => {
-                    self.finish_unopened(&scene, &End::PromptTooLong { needed, limit });
+                    self.finish_unopened(&scene.prompt, &End::PromptTooLong { needed, limit });
                 }
                 Err(error @ GeneratorError::EmptyPrompt) => {
-                    self.finish_unopened(&scene, &End::TaskFailed(error.to_string()));
+                    self.finish_unopened(&scene.prompt, &End::TaskFailed(error.to_string()));
                 }
                 // Nothing of ours will make room; the generator says `NeverFits` itself where it knows.
-                Err(GeneratorError::Full) if self.active.is_empty() => {
+                Err(GeneratorError::Full) if self.trajectories.is_empty() => {
                     return Err(RolloutError::NoRoom {
                         group_size: self.settings.group_size,
                         prompt: scene.prompt.token_ids.len(),
-                        tokens: self.stops.total_tokens,
+                        tokens: self.limits.total,
                     });
                 }
                 Err(GeneratorError::Full) => {
@@ -334,209 +282,13 @@ impl<'a> Rollout<'a> {
         Ok(())
     }
 
-    fn opening(&self, scene: &Scene) -> Opening {
-        Opening {
-            token_ids: scene.prompt.token_ids.clone(),
-            images: scene.prompt.images.clone(),
-            sequences: (0..self.settings.group_size).map(|sample| self.sequence(self.next_opened, sample)).collect(),
-            first_counter: None,
-            likeliest: 0,
-            seed: self.settings.seed,
-            sampling: self.settings.sampling.clone(),
-            adaptive: self.adaptive.clone(),
-            stops: self.stops.clone(),
-        }
-    }
-
-    fn sequence(&self, task: usize, sample: usize) -> u64 {
-        ((self.settings.first_task + task) * self.settings.group_size + sample) as u64
-    }
-
-    /// A transcript of the next task that holds only its prompt.
-    fn transcript(&self, scene: &Scene, sample: usize, end: End) -> Transcript {
-        Transcript {
-            task: self.next_opened,
-            sample,
-            sequence: self.sequence(self.next_opened, sample),
-            prompt_tokens: scene.prompt.token_ids.len(),
-            token_ids: scene.prompt.token_ids.clone(),
-            sampled: vec![None; scene.prompt.token_ids.len()],
-            images: scene.prompt.images.clone(),
-            turns: Vec::new(),
-            calls: Vec::new(),
-            end,
-        }
-    }
-
-    /// Makes the sequences of the next task active.
-    fn activate(&mut self, mut scene: Scene) {
-        let episodes = std::mem::take(&mut scene.episodes);
-        assert_eq!(episodes.len(), self.settings.group_size, "an environment opens an episode for each sequence");
-        for (sample, episode) in episodes.into_iter().enumerate() {
-            let transcript = self.transcript(&scene, sample, End::Running);
-            let active = Active {
-                episode: Some(episode),
-                is_running: true,
-                tokens: Vec::new(),
-                pieces: Vec::new(),
-                text: String::new(),
-                decoder: StreamDecoder::default(),
-                repetition: Repetition::new(self.settings.repetition),
-                repeats: false,
-                transcript,
-            };
-            self.active.insert(active.transcript.sequence, active);
-        }
-        self.next_opened += 1;
-    }
-
     /// Ends the next task's sequences before they began.
-    fn finish_unopened(&mut self, scene: &Scene, end: &End) {
+    fn finish_unopened(&mut self, prompt: &Prompt, end: &End) {
         for sample in 0..self.settings.group_size {
-            let transcript = self.transcript(scene, sample, end.clone());
+            let sequence = (self.settings.first_task + self.next_opened) * self.settings.group_size + sample;
+            let transcript = Transcript::of_prompt(prompt, self.next_opened, sample, sequence as u64, end.clone());
             self.watcher.tell(Update::Finished(transcript));
         }
-        self.finished += self.settings.group_size;
         self.next_opened += 1;
-    }
-
-    /// Takes what workers have done; waits for them only if nothing decodes.
-    fn take_from_workers(&mut self) -> Result<(), RolloutError> {
-        let mut may_wait = !self.active.values().any(|active| active.is_running);
-        while let Some(done) = self.workers.receive(may_wait) {
-            may_wait = false;
-            match done {
-                Done::Opened { task, scene } => {
-                    self.scenes.insert(task, scene);
-                }
-                Done::Observed { sequence, episode, request, result } => {
-                    self.observed(sequence, episode, request, result)?
-                }
-                Done::Panicked(message) => return Err(RolloutError::Worker(message)),
-            }
-        }
-        Ok(())
-    }
-
-    /// Gives a sequence its observation and lets it run again.
-    fn observed(
-        &mut self,
-        sequence: u64,
-        episode: Box<dyn Episode>,
-        request: String,
-        result: Result<(ToolOutput, Observation), EnvironmentError>,
-    ) -> Result<(), RolloutError> {
-        let Some(active) = self.active.get_mut(&sequence) else { return Ok(()) };
-        let (output, observation) = match result {
-            Ok(observed) => observed,
-            Err(EnvironmentError::Tool(fault)) => {
-                self.finish(sequence, End::ToolFailed(fault.to_string()));
-                return Ok(());
-            }
-            Err(error) => return Err(error.into()),
-        };
-        active.episode = Some(episode);
-        let transcript = &mut active.transcript;
-        let mut call = Call { request, output, images_shown: 0 };
-        let total = transcript.completion_tokens() + observation.token_ids.len();
-        let end = if total >= self.stops.total_tokens {
-            Some(End::TotalTokens)
-        } else {
-            match self.generator.append(sequence, &observation.token_ids, &observation.images) {
-                Ok(()) => None,
-                Err(GeneratorError::TooLong { .. }) => Some(End::ContextFull),
-                Err(error) => return Err(error.into()),
-            }
-        };
-        if let Some(end) = end {
-            transcript.calls.push(call);
-            self.finish(sequence, end);
-            return Ok(());
-        }
-        call.images_shown = observation.images.len();
-        transcript.push_observation(&observation.token_ids, &observation.images, &observation.text);
-        self.watcher.tell(Update::Observed { sequence, call: &call, text: &observation.text });
-        transcript.calls.push(call);
-        active.is_running = true;
-        Ok(())
-    }
-
-    /// Lets the generator draw a token for every running sequence.
-    fn step(&mut self) -> Result<(), RolloutError> {
-        if !self.active.values().any(|active| active.is_running) {
-            return Ok(());
-        }
-        for event in self.generator.step()? {
-            match event {
-                Event::Token { sequence, token } => self.drawn(sequence, token),
-                Event::Stopped { sequence, reason } => self.stopped(sequence, reason),
-            }
-        }
-        let repeating =
-            |(&sequence, active): (&u64, &Active)| (active.is_running && active.repeats).then_some(sequence);
-        for sequence in self.active.iter().filter_map(repeating).collect::<Vec<_>>() {
-            self.finish(sequence, End::Repetition);
-        }
-        Ok(())
-    }
-
-    fn drawn(&mut self, sequence: u64, token: Sampled) {
-        let Some(active) = self.active.get_mut(&sequence) else { return };
-        let tokenizer = self.processor.tokenizer();
-        let bytes = if tokenizer.is_special(token.id) { &[][..] } else { tokenizer.token_bytes(token.id) };
-        let text = active.decoder.push(bytes);
-        active.repeats = active.repetition.push(bytes);
-        active.tokens.push(token);
-        active.pieces.push(text.len());
-        active.text.push_str(&text);
-        if !text.is_empty() {
-            self.watcher.tell(Update::Text { sequence, text: &text });
-        }
-    }
-
-    /// Reads the turn that ended, once, and does what it says.
-    fn stopped(&mut self, sequence: u64, reason: StopReason) {
-        let Some(active) = self.active.get_mut(&sequence) else { return };
-        active.is_running = false;
-        let ids = self.processor.special_ids();
-        let end = match reason {
-            StopReason::Text(stop) if stop < self.environment_stops => return self.read(sequence, stop),
-            StopReason::Text(_) => End::StopString,
-            StopReason::Token(id) if id == ids.image_pad || id == ids.video_pad => {
-                active.tokens.pop();
-                active.pieces.pop();
-                End::StrayImageToken
-            }
-            StopReason::Token(_) => End::EndOfTurn,
-            StopReason::TurnTokens => End::TurnTokens,
-            StopReason::TotalTokens => End::TotalTokens,
-            StopReason::ContextFull => End::ContextFull,
-        };
-        self.finish(sequence, end);
-    }
-
-    /// Lets the episode read a turn that one of the environment's stops ended.
-    fn read(&mut self, sequence: u64, stop: usize) {
-        let Some(active) = self.active.get_mut(&sequence) else { return };
-        let Some(mut episode) = active.episode.take() else { return };
-        let reading = episode.read(&active.text, stop);
-        active.end_turn(OwnParts::Then { border: reading.border, kind: reading.kind });
-        match reading.next {
-            Next::Run(request) => self.workers.send(Job::Observe { sequence, episode, request, output: None }),
-            Next::Refuse { request, output } => {
-                self.workers.send(Job::Observe { sequence, episode, request, output: Some(output) });
-            }
-            Next::End(end) => self.finish(sequence, end),
-        }
-    }
-
-    /// Ends a sequence; what it has drawn since its last turn is thought.
-    fn finish(&mut self, sequence: u64, end: End) {
-        let Some(mut active) = self.active.remove(&sequence) else { return };
-        self.generator.close(sequence);
-        active.end_turn(OwnParts::Thought);
-        active.transcript.end = end;
-        self.watcher.tell(Update::Finished(active.transcript));
-        self.finished += 1;
     }
 }

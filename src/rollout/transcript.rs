@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::generator::Sampled;
 use super::tool::ToolOutput;
-use crate::prompt::PreparedImage;
+use crate::prompt::{PreparedImage, Prompt};
 
 /// One sequence from its prompt to its end.
 #[derive(Clone, Debug)]
@@ -151,6 +151,22 @@ impl End {
 }
 
 impl Transcript {
+    /// One that holds only its prompt.
+    pub fn of_prompt(prompt: &Prompt, task: usize, sample: usize, sequence: u64, end: End) -> Transcript {
+        Transcript {
+            task,
+            sample,
+            sequence,
+            prompt_tokens: prompt.token_ids.len(),
+            token_ids: prompt.token_ids.clone(),
+            sampled: vec![None; prompt.token_ids.len()],
+            images: prompt.images.clone(),
+            turns: Vec::new(),
+            calls: Vec::new(),
+            end,
+        }
+    }
+
     /// Whether the token at `index` is the model's own.
     pub fn is_own(&self, index: usize) -> bool {
         self.sampled.get(index).is_some_and(Option::is_some)

@@ -18,6 +18,8 @@ pub(super) enum Job {
     Open {
         /// Its index.
         task: usize,
+        /// Its sequences.
+        group_size: usize,
     },
     /// Run a tool, unless its output is given, and write the observation.
     Observe {
@@ -73,7 +75,6 @@ impl Workers {
         processor: &'env Processor,
         environment: &'env dyn Environment,
         tasks: &'env dyn Tasks,
-        group_size: usize,
     ) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let (report, done) = channel();
@@ -86,7 +87,7 @@ impl Workers {
                     loop {
                         let job = to_do.lock().unwrap_or_else(PoisonError::into_inner).recv();
                         let Ok(job) = job else { return };
-                        let work = AssertUnwindSafe(|| perform(job, processor, environment, tasks, group_size));
+                        let work = AssertUnwindSafe(|| perform(job, processor, environment, tasks));
                         let done = catch_unwind(work).unwrap_or_else(|panic| Done::Panicked(message(&*panic)));
                         if report.send(done).is_err() {
                             return;
@@ -105,6 +106,12 @@ impl Workers {
         self.threads
     }
 
+    /// Whether a job is not done yet.
+    pub(super) fn are_busy(&self) -> bool {
+        self.pending > 0
+    }
+
+    /// Gives a job to the next thread that is free.
     pub(super) fn send(&mut self, job: Job) {
         let jobs = match job {
             Job::Open { .. } => &self.openings,
@@ -127,15 +134,9 @@ impl Workers {
     }
 }
 
-fn perform(
-    job: Job,
-    processor: &Processor,
-    environment: &dyn Environment,
-    tasks: &dyn Tasks,
-    group_size: usize,
-) -> Done {
+fn perform(job: Job, processor: &Processor, environment: &dyn Environment, tasks: &dyn Tasks) -> Done {
     match job {
-        Job::Open { task } => {
+        Job::Open { task, group_size } => {
             let _span = debug_span!("prepare", task).entered();
             let scene = tasks.task(task).and_then(|task| environment.open(processor, &task, group_size));
             Done::Opened { task, scene }

@@ -7,7 +7,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use futures_util::stream;
+use futures_util::{Stream, stream};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -125,16 +125,12 @@ impl Writer {
     /// What is wrong before the first token comes.
     pub async fn stream(mut self) -> Result<Response, ApiError> {
         self.generation.wait().await?;
-        let state = Stream { ready: self.opening_events(), writer: Some(self) };
+        let state = Pieces { ready: self.opening_events(), writer: Some(self) };
         let events = stream::unfold(state, |mut state| async move {
             let event = state.next().await?;
             Some((Ok::<_, Infallible>(event), state))
         });
-        let mut response = Response::new(Body::from_stream(events));
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        Ok(response)
+        Ok(events_response(events))
     }
 
     /// Of a chat, each answer's role; of an echoing completion, each prompt.
@@ -240,6 +236,8 @@ impl Writer {
             finish_reason,
             stop_reason,
             token_ids: settings.token_ids.then(|| part.tokens.iter().map(|token| token.drawn.id).collect()),
+            trajectory: None,
+            end: None,
         }
     }
 
@@ -347,13 +345,13 @@ impl Writer {
 }
 
 /// A stream of events.
-struct Stream {
+struct Pieces {
     ready: VecDeque<String>,
     /// None at the end.
     writer: Option<Writer>,
 }
 
-impl Stream {
+impl Pieces {
     async fn next(&mut self) -> Option<String> {
         if let Some(event) = self.ready.pop_front() {
             return Some(event);
@@ -383,6 +381,16 @@ fn reasons(finish: Option<Finish>) -> (Option<&'static str>, Value) {
     finish.map_or((None, Value::Null), |finish| (Some(finish.reason), finish.stop))
 }
 
-fn event(content: &impl Serialize) -> String {
+/// Server-sent events as a response.
+pub fn events_response(events: impl Stream<Item = Result<String, Infallible>> + Send + 'static) -> Response {
+    let mut response = Response::new(Body::from_stream(events));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    response
+}
+
+/// A server-sent event.
+pub fn event(content: &impl Serialize) -> String {
     format!("data: {}\n\n", serde_json::to_string(content).expect("wire types are JSON"))
 }

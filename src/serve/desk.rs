@@ -5,9 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
+use std::time::{Duration, Instant};
+
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
+use super::acting::{ActJob, Acting, Prepared};
+use super::error::ApiError;
 use super::gauges::{Gauges, Waiting};
 use super::prompt_logprobs::{TokenLogprobs, prompt_logprobs};
 use crate::checkpoint::{CheckpointError, weights};
@@ -17,11 +21,17 @@ use crate::model::Model;
 use crate::model::parameters::Weights;
 use crate::ops::patch_embed::PixelScale;
 use crate::prompt::Prompt;
+use crate::rollout::engine_generator::EngineGenerator;
+
+/// How often workers are looked at while there is nothing to decode.
+const WORKERS_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Something for the loop to do.
 pub enum Order {
     /// Answer a prompt.
     Generate(Job),
+    /// Play a chat to its end.
+    Act(ActJob),
     /// Give the log-probabilities of a prompt's tokens, and of so many of the likeliest in each place.
     Score(Prompt, usize, oneshot::Sender<Vec<TokenLogprobs>>),
     /// Read the weights of a folder in place of the present ones; the answer is their version.
@@ -78,28 +88,37 @@ struct Listener {
     events: UnboundedSender<Result<Progress, GeneratorError>>,
 }
 
+/// Something that waits for room.
+enum Waiter {
+    Job(Job),
+    Act(Box<Prepared>),
+}
+
 /// The engine, the weights, and who waits for what.
-pub struct Desk {
+pub struct Desk<'a> {
     model: Model,
     weights: Weights,
     engine: Engine,
     pixel_scale: PixelScale,
     orders: Receiver<Order>,
-    waiting: VecDeque<Job>,
+    waiting: VecDeque<Waiter>,
     listeners: BTreeMap<u64, Listener>,
+    /// Where the server has an environment.
+    acting: Option<Acting<'a>>,
     sequences_opened: u64,
     gauges: Arc<Gauges>,
 }
 
-impl Desk {
+impl<'a> Desk<'a> {
     /// With nothing to do yet.
     pub fn new(
         (model, weights): (Model, Weights),
         engine: Engine,
         pixel_scale: PixelScale,
         orders: Receiver<Order>,
+        acting: Option<Acting<'a>>,
         gauges: Arc<Gauges>,
-    ) -> Desk {
+    ) -> Desk<'a> {
         Desk {
             model,
             weights,
@@ -108,6 +127,7 @@ impl Desk {
             orders,
             waiting: VecDeque::new(),
             listeners: BTreeMap::new(),
+            acting,
             sequences_opened: 0,
             gauges,
         }
@@ -129,7 +149,11 @@ impl Desk {
     fn take(&mut self, order: Order) {
         // Whoever ordered may have gone; then nobody hears the answer.
         match order {
-            Order::Generate(job) => self.waiting.push_back(job),
+            Order::Generate(job) => self.waiting.push_back(Waiter::Job(job)),
+            Order::Act(job) => match &mut self.acting {
+                Some(acting) => acting.add(job),
+                None => job.refuse(ApiError::failed("this server has no environment")),
+            },
             Order::Score(prompt, top, reply) => {
                 let _ = reply.send(prompt_logprobs(&self.model, &self.weights, self.pixel_scale, &prompt, top));
             }
@@ -155,21 +179,47 @@ impl Desk {
                 self.take(order);
             }
             self.give_up_abandoned();
+            self.receive();
             self.admit();
             self.measure();
-            if self.listeners.is_empty() {
+            let began = Instant::now();
+            let (is_acting, is_working) =
+                self.acting.as_ref().map_or((false, false), |acting| (acting.is_running(), acting.is_working()));
+            let is_decoding = is_acting || !self.listeners.is_empty();
+            if is_decoding {
+                match self.engine.step(&self.weights) {
+                    Ok(events) => self.deliver(&events),
+                    Err(error) => return Err(self.fail(error)),
+                }
+            } else if is_working {
+                if let Ok(order) = self.orders.recv_timeout(WORKERS_INTERVAL) {
+                    self.take(order);
+                }
+            } else {
                 return Ok(());
             }
-            match self.engine.step(&self.weights) {
-                Ok(events) => self.deliver(&events),
-                Err(error) => return Err(self.fail(error)),
+            if is_working {
+                self.gauges.count_tool_wait(began.elapsed(), is_decoding);
             }
         }
     }
 
+    /// Takes what workers have done.
+    fn receive(&mut self) {
+        let Some(acting) = &mut self.acting else { return };
+        let mut generator = EngineGenerator { engine: &mut self.engine, weights: &self.weights };
+        self.waiting.extend(acting.receive(&mut generator).into_iter().map(|prepared| Waiter::Act(Box::new(prepared))));
+    }
+
     /// Closes what nobody listens to any more.
     fn give_up_abandoned(&mut self) {
-        self.waiting.retain(|job| !job.events.is_closed());
+        self.waiting.retain(|waiter| match waiter {
+            Waiter::Job(job) => !job.events.is_closed(),
+            Waiter::Act(_) => true,
+        });
+        if let Some(acting) = &mut self.acting {
+            acting.give_up_abandoned(&mut EngineGenerator { engine: &mut self.engine, weights: &self.weights });
+        }
         let engine = &mut self.engine;
         self.listeners.retain(|&sequence, listener| {
             let is_heard = !listener.events.is_closed();
@@ -180,48 +230,75 @@ impl Desk {
         });
     }
 
-    /// Opens jobs in order, as long as there is room.
+    /// Opens what waits in order, as long as there is room.
     fn admit(&mut self) {
-        while let Some(job) = self.waiting.pop_front() {
-            let first = self.sequences_opened;
-            let opening = Opening {
-                token_ids: job.prompt.token_ids.clone(),
-                images: job.prompt.images.clone(),
-                sequences: (first..first + job.n as u64).collect(),
-                first_counter: Some(0),
-                likeliest: job.likeliest,
-                seed: job.seed,
-                sampling: job.sampling.clone(),
-                adaptive: None,
-                stops: job.stops.clone(),
+        while let Some(waiter) = self.waiting.pop_front() {
+            let refused = match waiter {
+                Waiter::Job(job) => self.open(job).map(Waiter::Job),
+                Waiter::Act(prepared) => self.open_chat(prepared).map(Waiter::Act),
             };
-            match self.engine.open(&opening) {
-                Ok(()) => {
-                    self.sequences_opened += job.n as u64;
-                    for (place, sequence) in opening.sequences.into_iter().enumerate() {
-                        let listener = Listener { choice: job.first + place, events: job.events.clone() };
-                        self.listeners.insert(sequence, listener);
-                    }
-                }
-                Err(GeneratorError::Full) => {
-                    self.waiting.push_front(job);
-                    return;
-                }
-                Err(error) => {
-                    let _ = job.events.send(Err(error));
-                }
+            if let Some(waiter) = refused {
+                self.waiting.push_front(waiter);
+                return;
             }
         }
+    }
+
+    /// Opens a chat; it comes back if there is no room.
+    fn open_chat(&mut self, prepared: Box<Prepared>) -> Option<Box<Prepared>> {
+        let acting = self.acting.as_mut()?;
+        let mut generator = EngineGenerator { engine: &mut self.engine, weights: &self.weights };
+        match acting.open(&mut generator, prepared, self.sequences_opened) {
+            Ok(opened) => {
+                self.sequences_opened += opened as u64;
+                None
+            }
+            Err(prepared) => Some(prepared),
+        }
+    }
+
+    /// Opens a job; it comes back if there is no room.
+    fn open(&mut self, job: Job) -> Option<Job> {
+        let first = self.sequences_opened;
+        let opening = Opening {
+            token_ids: job.prompt.token_ids.clone(),
+            images: job.prompt.images.clone(),
+            sequences: (first..first + job.n as u64).collect(),
+            first_counter: Some(0),
+            likeliest: job.likeliest,
+            seed: job.seed,
+            sampling: job.sampling.clone(),
+            adaptive: None,
+            stops: job.stops.clone(),
+        };
+        match self.engine.open(&opening) {
+            Ok(()) => {
+                self.sequences_opened += job.n as u64;
+                for (place, sequence) in opening.sequences.into_iter().enumerate() {
+                    let listener = Listener { choice: job.first + place, events: job.events.clone() };
+                    self.listeners.insert(sequence, listener);
+                }
+            }
+            Err(GeneratorError::Full) => return Some(job),
+            Err(error) => {
+                let _ = job.events.send(Err(error));
+            }
+        }
+        None
     }
 
     fn measure(&mut self) {
         let (free, pages) = self.engine.pages();
         let usage = 1.0 - free as f64 / pages.max(1) as f64;
-        self.gauges.set_load(self.listeners.len(), usage, self.engine.statistics());
+        let acting = self.acting.as_ref().map_or(0, Acting::open_sequences);
+        self.gauges.set_load(self.listeners.len() + acting, usage, self.engine.statistics());
     }
 
     /// Gives tokens to those who wait for them. A sequence's stop comes right behind its last token.
     fn deliver(&mut self, events: &[Event]) {
+        if let Some(acting) = &mut self.acting {
+            acting.take(&mut EngineGenerator { engine: &mut self.engine, weights: &self.weights }, events);
+        }
         let mut events = events.iter().peekable();
         while let Some(event) = events.next() {
             let &Event::Token { sequence, token } = event else { continue };
@@ -233,16 +310,22 @@ impl Desk {
                 let token = Token { drawn: token, likeliest: self.engine.likeliest(sequence).to_vec() };
                 let _ = listener.events.send(Ok(Progress { choice: listener.choice, token, stopped }));
             }
-            if stopped.is_some() {
+            if stopped.is_some() && self.listeners.remove(&sequence).is_some() {
                 self.engine.close(sequence);
-                self.listeners.remove(&sequence);
             }
         }
     }
 
     /// Tells all who wait that nothing will come.
     fn fail(&mut self, error: GeneratorError) -> GeneratorError {
-        let jobs = self.waiting.iter().map(|job| &job.events);
+        if let Some(acting) = &mut self.acting {
+            let mut generator = EngineGenerator { engine: &mut self.engine, weights: &self.weights };
+            acting.fail(&mut generator, &error.to_string());
+        }
+        let jobs = self.waiting.iter().filter_map(|waiter| match waiter {
+            Waiter::Job(job) => Some(&job.events),
+            Waiter::Act(_) => None,
+        });
         for events in jobs.chain(self.listeners.values().map(|listener| &listener.events)) {
             let _ = events.send(Err(GeneratorError::Failed(error.to_string().into())));
         }

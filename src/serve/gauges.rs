@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::engine::Statistics;
 
@@ -19,6 +20,8 @@ pub struct Gauges {
     weights_version: AtomicU64,
     prompt_tokens: AtomicU64,
     generation_tokens: AtomicU64,
+    /// Microseconds in which tools ran, while others decoded and while nothing did.
+    tool_wait: [AtomicU64; 2],
     finished: Mutex<[u64; FINISHES.len()]>,
     time_to_first_token: Histogram,
     time_per_output_token: Histogram,
@@ -77,6 +80,7 @@ impl Gauges {
             weights_version: AtomicU64::new(0),
             prompt_tokens: AtomicU64::new(0),
             generation_tokens: AtomicU64::new(0),
+            tool_wait: Default::default(),
             finished: Mutex::new([0; FINISHES.len()]),
             time_to_first_token: Histogram::new(FIRST_TOKEN_BOUNDS),
             time_per_output_token: Histogram::new(TOKEN_BOUNDS),
@@ -143,6 +147,16 @@ impl Gauges {
         self.inter_token_latency.add(seconds);
     }
 
+    /// Tools ran for so long, beside decoding or not.
+    pub fn count_tool_wait(&self, time: Duration, is_hidden: bool) {
+        self.tool_wait[usize::from(!is_hidden)].fetch_add(time.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    /// An answer took so many tokens beyond those that were counted one by one.
+    pub fn count_tokens(&self, tokens: usize) {
+        self.generation_tokens.fetch_add(tokens as u64, Ordering::Relaxed);
+    }
+
     /// An answer ended: how, after how many seconds, and how many of them for each token behind the first.
     pub fn count_finish(&self, reason: &str, seconds: f64, seconds_per_token: Option<f64>) {
         if let Some(place) = FINISHES.iter().position(|finish| *finish == reason) {
@@ -189,6 +203,10 @@ impl Gauges {
         }
         family("prompt_tokens_total", "counter", "Tokens of prompts.", &one(total(&self.prompt_tokens)));
         family("generation_tokens_total", "counter", "Tokens of answers.", &one(total(&self.generation_tokens)));
+        let wait = |hidden: &str, value: &AtomicU64| (format!("{{{label},hidden={hidden:?}}}"), total(value) / 1e6);
+        let [hidden, open] = &self.tool_wait;
+        let lines = [wait("true", hidden), wait("false", open)];
+        family("tool_wait_seconds_total", "counter", "Time in which tools ran, hidden by decoding or not.", &lines);
         let finished = *self.finished.lock().unwrap_or_else(PoisonError::into_inner);
         let lines: Vec<(String, f64)> = FINISHES
             .iter()

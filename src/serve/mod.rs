@@ -1,7 +1,9 @@
 //! An OpenAI-compatible HTTP server. One thread owns the engine and the weights ([`desk`]); requests reach it through a channel, and tokens
 //! come back through a channel of each request. All that waits for the network runs on tokio, which stands nowhere else in this crate.
 
+pub mod acting;
 pub mod answers;
+pub mod batch;
 pub mod choice;
 pub mod control;
 pub mod desk;
@@ -10,6 +12,7 @@ pub mod gauges;
 pub mod generation;
 pub mod images;
 pub mod openai;
+pub mod played;
 pub mod prompt_logprobs;
 pub mod prompts;
 pub mod routes;
@@ -26,6 +29,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 
+use acting::{Acting, Inbox};
 use desk::{Desk, Order};
 use error::ApiError;
 use gauges::Gauges;
@@ -37,6 +41,7 @@ use crate::engine::{Engine, EngineLimits};
 use crate::model::Model;
 use crate::model::parameters::Weights;
 use crate::ops::patch_embed::PixelScale;
+use crate::rollout::environment::Environment;
 
 /// How often the end of the last request is looked for at the end.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(20);
@@ -75,6 +80,8 @@ pub struct Parts {
     pub api_key: Option<String>,
     /// Prompts that may wait for room.
     pub waiting_max: usize,
+    /// In which chats are played to their end; without it each call is the client's to make.
+    pub environment: Option<Arc<dyn Environment>>,
 }
 
 /// What the routes share.
@@ -83,6 +90,7 @@ pub struct App {
     defaults: Defaults,
     names: Vec<String>,
     api_key: Option<String>,
+    environment: Option<Arc<dyn Environment>>,
     gauges: Arc<Gauges>,
     orders: Sender<Order>,
     /// Prompts that are made ready at once: each may hold a large picture.
@@ -126,19 +134,25 @@ fn seconds_since_1970() -> u64 {
 /// # Errors
 /// When the engine or the network failed.
 pub fn run(parts: Parts, listener: TcpListener) -> Result<(), ServeError> {
+    with_app(parts, |app| serve(app, listener))
+}
+
+/// Runs the loop on this thread, and beside it on another whoever gives it something to do, until that has ended.
+fn with_app(parts: Parts, work: impl FnOnce(App) -> Result<(), ServeError> + Send) -> Result<(), ServeError> {
     let (orders, ordered) = channel();
     let gauges = Arc::new(Gauges::new(parts.waiting_max));
     gauges.set_weights_version(parts.weights.version);
     let settings = parts.prompts.processor.image_settings();
     let scale = PixelScale { mean: settings.mean, std: settings.std };
     let engine = Engine::new(parts.model.clone(), parts.prompts.processor.clone(), parts.limits);
-    let desk = Desk::new((parts.model, parts.weights), engine, scale, ordered, gauges.clone());
+    let (processor, environment) = (parts.prompts.processor.clone(), parts.environment.clone());
     let app = App {
         prompts: parts.prompts,
         defaults: parts.defaults,
         names: parts.names,
         api_key: parts.api_key,
-        gauges,
+        environment: parts.environment,
+        gauges: gauges.clone(),
         orders,
         preparing: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))),
         draining: AtomicBool::new(false),
@@ -146,9 +160,13 @@ pub fn run(parts: Parts, listener: TcpListener) -> Result<(), ServeError> {
         created: seconds_since_1970(),
         unknown_fields: Mutex::new(BTreeSet::new()),
     };
-    let network = std::thread::Builder::new().name("network".to_owned()).spawn(move || serve(app, listener))?;
-    desk.run()?;
-    network.join().unwrap_or(Err(ServeError::Thread))
+    let inbox = Inbox::default();
+    std::thread::scope(|scope| {
+        let network = std::thread::Builder::new().name("network".to_owned()).spawn_scoped(scope, move || work(app))?;
+        let acting = environment.as_deref().map(|environment| Acting::start(scope, &processor, environment, &inbox));
+        Desk::new((parts.model, parts.weights), engine, scale, ordered, acting, gauges).run()?;
+        network.join().unwrap_or(Err(ServeError::Thread))
+    })
 }
 
 /// The network's thread. When it ends, the last sender of orders is gone, and so the loop ends.

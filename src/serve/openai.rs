@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::rollout::transcript::TurnKind;
+
 /// What the generating routes may be asked: OpenAI's fields and those of vLLM. One type serves them all; a route reads what it knows.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, expecting = "a JSON object")]
@@ -89,6 +91,8 @@ pub struct Request {
     pub chat_template_kwargs: Option<Map<String, Value>>,
     /// How pictures are resized.
     pub mm_processor_kwargs: Option<PixelLimits>,
+    /// Of a server with an environment: the temperature inside code; 0 without it.
+    pub code_temperature: Option<f32>,
     /// Of `/tokenize`: the tokens' texts too.
     pub return_token_strs: Option<bool>,
 }
@@ -159,7 +163,7 @@ pub struct Answer<C> {
 }
 
 /// A choice of a chat.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct ChatChoice {
     /// Its number.
     pub index: usize,
@@ -179,6 +183,30 @@ pub struct ChatChoice {
     /// Where asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_ids: Option<Vec<u32>>,
+    /// Of a server with an environment: all that followed the prompt; in a stream the observations, which are no part of the text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trajectory: Option<Vec<TrajectoryTurn>>,
+    /// Of a server with an environment: the name of how it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end: Option<&'static str>,
+}
+
+/// A stretch of what followed a prompt.
+#[derive(Debug, Serialize)]
+pub struct TrajectoryTurn {
+    /// `thought`, `call`, `observation` or `answer`.
+    pub kind: TurnKind,
+    /// Its text; an image stands in it as `<image>`.
+    pub text: String,
+    /// The images of an observation, as data URLs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<String>,
+    /// Where asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_ids: Option<Vec<u32>>,
+    /// Where asked for; null for what the model did not draw.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logprobs: Option<Vec<Option<f32>>>,
 }
 
 /// What the assistant says.

@@ -12,6 +12,7 @@ use super::openai::{PixelLimits, Request};
 use crate::model::config::Config;
 use crate::prompt::positions::{Grid, positions};
 use crate::prompt::{ImageSettings, ImageSource, Message, Part, PreparedImage, Processor, Prompt, RenderOptions};
+use crate::rollout::environment::Task;
 
 /// Pictures in one prompt at most, where the operator says nothing.
 pub const IMAGES_MAX: usize = 64;
@@ -35,17 +36,29 @@ impl Prompts {
     /// The prompt of a conversation.
     pub fn chat(&self, request: &Request) -> Result<Prompt, ApiError> {
         let values = request.messages.as_deref().unwrap_or_default();
+        let (sources, mut messages) = self.conversation(values)?;
+        let text = self.render(&mut messages, request)?;
+        let images = self.prepare(&sources, request.mm_processor_kwargs)?;
+        let token_ids = self.processor.encode_prompt(&text, &images).map_err(|e| ApiError::field("messages", e))?;
+        self.checked("messages", Prompt { token_ids, images })
+    }
+
+    /// The task that a conversation is to an environment.
+    pub fn task(&self, request: &Request) -> Result<Task, ApiError> {
+        let (_, messages) = self.conversation(request.messages.as_deref().unwrap_or_default())?;
+        Ok(Task::of_conversation(messages))
+    }
+
+    /// The pictures of a conversation, and the conversation with them in place.
+    fn conversation(&self, values: &[Value]) -> Result<(Vec<ImageSource>, Vec<Message>), ApiError> {
         if values.is_empty() {
             return Err(ApiError::field("messages", "is missing or empty; give at least one message"));
         }
         self.check_image_count(image_addresses(values).count())?;
         let source = |(address, param): (&str, String)| self.images.source(address, &param);
         let sources = image_addresses(values).map(source).collect::<Result<Vec<_>, ApiError>>()?;
-        let mut messages = read_messages(values, &sources)?;
-        let text = self.render(&mut messages, request)?;
-        let images = self.prepare(&sources, request.mm_processor_kwargs)?;
-        let token_ids = self.processor.encode_prompt(&text, &images).map_err(|e| ApiError::field("messages", e))?;
-        self.checked("messages", Prompt { token_ids, images })
+        let messages = read_messages(values, &sources)?;
+        Ok((sources, messages))
     }
 
     /// The prompts of a completion.

@@ -21,7 +21,7 @@ use super::error::ApiError;
 use super::gauges::{Active, Waiting};
 use super::generation::Generation;
 use super::openai::{LogprobsAsked, Request};
-use super::{App, control};
+use super::{App, control, played};
 use crate::prompt::Prompt;
 
 /// The largest body of a request.
@@ -254,6 +254,9 @@ async fn chat_completions(
     entry: Entry,
     Wire(request): Wire<Request>,
 ) -> Result<Response, ApiError> {
+    if let Some(environment) = app.environment.clone() {
+        return played::answer(app, &*environment, entry, request).await;
+    }
     let reads_tool_calls = reads_tool_calls(&request)?;
     let form = Form { kind: Kind::Chat, reads_tool_calls, ..form(&request) };
     let making = request.clone();

@@ -99,7 +99,7 @@ fn one_token_has_no_logprob_to_give() {
     assert_eq!(Desk::new().score(tiny(), &[json!({"id": 1, "token_ids": [5]})])[0]["logprobs"], json!([null]));
 }
 
-// ---- generate ----
+// ---- batch and generate ----
 
 #[test]
 fn generated_logprobs_are_those_of_score_to_the_bit() {
@@ -110,7 +110,7 @@ fn generated_logprobs_are_those_of_score_to_the_bit() {
         json!({"id": "text", "prompt": "One two three four"}),
         json!({"id": "ids", "token_ids": [1, 2, 3]}),
     ];
-    let replies = desk.generate(tiny(), &requests, &["--max-tokens", "40", "--n", "3", "--seed", "5"]);
+    let replies = desk.batch(tiny(), &requests, &["--max-tokens", "40", "--n", "3", "--seed", "5"]);
     assert_eq!(replies.len(), 9);
     let scored: Vec<Value> = replies
         .iter()
@@ -145,10 +145,10 @@ fn a_file_longer_than_the_engine_is_wide_is_answered_in_order() {
         _ => json!({"id": id, "prompt": "<|image_pad|>", "images": ["picture.png"]}),
     };
     let requests: Vec<Value> = (0..150).map(request).collect();
-    let together = desk.generate(tiny(), &requests, &["--max-tokens", "4"]);
+    let together = desk.batch(tiny(), &requests, &["--max-tokens", "4"]);
     let ids: Vec<usize> = together.iter().map(|reply| reply["id"].as_u64().unwrap() as usize).collect();
     assert_eq!(ids, (0..150).collect::<Vec<_>>());
-    let first = desk.generate(tiny(), &requests[..10], &["--max-tokens", "4"]);
+    let first = desk.batch(tiny(), &requests[..10], &["--max-tokens", "4"]);
     assert_eq!(first, together[..10], "what comes behind does not change an answer");
 }
 
@@ -157,7 +157,7 @@ fn a_group_fits_whatever_the_length_of_its_prompt() {
     let desk = Desk::new();
     for tokens in [15, 16, 17, 32] {
         let requests = [json!({"id": 1, "token_ids": vec![5; tokens]})];
-        assert_eq!(desk.generate(tiny(), &requests, &["--max-tokens", "1", "--n", "3"]).len(), 3);
+        assert_eq!(desk.batch(tiny(), &requests, &["--max-tokens", "1", "--n", "3"]).len(), 3);
     }
 }
 
@@ -165,9 +165,9 @@ fn a_group_fits_whatever_the_length_of_its_prompt() {
 fn generation_is_a_function_of_its_seed() {
     let desk = Desk::new();
     let requests = [json!({"id": 1, "prompt": "One two"}), json!({"id": 2, "prompt": "One two"})];
-    let once = desk.generate(tiny(), &requests, &["--max-tokens", "16"]);
-    assert_eq!(once, desk.generate(tiny(), &requests, &["--max-tokens", "16"]));
-    assert_ne!(once, desk.generate(tiny(), &requests, &["--max-tokens", "16", "--seed", "1"]));
+    let once = desk.batch(tiny(), &requests, &["--max-tokens", "16"]);
+    assert_eq!(once, desk.batch(tiny(), &requests, &["--max-tokens", "16"]));
+    assert_ne!(once, desk.batch(tiny(), &requests, &["--max-tokens", "16", "--seed", "1"]));
     assert_ne!(once[0]["token_ids"], once[1]["token_ids"], "two requests draw different numbers");
 }
 
@@ -178,11 +178,11 @@ fn sampling_defaults_come_from_the_checkpoint_and_flags_win() {
     copy_folder(tiny(), &model);
     std::fs::write(model.join("generation_config.json"), r#"{"top_k": 1, "max_new_tokens": 5}"#).unwrap();
     let requests = [json!({"id": 1, "prompt": "One two"})];
-    let greedy = desk.generate(tiny(), &requests, &["--max-tokens", "5", "--temperature", "0"]);
-    let default = desk.generate(&model, &requests, &[]);
+    let greedy = desk.batch(tiny(), &requests, &["--max-tokens", "5", "--temperature", "0"]);
+    let default = desk.batch(&model, &requests, &[]);
     assert_eq!(default, greedy);
-    let flagged = desk.generate(&model, &requests, &["--top-k", "-1", "--max-tokens", "9"]);
-    assert_eq!(flagged, desk.generate(tiny(), &requests, &["--max-tokens", "9"]));
+    let flagged = desk.batch(&model, &requests, &["--top-k", "-1", "--max-tokens", "9"]);
+    assert_eq!(flagged, desk.batch(tiny(), &requests, &["--max-tokens", "9"]));
     assert_ne!(list(&flagged[0], "token_ids")[..5], list(&greedy[0], "token_ids"));
 }
 
@@ -190,11 +190,11 @@ fn sampling_defaults_come_from_the_checkpoint_and_flags_win() {
 fn a_stop_ends_the_text_before_it() {
     let desk = Desk::new();
     let requests = [json!({"id": 1, "prompt": "One two three"})];
-    let long = desk.generate(tiny(), &requests, &["--max-tokens", "30", "--seed", "3"]);
+    let long = desk.batch(tiny(), &requests, &["--max-tokens", "30", "--seed", "3"]);
     let text = long[0]["text"].as_str().unwrap();
     let stop: String =
         text.chars().skip(text.chars().count() / 2).filter(|c| c.is_ascii_alphabetic()).take(1).collect();
-    let cut = desk.generate(tiny(), &requests, &["--max-tokens", "30", "--seed", "3", "--stop", &stop]);
+    let cut = desk.batch(tiny(), &requests, &["--max-tokens", "30", "--seed", "3", "--stop", &stop]);
     assert_eq!(cut[0]["finish_reason"], "stop");
     assert_eq!(cut[0]["text"].as_str().unwrap(), text.split(&stop).next().unwrap());
     assert_eq!(long[0]["finish_reason"], "length");
@@ -208,7 +208,7 @@ fn an_environment_names_how_each_trajectory_ended() {
         json!({"id": 2, "messages": [{"role": "user", "content": [
         {"type": "image", "image": "picture.png"}, {"type": "text", "text": "?"}]}]}),
     ];
-    let replies = desk.generate(tiny(), &requests, &["--env", "think_with_code", "--max-tokens", "12"]);
+    let replies = desk.batch(tiny(), &requests, &["--env", "think_with_code", "--max-tokens", "12"]);
     for reply in &replies {
         let end = reply["finish_reason"].as_str().unwrap();
         assert!(["turn_tokens", "total_tokens", "end_of_turn", "stray_image_token"].contains(&end), "{end}");
@@ -245,7 +245,7 @@ fn tools_run_while_generating_and_their_tokens_have_no_logprob() {
                 {"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": user}]})
         })
         .collect();
-    let replies = desk.generate(&looker(), &requests, &["--env", "think_with_code", "--n", "4"]);
+    let replies = desk.batch(&looker(), &requests, &["--env", "think_with_code", "--n", "4"]);
     assert_eq!(replies.len(), 12);
     let mut looks = 0;
     for reply in &replies {
@@ -326,7 +326,7 @@ fn a_bad_line_is_named_with_its_number_and_the_remedy() {
     ];
     for (line, remedy) in cases {
         desk.write("in.jsonl", &format!("{{\"id\": 0, \"token_ids\": [1, 2]}}\n\n{line}\n"));
-        for command in ["score", "generate"] {
+        for command in ["score", "batch"] {
             let output = desk.bulk(command, tiny(), &["--max-tokens", "2"][..if command == "score" { 0 } else { 2 }]);
             let said = stderr(&output);
             assert_eq!(output.status.code(), Some(1), "{command} {line}: {said}");
@@ -342,7 +342,7 @@ fn lines_before_a_bad_picture_are_answered() {
     let mut lines: Vec<Value> = (0..100).map(|id| json!({"id": id, "token_ids": [1, 2]})).collect();
     lines[80] = json!({"id": "bad", "prompt": "<|image_pad|>", "images": ["damaged.png"]});
     desk.write("in.jsonl", &lines.iter().map(|line| format!("{line}\n")).collect::<String>());
-    for (command, flags) in [("score", &[][..]), ("generate", &["--max-tokens", "2"])] {
+    for (command, flags) in [("score", &[][..]), ("batch", &["--max-tokens", "2"])] {
         let output = desk.bulk(command, tiny(), flags);
         assert!(!output.status.success());
         assert!(stderr(&output).contains("in.jsonl:81: request \"bad\": image "), "{}", stderr(&output));
@@ -376,12 +376,12 @@ fn wrong_flags_and_checkpoints_are_named() {
     let cases: [(&str, &Path, &[&str], &str); 8] = [
         ("score", Path::new("/nowhere"), &[], "give a folder with config.json"),
         ("score", &golden, &[], "only `token_ids` can be used"),
-        ("generate", &golden, &[], "tokenizer"),
-        ("generate", tiny(), &["--temperature", "-1"], "it must be 0 or more"),
-        ("generate", tiny(), &["--top-p", "0"], "above 0 and at most 1"),
-        ("generate", tiny(), &["--top-k", "-2"], "it must be -1 or more"),
-        ("generate", tiny(), &["--max-tokens", "0"], "it must be 1 or more"),
-        ("generate", tiny(), &["--stop", ""], "give the text that ends an answer"),
+        ("batch", &golden, &[], "tokenizer"),
+        ("batch", tiny(), &["--temperature", "-1"], "it must be 0 or more"),
+        ("batch", tiny(), &["--top-p", "0"], "above 0 and at most 1"),
+        ("batch", tiny(), &["--top-k", "-2"], "it must be -1 or more"),
+        ("batch", tiny(), &["--max-tokens", "0"], "it must be 1 or more"),
+        ("batch", tiny(), &["--stop", ""], "give the text that ends an answer"),
     ];
     for (command, model, flags, remedy) in cases {
         let output = desk.bulk(command, model, flags);
@@ -392,7 +392,7 @@ fn wrong_flags_and_checkpoints_are_named() {
 
 #[test]
 fn every_help_shows_an_example() {
-    for command in ["train", "eval", "generate", "score", "sandbox", "data", "init", "doctor"] {
+    for command in ["train", "eval", "generate", "batch", "score", "sandbox", "data", "init", "doctor"] {
         for command in [vec![command], if command == "data" { vec!["data", "needle"] } else { vec![command] }] {
             let output = thyme().args(&command).arg("--help").output().unwrap();
             let help = String::from_utf8(output.stdout).unwrap();
@@ -579,11 +579,13 @@ impl Desk {
         std::fs::read_to_string(self.path(name)).unwrap()
     }
 
-    /// Runs `score` or `generate` from in.jsonl to out.jsonl.
+    /// Runs `score` or `batch` from in.jsonl to out.jsonl.
     fn bulk(&self, command: &str, model: &Path, flags: &[&str]) -> Output {
         let mut thyme = thyme();
         thyme.arg(command).arg("--model").arg(model).arg("--input").arg(self.path("in.jsonl"));
-        let output = thyme.arg("--output").arg(self.path("out.jsonl")).args(flags).output().unwrap();
+        thyme.arg("--output").arg(self.path("out.jsonl")).args(flags);
+        thyme.args((command == "batch").then_some("--overwrite"));
+        let output = thyme.output().unwrap();
         assert!(!stderr(&output).contains("panicked"), "{}", stderr(&output));
         output
     }
@@ -599,8 +601,8 @@ impl Desk {
         self.answers("score", model, requests, &[])
     }
 
-    fn generate(&self, model: &Path, requests: &[Value], flags: &[&str]) -> Vec<Value> {
-        self.answers("generate", model, requests, flags)
+    fn batch(&self, model: &Path, requests: &[Value], flags: &[&str]) -> Vec<Value> {
+        self.answers("batch", model, requests, flags)
     }
 }
 

@@ -233,7 +233,7 @@ fn a_tokenizer_of_another_checkpoint_is_refused() {
         std::fs::write(&path, text.replace(&entry(value), &entry(other))).unwrap();
         let message = refuse(train(&place.sft("[data.needle]\n"), &[]));
         assert_names(&message, &[&parts[..], &["same checkpoint"]].concat());
-        for command in ["eval", "generate", "score"] {
+        for command in ["eval", "batch", "score"] {
             let mut thyme = Command::new(env!("CARGO_BIN_EXE_thyme-engine"));
             thyme.arg(command).arg("--model").arg(place.path("model"));
             match command {

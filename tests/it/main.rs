@@ -1,5 +1,6 @@
 //! The one integration binary; one module per area.
 
+mod batch;
 mod cli;
 mod command;
 mod demonstration;
@@ -22,6 +23,7 @@ mod rollout;
 mod row_invariance;
 mod sandbox;
 mod serve;
+mod serve_env;
 mod server;
 mod simt;
 mod small_policy;

@@ -63,8 +63,14 @@ impl Server {
 
     pub fn start_in(workplace: Workplace, arguments: &[&str]) -> Server {
         init(&workplace, "tiny", 0);
+        let model = workplace.path("tiny");
+        Server::start_on(workplace, &model, arguments)
+    }
+
+    /// On another model.
+    pub fn start_on(workplace: Workplace, model: &Path, arguments: &[&str]) -> Server {
         let mut command = Command::new(env!("CARGO_BIN_EXE_thyme-engine"));
-        command.arg("serve").arg(workplace.path("tiny")).args(["--port", "0", "--served-model-name", "tiny"]);
+        command.arg("serve").arg(model).args(["--port", "0", "--served-model-name", "tiny"]);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         let mut child = command.spawn().unwrap();
         let mut line = String::new();

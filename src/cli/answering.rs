@@ -1,0 +1,132 @@
+//! A model that is ready to answer, in an environment or without one: what `generate` and `batch` have in common.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use clap::ValueEnum;
+
+use super::loaded::Loaded;
+use super::sampling::SamplingArguments;
+use crate::engine::kv_cache::KvCache;
+use crate::engine::{Engine, EngineLimits};
+use crate::ops::attention::PAGE_TOKENS;
+use crate::prompt::Processor;
+use crate::rollout::engine_generator::EngineGenerator;
+use crate::rollout::environment::{Environment, Tasks};
+use crate::rollout::environments::direct::Direct;
+use crate::rollout::registry::RegistryError;
+use crate::rollout::repetition::RepetitionSettings;
+use crate::rollout::{RolloutSettings, Update, registry, run_watched};
+
+/// Prompt tokens of one forward.
+pub const PREFILL_TOKENS: usize = 2048;
+
+/// What the model may do besides writing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum EnvironmentName {
+    /// Nothing.
+    None,
+    /// Run Python between <code> and </code>.
+    ThinkWithCode,
+}
+
+impl EnvironmentName {
+    /// The environment, with its tool running; none for none. An answer takes `max_tokens` if given, else what the environment allows.
+    pub fn start(self, max_tokens: Option<usize>) -> Result<Option<Arc<dyn Environment>>, RegistryError> {
+        if self == EnvironmentName::None {
+            return Ok(None);
+        }
+        let mut table = toml::Table::new();
+        if let Some(tokens) = max_tokens {
+            table.insert("max_total_tokens".to_owned(), (tokens as i64).into());
+            table.insert("max_turn_tokens".to_owned(), (tokens as i64).into());
+        }
+        registry::environment("think_with_code", table, || registry::tool("python", toml::Table::new())).map(Some)
+    }
+}
+
+/// How much may run together.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Sequences decoded together.
+    pub sequences: usize,
+    /// Bytes of keys and values, unless one group alone needs more.
+    pub cache_bytes: usize,
+}
+
+/// The model, what it may do, and how it draws.
+pub struct Answering {
+    /// The model.
+    pub loaded: Loaded,
+    /// Its prompt side.
+    pub processor: Arc<Processor>,
+    /// What it may do.
+    pub environment: Arc<dyn Environment>,
+    /// How it draws, and how many answers.
+    pub settings: RolloutSettings,
+    /// Tokens of an answer.
+    pub max_tokens: usize,
+    /// Whether the environment runs anything.
+    pub has_tools: bool,
+}
+
+impl Answering {
+    /// Reads the settings beside the model, and starts the environment; `n` answers to each question.
+    pub fn new(
+        loaded: Loaded,
+        sampling: &SamplingArguments,
+        environment: EnvironmentName,
+        n: usize,
+    ) -> anyhow::Result<Answering> {
+        let (mut settings, max_tokens) = sampling.settings(&loaded.dir)?;
+        settings.group_size = n;
+        let processor = loaded.processor()?;
+        let environment = environment.start(sampling.max_tokens.map(|_| max_tokens))?;
+        let has_tools = environment.is_some();
+        if has_tools {
+            settings.sampling.code_temperature = Some(sampling.code_temperature);
+        } else {
+            settings.repetition = RepetitionSettings { share: 1.0, ..settings.repetition };
+        }
+        let plain = || Arc::new(Direct { max_turn_tokens: max_tokens, max_total_tokens: max_tokens }) as _;
+        let environment = environment.unwrap_or_else(plain);
+        Ok(Answering { loaded, processor, environment, settings, max_tokens, has_tools })
+    }
+
+    /// Rolls tasks out, whose prompts have at most as many tokens as `prompts` says; the first has the number `first` in the whole.
+    pub fn roll_out(
+        &self,
+        tasks: &dyn Tasks,
+        first: usize,
+        prompts: &[usize],
+        room: Room,
+        watch: &mut dyn FnMut(Update<'_>) -> ControlFlow<()>,
+    ) -> anyhow::Result<()> {
+        let limits = self.engine_limits(prompts, room);
+        let mut engine = Engine::new(self.loaded.model.clone(), self.processor.clone(), limits);
+        let mut generator = EngineGenerator { engine: &mut engine, weights: &self.loaded.weights };
+        let settings = RolloutSettings { first_task: first, ..self.settings.clone() };
+        run_watched(&mut generator, &self.processor, &*self.environment, tasks, &settings, watch)?;
+        Ok(())
+    }
+
+    /// Pages for the largest groups that can run together, or as many as memory should hold, but always for the largest alone.
+    fn engine_limits(&self, prompts: &[usize], room: Room) -> EngineLimits {
+        let (config, group) = (&self.loaded.model.config, self.settings.group_size);
+        let total = self.environment.limits().total;
+        let pages = |prompt: &usize| {
+            let longest = prompt.saturating_add(total).min(config.context_tokens).div_ceil(PAGE_TOKENS);
+            // A shorter prompt may end elsewhere in its page, and its answer then touch one page more.
+            let own = (total.div_ceil(PAGE_TOKENS) + 1).min(longest);
+            longest + own * (group - 1)
+        };
+        let mut needed: Vec<usize> = prompts.iter().map(pages).collect();
+        needed.sort_unstable_by(|a, b| b.cmp(a));
+        needed.truncate(room.sequences.div_ceil(group));
+        let affordable = room.cache_bytes / KvCache::page_bytes(config, self.loaded.model.backend.activation_bytes());
+        let largest = needed.first().copied().unwrap_or(0);
+        let pages = needed.iter().sum::<usize>().min(affordable).max(largest);
+        EngineLimits { pages, prefill_chunk_tokens: PREFILL_TOKENS, sequences: room.sequences }
+    }
+}

@@ -1,0 +1,276 @@
+//! `thyme-engine batch`: a file of requests is answered, and an interrupted run goes on where it stopped.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use rayon::prelude::*;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::answering::{Answering, EnvironmentName, Room};
+use super::calls::{self, Calls};
+use super::device;
+use super::lines::Lines;
+use super::loaded::Loaded;
+use super::requests::{Form, Problem, Requests};
+use super::sampling::SamplingArguments;
+use super::serve::ServingArguments;
+use crate::rollout::Update;
+use crate::rollout::environment::{EnvironmentError, Task, Tasks};
+use crate::rollout::transcript::{End, Transcript};
+use crate::serve::Parts;
+use crate::telemetry::Progress;
+
+/// More tokens than an environment adds to a question that it puts in its own words.
+const OWN_WORDS_TOKENS: usize = 4096;
+
+const EXAMPLES: &str = r#"Examples:
+  thyme-engine batch --model recipes/tiny-sft --input requests.jsonl --output answers.jsonl --temperature 0
+  thyme-engine batch --model recipes/tiny-sft --input requests.jsonl --output answers.jsonl --env think_with_code --n 4
+
+A request line is one of
+  {"id", and one of "messages", "prompt", "token_ids"}                           (see `score --help`)
+  {"custom_id", "method": "POST", "url": "/v1/chat/completions", "body": {...}}  (OpenAI's batch file)
+Each of the first kind gets n reply lines, in order:
+  {"id", "prompt_token_ids", "token_ids", "text", "logprobs", "finish_reason"}
+Log-probs are natural, at temperature 1; tokens that tools brought have null. finish_reason is "stop" or "length"; with an environment it
+is the name of how the trajectory ended (answered, end_of_turn, total_tokens, ...), and text holds the observations too.
+Each of the second kind gets one line as `serve` would answer it; flags stand for fields that a body lacks:
+  {"id", "custom_id", "response": {"status_code", "request_id", "body"}, "error"}
+
+Replies are written in the order of the requests, each as soon as those before it are. With --resume a run that was killed goes on behind
+the last whole line of its output, to the same bytes of the first form as without the kill. In an environment a single message of the user is a
+question that it puts in its own words; any other conversation is taken as it is."#;
+
+/// Answer a file of requests.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct BatchArguments {
+    /// Checkpoint folder, or org/name in the local Hugging Face cache.
+    #[arg(long, value_name = "DIR")]
+    model: String,
+    /// Requests, a JSON object a line; relative image paths start at its folder.
+    #[arg(long, value_name = "A.jsonl")]
+    input: PathBuf,
+    /// Replies, in the same order.
+    #[arg(long, value_name = "B.jsonl")]
+    output: PathBuf,
+    /// Go on behind the replies that the output has already; give the same flags as before.
+    #[arg(long, conflicts_with = "overwrite")]
+    resume: bool,
+    /// Begin anew where the output has replies already.
+    #[arg(long)]
+    overwrite: bool,
+    /// Run tools as this environment does.
+    #[arg(long = "env", value_enum, value_name = "NAME", default_value_t = EnvironmentName::None)]
+    environment: EnvironmentName,
+    /// Answers to each request.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    n: u16,
+    #[command(flatten)]
+    sampling: SamplingArguments,
+    #[command(flatten)]
+    serving: ServingArguments,
+}
+
+/// Runs the command.
+pub fn run(arguments: &BatchArguments) -> anyhow::Result<()> {
+    if calls::are_in(&arguments.input)? {
+        return arguments.answer_calls();
+    }
+    device::on_workers(|| arguments.answer_requests())
+}
+
+impl BatchArguments {
+    fn output(&self, key: &str, ids: impl Iterator<Item = Value>) -> anyhow::Result<(Lines, usize)> {
+        if self.resume {
+            return Lines::resume(&self.output, &self.input, key, ids);
+        }
+        let has_replies = std::fs::metadata(&self.output).is_ok_and(|metadata| metadata.len() > 0);
+        anyhow::ensure!(
+            self.overwrite || !has_replies || self.output == self.input,
+            "{} has replies already; --resume goes on behind them, --overwrite begins anew",
+            self.output.display()
+        );
+        Ok((Lines::create(&self.output, &self.input)?, 0))
+    }
+
+    /// OpenAI's form: the routes of the server answer.
+    fn answer_calls(&self) -> anyhow::Result<()> {
+        let calls = Calls::read(&self.input, self.n, &self.sampling)?;
+        let ids = calls.ids().map(|id| Value::String(id.to_owned()));
+        let (mut output, done) = self.output("custom_id", ids)?;
+        let Some(written) = Written::start("requests", calls.count(), done) else { return Ok(()) };
+        let mut serving = self.serving.clone();
+        serving.allowed_local_media_path.get_or_insert_with(|| calls.folder().join("."));
+        let parts = Parts { environment: self.environment.start(None)?, ..serving.parts(&self.model)? };
+        calls.answer(parts, done, usize::from(self.serving.max_num_seqs), written, &mut output)
+    }
+
+    /// The engine's own form: one rollout over the whole file.
+    fn answer_requests(&self) -> anyhow::Result<()> {
+        let requests = Requests::read(&self.input)?;
+        let group = usize::from(self.n);
+        let ids = requests.list.iter().flat_map(|request| std::iter::repeat_n(&request.id, group)).cloned();
+        let (mut output, done) = self.output("id", ids)?;
+        let Some(mut written) = Written::start("replies", requests.list.len() * group, done) else { return Ok(()) };
+        let loaded = Loaded::open(&self.model, self.serving.device)?;
+        let answering = Answering::new(loaded, &self.sampling, self.environment, group)?;
+        // Of a group that was written in part the rest is drawn again with it, to the same bits.
+        let first = done / group;
+        let mut failed = Ok(());
+        let mut watch = |update: Update<'_>| {
+            let Update::Finished(transcript) = update else { return ControlFlow::Continue(()) };
+            let place = (first + transcript.task) * group + transcript.sample;
+            if place < done {
+                return ControlFlow::Continue(());
+            }
+            let tokens = transcript.own_tokens();
+            let reply = reply(&answering, &requests, first, transcript);
+            failed = written.add(place, reply, tokens, &mut output);
+            if failed.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let tasks = RequestTasks { answering: &answering, requests: &requests, first };
+        let added = if answering.has_tools { OWN_WORDS_TOKENS } else { 0 };
+        let prompt = |request| answering.loaded.prompt_tokens_max(request, requests.folder()) + added;
+        let prompts: Vec<usize> = requests.list[first..].par_iter().map(prompt).collect();
+        let room =
+            Room { sequences: usize::from(self.serving.max_num_seqs), cache_bytes: self.serving.kv_cache_memory_bytes };
+        answering.roll_out(&tasks, first, &prompts, room, &mut watch)?;
+        failed?;
+        written.finish();
+        Ok(())
+    }
+}
+
+/// Replies on their way to the output: each is written as soon as those before it are.
+pub struct Written<R> {
+    progress: Progress,
+    began: Instant,
+    waiting: BTreeMap<usize, anyhow::Result<R>>,
+    next: usize,
+    tokens: usize,
+}
+
+impl<R: Serialize> Written<R> {
+    /// For so many replies, some of which are there; none if all are.
+    pub fn start(unit: &str, total: usize, done: usize) -> Option<Written<R>> {
+        if done > 0 {
+            eprintln!("{done} of {total} {unit} are there already");
+        }
+        if done == total {
+            return None;
+        }
+        let progress = Progress::new("batch", unit, total as u64);
+        progress.start_at(done as u64);
+        Some(Written { progress, began: Instant::now(), waiting: BTreeMap::new(), next: done, tokens: 0 })
+    }
+
+    /// Takes the reply of that number, for which so many tokens were drawn, or what is wrong in its place.
+    ///
+    /// # Errors
+    /// When the output cannot be written; or what is wrong, when all before it is written.
+    pub fn add(
+        &mut self,
+        number: usize,
+        reply: anyhow::Result<R>,
+        tokens: usize,
+        output: &mut Lines,
+    ) -> anyhow::Result<()> {
+        self.waiting.insert(number, reply);
+        self.tokens += tokens;
+        while let Some(reply) = self.waiting.remove(&self.next) {
+            output.write(&reply?)?;
+            self.next += 1;
+        }
+        self.progress.set_message(&self.rate());
+        self.progress.advance(1);
+        Ok(())
+    }
+
+    /// Says what it was in all.
+    pub fn finish(self) {
+        let rate = self.rate();
+        self.progress.finish();
+        eprintln!("{} tokens drawn, {rate}", self.tokens);
+    }
+
+    fn rate(&self) -> String {
+        format!("{:.1} tokens/s", self.tokens as f64 / self.began.elapsed().as_secs_f64().max(1e-9))
+    }
+}
+
+#[derive(Serialize)]
+struct Reply<'a> {
+    id: &'a Value,
+    prompt_token_ids: Vec<u32>,
+    token_ids: Vec<u32>,
+    text: String,
+    logprobs: Vec<Option<f32>>,
+    finish_reason: &'static str,
+}
+
+fn reply<'a>(
+    answering: &Answering,
+    requests: &'a Requests,
+    first: usize,
+    transcript: Transcript,
+) -> anyhow::Result<Reply<'a>> {
+    let request = &requests.list[first + transcript.task];
+    if let End::TaskFailed(reason) = transcript.end {
+        return Err(requests.error(request, Problem::Unopened(reason)).into());
+    }
+    let (prompt_token_ids, token_ids) = transcript.token_ids.split_at(transcript.prompt_tokens);
+    let logprobs = &transcript.sampled[transcript.prompt_tokens..];
+    Ok(Reply {
+        id: &request.id,
+        prompt_token_ids: prompt_token_ids.to_vec(),
+        token_ids: token_ids.to_vec(),
+        text: text(answering, &transcript),
+        logprobs: logprobs.iter().map(|sampled| Some(sampled.as_ref()?.raw)).collect(),
+        finish_reason: if answering.has_tools { transcript.end.name() } else { finish_reason(&transcript.end) },
+    })
+}
+
+/// The answer without the stop string that ended it; with tools the whole trajectory.
+fn text(answering: &Answering, transcript: &Transcript) -> String {
+    let mut text = transcript.text();
+    if !answering.has_tools && transcript.end == End::StopString {
+        let first = answering.settings.stop.iter().filter_map(|stop| text.find(stop.as_str())).min();
+        text.truncate(first.unwrap_or(text.len()));
+    }
+    text
+}
+
+/// The two reasons that a plain answer has.
+fn finish_reason(end: &End) -> &'static str {
+    if end.is_truncated() { "length" } else { "stop" }
+}
+
+/// The requests of a file from `first` on. Each becomes tokens, and its pictures are decoded, when it is about to be answered.
+struct RequestTasks<'a> {
+    answering: &'a Answering,
+    requests: &'a Requests,
+    first: usize,
+}
+
+impl Tasks for RequestTasks<'_> {
+    fn count(&self) -> usize {
+        self.requests.list.len() - self.first
+    }
+
+    fn task(&self, number: usize) -> Result<Cow<'_, Task>, EnvironmentError> {
+        let (request, folder) = (&self.requests.list[self.first + number], self.requests.folder());
+        if let (true, Form::Messages(messages)) = (self.answering.has_tools, &request.form) {
+            return Ok(Cow::Owned(Task { folder: folder.to_owned(), ..Task::of_conversation(messages.clone()) }));
+        }
+        let prompt = self.answering.loaded.prompt(request, folder, self.answering.max_tokens);
+        let prompt = prompt.map_err(|problem| EnvironmentError::Task(problem.to_string()))?;
+        let images = request.sources();
+        Ok(Cow::Owned(Task { prompt: Some(prompt), images, folder: folder.to_owned(), ..Task::default() }))
+    }
+}

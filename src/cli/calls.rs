@@ -1,0 +1,198 @@
+//! OpenAI's batch files: a call of a route a line, each with an id of its own.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+
+use super::batch::Written;
+use super::lines::Lines;
+use super::sampling::SamplingArguments;
+use crate::serve::Parts;
+use crate::serve::batch::{Call, Reply, answer_calls};
+use crate::serve::error::ApiError;
+
+/// Calls under way for each sequence that is decoded: some are made ready meanwhile.
+const IN_FLIGHT: usize = 2;
+
+/// The calls of a file. Only where they stand is kept: each is read when it is about to be answered.
+pub struct Calls {
+    path: PathBuf,
+    file: File,
+    list: Vec<Place>,
+    /// Fields for bodies that lack them.
+    fields: Map<String, Value>,
+}
+
+/// Where a call stands.
+struct Place {
+    custom_id: String,
+    start: u64,
+    bytes: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(expecting = "a JSON object")]
+struct Line<'a> {
+    custom_id: String,
+    method: Option<String>,
+    url: String,
+    #[serde(borrow)]
+    body: &'a RawValue,
+}
+
+/// Whether a file holds calls: its first line has a `custom_id`.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn are_in(path: &Path) -> anyhow::Result<bool> {
+    let mut reader = BufReader::new(open(path)?);
+    let mut line = Vec::new();
+    while reader.read_until(b'\n', &mut line).with_context(|| format!("cannot read {}", path.display()))? > 0 {
+        if !line.trim_ascii().is_empty() {
+            let fields: Option<Map<String, Value>> = serde_json::from_slice(&line).ok();
+            return Ok(fields.is_some_and(|fields| fields.contains_key("custom_id")));
+        }
+        line.clear();
+    }
+    Ok(false)
+}
+
+fn open(path: &Path) -> anyhow::Result<File> {
+    File::open(path).with_context(|| format!("cannot read {}; give a file of JSON lines", path.display()))
+}
+
+impl Calls {
+    /// Finds the calls of a file, and checks each line's form; bodies are checked by the routes. Flags stand for fields that a body lacks.
+    ///
+    /// # Errors
+    /// The first line that is wrong.
+    pub fn read(path: &Path, n: u16, sampling: &SamplingArguments) -> anyhow::Result<Calls> {
+        let mut fields = sampling.fields();
+        if n > 1 {
+            fields.insert("n".to_owned(), n.into());
+        }
+        let file = open(path)?;
+        let (mut list, mut ids, mut start, mut number) = (Vec::new(), BTreeSet::new(), 0, 0);
+        let (mut reader, mut text) = (BufReader::new(&file), Vec::new());
+        while reader.read_until(b'\n', &mut text).with_context(|| format!("cannot read {}", path.display()))? > 0 {
+            number += 1;
+            let (at, bytes) = (start, text.len());
+            start += bytes as u64;
+            if !text.trim_ascii().is_empty() {
+                let line = read_line(&text).with_context(|| format!("{}:{number}", path.display()))?;
+                anyhow::ensure!(
+                    ids.insert(line.custom_id.clone()),
+                    "{}:{number}: the custom_id {:?} was there before; give each line its own",
+                    path.display(),
+                    line.custom_id
+                );
+                list.push(Place { custom_id: line.custom_id, start: at, bytes });
+            }
+            text.clear();
+        }
+        Ok(Calls { path: path.to_owned(), file, list, fields })
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Their ids in order.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.list.iter().map(|place| place.custom_id.as_str())
+    }
+
+    /// Where relative paths start.
+    pub fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new(""))
+    }
+
+    /// Answers the calls from number `first` on, for so many sequences at a time.
+    ///
+    /// # Errors
+    /// When the engine failed or the output cannot be written. A call that is refused is no error: its line says why.
+    pub fn answer(
+        self,
+        parts: Parts,
+        first: usize,
+        sequences: usize,
+        mut written: Written<ReplyLine>,
+        output: &mut Lines,
+    ) -> anyhow::Result<()> {
+        let ids: Vec<String> = self.ids().map(str::to_owned).collect();
+        let (mut failed, mut refused) = (Ok(()), 0);
+        let tell = |number: usize, reply: Reply| {
+            refused += usize::from(reply.status != 200);
+            let tokens = reply.body["usage"]["completion_tokens"].as_u64().unwrap_or(0) as usize;
+            let line = ReplyLine::new(number, &ids[number], reply);
+            failed = written.add(number, Ok(line), tokens, output);
+            failed.is_ok()
+        };
+        answer_calls(parts, first..ids.len(), IN_FLIGHT * sequences, move |number| self.call(number), tell)?;
+        failed?;
+        written.finish();
+        if refused > 0 {
+            eprintln!("{refused} calls were refused; the body of their response says why");
+        }
+        Ok(())
+    }
+
+    fn call(&self, number: usize) -> Result<Call, ApiError> {
+        let place = &self.list[number];
+        let mut text = vec![0; place.bytes];
+        self.file.read_exact_at(&mut text, place.start).map_err(ApiError::failed)?;
+        let line = read_line(&text).map_err(ApiError::failed)?;
+        let wrong = |error: serde_json::Error| ApiError::bad(format!("the body is no JSON object: {error}"));
+        let mut body: Map<String, Value> = serde_json::from_str(line.body.get()).map_err(wrong)?;
+        for (key, value) in &self.fields {
+            body.entry(key).or_insert_with(|| value.clone());
+        }
+        body.insert("stream".to_owned(), Value::Bool(false));
+        Ok(Call { url: line.url, body: Value::Object(body) })
+    }
+}
+
+fn read_line(text: &[u8]) -> anyhow::Result<Line<'_>> {
+    let form = "a line is {\"custom_id\", \"method\": \"POST\", \"url\": \"/v1/chat/completions\", \"body\": {...}}";
+    let line: Line<'_> = serde_json::from_slice(text).map_err(|error| anyhow::anyhow!("{error}; {form}"))?;
+    let method = line.method.as_deref().unwrap_or("POST");
+    anyhow::ensure!(method == "POST", "method is {method:?}, and only POST is known; {form}");
+    anyhow::ensure!(line.url.starts_with('/'), "url is {:?}; give a route such as /v1/chat/completions", line.url);
+    Ok(line)
+}
+
+/// A line of OpenAI's output file.
+#[derive(Serialize)]
+pub struct ReplyLine {
+    id: String,
+    custom_id: String,
+    response: Response,
+    error: Option<Value>,
+}
+
+#[derive(Serialize)]
+struct Response {
+    status_code: u16,
+    request_id: String,
+    body: Value,
+}
+
+impl ReplyLine {
+    fn new(number: usize, custom_id: &str, reply: Reply) -> ReplyLine {
+        let request_id = reply.body["id"].as_str().map_or_else(|| format!("request-{number}"), str::to_owned);
+        ReplyLine {
+            id: format!("batch_req_{number}"),
+            custom_id: custom_id.to_owned(),
+            response: Response { status_code: reply.status, request_id, body: reply.body },
+            error: None,
+        }
+    }
+}

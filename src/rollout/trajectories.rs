@@ -1,0 +1,338 @@
+//! Trajectories under way in one environment: the model writes a turn, a worker runs what it asks for, the observation goes back, until
+//! it ends. Whoever drives a generator opens tasks here, hands over what the generator drew, and hears what happens.
+
+use std::collections::BTreeMap;
+use std::thread::Scope;
+
+use super::environment::{Environment, EnvironmentError, Episode, Next, Observation, Scene, Tasks, TokenLimits};
+use super::generator::{AdaptiveTemperature, Event, Generator, GeneratorError, Opening, Sampled, StopReason, Stops};
+use super::repetition::Repetition;
+use super::tool::ToolOutput;
+use super::transcript::{Call, End, OwnParts, Transcript};
+use super::workers::{Done, Job, Workers};
+use super::{RolloutError, RolloutSettings, Update};
+use crate::prompt::{Processor, StreamDecoder};
+
+/// A task that was made ready, by its number.
+pub type Ready = (usize, Result<Scene, EnvironmentError>);
+
+/// How a task's sequences begin.
+#[derive(Clone, Copy, Debug)]
+pub struct Start<'a> {
+    /// The task's number, which transcripts tell.
+    pub task: usize,
+    /// Number of the group's first sequence; the others count on from it.
+    pub first_sequence: u64,
+    /// What that is in the counter of the random draws, where it is not itself.
+    pub first_counter: Option<u64>,
+    /// Tokens that each may take.
+    pub limits: TokenLimits,
+    /// How many they are, how they draw, and what else stops them.
+    pub settings: &'a RolloutSettings,
+}
+
+/// The trajectories.
+pub struct Trajectories<'a> {
+    processor: &'a Processor,
+    environment: &'a dyn Environment,
+    /// What ends a turn in it.
+    stop_strings: Vec<String>,
+    workers: Workers,
+    active: BTreeMap<u64, Active>,
+}
+
+/// A sequence under way.
+struct Active {
+    transcript: Transcript,
+    /// Absent while a worker has it.
+    episode: Option<Box<dyn Episode>>,
+    is_running: bool,
+    /// Tokens after the prompt that it may have.
+    total_tokens: usize,
+    /// The turn so far: tokens, the length of the text that each completed, the text.
+    tokens: Vec<Sampled>,
+    pieces: Vec<usize>,
+    text: String,
+    decoder: StreamDecoder,
+    repetition: Repetition,
+    repeats: bool,
+}
+
+impl Active {
+    fn new(transcript: Transcript, episode: Box<dyn Episode>, start: &Start<'_>) -> Active {
+        Active {
+            transcript,
+            episode: Some(episode),
+            is_running: true,
+            total_tokens: start.limits.total,
+            tokens: Vec::new(),
+            pieces: Vec::new(),
+            text: String::new(),
+            decoder: StreamDecoder::default(),
+            repetition: Repetition::new(start.settings.repetition),
+            repeats: false,
+        }
+    }
+
+    /// Closes the turn: its tokens become the model's own part of the transcript.
+    fn end_turn(&mut self, parts: OwnParts) {
+        let rest = self.decoder.finish();
+        self.text.push_str(&rest);
+        self.transcript.push_own(&self.tokens, &self.pieces, &self.text, parts);
+        self.tokens.clear();
+        self.pieces.clear();
+        self.text.clear();
+        self.repetition.clear();
+    }
+}
+
+impl<'a> Trajectories<'a> {
+    /// Starts the threads on which tasks are made ready and tools run: of the latter `tool_threads`, or as many as the environment has use
+    /// for if 0.
+    pub fn start<'scope>(
+        scope: &'scope Scope<'scope, 'a>,
+        tool_threads: usize,
+        processor: &'a Processor,
+        environment: &'a dyn Environment,
+        tasks: &'a dyn Tasks,
+    ) -> Self {
+        let workers = Workers::start(scope, tool_threads, processor, environment, tasks);
+        let stop_strings = environment.stop_strings();
+        Self { processor, environment, stop_strings, workers, active: BTreeMap::new() }
+    }
+
+    /// Threads that make tasks ready.
+    pub fn preparing_threads(&self) -> usize {
+        self.workers.threads()
+    }
+
+    /// Lets a worker make a task ready for so many sequences.
+    pub fn prepare(&mut self, task: usize, group_size: usize) {
+        self.workers.send(Job::Open { task, group_size });
+    }
+
+    /// Whether a sequence waits for its next token.
+    pub fn is_running(&self) -> bool {
+        self.active.values().any(|active| active.is_running)
+    }
+
+    /// Whether a worker has something to do.
+    pub fn is_working(&self) -> bool {
+        self.workers.are_busy()
+    }
+
+    /// Whether no sequence is open.
+    pub fn is_empty(&self) -> bool {
+        self.active.is_empty()
+    }
+
+    /// Opens the sequences of a task, and takes the scene's episodes.
+    ///
+    /// # Errors
+    /// The generator's; the scene is then as it was.
+    pub fn open(
+        &mut self,
+        generator: &mut dyn Generator,
+        scene: &mut Scene,
+        start: &Start<'_>,
+    ) -> Result<(), GeneratorError> {
+        generator.open(self.opening(scene, start))?;
+        let episodes = std::mem::take(&mut scene.episodes);
+        assert_eq!(episodes.len(), start.settings.group_size, "an environment opens an episode for each sequence");
+        for (sample, episode) in episodes.into_iter().enumerate() {
+            let sequence = start.first_sequence + sample as u64;
+            let transcript = Transcript::of_prompt(&scene.prompt, start.task, sample, sequence, End::Running);
+            self.active.insert(sequence, Active::new(transcript, episode, start));
+        }
+        Ok(())
+    }
+
+    fn opening(&self, scene: &Scene, start: &Start<'_>) -> Opening {
+        let (settings, ids) = (start.settings, self.processor.special_ids());
+        let mut strings = self.stop_strings.clone();
+        strings.extend(settings.stop.iter().cloned());
+        let code = self.environment.code_tags().zip(settings.sampling.code_temperature);
+        Opening {
+            token_ids: scene.prompt.token_ids.clone(),
+            images: scene.prompt.images.clone(),
+            sequences: (start.first_sequence..start.first_sequence + settings.group_size as u64).collect(),
+            first_counter: start.first_counter,
+            likeliest: 0,
+            seed: settings.seed,
+            sampling: settings.sampling.clone(),
+            adaptive: code.map(|((open, close), temperature)| AdaptiveTemperature { open, close, temperature }),
+            stops: Stops {
+                strings,
+                token_ids: vec![ids.im_end, ids.endoftext, ids.image_pad, ids.video_pad],
+                turn_tokens: start.limits.turn,
+                total_tokens: start.limits.total,
+            },
+        }
+    }
+
+    /// Takes what workers have done: tasks made ready come back, observations go to their sequences. Waits for the first if `may_wait`,
+    /// but never for what nobody works on.
+    ///
+    /// # Errors
+    /// When a worker panicked, or an observation cannot be written.
+    pub fn receive(
+        &mut self,
+        generator: &mut dyn Generator,
+        mut may_wait: bool,
+        watch: &mut dyn FnMut(Update<'_>),
+    ) -> Result<Vec<Ready>, RolloutError> {
+        let mut ready = Vec::new();
+        while let Some(done) = self.workers.receive(may_wait) {
+            may_wait = false;
+            match done {
+                Done::Opened { task, scene } => ready.push((task, scene)),
+                Done::Observed { sequence, episode, request, result } => {
+                    self.observed(generator, sequence, episode, request, result, watch)?;
+                }
+                Done::Panicked(message) => return Err(RolloutError::Worker(message)),
+            }
+        }
+        Ok(ready)
+    }
+
+    /// Gives a sequence its observation and lets it run again.
+    fn observed(
+        &mut self,
+        generator: &mut dyn Generator,
+        sequence: u64,
+        episode: Box<dyn Episode>,
+        request: String,
+        result: Result<(ToolOutput, Observation), EnvironmentError>,
+        watch: &mut dyn FnMut(Update<'_>),
+    ) -> Result<(), RolloutError> {
+        let Some(active) = self.active.get_mut(&sequence) else { return Ok(()) };
+        let (output, observation) = match result {
+            Ok(observed) => observed,
+            Err(EnvironmentError::Tool(fault)) => {
+                self.finish(generator, sequence, End::ToolFailed(fault.to_string()), watch);
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        active.episode = Some(episode);
+        let transcript = &mut active.transcript;
+        let mut call = Call { request, output, images_shown: 0 };
+        let total = transcript.completion_tokens() + observation.token_ids.len();
+        let end = if total >= active.total_tokens {
+            Some(End::TotalTokens)
+        } else {
+            match generator.append(sequence, &observation.token_ids, &observation.images) {
+                Ok(()) => None,
+                Err(GeneratorError::TooLong { .. }) => Some(End::ContextFull),
+                Err(error) => return Err(error.into()),
+            }
+        };
+        if let Some(end) = end {
+            transcript.calls.push(call);
+            self.finish(generator, sequence, end, watch);
+            return Ok(());
+        }
+        call.images_shown = observation.images.len();
+        transcript.push_observation(&observation.token_ids, &observation.images, &observation.text);
+        watch(Update::Observed { sequence, call: &call, text: &observation.text });
+        transcript.calls.push(call);
+        active.is_running = true;
+        Ok(())
+    }
+
+    /// Takes what a step of the generator brought; what belongs to no trajectory here is passed over.
+    pub fn take(&mut self, generator: &mut dyn Generator, events: &[Event], watch: &mut dyn FnMut(Update<'_>)) {
+        for event in events {
+            match *event {
+                Event::Token { sequence, token } => self.drawn(sequence, token, watch),
+                Event::Stopped { sequence, reason } => self.stopped(generator, sequence, reason, watch),
+            }
+        }
+        let repeating =
+            |(&sequence, active): (&u64, &Active)| (active.is_running && active.repeats).then_some(sequence);
+        for sequence in self.active.iter().filter_map(repeating).collect::<Vec<_>>() {
+            self.finish(generator, sequence, End::Repetition, watch);
+        }
+    }
+
+    fn drawn(&mut self, sequence: u64, token: Sampled, watch: &mut dyn FnMut(Update<'_>)) {
+        let Some(active) = self.active.get_mut(&sequence) else { return };
+        let tokenizer = self.processor.tokenizer();
+        let bytes = if tokenizer.is_special(token.id) { &[][..] } else { tokenizer.token_bytes(token.id) };
+        let text = active.decoder.push(bytes);
+        active.repeats = active.repetition.push(bytes);
+        active.tokens.push(token);
+        active.pieces.push(text.len());
+        active.text.push_str(&text);
+        if !text.is_empty() {
+            watch(Update::Text { sequence, text: &text });
+        }
+    }
+
+    /// Reads the turn that ended, once, and does what it says.
+    fn stopped(
+        &mut self,
+        generator: &mut dyn Generator,
+        sequence: u64,
+        reason: StopReason,
+        watch: &mut dyn FnMut(Update<'_>),
+    ) {
+        let Some(active) = self.active.get_mut(&sequence) else { return };
+        active.is_running = false;
+        let ids = self.processor.special_ids();
+        let end = match reason {
+            StopReason::Text(stop) if stop < self.stop_strings.len() => {
+                return self.read(generator, sequence, stop, watch);
+            }
+            StopReason::Text(_) => End::StopString,
+            StopReason::Token(id) if id == ids.image_pad || id == ids.video_pad => {
+                active.tokens.pop();
+                active.pieces.pop();
+                End::StrayImageToken
+            }
+            StopReason::Token(_) => End::EndOfTurn,
+            StopReason::TurnTokens => End::TurnTokens,
+            StopReason::TotalTokens => End::TotalTokens,
+            StopReason::ContextFull => End::ContextFull,
+        };
+        self.finish(generator, sequence, end, watch);
+    }
+
+    /// Lets the episode read a turn that one of the environment's stops ended.
+    fn read(&mut self, generator: &mut dyn Generator, sequence: u64, stop: usize, watch: &mut dyn FnMut(Update<'_>)) {
+        let Some(active) = self.active.get_mut(&sequence) else { return };
+        let Some(mut episode) = active.episode.take() else { return };
+        let reading = episode.read(&active.text, stop);
+        active.end_turn(OwnParts::Then { border: reading.border, kind: reading.kind });
+        match reading.next {
+            Next::Run(request) => self.workers.send(Job::Observe { sequence, episode, request, output: None }),
+            Next::Refuse { request, output } => {
+                self.workers.send(Job::Observe { sequence, episode, request, output: Some(output) });
+            }
+            Next::End(end) => self.finish(generator, sequence, end, watch),
+        }
+    }
+
+    /// Ends a sequence; what it has drawn since its last turn is thought.
+    fn finish(&mut self, generator: &mut dyn Generator, sequence: u64, end: End, watch: &mut dyn FnMut(Update<'_>)) {
+        let Some(mut active) = self.active.remove(&sequence) else { return };
+        generator.close(sequence);
+        active.end_turn(OwnParts::Thought);
+        active.transcript.end = end;
+        watch(Update::Finished(active.transcript));
+    }
+
+    /// Gives a sequence up, of which nobody wants to hear any more.
+    pub fn close(&mut self, generator: &mut dyn Generator, sequence: u64) {
+        if self.active.remove(&sequence).is_some() {
+            generator.close(sequence);
+        }
+    }
+
+    /// Gives all sequences up.
+    pub fn close_all(&mut self, generator: &mut dyn Generator) {
+        for sequence in std::mem::take(&mut self.active).into_keys() {
+            generator.close(sequence);
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! Chats that the server plays to their end: the model writes, the environment's tool runs on a worker while others decode, what comes of it
+//! goes back to the model, until it has answered.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
+use std::thread::Scope;
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::error::ApiError;
+use super::gauges::Waiting;
+use crate::engine::request::{Event, GeneratorError};
+use crate::prompt::Processor;
+use crate::rollout::environment::{Environment, EnvironmentError, Scene, Task, Tasks, TokenLimits};
+use crate::rollout::generator::Generator;
+use crate::rollout::tool::ToolImage;
+use crate::rollout::trajectories::{Start, Trajectories};
+use crate::rollout::transcript::Transcript;
+use crate::rollout::{RolloutSettings, Update};
+
+/// A chat to play, several times at once.
+pub struct ActJob {
+    /// The conversation so far.
+    pub task: Task,
+    /// How many answers, how tokens are drawn, and what stops them besides the environment.
+    pub settings: RolloutSettings,
+    /// Tokens that each answer may take, its observations among them.
+    pub limits: TokenLimits,
+    /// Where news goes. When nobody listens any more, the job is given up.
+    pub events: UnboundedSender<Result<Act, ApiError>>,
+    /// Its place in the queue.
+    pub waiting: Waiting,
+}
+
+/// What happened in an answer.
+#[derive(Debug)]
+pub struct Act {
+    /// Its number in the request.
+    pub choice: usize,
+    /// What.
+    pub kind: ActKind,
+}
+
+/// What can happen in an answer.
+#[derive(Debug)]
+pub enum ActKind {
+    /// The model wrote.
+    Text(String),
+    /// The model reads what its call brought, images as `<image>`.
+    Observed(String, Vec<ToolImage>),
+    /// It ended.
+    Finished(Box<Transcript>),
+}
+
+/// Tasks on their way to the workers, by number.
+#[derive(Debug, Default)]
+pub struct Inbox(Mutex<BTreeMap<usize, Task>>);
+
+impl Inbox {
+    fn put(&self, number: usize, task: Task) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(number, task);
+    }
+}
+
+impl Tasks for Inbox {
+    fn count(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    fn task(&self, number: usize) -> Result<Cow<'_, Task>, EnvironmentError> {
+        let task = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
+        task.map(Cow::Owned).ok_or_else(|| EnvironmentError::Task(format!("there is no task {number}")))
+    }
+}
+
+/// A chat that a worker made ready.
+pub struct Prepared {
+    job: ActJob,
+    number: usize,
+    scene: Scene,
+}
+
+/// Whom a sequence's news goes to.
+struct Listener {
+    choice: usize,
+    events: UnboundedSender<Result<Act, ApiError>>,
+}
+
+/// All chats that are played.
+pub struct Acting<'a> {
+    trajectories: Trajectories<'a>,
+    inbox: &'a Inbox,
+    /// Chats that no worker has yet, and those that one makes ready.
+    queue: VecDeque<ActJob>,
+    preparing: BTreeMap<usize, ActJob>,
+    /// Chats that were ever given to a worker.
+    numbered: usize,
+    listeners: BTreeMap<u64, Listener>,
+}
+
+impl<'a> Acting<'a> {
+    /// Starts the workers of an environment.
+    pub fn start<'scope>(
+        scope: &'scope Scope<'scope, 'a>,
+        processor: &'a Processor,
+        environment: &'a dyn Environment,
+        inbox: &'a Inbox,
+    ) -> Acting<'a> {
+        Acting {
+            trajectories: Trajectories::start(scope, 0, processor, environment, inbox),
+            inbox,
+            queue: VecDeque::new(),
+            preparing: BTreeMap::new(),
+            numbered: 0,
+            listeners: BTreeMap::new(),
+        }
+    }
+
+    /// Takes a chat.
+    pub fn add(&mut self, job: ActJob) {
+        self.queue.push_back(job);
+    }
+
+    /// Sequences that are open.
+    pub fn open_sequences(&self) -> usize {
+        self.listeners.len()
+    }
+
+    /// Whether a sequence waits for its next token.
+    pub fn is_running(&self) -> bool {
+        self.trajectories.is_running()
+    }
+
+    /// Whether something is under way on the workers.
+    pub fn is_working(&self) -> bool {
+        self.trajectories.is_working()
+    }
+
+    /// Takes what the workers have done, and gives them more; the chats that are ready to be opened.
+    pub fn receive(&mut self, generator: &mut dyn Generator) -> Vec<Prepared> {
+        let listeners = &mut self.listeners;
+        let received = self.trajectories.receive(generator, false, &mut |update| tell(listeners, update));
+        let ready = received.unwrap_or_else(|error| {
+            self.fail(generator, &error.to_string());
+            Vec::new()
+        });
+        let mut prepared = Vec::new();
+        for (number, scene) in ready {
+            let Some(job) = self.preparing.remove(&number) else { continue };
+            match scene {
+                Ok(scene) => prepared.push(Prepared { job, number, scene }),
+                Err(error) => job.refuse(environment_error(&error)),
+            }
+        }
+        self.prepare_ahead(prepared.len());
+        prepared
+    }
+
+    /// Lets workers make a few chats more ready than are open.
+    fn prepare_ahead(&mut self, prepared: usize) {
+        while self.preparing.len() + prepared < self.trajectories.preparing_threads() + 2 {
+            let Some(mut job) = self.queue.pop_front() else { return };
+            if job.events.is_closed() {
+                continue;
+            }
+            self.inbox.put(self.numbered, std::mem::take(&mut job.task));
+            self.trajectories.prepare(self.numbered, job.settings.group_size);
+            self.preparing.insert(self.numbered, job);
+            self.numbered += 1;
+        }
+    }
+
+    /// Opens a chat's sequences, the first of which has the number `first`; how many they are. The chat comes back if there is no room now.
+    pub fn open(
+        &mut self,
+        generator: &mut dyn Generator,
+        mut prepared: Box<Prepared>,
+        first: u64,
+    ) -> Result<usize, Box<Prepared>> {
+        let job = &prepared.job;
+        if job.events.is_closed() {
+            return Ok(0);
+        }
+        let start = Start {
+            task: prepared.number,
+            first_sequence: first,
+            first_counter: Some(0),
+            limits: job.limits,
+            settings: &job.settings,
+        };
+        match self.trajectories.open(generator, &mut prepared.scene, &start) {
+            Ok(()) => {
+                for choice in 0..job.settings.group_size {
+                    let listener = Listener { choice, events: job.events.clone() };
+                    self.listeners.insert(first + choice as u64, listener);
+                }
+                Ok(job.settings.group_size)
+            }
+            Err(GeneratorError::Full) => Err(prepared),
+            Err(error) => {
+                prepared.job.refuse(error.into());
+                Ok(0)
+            }
+        }
+    }
+
+    /// Takes what a step of the generator brought.
+    pub fn take(&mut self, generator: &mut dyn Generator, events: &[Event]) {
+        let listeners = &mut self.listeners;
+        self.trajectories.take(generator, events, &mut |update| tell(listeners, update));
+    }
+
+    /// Closes what nobody listens to any more.
+    pub fn give_up_abandoned(&mut self, generator: &mut dyn Generator) {
+        self.queue.retain(|job| !job.events.is_closed());
+        let trajectories = &mut self.trajectories;
+        self.listeners.retain(|&sequence, listener| {
+            let is_heard = !listener.events.is_closed();
+            if !is_heard {
+                trajectories.close(generator, sequence);
+            }
+            is_heard
+        });
+    }
+
+    /// Tells all who wait that nothing will come.
+    pub fn fail(&mut self, generator: &mut dyn Generator, reason: &str) {
+        tracing::error!("{reason}");
+        self.trajectories.close_all(generator);
+        for listener in std::mem::take(&mut self.listeners).into_values() {
+            let _ = listener.events.send(Err(ApiError::failed(reason)));
+        }
+        for job in std::mem::take(&mut self.preparing).into_values().chain(std::mem::take(&mut self.queue)) {
+            job.refuse(ApiError::failed(reason));
+        }
+    }
+}
+
+impl ActJob {
+    /// Tells the client why there is no answer, if it still listens.
+    pub fn refuse(self, error: ApiError) {
+        let _ = self.events.send(Err(error));
+    }
+}
+
+fn environment_error(error: &EnvironmentError) -> ApiError {
+    match error {
+        EnvironmentError::Tool(fault) => ApiError::failed(fault),
+        other => ApiError::field("messages", format!("cannot be used: {other}")),
+    }
+}
+
+/// Passes news on; whoever has gone hears nothing.
+fn tell(listeners: &mut BTreeMap<u64, Listener>, update: Update<'_>) {
+    let (sequence, kind) = match update {
+        Update::Text { sequence, text } => (sequence, ActKind::Text(text.to_owned())),
+        Update::Observed { sequence, call, text } => {
+            let shown = call.output.images.iter().take(call.images_shown).cloned().collect();
+            (sequence, ActKind::Observed(text.to_owned(), shown))
+        }
+        Update::Finished(transcript) => (transcript.sequence, ActKind::Finished(Box::new(transcript))),
+    };
+    let ends = matches!(kind, ActKind::Finished(_));
+    if let Some(listener) = listeners.get(&sequence) {
+        let _ = listener.events.send(Ok(Act { choice: listener.choice, kind }));
+    }
+    if ends {
+        listeners.remove(&sequence);
+    }
+}

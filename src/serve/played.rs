@@ -1,0 +1,327 @@
+//! Answers of a server with an environment: the final text as a chat's message, and beside it the whole trajectory, calls and observations
+//! with their images; whole, or in pieces as it goes on.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use futures_util::stream;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use super::acting::{Act, ActJob, ActKind};
+use super::answers::{event, events_response};
+use super::choice::finite;
+use super::desk::Order;
+use super::error::ApiError;
+use super::gauges::Active;
+use super::openai::{Answer, ChatChoice, ChatMessage, Request, TrajectoryTurn, Usage};
+use super::routes::{Entry, prepare};
+use super::sampling::Settings;
+use super::{App, seconds_since_1970};
+use crate::rollout::RolloutSettings;
+use crate::rollout::environment::{Environment, TokenLimits};
+use crate::rollout::tool::ToolImage;
+use crate::rollout::transcript::{End, Transcript, Turn, TurnKind};
+
+const CHUNK: &str = "chat.completion.chunk";
+
+/// Answers a chat by playing it in the environment.
+pub async fn answer(
+    app: Arc<App>,
+    environment: &dyn Environment,
+    entry: Entry,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let model = app.model_name(request.model.as_deref())?;
+    let settings = app.defaults.settings(&request)?;
+    refuse_unplayable(&request)?;
+    let (code_temperature, is_stream) = (request.code_temperature, request.stream.unwrap_or(false));
+    let include_usage = request.stream_options.and_then(|options| options.include_usage).unwrap_or(false);
+    let task = prepare(&app, move |app| app.prompts.task(&request)).await?;
+    let (sender, events) = unbounded_channel();
+    let Entry { active, waiting } = entry;
+    let own = environment.limits();
+    let total = settings.max_tokens.unwrap_or(own.total);
+    let mut sampling = settings.sampling.clone();
+    sampling.code_temperature = Some(code_temperature.unwrap_or(0.0));
+    let job = ActJob {
+        task,
+        settings: RolloutSettings {
+            group_size: settings.n,
+            seed: settings.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()),
+            sampling,
+            stop: settings.stops.strings.clone(),
+            ..RolloutSettings::default()
+        },
+        limits: TokenLimits { turn: own.turn.min(total), total },
+        events: sender,
+        waiting,
+    };
+    app.order(Order::Act(job))?;
+    let played = Played {
+        id: app.request_id("chatcmpl"),
+        created: seconds_since_1970(),
+        began: Instant::now(),
+        has_begun: vec![false; settings.n],
+        open: settings.n,
+        usage: Usage::default(),
+        app,
+        model,
+        settings,
+        events,
+        include_usage,
+        _active: active,
+    };
+    if is_stream { played.stream().await } else { played.whole().await }
+}
+
+/// What has no meaning where the server plays the chat.
+fn refuse_unplayable(request: &Request) -> Result<(), ApiError> {
+    for (param, is_asked) in [
+        ("tools", request.tools.as_ref().is_some_and(|tools| !tools.is_empty())),
+        ("top_logprobs", request.top_logprobs.unwrap_or(0) > 0),
+        ("prompt_logprobs", request.prompt_logprobs.is_some()),
+        ("stop_token_ids", request.stop_token_ids.as_ref().is_some_and(|ids| !ids.is_empty())),
+        ("ignore_eos", request.ignore_eos.unwrap_or(false)),
+        ("continue_final_message", request.continue_final_message.unwrap_or(false)),
+        ("chat_template_kwargs", request.chat_template_kwargs.as_ref().is_some_and(|kwargs| !kwargs.is_empty())),
+        ("mm_processor_kwargs", request.mm_processor_kwargs.is_some()),
+    ] {
+        if is_asked {
+            let message =
+                "has no effect where the server runs the tools; leave it out, or start the server without --env";
+            return Err(ApiError::field(param, message));
+        }
+    }
+    Ok(())
+}
+
+/// A chat under way.
+struct Played {
+    app: Arc<App>,
+    settings: Settings,
+    id: String,
+    model: String,
+    created: u64,
+    events: UnboundedReceiver<Result<Act, ApiError>>,
+    include_usage: bool,
+    /// Answers that something came of.
+    has_begun: Vec<bool>,
+    /// Answers that have not ended.
+    open: usize,
+    usage: Usage,
+    began: Instant,
+    _active: Active,
+}
+
+impl Played {
+    /// What happens next; none when all answers have ended.
+    async fn next(&mut self) -> Result<Option<Act>, ApiError> {
+        if self.open == 0 {
+            return Ok(None);
+        }
+        let act = self.events.recv().await.ok_or_else(|| ApiError::failed("the engine is gone"))??;
+        if !std::mem::replace(&mut self.has_begun[act.choice], true) {
+            self.app.gauges.count_first_token(self.began.elapsed().as_secs_f64());
+        }
+        if let ActKind::Finished(transcript) = &act.kind {
+            self.open -= 1;
+            self.count(transcript);
+            if let Some(fault) = transcript.end.fault() {
+                return Err(ApiError::failed(fault));
+            }
+        }
+        Ok(Some(act))
+    }
+
+    /// Observed tokens count with the prompt: the model reads them.
+    fn count(&mut self, transcript: &Transcript) {
+        let own = transcript.own_tokens();
+        let is_first = self.usage.total_tokens == 0;
+        let prompt = if is_first { transcript.prompt_tokens } else { 0 };
+        self.usage.prompt_tokens += prompt + transcript.completion_tokens() - own;
+        self.usage.completion_tokens += own;
+        self.usage.total_tokens = self.usage.prompt_tokens + self.usage.completion_tokens;
+        self.app.gauges.count_prompt(prompt);
+        self.app.gauges.count_tokens(own.saturating_sub(1));
+        self.app.gauges.count_finish(finish_reason(&transcript.end), self.began.elapsed().as_secs_f64(), None);
+    }
+
+    /// All answers, when they have ended.
+    async fn whole(mut self) -> Result<Response, ApiError> {
+        let mut choices: Vec<ChatChoice> = Vec::new();
+        while let Some(act) = self.next().await? {
+            if let ActKind::Finished(transcript) = act.kind {
+                choices.push(self.whole_choice(act.choice, &transcript));
+            }
+        }
+        choices.sort_by_key(|choice| choice.index);
+        Ok(Json(self.answer("chat.completion", choices, Some(self.usage))).into_response())
+    }
+
+    fn whole_choice(&self, index: usize, transcript: &Transcript) -> ChatChoice {
+        let mut content = final_text(transcript);
+        if transcript.end == End::StopString && !self.settings.include_stop {
+            let stops = self.settings.stops.strings.iter();
+            let first = stops.filter_map(|stop| content.find(stop.as_str())).min();
+            content.truncate(first.unwrap_or(content.len()));
+        }
+        let message = ChatMessage { role: Some("assistant"), content: Some(content), tool_calls: Vec::new() };
+        let after_prompt = || transcript.token_ids[transcript.prompt_tokens..].to_vec();
+        ChatChoice {
+            message: Some(message),
+            token_ids: self.settings.token_ids.then(after_prompt),
+            trajectory: Some(self.turns(transcript)),
+            ..finished(index, &transcript.end)
+        }
+    }
+
+    /// All that followed the prompt.
+    fn turns(&self, transcript: &Transcript) -> Vec<TrajectoryTurn> {
+        let mut shown = transcript.calls.iter().map(|call| &call.output.images[..call.images_shown]);
+        let turn = |turn: &Turn| TrajectoryTurn {
+            kind: turn.kind,
+            text: turn.text.clone(),
+            images: if turn.kind == TurnKind::Observation {
+                data_urls(shown.next().unwrap_or(&[]))
+            } else {
+                Vec::new()
+            },
+            token_ids: self.settings.token_ids.then(|| transcript.token_ids[turn.tokens.clone()].to_vec()),
+            logprobs: self.settings.logprobs.map(|_| {
+                let sampled = transcript.sampled[turn.tokens.clone()].iter();
+                let mode = self.app.defaults.logprobs_mode;
+                sampled.map(|token| token.as_ref().map(|token| finite(mode.of(token)))).collect()
+            }),
+        };
+        transcript.turns.iter().map(turn).collect()
+    }
+
+    /// Answers in pieces.
+    ///
+    /// # Errors
+    /// What is wrong before anything comes.
+    async fn stream(mut self) -> Result<Response, ApiError> {
+        let mut ready = VecDeque::new();
+        if let Some(act) = self.next().await? {
+            ready.extend((0..self.settings.n).map(|number| self.chunk(opening(number))));
+            ready.push_back(self.chunk(piece(act)));
+        }
+        let state = Stream { ready, played: Some(self) };
+        Ok(events_response(stream::unfold(state, |mut state| async move {
+            let event = state.next().await?;
+            Some((Ok::<_, Infallible>(event), state))
+        })))
+    }
+
+    fn chunk(&self, choice: ChatChoice) -> String {
+        event(&self.answer(CHUNK, vec![choice], None))
+    }
+
+    fn answer(&self, object: &'static str, choices: Vec<ChatChoice>, usage: Option<Usage>) -> Answer<ChatChoice> {
+        Answer {
+            id: self.id.clone(),
+            object,
+            created: self.created,
+            model: self.model.clone(),
+            choices,
+            usage,
+            prompt_token_ids: None,
+            prompt_logprobs: None,
+            weights_version: self.app.gauges.weights_version(),
+        }
+    }
+}
+
+impl Drop for Played {
+    fn drop(&mut self) {
+        for _ in 0..self.open {
+            self.app.gauges.count_finish("abort", self.began.elapsed().as_secs_f64(), None);
+        }
+    }
+}
+
+/// A stream of events.
+struct Stream {
+    ready: VecDeque<String>,
+    /// None at the end.
+    played: Option<Played>,
+}
+
+impl Stream {
+    async fn next(&mut self) -> Option<String> {
+        if let Some(event) = self.ready.pop_front() {
+            return Some(event);
+        }
+        let played = self.played.as_mut()?;
+        match played.next().await {
+            Ok(Some(act)) => return Some(played.chunk(piece(act))),
+            Ok(None) if played.include_usage => {
+                self.ready.push_back(event(&played.answer(CHUNK, Vec::new(), Some(played.usage))));
+            }
+            Ok(None) => {}
+            Err(error) => self.ready.push_back(event(&error.body())),
+        }
+        self.ready.push_back("data: [DONE]\n\n".to_owned());
+        self.played = None;
+        self.ready.pop_front()
+    }
+}
+
+/// The beginning of an answer in a stream.
+fn opening(index: usize) -> ChatChoice {
+    let delta = ChatMessage { role: Some("assistant"), content: Some(String::new()), tool_calls: Vec::new() };
+    ChatChoice { index, delta: Some(delta), ..ChatChoice::default() }
+}
+
+/// What happened, as a piece of a stream: what the model writes is content, what it reads is a turn of the trajectory.
+fn piece(act: Act) -> ChatChoice {
+    let content = |text: String| Some(ChatMessage { content: Some(text), ..ChatMessage::default() });
+    let index = act.choice;
+    match act.kind {
+        ActKind::Text(text) => ChatChoice { index, delta: content(text), ..ChatChoice::default() },
+        ActKind::Observed(text, images) => {
+            let turn = TrajectoryTurn {
+                kind: TurnKind::Observation,
+                text,
+                images: data_urls(&images),
+                token_ids: None,
+                logprobs: None,
+            };
+            ChatChoice { index, delta: content(String::new()), trajectory: Some(vec![turn]), ..ChatChoice::default() }
+        }
+        ActKind::Finished(transcript) => {
+            ChatChoice { delta: content(String::new()), ..finished(index, &transcript.end) }
+        }
+    }
+}
+
+/// A choice that says how it ended.
+fn finished(index: usize, end: &End) -> ChatChoice {
+    ChatChoice { index, finish_reason: Some(finish_reason(end)), end: Some(end.name()), ..ChatChoice::default() }
+}
+
+fn finish_reason(end: &End) -> &'static str {
+    if end.is_truncated() { "length" } else { "stop" }
+}
+
+/// What the model wrote after the last observation.
+fn final_text(transcript: &Transcript) -> String {
+    let turns = &transcript.turns;
+    let from = turns.iter().rposition(|turn| turn.kind == TurnKind::Observation).map_or(0, |last| last + 1);
+    turns[from..].iter().map(|turn| turn.text.as_str()).collect()
+}
+
+fn data_urls(images: &[ToolImage]) -> Vec<String> {
+    let url = |image: &ToolImage| {
+        let kind = image::guess_format(&image.bytes).map_or("image/png", |format| format.to_mime_type());
+        format!("data:{kind};base64,{}", BASE64_STANDARD.encode(&image.bytes))
+    };
+    images.iter().map(url).collect()
+}

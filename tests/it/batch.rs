@@ -1,0 +1,190 @@
+//! `thyme-engine batch`: files of OpenAI's form, and runs that were killed and go on.
+
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::command::{Workplace, succeed};
+use crate::server::{Server, draw, init, says};
+
+/// Longer than this nothing takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Desk(Workplace);
+
+impl Desk {
+    fn new() -> Desk {
+        let desk = Desk(Workplace::new());
+        init(&desk.0, "tiny", 0);
+        desk
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path(name)
+    }
+
+    fn write(&self, lines: &[Value]) {
+        self.0.write("in.jsonl", lines.iter().map(|line| format!("{line}\n")).collect::<String>());
+    }
+
+    fn command(&self, flags: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_thyme-engine"));
+        command.arg("batch").arg("--model").arg(self.path("tiny")).arg("--input").arg(self.path("in.jsonl"));
+        command.arg("--output").arg(self.path("out.jsonl")).args(flags);
+        command
+    }
+
+    fn run(&self, flags: &[&str]) -> Vec<Value> {
+        succeed(self.command(flags));
+        self.replies()
+    }
+
+    fn refused(&self, flags: &[&str]) -> String {
+        let Output { status, stderr, .. } = self.command(flags).output().unwrap();
+        assert_eq!(status.code(), Some(1));
+        String::from_utf8(stderr).unwrap()
+    }
+
+    fn text(&self) -> String {
+        std::fs::read_to_string(self.path("out.jsonl")).unwrap()
+    }
+
+    fn replies(&self) -> Vec<Value> {
+        self.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+fn call(id: &str, url: &str, body: Value) -> Value {
+    json!({"custom_id": id, "method": "POST", "url": url, "body": body})
+}
+
+#[test]
+fn calls_are_answered_as_a_server_answers_them() {
+    let desk = Desk::new();
+    draw(&desk.path("red.png"), 56, 56);
+    let chat = json!({"messages": says("Hello"), "seed": 3, "max_tokens": 12, "logprobs": true});
+    let text = json!({"prompt": ["One", "two"], "temperature": 0, "max_tokens": 5});
+    let image = json!({"messages": [{"role": "user", "content": [
+        {"type": "image_url", "image_url": {"url": "red.png"}}, {"type": "text", "text": "?"}]}], "max_tokens": 4});
+    desk.write(&[
+        call("chat", "/v1/chat/completions", chat.clone()),
+        call("wrong", "/v1/chat/completions", json!({"messages": says("Hello"), "temperature": -1})),
+        call("text", "/v1/completions", text.clone()),
+        call("image", "/v1/chat/completions", image),
+        call("nowhere", "/v1/nothing", json!({})),
+    ]);
+    let replies = desk.run(&["--seed", "7"]);
+    let ids: Vec<&str> = replies.iter().map(|reply| reply["custom_id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["chat", "wrong", "text", "image", "nowhere"]);
+    let statuses: Vec<&Value> = replies.iter().map(|reply| &reply["response"]["status_code"]).collect();
+    assert_eq!(statuses, [200, 400, 200, 200, 404]);
+    assert_eq!(replies[1]["response"]["body"]["error"]["param"], "temperature");
+    assert!(replies[3]["response"]["body"]["usage"]["prompt_tokens"].as_u64().unwrap() > 10, "the picture was read");
+    let server = Server::start(&[]);
+    for (number, asked) in [(0, server.chat(chat)), (2, server.complete(text))] {
+        assert_eq!(replies[number]["response"]["body"]["choices"], asked["choices"]);
+    }
+}
+
+#[test]
+fn flags_stand_for_what_a_body_lacks() {
+    let desk = Desk::new();
+    let chat = |tokens: Option<usize>| {
+        let mut body = json!({"messages": says("Hello"), "ignore_eos": true});
+        body["max_tokens"] = json!(tokens);
+        if tokens.is_none() {
+            body.as_object_mut().unwrap().remove("max_tokens");
+        }
+        call(&format!("{tokens:?}"), "/v1/chat/completions", body)
+    };
+    desk.write(&[chat(None), chat(Some(3))]);
+    let replies = desk.run(&["--max-tokens", "9", "--n", "2"]);
+    for (reply, tokens) in replies.iter().zip([9, 3]) {
+        let body = &reply["response"]["body"];
+        assert_eq!(body["choices"].as_array().unwrap().len(), 2);
+        assert_eq!(body["usage"]["completion_tokens"], 2 * tokens);
+    }
+}
+
+#[test]
+fn a_killed_run_goes_on_to_the_same_bytes() {
+    let desk = Desk::new();
+    let lines: Vec<Value> = (0..60).map(|id| json!({"id": id, "prompt": "One two ".repeat(id % 5 + 1)})).collect();
+    desk.write(&lines);
+    // Few at a time, so that lines come one after another.
+    let flags = ["--max-tokens", "60", "--n", "2", "--max-num-seqs", "4"];
+    desk.run(&flags);
+    let whole = desk.text();
+    assert_eq!(whole.lines().count(), 120);
+    let said = desk.refused(&flags);
+    assert!(said.contains("--resume goes on behind them"), "{said}");
+
+    std::fs::remove_file(desk.path("out.jsonl")).unwrap();
+    let mut child = desk.command(&flags).stderr(Stdio::null()).spawn().unwrap();
+    let began = Instant::now();
+    while std::fs::metadata(desk.path("out.jsonl")).map_or(0, |metadata| metadata.len()) < whole.len() as u64 / 4 {
+        assert!(began.elapsed() < PATIENCE && child.try_wait().unwrap().is_none(), "it ended before it was killed");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // In the middle of a line, and of a group.
+    let left = desk.text();
+    let lines = left.lines().count();
+    assert!(left.len() < whole.len());
+    let group_is_cut = left.lines().take(lines / 2 * 2 - 1).map(|line| format!("{line}\n")).collect::<String>();
+    std::fs::write(desk.path("out.jsonl"), group_is_cut + "{\"id\": 5").unwrap();
+    let resumed = [&flags[..], &["--resume"]].concat();
+    desk.run(&resumed);
+    assert_eq!(desk.text(), whole);
+    desk.run(&resumed);
+    assert_eq!(desk.text(), whole, "nothing is answered twice");
+}
+
+#[test]
+fn calls_go_on_behind_the_last_whole_line() {
+    let desk = Desk::new();
+    let calls: Vec<Value> = (0..30)
+        .map(|id| call(&format!("c{id}"), "/v1/completions", json!({"prompt": "One", "max_tokens": 4, "seed": id})))
+        .collect();
+    desk.write(&calls);
+    let texts = |replies: &[Value]| -> Vec<Value> {
+        replies.iter().map(|reply| json!([reply["custom_id"], reply["response"]["body"]["choices"]])).collect()
+    };
+    let whole = texts(&desk.run(&[]));
+    let kept: String = desk.text().lines().take(11).map(|line| format!("{line}\n")).collect();
+    std::fs::write(desk.path("out.jsonl"), format!("{kept}{{\"custom")).unwrap();
+    assert_eq!(texts(&desk.run(&["--resume"])), whole);
+    assert!(desk.text().starts_with(&kept));
+}
+
+#[test]
+fn replies_to_other_requests_are_not_gone_on_with() {
+    let desk = Desk::new();
+    desk.write(&[json!({"id": 1, "prompt": "One"}), json!({"id": 2, "prompt": "two"})]);
+    for (there, line) in [("{\"id\": 2}\n", 1), ("{\"id\": 1}\n{\"id\": 3}\n", 2), ("no json\n", 1)] {
+        std::fs::write(desk.path("out.jsonl"), there).unwrap();
+        let said = desk.refused(&["--resume"]);
+        assert!(said.contains(&format!("line {line} of ")) && said.contains("choose another --output"), "{said}");
+        assert_eq!(desk.text(), there, "what is there stays");
+    }
+}
+
+#[test]
+fn a_bad_call_is_named_with_its_line() {
+    let desk = Desk::new();
+    let good = call("a", "/v1/completions", json!({"prompt": "One"}));
+    for (bad, remedy) in [
+        (json!({"custom_id": "b", "url": "/v1/completions"}), "missing field `body`"),
+        (json!({"custom_id": "b", "method": "GET", "url": "/v1/models", "body": {}}), "only POST is known"),
+        (json!({"custom_id": "b", "url": "v1/completions", "body": {}}), "give a route such as"),
+        (good.clone(), "give each line its own"),
+        (json!({"id": 1, "prompt": "One"}), "custom_id"),
+    ] {
+        desk.write(&[good.clone(), bad]);
+        let said = desk.refused(&[]);
+        assert!(said.contains("in.jsonl:2") && said.contains(remedy), "{said}");
+    }
+}
