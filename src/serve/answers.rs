@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::choice::{Finish, finite};
 use super::desk::Token;
 use super::error::ApiError;
-use super::generation::{Generation, News};
+use super::generation::{Drawn, Generation, News};
 use super::openai::{
     Answer, ChatChoice, ChatLogprob, ChatLogprobs, ChatMessage, FunctionCall, PromptLogprob, PromptLogprobs,
     TextChoice, TextLogprobs, TokenAnswer, ToolCall, Usage,
@@ -55,6 +55,8 @@ pub struct Writer {
     id: String,
     model: String,
     created: u64,
+    /// Version of the weights that the last token was drawn under.
+    version: u64,
     readers: Vec<ToolCallReader>,
     /// Characters of tokens written so far, of each answer.
     offsets: Vec<usize>,
@@ -80,6 +82,7 @@ impl Writer {
             created: seconds_since_1970(),
             readers: (0..answers).map(|_| ToolCallReader::default()).collect(),
             offsets: vec![0; answers],
+            version: generation.app.gauges.weights_version(),
             generation,
         }
     }
@@ -88,8 +91,18 @@ impl Writer {
     pub async fn whole(mut self) -> Result<Response, ApiError> {
         let mut wholes: Vec<Part> = (0..self.generation.answers()).map(|_| Part::default()).collect();
         while let Some(news) = self.generation.next().await? {
-            let choice = news.choice;
-            let part = self.part(news);
+            let drawn = match news {
+                News::Drawn(drawn) => drawn,
+                News::Restarted(choices) => {
+                    for choice in choices {
+                        wholes[choice] = Part::default();
+                        self.readers[choice] = ToolCallReader::default();
+                    }
+                    continue;
+                }
+            };
+            let choice = drawn.choice;
+            let part = self.part(drawn);
             let whole = &mut wholes[choice];
             whole.text.push_str(&part.text);
             whole.calls.extend(part.calls);
@@ -106,8 +119,7 @@ impl Writer {
         let messages: Vec<Option<ChatMessage>> = choices.iter_mut().map(|choice| choice.delta.take()).collect();
         if self.form.kind == Kind::Tokens {
             let prompt_logprobs = self.prompt_logprobs(0);
-            let weights_version = self.generation.app.gauges.weights_version();
-            let answer = TokenAnswer { request_id: self.id, choices, prompt_logprobs, weights_version };
+            let answer = TokenAnswer { request_id: self.id, choices, prompt_logprobs, weights_version: self.version };
             return Ok(Json(answer).into_response());
         }
         for (choice, message) in choices.iter_mut().zip(messages) {
@@ -158,9 +170,9 @@ impl Writer {
     }
 
     /// A token's event.
-    fn news_event(&mut self, news: News) -> String {
-        let choice = news.choice;
-        let part = self.part(news);
+    fn drawn_event(&mut self, drawn: Drawn) -> String {
+        let choice = drawn.choice;
+        let part = self.part(drawn);
         if self.form.kind == Kind::Chat {
             let choice = self.chat_choice(choice, part);
             return event(&self.answer("chat.completion.chunk", vec![choice], None));
@@ -170,18 +182,19 @@ impl Writer {
     }
 
     /// Takes calls out of the text.
-    fn part(&mut self, news: News) -> Part {
-        let mut part = Part { tokens: vec![news.token], finish: news.finish, ..Part::default() };
+    fn part(&mut self, drawn: Drawn) -> Part {
+        self.version = drawn.token.version;
+        let mut part = Part { tokens: vec![drawn.token], finish: drawn.finish, ..Part::default() };
         if !self.form.reads_tool_calls {
-            part.text = news.text;
+            part.text = drawn.text;
         } else {
-            let reader = &mut self.readers[news.choice];
-            for piece in reader.read(&news.text, part.finish.is_some()) {
+            let reader = &mut self.readers[drawn.choice];
+            for piece in reader.read(&drawn.text, part.finish.is_some()) {
                 match piece {
                     Piece::Text(text) => part.text.push_str(&text),
                     Piece::Call(number, name, arguments) => part.calls.push(ToolCall {
                         index: Some(number),
-                        id: format!("call_{}_{}_{number}", self.id, news.choice),
+                        id: format!("call_{}_{}_{number}", self.id, drawn.choice),
                         kind: "function",
                         function: FunctionCall { name, arguments },
                     }),
@@ -195,7 +208,7 @@ impl Writer {
             }
         }
         if let Some(finish) = &part.finish {
-            self.generation.finished(news.choice, finish.reason);
+            self.generation.finished(drawn.choice, finish.reason);
         }
         part
     }
@@ -210,7 +223,7 @@ impl Writer {
             usage,
             prompt_token_ids: None,
             prompt_logprobs: None,
-            weights_version: self.generation.app.gauges.weights_version(),
+            weights_version: self.version,
         }
     }
 
@@ -236,6 +249,7 @@ impl Writer {
             finish_reason,
             stop_reason,
             token_ids: settings.token_ids.then(|| part.tokens.iter().map(|token| token.drawn.id).collect()),
+            weights_versions: weights_versions(&part.tokens),
             trajectory: None,
             end: None,
         }
@@ -273,6 +287,7 @@ impl Writer {
         let (finish_reason, stop_reason) = reasons(finish);
         let token_ids = self.generation.settings.token_ids.then(|| tokens.iter().map(|token| token.drawn.id).collect());
         TextChoice {
+            weights_versions: weights_versions(&tokens),
             index,
             text,
             logprobs: None,
@@ -358,7 +373,10 @@ impl Pieces {
         }
         let writer = self.writer.as_mut()?;
         match writer.generation.next().await {
-            Ok(Some(news)) => return Some(writer.news_event(news)),
+            Ok(Some(News::Drawn(drawn))) => return Some(writer.drawn_event(drawn)),
+            Ok(Some(News::Restarted(_))) => {
+                self.ready.push_back(event(&ApiError::failed("a stream cannot start over").body()));
+            }
             Ok(None) => {
                 if writer.form.include_usage {
                     let object = match writer.form.kind {
@@ -375,6 +393,13 @@ impl Pieces {
         self.writer = None;
         self.ready.pop_front()
     }
+}
+
+/// For each token the version of the weights that it was drawn under, where they are not all the same.
+fn weights_versions(tokens: &[Token]) -> Option<Vec<u64>> {
+    let first = tokens.first()?.version;
+    let is_mixed = tokens.iter().any(|token| token.version != first);
+    is_mixed.then(|| tokens.iter().map(|token| token.version).collect())
 }
 
 fn reasons(finish: Option<Finish>) -> (Option<&'static str>, Value) {

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::App;
 use super::answers::{Form, Kind};
-use super::desk::Order;
+use super::desk::{Order, Running};
 use super::error::ApiError;
 use super::openai::{PixelLimits, Request};
 use super::routes::{Entry, Wire, answer, prepare};
@@ -78,6 +78,9 @@ struct UpdateWeights {
     weight_dir: Option<String>,
     model_path: Option<String>,
     update_info: Option<Value>,
+    /// What becomes of answers under way.
+    #[serde(default)]
+    running: Running,
 }
 
 async fn update_weights(
@@ -98,7 +101,7 @@ async fn update_weights(
     let dir: PathBuf =
         folder::resolve(&dir).map_err(|error| ApiError::field(param, format!("cannot be used: {error}")))?;
     let (reply, reloaded) = oneshot::channel();
-    app.order(Order::Reload(dir.clone(), reply))?;
+    app.order(Order::Reload(dir.clone(), update.running, reply))?;
     let reloaded = reloaded.await.map_err(|_| ApiError::failed("the engine is gone"))?;
     let version = reloaded.map_err(|error| ApiError::field(param, format!("cannot be used: {error}")))?;
     tracing::info!("weights of {} are version {version}", dir.display());

@@ -1,12 +1,14 @@
 //! The loop that owns the engine and the weights: orders come through a channel, tokens go back through each order's own.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 use std::time::{Duration, Instant};
 
+use serde::Deserialize;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
@@ -29,15 +31,34 @@ const WORKERS_INTERVAL: Duration = Duration::from_millis(1);
 /// Something for the loop to do.
 pub enum Order {
     /// Answer a prompt.
-    Generate(Job),
+    Generate(Queued),
     /// Play a chat to its end.
     Act(ActJob),
     /// Give the log-probabilities of a prompt's tokens, and of so many of the likeliest in each place.
     Score(Prompt, usize, oneshot::Sender<Vec<TokenLogprobs>>),
     /// Read the weights of a folder in place of the present ones; the answer is their version.
-    Reload(PathBuf, oneshot::Sender<Result<u64, CheckpointError>>),
+    Reload(PathBuf, Running, oneshot::Sender<Result<u64, CheckpointError>>),
     /// Forget what was computed for earlier prompts.
     Forget(oneshot::Sender<()>),
+}
+
+/// What becomes of answers under way when the weights change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Running {
+    /// They go on under the new weights, behind the tokens that they have, whose keys and values are computed anew.
+    #[default]
+    Continue,
+    /// They start over, but for those of which a part was given out already, and those in an environment, whose calls cannot be undone.
+    Restart,
+}
+
+/// A prompt that waits for room.
+pub struct Queued {
+    /// What is asked.
+    pub job: Arc<Job>,
+    /// Its place in the queue.
+    pub waiting: Waiting,
 }
 
 /// A prompt to answer, several times at once.
@@ -56,10 +77,19 @@ pub struct Job {
     pub likeliest: usize,
     /// When answers end.
     pub stops: Stops,
-    /// Where tokens go. When nobody listens any more, the job is given up.
-    pub events: UnboundedSender<Result<Progress, GeneratorError>>,
-    /// Its place in the queue.
-    pub waiting: Waiting,
+    /// Nothing of the answers is given out before all have ended.
+    pub may_restart: bool,
+    /// Where news goes. When nobody listens any more, the job is given up.
+    pub events: UnboundedSender<Result<News, GeneratorError>>,
+}
+
+/// What happened to a job.
+#[derive(Clone, Debug)]
+pub enum News {
+    /// A token was drawn.
+    Drawn(Progress),
+    /// The answers of these numbers start over.
+    Restarted(Range<usize>),
 }
 
 /// A drawn token and the likeliest ones in its place, with their log-probabilities.
@@ -69,6 +99,8 @@ pub struct Token {
     pub drawn: Sampled,
     /// As many as were asked for.
     pub likeliest: Vec<(u32, f32)>,
+    /// Version of the weights that it was drawn under.
+    pub version: u64,
 }
 
 /// A token of an answer.
@@ -85,12 +117,12 @@ pub struct Progress {
 /// An open sequence's way back to its request.
 struct Listener {
     choice: usize,
-    events: UnboundedSender<Result<Progress, GeneratorError>>,
+    job: Arc<Job>,
 }
 
 /// Something that waits for room.
 enum Waiter {
-    Job(Job),
+    Job(Queued),
     Act(Box<Prepared>),
 }
 
@@ -157,9 +189,12 @@ impl<'a> Desk<'a> {
             Order::Score(prompt, top, reply) => {
                 let _ = reply.send(prompt_logprobs(&self.model, &self.weights, self.pixel_scale, &prompt, top));
             }
-            Order::Reload(dir, reply) => {
+            Order::Reload(dir, running, reply) => {
                 let reloaded = weights::reload(&self.model, &mut self.weights, &dir);
                 self.gauges.set_weights_version(self.weights.version);
+                if reloaded.is_ok() && running == Running::Restart {
+                    self.restart();
+                }
                 let _ = reply.send(reloaded.map(|()| self.weights.version));
             }
             Order::Forget(reply) => {
@@ -214,7 +249,7 @@ impl<'a> Desk<'a> {
     /// Closes what nobody listens to any more.
     fn give_up_abandoned(&mut self) {
         self.waiting.retain(|waiter| match waiter {
-            Waiter::Job(job) => !job.events.is_closed(),
+            Waiter::Job(queued) => !queued.job.events.is_closed(),
             Waiter::Act(_) => true,
         });
         if let Some(acting) = &mut self.acting {
@@ -222,12 +257,31 @@ impl<'a> Desk<'a> {
         }
         let engine = &mut self.engine;
         self.listeners.retain(|&sequence, listener| {
-            let is_heard = !listener.events.is_closed();
+            let is_heard = !listener.job.events.is_closed();
             if !is_heard {
                 engine.close(sequence);
             }
             is_heard
         });
+    }
+
+    /// Puts the jobs that may start over back to the front of the queue.
+    fn restart(&mut self) {
+        let mut jobs: Vec<Arc<Job>> = Vec::new();
+        let engine = &mut self.engine;
+        self.listeners.retain(|&sequence, listener| {
+            if listener.job.may_restart {
+                engine.close(sequence);
+                if !jobs.iter().any(|job| Arc::ptr_eq(job, &listener.job)) {
+                    jobs.push(listener.job.clone());
+                }
+            }
+            !listener.job.may_restart
+        });
+        for job in jobs.into_iter().rev() {
+            let _ = job.events.send(Ok(News::Restarted(job.first..job.first + job.n)));
+            self.waiting.push_front(Waiter::Job(Queued { job, waiting: self.gauges.wait() }));
+        }
     }
 
     /// Opens what waits in order, as long as there is room.
@@ -258,7 +312,8 @@ impl<'a> Desk<'a> {
     }
 
     /// Opens a job; it comes back if there is no room.
-    fn open(&mut self, job: Job) -> Option<Job> {
+    fn open(&mut self, queued: Queued) -> Option<Queued> {
+        let job = &queued.job;
         let first = self.sequences_opened;
         let opening = Opening {
             token_ids: job.prompt.token_ids.clone(),
@@ -275,11 +330,11 @@ impl<'a> Desk<'a> {
             Ok(()) => {
                 self.sequences_opened += job.n as u64;
                 for (place, sequence) in opening.sequences.into_iter().enumerate() {
-                    let listener = Listener { choice: job.first + place, events: job.events.clone() };
+                    let listener = Listener { choice: job.first + place, job: job.clone() };
                     self.listeners.insert(sequence, listener);
                 }
             }
-            Err(GeneratorError::Full) => return Some(job),
+            Err(GeneratorError::Full) => return Some(queued),
             Err(error) => {
                 let _ = job.events.send(Err(error));
             }
@@ -307,8 +362,10 @@ impl<'a> Desk<'a> {
                 Event::Token { .. } => None,
             });
             if let Some(listener) = self.listeners.get(&sequence) {
-                let token = Token { drawn: token, likeliest: self.engine.likeliest(sequence).to_vec() };
-                let _ = listener.events.send(Ok(Progress { choice: listener.choice, token, stopped }));
+                let likeliest = self.engine.likeliest(sequence).to_vec();
+                let token = Token { drawn: token, likeliest, version: self.weights.version };
+                let progress = Progress { choice: listener.choice, token, stopped };
+                let _ = listener.job.events.send(Ok(News::Drawn(progress)));
             }
             if stopped.is_some() && self.listeners.remove(&sequence).is_some() {
                 self.engine.close(sequence);
@@ -323,10 +380,10 @@ impl<'a> Desk<'a> {
             acting.fail(&mut generator, &error.to_string());
         }
         let jobs = self.waiting.iter().filter_map(|waiter| match waiter {
-            Waiter::Job(job) => Some(&job.events),
+            Waiter::Job(queued) => Some(&queued.job.events),
             Waiter::Act(_) => None,
         });
-        for events in jobs.chain(self.listeners.values().map(|listener| &listener.events)) {
+        for events in jobs.chain(self.listeners.values().map(|listener| &listener.job.events)) {
             let _ = events.send(Err(GeneratorError::Failed(error.to_string().into())));
         }
         error

@@ -2,6 +2,7 @@
 //! any more, and the loop gives them up.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::App;
 use super::choice::{Choice, Finish};
-use super::desk::{Job, Order, Progress, Token};
+use super::desk::{self, Job, Order, Progress, Queued, Token};
 use super::error::ApiError;
 use super::gauges::Active;
 use super::openai::Usage;
@@ -32,7 +33,7 @@ pub struct Generation {
     choices: Vec<Growing>,
     /// Answers that have not ended.
     open: usize,
-    events: UnboundedReceiver<Result<Progress, GeneratorError>>,
+    events: UnboundedReceiver<Result<desk::News, GeneratorError>>,
     /// News that was looked at already.
     first: Option<News>,
     began: Instant,
@@ -42,13 +43,23 @@ pub struct Generation {
 /// An answer, and when its tokens came.
 struct Growing {
     choice: Choice,
+    has_ended: bool,
     first_token: Option<Instant>,
     last_token: Instant,
 }
 
+/// What happened to the answers.
+#[derive(Debug)]
+pub enum News {
+    /// One got a token.
+    Drawn(Drawn),
+    /// These start over: what they had is void. Never those of a stream.
+    Restarted(Range<usize>),
+}
+
 /// What a token brought to an answer.
 #[derive(Debug)]
-pub struct News {
+pub struct Drawn {
     /// The answer's number.
     pub choice: usize,
     /// The token.
@@ -57,6 +68,12 @@ pub struct News {
     pub text: String,
     /// How the answer ended, if it did.
     pub finish: Option<Finish>,
+}
+
+impl Growing {
+    fn new(settings: &Arc<Settings>, began: Instant) -> Growing {
+        Growing { choice: Choice::new(settings.clone()), has_ended: false, first_token: None, last_token: began }
+    }
 }
 
 impl Generation {
@@ -68,6 +85,7 @@ impl Generation {
         app: &Arc<App>,
         settings: Settings,
         prompts: Vec<Prompt>,
+        is_stream: bool,
         active: Active,
     ) -> Result<Generation, ApiError> {
         let began = Instant::now();
@@ -92,12 +110,12 @@ impl Generation {
                 sampling: settings.sampling.clone(),
                 likeliest: settings.logprobs.unwrap_or(0),
                 stops: Stops { turn_tokens: tokens, total_tokens: tokens, ..settings.stops.clone() },
+                may_restart: !is_stream,
                 events: sender.clone(),
-                waiting: app.gauges.wait(),
             };
-            app.order(Order::Generate(job))?;
+            app.order(Order::Generate(Queued { job: Arc::new(job), waiting: app.gauges.wait() }))?;
         }
-        let growing = || Growing { choice: Choice::new(settings.clone()), first_token: None, last_token: began };
+        let growing = || Growing::new(&settings, began);
         Ok(Generation {
             app: app.clone(),
             prompts: token_ids,
@@ -118,7 +136,7 @@ impl Generation {
         Ok(())
     }
 
-    /// The next token; none when all answers have ended.
+    /// What happens next; none when all answers have ended.
     pub async fn next(&mut self) -> Result<Option<News>, ApiError> {
         if let Some(first) = self.first.take() {
             return Ok(Some(first));
@@ -126,7 +144,19 @@ impl Generation {
         if self.open == 0 {
             return Ok(None);
         }
-        let progress = self.events.recv().await.ok_or_else(|| ApiError::failed("the engine is gone"))??;
+        match self.events.recv().await.ok_or_else(|| ApiError::failed("the engine is gone"))?? {
+            desk::News::Drawn(progress) => Ok(Some(News::Drawn(self.drawn(progress)))),
+            desk::News::Restarted(choices) => {
+                for growing in &mut self.choices[choices.clone()] {
+                    self.open += usize::from(growing.has_ended);
+                    *growing = Growing::new(&self.settings, self.began);
+                }
+                Ok(Some(News::Restarted(choices)))
+            }
+        }
+    }
+
+    fn drawn(&mut self, progress: Progress) -> Drawn {
         let growing = &mut self.choices[progress.choice];
         let delta = growing.choice.take(&progress, self.app.prompts.processor.tokenizer(), &self.app.defaults.eos);
         let now = Instant::now();
@@ -138,15 +168,14 @@ impl Generation {
             Some(_) => self.app.gauges.count_token((now - growing.last_token).as_secs_f64()),
         }
         growing.last_token = now;
-        if delta.finish.is_some() {
-            self.open -= 1;
-        }
-        Ok(Some(News { choice: progress.choice, token: progress.token, text: delta.text, finish: delta.finish }))
+        growing.has_ended = delta.finish.is_some();
+        self.open -= usize::from(growing.has_ended);
+        Drawn { choice: progress.choice, token: progress.token, text: delta.text, finish: delta.finish }
     }
 
     /// Notes how an answer ended.
     pub fn finished(&self, choice: usize, reason: &str) {
-        let Growing { choice, first_token, last_token } = &self.choices[choice];
+        let Growing { choice, first_token, last_token, .. } = &self.choices[choice];
         let further = choice.tokens.saturating_sub(1);
         let decoding = first_token.map(|first| (*last_token - first).as_secs_f64());
         let per_token = decoding.filter(|_| further > 0).map(|seconds| seconds / further as f64);

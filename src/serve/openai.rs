@@ -158,7 +158,7 @@ pub struct Answer<C> {
     /// Of a chat, where asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_logprobs: Option<PromptLogprobs>,
-    /// Moves on with every change of the weights.
+    /// Of the weights that the last token was drawn under; moves on with every change.
     pub weights_version: u64,
 }
 
@@ -183,6 +183,9 @@ pub struct ChatChoice {
     /// Where asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_ids: Option<Vec<u32>>,
+    /// For each token the version of the weights that it was drawn under, where they changed on the way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weights_versions: Option<Vec<u64>>,
     /// Of a server with an environment: all that followed the prompt; in a stream the observations, which are no part of the text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trajectory: Option<Vec<TrajectoryTurn>>,
@@ -284,6 +287,9 @@ pub struct TextChoice {
     /// Where asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_ids: Option<Vec<u32>>,
+    /// For each token the version of the weights that it was drawn under, where they changed on the way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weights_versions: Option<Vec<u64>>,
     /// Where asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_token_ids: Option<Vec<u32>>,

@@ -295,11 +295,12 @@ pub async fn answer(
     settings.token_ids |= form.kind == Kind::Tokens;
     let prompts = prepare(&app, make).await?;
     app.defaults.check_answers(prompts.len(), &settings)?;
-    let generation = Generation::start(&app, settings, prompts, entry.active).await?;
+    let is_stream = request.stream.unwrap_or(false);
+    let generation = Generation::start(&app, settings, prompts, is_stream, entry.active).await?;
     drop(entry.waiting);
     let id = id.unwrap_or_else(|| app.request_id(if form.kind == Kind::Chat { "chatcmpl" } else { "cmpl" }));
     let writer = Writer::new(generation, form, id, model);
-    if request.stream.unwrap_or(false) { writer.stream().await } else { writer.whole().await }
+    if is_stream { writer.stream().await } else { writer.whole().await }
 }
 
 /// Whether the model's calls are to be looked for.

@@ -550,6 +550,34 @@ fn weights_are_taken_over_from_a_folder_while_it_runs() {
 }
 
 #[test]
+fn what_runs_when_weights_change_goes_on_or_starts_over_as_asked() {
+    let server = Server::start(&[]);
+    init(&server.workplace, "other", 1);
+    let mut body = long(1500);
+    body["return_token_ids"] = true.into();
+    body["n"] = 2.into();
+    let during = |folder: &str, running: &str| {
+        std::thread::scope(|scope| {
+            let answer = scope.spawn(|| server.complete(body.clone()));
+            server.wait_for("num_requests_running", 2.0);
+            let update = json!({"weight_dir": server.workplace.path(folder), "running": running});
+            server.post("/update_weights", &update).json();
+            answer.join().unwrap()
+        })
+    };
+    let went_on = during("other", "continue");
+    let versions: Vec<u64> = serde_json::from_value(went_on["choices"][0]["weights_versions"].clone()).unwrap();
+    assert_eq!((versions[0], versions.last(), versions.len()), (0, Some(&1), 1500));
+    assert!(versions.is_sorted());
+    let began_anew = during("tiny", "restart");
+    assert_eq!(began_anew["weights_version"], 2);
+    assert!(began_anew["choices"][0].get("weights_versions").is_none(), "all is of one version");
+    assert_eq!(began_anew["choices"], server.complete(body.clone())["choices"]);
+    let (status, _, param) = server.post("/update_weights", &json!({"weight_dir": "x", "running": "stop"})).error();
+    assert_eq!((status, param), (400, json!("running")));
+}
+
+#[test]
 fn a_rendered_chat_is_answered_from_its_tokens() {
     let server = Server::start(&[]);
     let messages = shows(json!({"type": "image_url", "image_url": {"url": picture(90, 60)}}));

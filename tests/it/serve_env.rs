@@ -83,8 +83,8 @@ fn tools_run_on_the_server_and_the_trajectory_comes_with_the_answer() {
         answer["usage"]["total_tokens"].as_u64(),
         Some(own_tokens as u64 + answer["usage"]["prompt_tokens"].as_u64().unwrap())
     );
-    assert_eq!(server.metric("num_requests_running"), 0.0);
-    assert_eq!(server.metric("kv_cache_usage_perc"), 0.0);
+    server.wait_for("num_requests_running", 0.0);
+    server.wait_for("kv_cache_usage_perc", 0.0);
     let text = server.get("/metrics").text;
     assert!(text.contains("tool_wait_seconds_total{model_name=\"tiny\",hidden=\"true\"}"), "{text}");
 }
