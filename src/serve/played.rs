@@ -155,14 +155,17 @@ impl Played {
 
     /// All answers, when they have ended.
     async fn whole(mut self) -> Result<Response, ApiError> {
-        let mut choices: Vec<ChatChoice> = Vec::new();
+        let (mut choices, mut prompt) = (Vec::new(), None);
         while let Some(act) = self.next().await? {
             if let ActKind::Finished(transcript) = act.kind {
                 choices.push(self.whole_choice(act.choice, &transcript));
+                prompt.get_or_insert_with(|| transcript.token_ids[..transcript.prompt_tokens].to_vec());
             }
         }
-        choices.sort_by_key(|choice| choice.index);
-        Ok(Json(self.answer("chat.completion", choices, Some(self.usage))).into_response())
+        choices.sort_by_key(|choice: &ChatChoice| choice.index);
+        let mut answer = self.answer("chat.completion", choices, Some(self.usage));
+        answer.prompt_token_ids = prompt.filter(|_| self.settings.token_ids);
+        Ok(Json(answer).into_response())
     }
 
     fn whole_choice(&self, index: usize, transcript: &Transcript) -> ChatChoice {

@@ -12,6 +12,7 @@ mod kv_cache;
 mod large_vocabulary;
 mod memory;
 mod one_policy;
+mod one_policy_served;
 mod ops;
 mod over_cpu;
 mod pack;

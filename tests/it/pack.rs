@@ -62,7 +62,7 @@ fn a_shared_prompt_changes_no_logprob_and_the_gradient_by_roundings() {
         let members: Vec<&Sample> = members.iter().collect();
         let learn = |packs: &[&[&Sample]]| {
             let weights = SmallPolicy::open(name, Arc::new(Cpu::new())).weights;
-            let mut learner = Learner::new(policy.model.clone(), weights, learner_settings(&policy, false));
+            let mut learner = Learner::new(policy.model.clone(), weights, learner_settings(&policy.processor, false));
             let mut found = Vec::new();
             for samples in packs {
                 let pack = pack(&policy, samples);
@@ -107,7 +107,7 @@ fn images_side_by_side_at_a_shared_beginning_are_two() {
     let logprobs = |samples: &[&Sample]| {
         let pack = pack(&policy, samples);
         let ones = vec![1.0; pack.targets.len()];
-        let found = logprobs(&policy.model, &policy.weights, &pack, &ones, &learner_settings(&policy, false));
+        let found = logprobs(&policy.model, &policy.weights, &pack, &ones, &learner_settings(&policy.processor, false));
         (found.raw.into_iter().map(f32::to_bits).collect::<Vec<u32>>(), pack.images.len())
     };
     let (together, images) = logprobs(&[&samples[0], &samples[1]]);

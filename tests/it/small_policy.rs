@@ -67,8 +67,7 @@ pub struct SmallPolicy {
 impl SmallPolicy {
     pub fn open(name: &str, backend: Arc<dyn Backend>) -> SmallPolicy {
         let folder = golden_folder().join(name);
-        let model = Model::new(Config::open(&folder).unwrap(), backend);
-        let weights = checkpoint::weights::load(&model, &folder).unwrap();
+        let (model, weights) = load(&folder, backend);
         let golden: Value =
             serde_json::from_slice(&std::fs::read(golden_folder().join(format!("{name}.json"))).unwrap()).unwrap();
         let text_tokens = golden["special_token_ids"]["end_of_text"].as_u64().unwrap() as usize;
@@ -117,6 +116,13 @@ impl SmallPolicy {
     pub fn bytes(&self, ids: &[u32]) -> Vec<u8> {
         self.processor.tokenizer().decode_bytes(ids, true)
     }
+}
+
+/// A checkpoint's model and weights.
+pub fn load(folder: &Path, backend: Arc<dyn Backend>) -> (Model, Weights) {
+    let model = Model::new(Config::open(folder).unwrap(), backend);
+    let weights = checkpoint::weights::load(&model, folder).unwrap();
+    (model, weights)
 }
 
 fn golden_folder() -> PathBuf {
@@ -380,7 +386,7 @@ pub fn compare_with_training(policy: &SmallPolicy, engine: &Engine, records: &[R
     while !rest.is_empty() {
         let (records, behind) = rest.split_at((1 + random.below(6)).min(rest.len()));
         rest = behind;
-        let settings = learner_settings(policy, random.one_in(2));
+        let settings = learner_settings(&policy.processor, random.one_in(2));
         let samples: Vec<Sample> = records.iter().map(|record| sample(record, engine)).collect();
         let pack = Pack::new(&samples.iter().collect::<Vec<_>>(), Layout::of(&policy.processor));
         let drawn: Vec<&Sampled> = records.iter().flat_map(Record::drawn).collect();
@@ -405,8 +411,8 @@ pub fn compare_with_training(policy: &SmallPolicy, engine: &Engine, records: &[R
     compared
 }
 
-pub fn learner_settings(policy: &SmallPolicy, freeze_vision_tower: bool) -> LearnerSettings {
-    let image = policy.processor.image_settings();
+pub fn learner_settings(processor: &Processor, freeze_vision_tower: bool) -> LearnerSettings {
+    let image = processor.image_settings();
     LearnerSettings {
         optimizer: OptimizerSettings::default(),
         freeze_vision_tower,
