@@ -20,6 +20,7 @@ mod workers;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -125,6 +126,22 @@ pub enum RolloutError {
     Worker(String),
 }
 
+/// Time in which tools ran.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ToolWait {
+    /// While others decoded.
+    pub hidden: Duration,
+    /// While nothing decoded: what tools cost.
+    pub open: Duration,
+}
+
+impl ToolWait {
+    /// Adds time in which tools ran.
+    pub fn add(&mut self, time: Duration, is_hidden: bool) {
+        *(if is_hidden { &mut self.hidden } else { &mut self.open }) += time;
+    }
+}
+
 /// Rolls out `settings.group_size` sequences of each task and gives the groups in the order of the tasks.
 ///
 /// # Errors
@@ -136,6 +153,20 @@ pub fn run(
     tasks: &[Task],
     settings: &RolloutSettings,
 ) -> Result<Vec<Group>, RolloutError> {
+    run_timed(generator, processor, environment, tasks, settings).map(|(groups, _)| groups)
+}
+
+/// Rolls out as [`run`] does; also how long tools ran.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_timed(
+    generator: &mut dyn Generator,
+    processor: &Processor,
+    environment: &dyn Environment,
+    tasks: &[Task],
+    settings: &RolloutSettings,
+) -> Result<(Vec<Group>, ToolWait), RolloutError> {
     let group = |task| Group { task, transcripts: Vec::with_capacity(settings.group_size) };
     let mut groups: Vec<Group> = (0..tasks.len()).map(group).collect();
     let mut keep = |update: Update<'_>| {
@@ -144,12 +175,12 @@ pub fn run(
         }
         ControlFlow::Continue(())
     };
-    run_watched(generator, processor, environment, &tasks, settings, &mut keep)?;
+    let wait = run_watched(generator, processor, environment, &tasks, settings, &mut keep)?;
     groups.iter_mut().for_each(|group| group.transcripts.sort_by_key(|transcript| transcript.sample));
-    Ok(groups)
+    Ok((groups, wait))
 }
 
-/// Rolls out as [`run`] does, telling `watch` what happens as it happens, until it breaks off.
+/// Rolls out as [`run`] does, telling `watch` what happens as it happens, until it breaks off; how long tools ran.
 ///
 /// # Errors
 /// As [`run`].
@@ -160,7 +191,7 @@ pub fn run_watched(
     tasks: &dyn Tasks,
     settings: &RolloutSettings,
     watch: &mut dyn FnMut(Update<'_>) -> ControlFlow<()>,
-) -> Result<(), RolloutError> {
+) -> Result<ToolWait, RolloutError> {
     std::thread::scope(|scope| {
         let mut rollout = Rollout {
             generator,
@@ -172,11 +203,12 @@ pub fn run_watched(
             next_prepared: 0,
             next_opened: 0,
             scenes: BTreeMap::new(),
+            tool_wait: ToolWait::default(),
         };
         let result = rollout.drive();
         // However it ended, the generator is left as it was found.
         rollout.trajectories.close_all(rollout.generator);
-        result
+        result.map(|()| rollout.tool_wait)
     })
 }
 
@@ -194,6 +226,7 @@ struct Rollout<'a> {
     next_opened: usize,
     /// Tasks prepared and not opened yet.
     scenes: BTreeMap<usize, Result<Scene, EnvironmentError>>,
+    tool_wait: ToolWait,
 }
 
 /// Who is told what happens.
@@ -218,12 +251,16 @@ impl Rollout<'_> {
             self.prepare_ahead();
             self.open_what_fits()?;
             let mut tell = |update: Update<'_>| self.watcher.tell(update);
+            let (began, is_calling) = (Instant::now(), self.trajectories.is_calling());
+            let is_decoding = self.trajectories.is_running();
             // Workers are waited for only if nothing decodes.
-            let may_wait = !self.trajectories.is_running();
-            self.scenes.extend(self.trajectories.receive(self.generator, may_wait, &mut tell)?);
+            self.scenes.extend(self.trajectories.receive(self.generator, !is_decoding, &mut tell)?);
             if self.trajectories.is_running() {
                 let events = self.generator.step()?;
                 self.trajectories.take(self.generator, &events, &mut tell);
+            }
+            if is_calling {
+                self.tool_wait.add(began.elapsed(), is_decoding);
             }
         }
         Ok(())

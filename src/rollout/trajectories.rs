@@ -116,6 +116,11 @@ impl<'a> Trajectories<'a> {
         self.active.values().any(|active| active.is_running)
     }
 
+    /// Whether a worker has a sequence's call.
+    pub fn is_calling(&self) -> bool {
+        self.active.values().any(|active| active.episode.is_none())
+    }
+
     /// Whether a worker has something to do.
     pub fn is_working(&self) -> bool {
         self.workers.are_busy()

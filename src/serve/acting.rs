@@ -132,6 +132,11 @@ impl<'a> Acting<'a> {
         self.trajectories.is_running()
     }
 
+    /// Whether a tool runs.
+    pub fn is_calling(&self) -> bool {
+        self.trajectories.is_calling()
+    }
+
     /// Whether something is under way on the workers.
     pub fn is_working(&self) -> bool {
         self.trajectories.is_working()

@@ -33,7 +33,7 @@ pub enum Order {
     /// Answer a prompt.
     Generate(Queued),
     /// Play a chat to its end.
-    Act(ActJob),
+    Act(Box<ActJob>),
     /// Give the log-probabilities of a prompt's tokens, and of so many of the likeliest in each place.
     Score(Prompt, usize, oneshot::Sender<Vec<TokenLogprobs>>),
     /// Read the weights of a folder in place of the present ones; the answer is their version.
@@ -183,7 +183,7 @@ impl<'a> Desk<'a> {
         match order {
             Order::Generate(job) => self.waiting.push_back(Waiter::Job(job)),
             Order::Act(job) => match &mut self.acting {
-                Some(acting) => acting.add(job),
+                Some(acting) => acting.add(*job),
                 None => job.refuse(ApiError::failed("this server has no environment")),
             },
             Order::Score(prompt, top, reply) => {
@@ -218,9 +218,9 @@ impl<'a> Desk<'a> {
             self.admit();
             self.measure();
             let began = Instant::now();
-            let (is_acting, is_working) =
-                self.acting.as_ref().map_or((false, false), |acting| (acting.is_running(), acting.is_working()));
-            let is_decoding = is_acting || !self.listeners.is_empty();
+            let acts = |is: fn(&Acting<'a>) -> bool| self.acting.as_ref().is_some_and(is);
+            let (is_calling, is_working) = (acts(Acting::is_calling), acts(Acting::is_working));
+            let is_decoding = !self.listeners.is_empty() || acts(Acting::is_running);
             if is_decoding {
                 match self.engine.step(&self.weights) {
                     Ok(events) => self.deliver(&events),
@@ -233,7 +233,7 @@ impl<'a> Desk<'a> {
             } else {
                 return Ok(());
             }
-            if is_working {
+            if is_calling {
                 self.gauges.count_tool_wait(began.elapsed(), is_decoding);
             }
         }

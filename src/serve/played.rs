@@ -63,7 +63,7 @@ pub async fn answer(
         events: sender,
         waiting,
     };
-    app.order(Order::Act(job))?;
+    app.order(Order::Act(Box::new(job)))?;
     let played = Played {
         id: app.request_id("chatcmpl"),
         created: seconds_since_1970(),

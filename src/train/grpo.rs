@@ -26,7 +26,7 @@ use crate::rollout::environment::{Environment, Task};
 use crate::rollout::registry::{self, RegistryError};
 use crate::rollout::reward::{RewardSet, Scores};
 use crate::rollout::transcript::{End, Transcript};
-use crate::rollout::{Group, RolloutSettings, run};
+use crate::rollout::{Group, RolloutSettings, ToolWait, run_timed};
 
 /// A figure of a report.
 type Figure = fn(&Report) -> f64;
@@ -101,6 +101,7 @@ struct Trainer<'a> {
 struct Rollouts {
     groups: Vec<Group>,
     scores: Vec<Vec<Scores>>,
+    tool_wait: ToolWait,
 }
 
 /// What a step learns from: transcripts with an advantage.
@@ -186,13 +187,13 @@ impl<'a> Trainer<'a> {
             ..RolloutSettings::default()
         };
         let mut generator = EngineGenerator { engine: &mut self.engine, weights: self.learner.weights() };
-        let groups = run(&mut generator, &self.processor, &*self.environment, tasks, &settings)?;
+        let (groups, tool_wait) = run_timed(&mut generator, &self.processor, &*self.environment, tasks, &settings)?;
         if let Some(owners) = &mut self.owners {
             owners.note_rollout(&self.learner, self.reference.as_ref(), self.engine.page_tensors());
         }
         self.say_faults(step, &groups)?;
         let scores = score_groups(&groups, tasks, &self.rewards);
-        Ok(Rollouts { groups, scores })
+        Ok(Rollouts { groups, scores, tool_wait })
     }
 
     /// Names the tasks that could not be rolled out; they have no score and teach nothing.
@@ -367,6 +368,8 @@ impl<'a> Trainer<'a> {
             ("engine/preemptions", engine.preemptions as f64),
             ("engine/prefix_hit_rate", engine.found_tokens as f64 / engine.begun_tokens.max(1) as f64),
             ("engine/encoded_images", engine.encoded_images as f64),
+            ("tool_wait_hidden_seconds", rollouts.tool_wait.hidden.as_secs_f64()),
+            ("tool_wait_open_seconds", rollouts.tool_wait.open.as_secs_f64()),
         ];
         let parts: Vec<(String, f64)> = report.parts.iter().map(|(n, v)| (format!("reward/{n}"), *v)).collect();
         let ends: Vec<(String, f64)> = report.ends.iter().map(|(n, c)| (format!("end/{n}"), *c as f64)).collect();

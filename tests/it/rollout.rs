@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use image::RgbImage;
 use proptest::prelude::*;
@@ -19,7 +20,7 @@ use thyme_engine::rollout::reward::{RewardSet, RewardSettings, Score};
 use thyme_engine::rollout::tool::{CallStatus, Subject, Tool, ToolFault, ToolImage, ToolOutput, ToolSession};
 use thyme_engine::rollout::tools::python::{Python, PythonSettings};
 use thyme_engine::rollout::transcript::{End, Transcript, TurnKind};
-use thyme_engine::rollout::{Group, RolloutError, RolloutSettings, Update, run, run_watched};
+use thyme_engine::rollout::{Group, RolloutError, RolloutSettings, Update, run, run_timed, run_watched};
 
 const SPECIAL: [&str; 7] = [
     "<|endoftext|>",
@@ -91,7 +92,8 @@ fn scripted(scripts: &[&str]) -> Scripted {
     Scripted::new(scripts, IM_END, |id| processor().tokenizer().token_bytes(id).to_vec())
 }
 
-/// Says what the request says: `text …`, `image W H`, `error …`, `fault`, `panic`, `wait N` (until N other calls are done).
+/// Says what the request says: `text …`, `image W H`, `error …`, `fault`, `panic`, `wait N` (until N other calls are done), `sleep N`
+/// milliseconds.
 #[derive(Default)]
 struct Fake {
     done: Arc<(Mutex<usize>, Condvar)>,
@@ -144,6 +146,10 @@ impl ToolSession for FakeSession {
                 drop(changed.wait_while(count.lock().unwrap(), |count| *count < wanted).unwrap());
                 ToolOutput::text(CallStatus::Ok, "waited")
             }
+            "sleep" => {
+                std::thread::sleep(Duration::from_millis(rest.parse().unwrap()));
+                ToolOutput::text(CallStatus::Ok, "slept")
+            }
             "count" => ToolOutput::text(CallStatus::Ok, self.calls.to_string()),
             _ => ToolOutput::text(CallStatus::Ok, rest),
         };
@@ -168,6 +174,15 @@ fn task(question: &str) -> Task {
 
 fn one_thread() -> RolloutSettings {
     RolloutSettings { tool_threads: 1, ..RolloutSettings::default() }
+}
+
+#[test]
+fn a_tool_that_everybody_waits_for_is_counted_as_such() {
+    let mut generator = scripted(&["<code>sleep 80</code>", "short"]);
+    let settings = RolloutSettings { group_size: 2, ..one_thread() };
+    let rolled = run_timed(&mut generator, processor(), &environment(Default::default()), &[task("q")], &settings);
+    let wait = rolled.unwrap().1;
+    assert!(wait.open >= Duration::from_millis(60) && wait.hidden < wait.open, "{wait:?}");
 }
 
 /// Rolls one script out.
