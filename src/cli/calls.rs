@@ -28,6 +28,8 @@ pub struct Calls {
     list: Vec<Place>,
     /// Fields for bodies that lack them.
     fields: Map<String, Value>,
+    /// Seed of the first call; the others count on from it, so that equal calls draw differently.
+    seed: u64,
 }
 
 /// Where a call stands.
@@ -97,7 +99,7 @@ impl Calls {
             }
             text.clear();
         }
-        Ok(Calls { path: path.to_owned(), file, list, fields })
+        Ok(Calls { path: path.to_owned(), file, list, fields, seed: sampling.seed })
     }
 
     /// How many there are.
@@ -155,6 +157,7 @@ impl Calls {
         for (key, value) in &self.fields {
             body.entry(key).or_insert_with(|| value.clone());
         }
+        body.entry("seed").or_insert_with(|| (self.seed.wrapping_add(number as u64) as i64).into());
         body.insert("stream".to_owned(), Value::Bool(false));
         Ok(Call { url: line.url, body: Value::Object(body) })
     }

@@ -72,7 +72,7 @@ impl SamplingArguments {
         Ok((settings, max_tokens))
     }
 
-    /// The flags that were given, as fields of an OpenAI request.
+    /// The flags that were given, as fields of an OpenAI request; the seed, which each has for itself, is not among them.
     pub fn fields(&self) -> Map<String, Value> {
         let mut fields = Map::new();
         let mut set = |key: &str, value: Option<Value>| fields.extend(value.map(|value| (key.to_owned(), value)));
@@ -83,7 +83,7 @@ impl SamplingArguments {
         set("repetition_penalty", self.repetition_penalty.map(|value| json!(value)));
         set("max_tokens", self.max_tokens.map(|value| json!(value)));
         set("stop", (!self.stop.is_empty()).then(|| json!(self.stop)));
-        set("seed", Some(json!(self.seed)));
+        set("code_temperature", (self.code_temperature != 0.0).then(|| json!(self.code_temperature)));
         fields
     }
 

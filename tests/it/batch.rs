@@ -99,9 +99,13 @@ fn flags_stand_for_what_a_body_lacks() {
         }
         call(&format!("{tokens:?}"), "/v1/chat/completions", body)
     };
-    desk.write(&[chat(None), chat(Some(3))]);
+    let mut again = chat(None);
+    again["custom_id"] = json!("again");
+    desk.write(&[chat(None), chat(Some(3)), again]);
     let replies = desk.run(&["--max-tokens", "9", "--n", "2"]);
-    for (reply, tokens) in replies.iter().zip([9, 3]) {
+    let said = |number: usize| &replies[number]["response"]["body"]["choices"];
+    assert_ne!(said(0), said(2), "equal calls draw different numbers");
+    for (reply, tokens) in replies.iter().zip([9, 3, 9]) {
         let body = &reply["response"]["body"];
         assert_eq!(body["choices"].as_array().unwrap().len(), 2);
         assert_eq!(body["usage"]["completion_tokens"], 2 * tokens);
