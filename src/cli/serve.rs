@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
@@ -20,13 +21,20 @@ use crate::engine::kv_cache::KvCache;
 use crate::engine::request::Sampling;
 use crate::model::Model;
 use crate::model::config::Config;
+use crate::ops::Backend;
 use crate::ops::attention::PAGE_TOKENS;
 use crate::prompt::Processor;
+use crate::recipe::memory::{pages_beside_weights, readable_bytes};
 use crate::serve::choice::LogprobsMode;
 use crate::serve::images::ImagePolicy;
 use crate::serve::prompts::{IMAGES_MAX, Prompts};
 use crate::serve::sampling::Defaults;
 use crate::serve::{self, Parts};
+
+/// A file of requests does not dawdle.
+const NO_HURRY: Duration = Duration::from_secs(86_400);
+/// Memory for keys and values where nothing is said.
+const CACHE_BYTES: usize = 4 << 30;
 
 const EXAMPLES: &str = r#"Example:
   thyme-engine serve recipes/tiny-sft --port 8000
@@ -58,6 +66,10 @@ pub struct ServeArguments {
     /// Requests that may wait; further ones get status 429.
     #[arg(long, value_name = "N", default_value_t = 1024)]
     max_queued_requests: usize,
+    /// A client is dropped that takes longer over the head of a request, or stops reading its answer for so long; a body may take as long, and
+    /// longer if it is large.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    client_timeout: u32,
     /// Play chats to their end in this environment: its tools run here, and the reply brings the whole trajectory.
     #[arg(long = "env", value_enum, value_name = "NAME", default_value_t = EnvironmentName::None)]
     environment: EnvironmentName,
@@ -74,21 +86,30 @@ pub struct ServingArguments {
     /// Sequences decoded together.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
     pub max_num_seqs: u16,
-    /// Memory for keys and values, but always enough for one sequence.
-    #[arg(long, value_name = "BYTES", default_value_t = 4 << 30)]
-    pub kv_cache_memory_bytes: usize,
+    /// Memory for keys and values, but always enough for one sequence [default: 4294967296].
+    #[arg(long, value_name = "BYTES", conflicts_with = "gpu_memory_utilization")]
+    pub kv_cache_memory_bytes: Option<usize>,
+    /// Share of the memory that is free at the start which weights, keys and values and a step take together; on the CPU of the machine's.
+    #[arg(long, value_name = "SHARE")]
+    gpu_memory_utilization: Option<f64>,
     /// Pictures in one prompt, as a number or as vLLM's {"image": N}.
     #[arg(long, value_name = "N", default_value_t = IMAGES_MAX.to_string())]
     limit_mm_per_prompt: String,
     /// A Jinja file in place of the checkpoint's template.
     #[arg(long, value_name = "FILE")]
     chat_template: Option<PathBuf>,
+    /// Requests may bring templates of their own; such a template can keep the server busy.
+    #[arg(long)]
+    trust_request_chat_template: bool,
     /// Pictures may be named in files below this folder; of `batch` the folder of the input without it.
     #[arg(long, value_name = "DIR")]
     pub allowed_local_media_path: Option<PathBuf>,
     /// Clients may name pictures by addresses of the public network.
     #[arg(long)]
     allow_remote_images: bool,
+    /// Clients may name pictures at these hosts, even if they are in a private network.
+    #[arg(long, value_name = "HOST", num_args = 1..)]
+    allowed_media_domains: Vec<String>,
     /// Which log-probabilities are told: at temperature 1, or under the distribution drawn from.
     #[arg(long, value_enum, value_name = "MODE", default_value_t)]
     logprobs_mode: LogprobsMode,
@@ -115,6 +136,7 @@ pub fn run(arguments: ServeArguments) -> anyhow::Result<()> {
         },
         api_key: arguments.api_key,
         waiting_max: arguments.max_queued_requests,
+        patience: Duration::from_secs(arguments.client_timeout.into()),
         environment: arguments.environment.start(None)?,
         ..arguments.serving.parts(&arguments.model)?
     };
@@ -141,11 +163,14 @@ impl ServingArguments {
             config.context_tokens = tokens;
         }
         let images_max = images_max(&self.limit_mm_per_prompt)?;
-        let images = ImagePolicy::new(self.allowed_local_media_path.as_deref(), self.allow_remote_images);
+        let images = ImagePolicy::new(
+            self.allowed_local_media_path.as_deref(),
+            &self.allowed_media_domains,
+            self.allow_remote_images,
+        );
         let images = images.context("--allowed-local-media-path is no folder that can be read")?;
         let defaults = self.defaults(&GenerationConfig::open(&dir)?, &processor, &config)?;
-        let backend = self.device.backend(&config)?;
-        let limits = self.limits(&config, backend.activation_bytes());
+        let (backend, limits) = self.backend(&config, processor.image_settings().max_pixels)?;
         let name = model.to_owned();
         let model = Model::new(config.clone(), backend);
         let weights = weights::load(&model, &dir)?;
@@ -153,11 +178,18 @@ impl ServingArguments {
             model,
             weights,
             limits,
-            prompts: Prompts { processor: Arc::new(processor), config, images, images_max },
+            prompts: Prompts {
+                processor: Arc::new(processor),
+                config,
+                images,
+                images_max,
+                trusts_templates: self.trust_request_chat_template,
+            },
             defaults,
             names: vec![name],
             api_key: None,
             waiting_max: usize::MAX,
+            patience: NO_HURRY,
             environment: None,
         })
     }
@@ -199,11 +231,51 @@ impl ServingArguments {
         })
     }
 
-    /// Pages for as many sequences as run together, or as many as memory should hold, but always for one.
-    fn limits(&self, config: &Config, activation_bytes: usize) -> EngineLimits {
+    /// Memory for keys and values where the device's free memory says nothing.
+    ///
+    /// # Errors
+    /// When it should.
+    pub fn cache_bytes(&self) -> anyhow::Result<usize> {
+        anyhow::ensure!(
+            self.gpu_memory_utilization.is_none(),
+            "--gpu-memory-utilization has no effect on a file of this form; use --kv-cache-memory-bytes"
+        );
+        Ok(self.kv_cache_memory_bytes.unwrap_or(CACHE_BYTES))
+    }
+
+    /// The device, and an engine of the size that its memory allows.
+    fn backend(&self, config: &Config, max_pixels: u64) -> anyhow::Result<(Arc<dyn Backend>, EngineLimits)> {
+        let Some(share) = self.gpu_memory_utilization else {
+            let backend = self.device.backend(config)?;
+            let pages = self.cache_bytes()? / KvCache::page_bytes(config, backend.activation_bytes());
+            return Ok((backend, self.limits(config, pages)));
+        };
+        anyhow::ensure!(
+            share > 0.0 && share <= 1.0,
+            "--gpu-memory-utilization is {share}; it must be above 0 and at most 1"
+        );
+        let opened = self.device.open()?;
+        let free = opened.available_bytes()?;
+        let free = free.context("this machine does not say how much memory is free; use --kv-cache-memory-bytes")?;
+        let (memory, element_bytes) = ((free as f64 * share) as u64, self.device.activation_bytes());
+        let limits = self.limits(config, usize::MAX);
+        let pages = pages_beside_weights(config, limits, max_pixels, element_bytes, memory);
+        let longest = config.context_tokens.div_ceil(PAGE_TOKENS);
+        let pages = pages.filter(|pages| *pages >= longest).with_context(|| {
+            format!(
+                "--gpu-memory-utilization {share} is {}, which does not hold the weights, a step and one sequence of {} tokens; raise it, or \
+                 lower --max-model-len or --max-num-seqs",
+                readable_bytes(u128::from(memory)),
+                config.context_tokens
+            )
+        })?;
+        Ok((opened.backend(config, memory)?, self.limits(config, pages)))
+    }
+
+    /// Pages for as many sequences as run together, or as many as are affordable, but always for one.
+    fn limits(&self, config: &Config, affordable: usize) -> EngineLimits {
         let longest = config.context_tokens.div_ceil(PAGE_TOKENS);
         let sequences = usize::from(self.max_num_seqs);
-        let affordable = self.kv_cache_memory_bytes / KvCache::page_bytes(config, activation_bytes);
         let pages = (longest * sequences).min(affordable).max(longest);
         EngineLimits { pages, prefill_chunk_tokens: PREFILL_TOKENS, sequences }
     }

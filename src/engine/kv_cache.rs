@@ -182,6 +182,13 @@ impl PagePool {
         }
     }
 
+    /// Keeps no page any more that no table holds.
+    pub fn forget_idle(&mut self) {
+        while let Some(page) = self.tree.evict(|page| self.holders[page as usize] == 1) {
+            self.let_go(page);
+        }
+    }
+
     /// Keeps nothing any more: it was made by other weights, or is to make room.
     pub fn forget(&mut self) {
         for page in self.tree.clear() {

@@ -128,9 +128,14 @@ impl Engine {
         self.images.units(image)
     }
 
-    /// Forgets the encoded images; to be called when no sequence is left and nobody needs [`Engine::units`] any more.
+    /// Forgets the encoded images; to be called when nobody needs [`Engine::units`] any more. Open sequences encode theirs again.
     pub fn forget_images(&mut self) {
         self.images.clear();
+    }
+
+    /// Forgets what earlier sequences left in pages, but for what an open one holds.
+    pub fn forget_prefixes(&mut self) {
+        self.cache.pool().forget_idle();
     }
 
     /// Gives the memory of pages and recordings back until the next step; to be called when no sequence is left, so that an update has it.

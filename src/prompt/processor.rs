@@ -150,9 +150,13 @@ impl Processor {
     /// # Errors
     /// When it is not valid Jinja.
     pub fn with_template(mut self, source: String) -> Result<Self, PromptError> {
-        let config = read_json(&self.folder.join("tokenizer_config.json"))?.unwrap_or(Value::Null);
-        self.template = Some(ChatTemplate::compile(source, special_tokens(&config))?);
+        self.template = Some(self.compile(source)?);
         Ok(self)
+    }
+
+    fn compile(&self, source: String) -> Result<ChatTemplate, PromptError> {
+        let config = read_json(&self.folder.join("tokenizer_config.json"))?.unwrap_or(Value::Null);
+        Ok(ChatTemplate::compile(source, special_tokens(&config))?)
     }
 
     /// The tokenizer.
@@ -190,6 +194,19 @@ impl Processor {
     pub fn render(&self, messages: &[Message], options: &RenderOptions) -> Result<String, PromptError> {
         let no_template = || ChatError::NoTemplate { folder: self.folder.clone() };
         Ok(self.template.as_ref().ok_or_else(no_template)?.render(messages, options)?)
+    }
+
+    /// [`Processor::render`] by another chat template.
+    ///
+    /// # Errors
+    /// When it is not valid Jinja, or refuses the messages.
+    pub fn render_by(
+        &self,
+        source: String,
+        messages: &[Message],
+        options: &RenderOptions,
+    ) -> Result<String, PromptError> {
+        Ok(self.compile(source)?.render(messages, options)?)
     }
 
     /// Token ids of a prompt text in which each `<|image_pad|>` stands for one of `images`, in order; it becomes as many

@@ -59,6 +59,9 @@ pub enum TokenizerError {
     },
 }
 
+/// Unicode's normal form C makes a text at most so many times shorter: three letters of Hangul become one syllable.
+const NORMALISED_SHRINK: usize = 3;
+
 /// A byte-level BPE tokenizer. Encoding takes `&self` and may run on many threads.
 pub struct Tokenizer {
     path: PathBuf,
@@ -93,6 +96,13 @@ impl Tokenizer {
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|error| invalid(error.to_string()))?;
         Ok(Self::index(path, inner))
+    }
+
+    /// Tokens that a text of so many bytes has at least, whatever stands in it.
+    pub fn tokens_min(&self, bytes: usize) -> usize {
+        let starts = std::iter::once(&0).chain(&self.ends);
+        let longest = starts.zip(&self.ends).map(|(start, end)| end - start).max().unwrap_or(1).max(1);
+        bytes / (NORMALISED_SHRINK * longest)
     }
 
     /// Token ids of a text. Special tokens in the text become their ids; none are added around it.

@@ -103,7 +103,8 @@ impl MemoryPlan {
                 (limits.pages as u128 + 1) * page,
                 "lower `environment.max_total_tokens` or `grpo.prompts_per_step`, or set `engine.kv_cache_bytes`",
             );
-            let step = step(plan, limits, max_pixels, activation_bytes);
+            let sequences = recipe.grpo.prompts_per_step * recipe.grpo.num_generations;
+            let step = step(config, limits, sequences, max_pixels, activation_bytes);
             add(Phase::Rollout, "activations of a step", step, "lower `engine.prefill_chunk_tokens`");
         }
         add(Phase::Update, "gradients (fp32)", 4 * trained, freeze);
@@ -268,11 +269,26 @@ fn activations(plan: &Plan, max_pixels: u64, activation_bytes: usize) -> u128 {
     elements * activation_bytes as u128 + logits * size_of::<f32>() as u128
 }
 
-/// The most that one step of the engine holds: a forward of the prompts' and observations' share and of a token of each sequence, with
-/// their logits, after the vision tower's over the images among them; and the recordings of decoding steps.
-fn step(plan: &Plan, limits: EngineLimits, max_pixels: u64, activation_bytes: usize) -> u128 {
-    let config = &plan.config;
-    let sequences = (plan.recipe.grpo.prompts_per_step * plan.recipe.grpo.num_generations).min(limits.sequences);
+/// Pages that `memory` bytes leave an engine which serves beside the weights, if there is room for any; its sizes are `limits`, whatever
+/// pages stand there.
+pub fn pages_beside_weights(
+    config: &Config,
+    limits: EngineLimits,
+    max_pixels: u64,
+    activation_bytes: usize,
+    memory: u64,
+) -> Option<usize> {
+    let weights = 2 * Layout::new(config).elements() as u128;
+    let step = step(config, limits, limits.sequences, max_pixels, activation_bytes);
+    let usable = u128::from(memory).checked_sub(ARENA_SLACK_MIN)? * ARENA_SLACK / (ARENA_SLACK + 1);
+    let pages = usable.checked_sub(weights + step)? / KvCache::page_bytes(config, activation_bytes) as u128;
+    usize::try_from(pages).ok()?.checked_sub(1).filter(|pages| *pages > 0)
+}
+
+/// The most that one step of the engine holds: a forward of the prompts' and observations' share and of a token of each of at most
+/// `sequences`, with their logits, after the vision tower's over the images among them; and the recordings of decoding steps.
+fn step(config: &Config, limits: EngineLimits, sequences: usize, max_pixels: u64, activation_bytes: usize) -> u128 {
+    let sequences = sequences.min(limits.sequences);
     let decoding = padded_sequences(sequences) as u128;
     let tokens = (limits.prefill_chunk_tokens + sequences) as u128;
     let block = Block::of(config.dim, config.heads, config.hidden, true);

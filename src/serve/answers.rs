@@ -7,7 +7,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use futures_util::{Stream, stream};
+use futures_util::{FutureExt, Stream, stream};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -71,6 +71,16 @@ struct Part {
     finish: Option<Finish>,
 }
 
+impl Part {
+    /// What comes behind it.
+    fn extend(&mut self, next: Part) {
+        self.text.push_str(&next.text);
+        self.calls.extend(next.calls);
+        self.tokens.extend(next.tokens);
+        self.finish = next.finish;
+    }
+}
+
 impl Writer {
     /// For a request to the model of that name.
     pub fn new(generation: Generation, form: Form, id: String, model: String) -> Writer {
@@ -103,11 +113,7 @@ impl Writer {
             };
             let choice = drawn.choice;
             let part = self.part(drawn);
-            let whole = &mut wholes[choice];
-            whole.text.push_str(&part.text);
-            whole.calls.extend(part.calls);
-            whole.tokens.extend(part.tokens);
-            whole.finish = part.finish;
+            wholes[choice].extend(part);
         }
         let usage = Some(self.generation.usage());
         let wholes = wholes.into_iter().enumerate();
@@ -169,16 +175,30 @@ impl Writer {
         answers.map(opening).collect()
     }
 
-    /// A token's event.
-    fn drawn_event(&mut self, drawn: Drawn) -> String {
-        let choice = drawn.choice;
-        let part = self.part(drawn);
+    /// The event of what is new of an answer.
+    fn part_event(&mut self, choice: usize, part: Part) -> String {
         if self.form.kind == Kind::Chat {
             let choice = self.chat_choice(choice, part);
             return event(&self.answer("chat.completion.chunk", vec![choice], None));
         }
         let choice = self.text_choice(choice, part, false);
         event(&self.answer("text_completion", vec![choice], None))
+    }
+
+    /// What ends a stream.
+    fn closing_events(&self, error: Option<ApiError>) -> String {
+        let last = match error {
+            Some(error) => event(&error.body()),
+            None if self.form.include_usage => {
+                let object = match self.form.kind {
+                    Kind::Text => "text_completion",
+                    Kind::Chat | Kind::Tokens => "chat.completion.chunk",
+                };
+                event(&self.answer::<()>(object, Vec::new(), Some(self.generation.usage())))
+            }
+            None => String::new(),
+        };
+        last + "data: [DONE]\n\n"
     }
 
     /// Takes calls out of the text.
@@ -367,31 +387,39 @@ struct Pieces {
 }
 
 impl Pieces {
+    /// The next events. What came since the last ones goes out together, an answer's tokens in one event: a client that reads slowly, or a
+    /// network that has many to write to, has fewer and larger pieces to deal with.
     async fn next(&mut self) -> Option<String> {
         if let Some(event) = self.ready.pop_front() {
             return Some(event);
         }
         let writer = self.writer.as_mut()?;
-        match writer.generation.next().await {
-            Ok(Some(News::Drawn(drawn))) => return Some(writer.drawn_event(drawn)),
-            Ok(Some(News::Restarted(_))) => {
-                self.ready.push_back(event(&ApiError::failed("a stream cannot start over").body()));
-            }
-            Ok(None) => {
-                if writer.form.include_usage {
-                    let object = match writer.form.kind {
-                        Kind::Text => "text_completion",
-                        Kind::Chat | Kind::Tokens => "chat.completion.chunk",
-                    };
-                    let usage = Some(writer.generation.usage());
-                    self.ready.push_back(event(&writer.answer::<()>(object, Vec::new(), usage)));
+        let (mut events, mut parts) = (String::new(), BTreeMap::<usize, Part>::new());
+        let mut came = writer.generation.next().await;
+        let end = loop {
+            match came {
+                Ok(Some(News::Drawn(drawn))) => {
+                    let choice = drawn.choice;
+                    let part = writer.part(drawn);
+                    parts.entry(choice).or_default().extend(part);
                 }
+                Ok(Some(News::Restarted(_))) => break Some(Some(ApiError::failed("a stream cannot start over"))),
+                Ok(None) => break Some(None),
+                Err(error) => break Some(Some(error)),
             }
-            Err(error) => self.ready.push_back(event(&error.body())),
+            match writer.generation.next().now_or_never() {
+                Some(more) => came = more,
+                None => break None,
+            }
+        };
+        for (choice, part) in parts {
+            events.push_str(&writer.part_event(choice, part));
         }
-        self.ready.push_back("data: [DONE]\n\n".to_owned());
-        self.writer = None;
-        self.ready.pop_front()
+        if let Some(error) = end {
+            events.push_str(&writer.closing_events(error));
+            self.writer = None;
+        }
+        Some(events)
     }
 }
 

@@ -17,7 +17,8 @@ use super::answers::{Form, Kind};
 use super::desk::{Order, Running};
 use super::error::ApiError;
 use super::openai::{PixelLimits, Request};
-use super::routes::{Entry, Wire, answer, prepare};
+use super::prompts::is_remote;
+use super::routes::{Entry, Wire, answer, fetch, fetch_pictures, prepare};
 use crate::checkpoint::folder;
 
 /// Routes of a weight transfer over the network, which is not done here.
@@ -85,7 +86,7 @@ struct UpdateWeights {
 
 async fn update_weights(
     State(app): State<Arc<App>>,
-    Wire(update): Wire<UpdateWeights>,
+    Wire(update, _room): Wire<UpdateWeights>,
 ) -> Result<Json<Value>, ApiError> {
     let (param, dir) = match (update.weight_dir, update.model_path) {
         (Some(dir), None) => ("weight_dir", dir),
@@ -117,8 +118,9 @@ struct Features {
     mm_processor_kwargs: Option<PixelLimits>,
 }
 
-async fn render(State(app): State<Arc<App>>, Wire(request): Wire<Request>) -> Result<Json<Value>, ApiError> {
+async fn render(State(app): State<Arc<App>>, Wire(request, _room): Wire<Request>) -> Result<Json<Value>, ApiError> {
     app.model_name(request.model.as_deref())?;
+    let request = fetch_pictures(&app, request).await?;
     let images = app.prompts.features(&request);
     let features =
         (!images.is_empty()).then_some(Features { images, mm_processor_kwargs: request.mm_processor_kwargs });
@@ -141,14 +143,27 @@ struct Generate {
 async fn generate(
     State(app): State<Arc<App>>,
     entry: Entry,
-    Wire(generate): Wire<Generate>,
+    Wire(generate, room): Wire<Generate>,
 ) -> Result<Response, ApiError> {
     let Generate { model, request_id, token_ids, features, sampling_params } = generate;
     let request = Request { model, stream: None, ..sampling_params };
-    let features = features.unwrap_or_default();
-    let make = move |app: &App| {
+    let features = fetch_features(&app, features.unwrap_or_default()).await?;
+    let make = move |app: &App, _: &Request| {
         let images = app.prompts.load(&features.images, features.mm_processor_kwargs)?;
         Ok(vec![app.prompts.tokens("token_ids", token_ids, images)?])
     };
-    answer(app, entry, &request, request_id, Form { kind: Kind::Tokens, ..Form::default() }, make).await
+    answer(app, entry, (request, room), request_id, Form { kind: Kind::Tokens, ..Form::default() }, make).await
+}
+
+/// Fetches pictures that lie on the network.
+async fn fetch_features(app: &Arc<App>, mut features: Features) -> Result<Features, ApiError> {
+    if !features.images.iter().any(|address| is_remote(address)) {
+        return Ok(features);
+    }
+    fetch(app, move |app| {
+        let remote = features.images.iter_mut().filter(|address| is_remote(address));
+        app.prompts.fetch(remote.map(|address| (address, "features".to_owned())))?;
+        Ok(features)
+    })
+    .await
 }

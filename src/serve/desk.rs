@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use super::acting::{ActJob, Acting, Prepared};
 use super::error::ApiError;
 use super::gauges::{Gauges, Waiting};
-use super::prompt_logprobs::{TokenLogprobs, prompt_logprobs};
+use super::prompt_logprobs::{Scoring, TokenLogprobs};
 use crate::checkpoint::{CheckpointError, weights};
 use crate::engine::Engine;
 use crate::engine::request::{Event, GeneratorError, Opening, Sampled, Sampling, StopReason, Stops};
@@ -38,8 +38,10 @@ pub enum Order {
     Score(Prompt, usize, oneshot::Sender<Vec<TokenLogprobs>>),
     /// Read the weights of a folder in place of the present ones; the answer is their version.
     Reload(PathBuf, Running, oneshot::Sender<Result<u64, CheckpointError>>),
-    /// Forget what was computed for earlier prompts.
+    /// Forget what was computed for earlier prompts, but for what is in use.
     Forget(oneshot::Sender<()>),
+    /// Somebody left before the end.
+    Leave,
 }
 
 /// What becomes of answers under way when the weights change.
@@ -137,6 +139,10 @@ pub struct Desk<'a> {
     listeners: BTreeMap<u64, Listener>,
     /// Where the server has an environment.
     acting: Option<Acting<'a>>,
+    /// Prompts to score, one after the other.
+    scorings: VecDeque<Scoring>,
+    /// There may be something that nobody listens to.
+    somebody_left: bool,
     sequences_opened: u64,
     gauges: Arc<Gauges>,
 }
@@ -160,6 +166,8 @@ impl<'a> Desk<'a> {
             waiting: VecDeque::new(),
             listeners: BTreeMap::new(),
             acting,
+            scorings: VecDeque::new(),
+            somebody_left: false,
             sequences_opened: 0,
             gauges,
         }
@@ -187,7 +195,7 @@ impl<'a> Desk<'a> {
                 None => job.refuse(ApiError::failed("this server has no environment")),
             },
             Order::Score(prompt, top, reply) => {
-                let _ = reply.send(prompt_logprobs(&self.model, &self.weights, self.pixel_scale, &prompt, top));
+                self.scorings.push_back(Scoring::new(&self.model, prompt, top, reply));
             }
             Order::Reload(dir, running, reply) => {
                 let reloaded = weights::reload(&self.model, &mut self.weights, &dir);
@@ -198,12 +206,15 @@ impl<'a> Desk<'a> {
                 let _ = reply.send(reloaded.map(|()| self.weights.version));
             }
             Order::Forget(reply) => {
-                if self.listeners.is_empty() {
-                    self.engine.forget_images();
-                    self.engine.release_pages();
+                self.engine.forget_images();
+                let (free, pages) = self.engine.pages();
+                match free == pages {
+                    true => self.engine.release_pages(),
+                    false => self.engine.forget_prefixes(),
                 }
                 let _ = reply.send(());
             }
+            Order::Leave => self.somebody_left = true,
         }
     }
 
@@ -213,10 +224,13 @@ impl<'a> Desk<'a> {
             while let Ok(order) = self.orders.try_recv() {
                 self.take(order);
             }
-            self.give_up_abandoned();
+            if std::mem::take(&mut self.somebody_left) {
+                self.give_up_abandoned();
+            }
             self.receive();
             self.admit();
             self.measure();
+            self.score();
             let began = Instant::now();
             let acts = |is: fn(&Acting<'a>) -> bool| self.acting.as_ref().is_some_and(is);
             let (is_calling, is_working) = (acts(Acting::is_calling), acts(Acting::is_working));
@@ -226,6 +240,8 @@ impl<'a> Desk<'a> {
                     Ok(events) => self.deliver(&events),
                     Err(error) => return Err(self.fail(error)),
                 }
+            } else if !self.scorings.is_empty() {
+                continue;
             } else if is_working {
                 if let Ok(order) = self.orders.recv_timeout(WORKERS_INTERVAL) {
                     self.take(order);
@@ -263,6 +279,18 @@ impl<'a> Desk<'a> {
             }
             is_heard
         });
+    }
+
+    /// A piece of the first prompt that is to be scored.
+    fn score(&mut self) {
+        let Some(scoring) = self.scorings.front_mut() else { return };
+        let is_awaited = !scoring.is_abandoned();
+        if is_awaited && !scoring.is_done() {
+            scoring.advance(&self.model, &self.weights, self.pixel_scale);
+        }
+        if !is_awaited || scoring.is_done() {
+            self.scorings.pop_front().into_iter().for_each(Scoring::finish);
+        }
     }
 
     /// Puts the jobs that may start over back to the front of the queue.

@@ -48,6 +48,21 @@ impl ApiError {
         ApiError::status(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", message)
     }
 
+    /// Larger bodies than there is room for are on their way.
+    pub fn no_room() -> ApiError {
+        ApiError::status(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no_room",
+            "too many large requests come in at once; try again later",
+        )
+    }
+
+    /// The rest of a body did not come in time.
+    pub fn slow_body(bytes: usize) -> ApiError {
+        let message = format!("the body came too slowly: {bytes} bytes so far; send it at once");
+        ApiError::status(StatusCode::REQUEST_TIMEOUT, "slow_body", message)
+    }
+
     /// The engine is gone.
     pub fn failed(message: impl Display) -> ApiError {
         ApiError::status(StatusCode::INTERNAL_SERVER_ERROR, "engine_failed", message)

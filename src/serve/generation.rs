@@ -202,6 +202,11 @@ impl Generation {
 
 impl Drop for Generation {
     fn drop(&mut self) {
+        if self.open > 0 {
+            // Nobody listens any more; where the engine is gone, nobody speaks either.
+            self.events.close();
+            let _ = self.app.order(Order::Leave);
+        }
         for _ in 0..self.open {
             self.app.gauges.count_finish("abort", self.began.elapsed().as_secs_f64(), None);
         }
@@ -209,7 +214,7 @@ impl Drop for Generation {
 }
 
 /// Log-probabilities of a prompt.
-pub async fn score(app: &App, prompt: Prompt, top: usize) -> Result<Vec<TokenLogprobs>, ApiError> {
+async fn score(app: &App, prompt: Prompt, top: usize) -> Result<Vec<TokenLogprobs>, ApiError> {
     let (reply, scored) = oneshot::channel();
     app.order(Order::Score(prompt, top, reply))?;
     scored.await.map_err(|_| ApiError::failed("the engine is gone"))

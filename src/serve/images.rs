@@ -2,20 +2,22 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use ureq::config::Config;
 use ureq::http::Uri;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
 use super::error::ApiError;
+use super::prompts::is_remote;
 use crate::prompt::ImageSource;
-use crate::prompt::image::decode_bytes;
 
-/// The largest picture that is fetched.
+/// The pictures of a request that are fetched are no larger together.
 const FETCHED_BYTES_MAX: u64 = 64 << 20;
-/// Longer than this nobody waits for a picture.
+/// Longer than this nobody waits for them.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Which pictures may be used.
@@ -27,23 +29,32 @@ pub struct ImagePolicy {
 }
 
 impl ImagePolicy {
-    /// Files below `local_root`, and the network if `allow_remote`.
+    /// Files below `local_root`; of the network the hosts of `domains`, wherever they are, and all public addresses if
+    /// `allows_public`.
     ///
     /// # Errors
     /// When the folder cannot be found.
-    pub fn new(local_root: Option<&Path>, allow_remote: bool) -> std::io::Result<ImagePolicy> {
-        let config = Config::builder().timeout_global(Some(FETCH_TIMEOUT)).max_redirects(5).proxy(None).build();
-        let agent = || ureq::Agent::with_parts(config, DefaultConnector::default(), PublicResolver::default());
-        Ok(ImagePolicy { local_root: local_root.map(Path::canonicalize).transpose()?, agent: allow_remote.then(agent) })
+    pub fn new(local_root: Option<&Path>, domains: &[String], allows_public: bool) -> std::io::Result<ImagePolicy> {
+        let config = Config::builder().max_redirects(5).proxy(None).build();
+        let domains: Vec<String> = domains.iter().map(|domain| domain.to_ascii_lowercase()).collect();
+        let is_open = allows_public || !domains.is_empty();
+        let resolver = Guard { resolver: DefaultResolver::default(), domains, allows_public };
+        let agent = is_open.then(|| ureq::Agent::with_parts(config, DefaultConnector::default(), resolver));
+        Ok(ImagePolicy { local_root: local_root.map(Path::canonicalize).transpose()?, agent })
     }
 
-    /// The picture that `address` names, as field `param` of a request.
+    /// Begins to fetch a request's pictures.
+    pub fn fetching(&self) -> Fetching<'_> {
+        Fetching { agent: self.agent.as_ref(), until: Instant::now() + FETCH_TIMEOUT, bytes: FETCHED_BYTES_MAX }
+    }
+
+    /// The picture that `address` names, as field `param` of a request. What lies on the network was fetched before.
     pub fn source(&self, address: &str, param: &str) -> Result<ImageSource, ApiError> {
         if address.starts_with("data:") {
             return Ok(ImageSource::DataUrl(address.to_owned()));
         }
-        if address.starts_with("http://") || address.starts_with("https://") {
-            return self.fetch(address).map_err(|reason| ApiError::field(param, reason));
+        if is_remote(address) {
+            return Err(ApiError::field(param, "lies on the network and was not fetched"));
         }
         let path = Path::new(address.strip_prefix("file://").unwrap_or(address));
         self.file(path).map_err(|reason| ApiError::field(param, reason))
@@ -65,37 +76,65 @@ impl ImagePolicy {
         }
         Ok(ImageSource::Path(path))
     }
+}
 
-    fn fetch(&self, address: &str) -> Result<ImageSource, String> {
+/// A request's pictures on their way.
+pub struct Fetching<'a> {
+    agent: Option<&'a ureq::Agent>,
+    until: Instant,
+    /// What the rest may have together.
+    bytes: u64,
+}
+
+impl Fetching<'_> {
+    /// The picture at `address` as a data URL.
+    ///
+    /// # Errors
+    /// Why it cannot be had.
+    pub fn fetch(&mut self, address: &str) -> Result<String, String> {
         let shown: String = address.chars().take(100).collect();
-        let Some(agent) = &self.agent else {
+        let Some(agent) = self.agent else {
             return Err(format!(
-                "is {shown:?} on the network, which this server does not fetch; send a data URL, or start it with --allow-remote-images"
+                "is {shown:?} on the network, which this server does not fetch; send a data URL, or start it with --allow-remote-images \
+                 or --allowed-media-domains"
             ));
         };
         let failed = |error: ureq::Error| format!("is {shown:?}, which cannot be fetched: {error}");
-        let mut response = agent.get(address).call().map_err(failed)?;
-        let bytes = response.body_mut().with_config().limit(FETCHED_BYTES_MAX).read_to_vec().map_err(failed)?;
-        let pixels = decode_bytes(&bytes, &shown).map_err(|error| format!("cannot be used: {error}"))?;
-        Ok(ImageSource::Memory(pixels.into()))
+        let left = self.until.saturating_duration_since(Instant::now());
+        let request = agent.get(address).config().timeout_global(Some(left)).build();
+        let mut response = request.call().map_err(failed)?;
+        let bytes = response.body_mut().with_config().limit(self.bytes).read_to_vec().map_err(failed)?;
+        self.bytes -= bytes.len() as u64;
+        Ok(format!("data:;base64,{}", BASE64_STANDARD.encode(bytes)))
     }
 }
 
-/// Finds addresses, and refuses those that are not of the public network: a client must not reach through us what only we can reach. The
-/// connection goes to the address that was looked at, of redirects too.
-#[derive(Debug, Default)]
-struct PublicResolver(DefaultResolver);
+/// Finds addresses, and refuses those that are neither of a host that the operator named nor, if that is enough, of the public network: a
+/// client must not reach through us what only we can reach. The connection goes to the address that was looked at, of redirects too.
+#[derive(Debug)]
+struct Guard {
+    resolver: DefaultResolver,
+    /// In small letters.
+    domains: Vec<String>,
+    allows_public: bool,
+}
 
-impl Resolver for PublicResolver {
+impl Resolver for Guard {
     fn resolve(&self, uri: &Uri, config: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
-        let found = self.0.resolve(uri, config, timeout)?;
-        let mut public = self.empty();
-        for address in found.iter().filter(|address| is_public(address.ip())) {
-            public.push(*address);
+        let refused = |reason: &str| Err(ureq::Error::Other(reason.into()));
+        let host = uri.host().unwrap_or("").to_ascii_lowercase();
+        let is_named = self.domains.contains(&host);
+        if !is_named && !self.allows_public {
+            return refused("its host is not among --allowed-media-domains");
         }
-        match public.is_empty() {
-            true => Err(ureq::Error::Other("its host has no public address".into())),
-            false => Ok(public),
+        let found = self.resolver.resolve(uri, config, timeout)?;
+        let mut allowed = self.empty();
+        for address in found.iter().filter(|address| is_named || is_public(address.ip())) {
+            allowed.push(*address);
+        }
+        match allowed.is_empty() {
+            true => refused("its host has no public address, and is not among --allowed-media-domains"),
+            false => Ok(allowed),
         }
     }
 }

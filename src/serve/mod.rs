@@ -5,6 +5,7 @@ pub mod acting;
 pub mod answers;
 pub mod batch;
 pub mod choice;
+pub mod connections;
 pub mod control;
 pub mod desk;
 pub mod error;
@@ -45,6 +46,8 @@ use crate::rollout::environment::Environment;
 
 /// How often the end of the last request is looked for at the end.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(20);
+/// Requests whose pictures are fetched at once.
+const FETCHING_MAX: usize = 16;
 /// Exit status of a process that was interrupted twice, as shells report it.
 const INTERRUPTED: i32 = 130;
 
@@ -82,6 +85,8 @@ pub struct Parts {
     pub waiting_max: usize,
     /// In which chats are played to their end; without it each call is the client's to make.
     pub environment: Option<Arc<dyn Environment>>,
+    /// How long a client may stand still.
+    pub patience: Duration,
 }
 
 /// What the routes share.
@@ -95,6 +100,11 @@ pub struct App {
     orders: Sender<Order>,
     /// Prompts that are made ready at once: each may hold a large picture.
     preparing: Arc<Semaphore>,
+    /// Requests whose pictures are fetched at once.
+    fetching: Arc<Semaphore>,
+    /// Room for large bodies, in KiB.
+    bodies: Arc<Semaphore>,
+    patience: Duration,
     draining: AtomicBool,
     requests: AtomicU64,
     /// When it began, in seconds since 1970.
@@ -155,6 +165,9 @@ fn with_app(parts: Parts, work: impl FnOnce(App) -> Result<(), ServeError> + Sen
         gauges: gauges.clone(),
         orders,
         preparing: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))),
+        fetching: Arc::new(Semaphore::new(FETCHING_MAX)),
+        bodies: Arc::new(Semaphore::new(routes::BODIES_KIB_MAX)),
+        patience: parts.patience,
         draining: AtomicBool::new(false),
         requests: AtomicU64::new(0),
         created: seconds_since_1970(),
@@ -174,12 +187,12 @@ fn serve(app: App, listener: TcpListener) -> Result<(), ServeError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let app = Arc::new(app);
-        let (drained, mut is_drained) = watch::channel(false);
+        let (drained, is_drained) = watch::channel(false);
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         tokio::spawn(drain(app.clone(), drained));
-        let end = async move { drop(is_drained.wait_for(|drained| *drained).await) };
-        axum::serve(listener, routes::router(app)).with_graceful_shutdown(end).await?;
+        let patience = app.patience;
+        connections::serve(listener, routes::router(app), patience, is_drained).await;
         Ok(())
     })
 }
@@ -201,7 +214,7 @@ async fn drain(app: Arc<App>, drained: watch::Sender<bool>) -> std::io::Result<(
     };
     tokio::select! { () = answered => {}, () = again => std::process::exit(INTERRUPTED) }
     drained.send_replace(true);
-    // Connections whose last bytes nobody reads do not hold the server up for ever.
+    // Those whose last bytes are read slowly may hold the server up for a while.
     tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
     std::process::exit(INTERRUPTED)
 }

@@ -85,7 +85,7 @@ pub struct Request {
     pub add_generation_prompt: Option<bool>,
     /// Go on with the last message.
     pub continue_final_message: Option<bool>,
-    /// Only the server's own is used.
+    /// In place of the server's own, where it trusts requests with that.
     pub chat_template: Option<String>,
     /// More variables of the template.
     pub chat_template_kwargs: Option<Map<String, Value>>,

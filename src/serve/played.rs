@@ -21,7 +21,7 @@ use super::desk::Order;
 use super::error::ApiError;
 use super::gauges::Active;
 use super::openai::{Answer, ChatChoice, ChatMessage, Request, TrajectoryTurn, Usage};
-use super::routes::{Entry, prepare};
+use super::routes::{Entry, Room, prepare};
 use super::sampling::Settings;
 use super::{App, seconds_since_1970};
 use crate::rollout::RolloutSettings;
@@ -36,7 +36,7 @@ pub async fn answer(
     app: Arc<App>,
     environment: &dyn Environment,
     entry: Entry,
-    request: Request,
+    (request, room): (Request, Room),
 ) -> Result<Response, ApiError> {
     let model = app.model_name(request.model.as_deref())?;
     let settings = app.defaults.settings(&request)?;
@@ -44,6 +44,7 @@ pub async fn answer(
     let (code_temperature, is_stream) = (request.code_temperature, request.stream.unwrap_or(false));
     let include_usage = request.stream_options.and_then(|options| options.include_usage).unwrap_or(false);
     let task = prepare(&app, move |app| app.prompts.task(&request)).await?;
+    drop(room);
     let (sender, events) = unbounded_channel();
     let Entry { active, waiting } = entry;
     let own = environment.limits();
@@ -244,6 +245,10 @@ impl Played {
 
 impl Drop for Played {
     fn drop(&mut self) {
+        if self.open > 0 {
+            self.events.close();
+            let _ = self.app.order(Order::Leave);
+        }
         for _ in 0..self.open {
             self.app.gauges.count_finish("abort", self.began.elapsed().as_secs_f64(), None);
         }

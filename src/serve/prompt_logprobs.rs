@@ -1,15 +1,22 @@
-//! Log-probabilities of a prompt's own tokens, and of the likeliest ones in their places: one forward over the whole prompt.
+//! Log-probabilities of a prompt's own tokens, and of the likeliest ones in their places. A prompt is scored piece by piece, between the
+//! steps of those that are answered: none of them waits longer than one piece takes.
 
+use tokio::sync::oneshot;
+
+use crate::engine::kv_cache::{KvCache, PageTable};
 use crate::engine::sampling::likeliest::{likeliest, log_sum_exp};
-use crate::model::batch::Batch;
+use crate::model::Model;
+use crate::model::batch::{Batch, BatchPages};
 use crate::model::parameters::Weights;
 use crate::model::vision::ImageBatch;
-use crate::model::{Keep, Model};
 use crate::ops::Tensor;
+use crate::ops::attention::PAGE_TOKENS;
 use crate::ops::patch_embed::PixelScale;
 use crate::prompt::Prompt;
 use crate::prompt::positions::{Grid, positions};
 
+/// Tokens of a piece.
+const PIECE_TOKENS: usize = 512;
 /// Rows of logits that are on the host at once.
 const ROWS: usize = 64;
 
@@ -31,45 +38,122 @@ pub struct Ranked {
     pub rank: usize,
 }
 
-/// For every token of the prompt but the first: its own log-probability and those of the `top` likeliest.
-pub fn prompt_logprobs(
-    model: &Model,
-    weights: &Weights,
-    scale: PixelScale,
-    prompt: &Prompt,
+/// A prompt that is being scored: for every token but the first its own log-probability and those of the `top` likeliest. It has keys and
+/// values of its own, so that it takes no pages from those that are answered.
+pub struct Scoring {
+    prompt: Prompt,
     top: usize,
-) -> Vec<TokenLogprobs> {
-    let ids = &prompt.token_ids;
-    if ids.len() < 2 {
-        return Vec::new();
-    }
-    let (merge, pad) = (model.config.vision.merge, model.config.image_pad);
-    let grids: Vec<Grid> = prompt.images.iter().map(|image| image.grid).collect();
-    let Ok((positions, _)) = positions(ids, &grids, merge, pad) else { return Vec::new() };
-    let mut row = -1;
-    let mut next_row = |id: &u32| match *id == pad {
-        true => {
-            row += 1;
-            row
+    reply: oneshot::Sender<Vec<TokenLogprobs>>,
+    /// Position of each token.
+    positions: Vec<[u32; 3]>,
+    /// Row of each token among the images', or -1; empty without images.
+    image_index: Vec<i32>,
+    /// The vision tower's units of the first images.
+    units: Vec<Tensor>,
+    /// The language model's rows of all images.
+    rows: Option<Tensor>,
+    cache: KvCache,
+    table: PageTable,
+    /// Tokens that went through the model.
+    computed: usize,
+    places: Vec<TokenLogprobs>,
+    /// Version of the weights so far.
+    version: u64,
+}
+
+impl Scoring {
+    /// Nothing is computed yet. A prompt whose images do not fit its placeholders has no places.
+    pub fn new(model: &Model, prompt: Prompt, top: usize, reply: oneshot::Sender<Vec<TokenLogprobs>>) -> Scoring {
+        let (merge, pad) = (model.config.vision.merge, model.config.image_pad);
+        let grids: Vec<Grid> = prompt.images.iter().map(|image| image.grid).collect();
+        let positions = positions(&prompt.token_ids, &grids, merge, pad).map(|(positions, _)| positions);
+        let mut row = -1;
+        let mut next_row = |id: &u32| match *id == pad {
+            true => {
+                row += 1;
+                row
+            }
+            false => -1,
+        };
+        let image_index = match grids.is_empty() {
+            true => Vec::new(),
+            false => prompt.token_ids.iter().map(&mut next_row).collect(),
+        };
+        Scoring {
+            image_index,
+            positions: positions.unwrap_or_default(),
+            cache: KvCache::new(prompt.token_ids.len().div_ceil(PAGE_TOKENS)),
+            table: PageTable::default(),
+            prompt,
+            top,
+            reply,
+            units: Vec::new(),
+            rows: None,
+            computed: 0,
+            places: Vec::new(),
+            version: 0,
         }
-        false => -1,
-    };
-    let batch = Batch {
-        image_index: if grids.is_empty() { Vec::new() } else { ids.iter().map(&mut next_row).collect() },
-        ids: ids.clone(),
-        positions,
-        bounds: vec![0, ids.len()],
-        rows: Some((0..ids.len() - 1).collect()),
-        ..Batch::default()
-    };
-    let images = (!grids.is_empty()).then(|| {
-        let images = prompt.images.iter().map(|image| (image.patches.as_slice(), image.grid)).collect();
-        let (units, _) = model.tower_forward(weights, &ImageBatch { images, scale }, false);
-        model.merger_forward(weights, &units).0
-    });
-    let (h, _) = model.forward(weights, &batch, images.as_ref(), Keep::Nothing);
-    let starts = (0..ids.len() - 1).step_by(ROWS);
-    starts.flat_map(|start| places(model, weights, &h, start, &ids[start + 1..], top)).collect()
+    }
+
+    /// Whether nobody waits for it any more.
+    pub fn is_abandoned(&self) -> bool {
+        self.reply.is_closed()
+    }
+
+    /// Computes one image or one piece. Under other weights it begins anew.
+    pub fn advance(&mut self, model: &Model, weights: &Weights, scale: PixelScale) {
+        if self.version != weights.version {
+            self.version = weights.version;
+            self.units.clear();
+            self.places.clear();
+            (self.rows, self.computed) = (None, 0);
+        }
+        match self.prompt.images.get(self.units.len()) {
+            Some(image) => {
+                let images = ImageBatch { images: vec![(image.patches.as_slice(), image.grid)], scale };
+                self.units.push(model.tower_forward(weights, &images, false).0);
+            }
+            None => self.advance_text(model, weights),
+        }
+    }
+
+    /// Whether all places are there. The last token predicts none of them.
+    pub fn is_done(&self) -> bool {
+        self.computed + 1 >= self.positions.len()
+    }
+
+    /// Gives the places to who waits for them.
+    pub fn finish(self) {
+        let _ = self.reply.send(self.places);
+    }
+
+    fn advance_text(&mut self, model: &Model, weights: &Weights) {
+        if self.rows.is_none() && !self.units.is_empty() {
+            let units: Vec<&Tensor> = self.units.iter().collect();
+            self.rows = Some(model.merger_forward(weights, &model.backend.concat_rows(&units)).0);
+        }
+        let tokens = self.computed..(self.computed + PIECE_TOKENS).min(self.positions.len() - 1);
+        self.cache.make_writable(&mut self.table, tokens.start, tokens.end);
+        let batch = Batch {
+            ids: self.prompt.token_ids[tokens.clone()].to_vec(),
+            positions: self.positions[tokens.clone()].to_vec(),
+            bounds: vec![0, tokens.len()],
+            image_index: self.image_index.get(tokens.clone()).unwrap_or_default().to_vec(),
+            pages: Some(BatchPages {
+                slots: tokens.clone().map(|position| self.table.slot(position)).collect(),
+                tables: vec![self.table.pages().to_vec()],
+                lengths: vec![tokens.end],
+                ..BatchPages::default()
+            }),
+            ..Batch::default()
+        };
+        let h = model.forward_paged(weights, &batch, self.rows.as_ref(), self.cache.layers_mut(model));
+        let targets = &self.prompt.token_ids[tokens.start + 1..=tokens.end];
+        for start in (0..targets.len()).step_by(ROWS) {
+            self.places.extend(places(model, weights, &h, start, &targets[start..], self.top));
+        }
+        self.computed = tokens.end;
+    }
 }
 
 /// The next [`ROWS`] places, whose tokens are `targets`.

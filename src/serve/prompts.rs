@@ -30,6 +30,8 @@ pub struct Prompts {
     pub images: ImagePolicy,
     /// Pictures in one prompt at most.
     pub images_max: usize,
+    /// Requests may bring templates of their own.
+    pub trusts_templates: bool,
 }
 
 impl Prompts {
@@ -38,6 +40,7 @@ impl Prompts {
         let values = request.messages.as_deref().unwrap_or_default();
         let (sources, mut messages) = self.conversation(values)?;
         let text = self.render(&mut messages, request)?;
+        self.check_room("messages", self.processor.tokenizer().tokens_min(text.len()))?;
         let images = self.prepare(&sources, request.mm_processor_kwargs)?;
         let token_ids = self.processor.encode_prompt(&text, &images).map_err(|e| ApiError::field("messages", e))?;
         self.checked("messages", Prompt { token_ids, images })
@@ -96,6 +99,17 @@ impl Prompts {
         image_addresses(values).map(|(address, _)| address.to_owned()).collect()
     }
 
+    /// Puts what lies at addresses on the network in their place, as data URLs; beside each its field.
+    pub fn fetch<'a>(&self, addresses: impl Iterator<Item = (&'a mut String, String)>) -> Result<(), ApiError> {
+        let addresses: Vec<_> = addresses.collect();
+        self.check_image_count(addresses.len())?;
+        let mut fetching = self.images.fetching();
+        for (address, param) in addresses {
+            *address = fetching.fetch(address).map_err(|reason| ApiError::field(&param, reason))?;
+        }
+        Ok(())
+    }
+
     /// Loads and prepares pictures by their addresses.
     pub fn load(&self, addresses: &[String], limits: Option<PixelLimits>) -> Result<Vec<Arc<PreparedImage>>, ApiError> {
         self.check_image_count(addresses.len())?;
@@ -116,6 +130,7 @@ impl Prompts {
     }
 
     fn text(&self, text: &str) -> Result<Prompt, ApiError> {
+        self.check_room("prompt", self.processor.tokenizer().tokens_min(text.len()))?;
         let token_ids = self.processor.encode_prompt(text, &[]).map_err(|error| ApiError::field("prompt", error))?;
         self.checked("prompt", Prompt { token_ids, images: Vec::new() })
     }
@@ -149,7 +164,15 @@ impl Prompts {
             tools: request.tools.clone().filter(|tools| !tools.is_empty()).map(Value::Array),
             variables: request.chat_template_kwargs.clone().unwrap_or_default(),
         };
-        let mut text = self.processor.render(messages, &options).map_err(|error| ApiError::field("messages", error))?;
+        let mut text = match &request.chat_template {
+            None => self.processor.render(messages, &options),
+            Some(_) if !self.trusts_templates => {
+                let message = "is not taken from a request; start the server with --chat-template or --trust-request-chat-template";
+                return Err(ApiError::field("chat_template", message));
+            }
+            Some(source) => self.processor.render_by(source.clone(), messages, &options),
+        }
+        .map_err(|error| ApiError::field("messages", error))?;
         if let Some(end) = text.rfind(CONTINUE_MARK) {
             text.truncate(end);
         } else if goes_on {
@@ -237,21 +260,46 @@ impl Prompts {
 fn image_addresses(messages: &[Value]) -> impl Iterator<Item = (&str, String)> {
     messages.iter().enumerate().flat_map(|(number, message)| {
         let parts = message["content"].as_array().map(Vec::as_slice).unwrap_or_default();
-        parts.iter().enumerate().filter_map(move |(place, part)| {
-            Some((image_address(part)?, format!("messages[{number}].content[{place}]")))
+        parts.iter().enumerate().filter_map(move |(place, part)| Some((image_address(part)?, field(number, place))))
+    })
+}
+
+/// Of these the ones that lie on the network, to be changed.
+pub fn remote_pictures(request: &mut Request) -> impl Iterator<Item = (&mut String, String)> {
+    request.messages.iter_mut().flatten().enumerate().flat_map(|(number, message)| {
+        let parts = message.get_mut("content").and_then(Value::as_array_mut).into_iter().flatten();
+        parts.enumerate().filter_map(move |(place, part)| {
+            let pointer = image_pointer(part)?;
+            match part.pointer_mut(pointer)? {
+                Value::String(address) if is_remote(address) => Some((address, field(number, place))),
+                _ => None,
+            }
         })
     })
 }
 
-/// The address of a picture in any of its forms: `image_url` with an object or a string, `image`, or `input_image`.
+/// Whether an address lies on the network.
+pub fn is_remote(address: &str) -> bool {
+    address.starts_with("http://") || address.starts_with("https://")
+}
+
+fn field(message: usize, part: usize) -> String {
+    format!("messages[{message}].content[{part}]")
+}
+
+/// The address of a picture in any of its forms.
 fn image_address(part: &Value) -> Option<&str> {
-    let key = match part["type"].as_str()? {
-        "image_url" | "input_image" => "image_url",
-        "image" => "image",
+    part.pointer(image_pointer(part)?)?.as_str()
+}
+
+/// Where in a part the address of a picture stands: `image_url` with an object or a string, `image`, or `input_image`.
+fn image_pointer(part: &Value) -> Option<&'static str> {
+    let places: &[&str] = match part["type"].as_str()? {
+        "image_url" | "input_image" => &["/image_url", "/image_url/url"],
+        "image" => &["/image", "/image/url", "/image_url", "/image_url/url"],
         _ => return None,
     };
-    let picture = part.get(key).or_else(|| part.get("image_url"))?;
-    picture.as_str().or_else(|| picture["url"].as_str())
+    places.iter().copied().find(|place| part.pointer(place).is_some_and(Value::is_string))
 }
 
 /// Messages of the prompt's own kind; their pictures are `sources`, in order.

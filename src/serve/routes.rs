@@ -2,8 +2,9 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequest, FromRequestParts, Path, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -15,12 +16,15 @@ use futures_util::StreamExt;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::answers::{Form, Kind, Writer};
 use super::error::ApiError;
 use super::gauges::{Active, Waiting};
 use super::generation::Generation;
 use super::openai::{LogprobsAsked, Request};
+use super::prompts::remote_pictures;
 use super::{App, control, played};
 use crate::prompt::Prompt;
 
@@ -28,6 +32,16 @@ use crate::prompt::Prompt;
 const BODY_BYTES_MAX: usize = 64 << 20;
 /// So much of a larger one is read over.
 const READ_OVER_MAX: usize = 8 * BODY_BYTES_MAX;
+/// A body that needs no room of its own: as many of these as requests may wait are no burden.
+const SMALL_BODY_BYTES: usize = 1 << 20;
+/// Room for larger ones together.
+pub const BODIES_KIB_MAX: usize = 512 << 10;
+/// A body comes at this rate at least.
+const BODY_BYTES_PER_SECOND: f64 = 65_536.0;
+/// Beyond this size reading JSON takes long enough to be done elsewhere.
+const QUICK_JSON_BYTES: usize = 64 << 10;
+/// Values in a body at most: in memory a value is many times larger than on the wire.
+const VALUES_MAX: usize = 4 << 20;
 /// Routes that need no key: whether the server lives is no secret.
 const OPEN_ROUTES: [&str; 2] = ["/health", "/ping"];
 
@@ -85,10 +99,13 @@ async fn wrong_method(request: extract::Request) -> ApiError {
     ApiError::status(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message)
 }
 
-/// A body of JSON.
-pub struct Wire<T>(pub T);
+/// A body of JSON, and the room that it takes up until its pictures are decoded.
+pub struct Wire<T>(pub T, pub Room);
 
-impl<T: DeserializeOwned> FromRequest<Arc<App>> for Wire<T> {
+/// Room for a large body; none is needed for a small one.
+pub type Room = Option<OwnedSemaphorePermit>;
+
+impl<T: DeserializeOwned + Send + 'static> FromRequest<Arc<App>> for Wire<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: extract::Request, app: &Arc<App>) -> Result<Wire<T>, ApiError> {
@@ -98,20 +115,33 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for Wire<T> {
             return Err(ApiError::status(StatusCode::UNSUPPORTED_MEDIA_TYPE, "wrong_content_type", message));
         }
         let route = request.uri().path().to_owned();
-        let bytes = read(request.into_body()).await?;
-        let (value, unknown) = parse(&bytes)?;
+        let (bytes, room) = read(request.into_body(), app).await?;
+        let (value, unknown) = match bytes.len() {
+            ..QUICK_JSON_BYTES => parse(&bytes)?,
+            _ => prepare(app, move |_| parse(&bytes)).await?,
+        };
         app.note_unknown(&route, unknown);
-        Ok(Wire(value))
+        Ok(Wire(value, room))
     }
 }
 
 /// Reads a body. Of one that is too large the rest is read over: a client that is still sending would not hear the answer.
-async fn read(body: Body) -> Result<Vec<u8>, ApiError> {
-    let (mut bytes, mut size) = (Vec::new(), 0);
+async fn read(body: Body, app: &App) -> Result<(Vec<u8>, Room), ApiError> {
+    let announced = body.size_hint().exact().map_or(BODY_BYTES_MAX, |bytes| bytes.min(BODY_BYTES_MAX as u64) as usize);
+    let (mut bytes, mut size, mut room) = (Vec::new(), 0, None);
+    let mut began = Instant::now();
     let mut pieces = body.into_data_stream();
-    while let Some(piece) = pieces.next().await {
+    loop {
+        let until = began + app.patience + Duration::from_secs_f64(size as f64 / BODY_BYTES_PER_SECOND);
+        let Ok(piece) = timeout_at(until, pieces.next()).await else { return Err(ApiError::slow_body(size)) };
+        let Some(piece) = piece else { break };
         let piece = piece.map_err(|error| ApiError::bad(format!("the body cannot be read: {error}")))?;
         size += piece.len();
+        if size > SMALL_BODY_BYTES && room.is_none() {
+            let waiting = Instant::now();
+            room = Some(app.room(announced).await?);
+            began += waiting.elapsed();
+        }
         if size <= BODY_BYTES_MAX {
             bytes.extend_from_slice(&piece);
         } else {
@@ -125,11 +155,14 @@ async fn read(body: Body) -> Result<Vec<u8>, ApiError> {
         let message = format!("the body has more than {BODY_BYTES_MAX} bytes; send fewer or smaller pictures");
         return Err(ApiError::status(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message));
     }
-    Ok(bytes)
+    Ok((bytes, room))
 }
 
 /// Reads JSON; also the fields that the type does not know.
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, Vec<String>), ApiError> {
+    if bytes.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count() > VALUES_MAX {
+        return Err(ApiError::bad(format!("the body has more than {VALUES_MAX} values; send fewer at a time")));
+    }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let (mut track, mut unknown) = (serde_path_to_error::Track::new(), Vec::new());
     let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);
@@ -147,6 +180,15 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, Vec<String>), ApiError
 }
 
 impl App {
+    /// Room for a large body.
+    ///
+    /// # Errors
+    /// When others leave none for too long.
+    async fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {
+        let room = self.bodies.clone().acquire_many_owned(bytes.div_ceil(1 << 10) as u32);
+        timeout(self.patience, room).await.ok().and_then(Result::ok).ok_or_else(ApiError::no_room)
+    }
+
     /// Says once what nobody knows.
     fn note_unknown(&self, route: &str, fields: Vec<String>) {
         const REMEMBERED: usize = 256;
@@ -180,9 +222,17 @@ pub async fn prepare<T: Send + 'static>(
     app: &Arc<App>,
     work: impl FnOnce(&App) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
+    on_thread(app, &app.preparing, work).await
+}
+
+async fn on_thread<T: Send + 'static>(
+    app: &Arc<App>,
+    permits: &Arc<Semaphore>,
+    work: impl FnOnce(&App) -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
     let failed =
         || ApiError::status(StatusCode::INTERNAL_SERVER_ERROR, "prompt_failed", "the prompt could not be made ready");
-    let permit = app.preparing.clone().acquire_owned().await.map_err(|_| failed())?;
+    let permit = permits.clone().acquire_owned().await.map_err(|_| failed())?;
     let app = app.clone();
     let work = move || {
         // It is given back when the work has ended, even if the client has left before.
@@ -190,6 +240,26 @@ pub async fn prepare<T: Send + 'static>(
         catch_unwind(AssertUnwindSafe(|| work(&app)))
     };
     tokio::task::spawn_blocking(work).await.ok().and_then(Result::ok).unwrap_or_else(|| Err(failed()))
+}
+
+/// Fetches pictures that lie on the network, so that the request itself holds them. That takes no processor, but a while.
+pub async fn fetch_pictures(app: &Arc<App>, mut request: Request) -> Result<Request, ApiError> {
+    if !remote_pictures(&mut request).any(|_| true) {
+        return Ok(request);
+    }
+    fetch(app, move |app| {
+        app.prompts.fetch(remote_pictures(&mut request))?;
+        Ok(request)
+    })
+    .await
+}
+
+/// Runs what waits for other servers, for a few requests at once.
+pub async fn fetch<T: Send + 'static>(
+    app: &Arc<App>,
+    work: impl FnOnce(&App) -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    on_thread(app, &app.fetching, work).await
 }
 
 /// A generating request that was let in: before its body is read there is room for it.
@@ -252,28 +322,27 @@ fn model_card(app: &App, name: &str) -> Value {
 async fn chat_completions(
     State(app): State<Arc<App>>,
     entry: Entry,
-    Wire(request): Wire<Request>,
+    Wire(request, room): Wire<Request>,
 ) -> Result<Response, ApiError> {
+    let request = fetch_pictures(&app, request).await?;
     if let Some(environment) = app.environment.clone() {
-        return played::answer(app, &*environment, entry, request).await;
+        return played::answer(app, &*environment, entry, (request, room)).await;
     }
     let reads_tool_calls = reads_tool_calls(&request)?;
     let form = Form { kind: Kind::Chat, reads_tool_calls, ..form(&request) };
-    let making = request.clone();
-    answer(app, entry, &request, None, form, move |app| Ok(vec![app.prompts.chat(&making)?])).await
+    answer(app, entry, (request, room), None, form, |app, request| Ok(vec![app.prompts.chat(request)?])).await
 }
 
 async fn completions(
     State(app): State<Arc<App>>,
     entry: Entry,
-    Wire(mut request): Wire<Request>,
+    Wire(mut request, room): Wire<Request>,
 ) -> Result<Response, ApiError> {
     let form = Form { kind: Kind::Text, echo: request.echo.unwrap_or(false), ..form(&request) };
     if let (true, Some(LogprobsAsked::Count(count)), None) = (form.echo, request.logprobs, request.prompt_logprobs) {
         request.prompt_logprobs = Some(count);
     }
-    let making = request.clone();
-    answer(app, entry, &request, None, form, move |app| app.prompts.completion(&making)).await
+    answer(app, entry, (request, room), None, form, |app, request| app.prompts.completion(request)).await
 }
 
 fn form(request: &Request) -> Form {
@@ -281,21 +350,23 @@ fn form(request: &Request) -> Form {
     Form { include_usage, ..Form::default() }
 }
 
-/// Answers a request whose prompts `make` makes; it has a name of its own unless it brings `id`.
+/// Answers a request whose prompts `make` makes; it has a name of its own unless it brings `id`. Once there are prompts, the request, which
+/// may hold large pictures, is gone.
 pub async fn answer(
     app: Arc<App>,
     entry: Entry,
-    request: &Request,
+    (request, room): (Request, Room),
     id: Option<String>,
     form: Form,
-    make: impl FnOnce(&App) -> Result<Vec<Prompt>, ApiError> + Send + 'static,
+    make: impl FnOnce(&App, &Request) -> Result<Vec<Prompt>, ApiError> + Send + 'static,
 ) -> Result<Response, ApiError> {
     let model = app.model_name(request.model.as_deref())?;
-    let mut settings = app.defaults.settings(request)?;
+    let mut settings = app.defaults.settings(&request)?;
     settings.token_ids |= form.kind == Kind::Tokens;
-    let prompts = prepare(&app, make).await?;
-    app.defaults.check_answers(prompts.len(), &settings)?;
     let is_stream = request.stream.unwrap_or(false);
+    let prompts = prepare(&app, move |app| make(app, &request)).await?;
+    drop(room);
+    app.defaults.check_answers(prompts.len(), &settings)?;
     let generation = Generation::start(&app, settings, prompts, is_stream, entry.active).await?;
     drop(entry.waiting);
     let id = id.unwrap_or_else(|| app.request_id(if form.kind == Kind::Chat { "chatcmpl" } else { "cmpl" }));
@@ -317,8 +388,9 @@ fn reads_tool_calls(request: &Request) -> Result<bool, ApiError> {
     }
 }
 
-async fn tokenize(State(app): State<Arc<App>>, Wire(request): Wire<Request>) -> Result<Json<Value>, ApiError> {
+async fn tokenize(State(app): State<Arc<App>>, Wire(request, _room): Wire<Request>) -> Result<Json<Value>, ApiError> {
     app.model_name(request.model.as_deref())?;
+    let request = fetch_pictures(&app, request).await?;
     let wants_texts = request.return_token_strs.unwrap_or(false);
     let make = move |app: &App| match request.messages {
         Some(_) => app.prompts.chat(&request),
@@ -343,7 +415,10 @@ struct Detokenize {
     tokens: Vec<u32>,
 }
 
-async fn detokenize(State(app): State<Arc<App>>, Wire(request): Wire<Detokenize>) -> Result<Json<Value>, ApiError> {
+async fn detokenize(
+    State(app): State<Arc<App>>,
+    Wire(request, _room): Wire<Detokenize>,
+) -> Result<Json<Value>, ApiError> {
     app.model_name(request.model.as_deref())?;
     Ok(Json(json!({"prompt": app.prompts.processor.tokenizer().decode(&request.tokens, false)})))
 }

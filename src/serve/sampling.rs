@@ -187,7 +187,6 @@ fn refuse_unknown(request: &Request) -> Result<(), ApiError> {
         ("structured_outputs", !is_set(&request.structured_outputs), "leave it out"),
         ("best_of", request.best_of.is_none_or(|best| best == 1), "use n"),
         ("suffix", request.suffix.as_ref().is_none_or(String::is_empty), "leave it out"),
-        ("chat_template", request.chat_template.is_none(), "start the server with --chat-template"),
     ] {
         if !is_neutral {
             return Err(ApiError::field(param, format!("is not supported; {remedy}")));

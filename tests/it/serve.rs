@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::command::{Workplace, succeed};
-use crate::server::{PATIENCE, Server, draw, events, init, long, picture, read_all, says, shows};
+use crate::server::{PATIENCE, Server, draw, events, init, long, picture, read_all, says, shows, unchunk};
 
 const CHAT: &str = "/v1/chat/completions";
 const TEXT: &str = "/v1/completions";
@@ -610,18 +610,4 @@ fn the_openai_client_is_content() {
     command.arg(format!("http://{}/v1", server.address)).args(["--api-key", "sk-key"]).env_remove("http_proxy");
     let said = succeed(command);
     assert_eq!(said.matches(": ok").count(), 7, "{said}");
-}
-
-/// The body of an answer that was sent in chunks.
-fn unchunk(mut text: &str) -> String {
-    let mut body = String::new();
-    while let Some((size, rest)) = text.split_once("\r\n") {
-        let size = usize::from_str_radix(size, 16).unwrap_or_else(|_| panic!("{size:?} before {rest:?}"));
-        body.push_str(&rest[..size]);
-        text = &rest[size + 2..];
-        if size == 0 {
-            break;
-        }
-    }
-    body
 }

@@ -148,6 +148,11 @@ impl Server {
         }
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends SIGTERM.
     pub fn terminate(&self) {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), rustix::process::Signal::TERM)
@@ -202,6 +207,20 @@ pub fn read_all(mut stream: TcpStream) -> String {
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     text
+}
+
+/// The body of an answer that was sent in chunks.
+pub fn unchunk(mut text: &str) -> String {
+    let mut body = String::new();
+    while let Some((size, rest)) = text.split_once("\r\n") {
+        let size = usize::from_str_radix(size, 16).unwrap_or_else(|_| panic!("{size:?} before {rest:?}"));
+        body.push_str(&rest[..size]);
+        text = &rest[size + 2..];
+        if size == 0 {
+            break;
+        }
+    }
+    body
 }
 
 /// A picture as a data URL.

@@ -243,7 +243,7 @@ fn nothing_is_mutable_at_the_level_of_a_module() {
 
 #[test]
 fn the_network_is_the_servers_alone() {
-    let network = ["axum", "futures_util", "tokio", "ureq"];
+    let network = ["axum", "futures_util", "hyper", "hyper_util", "tokio", "ureq"];
     let mut faults = Vec::new();
     for source in sources().iter().filter(|source| source.module() != "serve") {
         for (number, line) in source.code() {

@@ -1,0 +1,141 @@
+//! Connections: taken as long as there are descriptors for them, dropped where a client stands still, ended in good order. A client that
+//! dawdles costs a descriptor and little memory, and that for a while only.
+
+use std::future::poll_fn;
+use std::io::{Error, ErrorKind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use rustix::net::{Shutdown, shutdown, sockopt};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{sleep, timeout};
+
+/// Descriptors that connections leave to files and to what libraries open.
+const SPARE_DESCRIPTORS: u64 = 256;
+/// Connections at most, however many descriptors there are.
+const CONNECTIONS_MAX: u64 = 1 << 16;
+/// Connections that the system keeps until they are taken.
+const BACKLOG: i32 = 4096;
+/// How long nothing is taken when the system has nothing to give.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// A connection that is over is read for so long: the system would throw away an answer on its way to who is still sending.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Takes connections and answers them by `router` until `end` is true, then waits until each has its last answer. A client that takes
+/// longer than `patience` over the head of a request, or does not read for so long, is dropped.
+pub async fn serve(listener: TcpListener, router: Router, patience: Duration, mut end: watch::Receiver<bool>) {
+    if let Err(error) = rustix::net::listen(&listener, BACKLOG) {
+        tracing::warn!("the queue of new connections stays short: {error}");
+    }
+    let max = connections_max();
+    let free = Arc::new(Semaphore::new(max as usize));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(patience);
+    loop {
+        let next = async {
+            let place = free.clone().acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        let (place, accepted) = tokio::select! {
+            () = is_true(&mut end) => break,
+            next = next => next,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let (http, router, end) = (http.clone(), router.clone(), end.clone());
+                tokio::spawn(async move {
+                    attend(stream, &http, router, patience, end).await;
+                    drop(place);
+                });
+            }
+            Err(error) => recover(&error).await,
+        }
+    }
+    drop(listener);
+    // Each connection holds one; when all are here, there is none.
+    drop(free.acquire_many(max).await);
+}
+
+/// Answers the requests of a connection.
+async fn attend(
+    stream: TcpStream,
+    http: &http1::Builder,
+    router: Router,
+    patience: Duration,
+    mut end: watch::Receiver<bool>,
+) {
+    if let Err(error) = prepare(&stream, patience) {
+        tracing::debug!("a connection has not all its settings: {error}");
+    }
+    let mut connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut is_ending = false;
+    loop {
+        tokio::select! {
+            done = poll_fn(|context| connection.poll_without_shutdown(context)) => {
+                if done.is_ok() {
+                    linger(connection.into_parts().io.into_inner()).await;
+                }
+                return;
+            }
+            () = is_true(&mut end), if !is_ending => {
+                is_ending = true;
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
+            }
+        }
+    }
+}
+
+/// Tokens go out at once, and the system gives a client up that neither reads nor answers.
+fn prepare(stream: &TcpStream, patience: Duration) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, patience.max(Duration::from_secs(1)))?;
+    sockopt::set_tcp_user_timeout(stream, u32::try_from(patience.as_millis()).unwrap_or(u32::MAX))?;
+    Ok(())
+}
+
+/// Says that nothing more comes, and reads over what is still sent.
+async fn linger(stream: TcpStream) {
+    let _ = shutdown(&stream, Shutdown::Write);
+    let read_over = async {
+        let mut buffer = [0; 16 << 10];
+        while stream.readable().await.is_ok() {
+            match stream.try_read(&mut buffer) {
+                Ok(1..) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Ok(0) | Err(_) => break,
+            }
+        }
+    };
+    let _ = timeout(LINGER, read_over).await;
+}
+
+/// A connection that broke before it was taken is nobody's loss; anything else is a want of the system's, which passes.
+async fn recover(error: &Error) {
+    let is_broken = [ErrorKind::ConnectionAborted, ErrorKind::ConnectionReset, ErrorKind::ConnectionRefused]
+        .contains(&error.kind());
+    if !is_broken {
+        tracing::warn!("a connection cannot be taken: {error}");
+        sleep(ACCEPT_PAUSE).await;
+    }
+}
+
+/// Waits for `true`, or for the sender's end.
+async fn is_true(value: &mut watch::Receiver<bool>) {
+    drop(value.wait_for(|value| *value).await);
+}
+
+/// How many connections there are descriptors for, after the limit was raised to what the system allows.
+fn connections_max() -> u32 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let descriptors = if raised.is_ok() { limit.maximum } else { limit.current };
+    let connections = descriptors.unwrap_or(u64::MAX).saturating_sub(SPARE_DESCRIPTORS);
+    connections.clamp(1, CONNECTIONS_MAX) as u32
+}
