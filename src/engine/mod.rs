@@ -21,7 +21,7 @@ use images::EncodedImages;
 use kv_cache::KvCache;
 use request::{Event, GeneratorError, Opening, Sampled};
 use sampling::likeliest::likeliest;
-use scheduler::{Chunk, schedule};
+use scheduler::{Chunk, Schedule, schedule};
 use sequence::{PromptRole, Sequence};
 
 use crate::model::Model;
@@ -250,27 +250,26 @@ impl Engine {
     /// # Errors
     /// None at present; a backend that can fail reports here.
     pub fn step(&mut self, weights: &Weights) -> Result<Vec<Event>, GeneratorError> {
-        let scheduling = debug_span!("schedule").entered();
-        self.forget_other_version(weights.version);
-        self.share_prompts();
-        let pass = schedule(&mut self.sequences, &mut self.cache, self.limits.prefill_chunk_tokens);
-        drop(scheduling);
-        self.statistics.preemptions += pass.preempted as u64;
-        self.statistics.begun_tokens += pass.begun_tokens as u64;
-        self.statistics.found_tokens += pass.found_tokens as u64;
+        let pass = self.plan(weights.version);
         if pass.chunks.is_empty() {
             return Ok(Vec::new());
         }
         let tokens: usize = pass.chunks.iter().map(|chunk| chunk.tokens.len()).sum();
         let _span = debug_span!("step", sequences = pass.chunks.len(), tokens).entered();
-        self.statistics.computed_tokens += tokens as u64;
         let drawn = self.compute(weights, &pass.chunks);
-        for chunk in &pass.chunks {
-            let sequence = self.sequences.get_mut(&chunk.sequence).expect("scheduled sequences are open");
-            sequence.computed = chunk.tokens.end;
-            sequence.keep_full_pages(self.cache.pool());
-        }
         Ok(self.accept(&pass.chunks, &drawn))
+    }
+
+    /// The first part of a step: what is computed under weights of that version; its pages are there.
+    pub fn plan(&mut self, version: u64) -> Schedule {
+        let _scheduling = debug_span!("schedule").entered();
+        self.forget_other_version(version);
+        self.share_prompts();
+        let pass = schedule(&mut self.sequences, &mut self.cache, self.limits.prefill_chunk_tokens);
+        self.statistics.preemptions += pass.preempted as u64;
+        self.statistics.begun_tokens += pass.begun_tokens as u64;
+        self.statistics.found_tokens += pass.found_tokens as u64;
+        pass
     }
 
     /// Keys, values and images of other weights are void: sequences compute theirs again.
@@ -321,8 +320,8 @@ impl Engine {
         }
     }
 
-    /// Computes the chunks, and draws the next token of those that are whole.
-    fn compute(&mut self, weights: &Weights, chunks: &[Chunk]) -> Vec<Drawn> {
+    /// The second part: computes the chunks, and draws the next token of those that are whole.
+    pub fn compute(&mut self, weights: &Weights, chunks: &[Chunk]) -> Vec<Drawn> {
         let images = self.image_rows(weights, chunks);
         let batch = self.batch(chunks, images.as_ref().map(|(_, places)| places.as_slice()));
         let draws = draws(&self.sequences, chunks);
@@ -397,8 +396,14 @@ impl Engine {
         batch
     }
 
-    /// Gives each drawn token to its sequence.
-    fn accept(&mut self, chunks: &[Chunk], drawn: &[Drawn]) -> Vec<Event> {
+    /// The third part: notes what is computed, and gives each drawn token to its sequence. A simulation has this and the first.
+    pub fn accept(&mut self, chunks: &[Chunk], drawn: &[Drawn]) -> Vec<Event> {
+        for chunk in chunks {
+            self.statistics.computed_tokens += chunk.tokens.len() as u64;
+            let sequence = self.sequences.get_mut(&chunk.sequence).expect("scheduled sequences are open");
+            sequence.computed = chunk.tokens.end;
+            sequence.keep_full_pages(self.cache.pool());
+        }
         let mut events = Vec::with_capacity(drawn.len());
         for (chunk, drawn) in chunks.iter().filter(|chunk| chunk.draws).zip(drawn) {
             let sequence = self.sequences.get_mut(&chunk.sequence).expect("scheduled sequences are open");

@@ -1,0 +1,350 @@
+//! What the scheduler makes of a workload, with the model and without it. The engine is the real one, page counts, prompts in chunks and
+//! preemptions included; where there is no model, a step takes as long as a line through measured steps says, and the tokens that it would
+//! draw are given. A call that takes time takes it on the run's own clock, which steps move on.
+//!
+//!     cargo bench --bench simulation
+//!     cargo bench --bench simulation -- --large [--cost A,B,C,D]
+//!
+//! The first measures one workload with the shipped tiny model, draws the line, and holds what it says of other workloads against
+//! measurements of them. The second simulates 10,000 sequences on one device and on eight; seconds of a step, a token of a prompt, a
+//! sequence that decodes and a key attended to come from the line, or from the command.
+
+#[path = "simulation/cost.rs"]
+mod cost;
+#[path = "simulation/workload.rs"]
+mod workload;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use cost::{Cost, Measured, composition};
+use thyme_engine::checkpoint::init;
+use thyme_engine::cpu::Cpu;
+use thyme_engine::engine::request::{Event, GeneratorError, Opening, Sampling, Stops};
+use thyme_engine::engine::scheduler::Chunk;
+use thyme_engine::engine::{Engine, EngineLimits};
+use thyme_engine::model::Model;
+use thyme_engine::model::config::Config;
+use thyme_engine::model::parameters::Weights;
+use thyme_engine::ops::sample::Drawn;
+use thyme_engine::prompt::Processor;
+use workload::{Script, Turn, Workload, tokens};
+
+/// Ends a turn.
+const STOP: u32 = 3;
+/// A prediction is as good as this.
+const ERROR_MAX: f64 = 0.10;
+/// Devices of the large simulation.
+const DEVICES: u64 = 8;
+
+/// What computes a step.
+enum Machine<'a> {
+    /// The model.
+    Real(&'a Weights),
+    /// Nobody: it takes as long as this.
+    Simulated(Cost),
+}
+
+/// A sequence that is open.
+struct Open {
+    script: Script,
+    turn: usize,
+    /// Tokens drawn in the turn.
+    drawn: usize,
+    /// Tokens in all.
+    position: u64,
+}
+
+/// What a run did.
+#[derive(Default)]
+struct Run {
+    steps: Vec<Measured>,
+    /// The clock at the end.
+    seconds: f64,
+    drawn_tokens: usize,
+    /// Seconds in which a call ran, and of these the ones in which no step did.
+    calls_seconds: f64,
+    idle_seconds: f64,
+    preemptions: u64,
+    /// Sums over steps: sequences in the batch, share of pages held.
+    batched: usize,
+    pages_held: f64,
+}
+
+impl Run {
+    fn throughput(&self) -> f64 {
+        self.drawn_tokens as f64 / self.seconds
+    }
+
+    fn busy_seconds(&self) -> f64 {
+        self.steps.iter().map(|step| step.seconds).sum()
+    }
+}
+
+/// The tiny model's shapes and tokenizer.
+struct Tiny {
+    model: Model,
+    processor: Arc<Processor>,
+}
+
+impl Tiny {
+    fn open() -> Tiny {
+        let dir = Path::new("recipes/tiny");
+        let model = Model::new(Config::open(dir).expect("a config"), Arc::new(Cpu::new()));
+        Tiny { model, processor: Arc::new(Processor::open(dir).expect("a tokenizer")) }
+    }
+
+    fn play(&self, workload: &Workload, machine: &Machine<'_>) -> Run {
+        let limits = EngineLimits { pages: workload.pages, prefill_chunk_tokens: 2048, sequences: workload.in_flight };
+        let mut engine = Engine::new(self.model.clone(), self.processor.clone(), limits);
+        let mut run = Run::default();
+        let mut coming = workload.sequences.clone().map(|number| workload.script(number)).peekable();
+        let mut open: BTreeMap<u64, Open> = BTreeMap::new();
+        // When a call ends, in nanoseconds, and whose it is.
+        let mut calls: BinaryHeap<Reverse<(u64, u64)>> = BinaryHeap::new();
+        loop {
+            while let Some(script) = coming.next_if(|script| admits(&mut engine, script)) {
+                open.insert(script.number, Open { position: script.prompt.len() as u64, script, turn: 0, drawn: 0 });
+            }
+            let now = (run.seconds * 1e9) as u64;
+            while let Some(Reverse((_, number))) = calls.peek().filter(|call| call.0.0 <= now).copied() {
+                calls.pop();
+                observe(&mut engine, open.get_mut(&number).expect("who calls is open"));
+            }
+            let began = Instant::now();
+            let pass = engine.plan(0);
+            if pass.chunks.is_empty() {
+                let Some(Reverse((due, _))) = calls.peek() else { break };
+                let idle = *due as f64 / 1e9 - run.seconds;
+                run.idle_seconds += idle;
+                run.calls_seconds += idle;
+                // Past the moment, whatever a float makes of it.
+                run.seconds += idle + 1e-8;
+                continue;
+            }
+            if let Machine::Real(weights) = machine {
+                engine.compute(weights, &pass.chunks);
+            }
+            let drawn = drawn(&pass.chunks, &mut open);
+            let events = engine.accept(&pass.chunks, &drawn);
+            let composition = composition(&pass.chunks);
+            let seconds = match machine {
+                Machine::Real(_) => began.elapsed().as_secs_f64(),
+                Machine::Simulated(cost) => cost.seconds(&composition).max(0.0),
+            };
+            run.seconds += seconds;
+            run.calls_seconds += if calls.is_empty() { 0.0 } else { seconds };
+            run.drawn_tokens += drawn.len();
+            run.batched += pass.chunks.len();
+            let (free, pages) = engine.pages();
+            run.pages_held += 1.0 - free as f64 / pages as f64;
+            run.steps.push(Measured { composition, seconds });
+            for event in events {
+                let Event::Stopped { sequence, .. } = event else { continue };
+                let own = &open[&sequence];
+                if own.turn + 1 == own.script.turns.len() {
+                    engine.close(sequence);
+                    open.remove(&sequence);
+                } else {
+                    let seconds = own.script.turns[own.turn].call_seconds;
+                    calls.push(Reverse((((run.seconds + seconds) * 1e9) as u64, sequence)));
+                }
+            }
+        }
+        assert!(open.is_empty(), "all sequences end");
+        run.preemptions = engine.statistics().preemptions;
+        run
+    }
+}
+
+/// Opens a sequence if there is room.
+fn admits(engine: &mut Engine, script: &Script) -> bool {
+    let total = script.total_tokens() + 1;
+    let opening = Opening {
+        token_ids: script.prompt.clone(),
+        images: Vec::new(),
+        sequences: vec![script.number],
+        first_counter: None,
+        likeliest: 0,
+        seed: 0,
+        sampling: Sampling::default(),
+        adaptive: None,
+        stops: Stops { strings: Vec::new(), token_ids: vec![STOP], turn_tokens: total, total_tokens: total },
+    };
+    match engine.open(&opening) {
+        Ok(()) => true,
+        Err(GeneratorError::Full) => false,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// A call has ended: what it brought is read, and the next turn begins.
+fn observe(engine: &mut Engine, open: &mut Open) {
+    let Turn { observation_tokens, .. } = open.script.turns[open.turn];
+    let observation = tokens(open.script.number, open.position, observation_tokens);
+    engine.append(open.script.number, &observation, &[]).expect("room for what was planned");
+    open.position += observation_tokens as u64;
+    (open.turn, open.drawn) = (open.turn + 1, 0);
+}
+
+/// The tokens that the scripts have where a model draws.
+fn drawn(chunks: &[Chunk], open: &mut BTreeMap<u64, Open>) -> Vec<Drawn> {
+    let draw = |chunk: &Chunk| {
+        let own = open.get_mut(&chunk.sequence).expect("who is scheduled is open");
+        own.drawn += 1;
+        own.position += 1;
+        let is_last = own.drawn == own.script.turns[own.turn].tokens;
+        let token = if is_last { STOP } else { tokens(chunk.sequence, own.position, 1)[0] };
+        Drawn { token, raw: 0.0, tempered: 0.0, processed: 0.0, kept: 1.0, entropy: 0.0 }
+    };
+    chunks.iter().filter(|chunk| chunk.draws).map(draw).collect()
+}
+
+/// What the line is drawn through: its batches shrink as its sequences end.
+fn calibration() -> Workload {
+    Workload {
+        name: "calibration: 128 in flight",
+        sequences: 0..512,
+        in_flight: 128,
+        pages: 128 * 40,
+        prompt_tokens: 32.0..256.0,
+        turns: 1.0..4.0,
+        turn_tokens: 8.0..96.0,
+        observation_tokens: 8.0..64.0,
+        call_seconds: 0.0..0.0,
+    }
+}
+
+/// What the line has not seen.
+fn others() -> Vec<Workload> {
+    let base = calibration();
+    vec![
+        Workload { name: "32 in flight", in_flight: 32, sequences: 1000..1192, ..base.clone() },
+        Workload { name: "256 in flight", in_flight: 256, pages: 256 * 40, sequences: 2000..2768, ..base.clone() },
+        Workload { name: "128 in flight, a third of the pages", pages: 1000, sequences: 3000..3512, ..base.clone() },
+        Workload {
+            name: "128 in flight, calls of 10 ms to 1 s",
+            call_seconds: 0.01..1.0,
+            sequences: 4000..4512,
+            ..base.clone()
+        },
+        Workload {
+            name: "128 in flight, long prompts, few pages, calls",
+            prompt_tokens: 256.0..1024.0,
+            pages: 3000,
+            call_seconds: 0.01..1.0,
+            sequences: 5000..5256,
+            ..base
+        },
+    ]
+}
+
+/// 10,000 sequences of a rollout with calls of up to five seconds.
+fn large() -> Workload {
+    Workload {
+        name: "large",
+        sequences: 0..10_000,
+        in_flight: 1024,
+        pages: 1024 * 24,
+        prompt_tokens: 64.0..1024.0,
+        turns: 1.0..6.0,
+        turn_tokens: 16.0..256.0,
+        observation_tokens: 8.0..128.0,
+        call_seconds: 0.01..5.0,
+    }
+}
+
+/// Measures, draws the line, and compares.
+fn measure(tiny: &Tiny) -> Cost {
+    let weights = init::random_weights(&tiny.model, 0);
+    // The first run finds caches cold and memory untouched.
+    tiny.play(&Workload { sequences: 9000..9128, ..calibration() }, &Machine::Real(&weights));
+    let measured = tiny.play(&calibration(), &Machine::Real(&weights));
+    let fit = Cost::fit(&measured.steps);
+    let [step, prompt, row, key] = fit.cost.0.map(|seconds| seconds * 1e6);
+    println!(
+        "{} steps, {:.0} tokens/s: a step {step:.1} us + {prompt:.2} a prompt token + {row:.2} a decoding sequence + {key:.5} a key",
+        measured.steps.len(),
+        measured.throughput()
+    );
+    println!(
+        "it misses a step by {:.0} % of the mean, and explains {:.1} %",
+        100.0 * fit.residual,
+        100.0 * fit.explained
+    );
+    println!("{:<48}{:>9}{:>10}{:>8}{:>20}{:>8}", "workload", "measured", "predicted", "error", "preemptions", "batch");
+    let mut worst = 0.0_f64;
+    for workload in others() {
+        let measured = tiny.play(&workload, &Machine::Real(&weights));
+        let simulated = tiny.play(&workload, &Machine::Simulated(fit.cost));
+        let error = simulated.throughput() / measured.throughput() - 1.0;
+        worst = worst.max(error.abs());
+        println!(
+            "{:<48}{:>9.0}{:>10.0}{:>6.1} %{:>20}{:>8.0}",
+            workload.name,
+            measured.throughput(),
+            simulated.throughput(),
+            100.0 * error,
+            format!("{} and {}", measured.preemptions, simulated.preemptions),
+            measured.batched as f64 / measured.steps.len() as f64,
+        );
+    }
+    println!("the worst prediction is {:.1} % off; {:.0} % are allowed", 100.0 * worst, 100.0 * ERROR_MAX);
+    assert!(worst < ERROR_MAX, "a prediction is worse than it may be");
+    fit.cost
+}
+
+/// Simulates the large workload on one device and on several.
+fn simulate(tiny: &Tiny, cost: Cost) {
+    println!("simulated, with seconds of {:?}", cost.0);
+    println!(
+        "{:<12}{:>10}{:>10}{:>12}{:>10}{:>13}{:>10}{:>16}",
+        "devices", "seconds", "tokens", "tokens/s", "batch", "preemptions", "pages", "calls hidden"
+    );
+    for devices in [1, DEVICES] {
+        // Each device has its share of the sequences from the start.
+        let share = |device: u64| {
+            let Workload { sequences, .. } = large();
+            let each = sequences.end / devices;
+            Workload { sequences: device * each..(device + 1) * each, ..large() }
+        };
+        let runs: Vec<Run> = (0..devices).map(|device| tiny.play(&share(device), &Machine::Simulated(cost))).collect();
+        let total = |value: &dyn Fn(&Run) -> f64| runs.iter().map(value).sum::<f64>();
+        let seconds = runs.iter().map(|run| run.seconds).fold(0.0, f64::max);
+        let steps = total(&|run| run.steps.len() as f64);
+        let drawn = total(&|run| run.drawn_tokens as f64);
+        println!(
+            "{:<12}{:>10.1}{:>10}{:>12.0}{:>10.0}{:>13}{:>8.0} %{:>14.1} %",
+            devices,
+            seconds,
+            drawn,
+            drawn / seconds,
+            total(&|run| run.batched as f64) / steps,
+            total(&|run| run.preemptions as f64),
+            100.0 * total(&|run| run.pages_held) / steps,
+            100.0 * (1.0 - total(&|run| run.idle_seconds) / total(&|run| run.calls_seconds)),
+        );
+        let busy = total(&|run| run.busy_seconds()) / (devices as f64 * seconds);
+        println!("{:<12}a device computes for {:.1} % of the time", "", 100.0 * busy);
+    }
+}
+
+/// Four numbers behind `--cost`.
+fn given_cost(arguments: &[String]) -> Option<Cost> {
+    let place = arguments.iter().position(|argument| argument == "--cost")?;
+    let numbers: Vec<f64> = arguments[place + 1].split(',').map(|number| number.parse().expect("a number")).collect();
+    Some(Cost(numbers.try_into().expect("four numbers: of a step, a prompt token, a decoding sequence, a key")))
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let tiny = Tiny::open();
+    // As the commands do it: parallel work is shared from where it stands.
+    let cost = given_cost(&arguments).unwrap_or_else(|| rayon::scope(|_| measure(&tiny)));
+    if arguments.iter().any(|argument| argument == "--large") {
+        simulate(&tiny, cost);
+    }
+}
