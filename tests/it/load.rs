@@ -390,7 +390,7 @@ fn percentile(sorted: &[Duration], share: f64) -> f64 {
 fn run(load: &Load) {
     let [queue, client_timeout] = [load.queue as u64, load.client_timeout].map(|number| number.to_string());
     let mut server =
-        Server::start(&["--max-num-seqs", "64", "--max-queued-requests", &queue, "--client-timeout", CLIENT_TIMEOUT]);
+        Server::start(&["--max-num-seqs", "64", "--max-queued-requests", &queue, "--client-timeout", &client_timeout]);
     let pid = server.pid();
     let world = Arc::new(World::new(&server));
     let (descriptors_before, memory_before) = (descriptors(pid), resident_bytes(pid));
