@@ -97,7 +97,7 @@ pub fn roll_out(
         }
         for event in engine.step(weights).expect("the engine works") {
             match event {
-                Event::Token { sequence, token } => open.get_mut(&sequence).expect("it is open").push(token.id),
+                Event::Token { sequence, token, .. } => open.get_mut(&sequence).expect("it is open").push(token.id),
                 Event::Stopped { sequence, reason: StopReason::Token(_) }
                     if engine.append(sequence, &[0], &[]).is_ok() =>
                 {

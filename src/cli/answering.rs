@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use super::loaded::Loaded;
 use super::sampling::SamplingArguments;
 use crate::engine::kv_cache::KvCache;
+use crate::engine::speculation::Speculation;
 use crate::engine::{Engine, EngineLimits};
 use crate::ops::attention::PAGE_TOKENS;
 use crate::prompt::Processor;
@@ -46,13 +47,15 @@ impl EnvironmentName {
     }
 }
 
-/// How much may run together.
+/// How much may run together, and how.
 #[derive(Clone, Copy, Debug)]
 pub struct Room {
     /// Sequences decoded together.
     pub sequences: usize,
     /// Bytes of keys and values, unless one group alone needs more.
     pub cache_bytes: usize,
+    /// Whether drafts are made.
+    pub speculation: Speculation,
 }
 
 /// The model, what it may do, and how it draws.
@@ -104,7 +107,8 @@ impl Answering {
         watch: &mut dyn FnMut(Update<'_>) -> ControlFlow<()>,
     ) -> anyhow::Result<()> {
         let limits = self.engine_limits(prompts, room);
-        let mut engine = Engine::new(self.loaded.model.clone(), self.processor.clone(), limits);
+        let engine = Engine::new(self.loaded.model.clone(), self.processor.clone(), limits);
+        let mut engine = engine.with_speculation(room.speculation);
         let mut generator = EngineGenerator { engine: &mut engine, weights: &self.loaded.weights };
         let settings = RolloutSettings { first_task: first, ..self.settings.clone() };
         run_watched(&mut generator, &self.processor, &*self.environment, tasks, &settings, watch)?;

@@ -138,7 +138,11 @@ impl BatchArguments {
         let added = if answering.has_tools { OWN_WORDS_TOKENS } else { 0 };
         let prompt = |request| answering.loaded.prompt_tokens_max(request, requests.folder()) + added;
         let prompts: Vec<usize> = requests.list[first..].par_iter().map(prompt).collect();
-        let room = Room { sequences: usize::from(self.serving.max_num_seqs), cache_bytes: self.serving.cache_bytes()? };
+        let room = Room {
+            sequences: usize::from(self.serving.max_num_seqs),
+            cache_bytes: self.serving.cache_bytes()?,
+            speculation: self.serving.speculation,
+        };
         answering.roll_out(&tasks, first, &prompts, room, &mut watch)?;
         failed?;
         written.finish();

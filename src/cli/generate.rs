@@ -11,6 +11,7 @@ use super::device::Device;
 use super::lines::print;
 use super::loaded::Loaded;
 use super::sampling::SamplingArguments;
+use crate::engine::speculation::Speculation;
 use crate::prompt::{ImageSource, Message, Part};
 use crate::rollout::Update;
 use crate::rollout::environment::Task;
@@ -50,6 +51,9 @@ pub struct GenerateArguments {
     environment: Option<EnvironmentName>,
     #[command(flatten)]
     sampling: SamplingArguments,
+    /// Whether to draft what comes next from what was said before, and check several tokens in a step; it changes no token.
+    #[arg(long, value_enum, value_name = "MODE", default_value_t)]
+    speculation: Speculation,
     /// Where to compute.
     #[arg(long, value_enum, default_value_t)]
     device: Device,
@@ -88,7 +92,7 @@ impl GenerateArguments {
         };
         // The environment makes the prompt; it may take the whole context.
         let context = answering.loaded.model.config.context_tokens;
-        let room = Room { sequences: 1, cache_bytes: CACHE_BYTES };
+        let room = Room { sequences: 1, cache_bytes: CACHE_BYTES, speculation: self.speculation };
         answering.roll_out(&std::slice::from_ref(&task), 0, &[context], room, &mut watch)?;
         said?;
         print("\n")?;

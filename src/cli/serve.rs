@@ -19,6 +19,7 @@ use crate::checkpoint::{folder, processor, weights};
 use crate::engine::EngineLimits;
 use crate::engine::kv_cache::KvCache;
 use crate::engine::request::Sampling;
+use crate::engine::speculation::Speculation;
 use crate::model::Model;
 use crate::model::config::Config;
 use crate::ops::Backend;
@@ -113,6 +114,9 @@ pub struct ServingArguments {
     /// Which log-probabilities are told: at temperature 1, or under the distribution drawn from.
     #[arg(long, value_enum, value_name = "MODE", default_value_t)]
     logprobs_mode: LogprobsMode,
+    /// Whether to draft what comes next from what was said before, and check several tokens in a step; it changes no token.
+    #[arg(long, value_enum, value_name = "MODE", default_value_t)]
+    pub speculation: Speculation,
     /// Where to compute.
     #[arg(long, value_enum, default_value_t)]
     pub device: Device,
@@ -178,6 +182,7 @@ impl ServingArguments {
             model,
             weights,
             limits,
+            speculation: self.speculation,
             prompts: Prompts {
                 processor: Arc::new(processor),
                 config,
@@ -259,7 +264,7 @@ impl ServingArguments {
         let free = free.context("this machine does not say how much memory is free; use --kv-cache-memory-bytes")?;
         let (memory, element_bytes) = ((free as f64 * share) as u64, self.device.activation_bytes());
         let limits = self.limits(config, usize::MAX);
-        let pages = pages_beside_weights(config, limits, max_pixels, element_bytes, memory);
+        let pages = pages_beside_weights(config, limits, self.speculation, max_pixels, element_bytes, memory);
         let longest = config.context_tokens.div_ceil(PAGE_TOKENS);
         let pages = pages.filter(|pages| *pages >= longest).with_context(|| {
             format!(

@@ -172,6 +172,14 @@ impl PagePool {
         table.kept += 1;
     }
 
+    /// Takes the pages behind a table's first `pages` back, which are not kept.
+    pub fn cut(&mut self, table: &mut PageTable, pages: usize) {
+        assert!(table.kept <= pages, "pages that are kept are full");
+        for page in table.pages.split_off(pages.min(table.pages.len())) {
+            self.give_back(page);
+        }
+    }
+
     /// Takes all pages of a table back; what is in those that are kept can be found again.
     pub fn release(&mut self, table: &mut PageTable) {
         if table.kept > 0 {
@@ -254,6 +262,14 @@ impl KvCache {
             let copies = &mut self.copies;
             self.pages.make_writable(table, position, |shared, own| copies.push((shared, own)));
         }
+    }
+
+    /// Makes as many of the `tokens` behind a table's first `from`, which are writable, writable as pages are left for; how many these are.
+    pub fn make_spare_writable(&mut self, table: &mut PageTable, from: usize, tokens: usize) -> usize {
+        let room = (table.pages.len() + self.pages.available()) * PAGE_TOKENS - from;
+        let tokens = tokens.min(room);
+        self.make_writable(table, from, from + tokens);
+        tokens
     }
 
     /// The layers' pages, outstanding copies made.

@@ -9,10 +9,13 @@ pub mod request;
 pub mod sampling;
 pub mod scheduler;
 pub mod sequence;
+pub mod speculation;
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tracing::debug_span;
 
@@ -20,9 +23,11 @@ use decode::Decoder;
 use images::EncodedImages;
 use kv_cache::KvCache;
 use request::{Event, GeneratorError, Opening, Sampled};
+use sampling::Sampler;
 use sampling::likeliest::likeliest;
 use scheduler::{Chunk, Schedule, schedule};
 use sequence::{PromptRole, Sequence};
+use speculation::{DRAFT_TOKENS_MAX, Speculation, Speculator};
 
 use crate::model::Model;
 use crate::model::batch::{Batch, BatchPages};
@@ -56,8 +61,14 @@ struct Group {
 pub struct Statistics {
     /// Times that a sequence gave its pages up to another.
     pub preemptions: u64,
-    /// Tokens that went through the model.
+    /// Tokens that went through the model, drafted ones among them.
     pub computed_tokens: u64,
+    /// Drafts that were checked.
+    pub drafts: u64,
+    /// Tokens that they had.
+    pub drafted_tokens: u64,
+    /// Of these, tokens that were drawn in their places, and saved a step each.
+    pub accepted_tokens: u64,
     /// Tokens of the sequences that began, or began anew.
     pub begun_tokens: u64,
     /// Of these, tokens whose keys and values were found.
@@ -74,6 +85,9 @@ impl Statistics {
         Statistics {
             preemptions: self.preemptions - earlier.preemptions,
             computed_tokens: self.computed_tokens - earlier.computed_tokens,
+            drafts: self.drafts - earlier.drafts,
+            drafted_tokens: self.drafted_tokens - earlier.drafted_tokens,
+            accepted_tokens: self.accepted_tokens - earlier.accepted_tokens,
             begun_tokens: self.begun_tokens - earlier.begun_tokens,
             found_tokens: self.found_tokens - earlier.found_tokens,
             encoded_images: self.encoded_images - earlier.encoded_images,
@@ -97,8 +111,7 @@ pub struct Engine {
     opened: u64,
     statistics: Statistics,
     images: EncodedImages,
-    /// What [`Engine::likeliest`] tells.
-    likeliest: BTreeMap<u64, Vec<(u32, f32)>>,
+    speculator: Speculator,
     /// Version of the weights that filled the pages.
     version: u64,
 }
@@ -118,9 +131,14 @@ impl Engine {
             opened: 0,
             statistics: Statistics::default(),
             images: EncodedImages::default(),
-            likeliest: BTreeMap::new(),
+            speculator: Speculator::default(),
             version: 0,
         }
+    }
+
+    /// The engine with drafts made as `speculation` says. What it draws does not depend on it, to the bit.
+    pub fn with_speculation(self, speculation: Speculation) -> Engine {
+        Engine { speculator: Speculator::new(speculation), ..self }
     }
 
     /// The vision tower's units of an image that was encoded with the present weights.
@@ -160,12 +178,6 @@ impl Engine {
     pub fn statistics(&self) -> Statistics {
         let [encoded_images, found_images] = self.images.counts();
         Statistics { encoded_images, found_images, ..self.statistics }
-    }
-
-    /// The likeliest tokens in the place of the token that a sequence drew in the last step, with their log-probabilities at temperature 1,
-    /// as many as its opening asked for.
-    pub fn likeliest(&self, sequence: u64) -> &[(u32, f32)] {
-        self.likeliest.get(&sequence).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// Opens a group of sequences on one prompt, which is computed once. They begin when there are pages for them.
@@ -245,7 +257,7 @@ impl Engine {
         }
     }
 
-    /// Advances every running sequence: schedule, forward, sample, accept.
+    /// Advances every running sequence: schedule, draft, forward, sample, accept.
     ///
     /// # Errors
     /// None at present; a backend that can fail reports here.
@@ -254,10 +266,15 @@ impl Engine {
         if pass.chunks.is_empty() {
             return Ok(Vec::new());
         }
-        let tokens: usize = pass.chunks.iter().map(|chunk| chunk.tokens.len()).sum();
+        let tokens: usize = pass.chunks.iter().map(Chunk::computed).sum();
         let _span = debug_span!("step", sequences = pass.chunks.len(), tokens).entered();
+        let (began, [encoded, _]) = (Instant::now(), self.images.counts());
         let drawn = self.compute(weights, &pass.chunks);
-        Ok(self.accept(&pass.chunks, &drawn))
+        // What a row costs shows where most are drawn from, and no picture is encoded beside them.
+        if tokens <= 2 * drawn.len() && self.images.counts()[0] == encoded {
+            self.speculator.time(tokens, began.elapsed());
+        }
+        Ok(self.accept(&pass.chunks, drawn))
     }
 
     /// The first part of a step: what is computed under weights of that version; its pages are there.
@@ -265,11 +282,33 @@ impl Engine {
         let _scheduling = debug_span!("schedule").entered();
         self.forget_other_version(version);
         self.share_prompts();
-        let pass = schedule(&mut self.sequences, &mut self.cache, self.limits.prefill_chunk_tokens);
+        let mut pass = schedule(&mut self.sequences, &mut self.cache, self.limits.prefill_chunk_tokens);
+        self.add_drafts(&mut pass);
         self.statistics.preemptions += pass.preempted as u64;
         self.statistics.begun_tokens += pass.begun_tokens as u64;
         self.statistics.found_tokens += pass.found_tokens as u64;
         pass
+    }
+
+    /// Lets sequences that decode check a draft besides, as far as it repays and pages and tokens are spare: nobody else has to wait for it.
+    fn add_drafts(&mut self, pass: &mut Schedule) {
+        if !self.speculator.is_on() {
+            return;
+        }
+        let decoding = pass.chunks.iter().filter(|chunk| chunk.is_decoding()).count();
+        let rows = pass.chunks.iter().map(Chunk::computed).sum();
+        let mut spare = pass.spare_tokens.min(self.speculator.rows_max(rows));
+        let tokenizer = self.processor.tokenizer();
+        for chunk in pass.chunks.iter_mut().filter(|chunk| chunk.is_decoding()) {
+            let sequence = self.sequences.get_mut(&chunk.sequence).expect("scheduled sequences are open");
+            sequence.guess(DRAFT_TOKENS_MAX, &self.model.config, |id| tokenizer.is_special(id));
+            let wanted = self.speculator.worthwhile(&sequence.drafter, decoding).min(spare);
+            let tokens = self.cache.make_spare_writable(&mut sequence.table, chunk.tokens.end, wanted);
+            chunk.draft = sequence.drafter.guess().tokens()[..tokens].to_vec();
+            spare -= tokens;
+            self.statistics.drafts += u64::from(tokens > 0);
+            self.statistics.drafted_tokens += tokens as u64;
+        }
     }
 
     /// Keys, values and images of other weights are void: sequences compute theirs again.
@@ -320,26 +359,25 @@ impl Engine {
         }
     }
 
-    /// The second part: computes the chunks, and draws the next token of those that are whole.
-    pub fn compute(&mut self, weights: &Weights, chunks: &[Chunk]) -> Vec<Drawn> {
+    /// The second part: computes the chunks, and draws the next token of those that are whole, and one behind each drafted token.
+    pub fn compute(&mut self, weights: &Weights, chunks: &[Chunk]) -> Vec<Row> {
         let images = self.image_rows(weights, chunks);
         let batch = self.batch(chunks, images.as_ref().map(|(_, places)| places.as_slice()));
-        let draws = draws(&self.sequences, chunks);
-        let is_decoding = images.is_none() && chunks.iter().all(|chunk| chunk.draws && chunk.tokens.len() == 1);
-        if is_decoding && let Some(logits) = self.decoder.forward(&self.model, weights, &batch, &mut self.cache) {
-            let drawn = self.model.backend.sample(logits, &draws);
-            self.likeliest = likeliest_of(&*self.model.backend, logits, &self.sequences, chunks);
-            return drawn;
+        let samplers = samplers(&self.sequences, &self.processor, chunks);
+        let draws: Vec<Draw<'_>> = samplers.iter().map(|(sampler, position)| sampler.draw(*position)).collect();
+        let asked = likeliest_asked(&self.sequences, chunks);
+        let backend = &*self.model.backend;
+        let is_plain = images.is_none() && chunks.iter().all(|chunk| chunk.is_decoding() && chunk.draft.is_empty());
+        if is_plain && let Some(logits) = self.decoder.forward(&self.model, weights, &batch, &mut self.cache) {
+            return rows(backend.sample(logits, &draws), likeliest_of(backend, logits, &asked));
         }
-        let rows = images.as_ref().map(|(rows, _)| rows);
-        let hidden = self.model.forward_paged(weights, &batch, rows, self.cache.layers_mut(&self.model));
+        let image_rows = images.as_ref().map(|(rows, _)| rows);
+        let hidden = self.model.forward_paged(weights, &batch, image_rows, self.cache.layers_mut(&self.model));
         if draws.is_empty() {
             return Vec::new();
         }
         let logits = self.model.logits(weights, &hidden);
-        let drawn = self.model.backend.sample(&logits, &draws);
-        self.likeliest = likeliest_of(&*self.model.backend, &logits, &self.sequences, chunks);
-        drawn
+        rows(backend.sample(&logits, &draws), likeliest_of(backend, &logits, &asked))
     }
 
     /// The language model's rows for the images that the chunks touch, and where each image's rows begin: `(sequence, first
@@ -377,79 +415,117 @@ impl Engine {
         let mut pages = BatchPages::default();
         for chunk in chunks {
             let sequence = &self.sequences[&chunk.sequence];
-            batch.ids.extend(&sequence.ids[chunk.tokens.clone()]);
+            let end = chunk.tokens.end + chunk.draft.len();
+            batch.ids.extend(sequence.ids[chunk.tokens.clone()].iter().chain(&chunk.draft));
             batch.positions.extend(&sequence.positions[chunk.tokens.clone()]);
+            batch.positions.extend(sequence.positions_ahead(&chunk.draft));
             batch.bounds.push(batch.ids.len());
-            pages.slots.extend(chunk.tokens.clone().map(|position| sequence.table.slot(position)));
+            pages.slots.extend((chunk.tokens.start..end).map(|position| sequence.table.slot(position)));
             pages.tables.push(sequence.table.pages().to_vec());
-            pages.lengths.push(chunk.tokens.end);
+            pages.lengths.push(end);
             if let Some(images) = images {
                 let own = images.iter().filter(|place| place.sequence == chunk.sequence);
                 batch.image_index.extend(image_index(chunk, own));
             }
-            if chunk.draws {
-                let last = batch.ids.len() - 1;
-                batch.rows.get_or_insert_default().push(last);
-            }
+            batch.rows.get_or_insert_default().extend(batch.ids.len() - chunk.drawn()..batch.ids.len());
         }
         batch.pages = Some(pages);
         batch
     }
 
-    /// The third part: notes what is computed, and gives each drawn token to its sequence. A simulation has this and the first.
-    pub fn accept(&mut self, chunks: &[Chunk], drawn: &[Drawn]) -> Vec<Event> {
-        for chunk in chunks {
-            self.statistics.computed_tokens += chunk.tokens.len() as u64;
-            let sequence = self.sequences.get_mut(&chunk.sequence).expect("scheduled sequences are open");
-            sequence.computed = chunk.tokens.end;
-            sequence.keep_full_pages(self.cache.pool());
-        }
+    /// The third part: notes what is computed, and gives each sequence the tokens drawn for it: the first, and as long as a drafted token is
+    /// the one that was drawn, the one behind it. A simulation has this part and the first.
+    pub fn accept(&mut self, chunks: &[Chunk], drawn: Vec<Row>) -> Vec<Event> {
         let mut events = Vec::with_capacity(drawn.len());
-        for (chunk, drawn) in chunks.iter().filter(|chunk| chunk.draws).zip(drawn) {
+        let mut drawn = drawn.into_iter();
+        for chunk in chunks {
             let sequence = self.sequences.get_mut(&chunk.sequence).expect("scheduled sequences are open");
-            let token = Sampled {
-                id: drawn.token,
-                raw: drawn.raw,
-                tempered: drawn.tempered,
-                temperature: sequence.sampler.temperature(),
-                processed: drawn.processed,
-                kept: drawn.kept,
-                entropy: drawn.entropy,
-            };
-            let tokenizer = self.processor.tokenizer();
-            let bytes = if tokenizer.is_special(token.id) { &[] } else { tokenizer.token_bytes(token.id) };
-            let reason = sequence.accept(token, bytes, &self.model.config);
-            events.push(Event::Token { sequence: chunk.sequence, token });
-            events.extend(reason.map(|reason| Event::Stopped { sequence: chunk.sequence, reason }));
+            self.statistics.computed_tokens += chunk.computed() as u64;
+            let mut draft = chunk.draft.iter();
+            let mut computed = chunk.tokens.end;
+            for Row { drawn, likeliest } in drawn.by_ref().take(chunk.drawn()).collect::<Vec<_>>() {
+                let token = Sampled {
+                    id: drawn.token,
+                    raw: drawn.raw,
+                    tempered: drawn.tempered,
+                    temperature: sequence.sampler.temperature(),
+                    processed: drawn.processed,
+                    kept: drawn.kept,
+                    entropy: drawn.entropy,
+                };
+                let reason = sequence.accept(token, own_bytes(&self.processor, token.id), &self.model.config);
+                if let Some(outcome) = sequence.drafter.hear(token.id) {
+                    self.speculator.hear(outcome);
+                }
+                events.push(Event::Token { sequence: chunk.sequence, token, likeliest });
+                events.extend(reason.map(|reason| Event::Stopped { sequence: chunk.sequence, reason }));
+                if reason.is_some() || draft.next() != Some(&token.id) {
+                    break;
+                }
+                computed += 1;
+            }
+            self.statistics.accepted_tokens += (computed - chunk.tokens.end) as u64;
+            sequence.settle(computed, self.cache.pool());
         }
         events
     }
 }
 
-/// How the next token of each chunk that has one is drawn.
-fn draws<'a>(sequences: &'a BTreeMap<u64, Sequence>, chunks: &[Chunk]) -> Vec<Draw<'a>> {
-    let drawing = chunks.iter().filter(|chunk| chunk.draws).map(|chunk| &sequences[&chunk.sequence]);
-    drawing.map(|sequence| sequence.sampler.draw(sequence.ids.len())).collect()
+/// What was drawn from a row.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// The token and its numbers.
+    pub drawn: Drawn,
+    /// The likeliest tokens in its place, as many as its opening asked for.
+    pub likeliest: Vec<(u32, f32)>,
 }
 
-/// The likeliest tokens for each sequence that draws and asks for them. Nobody else's steps bring logits to the host.
-fn likeliest_of(
-    backend: &dyn Backend,
-    logits: &Tensor,
-    sequences: &BTreeMap<u64, Sequence>,
+fn rows(drawn: Vec<Drawn>, likeliest: Vec<Vec<(u32, f32)>>) -> Vec<Row> {
+    drawn.into_iter().zip(likeliest).map(|(drawn, likeliest)| Row { drawn, likeliest }).collect()
+}
+
+/// What a token that the model drew adds to its text.
+fn own_bytes(processor: &Processor, id: u32) -> &[u8] {
+    let tokenizer = processor.tokenizer();
+    if tokenizer.is_special(id) { &[] } else { tokenizer.token_bytes(id) }
+}
+
+/// How each row's token is drawn, and its position in its sequence: the next token as the sequence is, the one behind a drafted token as if
+/// that had been drawn.
+fn samplers<'a>(
+    sequences: &'a BTreeMap<u64, Sequence>,
+    processor: &Processor,
     chunks: &[Chunk],
-) -> BTreeMap<u64, Vec<(u32, f32)>> {
-    let drawing = chunks.iter().filter(|chunk| chunk.draws).map(|chunk| chunk.sequence).enumerate();
-    let asking: Vec<(usize, u64)> = drawing.filter(|(_, sequence)| sequences[sequence].likeliest > 0).collect();
-    if asking.is_empty() {
-        return BTreeMap::new();
+) -> Vec<(Cow<'a, Sampler>, usize)> {
+    let mut samplers = Vec::new();
+    for chunk in chunks.iter().filter(|chunk| chunk.draws) {
+        let sequence = &sequences[&chunk.sequence];
+        let mut next = Cow::Borrowed(&sequence.sampler);
+        for (position, &id) in (sequence.ids.len()..).zip(&chunk.draft) {
+            let mut behind = Sampler::clone(&next);
+            behind.see(&[id]);
+            behind.read_own(own_bytes(processor, id));
+            samplers.push((std::mem::replace(&mut next, Cow::Owned(behind)), position));
+        }
+        samplers.push((next, sequence.ids.len() + chunk.draft.len()));
     }
-    let (values, vocab) = (backend.to_f32(logits), logits.cols());
-    let of_row = |(row, sequence): (usize, u64)| {
-        let z = &values[row * vocab..(row + 1) * vocab];
-        (sequence, likeliest(z, sequences[&sequence].likeliest))
-    };
-    asking.into_iter().map(of_row).collect()
+    samplers
+}
+
+/// How many of the likeliest tokens are to be told for each row.
+fn likeliest_asked(sequences: &BTreeMap<u64, Sequence>, chunks: &[Chunk]) -> Vec<usize> {
+    let asked = |chunk: &Chunk| std::iter::repeat_n(sequences[&chunk.sequence].likeliest, chunk.drawn());
+    chunks.iter().flat_map(asked).collect()
+}
+
+/// So many of the likeliest tokens of each row. Steps in which nobody asks bring no logits to the host.
+fn likeliest_of(backend: &dyn Backend, logits: &Tensor, asked: &[usize]) -> Vec<Vec<(u32, f32)>> {
+    if asked.iter().all(|&count| count == 0) {
+        return vec![Vec::new(); asked.len()];
+    }
+    let values = backend.to_f32(logits);
+    let row = |(z, &count): (&[f32], &usize)| if count == 0 { Vec::new() } else { likeliest(z, count) };
+    values.chunks_exact(logits.cols()).zip(asked).map(row).collect()
 }
 
 /// Where an image's rows stand in the step's rows.
@@ -463,7 +539,7 @@ struct ImagePlace {
 
 /// For each token of a chunk its image row, or -1.
 fn image_index<'a>(chunk: &Chunk, images: impl Iterator<Item = &'a ImagePlace>) -> Vec<i32> {
-    let mut index = vec![-1; chunk.tokens.len()];
+    let mut index = vec![-1; chunk.computed()];
     for place in images {
         let from = place.start.max(chunk.tokens.start);
         let to = (place.start + place.tokens).min(chunk.tokens.end);

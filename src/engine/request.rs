@@ -74,7 +74,7 @@ pub struct Opening {
     pub sequences: Vec<u64>,
     /// What the lowest of these numbers is in the counter of the random draws, where it is not itself; the others count on from it.
     pub first_counter: Option<u64>,
-    /// How many of the likeliest tokens are told beside each drawn one, by `Engine::likeliest`.
+    /// How many of the likeliest tokens are told beside each drawn one.
     pub likeliest: usize,
     /// Seed of the random draws.
     pub seed: u64,
@@ -115,7 +115,7 @@ pub enum StopReason {
 }
 
 /// What a step brought.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// A token was drawn.
     Token {
@@ -123,6 +123,8 @@ pub enum Event {
         sequence: u64,
         /// The token.
         token: Sampled,
+        /// The likeliest tokens in its place with their log-probabilities at temperature 1, as many as the opening asked for.
+        likeliest: Vec<(u32, f32)>,
     },
     /// A sequence stopped, after its last token.
     Stopped {

@@ -16,6 +16,25 @@ pub struct Chunk {
     pub tokens: Range<usize>,
     /// Whether the sequence's last token is among them, so that the next is drawn.
     pub draws: bool,
+    /// Tokens that may come behind it, computed with it so that those behind them are drawn too.
+    pub draft: Vec<u32>,
+}
+
+impl Chunk {
+    /// Whether it is nothing but a sequence's last token, perhaps with a draft.
+    pub fn is_decoding(&self) -> bool {
+        self.draws && self.tokens.len() == 1
+    }
+
+    /// Tokens that it computes.
+    pub fn computed(&self) -> usize {
+        self.tokens.len() + self.draft.len()
+    }
+
+    /// Tokens that are drawn from it.
+    pub fn drawn(&self) -> usize {
+        if self.draws { 1 + self.draft.len() } else { 0 }
+    }
 }
 
 /// Open sequences by number.
@@ -71,8 +90,10 @@ pub fn schedule(sequences: &mut Sequences, cache: &mut KvCache, prefill_tokens: 
         }
         budget -= if tokens.len() > 1 { tokens.len() } else { 0 };
         cache.make_writable(&mut sequence.table, tokens.start, tokens.end);
-        schedule.chunks.push(Chunk { sequence: number, draws: tokens.end == sequence.ids.len(), tokens });
+        let draws = tokens.end == sequence.ids.len();
+        schedule.chunks.push(Chunk { sequence: number, tokens, draws, draft: Vec::new() });
     }
+    schedule.spare_tokens = budget;
     schedule
 }
 
@@ -81,6 +102,8 @@ pub fn schedule(sequences: &mut Sequences, cache: &mut KvCache, prefill_tokens: 
 pub struct Schedule {
     /// What is computed now, the earliest opened sequence first.
     pub chunks: Vec<Chunk>,
+    /// Prompt and observation tokens that there would have been room for besides.
+    pub spare_tokens: usize,
     /// Sequences that lost their pages.
     pub preempted: usize,
     /// Tokens of the sequences that began.

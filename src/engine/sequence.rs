@@ -8,6 +8,7 @@ use super::request::{Opening, Sampled, StopReason, Stops};
 use super::sampling::Sampler;
 use super::sampling::adaptive_temperature::AdaptiveState;
 use super::sampling::stop::StopMatcher;
+use super::speculation::drafter::Drafter;
 use crate::model::config::Config;
 use crate::ops::attention::PAGE_TOKENS;
 use crate::prompt::positions::PositionError;
@@ -35,6 +36,7 @@ pub struct Sequence {
     /// How many of the likeliest tokens are told beside each drawn one.
     pub likeliest: usize,
     pub(super) sampler: Sampler,
+    pub(super) drafter: Drafter,
     cursor: PositionCursor,
     matcher: StopMatcher,
     stops: Stops,
@@ -85,6 +87,7 @@ impl Sequence {
             opened,
             likeliest: opening.likeliest,
             sampler: Sampler::new(&opening.sampling, adaptive, opening.seed, counter, config.vocab),
+            drafter: Drafter::default(),
             cursor: PositionCursor::new(config.vision.merge, config.image_pad),
             matcher: StopMatcher::default(),
             stops: opening.stops.clone(),
@@ -101,6 +104,7 @@ impl Sequence {
         self.extend(ids, images, config)?;
         self.sampler.interrupt();
         self.matcher.clear();
+        self.drafter.forget_guess();
         self.turn_tokens = 0;
         self.is_running = true;
         Ok(())
@@ -161,6 +165,29 @@ impl Sequence {
         reason
     }
 
+    /// Guesses what is drawn next: text of no meaning to the engine, and so much that the model can still draw one behind it.
+    pub fn guess(&mut self, tokens_max: usize, config: &Config, is_special: impl Fn(u32) -> bool) {
+        let turn = self.stops.turn_tokens.saturating_sub(self.turn_tokens);
+        let total = self.stops.total_tokens.saturating_sub(self.completion_tokens());
+        let context = config.context_tokens.saturating_sub(self.ids.len());
+        let room = turn.min(total).min(context).saturating_sub(1);
+        let may_draft = |id| !is_special(id) && !self.stops.token_ids.contains(&id);
+        self.drafter.look(&self.ids, tokens_max.min(room), config.image_pad, may_draft);
+    }
+
+    /// The positions of drafted tokens.
+    pub fn positions_ahead(&self, draft: &[u32]) -> Vec<[u32; 3]> {
+        self.cursor.clone().extend(draft).expect("drafted tokens are text")
+    }
+
+    /// Its first `computed` tokens have keys and values; what was computed behind them for nothing is given back, and full pages can be
+    /// found by others.
+    pub fn settle(&mut self, computed: usize, pool: &mut PagePool) {
+        self.computed = computed;
+        pool.cut(&mut self.table, computed.div_ceil(PAGE_TOKENS));
+        self.keep_full_pages(pool);
+    }
+
     /// Tokens that the next forward could compute.
     pub fn to_compute(&self) -> usize {
         let end = match self.prompt_role {
@@ -184,7 +211,7 @@ impl Sequence {
     }
 
     /// Lets others find the pages that are full.
-    pub fn keep_full_pages(&mut self, pool: &mut PagePool) {
+    fn keep_full_pages(&mut self, pool: &mut PagePool) {
         let mut table = std::mem::take(&mut self.table);
         while (table.kept() + 1) * PAGE_TOKENS <= self.computed {
             let block = self.block(table.kept());

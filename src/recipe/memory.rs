@@ -8,6 +8,7 @@ use super::plan::{Plan, PlanError};
 use crate::engine::EngineLimits;
 use crate::engine::decode::{RECORDINGS_MAX, padded_sequences};
 use crate::engine::kv_cache::KvCache;
+use crate::engine::speculation::{DRAFT_TOKENS_MAX, Speculation};
 use crate::model::config::{Config, Family};
 use crate::model::parameters::{Layout, Part, Spec};
 use crate::ops::adamw::MOMENT_BLOCK;
@@ -104,7 +105,7 @@ impl MemoryPlan {
                 "lower `environment.max_total_tokens` or `grpo.prompts_per_step`, or set `engine.kv_cache_bytes`",
             );
             let sequences = recipe.grpo.prompts_per_step * recipe.grpo.num_generations;
-            let step = step(config, limits, sequences, max_pixels, activation_bytes);
+            let step = step(config, limits, recipe.engine.speculation, sequences, max_pixels, activation_bytes);
             add(Phase::Rollout, "activations of a step", step, "lower `engine.prefill_chunk_tokens`");
         }
         add(Phase::Update, "gradients (fp32)", 4 * trained, freeze);
@@ -274,20 +275,29 @@ fn activations(plan: &Plan, max_pixels: u64, activation_bytes: usize) -> u128 {
 pub fn pages_beside_weights(
     config: &Config,
     limits: EngineLimits,
+    speculation: Speculation,
     max_pixels: u64,
     activation_bytes: usize,
     memory: u64,
 ) -> Option<usize> {
     let weights = 2 * Layout::new(config).elements() as u128;
-    let step = step(config, limits, limits.sequences, max_pixels, activation_bytes);
+    let step = step(config, limits, speculation, limits.sequences, max_pixels, activation_bytes);
     let usable = u128::from(memory).checked_sub(ARENA_SLACK_MIN)? * ARENA_SLACK / (ARENA_SLACK + 1);
     let pages = usable.checked_sub(weights + step)? / KvCache::page_bytes(config, activation_bytes) as u128;
     usize::try_from(pages).ok()?.checked_sub(1).filter(|pages| *pages > 0)
 }
 
 /// The most that one step of the engine holds: a forward of the prompts' and observations' share and of a token of each of at most
-/// `sequences`, with their logits, after the vision tower's over the images among them; and the recordings of decoding steps.
-fn step(config: &Config, limits: EngineLimits, sequences: usize, max_pixels: u64, activation_bytes: usize) -> u128 {
+/// `sequences`, with their logits and those of drafted tokens, after the vision tower's over the images among them; and the recordings of
+/// decoding steps.
+fn step(
+    config: &Config,
+    limits: EngineLimits,
+    speculation: Speculation,
+    sequences: usize,
+    max_pixels: u64,
+    activation_bytes: usize,
+) -> u128 {
     let sequences = sequences.min(limits.sequences);
     let decoding = padded_sequences(sequences) as u128;
     let tokens = (limits.prefill_chunk_tokens + sequences) as u128;
@@ -295,7 +305,11 @@ fn step(config: &Config, limits: EngineLimits, sequences: usize, max_pixels: u64
     let (patches, tower) = tower(config, limits.prefill_chunk_tokens as u128, max_pixels);
     let forward = tokens * block.forward();
     let recordings = RECORDINGS_MAX as u128 * decoding;
-    let logits = (recordings + sequences as u128) * config.vocab as u128;
+    let drafted = match speculation {
+        Speculation::Off => 0,
+        _ => (sequences * DRAFT_TOKENS_MAX).min(limits.prefill_chunk_tokens),
+    };
+    let logits = (recordings + (sequences + drafted) as u128) * config.vocab as u128;
     (forward.max(patches * tower.forward()) + recordings * block.forward()) * activation_bytes as u128
         + logits * size_of::<f32>() as u128
 }

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::request::Sampling;
+use crate::engine::speculation::Speculation;
 use crate::rollout::reward::RewardSettings;
 use crate::tasks::needle::Mixture;
 use optimizer::OptimizerSettings;
@@ -327,11 +328,14 @@ pub struct EngineSettings {
     pub prefill_chunk_tokens: usize,
     /// Sequences decoded together at most.
     pub max_num_seqs: usize,
+    /// Whether sequences draft what they say next from what they said before. What is drawn does not depend on it.
+    pub speculation: Speculation,
 }
 
 impl Default for EngineSettings {
     fn default() -> EngineSettings {
-        EngineSettings { kv_cache_bytes: 0, prefill_chunk_tokens: 2048, max_num_seqs: 256 }
+        let speculation = Speculation::default();
+        EngineSettings { kv_cache_bytes: 0, prefill_chunk_tokens: 2048, max_num_seqs: 256, speculation }
     }
 }
 

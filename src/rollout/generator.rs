@@ -150,7 +150,7 @@ impl Generator for Scripted {
             // Numbers that tests can tell apart: they depend on the sequence and the position only.
             let raw = -((sequence as f32) + (state.tokens as f32) / 1024.0);
             let token = Sampled { id, raw, tempered: raw, temperature: 1.0, processed: raw, kept: 1.0, entropy: 1.0 };
-            events.push(Event::Token { sequence, token });
+            events.push(Event::Token { sequence, token, likeliest: Vec::new() });
             state.tokens += 1;
             state.turn_tokens += 1;
             state.turn_bytes.extend((self.bytes_of)(id));

@@ -83,6 +83,7 @@ impl Active {
         self.pieces.clear();
         self.text.clear();
         self.repetition.clear();
+        self.repeats = false;
     }
 }
 
@@ -249,7 +250,7 @@ impl<'a> Trajectories<'a> {
     pub fn take(&mut self, generator: &mut dyn Generator, events: &[Event], watch: &mut dyn FnMut(Update<'_>)) {
         for event in events {
             match *event {
-                Event::Token { sequence, token } => self.drawn(sequence, token, watch),
+                Event::Token { sequence, token, .. } => self.drawn(generator, sequence, token, watch),
                 Event::Stopped { sequence, reason } => self.stopped(generator, sequence, reason, watch),
             }
         }
@@ -260,8 +261,18 @@ impl<'a> Trajectories<'a> {
         }
     }
 
-    fn drawn(&mut self, sequence: u64, token: Sampled, watch: &mut dyn FnMut(Update<'_>)) {
+    fn drawn(
+        &mut self,
+        generator: &mut dyn Generator,
+        sequence: u64,
+        token: Sampled,
+        watch: &mut dyn FnMut(Update<'_>),
+    ) {
         let Some(active) = self.active.get_mut(&sequence) else { return };
+        // A step may bring several tokens; those behind the one that repeats are none of its.
+        if active.repeats {
+            return self.finish(generator, sequence, End::Repetition, watch);
+        }
         let tokenizer = self.processor.tokenizer();
         let bytes = if tokenizer.is_special(token.id) { &[][..] } else { tokenizer.token_bytes(token.id) };
         let text = active.decoder.push(bytes);

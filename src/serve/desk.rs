@@ -237,7 +237,7 @@ impl<'a> Desk<'a> {
             let is_decoding = !self.listeners.is_empty() || acts(Acting::is_running);
             if is_decoding {
                 match self.engine.step(&self.weights) {
-                    Ok(events) => self.deliver(&events),
+                    Ok(events) => self.deliver(events),
                     Err(error) => return Err(self.fail(error)),
                 }
             } else if !self.scorings.is_empty() {
@@ -378,19 +378,18 @@ impl<'a> Desk<'a> {
     }
 
     /// Gives tokens to those who wait for them. A sequence's stop comes right behind its last token.
-    fn deliver(&mut self, events: &[Event]) {
+    fn deliver(&mut self, events: Vec<Event>) {
         if let Some(acting) = &mut self.acting {
-            acting.take(&mut EngineGenerator { engine: &mut self.engine, weights: &self.weights }, events);
+            acting.take(&mut EngineGenerator { engine: &mut self.engine, weights: &self.weights }, &events);
         }
-        let mut events = events.iter().peekable();
+        let mut events = events.into_iter().peekable();
         while let Some(event) = events.next() {
-            let &Event::Token { sequence, token } = event else { continue };
+            let Event::Token { sequence, token, likeliest } = event else { continue };
             let stopped = events.next_if(|next| matches!(next, Event::Stopped { .. })).and_then(|next| match next {
-                Event::Stopped { reason, .. } => Some(*reason),
+                Event::Stopped { reason, .. } => Some(reason),
                 Event::Token { .. } => None,
             });
             if let Some(listener) = self.listeners.get(&sequence) {
-                let likeliest = self.engine.likeliest(sequence).to_vec();
                 let token = Token { drawn: token, likeliest, version: self.weights.version };
                 let progress = Progress { choice: listener.choice, token, stopped };
                 let _ = listener.job.events.send(Ok(News::Drawn(progress)));

@@ -196,6 +196,9 @@ impl Gauges {
             ("num_preemptions_total", "Times that a sequence gave its pages up to another.", engine.preemptions),
             ("prefix_cache_queries_total", "Tokens of sequences that began, or began anew.", engine.begun_tokens),
             ("prefix_cache_hits_total", "Of these, tokens that were found computed.", engine.found_tokens),
+            ("spec_decode_num_drafts_total", "Drafts that were checked.", engine.drafts),
+            ("spec_decode_num_draft_tokens_total", "Tokens that drafts had.", engine.drafted_tokens),
+            ("spec_decode_num_accepted_tokens_total", "Of these, tokens that were drawn.", engine.accepted_tokens),
             ("encoded_images_total", "Images that went through the vision tower.", engine.encoded_images),
             ("image_cache_hits_total", "Images shown again that had been through it.", engine.found_images),
         ] {

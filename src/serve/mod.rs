@@ -38,6 +38,7 @@ use prompts::Prompts;
 use sampling::Defaults;
 
 use crate::engine::request::GeneratorError;
+use crate::engine::speculation::Speculation;
 use crate::engine::{Engine, EngineLimits};
 use crate::model::Model;
 use crate::model::parameters::Weights;
@@ -73,6 +74,8 @@ pub struct Parts {
     pub weights: Weights,
     /// Sizes of the engine.
     pub limits: EngineLimits,
+    /// Whether the engine drafts.
+    pub speculation: Speculation,
     /// The prompt side.
     pub prompts: Prompts,
     /// What holds where a request says nothing.
@@ -155,6 +158,7 @@ fn with_app(parts: Parts, work: impl FnOnce(App) -> Result<(), ServeError> + Sen
     let settings = parts.prompts.processor.image_settings();
     let scale = PixelScale { mean: settings.mean, std: settings.std };
     let engine = Engine::new(parts.model.clone(), parts.prompts.processor.clone(), parts.limits);
+    let engine = engine.with_speculation(parts.speculation);
     let (processor, environment) = (parts.prompts.processor.clone(), parts.environment.clone());
     let app = App {
         prompts: parts.prompts,

@@ -149,8 +149,8 @@ impl<'a> Trainer<'a> {
             true => Some(starting_weights(plan, model)?),
             false => None,
         };
-        let engine =
-            Engine::new(model.clone(), processor.clone(), engine_limits(plan, model.backend.activation_bytes()));
+        let limits = engine_limits(plan, model.backend.activation_bytes());
+        let engine = Engine::new(model.clone(), processor.clone(), limits).with_speculation(recipe.engine.speculation);
         let run = Run::open(plan, state.global_step, session.stop.clone())?;
         let skipped = state.skipped;
         Ok(Trainer {
@@ -368,6 +368,8 @@ impl<'a> Trainer<'a> {
             ("engine/preemptions", engine.preemptions as f64),
             ("engine/prefix_hit_rate", engine.found_tokens as f64 / engine.begun_tokens.max(1) as f64),
             ("engine/encoded_images", engine.encoded_images as f64),
+            ("engine/drafted_tokens", engine.drafted_tokens as f64),
+            ("engine/accepted_tokens", engine.accepted_tokens as f64),
             ("tool_wait_hidden_seconds", rollouts.tool_wait.hidden.as_secs_f64()),
             ("tool_wait_open_seconds", rollouts.tool_wait.open.as_secs_f64()),
         ];

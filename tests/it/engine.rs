@@ -47,7 +47,7 @@ fn turn(
     while !numbers.iter().all(|number| reasons.contains_key(number)) {
         for event in engine.step(&policy.weights).unwrap() {
             match event {
-                Event::Token { sequence, token } => drawn.entry(sequence).or_default().push(token),
+                Event::Token { sequence, token, .. } => drawn.entry(sequence).or_default().push(token),
                 Event::Stopped { sequence, reason } => {
                     reasons.insert(sequence, reason);
                 }
@@ -84,7 +84,7 @@ fn the_same_seed_draws_the_same_tokens_whatever_else_is_in_the_batch() {
         others += 1;
         for event in crowded.step(&policy.weights).unwrap() {
             drawn.extend(match event {
-                Event::Token { sequence: 6, token } => Some(token),
+                Event::Token { sequence: 6, token, .. } => Some(token),
                 _ => None,
             });
         }

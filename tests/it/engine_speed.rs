@@ -101,4 +101,4 @@ impl Timed {
     }
 }
 
-over_cpu!(Timed, RmsNorm, Linear);
+over_cpu!(Timed, RmsNorm, Linear, Sample);

@@ -35,7 +35,7 @@ fn pages_survive_random_operations() {
     let mut written: Vec<Vec<u64>> = Vec::new();
     let block = |tokens: &[u64]| -> Block { std::array::from_fn(|i| u128::from(tokens[i])) };
     for operation in 0..100_000 {
-        match random.below(15) {
+        match random.below(16) {
             0 if tables.len() < 12 => tables.push(Written::default()),
             1 | 2 if !tables.is_empty() && tables.len() < 12 => {
                 // A fork: of the whole, or of the first pages.
@@ -58,6 +58,14 @@ fn pages_survive_random_operations() {
                 if let Some(tokens) = tokens.get(next) {
                     pool.keep(table, block(tokens));
                 }
+            }
+            15 if !tables.is_empty() => {
+                // What is behind a page is given back, but nothing that is kept.
+                let index = random.below(tables.len());
+                let Written { table, tokens } = &mut tables[index];
+                let pages = table.kept() + random.below(table.pages().len() - table.kept() + 1);
+                pool.cut(table, pages);
+                tokens.truncate(pages * PAGE_TOKENS);
             }
             14 if !written.is_empty() && tables.len() < 12 => {
                 let wanted = random.pick(&written[written.len().saturating_sub(4)..]);
@@ -130,7 +138,7 @@ fn all_pages_are_free_after_random_openings_and_closings() {
             prefill_chunk_tokens: 1 + random.below(20),
             sequences: 2 + random.below(20),
         };
-        let mut game = Game::new(&policy, limits, seed);
+        let mut game = Game::new(&policy, policy.engine(limits), seed);
         game.play(200);
         assert_eq!(game.engine.pages(), (limits.pages, limits.pages));
     }
@@ -427,7 +435,7 @@ fn moved(
 
 fn collect(events: Vec<Event>, drawn: &mut BTreeMap<u64, Vec<Sampled>>) {
     for event in events {
-        if let Event::Token { sequence, token } = event {
+        if let Event::Token { sequence, token, .. } = event {
             drawn.entry(sequence).or_default().push(token);
         }
     }

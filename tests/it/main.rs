@@ -30,6 +30,7 @@ mod serve_network;
 mod server;
 mod simt;
 mod small_policy;
+mod speculation;
 mod tasks;
 mod tidy;
 mod trace;

@@ -225,7 +225,8 @@ fn held(plan: &Plan, bytes: u64) -> MemoryUse {
         activation_recompute: recipe.model.activation_recompute,
         pixel_scale: PixelScale { mean: [0.5; 3], std: [0.5; 3] },
     };
-    let mut engine = Engine::new(model.clone(), processor.clone(), engine_limits(plan, backend.activation_bytes()));
+    let limits = engine_limits(plan, backend.activation_bytes());
+    let mut engine = Engine::new(model.clone(), processor.clone(), limits).with_speculation(recipe.engine.speculation);
     let mut learner = Learner::new(model, weights, settings);
     let resident = backend.memory().unwrap().held;
 
@@ -293,8 +294,9 @@ fn a_plan_is_what_a_run_holds() {
         "grpo.beta=0.0",
         "model.max_pixels=802816",
     ];
-    let cases: [&[&str]; 4] = [
+    let cases: [&[&str]; 5] = [
         &[],
+        &["engine.speculation=\"always\""],
         &["model.activation_recompute=true"],
         &["training.micro_batch_tokens=16384", "engine.prefill_chunk_tokens=8192"],
         &["model.freeze_vision_tower=false", "model.freeze_merger=false", "optimizer.optim=\"adamw_8bit\""],

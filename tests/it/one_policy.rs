@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use thyme_engine::cpu::Cpu;
 use thyme_engine::engine::EngineLimits;
+use thyme_engine::engine::speculation::Speculation;
 use thyme_engine::ops::linear::Linear;
 use thyme_engine::ops::rms_norm::{RmsNorm, RmsNormed};
 use thyme_engine::ops::rows::Rows;
@@ -20,7 +21,7 @@ fn one_policy() {
     assert!(compared.tokens >= 5_000, "{compared:?}");
     assert_eq!(compared.differing, 0, "{compared:?}");
     assert!(compared.preemptions >= 30 && compared.found_tokens >= 1_000, "{compared:?}");
-    assert!(compared.found_images >= 10, "{compared:?}");
+    assert!(compared.found_images >= 10 && compared.accepted_tokens >= 50, "{compared:?}");
 }
 
 #[test]
@@ -28,7 +29,7 @@ fn one_policy() {
 fn one_policy_long() {
     let compared = play_and_compare(&Arc::new(Cpu::new()), &CHECKPOINTS, 100_000, 2_500);
     println!("{compared:?}");
-    assert!(compared.tokens >= 100_000);
+    assert!(compared.tokens >= 100_000 && compared.accepted_tokens >= 1_000);
     assert_eq!(compared.differing, 0);
 }
 
@@ -47,7 +48,7 @@ fn fault_is_found<B: Backend + Clone + 'static>(backend: B) {
     assert!(compared.differing * 2 > compared.tokens, "{compared:?}");
 }
 
-/// Games of `game` tokens each on the checkpoints in turn, with engines of random sizes, until `tokens` are compared.
+/// Games of `game` tokens each on the checkpoints in turn, with engines of random sizes that draft, until `tokens` are compared.
 pub fn play_and_compare<B: Backend + Clone + 'static>(
     backend: &Arc<B>,
     checkpoints: &[&str],
@@ -66,7 +67,8 @@ pub fn play_and_compare<B: Backend + Clone + 'static>(
             sequences: random.pick(&[4, 12, 40]),
         };
         seed += 1;
-        let mut game_under_way = Game::new(policy, limits, seed);
+        let engine = policy.engine(limits).with_speculation(Speculation::Always);
+        let mut game_under_way = Game::new(policy, engine, seed);
         game_under_way.play(game);
         let free = game_under_way.engine.pages();
         assert_eq!(free.0, free.1, "pages are lost");
@@ -77,6 +79,7 @@ pub fn play_and_compare<B: Backend + Clone + 'static>(
         total.preemptions += statistics.preemptions;
         total.found_tokens += statistics.found_tokens;
         total.found_images += statistics.found_images;
+        total.accepted_tokens += statistics.accepted_tokens;
     }
     total
 }
@@ -94,7 +97,7 @@ impl ReversedNorm {
     }
 }
 
-over_cpu!(ReversedNorm, Linear);
+over_cpu!(ReversedNorm, Linear, Sample);
 
 impl RmsNorm for ReversedNorm {
     fn rms_norm_forward(&self, x: &Tensor, add: Option<&Tensor>, w: &Tensor, epsilon: f32) -> RmsNormed {
@@ -151,7 +154,7 @@ impl SplitLinear {
     }
 }
 
-over_cpu!(SplitLinear, RmsNorm);
+over_cpu!(SplitLinear, RmsNorm, Sample);
 
 impl Linear for SplitLinear {
     fn linear_forward(&self, x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Tensor {

@@ -1,7 +1,7 @@
 //! Backends for tests that hand nearly every op on to the CPU.
 
-/// Implements all ops for a type with `fn call<T>(&self, op: &'static str, compute: impl FnOnce(&Cpu) -> T) -> T`; of RMSNorm and the
-/// linear product, which a test may have other plans for, those that are named: `over_cpu!(Type, RmsNorm, Linear)`.
+/// Implements all ops for a type with `fn call<T>(&self, op: &'static str, compute: impl FnOnce(&Cpu) -> T) -> T`; of RMSNorm, the
+/// linear product and sampling, which a test may have other plans for, those that are named: `over_cpu!(Type, RmsNorm, Linear, Sample)`.
 macro_rules! over_cpu {
     (@RmsNorm $backend:ty) => {
         const _: () = {
@@ -32,6 +32,19 @@ macro_rules! over_cpu {
             }
         };
     };
+    (@Sample $backend:ty) => {
+        const _: () = {
+            use thyme_engine::ops::Tensor;
+            use thyme_engine::ops::sample::{Draw, Drawn, Sample};
+
+            $crate::over_cpu::delegate! { $backend;
+                Sample {
+                    fn logits(h: &Tensor, w: &Tensor) -> Tensor;
+                    fn sample(logits: &Tensor, draws: &[Draw<'_>]) -> Vec<Drawn>;
+                }
+            }
+        };
+    };
     ($backend:ty, $($named:ident),+) => {
         $($crate::over_cpu::over_cpu! { @$named $backend })+
         const _: () = {
@@ -46,7 +59,6 @@ macro_rules! over_cpu {
             use thyme_engine::ops::random_normal::RandomNormal;
             use thyme_engine::ops::rope::{PageWrite, Rope};
             use thyme_engine::ops::rows::Rows;
-            use thyme_engine::ops::sample::{Draw, Drawn, Sample};
             use thyme_engine::ops::swiglu::Swiglu;
             use thyme_engine::ops::token_logprob::{TokenLogprob, TokenLogprobs};
             use thyme_engine::ops::{Backend, Buffers, Dtype, Host, HostMut, Tensor};
@@ -112,10 +124,6 @@ macro_rules! over_cpu {
                     fn gather_rows_backward(dy: &Tensor, index: &Tensor, rows: usize) -> Tensor;
                     fn concat_rows(parts: &[&Tensor]) -> Tensor;
                     fn add(x: &mut Tensor, y: &Tensor);
-                }
-                Sample {
-                    fn logits(h: &Tensor, w: &Tensor) -> Tensor;
-                    fn sample(logits: &Tensor, draws: &[Draw<'_>]) -> Vec<Drawn>;
                 }
                 GradNorm {
                     fn sum_of_squares(x: &Tensor) -> f64;

@@ -219,9 +219,9 @@ pub struct Game<'a> {
 }
 
 impl<'a> Game<'a> {
-    pub fn new(policy: &'a SmallPolicy, limits: EngineLimits, seed: u64) -> Game<'a> {
+    pub fn new(policy: &'a SmallPolicy, engine: Engine, seed: u64) -> Game<'a> {
         Game {
-            engine: policy.engine(limits),
+            engine,
             policy,
             random: Random::new(seed),
             finished: Vec::new(),
@@ -304,7 +304,7 @@ impl<'a> Game<'a> {
         let mut stopped = Vec::new();
         for event in self.engine.step(&self.policy.weights).unwrap() {
             match event {
-                Event::Token { sequence, token } => {
+                Event::Token { sequence, token, .. } => {
                     self.open.get_mut(&sequence).unwrap().record.draw(token);
                     self.drawn += 1;
                 }
@@ -376,6 +376,7 @@ pub struct Compared {
     pub preemptions: u64,
     pub found_tokens: u64,
     pub found_images: u64,
+    pub accepted_tokens: u64,
 }
 
 /// Recomputes the records' log-probs as training does, in random packs.

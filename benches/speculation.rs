@@ -1,0 +1,302 @@
+//! What drafts bring: tokens a second with them beside without, in one run, and the share of drafted tokens that come true.
+//!
+//! Texts: a model of 8 layers of 768 with random weights computes every token, but what it says is a given text: files of this repository
+//! with a name replaced behind the same files, an implementation behind its contract, JSON records, prose. So the work is real, and drafts come true
+//! as often as they would for a model that writes this. Rollouts: the recipe's, of the shipped model, with its tool.
+//!
+//!     cargo bench --bench speculation                  (or with `texts` or `rollouts` behind `--`)
+
+#[path = "../tests/it/over_cpu.rs"]
+mod over_cpu;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use over_cpu::over_cpu;
+use serde_json::{Value, json};
+use thyme_engine::checkpoint::{init, weights};
+use thyme_engine::cpu::Cpu;
+use thyme_engine::engine::request::{Event, Opening, Sampling, Stops};
+use thyme_engine::engine::speculation::Speculation;
+use thyme_engine::engine::{Engine, EngineLimits, Statistics};
+use thyme_engine::model::Model;
+use thyme_engine::model::config::Config;
+use thyme_engine::ops::Tensor;
+use thyme_engine::ops::sample::{Draw, Drawn, Sample};
+use thyme_engine::prompt::Processor;
+use thyme_engine::recipe::layers;
+use thyme_engine::recipe::memory::engine_limits;
+use thyme_engine::recipe::plan::Plan;
+use thyme_engine::rollout::engine_generator::EngineGenerator;
+use thyme_engine::rollout::environment::Task;
+use thyme_engine::rollout::transcript::Transcript;
+use thyme_engine::rollout::{RolloutSettings, registry, run};
+use thyme_engine::train::dataset::Dataset;
+
+/// Sequences at once.
+const SIZES: [usize; 4] = [1, 4, 16, 96];
+/// Tokens of a text: its prompt at most, and what is said.
+const PROMPT: usize = 400;
+const SAID: usize = 128;
+/// Words that the random model knows.
+const VOCAB: usize = 8192;
+/// Runs of each variant, in turn; the fastest counts.
+const REPEATS: usize = 3;
+
+const VARIANTS: [Speculation; 3] = [Speculation::Off, Speculation::Auto, Speculation::Always];
+
+/// What a variant did.
+struct Measured {
+    tokens: usize,
+    seconds: f64,
+    statistics: Statistics,
+}
+
+/// The CPU, but each sequence says its text.
+struct Reciting {
+    cpu: Cpu,
+    texts: Vec<Vec<u32>>,
+}
+
+impl Reciting {
+    fn call<T>(&self, _op: &'static str, compute: impl FnOnce(&Cpu) -> T) -> T {
+        compute(&self.cpu)
+    }
+}
+
+over_cpu!(Reciting, RmsNorm, Linear);
+
+impl Sample for Reciting {
+    fn logits(&self, h: &Tensor, w: &Tensor) -> Tensor {
+        self.cpu.logits(h, w)
+    }
+
+    fn sample(&self, logits: &Tensor, draws: &[Draw<'_>]) -> Vec<Drawn> {
+        let told = |draw: &Draw<'_>| self.texts[draw.sequence as usize][draw.position as usize];
+        let drawn = self.cpu.sample(logits, draws).into_iter().zip(draws);
+        drawn.map(|(drawn, draw)| Drawn { token: told(draw), ..drawn }).collect()
+    }
+}
+
+/// A prompt and what is said behind it.
+type Text = (Vec<u32>, Vec<u32>);
+
+fn main() {
+    let only: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    let is_wanted = |part: &str| only.is_empty() || only.iter().any(|wanted| wanted == part);
+    println!(
+        "{:<34}{:>10}{:>12}{:>9}{:>9}{:>22}{:>22}",
+        "", "sequences", "tokens/s", "auto", "always", "auto: came true", "always: came true"
+    );
+    rayon::scope(|_| {
+        if is_wanted("texts") {
+            texts();
+        }
+        if is_wanted("rollouts") {
+            rollouts();
+        }
+    });
+}
+
+/// Measures the variants in turn and prints a row.
+fn compare(name: &str, sequences: usize, mut measure: impl FnMut(Speculation) -> Measured) {
+    let mut best: [Option<Measured>; 3] = [None, None, None];
+    for _ in 0..REPEATS {
+        for (best, variant) in best.iter_mut().zip(VARIANTS) {
+            let measured = measure(variant);
+            if best.as_ref().is_none_or(|best| measured.seconds < best.seconds) {
+                *best = Some(measured);
+            }
+        }
+    }
+    let [off, auto, always] = best.map(|measured| measured.expect("every variant ran"));
+    assert!([&auto, &always].iter().all(|other| other.tokens == off.tokens), "drafts change no token");
+    let ratio = |measured: &Measured| format!("{:.2}x", off.seconds / measured.seconds);
+    let came_true = |Measured { statistics, .. }: &Measured| {
+        let share = 100.0 * statistics.accepted_tokens as f64 / statistics.drafted_tokens.max(1) as f64;
+        format!("{} of {} ({share:.0} %)", statistics.accepted_tokens, statistics.drafted_tokens)
+    };
+    println!(
+        "{name:<34}{sequences:>10}{:>12.0}{:>9}{:>9}{:>22}{:>22}",
+        off.tokens as f64 / off.seconds,
+        ratio(&auto),
+        ratio(&always),
+        came_true(&auto),
+        came_true(&always)
+    );
+}
+
+fn texts() {
+    let file = |path: &str| std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let ops = ["gelu", "swiglu", "rms_norm", "layer_norm", "embedding", "rope", "rows", "adamw", "grad_norm"];
+    let code = |op: &&str| file(&format!("src/cpu/{op}.rs"));
+    let rewrite = |op: &&str| (code(op), code(op).replace("rows", "lines").replace("simd", "lanes"));
+    let implementation = |op: &&str| (file(&format!("src/ops/{op}.rs")), file(&format!("src/reference/{op}.rs")));
+    let json = (0..9).map(|seed| (records(seed, 0..4), records(seed, 4..40)));
+    let readme = file("README.md");
+    let paragraphs: Vec<&str> = readme.split("\n## ").collect();
+    let prose = paragraphs.windows(2).map(|pair| (pair[0].to_owned(), pair[1].to_owned()));
+    let kinds: [(&str, Vec<(String, String)>); 4] = [
+        ("code, written again with new names", ops.iter().map(rewrite).collect()),
+        ("code, behind its contract", ops.iter().map(implementation).collect()),
+        ("JSON records", json.collect()),
+        ("prose", prose.collect()),
+    ];
+    for (name, texts) in kinds {
+        let texts: Vec<Text> = texts.iter().map(|(before, said)| text(before, said)).collect();
+        for sequences in SIZES.into_iter().filter(|&sequences| sequences <= 16) {
+            let texts: Vec<Text> = texts.iter().cycle().take(sequences).cloned().collect();
+            compare(name, sequences, |speculation| recite(&texts, speculation));
+        }
+    }
+}
+
+/// Records as a program prints them.
+fn records(seed: usize, numbers: std::ops::Range<usize>) -> String {
+    let names = ["crate", "plate", "stone", "river", "engine", "mirror", "garden", "window"];
+    let record = |i: usize| {
+        let pick = |salt: usize| (i * 7919 + seed * 104_729 + salt * 31) % 997;
+        format!(
+            "  {{\n    \"id\": {i},\n    \"name\": \"{}\",\n    \"box\": [{}, {}, {}, {}],\n    \"confidence\": 0.{},\n    \"is_visible\": {}\n  }},\n",
+            names[pick(1) % names.len()],
+            pick(2),
+            pick(3),
+            pick(4),
+            pick(5),
+            pick(6),
+            pick(7) % 3 > 0
+        )
+    };
+    numbers.map(record).collect()
+}
+
+/// Token ids of a prompt and of what is said: pieces of words, signs and runs of spaces, numbered by a hash.
+fn text(before: &str, said: &str) -> Text {
+    let class = |c: char| {
+        if c.is_alphanumeric() {
+            0
+        } else if c.is_whitespace() {
+            1
+        } else {
+            2
+        }
+    };
+    let ids = |text: &str| -> Vec<u32> {
+        let mut pieces: Vec<String> = Vec::new();
+        for c in text.chars() {
+            match pieces.last_mut() {
+                Some(piece) if class(c) < 2 && piece.len() < 6 && piece.ends_with(|last| class(last) == class(c)) => {
+                    piece.push(c);
+                }
+                _ => pieces.push(c.to_string()),
+            }
+        }
+        let hash =
+            |piece: &String| piece.bytes().fold(7u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
+        pieces.iter().map(|piece| 1024 + hash(piece) % (VOCAB as u32 - 1024)).collect()
+    };
+    let (mut before, said) = (ids(before), ids(said));
+    before.drain(..before.len().saturating_sub(PROMPT));
+    let mut repeated = said.iter().copied().cycle();
+    (before, (0..SAID).map_while(|_| repeated.next()).collect())
+}
+
+/// Lets a sequence say each text, all at once.
+fn recite(texts: &[Text], speculation: Speculation) -> Measured {
+    let path = "recipes/tiny/config.json";
+    let mut config: Value = serde_json::from_str(&std::fs::read_to_string(path).expect(path)).expect(path);
+    for (key, value) in [
+        ("hidden_size", 768),
+        ("intermediate_size", 2048),
+        ("num_hidden_layers", 8),
+        ("num_attention_heads", 12),
+        ("num_key_value_heads", 4),
+        ("vocab_size", VOCAB),
+    ] {
+        config[key] = json!(value);
+    }
+    config["rope_scaling"]["mrope_section"] = json!([8, 12, 12]);
+    config["vision_config"]["out_hidden_size"] = json!(768);
+    let texts_whole = texts.iter().map(|(before, said)| [before.as_slice(), said].concat()).collect();
+    let backend = Arc::new(Reciting { cpu: Cpu::new(), texts: texts_whole });
+    let model = Model::new(Config::from_json(&config).expect("a config"), backend);
+    let weights = init::random_weights(&model, 0);
+    let processor = Arc::new(Processor::open(Path::new("recipes/tiny")).expect("a tokenizer"));
+    let limits =
+        EngineLimits { pages: texts.len() * 40, prefill_chunk_tokens: texts.len() * PROMPT, sequences: texts.len() };
+    let mut engine = Engine::new(model, processor, limits).with_speculation(speculation);
+    for (number, (before, _)) in (0..).zip(texts) {
+        engine.open(&opening(number, before.clone())).expect("room for all");
+    }
+    // One step computes all prompts, before the time begins.
+    let drawn = |events: &[Event]| events.iter().filter(|event| matches!(event, Event::Token { .. })).count();
+    assert_eq!(drawn(&engine.step(&weights).expect("a step")), texts.len());
+    let (began, mut tokens) = (Instant::now(), 0);
+    while tokens < texts.len() * (SAID - 1) {
+        tokens += drawn(&engine.step(&weights).expect("a step"));
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    Measured { tokens, seconds, statistics: engine.statistics() }
+}
+
+fn opening(number: u64, token_ids: Vec<u32>) -> Opening {
+    Opening {
+        token_ids,
+        images: Vec::new(),
+        sequences: vec![number],
+        first_counter: None,
+        likeliest: 0,
+        seed: 0,
+        sampling: Sampling::default(),
+        adaptive: None,
+        stops: Stops { turn_tokens: SAID, total_tokens: SAID, ..Stops::default() },
+    }
+}
+
+/// The recipe's rollouts, so many sequences at once: alone with their prompts, and in the recipe's own groups.
+fn rollouts() {
+    let plan = layers::load(Path::new("recipes/grpo_ats.toml"), &[]).expect("a recipe");
+    let plan = Plan::new(plan).expect("a recipe that can be run");
+    let (dataset, dir) = (Dataset::held_out_needle(), Path::new("recipes/tiny-sft"));
+    let model = Model::new(Config::open(dir).expect("a config"), Arc::new(Cpu::new()));
+    let weights = weights::load(&model, dir).expect("intact weights");
+    let processor = Arc::new(Processor::open(dir).expect("a tokenizer"));
+    let recipe = &plan.recipe;
+    let (name, table) = recipe.tool.named("python");
+    let tool = || registry::tool(&name, table);
+    let (environment, settings) = recipe.environment.named("think_with_code");
+    let environment = registry::environment(&environment, settings, tool).expect("an environment with its tool");
+    for sequences in SIZES {
+        let group_size = recipe.grpo.num_generations.min(sequences);
+        let at_once = sequences / group_size;
+        // As many sequences in all, or a quarter where they come one by one.
+        let total = if sequences == 1 { 24 } else { 96 };
+        let task = |number: usize| {
+            let task = dataset.task(number as u64).expect("the built-in task");
+            let prompt = processor.encode_messages(&task.messages, Path::new(""), true).expect("a prompt");
+            Task { prompt: Some(prompt), ..task }
+        };
+        let tasks: Vec<Task> = (0..total / group_size).map(task).collect();
+        compare("rollouts of recipes/grpo_ats.toml", sequences, |speculation| {
+            let limits = engine_limits(&plan, model.backend.activation_bytes());
+            let mut engine = Engine::new(model.clone(), processor.clone(), limits).with_speculation(speculation);
+            let began = Instant::now();
+            let mut tokens = 0;
+            for (step, tasks) in tasks.chunks(at_once).enumerate() {
+                let settings = RolloutSettings {
+                    group_size,
+                    first_task: step * at_once,
+                    seed: recipe.seed,
+                    sampling: recipe.sampling.clone(),
+                    ..RolloutSettings::default()
+                };
+                let mut generator = EngineGenerator { engine: &mut engine, weights: &weights };
+                let groups = run(&mut generator, &processor, &*environment, tasks, &settings).expect("a rollout");
+                let transcripts = groups.iter().flat_map(|group| &group.transcripts);
+                tokens += transcripts.map(Transcript::own_tokens).sum::<usize>();
+            }
+            Measured { tokens, seconds: began.elapsed().as_secs_f64(), statistics: engine.statistics() }
+        });
+    }
+}

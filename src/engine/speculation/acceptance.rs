@@ -1,0 +1,65 @@
+//! How often guesses come true, by the number of tokens before them that are alike.
+
+use super::drafter::Outcome;
+
+/// A rate of which nothing is known.
+pub const UNKNOWN: f64 = 0.5;
+/// What is left of a count after the next, for the engine and for a sequence.
+pub const ENGINE_KEEPS: f64 = 0.998;
+/// For a sequence, which changes its subject more often.
+pub const SEQUENCE_KEEPS: f64 = 0.95;
+/// Tries that what was expected counts for.
+const EXPECTED_TRIES: f64 = 4.0;
+/// Ranges of numbers of tokens alike, each twice as wide as the one before: 2 and 3, 4 to 7, 8 to 15, 16 and more.
+const CLASSES: usize = 4;
+
+/// Decaying counts.
+#[derive(Clone, Debug, Default)]
+pub struct Acceptance {
+    /// Guesses that came true, and all, for each class.
+    counts: [(f64, f64); CLASSES],
+}
+
+impl Acceptance {
+    /// Takes note of a guess; of the earlier ones of its class a share `keeps` remains.
+    pub fn count(&mut self, outcome: Outcome, keeps: f64) {
+        let (hits, tries) = &mut self.counts[class(outcome.alike)];
+        *hits = *hits * keeps + f64::from(u8::from(outcome.is_hit));
+        *tries = *tries * keeps + 1.0;
+    }
+
+    /// The share of guesses behind so many tokens alike that come true, if `expected` is what one knows otherwise.
+    pub fn rate(&self, alike: usize, expected: f64) -> f64 {
+        let (hits, tries) = self.counts[class(alike)];
+        (hits + EXPECTED_TRIES * expected) / (tries + EXPECTED_TRIES)
+    }
+}
+
+fn class(alike: usize) -> usize {
+    (alike.max(2).ilog2() as usize - 1).min(CLASSES - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_moves_from_what_was_expected_to_what_is_seen() {
+        let mut acceptance = Acceptance::default();
+        assert_eq!(acceptance.rate(3, 0.7), 0.7);
+        for _ in 0..200 {
+            acceptance.count(Outcome { alike: 3, is_hit: true }, SEQUENCE_KEEPS);
+        }
+        let (seen, unseen) = (acceptance.rate(2, 0.1), acceptance.rate(4, 0.1));
+        assert!(seen > 0.8 && unseen == 0.1, "{seen} {unseen}");
+        for _ in 0..50 {
+            acceptance.count(Outcome { alike: 2, is_hit: false }, SEQUENCE_KEEPS);
+        }
+        assert!(acceptance.rate(3, 0.1) < 0.15, "a sequence forgets");
+    }
+
+    #[test]
+    fn lengths_are_counted_in_classes() {
+        assert_eq!([2, 3, 4, 7, 8, 15, 16, 400].map(class), [0, 0, 1, 1, 2, 2, 3, 3]);
+    }
+}

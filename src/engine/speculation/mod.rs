@@ -1,0 +1,100 @@
+//! Speculative decoding without a second model: what a sequence said before is a draft of what it says next (prompt lookup), and one step
+//! of the model checks several drafted tokens at once. A draw depends on seed, sequence and position alone, and a row's bits do not depend
+//! on its neighbours: so a drafted token is accepted exactly when it is the one that is drawn in its place, and neither tokens nor
+//! log-probabilities show that there was a draft.
+//!
+//! A drafted token costs a row. Whether that repays is measured: how often guesses come true, by how much of what precedes them is alike,
+//! and how a step's time grows with its rows. Both cost nothing to watch, since a guess can be held against a draw without a row for it.
+
+pub mod acceptance;
+pub mod drafter;
+pub mod step_time;
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use acceptance::Acceptance;
+use drafter::{Drafter, Outcome};
+use step_time::StepTime;
+
+/// Tokens of a draft at most.
+pub const DRAFT_TOKENS_MAX: usize = 8;
+/// A row has to bring so many times what it costs: neither is known exactly.
+const GAIN_MIN: f64 = 1.25;
+
+/// Whether an engine drafts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum Speculation {
+    /// Never.
+    #[default]
+    Off,
+    /// Where the measured gain is larger than the measured cost.
+    Auto,
+    /// Wherever there is something to draft, whether it repays or not.
+    Always,
+}
+
+/// What an engine knows of its drafts.
+#[derive(Debug, Default)]
+pub struct Speculator {
+    speculation: Speculation,
+    acceptance: Acceptance,
+    step_time: StepTime,
+}
+
+impl Speculator {
+    /// One that knows nothing yet.
+    pub fn new(speculation: Speculation) -> Speculator {
+        Speculator { speculation, ..Speculator::default() }
+    }
+
+    /// Whether there are drafts at all.
+    pub fn is_on(&self) -> bool {
+        self.speculation != Speculation::Off
+    }
+
+    /// Whether and when drafts are made.
+    pub fn speculation(&self) -> Speculation {
+        self.speculation
+    }
+
+    /// How many tokens may be drafted in a step of so many rows.
+    pub fn rows_max(&self, rows: usize) -> usize {
+        match self.speculation {
+            Speculation::Off => 0,
+            Speculation::Auto => self.step_time.rows_known().saturating_sub(rows),
+            Speculation::Always => usize::MAX,
+        }
+    }
+
+    /// How many tokens of a sequence's guess are worth a row each, beside so many sequences that decode. A token's row brings a token if all
+    /// before it in the guess and itself come true, and costs a share of what a token costs without drafts.
+    pub fn worthwhile(&self, drafter: &Drafter, decoding: usize) -> usize {
+        let guess = drafter.guess();
+        if self.speculation == Speculation::Always {
+            return guess.len();
+        }
+        let price = GAIN_MIN * self.step_time.price(decoding);
+        let mut chance = 1.0;
+        let pays = |place: &usize| {
+            let alike = guess.alike() + place;
+            chance *= drafter.acceptance().rate(alike, self.acceptance.rate(alike, acceptance::UNKNOWN));
+            chance > price
+        };
+        (0..guess.len()).take_while(pays).count()
+    }
+
+    /// Takes note of a guess that was held against a draw.
+    pub fn hear(&mut self, outcome: Outcome) {
+        self.acceptance.count(outcome, acceptance::ENGINE_KEEPS);
+    }
+
+    /// Takes note of the time of a step that drew from so many rows.
+    pub fn time(&mut self, rows: usize, spent: Duration) {
+        self.step_time.add(rows as f64, spent.as_secs_f64());
+    }
+}

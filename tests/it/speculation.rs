@@ -1,0 +1,264 @@
+//! Drafts show nowhere but in time: the same tokens, the same bits of their log-probabilities, the same stops, with them and without.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use thyme_engine::cpu::Cpu;
+use thyme_engine::engine::request::{AdaptiveTemperature, Event, Opening, Sampled, Sampling, StopReason, Stops};
+use thyme_engine::engine::speculation::Speculation;
+use thyme_engine::engine::{Engine, EngineLimits, Statistics};
+use thyme_engine::prompt::Prompt;
+use thyme_engine::rollout::engine_generator::EngineGenerator;
+use thyme_engine::rollout::environment::Task;
+use thyme_engine::rollout::environments::direct::Direct;
+use thyme_engine::rollout::repetition::RepetitionSettings;
+use thyme_engine::rollout::transcript::End;
+use thyme_engine::rollout::{RolloutSettings, run};
+
+use crate::small_policy::{CHECKPOINTS, Random, SmallPolicy};
+
+/// What a sequence drew: each token's numbers as bits, with the likeliest ones in its place, and how its turns ended.
+#[derive(Clone, PartialEq, Debug, Default)]
+struct Heard {
+    tokens: Vec<(u32, [u32; 6], Vec<(u32, u32)>)>,
+    reasons: Vec<(usize, StopReason)>,
+}
+
+impl Heard {
+    fn token(&mut self, token: &Sampled, likeliest: &[(u32, f32)]) {
+        let Sampled { id, raw, tempered, temperature, processed, kept, entropy } = *token;
+        let numbers = [raw, tempered, temperature, processed, kept, entropy].map(f32::to_bits);
+        self.tokens.push((id, numbers, likeliest.iter().map(|&(id, logprob)| (id, logprob.to_bits())).collect()));
+    }
+
+    fn ids(&self) -> Vec<u32> {
+        self.tokens.iter().map(|token| token.0).collect()
+    }
+}
+
+/// A run over openings, with what each sequence heard and how many turns ended behind an accepted token of the same step.
+struct Played {
+    heard: BTreeMap<u64, Heard>,
+    statistics: Statistics,
+    stops_in_drafts: usize,
+}
+
+/// Opens all, and lets each sequence go on behind `turns` observations.
+fn play(policy: &SmallPolicy, mut engine: Engine, openings: &[Opening], turns: usize) -> Played {
+    let whole = engine.pages();
+    let mut heard: BTreeMap<u64, Heard> = BTreeMap::new();
+    let (mut open, mut stops_in_drafts) = (0, 0);
+    for opening in openings {
+        engine.open(opening).unwrap();
+        open += opening.sequences.len();
+    }
+    while open > 0 {
+        let mut of_step: BTreeMap<u64, usize> = BTreeMap::new();
+        for event in engine.step(&policy.weights).unwrap() {
+            match event {
+                Event::Token { sequence, token, likeliest } => {
+                    heard.entry(sequence).or_default().token(&token, &likeliest);
+                    *of_step.entry(sequence).or_default() += 1;
+                }
+                Event::Stopped { sequence, reason } => {
+                    let own = heard.get_mut(&sequence).unwrap();
+                    own.reasons.push((own.tokens.len(), reason));
+                    stops_in_drafts += usize::from(of_step[&sequence] > 1);
+                    let observation = policy.text(&mut Random::new(sequence * 31 + own.reasons.len() as u64), 5);
+                    if own.reasons.len() > turns || engine.append(sequence, &observation, &[]).is_err() {
+                        engine.close(sequence);
+                        open -= 1;
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(engine.pages(), whole, "pages are lost");
+    Played { heard, statistics: engine.statistics(), stops_in_drafts }
+}
+
+/// A prompt that says the same again and again, with something else in between.
+fn repetitive(policy: &SmallPolicy, random: &mut Random) -> Vec<u32> {
+    let length = 3 + random.below(9);
+    let phrase = policy.text(random, length);
+    let mut ids = Vec::new();
+    for _ in 0..2 + random.below(4) {
+        ids.extend(&phrase);
+        let between = random.below(3);
+        ids.extend(policy.text(random, between));
+    }
+    ids.extend(&phrase[..2]);
+    ids
+}
+
+/// Settings under which random weights say something that can be guessed, and some under which they do not.
+fn sampling(random: &mut Random) -> Sampling {
+    Sampling {
+        temperature: random.pick(&[0.0, 0.02, 0.1, 0.7, 1.0]),
+        top_k: random.pick(&[0, 0, 2, 1]),
+        top_p: random.pick(&[1.0, 1.0, 0.5]),
+        min_p: random.pick(&[0.0, 0.0, 0.3]),
+        repetition_penalty: random.pick(&[1.0, 1.0, 1.0, 1.05]),
+        code_temperature: None,
+    }
+}
+
+fn openings(policy: &SmallPolicy, random: &mut Random) -> Vec<Opening> {
+    let opening = |number: usize| {
+        let (mut token_ids, mut images) = (repetitive(policy, random), Vec::new());
+        if random.one_in(3) {
+            let (before, shown) = policy.text_and_pictures(random, 6, 1);
+            token_ids.splice(0..0, before);
+            images = shown;
+        }
+        let first = 10 * number as u64;
+        Opening {
+            token_ids,
+            images,
+            sequences: (first..first + random.pick(&[1, 1, 2, 3])).collect(),
+            first_counter: None,
+            likeliest: random.pick(&[0, 0, 3]),
+            seed: random.next(),
+            sampling: sampling(random),
+            adaptive: random.one_in(2).then(|| AdaptiveTemperature {
+                open: "<code>".into(),
+                close: "</code>".into(),
+                temperature: random.pick(&[0.0, 0.3]),
+            }),
+            stops: Stops {
+                strings: vec!["stop".into(), "code></".into()],
+                token_ids: vec![policy.processor.special_ids().im_end],
+                turn_tokens: 10 + random.below(60),
+                total_tokens: 40 + random.below(100),
+            },
+        }
+    };
+    (0..4).map(opening).collect()
+}
+
+#[test]
+fn drafts_change_no_token_and_no_bit() {
+    let policies: Vec<SmallPolicy> = CHECKPOINTS.map(|name| SmallPolicy::open(name, Arc::new(Cpu::new()))).into();
+    let (mut drafted, mut accepted, mut preempted, mut tokens, mut random_accepted) = (0, 0, 0, 0, 0);
+    for seed in 0..24 {
+        let mut random = Random::new(seed);
+        let policy = &policies[seed as usize % policies.len()];
+        let openings = openings(policy, &mut random);
+        let limits = EngineLimits {
+            pages: 14 + random.below(40),
+            prefill_chunk_tokens: random.pick(&[3, 9, 33, 500]),
+            sequences: 40,
+        };
+        let without = play(policy, policy.engine(limits), &openings, 2);
+        assert_eq!(without.statistics.drafted_tokens, 0);
+        for speculation in [Speculation::Always, Speculation::Auto] {
+            let engine = policy.engine(limits).with_speculation(speculation);
+            let with = play(policy, engine, &openings, 2);
+            for (number, heard) in &without.heard {
+                assert_eq!(with.heard[number], *heard, "sequence {number} of game {seed} with {speculation:?}");
+            }
+            let statistics = with.statistics;
+            assert!(statistics.accepted_tokens <= statistics.drafted_tokens, "{statistics:?}");
+            (drafted, accepted) = (drafted + statistics.drafted_tokens, accepted + statistics.accepted_tokens);
+            preempted += statistics.preemptions;
+            let is_random = openings.iter().all(|opening| opening.sampling.temperature > 0.0);
+            random_accepted += if is_random { statistics.accepted_tokens } else { 0 };
+        }
+        tokens += without.heard.values().map(|heard| heard.tokens.len()).sum::<usize>();
+    }
+    println!("{tokens} tokens, {drafted} drafted, {accepted} accepted, {random_accepted} of random draws alone");
+    assert!(accepted > 500 && accepted < drafted, "{accepted} of {drafted} drafted tokens were accepted");
+    assert!(random_accepted > 20, "{random_accepted} were accepted where every draw was random");
+    assert!(preempted > 10, "{preempted} preemptions");
+}
+
+/// A greedy sequence that goes round and round, so that drafts are long.
+fn looping(policy: &SmallPolicy) -> Opening {
+    Opening {
+        token_ids: repetitive(policy, &mut Random::new(3)),
+        images: Vec::new(),
+        sequences: vec![0],
+        first_counter: None,
+        likeliest: 0,
+        seed: 1,
+        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+        adaptive: None,
+        stops: Stops { turn_tokens: 200, total_tokens: 200, ..Stops::default() },
+    }
+}
+
+const ROOMY: EngineLimits = EngineLimits { pages: 200, prefill_chunk_tokens: 500, sequences: 10 };
+
+#[test]
+fn a_stop_within_an_accepted_draft_discards_what_is_behind_it() {
+    let policy = SmallPolicy::open(CHECKPOINTS[0], Arc::new(Cpu::new()));
+    let free = play(&policy, policy.engine(ROOMY), &[looping(&policy)], 0).heard.remove(&0).unwrap().ids();
+    let text = policy.bytes(&free);
+    let mut stops: Vec<Stops> = Vec::new();
+    let unlimited = looping(&policy).stops;
+    for at in (5..120).step_by(4) {
+        stops.push(Stops { turn_tokens: at, ..unlimited.clone() });
+        stops.push(Stops { total_tokens: at, ..unlimited.clone() });
+        stops.push(Stops { token_ids: vec![free[at]], ..unlimited.clone() });
+        if let Some(part) = text.get(at..at + 7).and_then(|part| std::str::from_utf8(part).ok()) {
+            stops.push(Stops { strings: vec![part.to_owned()], ..unlimited.clone() });
+        }
+    }
+    let mut by_kind: BTreeMap<String, usize> = BTreeMap::new();
+    for stops in stops {
+        let opening = Opening { stops, ..looping(&policy) };
+        let without = play(&policy, policy.engine(ROOMY), std::slice::from_ref(&opening), 1);
+        let engine = policy.engine(ROOMY).with_speculation(Speculation::Always);
+        let with = play(&policy, engine, std::slice::from_ref(&opening), 1);
+        assert_eq!(with.heard, without.heard, "{:?}", opening.stops);
+        let reason = format!("{:?}", with.heard[&0].reasons[0].1);
+        let kind = reason.split('(').next().unwrap_or_default().to_owned();
+        *by_kind.entry(kind).or_default() += with.stops_in_drafts;
+    }
+    println!("{by_kind:?}");
+    for kind in ["Text", "TurnTokens", "TotalTokens"] {
+        assert!(by_kind.get(kind).is_some_and(|&count| count > 3), "no {kind} within an accepted draft: {by_kind:?}");
+    }
+}
+
+/// Drafts take pages that are left over and nothing else: where there is just enough for all without them, nobody is preempted for one.
+#[test]
+fn drafts_take_nobodys_pages() {
+    let policy = SmallPolicy::open(CHECKPOINTS[0], Arc::new(Cpu::new()));
+    let opening = Opening { sequences: (0..3).collect(), ..looping(&policy) };
+    for pages in 14..60 {
+        let limits = EngineLimits { pages, ..ROOMY };
+        let Ok(()) = policy.engine(limits).open(&opening) else { continue };
+        let preemptions = [Speculation::Off, Speculation::Always].map(|speculation| {
+            let engine = policy.engine(limits).with_speculation(speculation);
+            play(&policy, engine, std::slice::from_ref(&opening), 0).statistics.preemptions
+        });
+        assert!(preemptions[1] <= preemptions[0], "{pages} pages: {preemptions:?}");
+    }
+}
+
+#[test]
+fn a_rollout_that_repeats_itself_ends_at_the_same_token() {
+    let policy = SmallPolicy::open(CHECKPOINTS[0], Arc::new(Cpu::new()));
+    let prompt = Prompt { token_ids: looping(&policy).token_ids, images: Vec::new() };
+    let tasks = [Task { prompt: Some(prompt), ..Task::default() }];
+    let settings = RolloutSettings {
+        group_size: 2,
+        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+        repetition: RepetitionSettings { substring_bytes: 16, share: 0.5, text_bytes_min: 100 },
+        ..RolloutSettings::default()
+    };
+    let environment = Direct { max_turn_tokens: 200, max_total_tokens: 200 };
+    let roll_out = |speculation: Speculation| {
+        let mut engine = policy.engine(ROOMY).with_speculation(speculation);
+        let mut generator = EngineGenerator { engine: &mut engine, weights: &policy.weights };
+        let groups = run(&mut generator, &policy.processor, &environment, &tasks, &settings).unwrap();
+        let transcripts = groups.into_iter().flat_map(|group| group.transcripts);
+        let told: Vec<_> = transcripts.map(|t| (t.text(), t.token_ids, t.sampled, t.end)).collect();
+        (told, engine.statistics().accepted_tokens)
+    };
+    let ((without, none), (with, accepted)) = (roll_out(Speculation::Off), roll_out(Speculation::Always));
+    assert!(none == 0 && accepted > 10, "{accepted} drafted tokens were accepted");
+    assert!(without.iter().all(|transcript| transcript.3 == End::Repetition), "{:?}", without[0].3);
+    assert_eq!(with, without);
+}
