@@ -25,7 +25,7 @@ use thyme_engine::checkpoint::init;
 use thyme_engine::cpu::Cpu;
 use thyme_engine::engine::request::{Event, GeneratorError, Opening, Sampling, Stops};
 use thyme_engine::engine::scheduler::Chunk;
-use thyme_engine::engine::{Engine, EngineLimits};
+use thyme_engine::engine::{Engine, EngineLimits, Row};
 use thyme_engine::model::Model;
 use thyme_engine::model::config::Config;
 use thyme_engine::model::parameters::Weights;
@@ -129,7 +129,8 @@ impl Tiny {
                 engine.compute(weights, &pass.chunks);
             }
             let drawn = drawn(&pass.chunks, &mut open);
-            let events = engine.accept(&pass.chunks, &drawn);
+            run.drawn_tokens += drawn.len();
+            let events = engine.accept(&pass.chunks, drawn);
             let composition = composition(&pass.chunks);
             let seconds = match machine {
                 Machine::Real(_) => began.elapsed().as_secs_f64(),
@@ -137,7 +138,6 @@ impl Tiny {
             };
             run.seconds += seconds;
             run.calls_seconds += if calls.is_empty() { 0.0 } else { seconds };
-            run.drawn_tokens += drawn.len();
             run.batched += pass.chunks.len();
             let (free, pages) = engine.pages();
             run.pages_held += 1.0 - free as f64 / pages as f64;
@@ -191,14 +191,15 @@ fn observe(engine: &mut Engine, open: &mut Open) {
 }
 
 /// The tokens that the scripts have where a model draws.
-fn drawn(chunks: &[Chunk], open: &mut BTreeMap<u64, Open>) -> Vec<Drawn> {
+fn drawn(chunks: &[Chunk], open: &mut BTreeMap<u64, Open>) -> Vec<Row> {
     let draw = |chunk: &Chunk| {
         let own = open.get_mut(&chunk.sequence).expect("who is scheduled is open");
         own.drawn += 1;
         own.position += 1;
         let is_last = own.drawn == own.script.turns[own.turn].tokens;
         let token = if is_last { STOP } else { tokens(chunk.sequence, own.position, 1)[0] };
-        Drawn { token, raw: 0.0, tempered: 0.0, processed: 0.0, kept: 1.0, entropy: 0.0 }
+        let drawn = Drawn { token, raw: 0.0, tempered: 0.0, processed: 0.0, kept: 1.0, entropy: 0.0 };
+        Row { drawn, likeliest: Vec::new() }
     };
     chunks.iter().filter(|chunk| chunk.draws).map(draw).collect()
 }

@@ -8,13 +8,14 @@
 
 #[path = "../tests/it/over_cpu.rs"]
 mod over_cpu;
+#[path = "policy/wide.rs"]
+mod wide;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use over_cpu::over_cpu;
-use serde_json::{Value, json};
 use thyme_engine::checkpoint::{init, weights};
 use thyme_engine::cpu::Cpu;
 use thyme_engine::engine::request::{Event, Opening, Sampling, Stops};
@@ -39,8 +40,6 @@ const SIZES: [usize; 4] = [1, 4, 16, 96];
 /// Tokens of a text: its prompt at most, and what is said.
 const PROMPT: usize = 400;
 const SAID: usize = 128;
-/// Words that the random model knows.
-const VOCAB: usize = 8192;
 /// Runs of each variant, in turn; the fastest counts.
 const REPEATS: usize = 3;
 
@@ -194,7 +193,7 @@ fn text(before: &str, said: &str) -> Text {
         }
         let hash =
             |piece: &String| piece.bytes().fold(7u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
-        pieces.iter().map(|piece| 1024 + hash(piece) % (VOCAB as u32 - 1024)).collect()
+        pieces.iter().map(|piece| 1024 + hash(piece) % (wide::VOCAB as u32 - 1024)).collect()
     };
     let (mut before, said) = (ids(before), ids(said));
     before.drain(..before.len().saturating_sub(PROMPT));
@@ -204,23 +203,9 @@ fn text(before: &str, said: &str) -> Text {
 
 /// Lets a sequence say each text, all at once.
 fn recite(texts: &[Text], speculation: Speculation) -> Measured {
-    let path = "recipes/tiny/config.json";
-    let mut config: Value = serde_json::from_str(&std::fs::read_to_string(path).expect(path)).expect(path);
-    for (key, value) in [
-        ("hidden_size", 768),
-        ("intermediate_size", 2048),
-        ("num_hidden_layers", 8),
-        ("num_attention_heads", 12),
-        ("num_key_value_heads", 4),
-        ("vocab_size", VOCAB),
-    ] {
-        config[key] = json!(value);
-    }
-    config["rope_scaling"]["mrope_section"] = json!([8, 12, 12]);
-    config["vision_config"]["out_hidden_size"] = json!(768);
     let texts_whole = texts.iter().map(|(before, said)| [before.as_slice(), said].concat()).collect();
     let backend = Arc::new(Reciting { cpu: Cpu::new(), texts: texts_whole });
-    let model = Model::new(Config::from_json(&config).expect("a config"), backend);
+    let model = Model::new(wide::config(), backend);
     let weights = init::random_weights(&model, 0);
     let processor = Arc::new(Processor::open(Path::new("recipes/tiny")).expect("a tokenizer"));
     let limits =

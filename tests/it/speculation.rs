@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde_json::{Value, json};
 use thyme_engine::cpu::Cpu;
 use thyme_engine::engine::request::{AdaptiveTemperature, Event, Opening, Sampled, Sampling, StopReason, Stops};
 use thyme_engine::engine::speculation::Speculation;
@@ -15,6 +16,7 @@ use thyme_engine::rollout::repetition::RepetitionSettings;
 use thyme_engine::rollout::transcript::End;
 use thyme_engine::rollout::{RolloutSettings, run};
 
+use crate::server::{Server, long};
 use crate::small_policy::{CHECKPOINTS, Random, SmallPolicy};
 
 /// What a sequence drew: each token's numbers as bits, with the likeliest ones in its place, and how its turns ended.
@@ -261,4 +263,25 @@ fn a_rollout_that_repeats_itself_ends_at_the_same_token() {
     assert!(none == 0 && accepted > 10, "{accepted} drafted tokens were accepted");
     assert!(without.iter().all(|transcript| transcript.3 == End::Repetition), "{:?}", without[0].3);
     assert_eq!(with, without);
+}
+
+/// Each token of an answer comes with the likeliest ones in its own place, and `/metrics` counts the drafts.
+#[test]
+fn a_server_that_drafts_answers_the_same() {
+    let mut body = long(60);
+    body["logprobs"] = json!(3);
+    body["return_token_ids"] = json!(true);
+    let answers = ["off", "always"].map(|speculation| {
+        let server = Server::start(&["--speculation", speculation]);
+        let whole = server.complete(body.clone())["choices"][0].clone();
+        let streamed = server.stream("/v1/completions", body.clone());
+        let text: String = streamed.iter().filter_map(|chunk| chunk["choices"][0]["text"].as_str()).collect();
+        assert_eq!(Value::from(text), whole["text"]);
+        let count = |name: &str| server.metric(&format!("spec_decode_num_{name}_total"));
+        (whole, [count("drafts"), count("draft_tokens"), count("accepted_tokens")])
+    });
+    let [(without, none), (with, [drafts, drafted, accepted])] = answers;
+    assert_eq!(with, without);
+    assert_eq!(none, [0.0; 3]);
+    assert!(drafts > 2.0 && accepted > 10.0 && drafted >= accepted, "{drafts} {drafted} {accepted}");
 }
