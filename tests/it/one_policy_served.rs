@@ -1,5 +1,5 @@
 //! Promise 2 through the server: the log-probs that clients are told, of plain answers and of trajectories with the server's own tool, while
-//! requests crowd each other out of the pages, are those that the training forward computes over the same tokens and pictures, to the bit.
+//! requests crowd each other out of the pages and several tokens are checked in a step, are those that the training forward computes over the same tokens and pictures, to the bit.
 
 use std::path::Path;
 use std::process::Command;
@@ -29,6 +29,7 @@ fn one_policy_served() {
     let counts = serve_and_compare(5_000);
     assert!(counts.tokens >= 5_000);
     assert!(counts.preemptions >= 15.0 && counts.found_tokens >= 1_000.0 && counts.observations >= 8, "{counts:?}");
+    assert!(counts.accepted_drafts >= 100.0, "{counts:?}");
 }
 
 #[test]
@@ -49,6 +50,7 @@ struct Counts {
     observations: usize,
     preemptions: f64,
     found_tokens: f64,
+    accepted_drafts: f64,
 }
 
 /// What a client was told of one answer.
@@ -68,7 +70,16 @@ fn serve_and_compare(tokens: usize) -> Counts {
         .arg(workplace.path("needle"));
     succeed(data);
     // Pages for one sequence of full length, which all share.
-    let flags = ["--env", "think_with_code", "--max-model-len", "480", "--kv-cache-memory-bytes", "1"];
+    let flags = [
+        "--env",
+        "think_with_code",
+        "--max-model-len",
+        "480",
+        "--kv-cache-memory-bytes",
+        "1",
+        "--speculation",
+        "always",
+    ];
     let server = Server::start_on(workplace, checkpoint(), &flags);
     let told = ask(&server, tokens);
     let differing = compare(&told);
@@ -80,6 +91,7 @@ fn serve_and_compare(tokens: usize) -> Counts {
         observations: told.iter().map(|told| told.observations).sum(),
         preemptions: server.metric("num_preemptions_total"),
         found_tokens: server.metric("prefix_cache_hits_total"),
+        accepted_drafts: server.metric("spec_decode_num_accepted_tokens_total"),
     }
 }
 
