@@ -259,6 +259,8 @@ fn head(bench: &mut Bench, shape: &Shape) {
         min_p: 0.0,
         repetition_penalty: 1.0,
         seen: &[],
+        bias: &[],
+        allowed: None,
         seed: 1,
         sequence: 2,
         position: 3,

@@ -11,11 +11,18 @@ constexpr int BINS = 256;
 constexpr float BINS_PER_NAT = 8.0f;
 constexpr float ONE = 0x1p40f;  // the likeliest token's mass
 
-// How to draw a row: `Draw` of src/ops/sample.rs; seen tokens are seen[seen_begin .. seen_end].
+// How to draw a row: `Draw` of src/ops/sample.rs. Seen tokens are seen[seen_begin .. seen_end], biased ones bias[bias_begin .. bias_end];
+// `mask` is a row of `allowed`, -1 where all are allowed; `own` is a row of `adjusted`, -1 where there is neither bias nor mask.
 struct Draw {
     uint64_t seed, sequence, position;
     float inverse, top_p, min_p, penalty;  // inverse: 1 / temperature
-    int is_greedy, top_k, seen_begin, seen_end;
+    int is_greedy, top_k, seen_begin, seen_end, bias_begin, bias_end, mask, own;
+};
+
+// What is added to a token's logit.
+struct Bias {
+    int id;
+    float value;
 };
 
 struct Drawn {
@@ -176,11 +183,23 @@ __device__ inline void mark(unsigned* bits, const int* seen, const Draw& draw, i
     __syncthreads();
 }
 
+// Writes the row's logits after penalty, bias and mask to `own` f32 [vocab]; allowed u32 [(vocab + 31) / 32] or null.
+__device__ inline void adjust(const Row& row, const Draw& draw, const Bias* bias, const unsigned* allowed, float* own) {
+    row.for_each([&](int id, float logit) {
+        bool is_allowed = allowed == nullptr || allowed[id / 32] >> id % 32 & 1;
+        own[id] = is_allowed ? logit : -INFINITY;
+    });
+    __syncthreads();
+    for (int i = draw.bias_begin + threadIdx.x; i < draw.bias_end; i += ROW_THREADS) own[bias[i].id] += bias[i].value;
+    __syncthreads();
+}
+
 // hot
 // logits f32 [N, vocab]; draws [N]; seen i32 [..]; bits u32 [N, (vocab + 31) / 32] to work in, null where no row has seen tokens;
-// drawn [N].
+// bias [..]; allowed u32 [.., (vocab + 31) / 32]; adjusted f32 [.., vocab] to work in; each null where no row has any; drawn [N].
 extern "C" __global__ void __launch_bounds__(ROW_THREADS, 1)
-    sample(const float* logits, const Draw* draws, const int* seen, unsigned* bits, Drawn* drawn, int vocab) {
+    sample(const float* logits, const Draw* draws, const int* seen, unsigned* bits, const Bias* bias, const unsigned* allowed, float* adjusted,
+           Drawn* drawn, int vocab) {
     __shared__ Histogram coarse, fine;
     const float* z = logits + size_t(blockIdx.x) * vocab;
     const Draw draw = draws[blockIdx.x];
@@ -191,14 +210,26 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, 1)
         unsigned* own = bits + size_t(blockIdx.x) * ((vocab + 31) / 32);
         mark(own, seen, draw, vocab);
         row.seen = own;
+    }
+    if (draw.own >= 0) {
+        float* own = adjusted + size_t(draw.own) * vocab;
+        adjust(row, draw, bias, draw.mask < 0 ? nullptr : allowed + size_t(draw.mask) * ((vocab + 31) / 32), own);
+        row.z = own;
+        row.seen = nullptr;
+    }
+    bool is_changed = row.seen != nullptr || draw.own >= 0;
+    if (is_changed) {
         float top = -INFINITY;
         row.for_each([&](int, float logit) { top = fmaxf(top, logit); });
         row.top = block_max(top);
     }
 
-    int token;
+    int token = 0;
     float processed = 0.0f, share = 1.0f;
-    if (draw.is_greedy) {
+    if (draw.own >= 0 && row.top == -INFINITY) {
+        processed = -INFINITY;
+        share = 0.0f;
+    } else if (draw.is_greedy) {
         token = greedy(row);
     } else {
         coarse.clear();
@@ -240,8 +271,8 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, 1)
         Class last = shortest(row, coarse, fine, true, min(passed, kept.mass - 1) + 1);
         token = first_of(row, last);
         if (kept.count < unsigned(vocab)) share = float(double(kept.mass) / double(total));
-        float lse = row.seen == nullptr ? softmax.lse_tempered : float(row.top * row.inverse + log(double(total) / ONE));
-        processed = log_probability(row.logit(token, z[token]), row.inverse, lse) - float(log(double(share)));
+        float lse = !is_changed ? softmax.lse_tempered : float(row.top * row.inverse + log(double(total) / ONE));
+        processed = log_probability(row.logit(token, row.z[token]), row.inverse, lse) - float(log(double(share)));
     }
     if (threadIdx.x == 0) {
         float raw = log_probability(z[token], 1.0f, softmax.lse_raw);

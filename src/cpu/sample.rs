@@ -39,13 +39,19 @@ fn sample_row(cpu: &Cpu, z: &[f32], draw: &Draw<'_>) -> Drawn {
     let inverse = if greedy { 1.0 } else { 1.0 / draw.temperature };
     let (raw, tempered) = raw_and_tempered(cpu.simd, z, inverse);
 
-    let penalised = penalise(cpu, z, draw);
-    let drawn_from = penalised.as_deref().unwrap_or(z);
-    let (token, processed, kept) = if greedy {
+    let adjusted = adjust(cpu, z, draw);
+    let drawn_from = adjusted.as_deref().unwrap_or(z);
+    let possible = match draw.is_constrained() {
+        true => drawn_from.iter().filter(|z| **z != f32::NEG_INFINITY).count(),
+        false => z.len(),
+    };
+    let (token, processed, kept) = if possible == 0 {
+        (0, f32::NEG_INFINITY, 0.0)
+    } else if greedy {
         (argmax(cpu.simd, drawn_from), 0.0, 1.0)
     } else {
-        let softmax = if penalised.is_some() { softmax(cpu.simd, drawn_from, inverse) } else { tempered };
-        let mut ranking = Ranking::new(cpu, drawn_from, inverse, softmax.top);
+        let softmax = if adjusted.is_some() { softmax(cpu.simd, drawn_from, inverse) } else { tempered };
+        let mut ranking = Ranking::new(cpu, drawn_from, inverse, softmax.top, possible);
         let (token, kept) = ranking.draw(draw);
         (token, log_probability(drawn_from, inverse, softmax.lse, token) - kept.ln(), kept)
     };
@@ -59,18 +65,32 @@ fn sample_row(cpu: &Cpu, z: &[f32], draw: &Draw<'_>) -> Drawn {
     }
 }
 
-/// The logits after the repetition penalty; none where it changes nothing.
-fn penalise(cpu: &Cpu, z: &[f32], draw: &Draw<'_>) -> Option<super::Floats> {
+/// The logits after repetition penalty, bias and mask; none where these change nothing.
+fn adjust(cpu: &Cpu, z: &[f32], draw: &Draw<'_>) -> Option<super::Floats> {
     let penalty = draw.repetition_penalty;
-    if penalty == 1.0 || draw.seen.is_empty() {
+    let is_penalised = penalty != 1.0 && !draw.seen.is_empty();
+    if !is_penalised && !draw.is_constrained() {
         return None;
     }
-    let mut penalised = cpu.scratch(z.len());
-    penalised.copy_from_slice(z);
-    for token in draw.seen.iter().map(|&token| token as usize) {
-        penalised[token] = if z[token] > 0.0 { z[token] / penalty } else { z[token] * penalty };
+    let mut adjusted = cpu.scratch(z.len());
+    adjusted.copy_from_slice(z);
+    if is_penalised {
+        for token in draw.seen.iter().map(|&token| token as usize) {
+            adjusted[token] = if z[token] > 0.0 { z[token] / penalty } else { z[token] * penalty };
+        }
     }
-    Some(penalised)
+    for &(token, bias) in draw.bias {
+        adjusted[token as usize] += bias;
+    }
+    if let Some(allowed) = draw.allowed {
+        assert_eq!(allowed.len(), z.len().div_ceil(32), "sample: words of the mask for {} tokens", z.len());
+        for (adjusted, allowed) in adjusted.chunks_mut(32).zip(allowed) {
+            for (_, z) in adjusted.iter_mut().enumerate().filter(|(bit, _)| allowed >> bit & 1 == 0) {
+                *z = f32::NEG_INFINITY;
+            }
+        }
+    }
+    Some(adjusted)
 }
 
 kernel! {
@@ -93,6 +113,8 @@ struct Ranking<'a> {
     /// Count and mass of each class: `e` with the same exponent and first four bits of mantissa.
     classes: Vec<(usize, f64)>,
     total: f64,
+    /// Tokens that are not banned: the others come last.
+    possible: usize,
 }
 
 /// Bits of an `f32` below its class.
@@ -118,7 +140,7 @@ struct Prefix {
 }
 
 impl<'a> Ranking<'a> {
-    fn new(cpu: &Cpu, z: &'a [f32], inverse: f32, top: f32) -> Ranking<'a> {
+    fn new(cpu: &Cpu, z: &'a [f32], inverse: f32, top: f32, possible: usize) -> Ranking<'a> {
         let mut e = cpu.scratch(z.len());
         exp_shifted(cpu.simd, z, inverse, top, &mut e);
         let mut classes = vec![(0, 0.0); CLASS_TOP + 1];
@@ -128,14 +150,14 @@ impl<'a> Ranking<'a> {
             class.1 += f64::from(e);
         }
         let total = classes.iter().rev().map(|class| class.1).sum();
-        Ranking { z, e, classes, total }
+        Ranking { z, e, classes, total, possible }
     }
 
     /// The token, and the share of the mass that the cuts kept.
     fn draw(&mut self, draw: &Draw<'_>) -> (usize, f32) {
-        let vocab = self.z.len();
-        let mut kept = Prefix { count: vocab, mass: self.total, e: 0.0, token: 0 };
-        if draw.top_k > 0 && draw.top_k < vocab {
+        let possible = self.possible;
+        let mut kept = Prefix { count: possible, mass: self.total, e: 0.0, token: 0 };
+        if draw.top_k > 0 && draw.top_k < possible {
             kept = self.shortest(|prefix| prefix.count >= draw.top_k).unwrap_or(kept);
         }
         if draw.top_p < 1.0 {
@@ -153,7 +175,7 @@ impl<'a> Ranking<'a> {
         let last = kept.count;
         let drawn = self.shortest(|prefix| prefix.mass > target || prefix.count >= last);
         let token = drawn.map_or(0, |prefix| prefix.token);
-        (token, if kept.count == vocab { 1.0 } else { (kept.mass / self.total) as f32 })
+        (token, if kept.count == possible { 1.0 } else { (kept.mass / self.total) as f32 })
     }
 
     /// The shortest prefix for which `reached` holds, which must go on holding for longer ones.

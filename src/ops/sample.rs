@@ -4,10 +4,13 @@ use super::Tensor;
 
 /// Sampling with counter-based randomness.
 ///
-/// Order, as in vLLM: repetition penalty, then temperature, then top-k, top-p, min-p on what remains; the draw inverts the cumulative
-/// sum in descending probability (ties: lower id first) at `u = philox_uniform(seed, sequence, position)` (Salmon et al. 2011), so it
-/// depends on nothing else.
-/// At temperature 0 the token is the argmax after the penalty (ties: lower id).
+/// Order: repetition penalty, then bias and mask, then temperature, then top-k, top-p, min-p on what remains; the draw inverts the
+/// cumulative sum in descending probability (ties: lower id first) at `u = philox_uniform(seed, sequence, position)` (Salmon et al. 2011),
+/// so it depends on nothing else.
+/// At temperature 0 the token is the argmax after penalty, bias and mask (ties: lower id).
+///
+/// A token whose bias is minus infinity, or that the mask does not allow, is banned: it is never drawn, and no cut counts it. Where all
+/// are banned nothing can be drawn: `kept` is 0, which it never is otherwise, `processed` is minus infinity, and `token` says nothing.
 pub trait Sample {
     /// `z = h wᵀ`: F32 `[N, V]`, by the arithmetic of [`super::token_logprob`]; h Activation `[N, D]`, w Bf16 `[V, D]`.
     fn logits(&self, h: &Tensor, w: &Tensor) -> Tensor;
@@ -30,12 +33,28 @@ pub struct Draw<'a> {
     pub repetition_penalty: f32,
     /// Tokens that the penalty applies to; repeats do not matter.
     pub seen: &'a [u32],
+    /// Added to the logits of tokens, each at most once; minus infinity bans one.
+    pub bias: &'a [(u32, f32)],
+    /// Which tokens may be drawn: token `id` is bit `id % 32` of word `id / 32`, of `V.div_ceil(32)` words. None allows all.
+    pub allowed: Option<&'a [u32]>,
     /// Seed of the run or request.
     pub seed: u64,
     /// Number of the sequence.
     pub sequence: u64,
     /// Position of the drawn token in its sequence.
     pub position: u64,
+}
+
+impl Draw<'_> {
+    /// Whether bias or mask change the logits.
+    pub fn is_constrained(&self) -> bool {
+        !self.bias.is_empty() || self.allowed.is_some()
+    }
+
+    /// Whether the mask allows a token.
+    pub fn allows(&self, token: usize) -> bool {
+        self.allowed.is_none_or(|words| words[token / 32] >> (token % 32) & 1 == 1)
+    }
 }
 
 /// What was drawn.
@@ -47,12 +66,19 @@ pub struct Drawn {
     pub raw: f32,
     /// The same at the draw's temperature; equal to `raw` at temperatures 0 and 1.
     pub tempered: f32,
-    /// Under the distribution drawn from (after penalty and cuts, renormalised); 0 at temperature 0.
+    /// Under the distribution drawn from (after penalty, bias, mask and cuts, renormalised); 0 at temperature 0.
     pub processed: f32,
-    /// Share of the tempered (and penalised) mass that the cuts kept; 1 if nothing was cut.
+    /// Share that the cuts kept of the tempered mass after penalty, bias and mask: what is banned is in neither. 1 if nothing was cut.
     pub kept: f32,
     /// Entropy of the raw distribution in nats.
     pub entropy: f32,
+}
+
+impl Drawn {
+    /// Whether every token was banned, so that none could be drawn.
+    pub fn is_nothing(&self) -> bool {
+        self.kept == 0.0
+    }
 }
 
 /// The uniform number in `[0, 1)` for a counter: Philox 4x32-10 (Salmon et al. 2011) with key `seed` and counter

@@ -20,9 +20,14 @@ impl Sample for Reference {
 }
 
 fn sample_row(z: &[f64], draw: &Draw<'_>) -> Drawn {
-    let penalised = penalise(z, draw);
-    let (token, processed, kept) =
-        if draw.temperature == 0.0 { (ranked(&penalised)[0], 0.0, 1.0) } else { draw_from(&penalised, draw) };
+    let drawn_from = constrain(penalise(z, draw), draw);
+    let (token, processed, kept) = if draw.is_constrained() && drawn_from.iter().all(|z| *z == f64::NEG_INFINITY) {
+        (0, f64::NEG_INFINITY, 0.0)
+    } else if draw.temperature == 0.0 {
+        (ranked(&drawn_from)[0], 0.0, 1.0)
+    } else {
+        draw_from(&drawn_from, draw)
+    };
     let inverse = if draw.temperature == 0.0 { 1.0 } else { 1.0 / f64::from(draw.temperature) };
     let tempered: Vec<f64> = z.iter().map(|z| z * inverse).collect();
     let raw_lse = log_sum_exp(z);
@@ -45,6 +50,16 @@ fn penalise(z: &[f64], draw: &Draw<'_>) -> Vec<f64> {
     penalised
 }
 
+fn constrain(mut z: Vec<f64>, draw: &Draw<'_>) -> Vec<f64> {
+    for &(token, bias) in draw.bias {
+        z[token as usize] += f64::from(bias);
+    }
+    for (_, z) in z.iter_mut().enumerate().filter(|(token, _)| !draw.allows(*token)) {
+        *z = f64::NEG_INFINITY;
+    }
+    z
+}
+
 /// Token ids by descending value, ties by ascending id.
 fn ranked(z: &[f64]) -> Vec<usize> {
     let mut ids: Vec<usize> = (0..z.len()).collect();
@@ -53,10 +68,14 @@ fn ranked(z: &[f64]) -> Vec<usize> {
 }
 
 /// The token, its log-probability after the cuts and the share of the mass that they kept.
-fn draw_from(penalised: &[f64], draw: &Draw<'_>) -> (usize, f64, f64) {
-    let scaled: Vec<f64> = penalised.iter().map(|z| z / f64::from(draw.temperature)).collect();
+fn draw_from(drawn_from: &[f64], draw: &Draw<'_>) -> (usize, f64, f64) {
+    let scaled: Vec<f64> = drawn_from.iter().map(|z| z / f64::from(draw.temperature)).collect();
     let lse = log_sum_exp(&scaled);
     let mut ids = ranked(&scaled);
+    if draw.is_constrained() {
+        ids.retain(|id| scaled[*id] > f64::NEG_INFINITY);
+    }
+    let possible = ids.len();
     let p = |id: usize| (scaled[id] - lse).exp();
     if draw.top_k > 0 {
         ids.truncate(draw.top_k);
@@ -81,6 +100,6 @@ fn draw_from(penalised: &[f64], draw: &Draw<'_>) -> (usize, f64, f64) {
         mass > target
     });
     let token = drawn.unwrap_or(ids[ids.len() - 1]);
-    let nothing_cut = ids.len() == scaled.len();
+    let nothing_cut = ids.len() == possible;
     (token, scaled[token] - lse - kept.ln(), if nothing_cut { 1.0 } else { kept })
 }

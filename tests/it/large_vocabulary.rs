@@ -26,6 +26,8 @@ fn lazy_ranking_draws_what_a_full_sort_draws() {
         min_p: 0.0,
         repetition_penalty: 1.0,
         seen: &[],
+        bias: &[],
+        allowed: None,
         seed: 11,
         sequence: 0,
         position: 0,

@@ -50,6 +50,8 @@ impl Sampler {
             min_p: self.settings.min_p,
             repetition_penalty: self.settings.repetition_penalty,
             seen: &self.seen,
+            bias: &[],
+            allowed: None,
             seed: self.seed,
             sequence: self.sequence,
             position: position as u64,

@@ -16,7 +16,7 @@ mod rms_norm;
 mod rope;
 mod row_invariance;
 mod rows;
-mod sample;
+pub mod sample;
 mod swiglu;
 mod token_logprob;
 

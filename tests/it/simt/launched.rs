@@ -144,6 +144,8 @@ fn forward_only(cuda: &Cuda) {
         min_p: 0.0,
         repetition_penalty: 1.0,
         seen: &[],
+        bias: &[],
+        allowed: None,
         seed: 0,
         sequence: 0,
         position: 0,

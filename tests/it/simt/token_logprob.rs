@@ -59,6 +59,8 @@ fn the_sampler_and_token_logprob_give_the_same_bits() {
             min_p: 0.0,
             repetition_penalty: 1.1,
             seen: &[3, 5],
+            bias: &[],
+            allowed: None,
             seed: 7,
             sequence: 8,
             position: 9,
