@@ -103,6 +103,8 @@ fn opening(policy: &Policy, members: u64) -> Opening {
         seed: 0,
         sampling: Sampling::default(),
         adaptive: None,
+        likeliest_processed: false,
+        constraints: Default::default(),
         stops: Stops { turn_tokens: 64, total_tokens: 64, ..Stops::default() },
     }
 }

@@ -172,6 +172,8 @@ fn admits(engine: &mut Engine, script: &Script) -> bool {
         seed: 0,
         sampling: Sampling::default(),
         adaptive: None,
+        likeliest_processed: false,
+        constraints: Default::default(),
         stops: Stops { strings: Vec::new(), token_ids: vec![STOP], turn_tokens: total, total_tokens: total },
     };
     match engine.open(&opening) {

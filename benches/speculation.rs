@@ -235,6 +235,8 @@ fn opening(number: u64, token_ids: Vec<u32>) -> Opening {
         seed: 0,
         sampling: Sampling::default(),
         adaptive: None,
+        likeliest_processed: false,
+        constraints: Default::default(),
         stops: Stops { turn_tokens: SAID, total_tokens: SAID, ..Stops::default() },
     }
 }

@@ -81,6 +81,8 @@ pub fn roll_out(
                 sequences: sequences.clone(),
                 first_counter: None,
                 likeliest: 0,
+                likeliest_processed: false,
+                constraints: Default::default(),
                 seed: 0,
                 sampling: Sampling::default(),
                 adaptive: None,

@@ -42,6 +42,9 @@ const EXAMPLES: &str = r#"Example:
   curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' \
        -d '{"messages": [{"role": "user", "content": "What digit is on the red plate?"}], "max_tokens": 16}'
 
+Requests may ask for logit_bias, allowed_token_ids, bad_words, min_tokens, presence_penalty and frequency_penalty, and for answers of a form:
+response_format (json_object, json_schema), structured_outputs (json, json_object, regex, choice, grammar), tool_choice (required, a function).
+
 Whoever reaches the address can use the server, load other weights into it too; --api-key asks for a key. Ctrl-C or SIGTERM ends it when
 the requests that it has are answered. RUST_LOG=debug tells more."#;
 

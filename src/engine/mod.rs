@@ -17,14 +17,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use rayon::prelude::*;
 use tracing::debug_span;
 
 use decode::Decoder;
 use images::EncodedImages;
 use kv_cache::KvCache;
-use request::{Event, GeneratorError, Opening, Sampled};
+use request::{Event, GeneratorError, Opening, Sampled, StopReason};
 use sampling::Sampler;
-use sampling::likeliest::likeliest;
+use sampling::likeliest::{likeliest, likeliest_processed};
 use scheduler::{Chunk, Schedule, schedule};
 use sequence::{PromptRole, Sequence};
 use speculation::{DRAFT_TOKENS_MAX, Speculation, Speculator};
@@ -363,21 +364,18 @@ impl Engine {
     pub fn compute(&mut self, weights: &Weights, chunks: &[Chunk]) -> Vec<Row> {
         let images = self.image_rows(weights, chunks);
         let batch = self.batch(chunks, images.as_ref().map(|(_, places)| places.as_slice()));
-        let samplers = samplers(&self.sequences, &self.processor, chunks);
-        let draws: Vec<Draw<'_>> = samplers.iter().map(|(sampler, position)| sampler.draw(*position)).collect();
-        let asked = likeliest_asked(&self.sequences, chunks);
         let backend = &*self.model.backend;
         let is_plain = images.is_none() && chunks.iter().all(|chunk| chunk.is_decoding() && chunk.draft.is_empty());
         if is_plain && let Some(logits) = self.decoder.forward(&self.model, weights, &batch, &mut self.cache) {
-            return rows(backend.sample(logits, &draws), likeliest_of(backend, logits, &asked));
+            return draw(backend, logits, &mut self.sequences, &self.processor, chunks);
         }
         let image_rows = images.as_ref().map(|(rows, _)| rows);
         let hidden = self.model.forward_paged(weights, &batch, image_rows, self.cache.layers_mut(&self.model));
-        if draws.is_empty() {
+        if !chunks.iter().any(|chunk| chunk.draws) {
             return Vec::new();
         }
         let logits = self.model.logits(weights, &hidden);
-        rows(backend.sample(&logits, &draws), likeliest_of(backend, &logits, &asked))
+        draw(backend, &logits, &mut self.sequences, &self.processor, chunks)
     }
 
     /// The language model's rows for the images that the chunks touch, and where each image's rows begin: `(sequence, first
@@ -444,6 +442,11 @@ impl Engine {
             let mut draft = chunk.draft.iter();
             let mut computed = chunk.tokens.end;
             for Row { drawn, likeliest } in drawn.by_ref().take(chunk.drawn()).collect::<Vec<_>>() {
+                if drawn.is_nothing() {
+                    sequence.stop();
+                    events.push(Event::Stopped { sequence: chunk.sequence, reason: StopReason::NothingAllowed });
+                    break;
+                }
                 let token = Sampled {
                     id: drawn.token,
                     raw: drawn.raw,
@@ -480,8 +483,28 @@ pub struct Row {
     pub likeliest: Vec<(u32, f32)>,
 }
 
-fn rows(drawn: Vec<Drawn>, likeliest: Vec<Vec<(u32, f32)>>) -> Vec<Row> {
+/// Draws from the logits of the chunks that draw. What grammars allow is found out by the host while the device computes the logits.
+fn draw(
+    backend: &dyn Backend,
+    logits: &Tensor,
+    sequences: &mut BTreeMap<u64, Sequence>,
+    processor: &Processor,
+    chunks: &[Chunk],
+) -> Vec<Row> {
+    make_masks(sequences);
+    let samplers = samplers(sequences, processor, chunks);
+    let draws: Vec<Draw<'_>> = samplers.iter().map(|(sampler, position)| sampler.draw(*position)).collect();
+    let drawn = backend.sample(logits, &draws);
+    let likeliest = likeliest_of(backend, logits, &likeliest_asked(sequences, chunks), &draws);
     drawn.into_iter().zip(likeliest).map(|(drawn, likeliest)| Row { drawn, likeliest }).collect()
+}
+
+/// Makes the masks of sequences with grammars.
+fn make_masks(sequences: &mut BTreeMap<u64, Sequence>) {
+    let running = sequences.values_mut().filter(|sequence| sequence.is_running());
+    let mut lacking: Vec<&mut Sampler> =
+        running.map(|sequence| &mut sequence.sampler).filter(|sampler| sampler.lacks_mask()).collect();
+    lacking.par_iter_mut().for_each(|sampler| sampler.make_mask());
 }
 
 /// What a token that the model drew adds to its text.
@@ -504,7 +527,7 @@ fn samplers<'a>(
         for (position, &id) in (sequence.ids.len()..).zip(&chunk.draft) {
             let mut behind = Sampler::clone(&next);
             behind.see(&[id]);
-            behind.read_own(own_bytes(processor, id));
+            behind.read_own(id, own_bytes(processor, id));
             samplers.push((std::mem::replace(&mut next, Cow::Owned(behind)), position));
         }
         samplers.push((next, sequence.ids.len() + chunk.draft.len()));
@@ -512,20 +535,32 @@ fn samplers<'a>(
     samplers
 }
 
-/// How many of the likeliest tokens are to be told for each row.
-fn likeliest_asked(sequences: &BTreeMap<u64, Sequence>, chunks: &[Chunk]) -> Vec<usize> {
-    let asked = |chunk: &Chunk| std::iter::repeat_n(sequences[&chunk.sequence].likeliest, chunk.drawn());
+/// How many of the likeliest tokens are to be told for each row, and whether as they are drawn from.
+fn likeliest_asked(sequences: &BTreeMap<u64, Sequence>, chunks: &[Chunk]) -> Vec<(usize, bool)> {
+    let asked = |chunk: &Chunk| {
+        let sequence = &sequences[&chunk.sequence];
+        std::iter::repeat_n((sequence.likeliest, sequence.likeliest_processed), chunk.drawn())
+    };
     chunks.iter().flat_map(asked).collect()
 }
 
 /// So many of the likeliest tokens of each row. Steps in which nobody asks bring no logits to the host.
-fn likeliest_of(backend: &dyn Backend, logits: &Tensor, asked: &[usize]) -> Vec<Vec<(u32, f32)>> {
-    if asked.iter().all(|&count| count == 0) {
+fn likeliest_of(
+    backend: &dyn Backend,
+    logits: &Tensor,
+    asked: &[(usize, bool)],
+    draws: &[Draw<'_>],
+) -> Vec<Vec<(u32, f32)>> {
+    if asked.iter().all(|&(count, _)| count == 0) {
         return vec![Vec::new(); asked.len()];
     }
     let values = backend.to_f32(logits);
-    let row = |(z, &count): (&[f32], &usize)| if count == 0 { Vec::new() } else { likeliest(z, count) };
-    values.chunks_exact(logits.cols()).zip(asked).map(row).collect()
+    let row = |((z, &asked), draw): ((&[f32], &(usize, bool)), &Draw<'_>)| match asked {
+        (0, _) => Vec::new(),
+        (count, false) => likeliest(z, count),
+        (count, true) => likeliest_processed(z, draw, count),
+    };
+    values.chunks_exact(logits.cols()).zip(asked).zip(draws).map(row).collect()
 }
 
 /// Where an image's rows stand in the step's rows.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::sampling::constraints::Constraints;
 use crate::ops::attention::PAGE_TOKENS;
 use crate::prompt::PreparedImage;
 
@@ -19,9 +20,9 @@ pub struct Sampled {
     pub tempered: f32,
     /// Temperature it was drawn at; 0 for the likeliest.
     pub temperature: f32,
-    /// Under the distribution drawn from, after penalty and cuts; 0 at temperature 0.
+    /// Under the distribution drawn from, after penalties, bias, mask and cuts; 0 at temperature 0.
     pub processed: f32,
-    /// Share of the mass that the cuts kept.
+    /// Share of the mass that the cuts kept, of what was not banned.
     pub kept: f32,
     /// Entropy of the raw distribution in nats.
     pub entropy: f32,
@@ -76,12 +77,16 @@ pub struct Opening {
     pub first_counter: Option<u64>,
     /// How many of the likeliest tokens are told beside each drawn one.
     pub likeliest: usize,
+    /// Their log-probabilities are those of the distribution drawn from, in place of those at temperature 1.
+    pub likeliest_processed: bool,
     /// Seed of the random draws.
     pub seed: u64,
     /// How tokens are drawn; `code_temperature` is in `adaptive`.
     pub sampling: Sampling,
     /// The other temperature, if there is one.
     pub adaptive: Option<AdaptiveTemperature>,
+    /// What is asked of the drawn tokens besides.
+    pub constraints: Arc<Constraints>,
     /// When sequences stop.
     pub stops: Stops,
 }
@@ -112,6 +117,8 @@ pub enum StopReason {
     TotalTokens,
     /// The model or the cache has no further position.
     ContextFull,
+    /// What was asked for allows no token: none was drawn. No other reason comes without a token before it.
+    NothingAllowed,
 }
 
 /// What a step brought.
@@ -126,7 +133,7 @@ pub enum Event {
         /// The likeliest tokens in its place with their log-probabilities at temperature 1, as many as the opening asked for.
         likeliest: Vec<(u32, f32)>,
     },
-    /// A sequence stopped, after its last token.
+    /// A sequence stopped, after its last token or for want of one.
     Stopped {
         /// Which.
         sequence: u64,

@@ -7,6 +7,7 @@ use super::prefix::Block;
 use super::request::{Opening, Sampled, StopReason, Stops};
 use super::sampling::Sampler;
 use super::sampling::adaptive_temperature::AdaptiveState;
+use super::sampling::constraints::Constrained;
 use super::sampling::stop::StopMatcher;
 use super::speculation::drafter::Drafter;
 use crate::model::config::Config;
@@ -35,6 +36,8 @@ pub struct Sequence {
     pub opened: u64,
     /// How many of the likeliest tokens are told beside each drawn one.
     pub likeliest: usize,
+    /// Whether under the distribution that is drawn from.
+    pub likeliest_processed: bool,
     pub(super) sampler: Sampler,
     pub(super) drafter: Drafter,
     cursor: PositionCursor,
@@ -76,6 +79,8 @@ impl Sequence {
         (group, opened): (u64, u64),
     ) -> Result<Sequence, PositionError> {
         let adaptive = opening.adaptive.clone().map(AdaptiveState::new);
+        let constrained = (!opening.constraints.is_empty())
+            .then(|| Constrained::new(&opening.constraints, &opening.stops.token_ids, config.vocab));
         let mut sequence = Sequence {
             ids: Vec::new(),
             positions: Vec::new(),
@@ -86,7 +91,8 @@ impl Sequence {
             group,
             opened,
             likeliest: opening.likeliest,
-            sampler: Sampler::new(&opening.sampling, adaptive, opening.seed, counter, config.vocab),
+            likeliest_processed: opening.likeliest_processed,
+            sampler: Sampler::new(&opening.sampling, adaptive, constrained, opening.seed, counter, config.vocab),
             drafter: Drafter::default(),
             cursor: PositionCursor::new(config.vision.merge, config.image_pad),
             matcher: StopMatcher::default(),
@@ -135,7 +141,7 @@ impl Sequence {
     pub fn accept(&mut self, token: Sampled, bytes: &[u8], config: &Config) -> Option<StopReason> {
         self.ids.push(token.id);
         self.sampler.see(&[token.id]);
-        self.sampler.read_own(bytes);
+        self.sampler.read_own(token.id, bytes);
         self.turn_tokens += 1;
         let stray_image = match self.cursor.extend(&[token.id]) {
             Ok(positions) if token.id != config.image_pad => {
@@ -147,7 +153,7 @@ impl Sequence {
                 true
             }
         };
-        let stopped_by = self.matcher.read(bytes, &self.stops.strings);
+        let stopped_by = self.matcher.read(bytes, &self.stops.strings).filter(|_| self.sampler.may_end());
         let reason = if let Some(index) = stopped_by {
             Some(StopReason::Text(index))
         } else if stray_image || self.stops.token_ids.contains(&token.id) {
@@ -165,12 +171,18 @@ impl Sequence {
         reason
     }
 
-    /// Guesses what is drawn next: text of no meaning to the engine, and so much that the model can still draw one behind it.
+    /// No token may follow.
+    pub fn stop(&mut self) {
+        self.is_running = false;
+    }
+
+    /// Guesses what is drawn next: text of no meaning to the engine, and so much that the model can still draw one behind it. Nothing under
+    /// a grammar, where each draw wants a mask of its own.
     pub fn guess(&mut self, tokens_max: usize, config: &Config, is_special: impl Fn(u32) -> bool) {
         let turn = self.stops.turn_tokens.saturating_sub(self.turn_tokens);
         let total = self.stops.total_tokens.saturating_sub(self.completion_tokens());
         let context = config.context_tokens.saturating_sub(self.ids.len());
-        let room = turn.min(total).min(context).saturating_sub(1);
+        let room = if self.sampler.has_grammar() { 0 } else { turn.min(total).min(context).saturating_sub(1) };
         let may_draft = |id| !is_special(id) && !self.stops.token_ids.contains(&id);
         self.drafter.look(&self.ids, tokens_max.min(room), config.image_pad, may_draft);
     }

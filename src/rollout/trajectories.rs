@@ -164,6 +164,8 @@ impl<'a> Trajectories<'a> {
             sequences: (start.first_sequence..start.first_sequence + settings.group_size as u64).collect(),
             first_counter: start.first_counter,
             likeliest: 0,
+            likeliest_processed: false,
+            constraints: Default::default(),
             seed: settings.seed,
             sampling: settings.sampling.clone(),
             adaptive: code.map(|((open, close), temperature)| AdaptiveTemperature { open, close, temperature }),
@@ -306,7 +308,7 @@ impl<'a> Trajectories<'a> {
                 active.pieces.pop();
                 End::StrayImageToken
             }
-            StopReason::Token(_) => End::EndOfTurn,
+            StopReason::Token(_) | StopReason::NothingAllowed => End::EndOfTurn,
             StopReason::TurnTokens => End::TurnTokens,
             StopReason::TotalTokens => End::TotalTokens,
             StopReason::ContextFull => End::ContextFull,

@@ -203,8 +203,8 @@ impl Writer {
 
     /// Takes calls out of the text.
     fn part(&mut self, drawn: Drawn) -> Part {
-        self.version = drawn.token.version;
-        let mut part = Part { tokens: vec![drawn.token], finish: drawn.finish, ..Part::default() };
+        self.version = drawn.token.as_ref().map_or(self.version, |token| token.version);
+        let mut part = Part { tokens: drawn.token.into_iter().collect(), finish: drawn.finish, ..Part::default() };
         if !self.form.reads_tool_calls {
             part.text = drawn.text;
         } else {

@@ -19,7 +19,7 @@ pub enum LogprobsMode {
     /// At temperature 1 over the whole vocabulary.
     #[default]
     RawLogprobs,
-    /// Under the distribution that it was drawn from: after penalty, temperature and cuts.
+    /// Under the distribution that it was drawn from: after penalties, bias, mask, temperature and cuts.
     ProcessedLogprobs,
 }
 
@@ -64,7 +64,7 @@ pub struct Delta {
 pub struct Finish {
     /// `stop` or `length`.
     pub reason: &'static str,
-    /// The stop string or stop token; null for the end of a turn.
+    /// The stop string or stop token, or `nothing_allowed` where what was asked for left no token; null for the end of a turn.
     pub stop: Value,
 }
 
@@ -74,14 +74,17 @@ impl Choice {
         Choice { settings, decoder: StreamDecoder::default(), text: String::new(), given: 0, tokens: 0 }
     }
 
-    /// Takes a token.
+    /// Takes a token, or the end without one.
     pub fn take(&mut self, progress: &Progress, tokenizer: &Tokenizer, eos: &[u32]) -> Delta {
-        self.tokens += 1;
-        let id = progress.token.drawn.id;
-        let ends_with_token = matches!(progress.stopped, Some(StopReason::Token(_))) && !self.settings.include_stop;
-        let is_left_out = ends_with_token || (self.settings.skip_special && tokenizer.is_special(id));
-        if !is_left_out {
-            self.text.push_str(&self.decoder.push(tokenizer.token_bytes(id)));
+        let before = self.text.len();
+        if let Some(token) = &progress.token {
+            self.tokens += 1;
+            let id = token.drawn.id;
+            let ends_with_token = matches!(progress.stopped, Some(StopReason::Token(_))) && !self.settings.include_stop;
+            let is_left_out = ends_with_token || (self.settings.skip_special && tokenizer.is_special(id));
+            if !is_left_out {
+                self.text.push_str(&self.decoder.push(tokenizer.token_bytes(id)));
+            }
         }
         let Some(reason) = progress.stopped else {
             let end = self.text.len() - self.held();
@@ -91,7 +94,9 @@ impl Choice {
         let mut end = self.text.len();
         if let StopReason::Text(index) = reason {
             let stop = &self.settings.stops.strings[index];
-            if let Some(start) = self.text.find(stop.as_str()) {
+            // Not an earlier one, which did not count: the last token completed it.
+            let from = self.text.floor_char_boundary(before.saturating_sub(stop.len() - 1));
+            if let Some(start) = self.text[from..].find(stop.as_str()).map(|start| from + start) {
                 end = if self.settings.include_stop { start + stop.len() } else { start };
             }
         }
@@ -122,6 +127,7 @@ impl Choice {
         match reason {
             StopReason::Text(index) => json!(self.settings.stops.strings[index]),
             StopReason::Token(id) if !eos.contains(&id) => json!(id),
+            StopReason::NothingAllowed => json!("nothing_allowed"),
             _ => Value::Null,
         }
     }
@@ -129,7 +135,7 @@ impl Choice {
 
 fn finish_reason(reason: StopReason) -> &'static str {
     match reason {
-        StopReason::Text(_) | StopReason::Token(_) => "stop",
+        StopReason::Text(_) | StopReason::Token(_) | StopReason::NothingAllowed => "stop",
         StopReason::TurnTokens | StopReason::TotalTokens | StopReason::ContextFull => "length",
     }
 }

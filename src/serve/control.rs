@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::App;
 use super::answers::{Form, Kind};
+use super::constraints::{Asked, ToolChoice};
 use super::desk::{Order, Running};
 use super::error::ApiError;
 use super::openai::{PixelLimits, Request};
@@ -152,7 +153,9 @@ async fn generate(
         let images = app.prompts.load(&features.images, features.mm_processor_kwargs)?;
         Ok(vec![app.prompts.tokens("token_ids", token_ids, images)?])
     };
-    answer(app, entry, (request, room), request_id, Form { kind: Kind::Tokens, ..Form::default() }, make).await
+    let asked = Asked::read(&request, &ToolChoice::None, &app.defaults)?;
+    let form = Form { kind: Kind::Tokens, ..Form::default() };
+    answer(app, entry, (request, asked, room), request_id, form, make).await
 }
 
 /// Fetches pictures that lie on the network.

@@ -19,6 +19,7 @@ use super::prompt_logprobs::{Scoring, TokenLogprobs};
 use crate::checkpoint::{CheckpointError, weights};
 use crate::engine::Engine;
 use crate::engine::request::{Event, GeneratorError, Opening, Sampled, Sampling, StopReason, Stops};
+use crate::engine::sampling::constraints::Constraints;
 use crate::model::Model;
 use crate::model::parameters::Weights;
 use crate::ops::patch_embed::PixelScale;
@@ -77,6 +78,10 @@ pub struct Job {
     pub sampling: Sampling,
     /// How many of the likeliest tokens are told beside each.
     pub likeliest: usize,
+    /// Whether their log-probabilities are those of the distribution drawn from.
+    pub likeliest_processed: bool,
+    /// What is asked of answers besides.
+    pub constraints: Arc<Constraints>,
     /// When answers end.
     pub stops: Stops,
     /// Nothing of the answers is given out before all have ended.
@@ -88,7 +93,7 @@ pub struct Job {
 /// What happened to a job.
 #[derive(Clone, Debug)]
 pub enum News {
-    /// A token was drawn.
+    /// A token was drawn, or none could be.
     Drawn(Progress),
     /// The answers of these numbers start over.
     Restarted(Range<usize>),
@@ -105,13 +110,13 @@ pub struct Token {
     pub version: u64,
 }
 
-/// A token of an answer.
+/// A token of an answer, or its end.
 #[derive(Clone, Debug)]
 pub struct Progress {
     /// The answer's number in the request.
     pub choice: usize,
-    /// The token.
-    pub token: Token,
+    /// The token; none where no token was allowed.
+    pub token: Option<Token>,
     /// If it was the last, why.
     pub stopped: Option<StopReason>,
 }
@@ -349,9 +354,11 @@ impl<'a> Desk<'a> {
             sequences: (first..first + job.n as u64).collect(),
             first_counter: Some(0),
             likeliest: job.likeliest,
+            likeliest_processed: job.likeliest_processed,
             seed: job.seed,
             sampling: job.sampling.clone(),
             adaptive: None,
+            constraints: job.constraints.clone(),
             stops: job.stops.clone(),
         };
         match self.engine.open(&opening) {
@@ -377,20 +384,28 @@ impl<'a> Desk<'a> {
         self.gauges.set_load(self.listeners.len() + acting, usage, self.engine.statistics());
     }
 
-    /// Gives tokens to those who wait for them. A sequence's stop comes right behind its last token.
+    /// Gives tokens to those who wait for them. A sequence's stop comes right behind its last token, or alone where
+    /// none was allowed.
     fn deliver(&mut self, events: Vec<Event>) {
         if let Some(acting) = &mut self.acting {
             acting.take(&mut EngineGenerator { engine: &mut self.engine, weights: &self.weights }, &events);
         }
         let mut events = events.into_iter().peekable();
         while let Some(event) = events.next() {
-            let Event::Token { sequence, token, likeliest } = event else { continue };
-            let stopped = events.next_if(|next| matches!(next, Event::Stopped { .. })).and_then(|next| match next {
-                Event::Stopped { reason, .. } => Some(reason),
-                Event::Token { .. } => None,
-            });
+            let (sequence, drawn, stopped) = match event {
+                Event::Token { sequence, token, likeliest } => {
+                    let reason = events.peek().and_then(|next| match next {
+                        Event::Stopped { sequence: next, reason } if *next == sequence => Some(*reason),
+                        _ => None,
+                    });
+                    events.next_if(|_| reason.is_some());
+                    (sequence, Some((token, likeliest)), reason)
+                }
+                Event::Stopped { sequence, reason } => (sequence, None, Some(reason)),
+            };
             if let Some(listener) = self.listeners.get(&sequence) {
-                let token = Token { drawn: token, likeliest, version: self.weights.version };
+                let version = self.weights.version;
+                let token = drawn.map(|(drawn, likeliest)| Token { drawn, likeliest, version });
                 let progress = Progress { choice: listener.choice, token, stopped };
                 let _ = listener.job.events.send(Ok(News::Drawn(progress)));
             }

@@ -10,7 +10,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::oneshot;
 
 use super::App;
-use super::choice::{Choice, Finish};
+use super::choice::{Choice, Finish, LogprobsMode};
 use super::desk::{self, Job, Order, Progress, Queued, Token};
 use super::error::ApiError;
 use super::gauges::Active;
@@ -51,7 +51,7 @@ struct Growing {
 /// What happened to the answers.
 #[derive(Debug)]
 pub enum News {
-    /// One got a token.
+    /// One got a token, or ended without one.
     Drawn(Drawn),
     /// These start over: what they had is void. Never those of a stream.
     Restarted(Range<usize>),
@@ -62,8 +62,8 @@ pub enum News {
 pub struct Drawn {
     /// The answer's number.
     pub choice: usize,
-    /// The token.
-    pub token: Token,
+    /// The token, if there is one.
+    pub token: Option<Token>,
     /// New text.
     pub text: String,
     /// How the answer ended, if it did.
@@ -109,6 +109,8 @@ impl Generation {
                 seed: settings.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()),
                 sampling: settings.sampling.clone(),
                 likeliest: settings.logprobs.unwrap_or(0),
+                likeliest_processed: app.defaults.logprobs_mode == LogprobsMode::ProcessedLogprobs,
+                constraints: settings.constraints.clone(),
                 stops: Stops { turn_tokens: tokens, total_tokens: tokens, ..settings.stops.clone() },
                 may_restart: !is_stream,
                 events: sender.clone(),

@@ -6,6 +6,7 @@ pub mod answers;
 pub mod batch;
 pub mod choice;
 pub mod connections;
+pub mod constraints;
 pub mod control;
 pub mod desk;
 pub mod error;
@@ -24,7 +25,7 @@ use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -38,6 +39,7 @@ use prompts::Prompts;
 use sampling::Defaults;
 
 use crate::engine::request::GeneratorError;
+use crate::engine::sampling::grammar::Grammars;
 use crate::engine::speculation::Speculation;
 use crate::engine::{Engine, EngineLimits};
 use crate::model::Model;
@@ -103,6 +105,10 @@ pub struct App {
     orders: Sender<Order>,
     /// Prompts that are made ready at once: each may hold a large picture.
     preparing: Arc<Semaphore>,
+    /// Compiles grammars; made when the first is asked for.
+    grammars: OnceLock<Result<Grammars, String>>,
+    /// Forms that are compiled at once.
+    compiling: Arc<Semaphore>,
     /// Requests whose pictures are fetched at once.
     fetching: Arc<Semaphore>,
     /// Room for large bodies, in KiB.
@@ -123,6 +129,16 @@ impl App {
     /// When it is gone.
     fn order(&self, order: Order) -> Result<(), ApiError> {
         self.orders.send(order).map_err(|_| ApiError::failed("the engine is gone"))
+    }
+
+    /// What compiles grammars.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot be used for it.
+    fn grammars(&self) -> Result<&Grammars, ApiError> {
+        let make = || Grammars::new(self.prompts.processor.tokenizer(), self.defaults.vocab, &self.defaults.eos);
+        let grammars = self.grammars.get_or_init(make).as_ref();
+        grammars.map_err(|reason| ApiError::failed(format!("the tokenizer cannot be used with grammars: {reason}")))
     }
 
     /// Whether the server goes down.
@@ -169,6 +185,8 @@ fn with_app(parts: Parts, work: impl FnOnce(App) -> Result<(), ServeError> + Sen
         gauges: gauges.clone(),
         orders,
         preparing: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))),
+        grammars: OnceLock::new(),
+        compiling: Arc::new(Semaphore::new(1)),
         fetching: Arc::new(Semaphore::new(FETCHING_MAX)),
         bodies: Arc::new(Semaphore::new(routes::BODIES_KIB_MAX)),
         patience: parts.patience,

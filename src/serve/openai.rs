@@ -35,17 +35,21 @@ pub struct Request {
     pub min_p: Option<f32>,
     /// Above 1 makes tokens that are in the sequence less likely.
     pub repetition_penalty: Option<f32>,
-    /// Only 0 is known.
+    /// Above 0 makes tokens that are in the answer less likely.
     pub presence_penalty: Option<f32>,
-    /// Only 0 is known.
+    /// Above 0 makes tokens less likely each time that they are in the answer.
     pub frequency_penalty: Option<f32>,
-    /// Only an empty one is known.
+    /// Added to the logits of tokens, which are named by their ids; kept between -100 and 100.
     pub logit_bias: Option<Map<String, Value>>,
+    /// Texts that the answer must not have.
+    pub bad_words: Option<Vec<String>>,
+    /// The only tokens that may be drawn.
+    pub allowed_token_ids: Option<Vec<u32>>,
     /// Tokens of an answer.
     pub max_tokens: Option<usize>,
     /// The same under its newer name, which wins.
     pub max_completion_tokens: Option<usize>,
-    /// Only 0 is known.
+    /// Tokens of an answer before anything may end it.
     pub min_tokens: Option<usize>,
     /// A text that ends an answer, or several.
     pub stop: Option<Value>,
@@ -69,18 +73,28 @@ pub struct Request {
     pub return_token_ids: Option<bool>,
     /// Write `token_id:N` in place of a token's text.
     pub return_tokens_as_token_ids: Option<bool>,
-    /// Only `{"type": "text"}` is known.
+    /// What the answer looks like: `{"type": ...}` with `text`, `json_object`, or `json_schema` and `json_schema.schema`.
     pub response_format: Option<Value>,
-    /// None is known.
+    /// The same in vLLM's words: an object with `json`, `json_object`, `regex`, `choice` or `grammar`.
     pub structured_outputs: Option<Value>,
+    /// The same in older words of vLLM: a JSON schema.
+    pub guided_json: Option<Value>,
+    /// A regular expression.
+    pub guided_regex: Option<Value>,
+    /// Texts to choose from.
+    pub guided_choice: Option<Value>,
+    /// A grammar in Lark's notation.
+    pub guided_grammar: Option<Value>,
     /// Only 1 is known.
     pub best_of: Option<usize>,
     /// None is known.
     pub suffix: Option<String>,
     /// What the model may call.
     pub tools: Option<Vec<Value>>,
-    /// `auto` or `none`.
+    /// `auto`, `none`, `required` or a function.
     pub tool_choice: Option<Value>,
+    /// Whether `required` may bring several calls; true without it.
+    pub parallel_tool_calls: Option<bool>,
     /// Open the assistant's turn; true without it.
     pub add_generation_prompt: Option<bool>,
     /// Go on with the last message.

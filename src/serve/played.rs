@@ -23,7 +23,7 @@ use super::gauges::Active;
 use super::openai::{Answer, ChatChoice, ChatMessage, Request, TrajectoryTurn, Usage};
 use super::routes::{Entry, Room, prepare};
 use super::sampling::Settings;
-use super::{App, seconds_since_1970};
+use super::{App, constraints, seconds_since_1970};
 use crate::rollout::RolloutSettings;
 use crate::rollout::environment::{Environment, TokenLimits};
 use crate::rollout::tool::ToolImage;
@@ -84,7 +84,9 @@ pub async fn answer(
 
 /// What has no meaning where the server plays the chat.
 fn refuse_unplayable(request: &Request) -> Result<(), ApiError> {
+    let constraint = constraints::first_field(request);
     for (param, is_asked) in [
+        (constraint.unwrap_or_default(), constraint.is_some()),
         ("tools", request.tools.as_ref().is_some_and(|tools| !tools.is_empty())),
         ("top_logprobs", request.top_logprobs.unwrap_or(0) > 0),
         ("prompt_logprobs", request.prompt_logprobs.is_some()),

@@ -20,6 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::answers::{Form, Kind, Writer};
+use super::constraints::{Asked, ToolChoice};
 use super::error::ApiError;
 use super::gauges::{Active, Waiting};
 use super::generation::Generation;
@@ -225,7 +226,8 @@ pub async fn prepare<T: Send + 'static>(
     on_thread(app, &app.preparing, work).await
 }
 
-async fn on_thread<T: Send + 'static>(
+/// Runs work as [`prepare`] does, under other permits.
+pub async fn on_thread<T: Send + 'static>(
     app: &Arc<App>,
     permits: &Arc<Semaphore>,
     work: impl FnOnce(&App) -> Result<T, ApiError> + Send + 'static,
@@ -328,9 +330,10 @@ async fn chat_completions(
     if let Some(environment) = app.environment.clone() {
         return played::answer(app, &*environment, entry, (request, room)).await;
     }
-    let reads_tool_calls = reads_tool_calls(&request)?;
-    let form = Form { kind: Kind::Chat, reads_tool_calls, ..form(&request) };
-    answer(app, entry, (request, room), None, form, |app, request| Ok(vec![app.prompts.chat(request)?])).await
+    let tools = ToolChoice::read(&request)?;
+    let form = Form { kind: Kind::Chat, reads_tool_calls: tools != ToolChoice::None, ..form(&request) };
+    let asked = Asked::read(&request, &tools, &app.defaults)?;
+    answer(app, entry, (request, asked, room), None, form, |app, request| Ok(vec![app.prompts.chat(request)?])).await
 }
 
 async fn completions(
@@ -342,7 +345,8 @@ async fn completions(
     if let (true, Some(LogprobsAsked::Count(count)), None) = (form.echo, request.logprobs, request.prompt_logprobs) {
         request.prompt_logprobs = Some(count);
     }
-    answer(app, entry, (request, room), None, form, |app, request| app.prompts.completion(request)).await
+    let asked = Asked::read(&request, &ToolChoice::None, &app.defaults)?;
+    answer(app, entry, (request, asked, room), None, form, |app, request| app.prompts.completion(request)).await
 }
 
 fn form(request: &Request) -> Form {
@@ -350,12 +354,12 @@ fn form(request: &Request) -> Form {
     Form { include_usage, ..Form::default() }
 }
 
-/// Answers a request whose prompts `make` makes; it has a name of its own unless it brings `id`. Once there are prompts, the request, which
+/// Answers a request whose prompts `make` makes, under what is `asked` of its tokens; it has a name of its own unless it brings `id`. Once there are prompts, the request, which
 /// may hold large pictures, is gone.
 pub async fn answer(
     app: Arc<App>,
     entry: Entry,
-    (request, room): (Request, Room),
+    (request, asked, room): (Request, Asked, Room),
     id: Option<String>,
     form: Form,
     make: impl FnOnce(&App, &Request) -> Result<Vec<Prompt>, ApiError> + Send + 'static,
@@ -364,6 +368,11 @@ pub async fn answer(
     let mut settings = app.defaults.settings(&request)?;
     settings.token_ids |= form.kind == Kind::Tokens;
     let is_stream = request.stream.unwrap_or(false);
+    if asked.has_form() {
+        // The end of a turn is the end of the form, whatever else is said of it.
+        settings.stops.token_ids.extend(&app.defaults.eos);
+    }
+    settings.constraints = asked.compile(&app).await?;
     let prompts = prepare(&app, move |app| make(app, &request)).await?;
     drop(room);
     app.defaults.check_answers(prompts.len(), &settings)?;
@@ -372,20 +381,6 @@ pub async fn answer(
     let id = id.unwrap_or_else(|| app.request_id(if form.kind == Kind::Chat { "chatcmpl" } else { "cmpl" }));
     let writer = Writer::new(generation, form, id, model);
     if is_stream { writer.stream().await } else { writer.whole().await }
-}
-
-/// Whether the model's calls are to be looked for.
-fn reads_tool_calls(request: &Request) -> Result<bool, ApiError> {
-    let has_tools = request.tools.as_ref().is_some_and(|tools| !tools.is_empty());
-    match &request.tool_choice {
-        None | Some(Value::Null) => Ok(has_tools),
-        Some(Value::String(choice)) if choice == "auto" => Ok(has_tools),
-        Some(Value::String(choice)) if choice == "none" => Ok(false),
-        Some(other) => {
-            let other: String = other.to_string().chars().take(100).collect();
-            Err(ApiError::field("tool_choice", format!("is {other}; only \"auto\" and \"none\" are supported")))
-        }
-    }
 }
 
 async fn tokenize(State(app): State<Arc<App>>, Wire(request, _room): Wire<Request>) -> Result<Json<Value>, ApiError> {

@@ -1,11 +1,14 @@
 //! From a request's fields to how tokens are drawn and when answers end, every value checked.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::choice::LogprobsMode;
 use super::error::ApiError;
 use super::openai::{LogprobsAsked, Request};
 use crate::engine::request::{Sampling, Stops};
+use crate::engine::sampling::constraints::Constraints;
 
 /// Answers to all prompts of a request at most.
 const ANSWERS_MAX: usize = 4096;
@@ -37,6 +40,8 @@ pub struct Defaults {
 pub struct Settings {
     /// How tokens are drawn.
     pub sampling: Sampling,
+    /// What is asked of answers besides; filled in when it is compiled.
+    pub constraints: Arc<Constraints>,
     /// When answers end; the tokens of an answer are filled in for each prompt.
     pub stops: Stops,
     /// Tokens of an answer, if the request says.
@@ -78,6 +83,7 @@ impl Defaults {
         }
         Ok(Settings {
             sampling: self.sampling(request)?,
+            constraints: Arc::default(),
             stops: self.stops(request)?,
             max_tokens,
             n,
@@ -114,10 +120,6 @@ impl Defaults {
             Some(LogprobsAsked::Whether(true)) => Some(top.unwrap_or(0)),
             Some(LogprobsAsked::Count(count)) => Some(count_of("logprobs", count)?),
         };
-        if asked.is_some_and(|count| count > 0) && self.logprobs_mode == LogprobsMode::ProcessedLogprobs {
-            let message = "asks for the likeliest tokens, which this server cannot give as processed_logprobs; send 0";
-            return Err(ApiError::field(if top.is_some() { "top_logprobs" } else { "logprobs" }, message));
-        }
         Ok(asked)
     }
 
@@ -176,15 +178,7 @@ impl Defaults {
 
 /// Known fields that have no effect here must be neutral: an answer drawn otherwise than asked is worse than none.
 fn refuse_unknown(request: &Request) -> Result<(), ApiError> {
-    let is_set = |value: &Option<Value>| value.as_ref().is_some_and(|value| !value.is_null());
-    let format = request.response_format.as_ref().map(|format| format["type"].as_str().unwrap_or(""));
     for (param, is_neutral, remedy) in [
-        ("presence_penalty", request.presence_penalty.unwrap_or(0.0) == 0.0, "leave it out or send 0"),
-        ("frequency_penalty", request.frequency_penalty.unwrap_or(0.0) == 0.0, "leave it out or send 0"),
-        ("logit_bias", request.logit_bias.as_ref().is_none_or(serde_json::Map::is_empty), "leave it out"),
-        ("min_tokens", request.min_tokens.unwrap_or(0) == 0, "leave it out or send 0"),
-        ("response_format", format.is_none_or(|kind| kind == "text"), "leave it out or send {\"type\": \"text\"}"),
-        ("structured_outputs", !is_set(&request.structured_outputs), "leave it out"),
         ("best_of", request.best_of.is_none_or(|best| best == 1), "use n"),
         ("suffix", request.suffix.as_ref().is_none_or(String::is_empty), "leave it out"),
     ] {
@@ -199,7 +193,8 @@ fn count_of(param: &str, count: i64) -> Result<usize, ApiError> {
     usize::try_from(count).map_err(|_| ApiError::field(param, format!("is {count}; it must be 0 or more")))
 }
 
-fn check(param: &str, value: impl std::fmt::Display, holds: bool, range: &str) -> Result<(), ApiError> {
+/// Whether a value holds, or why not.
+pub fn check(param: &str, value: impl std::fmt::Display, holds: bool, range: &str) -> Result<(), ApiError> {
     match holds {
         true => Ok(()),
         false => Err(ApiError::field(param, format!("is {value}; it must be {range}"))),

@@ -30,6 +30,8 @@ fn opening(policy: &SmallPolicy, sequences: Vec<u64>) -> Opening {
         sequences,
         first_counter: None,
         likeliest: 0,
+        likeliest_processed: false,
+        constraints: Default::default(),
         seed: 5,
         sampling: Sampling::default(),
         adaptive: None,

@@ -74,6 +74,8 @@ fn opening(number: u64) -> Opening {
         sequences: vec![number],
         first_counter: None,
         likeliest: 0,
+        likeliest_processed: false,
+        constraints: Default::default(),
         seed: 3,
         sampling: Sampling { top_k: 700, ..Sampling::default() },
         adaptive: None,

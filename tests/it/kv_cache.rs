@@ -406,6 +406,8 @@ fn opening(policy: &SmallPolicy, prompt: usize, members: usize, total: usize) ->
         sequences: (0..members as u64).collect(),
         first_counter: None,
         likeliest: 0,
+        likeliest_processed: false,
+        constraints: Default::default(),
         seed: 11,
         // The likeliest token is never an image's placeholder here, which would end the sequence.
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },

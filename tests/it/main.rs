@@ -3,6 +3,7 @@
 mod batch;
 mod cli;
 mod command;
+mod constraints;
 mod demonstration;
 mod engine;
 mod engine_speed;
@@ -25,6 +26,7 @@ mod rollout;
 mod row_invariance;
 mod sandbox;
 mod serve;
+mod serve_constraints;
 mod serve_env;
 mod serve_network;
 mod server;

@@ -265,6 +265,8 @@ impl<'a> Game<'a> {
             sequences: (self.opened..self.opened + members).collect(),
             first_counter: None,
             likeliest: 0,
+            likeliest_processed: false,
+            constraints: Default::default(),
             seed: random.next(),
             sampling: sampling(random),
             adaptive: random.one_in(2).then(|| AdaptiveTemperature {

@@ -122,6 +122,8 @@ fn openings(policy: &SmallPolicy, random: &mut Random) -> Vec<Opening> {
             likeliest: random.pick(&[0, 0, 3]),
             seed: random.next(),
             sampling: sampling(random),
+            likeliest_processed: false,
+            constraints: Default::default(),
             adaptive: random.one_in(2).then(|| AdaptiveTemperature {
                 open: "<code>".into(),
                 close: "</code>".into(),
@@ -183,6 +185,8 @@ fn looping(policy: &SmallPolicy) -> Opening {
         first_counter: None,
         likeliest: 0,
         seed: 1,
+        likeliest_processed: false,
+        constraints: Default::default(),
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
         adaptive: None,
         stops: Stops { turn_tokens: 200, total_tokens: 200, ..Stops::default() },

@@ -1,20 +1,26 @@
 //! How a sequence's next token is drawn, and what its drawn bytes mean for it.
 
 pub mod adaptive_temperature;
+pub mod constraints;
+pub mod grammar;
 pub mod likeliest;
 pub mod stop;
 
 use super::request::Sampling;
 use crate::ops::sample::Draw;
 use adaptive_temperature::AdaptiveState;
+use constraints::Constrained;
 
-/// A sequence's sampling: settings, the adaptive temperature's state, tokens seen.
+/// A sequence's sampling: settings, the adaptive temperature's state, tokens seen, what its constraints ask for now. It depends on the
+/// sequence's tokens alone, not on when and how often they are computed.
 #[derive(Clone, Debug)]
 pub struct Sampler {
     settings: Sampling,
     seed: u64,
     sequence: u64,
     adaptive: Option<AdaptiveState>,
+    /// None where nothing is asked.
+    constrained: Option<Box<Constrained>>,
     /// Each token of the sequence once, kept only where a penalty asks for it.
     seen: Vec<u32>,
     is_seen: Vec<bool>,
@@ -25,12 +31,14 @@ impl Sampler {
     pub fn new(
         settings: &Sampling,
         adaptive: Option<AdaptiveState>,
+        constrained: Option<Constrained>,
         seed: u64,
         sequence: u64,
         vocab: usize,
     ) -> Sampler {
         let is_seen = if settings.repetition_penalty == 1.0 { Vec::new() } else { vec![false; vocab] };
-        Sampler { settings: settings.clone(), seed, sequence, adaptive, seen: Vec::new(), is_seen }
+        let constrained = constrained.map(Box::new);
+        Sampler { settings: settings.clone(), seed, sequence, adaptive, constrained, seen: Vec::new(), is_seen }
     }
 
     /// The temperature of the next token.
@@ -41,8 +49,32 @@ impl Sampler {
         }
     }
 
+    /// Whether a grammar says what may come next. Then each draw wants a mask, made by [`Sampler::make_mask`] when the token before it is
+    /// known.
+    pub fn has_grammar(&self) -> bool {
+        self.constrained.as_ref().is_some_and(|constrained| constrained.has_grammar())
+    }
+
+    /// Whether the next draw waits for its mask.
+    pub fn lacks_mask(&self) -> bool {
+        self.constrained.as_ref().is_some_and(|constrained| constrained.lacks_mask())
+    }
+
+    /// Makes the mask of the next draw, where a grammar asks for one.
+    pub fn make_mask(&mut self) {
+        if let Some(constrained) = &mut self.constrained {
+            constrained.make_mask();
+        }
+    }
+
+    /// Whether a stop string that the last token completed ends the sequence.
+    pub fn may_end(&self) -> bool {
+        self.constrained.as_ref().is_none_or(|constrained| constrained.may_end())
+    }
+
     /// How to draw the token at `position`.
     pub fn draw(&self, position: usize) -> Draw<'_> {
+        assert!(!self.lacks_mask(), "the token at {position} is drawn before its mask is made");
         Draw {
             temperature: self.temperature(),
             top_k: self.settings.top_k,
@@ -50,8 +82,8 @@ impl Sampler {
             min_p: self.settings.min_p,
             repetition_penalty: self.settings.repetition_penalty,
             seen: &self.seen,
-            bias: &[],
-            allowed: None,
+            bias: self.constrained.as_ref().map_or(&[], |constrained| constrained.bias()),
+            allowed: self.constrained.as_ref().and_then(|constrained| constrained.mask()),
             seed: self.seed,
             sequence: self.sequence,
             position: position as u64,
@@ -70,10 +102,13 @@ impl Sampler {
         }
     }
 
-    /// Takes the bytes of a token that the model drew.
-    pub fn read_own(&mut self, bytes: &[u8]) {
+    /// Takes a token that the model drew, and its bytes.
+    pub fn read_own(&mut self, id: u32, bytes: &[u8]) {
         if let Some(state) = &mut self.adaptive {
             state.read(bytes);
+        }
+        if let Some(constrained) = &mut self.constrained {
+            constrained.read_own(id);
         }
     }
 
@@ -81,6 +116,9 @@ impl Sampler {
     pub fn interrupt(&mut self) {
         if let Some(state) = &mut self.adaptive {
             state.interrupt();
+        }
+        if let Some(constrained) = &mut self.constrained {
+            constrained.interrupt();
         }
     }
 }

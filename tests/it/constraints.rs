@@ -1,0 +1,142 @@
+//! Constraints in the engine: groups, neighbours, engines that are too small, observations.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use thyme_engine::cpu::Cpu;
+use thyme_engine::engine::request::{Event, Opening, Sampled, Sampling, StopReason, Stops};
+use thyme_engine::engine::sampling::constraints::Constraints;
+use thyme_engine::engine::sampling::grammar::{Form, Grammars};
+use thyme_engine::engine::{Engine, EngineLimits};
+
+use crate::small_policy::{Random, SmallPolicy};
+
+const LIMITS: EngineLimits = EngineLimits { pages: 400, prefill_chunk_tokens: 64, sequences: 100 };
+
+fn policy() -> SmallPolicy {
+    SmallPolicy::open("qwen2_vl_untied_nested", Arc::new(Cpu::new()))
+}
+
+fn opening(policy: &SmallPolicy, sequences: std::ops::Range<u64>, constraints: Constraints) -> Opening {
+    Opening {
+        token_ids: policy.text(&mut Random::new(17), 30),
+        images: Vec::new(),
+        sequences: sequences.collect(),
+        first_counter: None,
+        likeliest: 0,
+        likeliest_processed: false,
+        constraints: Arc::new(constraints),
+        seed: 5,
+        sampling: Sampling::default(),
+        adaptive: None,
+        stops: Stops { turn_tokens: 60, total_tokens: 200, ..Stops::default() },
+    }
+}
+
+/// Steps until so many have stopped; what each drew, and why it stopped.
+fn play(policy: &SmallPolicy, engine: &mut Engine, sequences: usize) -> BTreeMap<u64, (Vec<Sampled>, StopReason)> {
+    let (mut drawn, mut played): (BTreeMap<u64, Vec<Sampled>>, _) = (BTreeMap::new(), BTreeMap::new());
+    while played.len() < sequences {
+        for event in engine.step(&policy.weights).unwrap() {
+            match event {
+                Event::Token { sequence, token } => drawn.entry(sequence).or_default().push(token),
+                Event::Stopped { sequence, reason } => {
+                    let tokens = drawn.remove(&sequence).unwrap_or_default();
+                    assert!(played.insert(sequence, (tokens, reason)).is_none(), "{sequence} stopped twice");
+                }
+            }
+        }
+    }
+    played
+}
+
+/// Four times three words such as `t60.` and `stop`; penalties, and words that are bad.
+fn everything(policy: &SmallPolicy, eos: u32) -> Constraints {
+    let tokenizer = policy.processor.tokenizer();
+    let grammars = Grammars::new(tokenizer, policy.model.config.vocab, &[eos]).unwrap();
+    Constraints {
+        bias: BTreeMap::from([(eos, -1.0)]),
+        presence_penalty: 0.3,
+        frequency_penalty: 0.4,
+        bad_words: vec![vec![60, 61], vec![70]],
+        grammar: Some(grammars.compile(&Form::Regex(r"((t[0-9]{2,3}\.){3}stop){4}".to_owned())).unwrap()),
+        ..Constraints::default()
+    }
+}
+
+#[test]
+fn constraints_hold_in_engines_that_are_too_small_and_leave_neighbours_alone() {
+    let policy = policy();
+    let eos = policy.processor.special_ids().im_end;
+    let constrained = Opening {
+        stops: Stops { turn_tokens: 60, total_tokens: 200, token_ids: vec![eos], ..Stops::default() },
+        ..opening(&policy, 0..3, everything(&policy, eos))
+    };
+    let other = Opening { likeliest: 2, ..opening(&policy, 3..6, Constraints::default()) };
+    let play_in = |pages: usize, openings: &[&Opening]| {
+        let mut engine = policy.engine(EngineLimits { pages, ..LIMITS });
+        openings.iter().for_each(|opening| engine.open(opening).unwrap());
+        let sequences = openings.iter().map(|opening| opening.sequences.len()).sum();
+        (play(&policy, &mut engine, sequences), engine.statistics().preemptions)
+    };
+    let (expected, preemptions) = play_in(400, &[&constrained]);
+    assert_eq!(preemptions, 0);
+    let mut texts = BTreeSet::new();
+    for (drawn, reason) in expected.values() {
+        assert_eq!(*reason, StopReason::Token(eos));
+        let ids: Vec<u32> = drawn.iter().map(|token| token.id).collect();
+        let text = policy.processor.tokenizer().decode(&ids, true);
+        let parts: Vec<&str> = text.strip_suffix("stop").unwrap_or_else(|| panic!("{text}")).split("stop").collect();
+        assert_eq!(parts.len(), 4, "{text}");
+        let is_part =
+            |part: &&str| part.split_terminator('.').filter(|word| word[1..].parse::<u32>().is_ok()).count() == 3;
+        assert!(parts.iter().all(is_part) && !text.contains("t70."), "{text}");
+        texts.insert(text);
+    }
+    assert_eq!(texts.len(), 3, "each member of a group is in its own place of the grammar");
+
+    let (alone, _) = play_in(400, &[&other]);
+    let (beside, preemptions) = play_in(12, &[&constrained, &other]);
+    assert!(preemptions >= 2, "12 pages are too few for six sequences, {preemptions}");
+    for (number, played) in expected.iter().chain(&alone) {
+        assert_eq!(played, &beside[number], "{number}");
+    }
+}
+
+/// A penalty that outweighs all else lets each of three tokens come in turn.
+#[test]
+fn penalties_count_the_models_own_tokens_of_all_turns() {
+    let policy = policy();
+    let allowed = vec![10, 11, 12];
+    let constraints =
+        Constraints { allowed: Some(allowed.clone()), frequency_penalty: 500.0, ..Constraints::default() };
+    let mut opening = opening(&policy, 0..1, constraints);
+    opening.token_ids.extend([10; 4]);
+    opening.stops.turn_tokens = 4;
+    let mut engine = policy.engine(LIMITS);
+    engine.open(&opening).unwrap();
+    let mut counts = BTreeMap::new();
+    for _ in 0..3 {
+        for token in &play(&policy, &mut engine, 1)[&0].0 {
+            *counts.entry(token.id).or_insert(0) += 1;
+        }
+        engine.append(0, &[11; 5], &[]).unwrap();
+    }
+    assert_eq!(counts, allowed.into_iter().map(|id| (id, 4)).collect());
+}
+
+#[test]
+fn a_sequence_stops_where_nothing_is_allowed() {
+    let policy = policy();
+    let constraints =
+        Constraints { allowed: Some(vec![10]), bad_words: vec![vec![10, 10, 10]], ..Constraints::default() };
+    for temperature in [0.0, 1.0] {
+        let mut opening = opening(&policy, 0..2, constraints.clone());
+        opening.sampling.temperature = temperature;
+        let mut engine = policy.engine(LIMITS);
+        engine.open(&opening).unwrap();
+        for (drawn, reason) in play(&policy, &mut engine, 2).values() {
+            assert_eq!((drawn.len(), *reason), (2, StopReason::NothingAllowed));
+        }
+    }
+}
