@@ -29,7 +29,7 @@ fn opening(policy: &SmallPolicy, sequences: std::ops::Range<u64>, constraints: C
         seed: 5,
         sampling: Sampling::default(),
         adaptive: None,
-        stops: Stops { turn_tokens: 60, total_tokens: 200, ..Stops::default() },
+        stops: Stops { turn_tokens: 60, total_tokens: 150, ..Stops::default() },
     }
 }
 
@@ -39,7 +39,7 @@ fn play(policy: &SmallPolicy, engine: &mut Engine, sequences: usize) -> BTreeMap
     while played.len() < sequences {
         for event in engine.step(&policy.weights).unwrap() {
             match event {
-                Event::Token { sequence, token } => drawn.entry(sequence).or_default().push(token),
+                Event::Token { sequence, token, .. } => drawn.entry(sequence).or_default().push(token),
                 Event::Stopped { sequence, reason } => {
                     let tokens = drawn.remove(&sequence).unwrap_or_default();
                     assert!(played.insert(sequence, (tokens, reason)).is_none(), "{sequence} stopped twice");
@@ -69,7 +69,7 @@ fn constraints_hold_in_engines_that_are_too_small_and_leave_neighbours_alone() {
     let policy = policy();
     let eos = policy.processor.special_ids().im_end;
     let constrained = Opening {
-        stops: Stops { turn_tokens: 60, total_tokens: 200, token_ids: vec![eos], ..Stops::default() },
+        stops: Stops { turn_tokens: 60, total_tokens: 150, token_ids: vec![eos], ..Stops::default() },
         ..opening(&policy, 0..3, everything(&policy, eos))
     };
     let other = Opening { likeliest: 2, ..opening(&policy, 3..6, Constraints::default()) };

@@ -336,7 +336,7 @@ fn a_wrong_value_is_named_with_its_field() {
             "video_url",
         ),
         (CHAT, json!({"messages": two}), json!("messages"), "2 images"),
-        (CHAT, json!({"messages": says("a"), "tool_choice": "required"}), json!("tool_choice"), "auto"),
+        (CHAT, json!({"messages": says("a"), "tool_choice": "required"}), json!("tool_choice"), "no tools"),
         (
             CHAT,
             json!({"messages": says("a"), "continue_final_message": true, "add_generation_prompt": true}),

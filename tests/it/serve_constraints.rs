@@ -289,7 +289,7 @@ fn an_answer_ends_where_nothing_is_allowed() {
     for choice in server.complete(late)["choices"].as_array().unwrap() {
         assert_eq!((&choice["text"], &choice["stop_reason"]), (&json!("red"), &json!("nothing_allowed")));
     }
-    assert_eq!(server.metric("num_requests_running"), 0.0);
+    server.wait_for("num_requests_running", 0.0);
 }
 
 // ---- penalties ----
