@@ -95,7 +95,8 @@ impl Choice {
         if let StopReason::Text(index) = reason {
             let stop = &self.settings.stops.strings[index];
             // Not an earlier one, which did not count: the last token completed it.
-            let from = self.text.floor_char_boundary(before.saturating_sub(stop.len() - 1));
+            let from = before.saturating_sub(stop.len() - 1);
+            let from = (0..=from).rfind(|&byte| self.text.is_char_boundary(byte)).unwrap_or(0);
             if let Some(start) = self.text[from..].find(stop.as_str()).map(|start| from + start) {
                 end = if self.settings.include_stop { start + stop.len() } else { start };
             }

@@ -19,10 +19,13 @@ use thyme_engine::rollout::{RolloutSettings, run};
 use crate::server::{Server, long};
 use crate::small_policy::{CHECKPOINTS, Random, SmallPolicy};
 
-/// What a sequence drew: each token's numbers as bits, with the likeliest ones in its place, and how its turns ended.
+/// A token, its numbers as bits, and the likeliest ones in its place.
+type TokenBits = (u32, [u32; 6], Vec<(u32, u32)>);
+
+/// What a sequence drew, and how its turns ended.
 #[derive(Clone, PartialEq, Debug, Default)]
 struct Heard {
-    tokens: Vec<(u32, [u32; 6], Vec<(u32, u32)>)>,
+    tokens: Vec<TokenBits>,
     reasons: Vec<(usize, StopReason)>,
 }
 
