@@ -24,6 +24,14 @@ pub enum LogprobsMode {
 }
 
 impl LogprobsMode {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            LogprobsMode::RawLogprobs => "raw_logprobs",
+            LogprobsMode::ProcessedLogprobs => "processed_logprobs",
+        }
+    }
+
     /// The number for a token.
     pub fn of(self, token: &Sampled) -> f32 {
         let logprob = match self {

@@ -21,6 +21,7 @@ use super::openai::{PixelLimits, Request};
 use super::prompts::is_remote;
 use super::routes::{Entry, Wire, answer, fetch, fetch_pictures, prepare};
 use crate::checkpoint::folder;
+use crate::prompt::{PreparedImage, Processor, Prompt};
 
 /// Routes of a weight transfer over the network, which is not done here.
 const TRANSFER_ROUTES: [&str; 6] = [
@@ -50,7 +51,11 @@ async fn server_info(State(app): State<Arc<App>>) -> Json<Value> {
         "version": env!("CARGO_PKG_VERSION"),
         "weights_version": app.gauges.weights_version(),
         "vllm_config": {
-            "model_config": {"served_model_name": app.names, "max_model_len": app.defaults.context_tokens},
+            "model_config": {
+                "served_model_name": app.names,
+                "max_model_len": app.defaults.context_tokens,
+                "logprobs_mode": app.defaults.logprobs_mode.name(),
+            },
             "weight_transfer_config": {"backend": "disk"},
         },
     }))
@@ -117,15 +122,47 @@ async fn update_weights(
 struct Features {
     images: Vec<String>,
     mm_processor_kwargs: Option<PixelLimits>,
+    /// Where they stand in the prompt, for clients that look; when handed back, the token ids say it.
+    #[serde(default)]
+    mm_placeholders: Placeholders,
+}
+
+/// Runs of token ids that stand for pictures.
+#[derive(Debug, Default, Deserialize, Serialize)]
+struct Placeholders {
+    image: Vec<Run>,
+}
+
+/// Token ids that stand for one picture.
+#[derive(Debug, Deserialize, Serialize)]
+struct Run {
+    offset: usize,
+    length: usize,
+}
+
+impl Placeholders {
+    /// Those of a prompt's pictures.
+    fn of(prompt: &Prompt, processor: &Processor) -> Placeholders {
+        let pad = processor.special_ids().image_pad;
+        let mut offset = 0;
+        let run = |image: &Arc<PreparedImage>| {
+            offset += prompt.token_ids[offset..].iter().take_while(|id| **id != pad).count();
+            let run = Run { offset, length: processor.image_tokens(image) };
+            offset += run.length;
+            run
+        };
+        Placeholders { image: prompt.images.iter().map(run).collect() }
+    }
 }
 
 async fn render(State(app): State<Arc<App>>, Wire(request, _room): Wire<Request>) -> Result<Json<Value>, ApiError> {
     app.model_name(request.model.as_deref())?;
     let request = fetch_pictures(&app, request).await?;
     let images = app.prompts.features(&request);
-    let features =
-        (!images.is_empty()).then_some(Features { images, mm_processor_kwargs: request.mm_processor_kwargs });
+    let mm_processor_kwargs = request.mm_processor_kwargs;
     let prompt = prepare(&app, move |app| app.prompts.chat(&request)).await?;
+    let mm_placeholders = Placeholders::of(&prompt, &app.prompts.processor);
+    let features = (!images.is_empty()).then_some(Features { images, mm_processor_kwargs, mm_placeholders });
     Ok(Json(json!({"token_ids": prompt.token_ids, "features": features})))
 }
 

@@ -367,6 +367,7 @@ pub async fn answer(
     let model = app.model_name(request.model.as_deref())?;
     let mut settings = app.defaults.settings(&request)?;
     settings.token_ids |= form.kind == Kind::Tokens;
+    settings.tokens_as_ids |= form.kind == Kind::Tokens;
     let is_stream = request.stream.unwrap_or(false);
     if asked.has_form() {
         // The end of a turn is the end of the form, whatever else is said of it.

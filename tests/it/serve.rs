@@ -1,12 +1,10 @@
 //! The server as its clients see it: answers, streams, pictures, weights; and what it says to those who ask for what cannot be.
 
 use std::io::Read;
-use std::path::Path;
-use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::command::{Workplace, succeed};
+use crate::command::Workplace;
 use crate::server::{PATIENCE, Server, draw, events, init, long, picture, read_all, says, shows, unchunk};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -575,10 +573,16 @@ fn a_rendered_chat_is_answered_from_its_tokens() {
     let server = Server::start(&[]);
     let messages = shows(json!({"type": "image_url", "image_url": {"url": picture(90, 60)}}));
     let chat = json!({"messages": messages, "max_tokens": 10, "seed": 3, "n": 2, "logprobs": true, "return_token_ids": true,
-        "mm_processor_kwargs": {"min_pixels": 3136, "max_pixels": 3136}});
+        "return_tokens_as_token_ids": true, "mm_processor_kwargs": {"min_pixels": 3136, "max_pixels": 3136}});
     let whole = server.chat(chat.clone());
     let rendered = server.post("/v1/chat/completions/render", &chat).json();
     assert_eq!(rendered["token_ids"], whole["prompt_token_ids"]);
+    let placeholders = rendered["features"]["mm_placeholders"]["image"].as_array().unwrap();
+    let (offset, length) = (placeholders[0]["offset"].as_u64().unwrap(), placeholders[0]["length"].as_u64().unwrap());
+    let ids = rendered["token_ids"].as_array().unwrap();
+    let pad = &ids[offset as usize];
+    let run: Vec<usize> = (0..ids.len()).filter(|&place| ids[place] == *pad).collect();
+    assert_eq!((placeholders.len(), run), (1, (offset as usize..(offset + length) as usize).collect()));
     let sampling = json!({"max_tokens": 10, "seed": 3, "n": 2, "logprobs": 0, "output_kind": 2});
     let body = json!({"request_id": "r1", "model": "tiny", "token_ids": rendered["token_ids"], "features": rendered["features"],
         "sampling_params": sampling});
@@ -588,19 +592,4 @@ fn a_rendered_chat_is_answered_from_its_tokens() {
         let (own, chat) = (&generated["choices"][number], &whole["choices"][number]);
         assert_eq!((&own["token_ids"], &own["logprobs"]), (&chat["token_ids"], &chat["logprobs"]));
     }
-}
-
-// ---- OpenAI's own client ----
-
-#[test]
-#[ignore = "needs the package openai; run: THYME_OPENAI_PYTHON=python cargo test --test it the_openai_client -- --ignored"]
-fn the_openai_client_is_content() {
-    let python =
-        std::env::var("THYME_OPENAI_PYTHON").expect("THYME_OPENAI_PYTHON names a Python with the package openai");
-    let server = Server::start(&["--api-key", "sk-key"]);
-    let mut command = Command::new(python);
-    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/clients/openai_check.py"));
-    command.arg(format!("http://{}/v1", server.address)).args(["--api-key", "sk-key"]).env_remove("http_proxy");
-    let said = succeed(command);
-    assert_eq!(said.matches(": ok").count(), 7, "{said}");
 }
