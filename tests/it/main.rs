@@ -2,6 +2,7 @@
 
 mod batch;
 mod cli;
+mod clients;
 mod command;
 mod constraints;
 mod demonstration;
