@@ -12,6 +12,7 @@ import argparse
 import math
 import sys
 
+import requests
 import torch
 from PIL import Image
 from trl.generation import vllm_client
@@ -149,7 +150,7 @@ def check_errors(client):
         raise AssertionError("a temperature of -1 was accepted")
     try:
         connect("http://127.0.0.1:9", timeout_seconds=0)
-    except ConnectionError:
+    except requests.ConnectionError:
         return
     raise AssertionError("nobody answers there")
 
