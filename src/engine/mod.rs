@@ -442,7 +442,7 @@ impl Engine {
             let mut draft = chunk.draft.iter();
             let mut computed = chunk.tokens.end;
             for Row { drawn, likeliest } in drawn.by_ref().take(chunk.drawn()).collect::<Vec<_>>() {
-                if drawn.is_nothing() {
+                if sequence.sampler.is_constrained() && drawn.is_nothing() {
                     sequence.stop();
                     events.push(Event::Stopped { sequence: chunk.sequence, reason: StopReason::NothingAllowed });
                     break;

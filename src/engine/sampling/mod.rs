@@ -49,6 +49,11 @@ impl Sampler {
         }
     }
 
+    /// Whether something is asked of its tokens, which may leave none to draw.
+    pub fn is_constrained(&self) -> bool {
+        self.constrained.is_some()
+    }
+
     /// Whether a grammar says what may come next. Then each draw wants a mask, made by [`Sampler::make_mask`] when the token before it is
     /// known.
     pub fn has_grammar(&self) -> bool {
