@@ -35,6 +35,8 @@ use workload::{Script, Turn, Workload, tokens};
 
 /// Ends a turn.
 const STOP: u32 = 3;
+/// What is measured is played so often, and the fastest counts: others on the machine only make it slower.
+const PLAYS: usize = 3;
 /// A prediction is as good as this.
 const ERROR_MAX: f64 = 0.10;
 /// Devices of the large simulation.
@@ -158,6 +160,20 @@ impl Tiny {
         run.preemptions = engine.statistics().preemptions;
         run
     }
+
+    /// A workload without calls, whose steps are the same in each play: of each step the fastest.
+    fn fastest_steps(&self, workload: &Workload, weights: &Weights) -> Run {
+        let mut run = self.play(workload, &Machine::Real(weights));
+        for _ in 1..PLAYS {
+            let again = self.play(workload, &Machine::Real(weights));
+            assert_eq!(again.steps.len(), run.steps.len(), "a play without calls is the same each time");
+            for (step, other) in run.steps.iter_mut().zip(again.steps) {
+                step.seconds = step.seconds.min(other.seconds);
+            }
+        }
+        run.seconds = run.busy_seconds();
+        run
+    }
 }
 
 /// Opens a sequence if there is room.
@@ -227,7 +243,7 @@ fn others() -> Vec<Workload> {
     vec![
         Workload { name: "32 in flight", in_flight: 32, sequences: 1000..1192, ..base.clone() },
         Workload { name: "256 in flight", in_flight: 256, pages: 256 * 40, sequences: 2000..2768, ..base.clone() },
-        Workload { name: "128 in flight, a third of the pages", pages: 1000, sequences: 3000..3512, ..base.clone() },
+        Workload { name: "128 in flight, a tenth of the pages", pages: 500, sequences: 3000..3512, ..base.clone() },
         Workload {
             name: "128 in flight, calls of 10 ms to 1 s",
             call_seconds: 0.01..1.0,
@@ -237,7 +253,7 @@ fn others() -> Vec<Workload> {
         Workload {
             name: "128 in flight, long prompts, few pages, calls",
             prompt_tokens: 256.0..1024.0,
-            pages: 3000,
+            pages: 2000,
             call_seconds: 0.01..1.0,
             sequences: 5000..5256,
             ..base
@@ -265,7 +281,7 @@ fn measure(tiny: &Tiny) -> Cost {
     let weights = init::random_weights(&tiny.model, 0);
     // The first run finds caches cold and memory untouched.
     tiny.play(&Workload { sequences: 9000..9128, ..calibration() }, &Machine::Real(&weights));
-    let measured = tiny.play(&calibration(), &Machine::Real(&weights));
+    let measured = tiny.fastest_steps(&calibration(), &weights);
     let fit = Cost::fit(&measured.steps);
     let [step, prompt, row, key] = fit.cost.0.map(|seconds| seconds * 1e6);
     println!(
@@ -281,7 +297,8 @@ fn measure(tiny: &Tiny) -> Cost {
     println!("{:<48}{:>9}{:>10}{:>8}{:>20}{:>8}", "workload", "measured", "predicted", "error", "preemptions", "batch");
     let mut worst = 0.0_f64;
     for workload in others() {
-        let measured = tiny.play(&workload, &Machine::Real(&weights));
+        let plays = (0..PLAYS).map(|_| tiny.play(&workload, &Machine::Real(&weights)));
+        let measured = plays.min_by(|a, b| a.seconds.total_cmp(&b.seconds)).expect("there are plays");
         let simulated = tiny.play(&workload, &Machine::Simulated(fit.cost));
         let error = simulated.throughput() / measured.throughput() - 1.0;
         worst = worst.max(error.abs());
