@@ -188,6 +188,8 @@ fn what_only_a_client_could_do_is_refused() {
         ("stop_token_ids", json!([1])),
         ("top_logprobs", json!(3)),
         ("mm_processor_kwargs", json!({"max_pixels": 50000})),
+        ("min_tokens", json!(3)),
+        ("guided_regex", json!("a+")),
     ] {
         let mut body = json!({"messages": says("Hello"), "logprobs": true});
         body[field] = value;
