@@ -23,8 +23,8 @@ const GROUP: u64 = 8;
 /// Patches of the picture's sides: 1,900 tokens of two by two.
 const PATCHES: (u32, u32) = (76, 100);
 /// Tokens of text, half before and half behind.
-const TEXT: usize = 100;
-const REPEATS: usize = 7;
+const TEXT: usize = 110;
+const REPEATS: usize = 5;
 /// Prompt tokens of a forward, with room for all and for a part.
 const CHUNKS: [usize; 2] = [2048, 512];
 

@@ -1,10 +1,10 @@
 //! What drafts bring: tokens a second with them beside without, in one run, and the share of drafted tokens that come true.
 //!
-//! Texts: a model of 8 layers of 768 with random weights computes every token, but what it says is a given text: files of this repository
+//! Texts: a model of 6 layers of 640 with random weights computes every token, but what it says is a given text: files of this repository
 //! with a name replaced behind the same files, an implementation behind its contract, JSON records, prose. So the work is real, and drafts come true
 //! as often as they would for a model that writes this. Rollouts: the recipe's, of the shipped model, with its tool.
 //!
-//!     cargo bench --bench speculation                  (or with `texts` or `rollouts` behind `--`)
+//!     cargo bench --bench speculation                  (behind `--`, words of the rows that are wanted: JSON rollouts)
 
 #[path = "../tests/it/over_cpu.rs"]
 mod over_cpu;
@@ -12,7 +12,7 @@ mod over_cpu;
 mod wide;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use over_cpu::over_cpu;
@@ -23,6 +23,7 @@ use thyme_engine::engine::speculation::Speculation;
 use thyme_engine::engine::{Engine, EngineLimits, Statistics};
 use thyme_engine::model::Model;
 use thyme_engine::model::config::Config;
+use thyme_engine::model::parameters::Weights;
 use thyme_engine::ops::Tensor;
 use thyme_engine::ops::sample::{Draw, Drawn, Sample};
 use thyme_engine::prompt::Processor;
@@ -38,10 +39,13 @@ use thyme_engine::train::dataset::Dataset;
 /// Sequences at once.
 const SIZES: [usize; 4] = [1, 4, 16, 96];
 /// Tokens of a text: its prompt at most, and what is said.
-const PROMPT: usize = 400;
-const SAID: usize = 128;
+const PROMPT: usize = 256;
+const SAID: usize = 160;
 /// Runs of each variant, in turn; the fastest counts.
-const REPEATS: usize = 3;
+const REPEATS: usize = 5;
+
+/// The name of their rows.
+const ROLLOUTS: &str = "rollouts of recipes/grpo_ats.toml";
 
 const VARIANTS: [Speculation; 3] = [Speculation::Off, Speculation::Auto, Speculation::Always];
 
@@ -55,7 +59,7 @@ struct Measured {
 /// The CPU, but each sequence says its text.
 struct Reciting {
     cpu: Cpu,
-    texts: Vec<Vec<u32>>,
+    texts: Mutex<Vec<Vec<u32>>>,
 }
 
 impl Reciting {
@@ -72,7 +76,8 @@ impl Sample for Reciting {
     }
 
     fn sample(&self, logits: &Tensor, draws: &[Draw<'_>]) -> Vec<Drawn> {
-        let told = |draw: &Draw<'_>| self.texts[draw.sequence as usize][draw.position as usize];
+        let texts = self.texts.lock().unwrap();
+        let told = |draw: &Draw<'_>| texts[draw.sequence as usize][draw.position as usize];
         let drawn = self.cpu.sample(logits, draws).into_iter().zip(draws);
         drawn.map(|(drawn, draw)| Drawn { token: told(draw), ..drawn }).collect()
     }
@@ -82,20 +87,20 @@ impl Sample for Reciting {
 type Text = (Vec<u32>, Vec<u32>);
 
 fn main() {
-    let only: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
-    let is_wanted = |part: &str| only.is_empty() || only.iter().any(|wanted| wanted == part);
     println!(
-        "{:<34}{:>10}{:>12}{:>9}{:>9}{:>22}{:>22}",
+        "{:<38}{:>10}{:>12}{:>9}{:>9}{:>24}{:>24}",
         "", "sequences", "tokens/s", "auto", "always", "auto: came true", "always: came true"
     );
     rayon::scope(|_| {
-        if is_wanted("texts") {
-            texts();
-        }
-        if is_wanted("rollouts") {
-            rollouts();
-        }
+        texts();
+        rollouts();
     });
+}
+
+/// Whether a row of that name is asked for.
+fn is_wanted(name: &str) -> bool {
+    let mut wanted = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).peekable();
+    wanted.peek().is_none() || wanted.any(|word| name.contains(&word))
 }
 
 /// Measures the variants in turn and prints a row.
@@ -117,7 +122,7 @@ fn compare(name: &str, sequences: usize, mut measure: impl FnMut(Speculation) ->
         format!("{} of {} ({share:.0} %)", statistics.accepted_tokens, statistics.drafted_tokens)
     };
     println!(
-        "{name:<34}{sequences:>10}{:>12.0}{:>9}{:>9}{:>22}{:>22}",
+        "{name:<38}{sequences:>10}{:>12.0}{:>9}{:>9}{:>24}{:>24}",
         off.tokens as f64 / off.seconds,
         ratio(&auto),
         ratio(&always),
@@ -142,11 +147,12 @@ fn texts() {
         ("JSON records", json.collect()),
         ("prose", prose.collect()),
     ];
-    for (name, texts) in kinds {
+    let reciter = Reciter::new();
+    for (name, texts) in kinds.into_iter().filter(|(name, _)| is_wanted(name)) {
         let texts: Vec<Text> = texts.iter().map(|(before, said)| text(before, said)).collect();
         for sequences in SIZES.into_iter().filter(|&sequences| sequences <= 16) {
             let texts: Vec<Text> = texts.iter().cycle().take(sequences).cloned().collect();
-            compare(name, sequences, |speculation| recite(&texts, speculation));
+            compare(name, sequences, |speculation| reciter.recite(&texts, speculation));
         }
     }
 }
@@ -195,34 +201,54 @@ fn text(before: &str, said: &str) -> Text {
             |piece: &String| piece.bytes().fold(7u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
         pieces.iter().map(|piece| 1024 + hash(piece) % (wide::VOCAB as u32 - 1024)).collect()
     };
-    let (mut before, said) = (ids(before), ids(said));
-    before.drain(..before.len().saturating_sub(PROMPT));
-    let mut repeated = said.iter().copied().cycle();
-    (before, (0..SAID).map_while(|_| repeated.next()).collect())
+    let (mut before, mut said) = (ids(before), ids(said));
+    before.truncate(PROMPT);
+    said.truncate(SAID);
+    assert_eq!(said.len(), SAID, "a text of enough tokens");
+    (before, said)
 }
 
-/// Lets a sequence say each text, all at once.
-fn recite(texts: &[Text], speculation: Speculation) -> Measured {
-    let texts_whole = texts.iter().map(|(before, said)| [before.as_slice(), said].concat()).collect();
-    let backend = Arc::new(Reciting { cpu: Cpu::new(), texts: texts_whole });
-    let model = Model::new(wide::config(), backend);
-    let weights = init::random_weights(&model, 0);
-    let processor = Arc::new(Processor::open(Path::new("recipes/tiny")).expect("a tokenizer"));
-    let limits =
-        EngineLimits { pages: texts.len() * 40, prefill_chunk_tokens: texts.len() * PROMPT, sequences: texts.len() };
-    let mut engine = Engine::new(model, processor, limits).with_speculation(speculation);
-    for (number, (before, _)) in (0..).zip(texts) {
-        engine.open(&opening(number, before.clone())).expect("room for all");
+/// The model that says texts.
+struct Reciter {
+    backend: Arc<Reciting>,
+    model: Model,
+    weights: Weights,
+    processor: Arc<Processor>,
+}
+
+impl Reciter {
+    fn new() -> Reciter {
+        let backend = Arc::new(Reciting { cpu: Cpu::new(), texts: Mutex::default() });
+        let model = Model::new(wide::config(), backend.clone());
+        let weights = init::random_weights(&model, 0);
+        let processor = Arc::new(Processor::open(Path::new("recipes/tiny")).expect("a tokenizer"));
+        Reciter { backend, model, weights, processor }
     }
-    // One step computes all prompts, before the time begins.
-    let drawn = |events: &[Event]| events.iter().filter(|event| matches!(event, Event::Token { .. })).count();
-    assert_eq!(drawn(&engine.step(&weights).expect("a step")), texts.len());
-    let (began, mut tokens) = (Instant::now(), 0);
-    while tokens < texts.len() * (SAID - 1) {
-        tokens += drawn(&engine.step(&weights).expect("a step"));
+
+    /// Lets a sequence say each text, all at once.
+    fn recite(&self, texts: &[Text], speculation: Speculation) -> Measured {
+        *self.backend.texts.lock().unwrap() =
+            texts.iter().map(|(before, said)| [before.as_slice(), said].concat()).collect();
+        let limits = EngineLimits {
+            pages: texts.len() * 40,
+            prefill_chunk_tokens: texts.len() * PROMPT,
+            sequences: texts.len(),
+        };
+        let engine = Engine::new(self.model.clone(), self.processor.clone(), limits);
+        let mut engine = engine.with_speculation(speculation);
+        for (number, (before, _)) in (0..).zip(texts) {
+            engine.open(&opening(number, before.clone())).expect("room for all");
+        }
+        // One step computes all prompts, before the time begins.
+        let drawn = |events: &[Event]| events.iter().filter(|event| matches!(event, Event::Token { .. })).count();
+        assert_eq!(drawn(&engine.step(&self.weights).expect("a step")), texts.len());
+        let (began, mut tokens) = (Instant::now(), 0);
+        while tokens < texts.len() * (SAID - 1) {
+            tokens += drawn(&engine.step(&self.weights).expect("a step"));
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        Measured { tokens, seconds, statistics: engine.statistics() }
     }
-    let seconds = began.elapsed().as_secs_f64();
-    Measured { tokens, seconds, statistics: engine.statistics() }
 }
 
 fn opening(number: u64, token_ids: Vec<u32>) -> Opening {
@@ -243,6 +269,9 @@ fn opening(number: u64, token_ids: Vec<u32>) -> Opening {
 
 /// The recipe's rollouts, so many sequences at once: alone with their prompts, and in the recipe's own groups.
 fn rollouts() {
+    if !is_wanted(ROLLOUTS) {
+        return;
+    }
     let plan = layers::load(Path::new("recipes/grpo_ats.toml"), &[]).expect("a recipe");
     let plan = Plan::new(plan).expect("a recipe that can be run");
     let (dataset, dir) = (Dataset::held_out_needle(), Path::new("recipes/tiny-sft"));
@@ -257,15 +286,15 @@ fn rollouts() {
     for sequences in SIZES {
         let group_size = recipe.grpo.num_generations.min(sequences);
         let at_once = sequences / group_size;
-        // As many sequences in all, or a quarter where they come one by one.
-        let total = if sequences == 1 { 24 } else { 96 };
+        // As many sequences in all, but fewer where they come one by one.
+        let total = (12 * sequences).min(96);
         let task = |number: usize| {
             let task = dataset.task(number as u64).expect("the built-in task");
             let prompt = processor.encode_messages(&task.messages, Path::new(""), true).expect("a prompt");
             Task { prompt: Some(prompt), ..task }
         };
         let tasks: Vec<Task> = (0..total / group_size).map(task).collect();
-        compare("rollouts of recipes/grpo_ats.toml", sequences, |speculation| {
+        compare(ROLLOUTS, sequences, |speculation| {
             let limits = engine_limits(&plan, model.backend.activation_bytes());
             let mut engine = Engine::new(model.clone(), processor.clone(), limits).with_speculation(speculation);
             let began = Instant::now();

@@ -23,6 +23,8 @@ use step_time::StepTime;
 pub const DRAFT_TOKENS_MAX: usize = 8;
 /// A row has to bring so many times what it costs: neither is known exactly.
 const GAIN_MIN: f64 = 1.25;
+/// No row is taken to cost less than this share of a token, whatever was measured.
+const PRICE_MIN: f64 = 0.1;
 
 /// Whether an engine drafts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ValueEnum)]
@@ -78,7 +80,7 @@ impl Speculator {
         if self.speculation == Speculation::Always {
             return guess.len();
         }
-        let price = GAIN_MIN * self.step_time.price(decoding);
+        let price = GAIN_MIN * self.step_time.price(decoding).max(PRICE_MIN);
         let mut chance = 1.0;
         let pays = |place: &usize| {
             let alike = guess.alike() + place;

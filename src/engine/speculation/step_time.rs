@@ -1,7 +1,7 @@
 //! What a further row costs a step: a line through the times of the last steps, by their rows.
 
-/// What is left of a step's weight after the next: about the last 64 count.
-const KEEPS: f64 = 1.0 - 1.0 / 64.0;
+/// What is left of a step's weight after the next: about the last 256 count.
+const KEEPS: f64 = 1.0 - 1.0 / 256.0;
 /// Variance of rows below which a slope is not believed. As long as steps have the same number of rows, earlier differences fade, the slope
 /// with them, and somebody tries again.
 const VARIANCE_MIN: f64 = 0.25;
