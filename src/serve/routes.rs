@@ -133,7 +133,8 @@ async fn read(body: Body, app: &App) -> Result<(Vec<u8>, Room), ApiError> {
     let mut began = Instant::now();
     let mut pieces = body.into_data_stream();
     loop {
-        let until = began + app.patience + Duration::from_secs_f64(size as f64 / BODY_BYTES_PER_SECOND);
+        let in_all = began + app.patience + Duration::from_secs_f64(size as f64 / BODY_BYTES_PER_SECOND);
+        let until = in_all.min(Instant::now() + app.patience);
         let Ok(piece) = timeout_at(until, pieces.next()).await else { return Err(ApiError::slow_body(size)) };
         let Some(piece) = piece else { break };
         let piece = piece.map_err(|error| ApiError::bad(format!("the body cannot be read: {error}")))?;

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -105,7 +105,9 @@ impl Conduct {
         match self {
             SlowBody => &[408],
             NoJson | WrongType | DeepJson | HugePicture => &[400],
-            LargeBody => &[400, 413],
+            // What is large may come to a stop on its way through a busy system.
+            LargeBody => &[400, 408],
+            DeflateBomb => &[408],
             _ => &[],
         }
     }
@@ -182,16 +184,21 @@ impl World {
     }
 
     async fn request(&self, conduct: Conduct) -> Seen {
-        let mut first_token = None;
-        let outcome = match timeout(PATIENCE, self.converse(conduct, &mut first_token)).await {
+        let (mut first_token, sent) = (None, AtomicUsize::new(0));
+        let outcome = match timeout(PATIENCE, self.converse(conduct, &mut first_token, &sent)).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(error)) => Broken(error.to_string()),
-            Err(_) => Broken("no answer".to_owned()),
+            Err(_) => Broken(format!("no answer, {} bytes of the body sent", sent.into_inner())),
         };
         Seen { conduct, outcome, first_token }
     }
 
-    async fn converse(&self, conduct: Conduct, first_token: &mut Option<Duration>) -> std::io::Result<Outcome> {
+    async fn converse(
+        &self,
+        conduct: Conduct,
+        first_token: &mut Option<Duration>,
+        sent: &AtomicUsize,
+    ) -> std::io::Result<Outcome> {
         let socket = TcpSocket::new_v4()?;
         if conduct == StopsReading {
             socket.set_recv_buffer_size(4096)?;
@@ -215,7 +222,10 @@ impl World {
                 }
                 _ => {
                     writer.write_all(head.as_bytes()).await?;
-                    writer.write_all(body.as_bytes()).await?;
+                    for piece in body.as_bytes().chunks(1 << 20) {
+                        writer.write_all(piece).await?;
+                        sent.fetch_add(piece.len(), Ordering::Relaxed);
+                    }
                 }
             }
             Ok::<_, std::io::Error>(writer)
