@@ -2,8 +2,16 @@
 
 use thyme_engine::engine::scheduler::Chunk;
 
-/// What a step consists of: 1, prompt and observation tokens, sequences that decode, keys that are attended to.
-pub type Composition = [f64; 4];
+/// Weights are found in so many rounds; more change nothing that shows.
+const ROUNDS: usize = 4;
+/// No step is shorter, whatever a line says, in seconds.
+const SHORTEST: f64 = 1e-5;
+
+/// Parts of a step's cost.
+pub const PARTS: usize = 5;
+
+/// What a step consists of: 1, prompt and observation tokens, keys that these attend to, sequences that decode, keys that these attend to.
+pub type Composition = [f64; PARTS];
 
 /// A step that was measured.
 #[derive(Clone, Copy)]
@@ -26,15 +34,13 @@ pub struct Fit {
 }
 
 pub fn composition(chunks: &[Chunk]) -> Composition {
-    let mut parts = [1.0, 0.0, 0.0, 0.0];
+    let mut parts = [1.0, 0.0, 0.0, 0.0, 0.0];
     for chunk in chunks {
         let (from, to) = (chunk.tokens.start as f64, chunk.tokens.end as f64);
-        match chunk.draws && chunk.tokens.len() == 1 {
-            true => parts[2] += 1.0,
-            false => parts[1] += to - from,
-        }
+        let first = if chunk.draws && chunk.tokens.len() == 1 { 3 } else { 1 };
+        parts[first] += to - from;
         // Token number p attends to p + 1 keys.
-        parts[3] += (to * (to + 1.0) - from * (from + 1.0)) / 2.0;
+        parts[first + 1] += (to * (to + 1.0) - from * (from + 1.0)) / 2.0;
     }
     parts
 }
@@ -44,40 +50,51 @@ impl Cost {
         self.0.iter().zip(parts).map(|(each, count)| each * count).sum()
     }
 
-    /// The line that misses the steps by the least mean square.
+    /// The line that misses the steps by the least mean square, where a step of twice the time may be missed by twice the square: whatever
+    /// disturbs a machine disturbs a second as much as the next. By this the line takes as long for all steps as they took.
     pub fn fit(steps: &[Measured]) -> Fit {
-        // Normal equations, each unknown in units of its own mean, so that none drowns.
         let mean = |value: &dyn Fn(&Measured) -> f64| steps.iter().map(value).sum::<f64>() / steps.len() as f64;
-        let scale: [f64; 4] = std::array::from_fn(|i| mean(&|step| step.composition[i]).max(f64::MIN_POSITIVE));
-        let mut rows = [[0.0; 5]; 4];
-        for step in steps {
-            let parts: [f64; 4] = std::array::from_fn(|i| step.composition[i] / scale[i]);
-            for (row, part) in rows.iter_mut().zip(parts) {
-                for (sum, other) in row.iter_mut().zip(parts) {
-                    *sum += part * other;
-                }
-                row[4] += part * step.seconds;
-            }
+        let mut cost = Cost::fit_weighted(steps, |step| 1.0 / step.seconds);
+        for _ in 0..ROUNDS {
+            // A step in which nothing disturbs is not worth more than others: what counts is how long it should have taken.
+            cost = Cost::fit_weighted(steps, |step| 1.0 / cost.seconds(&step.composition).max(SHORTEST));
         }
-        let solved = solve(rows);
-        let cost = Cost(std::array::from_fn(|i| solved[i] / scale[i]));
         let average = mean(&|step| step.seconds);
         let missed = mean(&|step| (step.seconds - cost.seconds(&step.composition)).powi(2));
         let variance = mean(&|step| (step.seconds - average).powi(2));
         Fit { cost, residual: missed.sqrt() / average, explained: 1.0 - missed / variance }
     }
+
+    fn fit_weighted(steps: &[Measured], weight: impl Fn(&Measured) -> f64) -> Cost {
+        // Normal equations, each unknown in units of its own mean, so that none drowns.
+        let mean = |part: usize| steps.iter().map(|step| step.composition[part]).sum::<f64>() / steps.len() as f64;
+        let scale: Composition = std::array::from_fn(|i| mean(i).max(f64::MIN_POSITIVE));
+        let mut rows = [[0.0; PARTS + 1]; PARTS];
+        for step in steps {
+            let weight = weight(step);
+            let parts: Composition = std::array::from_fn(|i| step.composition[i] / scale[i]);
+            for (row, part) in rows.iter_mut().zip(parts) {
+                for (sum, other) in row.iter_mut().zip(parts) {
+                    *sum += weight * part * other;
+                }
+                row[PARTS] += weight * part * step.seconds;
+            }
+        }
+        let solved = solve(rows);
+        Cost(std::array::from_fn(|i| solved[i] / scale[i]))
+    }
 }
 
-/// Solves four equations by elimination, each row its coefficients and its right side.
-fn solve(mut rows: [[f64; 5]; 4]) -> [f64; 4] {
-    for pivot in 0..4 {
-        let largest = (pivot..4).max_by(|&a, &b| rows[a][pivot].abs().total_cmp(&rows[b][pivot].abs())).unwrap();
+/// Solves equations by elimination, each row its coefficients and its right side.
+fn solve(mut rows: [[f64; PARTS + 1]; PARTS]) -> Composition {
+    for pivot in 0..PARTS {
+        let largest = (pivot..PARTS).max_by(|&a, &b| rows[a][pivot].abs().total_cmp(&rows[b][pivot].abs())).unwrap();
         rows.swap(pivot, largest);
-        for other in (0..4).filter(|&other| other != pivot) {
+        for other in (0..PARTS).filter(|&other| other != pivot) {
             let factor = rows[other][pivot] / rows[pivot][pivot];
             let row = rows[pivot];
             rows[other].iter_mut().zip(row).for_each(|(value, above)| *value -= factor * above);
         }
     }
-    std::array::from_fn(|i| rows[i][4] / rows[i][i])
+    std::array::from_fn(|i| rows[i][PARTS] / rows[i][i])
 }
