@@ -177,8 +177,11 @@ kernel! {
                 if let Left::Columns(values) = left {
                     pack_columns::<L>(values, size, chunk.clone(), k, depth, left_blocks);
                 }
-                for row in chunk.clone().step_by(L::TILE_ROWS) {
-                    let rows = L::TILE_ROWS.min(chunk.end - row);
+                let mut next = chunk.start;
+                while next < chunk.end {
+                    let (row, rest) = (next, chunk.end - next);
+                    let rows = if let Left::Rows(_) = left { tile_rows::<L>(rest) } else { L::TILE_ROWS.min(rest) };
+                    next += rows;
                     for (i, right_panel) in panels.clone().zip(right_panels.chunks_exact((panel * depth).max(1))) {
                         let col = i * panel;
                         let place = Place { out, row, col, rows, cols: panel.min(size.cols - col) };
@@ -198,6 +201,14 @@ kernel! {
             }
         }
     }
+}
+
+/// Rows of the next tile where `rest` are left. A few more than a tile holds are halved: a tile of one or two rows waits for its sums and
+/// takes as long as one of four.
+#[inline(always)]
+fn tile_rows<L: Lanes>(rest: usize) -> usize {
+    let tile = L::TILE_ROWS;
+    if rest > tile && rest <= tile + tile / 3 { rest.div_ceil(2) } else { tile.min(rest) }
 }
 
 /// A tile of the output; `rows` and `cols` of it lie inside.

@@ -9,11 +9,12 @@ weights, the same prompts and the same cores, one after the other, round by roun
 
 `prepare` makes a text model of 137 million parameters (12 layers of 1,024) with random weights, as a Hugging Face folder and as GGUF.
 `check` draws greedily from all of them: they must agree, or it is not the same model. `measure` appends a line to WORK/results.jsonl for each
-round, engine and concurrency; run again, it adds rounds. Python needs gguf, numpy, torch, transformers and psutil (requirements.txt).
+round, engine and concurrency; a run can be parted by --first-round, --engines and --concurrency. Python needs gguf, numpy, torch, transformers and psutil (requirements.txt).
 
 A request is 256 token ids, drawn at random, none of them asked twice, and 64 new tokens, greedy, past any end. So many requests are always
 under way; a client of the two servers reads a stream of events over HTTP from the same cores, while transformers is called in its own process
-without a server between. Time to first token counts from sending; the time between tokens is that between their arrivals.
+without a server between. Time to first token counts from sending; the time between tokens is that between their arrivals. Drafts are off: random weights soon repeat themselves, and a draft of
+what was said before would be right more often than for any real model.
 """
 
 import argparse
@@ -94,8 +95,7 @@ def quantile(values, share):
 
 
 def measure(arguments):
-    first = 1 + max((row["round"] for row in read(arguments.results)), default=0)
-    for number in range(first, first + arguments.rounds):
+    for number in range(arguments.first_round, arguments.first_round + arguments.rounds):
         for concurrency in arguments.concurrency:
             # Who comes first changes from round to round.
             turn = number % len(arguments.engines)
@@ -152,12 +152,13 @@ def main():
     parser.add_argument("--engine", type=pathlib.Path, default=ROOT / "target/release/thyme-engine")
     parser.add_argument("--llama-server", type=pathlib.Path, help="llama.cpp's server, built with -DGGML_NATIVE=ON")
     parser.add_argument("--gguf-type", choices=["f16", "bf16", "f32"], default="f16")
-    parser.add_argument("--flash-attention", choices=["on", "off"], default="on", help="of llama.cpp")
+    parser.add_argument("--flash-attention", choices=["on", "off"], default="off", help="of llama.cpp; off was faster here")
     parser.add_argument("--ubatch", type=int, default=512, help="of llama.cpp: tokens computed together")
     parser.add_argument("--transformers-options", type=str.split, default=[], help="of transformers_engine.py, in one text")
     parser.add_argument("--engines", type=lambda text: text.split(","), default=list(engines.ENGINES))
     parser.add_argument("--concurrency", type=lambda text: [int(part) for part in text.split(",")], default=list(REQUESTS))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--first-round", type=int, default=1, help="its number, which is also the seed of its prompts")
     parser.add_argument("--cores", default="0,1", help="cores that everything runs on")
     arguments = parser.parse_args()
     os.sched_setaffinity(0, {int(core) for core in arguments.cores.split(",")})
