@@ -2,13 +2,13 @@
 //! so far; a chain that is stored and taken up again rounds nothing. So neither tile, edge, number of rows nor thread shows in the bits.
 //!
 //! The right matrix is packed into panels of one or two vectors, `k` by `k`, and so is the left one into blocks of a few rows where it is
-//! stored by columns; a micro-kernel keeps a tile of the output in registers. Small parameters stay packed. One to four rows (decoding)
-//! read large ones once, without packing.
+//! stored by columns; a micro-kernel keeps a tile of the output in registers. Parameters stay packed, in bf16, unless they are very large:
+//! of those one to four rows (decoding) are multiplied without packing.
 
 mod pack;
 
 use half::bf16;
-use pack::{block_len, pack_columns, pack_parameter, pack_right_panel, transposed_parameters};
+use pack::{block_len, pack_columns, pack_parameter, pack_right_panel, panel_start, transposed_parameters};
 use rayon::prelude::*;
 
 use super::memory::Parameter;
@@ -41,7 +41,7 @@ pub(super) enum Right<'a> {
     /// Stored `[N, K]`: a parameter, going forward.
     Parameter(&'a [bf16]),
     /// The same, packed whole.
-    Panels(&'a [f32]),
+    Panels(&'a [bf16]),
     /// Stored `[K, N]`: a parameter, going backward.
     ParameterBackward(&'a [bf16]),
     /// Stored `[K, N]`.
@@ -162,13 +162,15 @@ kernel! {
         for k in (0..size.depth.max(1)).step_by(DEPTH) {
             let depth = DEPTH.min(size.depth - k);
             let (packed, left_blocks) = room.split_at_mut(panels.len() * panel * depth);
-            let right_panels = match right {
-                Right::Panels(values) => &values[size.cols.next_multiple_of(panel) * k + panels.start * panel * depth..],
+            let columns = match right {
+                Right::Panels(values) => {
+                    Columns::Narrow(&values[panel_start(size, panel, panels.start, k)..][..packed.len()])
+                }
                 _ => {
                     for (i, to) in panels.clone().zip(packed.chunks_exact_mut((panel * depth).max(1))) {
-                        pack_right_panel::<L>(right, size, i * panel, k, to);
+                        pack_right_panel::<L>(right, size, i, k, to);
                     }
-                    packed
+                    Columns::Wide(packed)
                 }
             };
             let start = if k == 0 { start } else { Start::Sum };
@@ -182,24 +184,59 @@ kernel! {
                     let (row, rest) = (next, chunk.end - next);
                     let rows = if let Left::Rows(_) = left { tile_rows::<L>(rest) } else { L::TILE_ROWS.min(rest) };
                     next += rows;
-                    for (i, right_panel) in panels.clone().zip(right_panels.chunks_exact((panel * depth).max(1))) {
-                        let col = i * panel;
+                    for (i, number) in panels.clone().enumerate() {
+                        let col = number * panel;
                         let place = Place { out, row, col, rows, cols: panel.min(size.cols - col) };
-                        match left {
-                            Left::Rows(values) => {
+                        let panel = i * panel * depth..(i + 1) * panel * depth;
+                        match (left, columns) {
+                            (Left::Rows(values), Columns::Narrow(right)) => {
                                 let block = &values[row * size.depth + k..];
-                                whole_tile::<L, false>(block, size.depth, right_panel, start, place);
+                                whole_tile::<L, _, false>(block, size.depth, &right[panel], start, place);
                             }
-                            Left::Columns(_) => {
+                            (Left::Rows(values), Columns::Wide(right)) => {
+                                let block = &values[row * size.depth + k..];
+                                whole_tile::<L, _, false>(block, size.depth, &right[panel], start, place);
+                            }
+                            (Left::Columns(_), Columns::Wide(right)) => {
                                 let block = (row - chunk.start) / L::TILE_ROWS;
                                 let block = &left_blocks[block * block_len(L::TILE_ROWS, depth)..];
-                                whole_tile::<L, true>(block, L::TILE_ROWS, right_panel, start, place);
+                                whole_tile::<L, _, true>(block, L::TILE_ROWS, &right[panel], start, place);
                             }
+                            (Left::Columns(_), Columns::Narrow(_)) => unreachable!("a parameter is multiplied by rows"),
                         }
                     }
                 }
             }
         }
+    }
+}
+
+/// Panels side by side, for one `DEPTH`.
+#[derive(Clone, Copy)]
+enum Columns<'a> {
+    Narrow(&'a [bf16]),
+    Wide(&'a [f32]),
+}
+
+/// What a panel consists of.
+trait Element: Copy {
+    /// Reads 16. Safety: `from` is readable for 16.
+    unsafe fn load<L: Lanes>(from: *const Self) -> L;
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(from: *const f32) -> L {
+        // Safety: the caller's.
+        unsafe { L::load_pointer(from) }
+    }
+}
+
+impl Element for bf16 {
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(from: *const bf16) -> L {
+        // Safety: the caller's.
+        unsafe { L::load_bf16_pointer(from) }
     }
 }
 
@@ -223,32 +260,32 @@ struct Place {
 
 /// The smallest tile that holds `place`. A block stored by columns is `[k][stride]`, else `[row][stride]`.
 #[inline(always)]
-fn whole_tile<L: Lanes, const COLUMNS: bool>(
+fn whole_tile<L: Lanes, E: Element, const COLUMNS: bool>(
     left: &[f32],
     stride: usize,
-    right: &[f32],
+    right: &[E],
     start: Start<'_>,
     place: Place,
 ) {
     match (L::TILE_VECTORS, place.rows) {
-        (1, 1) => tile::<L, 1, 1, COLUMNS>(left, stride, right, start, place),
-        (1, 2) => tile::<L, 2, 1, COLUMNS>(left, stride, right, start, place),
-        (1, 3..=4) => tile::<L, 4, 1, COLUMNS>(left, stride, right, start, place),
-        (1, _) => tile::<L, 6, 1, COLUMNS>(left, stride, right, start, place),
-        (_, 1) => tile::<L, 1, 2, COLUMNS>(left, stride, right, start, place),
-        (_, 2) => tile::<L, 2, 2, COLUMNS>(left, stride, right, start, place),
-        (_, 3..=4) => tile::<L, 4, 2, COLUMNS>(left, stride, right, start, place),
-        (_, 5..=8) => tile::<L, 8, 2, COLUMNS>(left, stride, right, start, place),
-        _ => tile::<L, 12, 2, COLUMNS>(left, stride, right, start, place),
+        (1, 1) => tile::<L, E, 1, 1, COLUMNS>(left, stride, right, start, place),
+        (1, 2) => tile::<L, E, 2, 1, COLUMNS>(left, stride, right, start, place),
+        (1, 3..=4) => tile::<L, E, 4, 1, COLUMNS>(left, stride, right, start, place),
+        (1, _) => tile::<L, E, 6, 1, COLUMNS>(left, stride, right, start, place),
+        (_, 1) => tile::<L, E, 1, 2, COLUMNS>(left, stride, right, start, place),
+        (_, 2) => tile::<L, E, 2, 2, COLUMNS>(left, stride, right, start, place),
+        (_, 3..=4) => tile::<L, E, 4, 2, COLUMNS>(left, stride, right, start, place),
+        (_, 5..=8) => tile::<L, E, 8, 2, COLUMNS>(left, stride, right, start, place),
+        _ => tile::<L, E, 12, 2, COLUMNS>(left, stride, right, start, place),
     }
 }
 
 /// `ROWS` rows of `VECTORS` vectors of outputs, in registers; right `[k][VECTORS · 16]`. Rows that lie outside compute the last one again.
 #[inline(always)]
-fn tile<L: Lanes, const ROWS: usize, const VECTORS: usize, const COLUMNS: bool>(
+fn tile<L: Lanes, E: Element, const ROWS: usize, const VECTORS: usize, const COLUMNS: bool>(
     left: &[f32],
     left_stride: usize,
-    right: &[f32],
+    right: &[E],
     start: Start<'_>,
     place: Place,
 ) {
@@ -301,7 +338,7 @@ fn tile<L: Lanes, const ROWS: usize, const VECTORS: usize, const COLUMNS: bool>(
         let mut columns = [L::splat(0.0); VECTORS];
         // Safety: the assertion on `left` covers its last element; `depth` steps of a panel are what `right` holds.
         unsafe {
-            unroll!(v < VECTORS => { columns[v] = L::load_pointer(b.wrapping_add(v * LANES)); });
+            unroll!(v < VECTORS => { columns[v] = E::load(b.wrapping_add(v * LANES)); });
             unroll!(row < ROWS => {
                 let x = L::splat(*a[row].wrapping_add(at));
                 unroll!(v < VECTORS => { sums[row][v] = x.mul_add(columns[v], sums[row][v]); });

@@ -100,13 +100,13 @@ impl Drop for Floats {
 
 impl Storage for Floats {}
 
-/// Elements up to which a parameter keeps its panels: packing it for a few rows would cost more than the product.
-const PANELS_MAX: usize = 1 << 20;
+/// Elements up to which a parameter keeps its panels, which are as large again: packing it for a few rows costs more than the product.
+const PANELS_MAX: usize = 1 << 24;
 
 /// The storage of Bf16.
 pub(super) struct Parameter {
     values: Vec<bf16>,
-    panels: OnceLock<Floats>,
+    panels: OnceLock<Vec<bf16>>,
 }
 
 impl Parameter {
@@ -125,7 +125,7 @@ impl Parameter {
     }
 
     /// The values packed for products, by `pack` the first time; none where they are many.
-    pub fn panels(&self, pack: impl FnOnce(&[bf16]) -> Floats) -> Option<&[f32]> {
+    pub fn panels(&self, pack: impl FnOnce(&[bf16]) -> Vec<bf16>) -> Option<&[bf16]> {
         (self.values.len() <= PANELS_MAX).then(|| &**self.panels.get_or_init(|| pack(&self.values)))
     }
 }

@@ -4,8 +4,7 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::super::memory::Floats;
-use super::super::simd::{LANES, Lanes, kernel, unroll};
+use super::super::simd::{LANES, Lanes, unroll};
 use super::{Cpu, DEPTH, Right, Size, tile_size};
 
 /// Floats from one packed block of rows to the next; a line more than it holds, lest all blocks fall into the same sets of the cache.
@@ -40,11 +39,11 @@ pub(super) fn pack_columns<L: Lanes>(
     }
 }
 
-/// The columns of a panel, from `col`, of the right matrix, from `k`, to `[k][panel]`; the columns past the edge are zeros.
+/// The columns of panel `number` of the right matrix, from `k`, to `[k][panel]`; the columns past the edge are zeros.
 #[inline(always)]
-pub(super) fn pack_right_panel<L: Lanes>(right: Right<'_>, size: Size, col: usize, k: usize, to: &mut [f32]) {
+pub(super) fn pack_right_panel<L: Lanes>(right: Right<'_>, size: Size, number: usize, k: usize, to: &mut [f32]) {
     let panel = L::TILE_VECTORS * LANES;
-    let depth = to.len() / panel;
+    let (col, depth) = (number * panel, to.len() / panel);
     match right {
         Right::Parameter(values) => {
             for first in (0..panel).step_by(LANES) {
@@ -114,25 +113,23 @@ pub(super) fn transposed_parameters<L: Lanes>(
     L::transpose(lanes)
 }
 
-kernel! {
-    /// A whole parameter to panels: for each `DEPTH`, panel by panel as the product reads them.
-    fn pack_all<L>(values: &[bf16], size: Size, to: &mut [f32]) {
-        let panel = L::TILE_VECTORS * LANES;
-        let cols = size.cols.next_multiple_of(panel);
-        for k in (0..size.depth).step_by(DEPTH) {
-            let depth = DEPTH.min(size.depth - k);
-            let panels = to[cols * k..][..cols * depth].chunks_exact_mut(panel * depth);
-            for (i, to) in panels.enumerate() {
-                pack_right_panel::<L>(Right::Parameter(values), size, i * panel, k, to);
-            }
-        }
-    }
+/// Where panel `number` of a packed parameter begins, from `k`, which is a multiple of `DEPTH`.
+#[inline(always)]
+pub(super) fn panel_start(size: Size, panel: usize, number: usize, k: usize) -> usize {
+    size.cols.next_multiple_of(panel) * k + number * panel * DEPTH.min(size.depth - k)
 }
 
-/// The panels of a whole parameter `[cols, depth]`.
-pub(super) fn pack_parameter(cpu: &Cpu, values: &[bf16], size: Size) -> Floats {
+/// The panels of a whole parameter `[cols, depth]`: for each `DEPTH`, panel by panel as the product reads them; zeros past the edge.
+pub(super) fn pack_parameter(cpu: &Cpu, values: &[bf16], size: Size) -> Vec<bf16> {
     let (_, panel) = tile_size(cpu.simd);
-    let mut panels = cpu.scratch(size.cols.next_multiple_of(panel) * size.depth);
-    pack_all(cpu.simd, values, size, &mut panels);
+    let mut panels = vec![bf16::ZERO; size.cols.next_multiple_of(panel) * size.depth];
+    for k in (0..size.depth).step_by(DEPTH) {
+        let depth = DEPTH.min(size.depth - k);
+        for col in 0..size.cols {
+            let from = &values[col * size.depth + k..][..depth];
+            let to = &mut panels[panel_start(size, panel, col / panel, k) + col % panel..];
+            to.iter_mut().step_by(panel).zip(from).for_each(|(to, from)| *to = *from);
+        }
+    }
     panels
 }
