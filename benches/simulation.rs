@@ -1,6 +1,6 @@
 //! What the scheduler makes of a workload, with the model and without it. The engine is the real one, page counts, prompts in chunks and
-//! preemptions included; where there is no model, a step takes as long as a line through measured steps says, and the tokens that it would
-//! draw are given. A call that takes time takes it on the run's own clock, which steps move on.
+//! preemptions included, and takes the time that it takes; where there is no model, its part of a step takes as long as a line through measured
+//! steps says, and the tokens that it would draw are given. A call that takes time takes it on the run's own clock, which steps move on.
 //!
 //!     cargo bench --bench simulation
 //!     cargo bench --bench simulation -- --large [--cost A,B,C,D,E]
@@ -68,6 +68,9 @@ struct Run {
     steps: Vec<Measured>,
     /// The clock at the end.
     seconds: f64,
+    /// Seconds of all steps, and of these the ones in which the scheduler worked.
+    busy_seconds: f64,
+    host_seconds: f64,
     drawn_tokens: usize,
     /// Seconds in which a call ran, and of these the ones in which no step did.
     calls_seconds: f64,
@@ -81,10 +84,6 @@ struct Run {
 impl Run {
     fn throughput(&self) -> f64 {
         self.drawn_tokens as f64 / self.seconds
-    }
-
-    fn busy_seconds(&self) -> f64 {
-        self.steps.iter().map(|step| step.seconds).sum()
     }
 }
 
@@ -129,23 +128,30 @@ impl Tiny {
                 run.seconds += idle + 1e-8;
                 continue;
             }
+            let composition = composition(&pass.chunks);
+            let computing = Instant::now();
             if let Machine::Real(weights) = machine {
                 engine.compute(weights, &pass.chunks);
             }
+            let computed = computing.elapsed().as_secs_f64();
             let drawn = drawn(&pass.chunks, &mut open);
             run.drawn_tokens += drawn.len();
             let events = engine.accept(&pass.chunks, drawn);
-            let composition = composition(&pass.chunks);
-            let seconds = match machine {
-                Machine::Real(_) => began.elapsed().as_secs_f64(),
+            // The host's part is real in either.
+            let host = began.elapsed().as_secs_f64() - computed;
+            let model = match machine {
+                Machine::Real(_) => computed,
                 Machine::Simulated(cost) => cost.seconds(&composition).max(0.0),
             };
+            let seconds = model + host;
             run.seconds += seconds;
+            run.busy_seconds += seconds;
+            run.host_seconds += host;
             run.calls_seconds += if calls.is_empty() { 0.0 } else { seconds };
             run.batched += pass.chunks.len();
             let (free, pages) = engine.pages();
             run.pages_held += 1.0 - free as f64 / pages as f64;
-            run.steps.push(Measured { composition, seconds });
+            run.steps.push(Measured { composition, seconds: model });
             for event in events {
                 let Event::Stopped { sequence, .. } = event else { continue };
                 let own = &open[&sequence];
@@ -330,7 +336,8 @@ fn measure(tiny: &Tiny) -> Cost {
     fit.cost
 }
 
-/// Simulates the large workload on one device and on several, with pages for all in flight and with fewer.
+/// Simulates the large workload on one device and on several, with pages for all in flight and with fewer. The host's time is that of all
+/// steps over the sequences in them: schedule, page accounting, stops, and the scripts.
 fn simulate(tiny: &Tiny, cost: Cost) {
     println!("simulated, with seconds of {:?}", cost.0);
     println!(
@@ -358,14 +365,16 @@ fn simulate(tiny: &Tiny, cost: Cost) {
         let seconds = runs.iter().map(|run| run.seconds).fold(0.0, f64::max);
         let steps = total(&|run| run.steps.len() as f64);
         let drawn = total(&|run| run.drawn_tokens as f64);
+        let batched = total(&|run| run.batched as f64);
         println!(
-            "{devices:<9}{pages:>13}{seconds:>10.1}{drawn:>10}{:>10.0}{:>7.0}{:>13}{:>10.0} %{:>12.1} %{:>9.1} %",
+            "{devices:<9}{pages:>13}{seconds:>10.1}{drawn:>10}{:>10.0}{:>7.0}{:>13}{:>10.0} %{:>12.1} %{:>9.1} %{:>12.2}",
             drawn / seconds,
-            total(&|run| run.batched as f64) / steps,
+            batched / steps,
             total(&|run| run.preemptions as f64),
             100.0 * total(&|run| run.pages_held) / steps,
             100.0 * (1.0 - total(&|run| run.idle_seconds) / total(&|run| run.calls_seconds)),
-            100.0 * total(&|run| run.busy_seconds()) / (devices as f64 * seconds),
+            100.0 * total(&|run| run.busy_seconds) / (devices as f64 * seconds),
+            1e6 * total(&|run| run.host_seconds) / batched,
         );
     }
 }
