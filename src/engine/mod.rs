@@ -329,6 +329,14 @@ impl Engine {
     /// already, and lost their pages, find more of what they had by themselves.
     fn share_prompts(&mut self) {
         for group in self.groups.values() {
+            let is_settled = |member: &u64| {
+                let sequence = &self.sequences[member];
+                sequence.prompt_role == PromptRole::Alone && (sequence.computed > 0 || sequence.is_stopped())
+            };
+            // Nobody leads, and nobody lacks the prompt.
+            if group.members.iter().all(is_settled) {
+                continue;
+            }
             let is_candidate = |member: &&u64| {
                 let sequence = &self.sequences[*member];
                 sequence.computed > 0 || !sequence.is_stopped()

@@ -83,8 +83,16 @@ impl PrefixTree {
 
     /// Cuts off the leaf that was not used for longest among those whose page is idle; its page.
     pub fn evict(&mut self, is_idle: impl Fn(u32) -> bool) -> Option<u32> {
-        // Leaves that are held are among the last used, and no more than there are sequences.
-        let &(used, node) = self.leaves.iter().find(|(_, node)| is_idle(self.edge(*node).page))?;
+        let mut looked_at = 0;
+        let (used, node) = loop {
+            let &(used, node) = self.leaves.first().filter(|_| looked_at < self.leaves.len())?;
+            if is_idle(self.edge(node).page) {
+                break (used, node);
+            }
+            // It is in use, and need not be looked at again soon.
+            self.touch(node);
+            looked_at += 1;
+        };
         self.leaves.remove(&(used, node));
         let Edge { parent, block, page, .. } = self.nodes.remove(&node).expect("a leaf is a node");
         let above = self.edge_mut(parent);

@@ -51,13 +51,14 @@ type Sequences = BTreeMap<u64, Sequence>;
 pub fn schedule(sequences: &mut Sequences, cache: &mut KvCache, prefill_tokens: usize) -> Schedule {
     let mut schedule = Schedule::default();
     let (mut budget, mut may_begin) = (prefill_tokens, true);
-    let mut order: Vec<u64> = sequences.keys().copied().collect();
-    order.sort_by_key(|number| sequences[number].opened);
-    for number in order {
+    let running = sequences.iter().filter(|(_, sequence)| sequence.is_running());
+    let mut order: Vec<(u64, u64)> = running.map(|(number, sequence)| (sequence.opened, *number)).collect();
+    order.sort_unstable();
+    for (_, number) in order {
         let sequence = sequences.get_mut(&number).expect("numbers are of open sequences");
         let is_begun = sequence.has_pages();
         let may_compute = budget > 0 || (is_begun && sequence.to_compute() == 1);
-        if !sequence.is_running() || !may_compute || !(is_begun || may_begin) {
+        if !may_compute || !(is_begun || may_begin) {
             continue;
         }
         if !is_begun {
