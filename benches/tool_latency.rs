@@ -32,6 +32,8 @@ const CALLS: usize = 4;
 const GROUP: usize = 8;
 /// Tasks of the run.
 const TASKS: usize = 512;
+/// Runs with instant calls and with slow ones, in turns.
+const ROUNDS: usize = 3;
 /// Sequences in flight.
 const IN_FLIGHT: usize = 1024;
 /// Latencies are spread evenly on a logarithmic scale between these.
@@ -230,19 +232,36 @@ fn main() {
         "{:<40}{:>9}{:>9}{:>22}{:>22}",
         "calls", "tokens", "seconds", "tokens/s, whole run", "with enough in flight"
     );
-    let mut first = None;
-    for (name, latency) in [
-        ("instant", Latency::Instant),
-        ("slow, sequences go on one by one", Latency::Each),
-        ("slow, a batch waits for its slowest", Latency::Barrier),
-    ] {
-        // As the commands do it: parallel work is shared from where it stands.
-        let measured = rayon::scope(|_| measure(&policy, &tasks, latency));
-        let Measured { tokens, digest, seconds, middle_seconds } = measured;
+    // As the commands do it: parallel work is shared from where it stands.
+    let run = |latency| rayon::scope(|_| measure(&policy, &tasks, latency));
+    let mut expected = None;
+    let mut row = |name: &str, measured: &Measured, instant: &Measured| {
+        let Measured { tokens, digest, seconds, middle_seconds } = *measured;
+        assert_eq!(digest, *expected.get_or_insert(digest), "the tokens do not depend on latencies");
+        let shares = [instant.seconds / seconds, instant.middle_seconds / middle_seconds];
         let rates = [1.0 / seconds, (MIDDLE.end - MIDDLE.start) / middle_seconds].map(|rate| rate * tokens as f64);
-        let (expected, best) = *first.get_or_insert((digest, rates));
-        assert_eq!(digest, expected, "the tokens do not depend on latencies");
-        let [whole, middle] = [0, 1].map(|i| format!("{:.0} ({:.0} %)", rates[i], 100.0 * rates[i] / best[i]));
+        let [whole, middle] = [0, 1].map(|i| format!("{:.0} ({:.0} %)", rates[i], 100.0 * shares[i]));
         println!("{name:<40}{tokens:>9}{seconds:>9.1}{whole:>22}{middle:>22}");
+        shares
+    };
+    let mut shares = Vec::new();
+    // A machine is faster in one minute than in the next: what is compared stands side by side.
+    for round in 0..ROUNDS {
+        let instant = run(Latency::Instant);
+        row("instant", &instant, &instant);
+        shares.push(row("slow, sequences go on one by one", &run(Latency::Each), &instant));
+        if round + 1 == ROUNDS {
+            row("slow, a batch waits for its slowest", &run(Latency::Barrier), &instant);
+        }
     }
+    let middle = |i: usize| {
+        let mut shares: Vec<f64> = shares.iter().map(|shares| 100.0 * shares[i]).collect();
+        shares.sort_by(f64::total_cmp);
+        shares[ROUNDS / 2]
+    };
+    println!(
+        "one by one, the middle of {ROUNDS} rounds: {:.0} % of instant calls over the whole run, {:.0} % with enough in flight",
+        middle(0),
+        middle(1)
+    );
 }
