@@ -31,11 +31,11 @@ const CALLS: usize = 4;
 /// Sequences of a task.
 const GROUP: usize = 8;
 /// Tasks of the run.
-const TASKS: usize = 512;
+const TASKS: usize = 1024;
 /// Runs with instant calls and with slow ones, in turns.
 const ROUNDS: usize = 3;
 /// Sequences in flight.
-const IN_FLIGHT: usize = 1024;
+const IN_FLIGHT: usize = 2048;
 /// Latencies are spread evenly on a logarithmic scale between these.
 const FASTEST: f64 = 0.010;
 const SLOWEST: f64 = 5.0;
