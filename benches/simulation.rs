@@ -3,11 +3,11 @@
 //! steps says, and the tokens that it would draw are given. A call that takes time takes it on the run's own clock, which steps move on.
 //!
 //!     cargo bench --bench simulation
-//!     cargo bench --bench simulation -- --large [--cost A,B,C,D,E]
+//!     cargo bench --bench simulation -- --large [--cost A,B,C,D,E,F]
 //!
 //! The first measures two workloads with the shipped tiny model, draws the line, and holds what it says of other workloads against
-//! measurements of them in the same minute. The second simulates 10,000 sequences on one device and on eight; seconds of a step,
-//! a prompt's token, a key that it attends to, a sequence that decodes and a key that it attends to come from the line, or from the command.
+//! measurements of them in between. The second simulates 10,000 sequences on one device and on eight; seconds of a step, a prompt, a token of
+//! it, a key that this attends to, a sequence that decodes and a key that it attends to come from the line, or from the command.
 
 #[path = "simulation/cost.rs"]
 mod cost;
@@ -68,9 +68,11 @@ struct Run {
     steps: Vec<Measured>,
     /// The clock at the end.
     seconds: f64,
-    /// Seconds of all steps, and of these the ones in which the scheduler worked.
+    /// Seconds of all steps, of these the ones in which the device waited for the scheduler, and, where it is simulated, those in which the
+    /// scheduler worked beside it.
     busy_seconds: f64,
     host_seconds: f64,
+    ahead_seconds: f64,
     drawn_tokens: usize,
     /// Seconds in which a call ran, and of these the ones in which no step did.
     calls_seconds: f64,
@@ -100,9 +102,21 @@ impl Tiny {
         Tiny { model, processor: Arc::new(Processor::open(dir).expect("a tokenizer")) }
     }
 
-    fn play(&self, workload: &Workload, machine: &Machine<'_>) -> Run {
+    /// An engine that has taken its memory.
+    fn engine(&self, workload: &Workload, machine: &Machine<'_>) -> Engine {
         let limits = EngineLimits { pages: workload.pages, prefill_chunk_tokens: 2048, sequences: workload.in_flight };
         let mut engine = Engine::new(self.model.clone(), self.processor.clone(), limits);
+        if let Machine::Real(weights) = machine {
+            let script = Script { number: u64::MAX, prompt: vec![STOP], turns: Vec::new() };
+            assert!(admits(&mut engine, &script), "an engine takes one sequence");
+            engine.step(weights).expect("a step");
+            engine.close(script.number);
+        }
+        engine
+    }
+
+    fn play(&self, workload: &Workload, machine: &Machine<'_>) -> Run {
+        let mut engine = self.engine(workload, machine);
         let mut run = Run::default();
         let mut coming = workload.sequences.clone().map(|number| workload.script(number)).peekable();
         let mut open: BTreeMap<u64, Open> = BTreeMap::new();
@@ -130,8 +144,9 @@ impl Tiny {
             }
             let composition = composition(&pass.chunks);
             let computing = Instant::now();
-            if let Machine::Real(weights) = machine {
-                engine.compute(weights, &pass.chunks);
+            match machine {
+                Machine::Real(weights) => drop(engine.compute(weights, &pass.chunks)),
+                Machine::Simulated(_) => engine.look_ahead(&pass.chunks),
             }
             let computed = computing.elapsed().as_secs_f64();
             let drawn = drawn(&pass.chunks, &mut open);
@@ -141,7 +156,10 @@ impl Tiny {
             let host = began.elapsed().as_secs_f64() - computed;
             let model = match machine {
                 Machine::Real(_) => computed,
-                Machine::Simulated(cost) => cost.seconds(&composition).max(0.0),
+                Machine::Simulated(cost) => {
+                    run.ahead_seconds += computed;
+                    cost.seconds(&composition).max(computed)
+                }
             };
             let seconds = model + host;
             run.seconds += seconds;
@@ -233,9 +251,10 @@ fn base() -> Workload {
 
 /// What the line is drawn through: batches large and, as the sequences end, small; short sequences and long.
 fn calibration() -> [Workload; 2] {
+    let short = Workload { sequences: 0..256, ..base() };
     let long =
-        Workload { in_flight: 48, pages: 48 * 100, prompt_tokens: 256.0..1024.0, sequences: 6000..6128, ..base() };
-    [base(), long]
+        Workload { in_flight: 48, pages: 48 * 100, prompt_tokens: 256.0..1024.0, sequences: 6000..6064, ..base() };
+    [short, long]
 }
 
 /// What the line has not seen.
@@ -287,20 +306,24 @@ fn measure(tiny: &Tiny) -> Cost {
     let mut steps = Vec::new();
     // Of each workload, what each round measured and predicted.
     let mut rounds: Vec<Vec<(Run, Run)>> = others.iter().map(|_| Vec::new()).collect();
+    let calibrate =
+        || calibration().iter().flat_map(|workload| tiny.play(workload, &machine).steps).collect::<Vec<Measured>>();
     for _ in 0..ROUNDS {
-        // A machine is faster in one minute and slower in the next: a line holds for its own round.
-        let calibrating: Vec<Measured> =
-            calibration().iter().flat_map(|workload| tiny.play(workload, &machine).steps).collect();
-        let simulated = Machine::Simulated(Cost::fit(&calibrating).cost);
+        // A machine is faster in one minute and slower in the next: a line is drawn through what stands before and behind.
+        let mut before = calibrate();
         for (rounds, workload) in rounds.iter_mut().zip(&others) {
-            rounds.push((tiny.play(workload, &machine), tiny.play(workload, &simulated)));
+            let measured = tiny.play(workload, &machine);
+            let behind = calibrate();
+            let around = [before, behind.clone()].concat();
+            rounds.push((measured, tiny.play(workload, &Machine::Simulated(Cost::fit(&around).cost))));
+            before = behind;
+            steps.extend(around);
         }
-        steps.extend(calibrating);
     }
     let fit = Cost::fit(&steps);
-    let [step, prompt, prompt_key, row, row_key] = fit.cost.0.map(|seconds| seconds * 1e6);
+    let [step, chunk, prompt, prompt_key, row, row_key] = fit.cost.0.map(|seconds| seconds * 1e6);
     println!(
-        "a step takes {step:.0} us + {prompt:.1} us a prompt token + {prompt_key:.3} us a key of it + {row:.1} us a decoding sequence \
+        "a step takes {step:.0} us + {chunk:.0} us a prompt + {prompt:.1} us a token of it + {prompt_key:.3} us a key of this + {row:.1} us a decoding sequence \
          + {row_key:.3} us a key of it"
     );
     println!(
@@ -337,11 +360,12 @@ fn measure(tiny: &Tiny) -> Cost {
 }
 
 /// Simulates the large workload on one device and on several, with pages for all in flight and with fewer. The host's time is that of all
-/// steps over the sequences in them: schedule, page accounting, stops, and the scripts.
+/// steps over the sequences in them, in microseconds: what a device waits for (schedule, page accounting, stops, and the scripts), and what is
+/// done beside it.
 fn simulate(tiny: &Tiny, cost: Cost) {
     println!("simulated, with seconds of {:?}", cost.0);
     println!(
-        "{:<9}{:>13}{:>10}{:>10}{:>10}{:>7}{:>13}{:>12}{:>14}{:>11}",
+        "{:<9}{:>13}{:>10}{:>10}{:>10}{:>7}{:>13}{:>12}{:>14}{:>11}{:>12}",
         "devices",
         "pages each",
         "seconds",
@@ -351,7 +375,8 @@ fn simulate(tiny: &Tiny, cost: Cost) {
         "preemptions",
         "pages held",
         "calls hidden",
-        "computing"
+        "computing",
+        "host, us"
     );
     for (devices, pages) in [1, DEVICES].into_iter().flat_map(|devices| LARGE_PAGES.map(|pages| (devices, pages))) {
         // Each device has its share of the sequences from the start.
@@ -367,14 +392,18 @@ fn simulate(tiny: &Tiny, cost: Cost) {
         let drawn = total(&|run| run.drawn_tokens as f64);
         let batched = total(&|run| run.batched as f64);
         println!(
-            "{devices:<9}{pages:>13}{seconds:>10.1}{drawn:>10}{:>10.0}{:>7.0}{:>13}{:>10.0} %{:>12.1} %{:>9.1} %{:>12.2}",
+            "{devices:<9}{pages:>13}{seconds:>10.1}{drawn:>10}{:>10.0}{:>7.0}{:>13}{:>10.0} %{:>12.1} %{:>9.1} %{:>12}",
             drawn / seconds,
             batched / steps,
             total(&|run| run.preemptions as f64),
             100.0 * total(&|run| run.pages_held) / steps,
             100.0 * (1.0 - total(&|run| run.idle_seconds) / total(&|run| run.calls_seconds)),
             100.0 * total(&|run| run.busy_seconds) / (devices as f64 * seconds),
-            1e6 * total(&|run| run.host_seconds) / batched,
+            format!(
+                "{:.2} + {:.2}",
+                1e6 * total(&|run| run.host_seconds) / batched,
+                1e6 * total(&|run| run.ahead_seconds) / batched
+            ),
         );
     }
 }
@@ -386,7 +415,7 @@ fn given_cost(arguments: &[String]) -> Option<Cost> {
     Some(Cost(
         numbers
             .try_into()
-            .expect("five numbers: of a step, a prompt token, a key of it, a decoding sequence, a key of it"),
+            .expect("six numbers: of a step, a prompt, a token of it, a key of this, a decoding sequence, a key of it"),
     ))
 }
 

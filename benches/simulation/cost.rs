@@ -8,9 +8,10 @@ const ROUNDS: usize = 4;
 const SHORTEST: f64 = 1e-5;
 
 /// Parts of a step's cost.
-pub const PARTS: usize = 5;
+pub const PARTS: usize = 6;
 
-/// What a step consists of: 1, prompt and observation tokens, keys that these attend to, sequences that decode, keys that these attend to.
+/// What a step consists of: 1, prompts and observations, their tokens, keys that these attend to, sequences that decode, keys that these
+/// attend to.
 pub type Composition = [f64; PARTS];
 
 /// A step that was measured.
@@ -34,10 +35,11 @@ pub struct Fit {
 }
 
 pub fn composition(chunks: &[Chunk]) -> Composition {
-    let mut parts = [1.0, 0.0, 0.0, 0.0, 0.0];
+    let mut parts = [1.0, 0.0, 0.0, 0.0, 0.0, 0.0];
     for chunk in chunks {
         let (from, to) = (chunk.tokens.start as f64, chunk.tokens.end as f64);
-        let first = if chunk.draws && chunk.tokens.len() == 1 { 3 } else { 1 };
+        let first = if chunk.is_decoding() { 4 } else { 2 };
+        parts[1] += f64::from(!chunk.is_decoding());
         parts[first] += to - from;
         // Token number p attends to p + 1 keys.
         parts[first + 1] += (to * (to + 1.0) - from * (from + 1.0)) / 2.0;

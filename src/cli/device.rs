@@ -5,14 +5,14 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::ValueEnum;
 
-use crate::cpu::Cpu;
 use crate::cpu::simd::Simd;
-use crate::cuda::Cuda;
+use crate::cpu::{self, Cpu};
 use crate::cuda::device::gpu::Gpu;
 use crate::cuda::device::simt::{Simt, SimtOptions};
 use crate::cuda::kernels::COMPILED;
+use crate::cuda::{self, Cuda};
 use crate::model::config::Config;
-use crate::ops::Backend;
+use crate::ops::{Backend, Footprint};
 use crate::recipe::memory::available_bytes;
 use crate::telemetry::readings::GpuReadings;
 
@@ -31,11 +31,11 @@ pub enum Device {
 }
 
 impl Device {
-    /// Bytes of an activation there.
-    pub fn activation_bytes(self) -> usize {
+    /// What tensors take there.
+    pub fn footprint(self) -> Footprint {
         match self {
-            Device::Auto | Device::Cpu => size_of::<f32>(),
-            Device::Cuda | Device::Simt => size_of::<half::bf16>(),
+            Device::Auto | Device::Cpu => cpu::FOOTPRINT,
+            Device::Cuda | Device::Simt => cuda::FOOTPRINT,
         }
     }
 

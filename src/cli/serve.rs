@@ -265,9 +265,9 @@ impl ServingArguments {
         let opened = self.device.open()?;
         let free = opened.available_bytes()?;
         let free = free.context("this machine does not say how much memory is free; use --kv-cache-memory-bytes")?;
-        let (memory, element_bytes) = ((free as f64 * share) as u64, self.device.activation_bytes());
+        let (memory, footprint) = ((free as f64 * share) as u64, self.device.footprint());
         let limits = self.limits(config, usize::MAX);
-        let pages = pages_beside_weights(config, limits, self.speculation, max_pixels, element_bytes, memory);
+        let pages = pages_beside_weights(config, limits, self.speculation, max_pixels, footprint, memory);
         let longest = config.context_tokens.div_ceil(PAGE_TOKENS);
         let pages = pages.filter(|pages| *pages >= longest).with_context(|| {
             format!(

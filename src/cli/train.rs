@@ -42,7 +42,7 @@ pub fn run(arguments: TrainArguments) -> anyhow::Result<()> {
     let mut plan = Plan::new(layers::load(&arguments.recipe, &arguments.settings)?)?;
     let device = arguments.device.open()?;
     let available = device.available_bytes()?;
-    let memory = plan.fit(&plan.processor()?, arguments.device.activation_bytes(), available);
+    let memory = plan.fit(&plan.processor()?, arguments.device.footprint(), available);
     if arguments.dry_run {
         show(&plan, &memory, available);
     }

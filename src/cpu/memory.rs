@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use bytemuck::{Pod, Zeroable};
 use half::bf16;
 
+use super::FOOTPRINT;
 use crate::ops::Storage;
 
 /// Floats in a cache line.
@@ -100,9 +101,6 @@ impl Drop for Floats {
 
 impl Storage for Floats {}
 
-/// Elements up to which a parameter keeps its panels, which are as large again: packing it for a few rows costs more than the product.
-const PANELS_MAX: usize = 1 << 24;
-
 /// The storage of Bf16.
 pub(super) struct Parameter {
     values: Vec<bf16>,
@@ -126,7 +124,7 @@ impl Parameter {
 
     /// The values packed for products, by `pack` the first time; none where they are many.
     pub fn panels(&self, pack: impl FnOnce(&[bf16]) -> Vec<bf16>) -> Option<&[bf16]> {
-        (self.values.len() <= PANELS_MAX).then(|| &**self.panels.get_or_init(|| pack(&self.values)))
+        (self.values.len() <= FOOTPRINT.packed_elements_max).then(|| &**self.panels.get_or_init(|| pack(&self.values)))
     }
 }
 

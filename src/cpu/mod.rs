@@ -31,9 +31,12 @@ use std::sync::Arc;
 use half::bf16;
 use rayon::prelude::*;
 
-use crate::ops::{Backend, Buffers, Dtype, Host, HostMut, Storage, Tensor};
+use crate::ops::{Backend, Buffers, Dtype, Footprint, Host, HostMut, Storage, Tensor};
 use memory::{Floats, Parameter, Pool};
 use simd::Simd;
+
+/// Activations are floats. A matrix of up to 16 Mi elements is kept a second time: packing it for a few rows costs more than the product.
+pub const FOOTPRINT: Footprint = Footprint { activation_bytes: size_of::<f32>(), packed_elements_max: 1 << 24 };
 
 /// The CPU backend. Clones share one pool of memory.
 #[derive(Clone, Debug)]
@@ -135,7 +138,7 @@ impl Buffers for Cpu {
     }
 
     fn activation_bytes(&self) -> usize {
-        size_of::<f32>()
+        FOOTPRINT.activation_bytes
     }
 
     fn zeros(&self, shape: &[usize], dtype: Dtype) -> Tensor {

@@ -5,10 +5,10 @@ use std::ops::Range;
 use bytemuck::{Pod, cast_slice, cast_slice_mut};
 use half::bf16;
 
-use super::Cuda;
 use super::arena::Piece;
 use super::device::{DeviceError, Span, Step};
 use super::recorder::Replay;
+use super::{Cuda, FOOTPRINT};
 use crate::ops::{Buffers, Dtype, Host, HostMut, MemoryUse, Recording, Storage, Tensor};
 
 /// A tensor's bytes.
@@ -73,7 +73,7 @@ impl Buffers for Cuda {
     }
 
     fn activation_bytes(&self) -> usize {
-        element_bytes(Dtype::Activation)
+        FOOTPRINT.activation_bytes
     }
 
     fn zeros(&self, shape: &[usize], dtype: Dtype) -> Tensor {

@@ -31,10 +31,13 @@ mod token_logprob;
 
 use std::sync::Arc;
 
-use crate::ops::{Backend, Tensor};
+use crate::ops::{Backend, Footprint, Tensor};
 use arena::Arena;
 use device::{Argument, Device, DeviceError, Launch, Step};
 use recorder::Recorder;
+
+/// Activations are bf16; matrices are multiplied as they lie.
+pub const FOOTPRINT: Footprint = Footprint { activation_bytes: size_of::<half::bf16>(), packed_elements_max: 0 };
 
 /// The backend on some device.
 #[derive(Clone)]

@@ -26,7 +26,7 @@ use kv_cache::KvCache;
 use request::{Event, GeneratorError, Opening, Sampled, StopReason};
 use sampling::Sampler;
 use sampling::likeliest::{likeliest, likeliest_processed};
-use scheduler::{Chunk, Schedule, schedule};
+use scheduler::{Chunk, Schedule, schedule, schedule_ahead};
 use sequence::{PromptRole, Sequence};
 use speculation::{DRAFT_TOKENS_MAX, Speculation, Speculator};
 
@@ -55,6 +55,8 @@ pub struct EngineLimits {
 struct Group {
     /// Those still open, ascending.
     members: Vec<u64>,
+    /// Nobody leads, and nobody lacks the prompt, until one of them loses its pages or goes on without.
+    is_settled: bool,
 }
 
 /// What an engine did so far.
@@ -106,6 +108,8 @@ pub struct Engine {
     decoder: Decoder,
     sequences: BTreeMap<u64, Sequence>,
     groups: BTreeMap<u64, Group>,
+    /// What of the next step was decided during the last.
+    ahead: Vec<Chunk>,
     /// Groups opened so far; numbers the next.
     groups_opened: u64,
     /// Sequences opened so far.
@@ -128,6 +132,7 @@ impl Engine {
             limits,
             sequences: BTreeMap::new(),
             groups: BTreeMap::new(),
+            ahead: Vec::new(),
             groups_opened: 0,
             opened: 0,
             statistics: Statistics::default(),
@@ -217,7 +222,7 @@ impl Engine {
             self.opened += 1;
         }
         if !members.is_empty() {
-            self.groups.insert(number, Group { members });
+            self.groups.insert(number, Group { members, is_settled: false });
             self.groups_opened += 1;
         }
         Ok(())
@@ -235,14 +240,17 @@ impl Engine {
         if needed > limit {
             return Err(GeneratorError::TooLong { needed, limit });
         }
+        self.groups.get_mut(&sequence.group).expect("a sequence's group is open").is_settled = false;
         sequence.append(ids, images, &self.model.config).map_err(|e| GeneratorError::Failed(Box::new(e)))
     }
 
     /// Forgets a sequence and frees what it alone held.
     pub fn close(&mut self, number: u64) {
         let Some(mut sequence) = self.sequences.remove(&number) else { return };
+        self.ahead.retain(|chunk| chunk.sequence != number);
         let group = self.groups.get_mut(&sequence.group).expect("a sequence's group is open");
         group.members.retain(|&member| member != number);
+        group.is_settled = false;
         if sequence.prompt_role == PromptRole::Leads {
             // What it has of the common prompt goes to one of those that wait for it.
             let waits = |member: &&u64| self.sequences[*member].prompt_role == PromptRole::Waits;
@@ -283,7 +291,11 @@ impl Engine {
         let _scheduling = debug_span!("schedule").entered();
         self.forget_other_version(version);
         self.share_prompts();
-        let mut pass = schedule(&mut self.sequences, &mut self.cache, self.limits.prefill_chunk_tokens);
+        let decided = std::mem::take(&mut self.ahead);
+        let mut pass = schedule(&mut self.sequences, &mut self.cache, decided, self.limits.prefill_chunk_tokens);
+        if pass.preempted > 0 {
+            self.groups.values_mut().for_each(|group| group.is_settled = false);
+        }
         self.add_drafts(&mut pass);
         self.statistics.preemptions += pass.preempted as u64;
         self.statistics.begun_tokens += pass.begun_tokens as u64;
@@ -319,22 +331,24 @@ impl Engine {
         }
         self.version = version;
         self.images.clear();
+        self.ahead.clear();
         for sequence in self.sequences.values_mut() {
             sequence.release(self.cache.pool());
         }
+        self.groups.values_mut().for_each(|group| group.is_settled = false);
         self.cache.pool().forget();
     }
 
     /// In each group one sequence computes the common prompt but for its last token; there the others fork off. Those that have drawn
     /// already, and lost their pages, find more of what they had by themselves.
     fn share_prompts(&mut self) {
-        for group in self.groups.values() {
+        for group in self.groups.values_mut().filter(|group| !group.is_settled) {
             let is_settled = |member: &u64| {
                 let sequence = &self.sequences[member];
                 sequence.prompt_role == PromptRole::Alone && (sequence.computed > 0 || sequence.is_stopped())
             };
-            // Nobody leads, and nobody lacks the prompt.
-            if group.members.iter().all(is_settled) {
+            group.is_settled = group.members.iter().all(is_settled);
+            if group.is_settled {
                 continue;
             }
             let is_candidate = |member: &&u64| {
@@ -372,18 +386,28 @@ impl Engine {
     pub fn compute(&mut self, weights: &Weights, chunks: &[Chunk]) -> Vec<Row> {
         let images = self.image_rows(weights, chunks);
         let batch = self.batch(chunks, images.as_ref().map(|(_, places)| places.as_slice()));
-        let backend = &*self.model.backend;
         let is_plain = images.is_none() && chunks.iter().all(|chunk| chunk.is_decoding() && chunk.draft.is_empty());
-        if is_plain && let Some(logits) = self.decoder.forward(&self.model, weights, &batch, &mut self.cache) {
-            return draw(backend, logits, &mut self.sequences, &self.processor, chunks);
-        }
-        let image_rows = images.as_ref().map(|(rows, _)| rows);
-        let hidden = self.model.forward_paged(weights, &batch, image_rows, self.cache.layers_mut(&self.model));
-        if !chunks.iter().any(|chunk| chunk.draws) {
-            return Vec::new();
-        }
-        let logits = self.model.logits(weights, &hidden);
-        draw(backend, &logits, &mut self.sequences, &self.processor, chunks)
+        let computed;
+        let logits =
+            if is_plain && let Some(logits) = self.decoder.forward(&self.model, weights, &batch, &mut self.cache) {
+                logits
+            } else {
+                let image_rows = images.as_ref().map(|(rows, _)| rows);
+                let hidden = self.model.forward_paged(weights, &batch, image_rows, self.cache.layers_mut(&self.model));
+                if !chunks.iter().any(|chunk| chunk.draws) {
+                    return Vec::new();
+                }
+                computed = self.model.logits(weights, &hidden);
+                &computed
+            };
+        self.ahead = schedule_ahead(&mut self.sequences, &mut self.cache, chunks);
+        draw(&*self.model.backend, logits, &mut self.sequences, &self.processor, chunks)
+    }
+
+    /// What the second part does besides, while the device computes, for a simulation that does without it: decides as much of the next step as
+    /// is known by now.
+    pub fn look_ahead(&mut self, chunks: &[Chunk]) {
+        self.ahead = schedule_ahead(&mut self.sequences, &mut self.cache, chunks);
     }
 
     /// The language model's rows for the images that the chunks touch, and where each image's rows begin: `(sequence, first
@@ -477,6 +501,12 @@ impl Engine {
             }
             self.statistics.accepted_tokens += (computed - chunk.tokens.end) as u64;
             sequence.settle(computed, self.cache.pool());
+            if sequence.is_stopped() || !chunk.draft.is_empty() {
+                sequence.give_spare_pages_back(self.cache.pool());
+            }
+        }
+        if events.iter().any(|event| matches!(event, Event::Stopped { .. })) {
+            self.ahead.retain(|chunk| !self.sequences[&chunk.sequence].is_stopped());
         }
         events
     }

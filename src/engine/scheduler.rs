@@ -1,8 +1,10 @@
 //! Which tokens of which sequences the next forward takes, and who has to give pages up for it.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
+
+use tracing::debug_span;
 
 use super::kv_cache::KvCache;
 use super::sequence::Sequence;
@@ -41,17 +43,24 @@ impl Chunk {
 type Sequences = BTreeMap<u64, Sequence>;
 
 /// One pass over all sequences, the earliest opened first: every decoding sequence's one token, and prompt and observation tokens of the
-/// others, at most `prefill_tokens` of these.
+/// others, at most `prefill_tokens` of these. It begins behind the tokens that [`schedule_ahead`] has `decided` on.
 ///
 /// A sequence without pages gets some if there are enough for what it computes now, and one for each that runs already: they will soon
 /// want them. It begins behind what others left of the same beginning. Nobody overtakes one that has to wait, so that each has its turn.
 /// A sequence that has pages takes more of them from others where none is left: from those that have stopped, and then from those that
 /// were opened later, the latest first. They compute theirs again when there is room, to the same bits. The earliest always goes on. Where
 /// nothing else could be computed, one that begins takes pages from those that have stopped.
-pub fn schedule(sequences: &mut Sequences, cache: &mut KvCache, prefill_tokens: usize) -> Schedule {
-    let mut schedule = Schedule::default();
+pub fn schedule(
+    sequences: &mut Sequences,
+    cache: &mut KvCache,
+    decided: Vec<Chunk>,
+    prefill_tokens: usize,
+) -> Schedule {
     let (mut budget, mut may_begin) = (prefill_tokens, true);
-    let running = sequences.iter().filter(|(_, sequence)| sequence.is_running());
+    let is_decided: HashSet<u64> = decided.iter().map(|chunk| chunk.sequence).collect();
+    let mut schedule = Schedule { chunks: decided, ..Schedule::default() };
+    let open = sequences.iter().filter(|(number, _)| !is_decided.contains(number));
+    let running = open.filter(|(_, sequence)| sequence.is_running());
     let mut order: Vec<(u64, u64)> = running.map(|(number, sequence)| (sequence.opened, *number)).collect();
     order.sort_unstable();
     for (_, number) in order {
@@ -94,14 +103,35 @@ pub fn schedule(sequences: &mut Sequences, cache: &mut KvCache, prefill_tokens: 
         let draws = tokens.end == sequence.ids.len();
         schedule.chunks.push(Chunk { sequence: number, tokens, draws, draft: Vec::new() });
     }
+    if schedule.preempted > 0 {
+        schedule.chunks.retain(|chunk| sequences[&chunk.sequence].has_pages());
+    }
     schedule.spare_tokens = budget;
     schedule
+}
+
+/// What the next pass does in any case, unless a sequence stops: found out while a device is busy with `computing`. Sequences that draw a token
+/// go on with it where a page is free for it. Who else takes part, and who gives pages up, is decided when it is known who has stopped;
+/// how many tokens of a draft are right is not known earlier either.
+pub fn schedule_ahead(sequences: &mut Sequences, cache: &mut KvCache, computing: &[Chunk]) -> Vec<Chunk> {
+    let _span = debug_span!("schedule ahead").entered();
+    let mut ahead = Vec::with_capacity(computing.len());
+    for chunk in computing.iter().filter(|chunk| chunk.draws && chunk.draft.is_empty()) {
+        let sequence = sequences.get_mut(&chunk.sequence).expect("scheduled sequences are open");
+        let (from, to) = (chunk.tokens.end, chunk.tokens.end + 1);
+        sequence.settle(from, cache.pool());
+        if cache.pool().available() >= cache.pool().needed(&sequence.table, from, to) {
+            cache.make_writable(&mut sequence.table, from, to);
+            ahead.push(Chunk { sequence: chunk.sequence, tokens: from..to, draws: true, draft: Vec::new() });
+        }
+    }
+    ahead
 }
 
 /// What a pass decided.
 #[derive(Default, Debug)]
 pub struct Schedule {
-    /// What is computed now, the earliest opened sequence first.
+    /// What is computed now: what was decided ahead, then the rest, each the earliest opened sequence first.
     pub chunks: Vec<Chunk>,
     /// Prompt and observation tokens that there would have been room for besides.
     pub spare_tokens: usize,

@@ -192,12 +192,15 @@ impl Sequence {
         self.cursor.clone().extend(draft).expect("drafted tokens are text")
     }
 
-    /// Its first `computed` tokens have keys and values; what was computed behind them for nothing is given back, and full pages can be
-    /// found by others.
+    /// Its first `computed` tokens have keys and values, and full pages can be found by others.
     pub fn settle(&mut self, computed: usize, pool: &mut PagePool) {
         self.computed = computed;
-        pool.cut(&mut self.table, computed.div_ceil(PAGE_TOKENS));
         self.keep_full_pages(pool);
+    }
+
+    /// Gives pages back that are behind what is computed.
+    pub fn give_spare_pages_back(&mut self, pool: &mut PagePool) {
+        pool.cut(&mut self.table, self.computed.div_ceil(PAGE_TOKENS));
     }
 
     /// Tokens that the next forward could compute.

@@ -203,6 +203,13 @@ impl Layout {
         &self.specs[id.0]
     }
 
+    /// Matrices that rows are multiplied by: all but an embedding that is no head.
+    pub fn factors(&self) -> impl Iterator<Item = &Spec> {
+        let is_embedding = |id: usize| Id(id) == self.embed && self.embed != self.head;
+        let matrices = self.specs.iter().enumerate().filter(|(_, spec)| spec.role == Role::Matrix);
+        matrices.filter(move |(id, _)| !is_embedding(*id)).map(|(_, spec)| spec)
+    }
+
     /// Number of parameters' elements.
     pub fn elements(&self) -> usize {
         self.specs.iter().map(Spec::len).sum()

@@ -31,6 +31,15 @@ pub mod token_logprob;
 
 pub use tensor::{Dtype, Host, HostMut, Storage, Tensor};
 
+/// What tensors take on a device, known before there is one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Footprint {
+    /// Bytes of an element of [`Dtype::Activation`].
+    pub activation_bytes: usize,
+    /// Elements up to which a matrix of parameters is kept a second time, laid out for products; 0 where none is.
+    pub packed_elements_max: usize,
+}
+
 /// Buffers of a backend: made here, filled from and read to host memory.
 pub trait Buffers {
     /// Short name for messages: `"cpu"`, `"reference"`.

@@ -11,6 +11,7 @@ use crate::engine::kv_cache::KvCache;
 use crate::engine::speculation::{DRAFT_TOKENS_MAX, Speculation};
 use crate::model::config::{Config, Family};
 use crate::model::parameters::{Layout, Part, Spec};
+use crate::ops::Footprint;
 use crate::ops::adamw::MOMENT_BLOCK;
 use crate::ops::attention::{Heads, PAGE_TOKENS};
 
@@ -61,9 +62,9 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// Adds a plan up. `max_pixels` is the largest area of an image as the model sees it; an activation has `activation_bytes`.
-    pub fn new(plan: &Plan, max_pixels: u64, activation_bytes: usize) -> MemoryPlan {
-        let (recipe, config) = (&plan.recipe, &plan.config);
+    /// Adds a plan up. `max_pixels` is the largest area of an image as the model sees it.
+    pub fn new(plan: &Plan, max_pixels: u64, footprint: Footprint) -> MemoryPlan {
+        let (recipe, config, activation_bytes) = (&plan.recipe, &plan.config, footprint.activation_bytes);
         let layout = Layout::new(config);
         let is_trained = |spec: &&Spec| match spec.part {
             Part::Language => true,
@@ -84,7 +85,10 @@ impl MemoryPlan {
                 terms.push(MemoryTerm { name, phase, bytes, shrink: shrink.to_owned() });
             }
         };
-        add(Phase::Resident, "weights (bf16)", 2 * parameters, "take a smaller checkpoint as `model.path`");
+        let smaller = "take a smaller checkpoint as `model.path`";
+        let packed = packed_bytes(&layout, footprint);
+        add(Phase::Resident, "weights (bf16)", 2 * parameters, smaller);
+        add(Phase::Resident, "weights, packed (bf16)", packed, smaller);
         add(Phase::Resident, "master remainders (16 bits)", 2 * trained, freeze);
         let moments =
             layout.specs.iter().filter(is_trained).map(|spec| moments_bytes(spec, recipe.optimizer.optim)).sum();
@@ -94,7 +98,7 @@ impl MemoryPlan {
         };
         add(Phase::Resident, name, moments, shrink);
         if recipe.method == Method::Grpo {
-            let reference = if recipe.grpo.beta > 0.0 { 2 * parameters } else { 0 };
+            let reference = if recipe.grpo.beta > 0.0 { 2 * parameters + packed } else { 0 };
             add(Phase::Resident, "reference (bf16)", reference, "set `grpo.beta` to 0");
             let limits = engine_limits(plan, activation_bytes);
             let page = KvCache::page_bytes(config, activation_bytes) as u128;
@@ -202,6 +206,12 @@ pub fn readable_bytes(bytes: u128) -> String {
     }
 }
 
+/// What a device keeps of matrices besides, laid out for products.
+fn packed_bytes(layout: &Layout, footprint: Footprint) -> u128 {
+    let is_packed = |spec: &&Spec| spec.len() <= footprint.packed_elements_max;
+    layout.factors().filter(is_packed).map(|spec| 2 * spec.len() as u128).sum()
+}
+
 /// Both moments of a parameter.
 fn moments_bytes(spec: &Spec, optim: Optim) -> u128 {
     let each = match optim.is_8bit(spec.role) {
@@ -277,10 +287,11 @@ pub fn pages_beside_weights(
     limits: EngineLimits,
     speculation: Speculation,
     max_pixels: u64,
-    activation_bytes: usize,
+    footprint: Footprint,
     memory: u64,
 ) -> Option<usize> {
-    let weights = 2 * Layout::new(config).elements() as u128;
+    let (layout, activation_bytes) = (Layout::new(config), footprint.activation_bytes);
+    let weights = 2 * layout.elements() as u128 + packed_bytes(&layout, footprint);
     let step = step(config, limits, speculation, limits.sequences, max_pixels, activation_bytes);
     let usable = u128::from(memory).checked_sub(ARENA_SLACK_MIN)? * ARENA_SLACK / (ARENA_SLACK + 1);
     let pages = usable.checked_sub(weights + step)? / KvCache::page_bytes(config, activation_bytes) as u128;

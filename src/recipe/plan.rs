@@ -7,6 +7,7 @@ use super::memory::MemoryPlan;
 use super::{Method, Recipe};
 use crate::checkpoint::{CheckpointError, folder, processor};
 use crate::model::config::{Config, ConfigError};
+use crate::ops::Footprint;
 use crate::prompt::{Processor, PromptError};
 use crate::rollout::environment::TokenLimits;
 use crate::rollout::registry::{self, RegistryError};
@@ -106,21 +107,21 @@ impl Plan {
         Ok(processor)
     }
 
-    /// What the run needs of the device's memory, where an activation has so many bytes.
-    pub fn memory(&self, processor: &Processor, activation_bytes: usize) -> MemoryPlan {
-        MemoryPlan::new(self, processor.image_settings().max_pixels, activation_bytes)
+    /// What the run needs of a device's memory.
+    pub fn memory(&self, processor: &Processor, footprint: Footprint) -> MemoryPlan {
+        MemoryPlan::new(self, processor.image_settings().max_pixels, footprint)
     }
 
     /// The same, after the cache of keys and values was made as small as `available` bytes ask for, where the recipe leaves its size open
     /// and a group still fits.
-    pub fn fit(&mut self, processor: &Processor, activation_bytes: usize, available: Option<u64>) -> MemoryPlan {
-        let memory = self.memory(processor, activation_bytes);
+    pub fn fit(&mut self, processor: &Processor, footprint: Footprint, available: Option<u64>) -> MemoryPlan {
+        let memory = self.memory(processor, footprint);
         let Some(pages) = available.and_then(|available| memory.pages_that_fit(self, available)) else { return memory };
         if self.recipe.engine.kv_cache_bytes > 0 {
             return memory;
         }
         self.recipe.engine.kv_cache_bytes = pages;
-        self.memory(processor, activation_bytes)
+        self.memory(processor, footprint)
     }
 }
 

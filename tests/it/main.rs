@@ -26,6 +26,7 @@ mod resume;
 mod rollout;
 mod row_invariance;
 mod sandbox;
+mod scheduler;
 mod serve;
 mod serve_constraints;
 mod serve_env;

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use thyme_engine::cuda::Cuda;
 use thyme_engine::cuda::arena::{Arena, Piece};
 use thyme_engine::cuda::device::simt::{Simt, SimtOptions};
 use thyme_engine::cuda::device::{Device, DeviceError, Launch, Prepared, Span, Step};
+use thyme_engine::cuda::{self, Cuda};
 use thyme_engine::engine::request::{Opening, Sampling, Stops};
 use thyme_engine::engine::{Engine, EngineLimits};
 use thyme_engine::model::Model;
@@ -311,7 +311,7 @@ fn a_plan_is_what_a_run_holds() {
         for case in cases {
             let settings: Vec<String> = base.iter().chain(case).map(|setting| (*setting).to_owned()).collect();
             let plan = Plan::new(load(&recipe, &settings).unwrap()).unwrap();
-            let memory = plan.memory(&plan.processor().unwrap(), size_of::<half::bf16>());
+            let memory = plan.memory(&plan.processor().unwrap(), cuda::FOOTPRINT);
             let usage = held(&plan, memory.arena());
             let (planned, peak) = (memory.total() as f64, usage.peak as f64);
             println!("planned {:.2} GB, held {:.2} GB, beyond the arena {}", planned / 1e9, peak / 1e9, usage.beyond);

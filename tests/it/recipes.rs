@@ -7,6 +7,7 @@ use thyme_engine::recipe::layers::load;
 use thyme_engine::recipe::memory::{MemoryPlan, available_bytes};
 use thyme_engine::recipe::optimizer::Schedule;
 use thyme_engine::recipe::plan::Plan;
+use thyme_engine::{cpu, cuda};
 
 use super::command::{Workplace, succeed, train};
 
@@ -227,7 +228,7 @@ pub const QWEN_2_VL_2B: &str = r#"{"architectures": ["Qwen2VLForConditionalGener
 fn memory(recipe: &Path, settings: &[&str]) -> MemoryPlan {
     let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
     let plan = Plan::new(load(recipe, &settings).unwrap()).unwrap();
-    plan.memory(&plan.processor().unwrap(), size_of::<f32>())
+    plan.memory(&plan.processor().unwrap(), cuda::FOOTPRINT)
 }
 
 fn bytes(memory: &MemoryPlan, start: &str) -> u128 {
@@ -270,6 +271,23 @@ fn the_plan_of_a_7b_adds_up_to_its_published_size() {
         &wide.check(1 << 37).unwrap_err().to_string(),
         &["activations", "training.micro_batch_tokens", "activation_recompute"],
     );
+}
+
+#[test]
+fn on_the_cpu_the_plan_counts_what_is_kept_for_products() {
+    let place = Workplace::new();
+    place.write("model/config.json", QWEN_2_VL_2B);
+    let recipe = place.grpo("[data.needle]\n");
+    let plan = Plan::new(load(&recipe, &[]).unwrap()).unwrap();
+    let on_cpu = plan.memory(&plan.processor().unwrap(), cpu::FOOTPRINT);
+    // qkv, o and down of a layer; qkv, o and both of the MLP of a block; patch embedding; the merger's second. The other matrices are larger.
+    let layer = 2048 * 1536 + 1536 * 1536 + 1536 * 8960;
+    let block = 3 * 1280 * 1280 + 1280 * 1280 + 2 * 1280 * 5120;
+    let packed = 2 * (28 * layer + 32 * block + 1280 * 1176 + 5120 * 1536);
+    assert_eq!(bytes(&on_cpu, "weights, packed"), packed);
+    let on_gpu = memory(&recipe, &[]);
+    assert_eq!(bytes(&on_gpu, "weights, packed"), 0);
+    assert_eq!(bytes(&on_cpu, "reference") - bytes(&on_gpu, "reference"), packed);
 }
 
 #[test]
