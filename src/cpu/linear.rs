@@ -7,6 +7,8 @@
 
 mod pack;
 
+use std::ops::Range;
+
 use half::bf16;
 use pack::{block_len, pack_columns, pack_parameter, pack_right_panel, panel_start, transposed_parameters};
 use rayon::prelude::*;
@@ -23,6 +25,8 @@ const DEPTH: usize = 512;
 const CHUNK: usize = 96;
 /// Columns that share a pass over the rows, at most: their panels stay in the second-level cache.
 const GROUP: usize = 128;
+/// Tiles over a panel up to which what takes time is to read the panel.
+const FEW_TILES: usize = 8;
 /// Rows up to which the parameters are used as they come.
 const FEW: usize = 4;
 
@@ -153,8 +157,8 @@ kernel! {
         right: Right<'_>,
         start: Start<'_>,
         size: Size,
-        rows: std::ops::Range<usize>,
-        panels: std::ops::Range<usize>,
+        rows: Range<usize>,
+        panels: Range<usize>,
         room: &mut [f32],
         out: Tiles,
     ) {
@@ -179,31 +183,33 @@ kernel! {
                 if let Left::Columns(values) = left {
                     pack_columns::<L>(values, size, chunk.clone(), k, depth, left_blocks);
                 }
-                let mut next = chunk.start;
-                while next < chunk.end {
-                    let (row, rest) = (next, chunk.end - next);
-                    let rows = if let Left::Rows(_) = left { tile_rows::<L>(rest) } else { L::TILE_ROWS.min(rest) };
-                    next += rows;
-                    for (i, number) in panels.clone().enumerate() {
-                        let col = number * panel;
-                        let place = Place { out, row, col, rows, cols: panel.min(size.cols - col) };
-                        let panel = i * panel * depth..(i + 1) * panel * depth;
-                        match (left, columns) {
-                            (Left::Rows(values), Columns::Narrow(right)) => {
-                                let block = &values[row * size.depth + k..];
-                                whole_tile::<L, _, false>(block, size.depth, &right[panel], start, place);
-                            }
-                            (Left::Rows(values), Columns::Wide(right)) => {
-                                let block = &values[row * size.depth + k..];
-                                whole_tile::<L, _, false>(block, size.depth, &right[panel], start, place);
-                            }
-                            (Left::Columns(_), Columns::Wide(right)) => {
-                                let block = (row - chunk.start) / L::TILE_ROWS;
-                                let block = &left_blocks[block * block_len(L::TILE_ROWS, depth)..];
-                                whole_tile::<L, _, true>(block, L::TILE_ROWS, &right[panel], start, place);
-                            }
-                            (Left::Columns(_), Columns::Narrow(_)) => unreachable!("a parameter is multiplied by rows"),
+                let tiles = chunk.len().div_ceil(L::TILE_ROWS);
+                let is_few = tiles <= FEW_TILES;
+                for i in 0..tiles * panels.len() {
+                    // Few tiles go over a panel while it is near, and fetch the next; of many each goes over all panels.
+                    let (tile, i) = if is_few { (i % tiles, i / tiles) } else { (i / panels.len(), i % panels.len()) };
+                    let rows = match left {
+                        Left::Rows(_) => tile_rows::<L>(chunk.len(), tile),
+                        Left::Columns(_) => tile * L::TILE_ROWS..chunk.len().min((tile + 1) * L::TILE_ROWS),
+                    };
+                    let (row, col) = (chunk.start + rows.start, (panels.start + i) * panel);
+                    let ahead = is_few.then_some((tile, tiles));
+                    let place = Place { out, row, col, rows: rows.len(), cols: panel.min(size.cols - col), ahead };
+                    let panel = i * panel * depth..(i + 1) * panel * depth;
+                    match (left, columns) {
+                        (Left::Rows(values), Columns::Narrow(right)) => {
+                            let block = &values[row * size.depth + k..];
+                            whole_tile::<L, _, false>(block, size.depth, &right[panel], start, place);
                         }
+                        (Left::Rows(values), Columns::Wide(right)) => {
+                            let block = &values[row * size.depth + k..];
+                            whole_tile::<L, _, false>(block, size.depth, &right[panel], start, place);
+                        }
+                        (Left::Columns(_), Columns::Wide(right)) => {
+                            let block = &left_blocks[tile * block_len(L::TILE_ROWS, depth)..];
+                            whole_tile::<L, _, true>(block, L::TILE_ROWS, &right[panel], start, place);
+                        }
+                        (Left::Columns(_), Columns::Narrow(_)) => unreachable!("a parameter is multiplied by rows"),
                     }
                 }
             }
@@ -222,6 +228,8 @@ enum Columns<'a> {
 trait Element: Copy {
     /// Reads 16. Safety: `from` is readable for 16.
     unsafe fn load<L: Lanes>(from: *const Self) -> L;
+    /// Asks for the cache line at `from`, which need not be readable, if it comes from far away.
+    fn prefetch<L: Lanes>(from: *const Self);
 }
 
 impl Element for f32 {
@@ -230,6 +238,9 @@ impl Element for f32 {
         // Safety: the caller's.
         unsafe { L::load_pointer(from) }
     }
+
+    #[inline(always)]
+    fn prefetch<L: Lanes>(_: *const f32) {}
 }
 
 impl Element for bf16 {
@@ -238,14 +249,25 @@ impl Element for bf16 {
         // Safety: the caller's.
         unsafe { L::load_bf16_pointer(from) }
     }
+
+    #[inline(always)]
+    fn prefetch<L: Lanes>(from: *const bf16) {
+        L::prefetch(from.cast());
+    }
 }
 
-/// Rows of the next tile where `rest` are left. A few more than a tile holds are halved: a tile of one or two rows waits for its sums and
-/// takes as long as one of four.
+/// The rows of tile number `tile` over `rows` rows. Where the last holds a third or less, it shares evenly with the one before: a tile of one
+/// or two rows waits for its sums and takes as long as one of four.
 #[inline(always)]
-fn tile_rows<L: Lanes>(rest: usize) -> usize {
-    let tile = L::TILE_ROWS;
-    if rest > tile && rest <= tile + tile / 3 { rest.div_ceil(2) } else { tile.min(rest) }
+fn tile_rows<L: Lanes>(rows: usize, tile: usize) -> Range<usize> {
+    let whole = L::TILE_ROWS;
+    let (last, rest) = ((rows - 1) / whole, (rows - 1) % whole + 1);
+    let end = |tile: usize| match last - tile {
+        0 => rows,
+        1 if 3 * rest <= whole => rows - (whole + rest) / 2,
+        _ => (tile + 1) * whole,
+    };
+    (if tile == 0 { 0 } else { end(tile - 1) })..end(tile)
 }
 
 /// A tile of the output; `rows` and `cols` of it lie inside.
@@ -256,6 +278,8 @@ struct Place {
     col: usize,
     rows: usize,
     cols: usize,
+    /// Where few tiles go over the same panel, which of how many it is.
+    ahead: Option<(usize, usize)>,
 }
 
 /// The smallest tile that holds `place`. A block stored by columns is `[k][stride]`, else `[row][stride]`.
@@ -333,8 +357,18 @@ fn tile<L: Lanes, E: Element, const ROWS: usize, const VECTORS: usize, const COL
     let mut a = [left.as_ptr(); ROWS];
     unroll!(row < ROWS => { a[row] = left.as_ptr().wrapping_add(row.min(place.rows - 1) * row_step); });
     let mut b = right.as_ptr();
+    // Each of few tiles over a panel fetches its share of the one behind, so that memory is as busy as arithmetic.
+    let (ahead_step, mut ahead) = match place.ahead {
+        Some((tile, tiles)) => {
+            let step = panel * size_of::<E>() / tiles;
+            (step, right.as_ptr_range().end.wrapping_byte_add(tile * depth * step))
+        }
+        None => (0, b),
+    };
     let mut at = 0;
     for _ in 0..depth {
+        E::prefetch::<L>(ahead);
+        ahead = ahead.wrapping_byte_add(ahead_step);
         let mut columns = [L::splat(0.0); VECTORS];
         // Safety: the assertion on `left` covers its last element; `depth` steps of a panel are what `right` holds.
         unsafe {
@@ -390,7 +424,7 @@ kernel! {
         right: &[bf16],
         start: Start<'_>,
         size: Size,
-        cols: std::ops::Range<usize>,
+        cols: Range<usize>,
         out: Tiles,
     ) {
         match size.rows {
@@ -408,7 +442,7 @@ fn few_rows_of<L: Lanes, const ROWS: usize>(
     right: &[bf16],
     start: Start<'_>,
     size: Size,
-    cols: std::ops::Range<usize>,
+    cols: Range<usize>,
     out: Tiles,
 ) {
     assert!(left.len() == ROWS * size.depth && cols.end <= size.cols);
