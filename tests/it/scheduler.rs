@@ -116,7 +116,7 @@ fn play<const ENGINES: usize>(
             // A client has left, and its number is free; it may come back at once.
             if leaves && let Some(&left) = scripted.open.get(leaving % scripted.open.len().max(1)) {
                 scripted.close(left);
-                if random_bit(leaving) {
+                if leaving.is_multiple_of(2) {
                     scripted.open(observation.clone(), vec![left]);
                 }
             }
@@ -124,10 +124,6 @@ fn play<const ENGINES: usize>(
         steps.push(engines.each_mut().map(Scripted::step));
     }
     steps
-}
-
-fn random_bit(number: usize) -> bool {
-    number % 2 == 0
 }
 
 #[test]
