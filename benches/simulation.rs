@@ -261,7 +261,7 @@ fn calibration() -> [Workload; 2] {
 fn others() -> Vec<Workload> {
     let base = base();
     vec![
-        Workload { name: "32 in flight", in_flight: 32, sequences: 1000..1192, ..base.clone() },
+        Workload { name: "32 in flight", in_flight: 32, sequences: 1000..1576, ..base.clone() },
         Workload { name: "256 in flight", in_flight: 256, pages: 256 * 40, sequences: 2000..2768, ..base.clone() },
         Workload { name: "128 in flight, a tenth of the pages", pages: 500, sequences: 3000..3512, ..base.clone() },
         Workload {
