@@ -65,7 +65,8 @@ impl Lines {
     }
 }
 
-fn refuse_input(path: &Path, input: &Path) -> anyhow::Result<()> {
+/// Refuses an output that is the command's own input.
+pub fn refuse_input(path: &Path, input: &Path) -> anyhow::Result<()> {
     let is_input = matches!((path.canonicalize(), input.canonicalize()), (Ok(a), Ok(b)) if a == b);
     anyhow::ensure!(!is_input, "--output {} is the input file; choose another", path.display());
     Ok(())

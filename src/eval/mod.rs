@@ -1,11 +1,14 @@
 //! Held-out evaluation: tasks are answered greedily and scored; what comes out is a few shares that one can compare.
 
+pub mod predictions;
 pub mod sample;
+
+use serde_json::{Map, Value};
 
 use crate::prompt::Processor;
 use crate::rollout::environment::{Environment, Task};
 use crate::rollout::generator::{Generator, Sampling};
-use crate::rollout::reward::{RewardSet, Scores};
+use crate::rollout::reward::{RewardSet, Score, Scores};
 use crate::rollout::tool::CallStatus;
 use crate::rollout::transcript::Transcript;
 use crate::rollout::{Group, RolloutError, RolloutSettings, run};
@@ -103,4 +106,15 @@ pub fn score_groups(groups: &[Group], tasks: &[Task], rewards: &RewardSet) -> Ve
         group.transcripts.iter().map(|t| rewards.score(t, &task.question, &task.solution)).collect()
     };
     groups.iter().map(score).collect()
+}
+
+/// Scores by reward, null where there is none, and why those are missing: the columns `scores` and `unscored` of written lines.
+fn columns_of(parts: &[(&'static str, Score)]) -> [Value; 2] {
+    let values: Map<String, Value> =
+        parts.iter().map(|(name, score)| ((*name).to_owned(), score.value().into())).collect();
+    let reasons = parts.iter().filter_map(|(name, score)| match score {
+        Score::Unscored(reason) => Some(((*name).to_owned(), Value::from(&**reason))),
+        Score::Value(_) => None,
+    });
+    [Value::Object(values), Value::Object(reasons.collect())]
 }

@@ -12,15 +12,15 @@ use super::transcript::{End, TurnKind};
 use crate::prompt::{
     ChatError, ImageSource, Message, PreparedImage, Processor, Prompt, PromptError, TokenizerError, place_images,
 };
-use crate::tasks;
+use crate::tasks::{self, Solution};
 
 /// A task to roll out.
 #[derive(Clone, Debug, Default)]
 pub struct Task {
     /// The question in words.
     pub question: String,
-    /// The reference answer.
-    pub solution: String,
+    /// The reference answers.
+    pub solution: Solution,
     /// The conversation to start from, images in place; empty lets the environment write its own.
     pub messages: Vec<Message>,
     /// The prompt where it is tokenised already, in place of `messages`.
@@ -64,7 +64,7 @@ impl Task {
         messages: &[tasks::Message],
         images: Vec<ImageSource>,
         question: Option<String>,
-        solution: Option<String>,
+        solution: Option<Solution>,
     ) -> Result<Self, ChatError> {
         let mut placed: Vec<Message> =
             messages.iter().map(|message| Message::text(message.role.as_str(), &*message.text)).collect();

@@ -9,7 +9,7 @@ use image::RgbImage;
 use serde_json::{Map, Value, json};
 
 use super::needle::{self, Kind, Mixture, Split};
-use super::{Example, Message, Role};
+use super::{Example, Message, Role, Solution};
 
 /// Why a data file could not be read or written; each names the place and the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +74,7 @@ pub struct Record {
     /// The pictures in the order of their placeholders; relative paths have been joined to the file's folder.
     pub images: Vec<PathBuf>,
     /// The right answer, of a task.
-    pub solution: Option<String>,
+    pub solution: Option<Solution>,
     /// The bare question.
     pub question: Option<String>,
 }
@@ -133,8 +133,10 @@ impl Place<'_> {
         let images = self.paths(object, "images")?;
         self.check_placeholders("messages", &messages, images.len())?;
         let solution = match object.get("solution") {
-            Some(Value::Number(number)) => Some(number.to_string()),
-            _ => self.text(object, "solution")?,
+            None | Some(Value::Null) => None,
+            Some(value) => {
+                Some(Solution::read(value).map_err(|problem| self.wrong("solution", problem, "mend the line"))?)
+            }
         };
         Ok(Record { messages, images, solution, question: self.text(object, "question")? })
     }
@@ -260,7 +262,7 @@ fn save(picture: &RgbImage, path: &Path) -> Result<(), DataError> {
 
 /// A line of Thyme's RL form.
 pub fn task_line(example: &Example, images: &[String]) -> Value {
-    json!({"messages": example.messages, "images": images, "solution": example.solution, "question": example.question})
+    json!({"messages": example.messages, "images": images, "solution": example.solution.as_ref().map(Solution::to_json), "question": example.question})
 }
 
 /// A line of Thyme's SFT form: the last user message is the question, the assistant's the response.

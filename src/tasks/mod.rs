@@ -5,9 +5,12 @@ mod draws;
 mod font;
 pub mod jsonl;
 pub mod needle;
+mod solution;
 
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
+
+pub use solution::{Accepted, Solution, Tolerance};
 
 /// Who speaks in a [`Message`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -61,7 +64,7 @@ pub struct Example {
     /// The pictures in the order of their placeholders, in original pixels.
     pub images: Vec<RgbImage>,
     /// The right answer, as the answer tag should hold it.
-    pub solution: Option<String>,
+    pub solution: Option<Solution>,
     /// The bare question, for judges and logs.
     pub question: Option<String>,
 }
