@@ -46,12 +46,12 @@ impl<'a> View<'a> {
     }
 }
 
-/// What stands between the first `</answer>` of a text and the last `<answer>` before it, trimmed: the model may have spoken of the tag
-/// before it opened it. `None` without the pair.
+/// What stands between the last `</answer>` of a text and the last `<answer>` before it, trimmed: the model may have spoken of the tags
+/// before it answered. `None` without the pair.
 pub fn answer_in(text: &str) -> Option<&str> {
-    let (before, _) = text.split_once("</answer>")?;
+    let (before, _) = text.rsplit_once("</answer>")?;
     let (_, answer) = before.rsplit_once("<answer>")?;
-    Some(answer.trim())
+    Some(answer.split("</answer>").next().unwrap_or(answer).trim())
 }
 
 /// What a reward reads of a trajectory.

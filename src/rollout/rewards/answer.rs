@@ -1,7 +1,7 @@
 //! Is the answer right, by rule ([`super::equivalence`]): the same text, option, number, date, code or simple mathematics as one of the
 //! reference answers. What no rule can judge is unscored.
 
-use super::equivalence::{Question, Verdict, judge, number};
+use super::equivalence::{Question, Verdict, judge, numbers};
 use crate::rollout::reward::{Reads, Reward, Score, View};
 use crate::tasks::{Accepted, Solution, Tolerance};
 
@@ -52,10 +52,11 @@ pub fn fits(answer: &str, solution: &Solution, question: &str) -> Verdict {
                 };
                 // The rounding of the difference is no error of the answer's.
                 let size = size + 1e-12 + 1e-12 * wanted.abs();
-                match number(answer) {
-                    Some(value) if (value - wanted).abs() <= size => Verdict::Same,
-                    Some(_) => Verdict::Different,
-                    None => Verdict::Unknown("no number can be read in the answer".to_owned()),
+                let values = numbers(answer);
+                match values.iter().any(|value| (value - wanted).abs() <= size) {
+                    true => Verdict::Same,
+                    false if values.is_empty() => Verdict::Unknown("no number can be read in the answer".to_owned()),
+                    false => Verdict::Different,
                 }
             }
         };

@@ -178,7 +178,8 @@ impl Names {
             let behind = bare[at + count..].iter().take(REFUSAL_WORDS).map(lower);
             let refused = behind.into_iter().any(|word| REFUSALS.contains(&word.as_str()));
             let is_or = |word: Option<&&str>| word.is_some_and(|word| word.eq_ignore_ascii_case("or"));
-            let is_open = is_or(bare.get(at + count)) || is_or(at.checked_sub(1).and_then(|before| bare.get(before)));
+            let is_article = |word: &&&str| ["a", "an", "the"].contains(&word.to_lowercase().as_str());
+            let is_open = is_or(bare.get(at + count)) || is_or(bare[..at].iter().rev().find(|word| !is_article(word)));
             !denied && !refused && !is_open
         };
         let letter = self.letter.map(|letter| letter.to_string());
@@ -193,13 +194,15 @@ impl Names {
         if (0..bare.len()).any(|at| is_letter(at) && is_stated(at, 1)) {
             return true;
         }
+        // A single letter is an option's or an article, which is looked at above.
+        let is_single_letter = |word: &str| word.len() == 1 && word.starts_with(|c: char| c.is_ascii_alphabetic());
         self.texts.iter().any(|text| {
             let wanted: Vec<&str> = text.split_whitespace().collect();
             let count = wanted.len();
             let equal = |window: &[&str]| {
                 let joined = window.join(" ");
                 words(&joined) == words(text)
-                    || (count == 1 && judge(&joined, text, question) == Verdict::Same)
+                    || (count == 1 && !is_single_letter(&joined) && judge(&joined, text, question) == Verdict::Same)
                     || window.iter().zip(&wanted).all(|(a, b)| words(a) == words(b))
             };
             count > 0 && bare.windows(count).enumerate().any(|(at, window)| equal(window) && is_stated(at, count))

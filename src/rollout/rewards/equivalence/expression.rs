@@ -46,6 +46,12 @@ impl Expression {
         self.at(&|_| None).filter(|number| number.value().is_finite())
     }
 
+    /// The value with Euler's number for `e`.
+    pub fn value_of_e(&self) -> Option<Number> {
+        let value = self.at(&|name| (name == 'e').then(|| Number::real(std::f64::consts::E)))?;
+        value.value().is_finite().then_some(value)
+    }
+
     /// The variables.
     pub fn variables(&self) -> Vec<char> {
         let mut found = match self {

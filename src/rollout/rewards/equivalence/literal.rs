@@ -2,10 +2,12 @@
 //! serial numbers). They are compared part by part and never computed.
 
 use super::Verdict;
-use super::number::Number;
+use super::expression::Expression;
+use super::number::{Number, spoken};
 use super::question::{Question, Reading};
 use super::text::is_latex;
-use super::unit::Unit;
+use super::unit::{Unit, currency_prefix};
+use super::value::{Separators, split_list};
 
 /// Digits from which on groups with signs between them are a phone number or an ISBN.
 const CODE_DIGITS: usize = 7;
@@ -26,7 +28,7 @@ const MONTHS: [&str; 12] = [
 const WEEKDAYS: [&str; 7] = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
 
 /// What a text reads as.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, Debug)]
 enum Literal {
     /// A date whose parts are known by name or by ISO 8601's order.
     Date {
@@ -47,19 +49,16 @@ enum Literal {
         is_afternoon: Option<bool>,
     },
     /// Numbers with a sign between them.
-    Parts(Sign, Vec<(Number2, String)>),
+    Parts(Sign, Vec<Part>),
     /// A code: its groups in lower case.
     Code(Vec<String>),
 }
 
-/// A number of a pair; equal by value.
-#[derive(Clone, Copy, Debug)]
-struct Number2(Number);
-
-impl PartialEq for Number2 {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.same(&other.0)
-    }
+/// A number of a pair with its unit.
+#[derive(Clone, Debug)]
+struct Part {
+    number: Number,
+    unit: Unit,
 }
 
 /// What stands between the numbers of a pair.
@@ -75,8 +74,8 @@ enum Sign {
     Slash,
 }
 
-/// Compares two texts (canonical, without LaTeX's dressing; `are_latex` says which had some) if one of them reads as a literal; `None` where neither does, or where they are
-/// mathematics.
+/// Compares two texts (canonical, without LaTeX's dressing; `are_latex` says whether they had some) if one of them reads as a literal; `None`
+/// where neither does, or where they are mathematics.
 pub(super) fn compare(answer: &str, solution: &str, are_latex: bool, question: &Question) -> Option<Verdict> {
     let reads = [answer, solution].map(|text| Literal::read(text, are_latex, question));
     match reads {
@@ -90,7 +89,7 @@ pub(super) fn compare(answer: &str, solution: &str, are_latex: bool, question: &
 
 impl Literal {
     fn read(text: &str, is_latex: bool, question: &Question) -> Option<Self> {
-        let lower = text.trim().to_lowercase();
+        let lower = with_digits(&text.trim().to_lowercase());
         if lower.len() > 64
             || !(lower.contains(|c: char| c.is_ascii_digit()) || lower.contains("past") || lower.contains("to"))
         {
@@ -102,13 +101,14 @@ impl Literal {
         if question.reading == Reading::Code {
             return date().or_else(|| code(&tokens));
         }
+        if is_phone(&tokens) {
+            return date().or_else(|| code(&tokens));
+        }
         date().or_else(time).or_else(|| pair(&lower, &tokens, is_latex, question)).or_else(|| {
-            let digits: usize = tokens.iter().filter_map(Token::digits).map(str::len).sum();
-            let groups = tokens.iter().filter(|token| token.digits().is_some()).count();
-            let is_long = digits >= CODE_DIGITS && groups >= 2 && tokens.iter().all(Token::is_of_phone);
             let is_version = matches!(tokens.as_slice(), [Token::Word("v" | "version"), Token::Digits(_), ..])
-                || (groups >= 3 && tokens.iter().all(|token| matches!(token, Token::Digits(_) | Token::Sign('.'))));
-            (is_long || is_version || is_code(&tokens)).then(|| code(&tokens)).flatten()
+                || (tokens.iter().filter_map(Token::digits).count() >= 3
+                    && tokens.iter().all(|token| matches!(token, Token::Digits(_) | Token::Sign('.'))));
+            (is_version || is_code(&tokens)).then(|| code(&tokens)).flatten()
         })
     }
 
@@ -154,6 +154,13 @@ impl Literal {
             Self::Code(groups) if is_number || question.reading == Reading::Code => {
                 let digits: String = text.to_lowercase().chars().filter(|c| c.is_alphanumeric()).collect();
                 Some(Verdict::of(groups.concat() == digits && !text.contains('.')))
+            }
+            // `2:3` is `2/3` where the question asks for no score and no time.
+            Self::Parts(Sign::Ratio, parts)
+                if parts.len() == 2 && text.contains('/') && question.reading != Reading::Parts =>
+            {
+                let value = Expression::read(text)?.value()?;
+                Some(Verdict::of(parts[0].number.over(parts[1].number)?.same(&value)))
             }
             _ if is_number => Some(Verdict::Different),
             _ => None,
@@ -203,38 +210,26 @@ fn same_time(a: [u32; 3], x: Option<bool>, b: [u32; 3], y: Option<bool>) -> Verd
     }
 }
 
-fn same_parts(
-    sign: Sign,
-    x: &[(Number2, String)],
-    other: Sign,
-    y: &[(Number2, String)],
-    question: &Question,
-) -> Verdict {
-    let values = |parts: &[(Number2, String)]| parts.iter().map(|(number, _)| *number).collect::<Vec<_>>();
-    let (a, b) = (values(x), values(y));
-    let loose = question.asks_score
-        || (sign == Sign::Ratio && other == Sign::Range)
-        || (sign == Sign::Range && other == Sign::Ratio);
-    let is_product = |sign: Sign| sign == Sign::Size;
-    if sign != other && (!loose || is_product(sign) != is_product(other)) {
+fn same_parts(sign: Sign, a: &[Part], other: Sign, b: &[Part], question: &Question) -> Verdict {
+    let is_said_loosely =
+        question.asks_score || matches!((sign, other), (Sign::Ratio, Sign::Range) | (Sign::Range, Sign::Ratio));
+    if sign != other && (!is_said_loosely || sign == Sign::Size || other == Sign::Size) {
         return Verdict::Different;
     }
-    let unit = |parts: &[(Number2, String)]| {
-        let last = parts.last().expect("a pair has parts");
-        Unit::read(&last.1, true, last.0.0.value())
+    // The last unit holds for all parts that have none: `5-7 cm`.
+    let unit = |parts: &[Part], at: usize| match &parts[at].unit {
+        Unit::None => parts.last().map_or(Unit::None, |last| last.unit.clone()),
+        own => own.clone(),
     };
     let one = Number::integer(1);
-    let units_agree = matches!((unit(x), unit(y)), (Some(a), Some(b)) if a.same(one, &b, one));
-    if a == b {
-        return Verdict::of(units_agree);
+    let units_agree = a.len() == b.len() && (0..a.len()).all(|at| unit(a, at).same(one, &unit(b, at), one));
+    let values_agree = a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.number.same(&b.number));
+    if values_agree || !units_agree {
+        return Verdict::of(values_agree && units_agree);
     }
     // `2:3` is `4:6` where nothing says that it is a score or a time.
-    let is_ratio = sign == Sign::Ratio
-        && other == Sign::Ratio
-        && question.reading != Reading::Parts
-        && a.len() == 2
-        && b.len() == 2;
-    let cross = || a[0].0.times(b[1].0).same(&a[1].0.times(b[0].0));
+    let is_ratio = sign == Sign::Ratio && other == Sign::Ratio && question.reading != Reading::Parts && a.len() == 2;
+    let cross = || a[0].number.times(b[1].number).same(&a[1].number.times(b[0].number));
     Verdict::of(is_ratio && cross())
 }
 
@@ -282,6 +277,21 @@ fn tokens(text: &str) -> Vec<Token<'_>> {
     found
 }
 
+/// The words of a time with digits for the names of numbers: `half past 4`, `12:00 pm` for noon.
+fn with_digits(text: &str) -> String {
+    match text {
+        "noon" | "midday" => return "12:00 pm".to_owned(),
+        "midnight" => return "12:00 am".to_owned(),
+        _ if !(text.contains("o'clock") || text.contains(" past ") || text.contains(" to ")) => return text.to_owned(),
+        _ => {}
+    }
+    let digits = |word: &str| match spoken(&[word]) {
+        Some((number, 1)) if number.is_integer() && word != "half" => number.value().to_string(),
+        _ => word.to_owned(),
+    };
+    text.split(' ').map(digits).collect::<Vec<_>>().join(" ")
+}
+
 fn without_spaces<'a>(tokens: &[Token<'a>]) -> Vec<Token<'a>> {
     tokens.iter().copied().filter(|token| *token != Token::Space).collect()
 }
@@ -306,7 +316,7 @@ fn date(lower: &str, tokens: &[Token<'_>]) -> Option<Literal> {
     let joined = without_spaces(tokens);
     if let [Digits(a), Sign(x), Digits(b), Sign(y), Digits(c)] = joined.as_slice()
         && x == y
-        && matches!(x, '-' | '/' | '.')
+        && matches!(x, '-' | '–' | '/' | '.')
     {
         let (first, second, third) = (integer(a, 4)?, integer(b, 2)?, integer(c, 4)?);
         if a.len() == 4 && is_in(second, 12) && is_in(third, 31) && c.len() <= 2 {
@@ -315,13 +325,18 @@ fn date(lower: &str, tokens: &[Token<'_>]) -> Option<Literal> {
         let is_date = a.len() <= 2 && matches!(c.len(), 2 | 4) && is_in(first, 31) && is_in(second, 31);
         return (is_date && (first <= 12 || second <= 12)).then(|| Literal::NumericDate(vec![first, second, third]));
     }
-    if let [Digits(year), Word("年"), Digits(month), Word("月"), rest @ ..] = joined.as_slice() {
-        let day = match rest {
-            [] => None,
-            [Digits(day), Word("日" | "号")] => Some(integer(day, 2)?),
-            _ => return None,
-        };
-        return Some(Literal::Date { year: Some(integer(year, 4)?), month: integer(month, 2)?, day });
+    let (year, rest) = match joined.as_slice() {
+        [Digits(year), Word("年"), rest @ ..] => (Some(integer(year, 4)?), rest),
+        rest => (None, rest),
+    };
+    match rest {
+        [Digits(month), Word("月")] => {
+            return Some(Literal::Date { year, month: integer(month, 2)?, day: None });
+        }
+        [Digits(month), Word("月"), Digits(day), Word("日" | "号")] => {
+            return Some(Literal::Date { year, month: integer(month, 2)?, day: Some(integer(day, 2)?) });
+        }
+        _ => {}
     }
     // With the month's name: `Monday, January 5th, 2023`, `5 Jan 2023`, `May 2019`.
     let pieces: Vec<&str> = lower
@@ -397,21 +412,38 @@ fn pair(lower: &str, tokens: &[Token<'_>], are_latex: bool, question: &Question)
     for (sign, separators) in splits {
         for separator in separators {
             let parts: Vec<&str> = text.split(separator).collect();
-            if parts.len() < 2 || parts.len() > 4 || (parts.len() > 2 && matches!(sign, Sign::Range)) {
+            if !(2..=6).contains(&parts.len()) {
                 continue;
             }
-            let Some(parts) = parts.into_iter().map(number_and_unit).collect::<Option<Vec<_>>>() else { continue };
+            let Some(mut parts) = parts.into_iter().map(part).collect::<Option<Vec<_>>>() else { continue };
+            let is_season = sign == Sign::Slash && is_season(tokens);
             let is_said = match (sign, *separator) {
                 (Sign::Range, " to " | "–" | "~") | (Sign::Size, " x " | " by " | "x") | (Sign::Ratio, _) => true,
                 (Sign::Range, _) | (Sign::Size, "×") => !is_mathematics,
                 (Sign::Size, _) => question.reading == Reading::Parts,
                 // A season, or a fraction where parts are asked for.
-                (Sign::Slash, _) => question.reading == Reading::Parts || is_season(tokens),
+                (Sign::Slash, _) => question.reading == Reading::Parts || is_season,
             };
-            return is_said.then_some(Literal::Parts(sign, parts));
+            if matches!(sign, Sign::Range) || is_season {
+                complete_years(&mut parts);
+            }
+            return is_said.then_some(Literal::Parts(if is_season { Sign::Range } else { sign }, parts));
         }
     }
     None
+}
+
+/// `1990-95` as `1990-1995`.
+fn complete_years(parts: &mut [Part]) {
+    if let [first, second] = parts
+        && (1000.0..3000.0).contains(&first.number.value())
+        && second.number.value() < 100.0
+        && second.number.is_integer()
+        && first.number.is_integer()
+    {
+        let century = (first.number.value() / 100.0).floor() as i64 * 100;
+        second.number = second.number.plus(Number::integer(century));
+    }
 }
 
 /// Whether a text is two years, the second perhaps by its last digits: `2019/20`.
@@ -420,14 +452,33 @@ fn is_season(tokens: &[Token<'_>]) -> bool {
         if a.len() == 4 && (b.len() == 2 || b.len() == 4))
 }
 
-/// A plain number without a sign, and the unit behind it.
-fn number_and_unit(text: &str) -> Option<(Number2, String)> {
+/// A plain number without a sign, and the unit before or behind it.
+fn part(text: &str) -> Option<Part> {
     let text = text.trim();
-    let text = text.strip_prefix(['$', '€', '£', '¥']).unwrap_or(text);
+    let (currency, text) = currency_prefix(text).map_or((None, text), |(currency, rest)| (Some(currency), rest));
     let end = text.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == ',')).unwrap_or(text.len());
     let number = Number::decimal(&text[..end].replace(',', ""))?;
-    Unit::read(&text[end..], !text[end..].starts_with(' '), number.value())?;
-    Some((Number2(number), text[end..].trim().to_owned()))
+    let unit = Unit::read(&text[end..], !text[end..].starts_with(' '), number.value())?;
+    Some(Part { number, unit: currency.unwrap_or(unit) })
+}
+
+/// Whether a text is a list of which some element is a pair, a date or another literal: `6-4, 6-3`.
+pub(super) fn is_list(text: &str, question: &Question) -> bool {
+    let parts = split_list(text, Separators::Words);
+    parts.len() > 1 && parts.iter().any(|part| Literal::read(part, false, question).is_some())
+}
+
+/// Whether a text has the form of a phone number or an ISBN: many digits in groups with hyphens, spaces or brackets between them, of which
+/// two alone are no years (`555-1234`, `0800 123 456`).
+fn is_phone(tokens: &[Token<'_>]) -> bool {
+    let groups: Vec<usize> = tokens.iter().filter_map(Token::digits).map(str::len).collect();
+    let signs = tokens.iter().filter(|token| matches!(token, Token::Sign('-' | '–' | '(' | ')' | '+'))).count();
+    let begins_with_zero = tokens.iter().find_map(Token::digits).is_some_and(|first| first.starts_with('0'));
+    let is_apart = signs > 0 || begins_with_zero;
+    tokens.iter().all(Token::is_of_phone)
+        && groups.iter().sum::<usize>() >= CODE_DIGITS
+        && is_apart
+        && (groups.len() >= 3 || groups == [3, 4])
 }
 
 /// Whether letters and digits stand in groups with hyphens between them, as in `A12-34`.
@@ -447,14 +498,17 @@ fn code(tokens: &[Token<'_>]) -> Option<Literal> {
         {
             rest
         }
-        [Token::Word("room" | "gate" | "flight" | "seat" | "no" | "number" | "page"), Token::Space, rest @ ..] => rest,
         rest => rest,
     };
+    let digits: usize = tokens.iter().filter_map(Token::digits).map(str::len).sum();
+    let are_long = tokens.iter().filter_map(Token::digits).all(|digits| digits.len() >= 3);
+    let has_dots_apart = digits >= CODE_DIGITS && are_long && tokens.iter().all(Token::is_of_phone);
     let mut groups = vec![String::new()];
     for token in tokens {
         let group = groups.last_mut().expect("there is a group");
         match token {
             Token::Digits(text) | Token::Word(text) => group.push_str(text),
+            Token::Sign('.') if has_dots_apart => groups.push(String::new()),
             Token::Sign(sign @ ('.' | '/' | ':' | '#' | '_')) => group.push(*sign),
             Token::Sign('+') => {}
             Token::Space | Token::Sign('-' | '–' | '(' | ')' | ',') => groups.push(String::new()),

@@ -46,7 +46,10 @@ impl Number {
                 Err(_) => Self::fraction(digits, power(shift.unsigned_abs())?),
             }
         });
-        exact.or_else(|| text.parse().ok().filter(|value: &f64| value.is_finite()).map(Self::real))
+        // What is too small for f64 is no zero.
+        let is_zero = mantissa.bytes().all(|byte| matches!(byte, b'0' | b'.'));
+        let real = || text.parse().ok().filter(|value: &f64| value.is_finite() && (*value != 0.0 || is_zero));
+        exact.or_else(|| real().map(Self::real))
     }
 
     /// The value as f64.
@@ -241,6 +244,11 @@ pub fn is_number_word(word: &str) -> bool {
     small(word).is_some() || scale(word).is_some()
 }
 
+/// Whether a word in lower case is an ordinal: `third`, `sixth`.
+pub fn is_ordinal(word: &str) -> bool {
+    cardinal(word).is_some()
+}
+
 /// The cardinal behind an ordinal's name: `third` is `three`, `sixth` `six`.
 fn cardinal(word: &str) -> Option<&str> {
     let known = ORDINALS.iter().find(|(ordinal, _)| *ordinal == word).map(|(_, cardinal)| *cardinal);
@@ -274,6 +282,49 @@ pub fn spoken(words: &[&str]) -> Option<(Number, usize)> {
         Some(fraction) => Some((number.times(fraction), used + 1)),
         None => Some((number, used)),
     }
+}
+
+/// Digits and scales of Chinese and Japanese.
+const IDEOGRAPHS: [(char, i64); 18] = [
+    ('〇', 0),
+    ('零', 0),
+    ('一', 1),
+    ('二', 2),
+    ('两', 2),
+    ('三', 3),
+    ('四', 4),
+    ('五', 5),
+    ('六', 6),
+    ('七', 7),
+    ('八', 8),
+    ('九', 9),
+    ('十', 10),
+    ('百', 100),
+    ('千', 1_000),
+    ('万', 10_000),
+    ('亿', 100_000_000),
+    ('億', 100_000_000),
+];
+
+/// Reads a number in Chinese or Japanese numerals at the start of `text` (`十二`, `三百零五`): the number and its length in bytes.
+pub fn ideographic(text: &str) -> Option<(Number, usize)> {
+    let value = |c: char| IDEOGRAPHS.iter().find(|(sign, _)| *sign == c).map(|(_, value)| *value);
+    let (mut total, mut group, mut digit, mut length) = (0i64, 0i64, None::<i64>, 0);
+    for character in text.chars() {
+        let Some(value) = value(character) else { break };
+        length += character.len_utf8();
+        match value {
+            0..10 if digit.is_some_and(|digit| digit != 0) => return None,
+            0..10 => digit = Some(value),
+            10..10_000 => group = group.checked_add(digit.take().unwrap_or(1).checked_mul(value)?)?,
+            _ => {
+                total = total.checked_add(group.checked_add(digit.take().unwrap_or(0))?)?.checked_mul(value)?;
+                group = 0;
+            }
+        }
+    }
+    let sum = total.checked_add(group)?.checked_add(digit.unwrap_or(0))?;
+    (length > 0).then(|| (Number::integer(sum), length))
 }
 
 /// An integer's name at the start of `words`.
@@ -355,6 +406,9 @@ mod tests {
             ("one million two hundred thousand", 1_200_000.0),
         ] {
             assert_eq!(value(text), Some(expected), "{text}");
+        }
+        for (text, expected) in [("十二", 12.0), ("三百零五", 305.0), ("两", 2.0), ("二万三千", 23_000.0)] {
+            assert_eq!(ideographic(text).map(|(number, _)| number.value()), Some(expected), "{text}");
         }
         for text in ["two three", "five and six", "and", "cat", "twenty eleven"] {
             assert_eq!(value(text), None, "{text}");

@@ -1,7 +1,12 @@
 //! What a question says about the form of its answer: its options, whether an order is asked for, and whether digits with signs between
 //! them are a date, a time, a score and so on, or mathematics.
 
-use super::text::canonical;
+use std::ops::RangeInclusive;
+
+use super::text::{canonical, without_latex};
+
+/// Longest question that is read, in bytes.
+const TEXT_BYTES_MAX: usize = 32 << 10;
 
 /// How digits with signs between them are read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -12,6 +17,8 @@ pub enum Reading {
     Parts,
     /// The question asks for a code, a phone number, a version: they are compared character by character.
     Code,
+    /// The question asks what is written somewhere: texts are compared, and nothing is computed.
+    Text,
     /// The question does not say: their own form decides.
     Open,
 }
@@ -21,6 +28,18 @@ pub enum Reading {
 pub struct Question {
     /// The listed options in order: letter and text.
     pub options: Vec<(char, String)>,
+    /// Options with numbers in place of letters: label (`1`, `ii`) and text.
+    pub numbered: Vec<(String, String)>,
+    /// Whether the options' letters are small.
+    pub has_small_letters: bool,
+    /// Whether the question speaks of options that it may not list.
+    pub speaks_of_options: bool,
+    /// Whether a count is asked for.
+    pub asks_count: bool,
+    /// Whether a password or the like is asked for, of which each character counts.
+    pub asks_exact: bool,
+    /// Whether a chemical symbol or formula is asked for, in which the case of letters counts.
+    pub asks_symbol: bool,
     /// Whether the order of a list counts.
     pub asks_order: bool,
     /// Whether a score or result of a game is asked for.
@@ -57,7 +76,8 @@ const MATHEMATICS: [&str; 26] = [
     "derivative",
     "integral",
 ];
-const CODES: [&str; 31] = [
+const CODES: [&str; 32] = [
+    "pin",
     "code",
     "codes",
     "serial",
@@ -90,7 +110,11 @@ const CODES: [&str; 31] = [
     "sku",
     "tracking",
 ];
-const CODE_PHRASES: [&str; 8] = [
+const CODE_PHRASES: [&str; 12] = [
+    "bus line",
+    "bus number",
+    "train number",
+    "grade level",
     "license plate",
     "licence plate",
     "number plate",
@@ -99,6 +123,44 @@ const CODE_PHRASES: [&str; 8] = [
     "pin number",
     "license number",
     "licence number",
+];
+const TEXTS: [&str; 24] = [
+    "written",
+    "printed",
+    "inscribed",
+    "inscription",
+    "say",
+    "says",
+    "label",
+    "logo",
+    "brand",
+    "text",
+    "sign",
+    "word",
+    "words",
+    "caption",
+    "ocr",
+    "jersey",
+    "ticket",
+    "plate",
+    "formation",
+    "tally",
+    "iban",
+    "case",
+    "stamp",
+    "engraved",
+];
+const OPTIONS: [&str; 10] = [
+    "option",
+    "options",
+    "choice",
+    "choices",
+    "choose",
+    "select",
+    "following",
+    "letter",
+    "alternative",
+    "alternatives",
 ];
 const PARTS: [&str; 53] = [
     "date",
@@ -189,7 +251,7 @@ const ORDERS_ELSEWHERE: [&str; 4] = ["顺序", "依次", "从左到右", "从上
 impl Question {
     /// Reads a question.
     pub fn read(question: &str) -> Self {
-        let text = canonical(question);
+        let text = canonical(beginning(question));
         let lower = text.to_lowercase();
         let asked: Vec<&str> = lower
             .split(|c: char| !c.is_alphanumeric() && c != '\'')
@@ -199,9 +261,13 @@ impl Question {
         let spaced = format!(" {} ", asked.join(" "));
         let says = |phrase: &&str| spaced.contains(&format!(" {phrase} "));
         let mut reading = Reading::Open;
+        if TEXTS.iter().any(says) {
+            reading = Reading::Text;
+        }
         if PARTS.iter().any(says) {
             reading = Reading::Parts;
         }
+        let asks_count = ["how many", "how much", "number of", "count"].iter().any(says);
         if ["how many", "how much"].iter().any(says) {
             reading = Reading::Open;
         }
@@ -213,7 +279,26 @@ impl Question {
         }
         let asks_order = ORDERS.iter().any(says) || ORDERS_ELSEWHERE.iter().any(|words| lower.contains(words));
         let asks_score = ["score", "scores", "scoreline", "result", "record", "比分"].iter().any(says);
-        Self { options: options(&text), asks_order, asks_score, reading }
+        let capital = options(&text, 'A'..='Z', &STYLES);
+        let small = if capital.is_empty() { options(&text, 'a'..='z', &STYLES[..4]) } else { Vec::new() };
+        let has_small_letters = !small.is_empty();
+        let asks_symbol = ["symbol", "element", "formula", "chemical", "compound"].iter().any(says);
+        let asks_exact = ["password", "passcode", "username", "captcha", "wifi key"].iter().any(says);
+        let speaks_of_options = OPTIONS.iter().any(says);
+        let numbered = if capital.is_empty() && small.is_empty() { numbered(&text) } else { Vec::new() };
+        let options = [capital, small].concat();
+        Self {
+            options,
+            numbered,
+            has_small_letters,
+            speaks_of_options,
+            asks_count,
+            asks_exact,
+            asks_symbol,
+            asks_order,
+            asks_score,
+            reading,
+        }
     }
 
     /// The text of an option.
@@ -222,36 +307,66 @@ impl Question {
     }
 }
 
-/// The options that a text lists from A on, a line each or in a row: `A. cat`, `(B) dog`, `[C] cow`, `D: fox`. Empty for fewer than two.
-fn options(text: &str) -> Vec<(char, String)> {
-    let styles: [(&str, &str); 9] =
-        [("(", ")"), ("[", "]"), ("", ")"), ("", "."), ("", ":"), ("", ","), ("", " -"), ("", " –"), ("<", ">")];
-    let listed = styles.iter().map(|(open, close)| listed(text, open, close));
+/// The text as far as it is read.
+fn beginning(text: &str) -> &str {
+    let end = (0..=TEXT_BYTES_MAX.min(text.len())).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+    &text[..end]
+}
+
+/// What stands before and behind the letters of listed options.
+const STYLES: [(&str, &str); 9] =
+    [("(", ")"), ("[", "]"), ("", ")"), ("", "."), ("", ":"), ("", ","), ("", " -"), ("", " –"), ("<", ">")];
+
+/// The options that a text lists with these letters, a line each or in a row: `A. cat`, `(B) dog`, `[C] cow`, `D: fox`; letters are given as
+/// capitals. Empty for fewer than two.
+fn options(text: &str, letters: RangeInclusive<char>, styles: &[(&str, &str)]) -> Vec<(char, String)> {
+    let listed = styles.iter().map(|(open, close)| listed(text, letters.clone(), open, close));
     let best = listed.rev().max_by_key(Vec::len).unwrap_or_default();
     if best.len() < 2 { Vec::new() } else { best }
 }
 
-/// The options whose letters stand between `open` and `close`, from A on without a gap.
-fn listed(text: &str, open: &str, close: &str) -> Vec<(char, String)> {
+/// The options whose letters stand between `open` and `close`, from the first letter on without a gap.
+fn listed(text: &str, letters: RangeInclusive<char>, open: &str, close: &str) -> Vec<(char, String)> {
     let mut marks: Vec<(char, usize, usize)> = Vec::new();
     let mut from = 0;
-    for letter in 'A'..='Z' {
+    for letter in letters {
         let mark = format!("{open}{letter}{close}");
         let begins = |at: usize| {
             let before = text[..at].chars().next_back();
             before.is_none_or(|c| c.is_whitespace() || ",;:?".contains(c))
         };
         let Some(at) = text[from..].match_indices(&mark).map(|(at, _)| from + at).find(|&at| begins(at)) else { break };
-        marks.push((letter, at, at + mark.len()));
+        marks.push((letter.to_ascii_uppercase(), at, at + mark.len()));
         from = at + mark.len();
     }
     let ends = marks.iter().skip(1).map(|(_, at, _)| *at).chain([text.len()]);
     let option = |(&(letter, _, start), end): (&(char, usize, usize), usize)| {
         // The last option of a row may be followed by other lines.
         let line = text[start..end].trim_start_matches(['.', ':', ')', ' ']).split('\n').next().unwrap_or_default();
-        (letter, line.trim().trim_end_matches([',', ';']).trim_end().to_owned())
+        (letter, without_latex(line.trim().trim_end_matches([',', ';', '-', ' '])).trim().to_owned())
     };
     marks.iter().zip(ends).map(option).collect()
+}
+
+/// The options that a text lists with numbers from 1 on, or small Roman ones, a line each. Empty for fewer than two.
+fn numbered(text: &str) -> Vec<(String, String)> {
+    const ROMAN: [&str; 10] = ["i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x"];
+    let arabic: Vec<String> = (1..=20).map(|number| number.to_string()).collect();
+    let roman: Vec<String> = ROMAN.iter().map(|number| (*number).to_owned()).collect();
+    for labels in [arabic, roman] {
+        let mut found: Vec<(String, String)> = Vec::new();
+        for line in text.lines().map(str::trim) {
+            let Some(label) = labels.get(found.len()) else { break };
+            let marked = [format!("({label})"), format!("{label}."), format!("{label})"), format!("[{label}]")];
+            if let Some(rest) = marked.iter().find_map(|mark| line.strip_prefix(mark.as_str())) {
+                found.push((label.clone(), rest.trim().to_owned()));
+            }
+        }
+        if found.len() >= 2 {
+            return found;
+        }
+    }
+    Vec::new()
 }
 
 #[cfg(test)]
@@ -268,12 +383,15 @@ mod tests {
             "Which?\nA: dog\nB: red fox\nC: cow",
             "Which? Options: A. dog; B. red fox; C. cow",
             "哪个？\nA、dog\nB、red fox\nC、cow",
+            "Which?\na) dog\nb) red fox\nc) cow",
+            "Choose. - A: dog - B: red fox - C: cow",
         ] {
             let read = Question::read(text).options;
             let expected =
                 [('A', "dog"), ('B', "red fox"), ('C', "cow")].map(|(letter, text)| (letter, text.to_owned()));
             assert_eq!(read, expected, "{text}");
         }
+        assert_eq!(Question::read("Which?\n1. dog\n2. cat").numbered.len(), 2);
         assert!(Question::read("Who is J. Smith, and what is Vitamin C?").options.is_empty());
     }
 
@@ -284,7 +402,9 @@ mod tests {
             ("Which room?", Reading::Code),
             ("What is the ratio of time spent?", Reading::Mathematics),
             ("How many hours does she sleep?", Reading::Open),
-            ("What digit is on the blue plate?", Reading::Open),
+            ("What is written on the door?", Reading::Text),
+            ("How many words are printed?", Reading::Open),
+            ("What colour is the bus?", Reading::Open),
         ] {
             assert_eq!(Question::read(text).reading, reading, "{text}");
         }

@@ -23,7 +23,11 @@ const SUPERSCRIPTS: [(char, char); 13] = [
 /// The zeros of other scripts' decimal digits, each followed by its nine.
 const ZEROS: [u32; 6] = [0x0660, 0x06F0, 0x0966, 0x09E6, 0x0E50, 0x0AE6];
 /// Signs that Unicode's compatibility forms leave apart, and units whose forms lose their exponent.
-const SIGNS: [(char, &str); 50] = [
+const SIGNS: [(char, &str); 54] = [
+    ('′', "'"),
+    ('″', "\""),
+    ('٫', "."),
+    ('٬', ","),
     ('“', "\""),
     ('”', "\""),
     ('„', "\""),
@@ -107,7 +111,7 @@ pub fn canonical(text: &str) -> String {
             written.push_str(&folded.replace('⁄', "/"));
         }
     }
-    without_bold(&written.nfc().collect::<String>())
+    without_markup(&written.nfc().collect::<String>())
 }
 
 fn superscript(character: char) -> Option<char> {
@@ -126,18 +130,26 @@ fn is_invisible(character: char) -> bool {
         | 0xFE00..=0xFE0F | 0xFEFF)
 }
 
-/// Without `**` and `__`, but for a power between two operands (`2**3`).
-fn without_bold(text: &str) -> String {
+/// Tags of HTML that only set text in another type.
+const TAGS: [&str; 12] =
+    ["<sub>", "</sub>", "<b>", "</b>", "<i>", "</i>", "<em>", "</em>", "<strong>", "</strong>", "<u>", "</u>"];
+
+/// Without `**`, `__` and tags that set text in another type, but for a power between two operands (`2**3`).
+fn without_markup(text: &str) -> String {
+    let text = TAGS.iter().fold(text.to_owned(), |text, tag| text.replace(tag, ""));
+    let is_operand = |c: char| c.is_ascii_alphanumeric() || c == '(' || c == ')';
     let mut kept = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find("**").into_iter().chain(rest.find("__")).min() {
-        let (before, after) = (&rest[..at], &rest[at + 2..]);
+    let mut rest = &text[..];
+    while let Some(at) = rest.find(['*', '_']) {
+        let (before, marks) = rest.split_at(at);
         kept.push_str(before);
-        let is_operand = |c: char| c.is_ascii_digit() || c == '(' || c == ')';
-        if rest[at..].starts_with("**") && kept.ends_with(is_operand) && after.starts_with(is_operand) {
-            kept.push_str("**");
+        let is_pair = marks.starts_with("**") || marks.starts_with("__");
+        let length = if is_pair { 2 } else { 1 };
+        let is_power = marks.starts_with("**") && kept.ends_with(is_operand) && marks[2..].starts_with(is_operand);
+        if !is_pair || is_power {
+            kept.push_str(&marks[..length]);
         }
-        rest = after;
+        rest = &marks[length..];
     }
     kept + rest
 }
@@ -160,7 +172,8 @@ const TYPES: [&str; 14] = [
     "operatorname",
 ];
 /// LaTeX written as the sign it stands for. Longer names stand before those that they begin with.
-const COMMANDS: [(&str, &str); 42] = [
+const COMMANDS: [(&str, &str); 45] = [
+    ("{,}", ","),
     ("\\displaystyle", ""),
     ("\\leqslant", "≤"),
     ("\\geqslant", "≥"),
@@ -202,6 +215,8 @@ const COMMANDS: [(&str, &str); 42] = [
     ("\\infty", "∞"),
     ("\\pm", "±"),
     ("\\cup", "∪"),
+    ("\\emptyset", "∅"),
+    ("\\varnothing", "∅"),
     ("\\pi", "π"),
 ];
 /// Commands whose names begin like longer ones, so that only the whole name is meant.
@@ -223,10 +238,13 @@ const WHOLE: [(&str, &str); 12] = [
 /// LaTeX's dressing taken off a canonical text: signs as characters, `\text{…}` and its like as their argument, delimiters of mathematics
 /// gone. Set braces `\{ \}` become `⦃ ⦄`, so that grouping braces stay apart from them. `\frac`, `\sqrt` and functions stay.
 pub fn without_latex(text: &str) -> String {
-    if !text.contains(['\\', '$', '~']) {
+    if !text.contains(['\\', '$']) && !text.contains("{,}") {
         return text.to_owned();
     }
     let mut text = text.to_owned();
+    if text.contains('\\') {
+        text = text.replace('~', " ");
+    }
     for (from, to) in COMMANDS {
         if text.contains(from) {
             text = text.replace(from, to);
@@ -269,7 +287,7 @@ fn without_delimiters(text: &str) -> String {
 fn is_price(text: &str) -> bool {
     text.match_indices('$').all(|(at, _)| {
         text[at + 1..].trim_start().starts_with(|c: char| c.is_ascii_digit())
-            && !text[..at].trim_end().ends_with(|c: char| c.is_alphanumeric() || "})]".contains(c))
+            && !text[..at].ends_with(|c: char| c.is_alphanumeric() || "})]".contains(c))
     }) && !text.ends_with('$')
 }
 
@@ -321,27 +339,12 @@ pub fn trimmed(text: &str) -> &str {
     }
 }
 
-/// Spellings of the same word in British and American English.
-const SPELLINGS: [(&str, &str); 30] = [
+/// Spellings of the same word in British and American English, and of eras.
+const SPELLINGS: [(&str, &str); 15] = [
     ("grey", "gray"),
     ("greyish", "grayish"),
-    ("colour", "color"),
-    ("colours", "colors"),
-    ("coloured", "colored"),
-    ("colourful", "colorful"),
-    ("centre", "center"),
-    ("centres", "centers"),
-    ("metre", "meter"),
-    ("metres", "meters"),
-    ("litre", "liter"),
-    ("litres", "liters"),
-    ("theatre", "theater"),
-    ("fibre", "fiber"),
     ("tyre", "tire"),
     ("tyres", "tires"),
-    ("favourite", "favorite"),
-    ("harbour", "harbor"),
-    ("neighbour", "neighbor"),
     ("jewellery", "jewelry"),
     ("moustache", "mustache"),
     ("pyjamas", "pajamas"),
@@ -350,15 +353,50 @@ const SPELLINGS: [(&str, &str); 30] = [
     ("doughnut", "donut"),
     ("doughnuts", "donuts"),
     ("licence", "license"),
-    ("programme", "program"),
     ("kerb", "curb"),
     ("ok", "okay"),
+    ("bce", "bc"),
 ];
+/// Parts of words that are spelled in two ways.
+const SPELLED_PARTS: [(&str, &str); 7] = [
+    ("colour", "color"),
+    ("favour", "favor"),
+    ("harbour", "harbor"),
+    ("neighbour", "neighbor"),
+    ("metre", "meter"),
+    ("litre", "liter"),
+    ("theatre", "theater"),
+];
+/// Ends of long words that are spelled in two ways.
+const SPELLED_ENDS: [(&str, &str); 6] = [
+    ("ise", "ize"),
+    ("ised", "ized"),
+    ("ising", "izing"),
+    ("isation", "ization"),
+    ("centre", "center"),
+    ("ogue", "og"),
+];
+
+/// A word in one spelling.
+fn spelled(word: &str) -> String {
+    if let Some((_, american)) = SPELLINGS.iter().find(|(british, _)| *british == word) {
+        return (*american).to_owned();
+    }
+    let mut word =
+        SPELLED_PARTS.iter().fold(word.to_owned(), |word, (british, american)| word.replace(british, american));
+    for (british, american) in SPELLED_ENDS {
+        if word.len() >= 6 && word.ends_with(british) {
+            word.truncate(word.len() - british.len());
+            word.push_str(american);
+        }
+    }
+    word
+}
 
 /// The words of a text in the form in which they are compared: lower case, one spelling, no accents on Latin letters, no punctuation but
 /// what belongs to a number or makes another name (`C++`, `#7`, `-5`), no article in front, single spaces.
 pub fn words(text: &str) -> String {
-    let lower: String = trimmed(text).nfd().filter(|c| !is_combining_mark(*c) || !is_latin_mark(*c)).nfc().collect();
+    let lower = without_accents(trimmed(text));
     let characters: Vec<char> = lower.to_lowercase().chars().collect();
     let has_letters = characters.iter().any(|c| c.is_alphabetic());
     let mut folded = String::with_capacity(lower.len());
@@ -368,6 +406,10 @@ pub fn words(text: &str) -> String {
         let is_between = |is: fn(char) -> bool| is(before) && is(after);
         match character {
             '\'' | '"' | '`' => {}
+            // An index is part of its letter: `H_2O`, `x_{1}`.
+            '_' if before.is_alphabetic() && (after.is_alphanumeric() || after == '{') => {}
+            '{' if before == '_' => {}
+            '}' if is_index(&characters[..at]) => {}
             '.' if after.is_ascii_digit() => folded.push('.'),
             // `u.s.a.` is one word, `b.cat` are two.
             '.' if is_between(char::is_alphabetic) && characters.get(at + 2).is_some_and(|c| c.is_alphabetic()) => {
@@ -384,17 +426,38 @@ pub fn words(text: &str) -> String {
             _ => folded.push(character),
         }
     }
-    let spelled = |word: &'_ str| SPELLINGS.iter().find(|(british, _)| *british == word).map(|(_, american)| *american);
-    let words: Vec<&str> = folded.split_whitespace().map(|word| spelled(word).unwrap_or(word)).collect();
-    match words.split_first() {
-        Some((&("the" | "a" | "an"), rest)) if !rest.is_empty() => rest.join(" "),
+    let words: Vec<String> = folded.split_whitespace().map(spelled).collect();
+    // `A. B`, `A B` and `A 7` name a letter where `a cat` has an article.
+    let is_article = |word: &str| matches!(word, "the" | "a" | "an");
+    let is_word = |word: &str| word.chars().count() > 1 && word.starts_with(char::is_alphabetic) && !is_article(word);
+    let is_marked = lower.chars().find(|c| !c.is_alphabetic()).is_some_and(|mark| !mark.is_whitespace());
+    match words.as_slice() {
+        [first, second, ..]
+            if is_article(first) && !is_marked && (is_word(second) || (first == "the" && !is_article(second))) =>
+        {
+            words[1..].join(" ")
+        }
         _ => words.join(" "),
     }
 }
 
-/// The accents that are combined with Latin letters.
-fn is_latin_mark(character: char) -> bool {
-    (0x300..=0x36F).contains(&u32::from(character))
+/// Whether a brace that closes here was opened as an index.
+fn is_index(before: &[char]) -> bool {
+    let open = before.iter().rposition(|c| *c == '{');
+    open.is_some_and(|open| open > 0 && before[open - 1] == '_')
+}
+
+/// Without accents on Latin letters: `café` as `cafe`. Other marks (`≠`, Devanagari's vowels) stay.
+fn without_accents(text: &str) -> String {
+    let mut base = ' ';
+    let is_kept = |character: &char| {
+        if is_combining_mark(*character) {
+            return !base.is_ascii_alphabetic();
+        }
+        base = *character;
+        true
+    };
+    text.nfd().filter(is_kept).nfc().collect()
 }
 
 #[cfg(test)]
@@ -454,6 +517,11 @@ mod tests {
             ("-5", "-5"),
             ("C++", "c++"),
             ("salt & pepper", "salt and pepper"),
+            ("H_{2}O", "h2o"),
+            ("A. dog", "a dog"),
+            ("A 7", "a 7"),
+            ("x ≠ 3", "x ≠ 3"),
+            ("multicoloured", "multicolored"),
         ] {
             assert_eq!(words(text), expected);
         }

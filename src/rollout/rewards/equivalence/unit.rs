@@ -5,62 +5,21 @@ use super::number::{Number, is_number_word, scale, unit_fraction};
 /// Most words that name what is counted.
 const WORDS_MAX: usize = 4;
 /// Words after a number that make another value or another statement of it.
-const CHANGING: [&str; 49] = [
-    "or",
-    "and",
-    "to",
-    "more",
-    "less",
-    "fewer",
-    "than",
-    "out",
-    "not",
-    "no",
-    "plus",
-    "minus",
-    "times",
-    "half",
-    "point",
-    "is",
-    "are",
-    "was",
-    "were",
-    "isn't",
-    "wrong",
-    "right",
-    "correct",
-    "incorrect",
-    "false",
-    "true",
-    "of",
-    "below",
-    "above",
-    "under",
-    "over",
-    "before",
-    "after",
-    "ago",
-    "past",
-    "through",
-    "until",
-    "till",
-    "fold",
-    "squared",
-    "cubed",
-    "if",
-    "but",
-    "however",
-    "instead",
-    "rather",
-    "eleven",
-    "bc",
-    "bce",
-];
+const CHANGING: &str = "\
+    or and to more less fewer than out not no none never nope plus minus negative times half halves point is are was \
+    were isn't ain't aren't wrong right correct incorrect false true rejected excluded unless except of below above \
+    under over before after ago past through until till fold squared cubed doubled halved if but however instead rather \
+    too many few others other short extra eleven bc bce pair pairs couple couples tens gross scores pi mod modulo \
+    factorial factorials maybe unlike";
 /// Words with which what is counted ends: `7 people in the picture`.
 const PLACES: [&str; 11] =
     ["in", "on", "at", "from", "near", "with", "visible", "shown", "total", "altogether", "overall"];
 /// Plurals that have another form than an `s`.
-const PLURALS: [(&str, &str); 10] = [
+const PLURALS: [(&str, &str); 14] = [
+    ("sheep", "sheep"),
+    ("fish", "fish"),
+    ("deer", "deer"),
+    ("staff", "staff"),
     ("people", "person"),
     ("men", "man"),
     ("women", "woman"),
@@ -85,7 +44,7 @@ const fn known(names: &'static [&'static str], base: &'static str, size: (i64, i
 }
 
 /// Exact sizes (BIPM's SI Brochure; the international yard and pound).
-const KNOWN: [Known; 65] = [
+const KNOWN: [Known; 71] = [
     known(&["m", "meter", "米", "公尺"], "m", (1, 1)),
     known(&["cm", "centimeter", "厘米", "公分"], "m", (1, 100)),
     known(&["mm", "millimeter", "毫米"], "m", (1, 1000)),
@@ -142,6 +101,12 @@ const KNOWN: [Known; 65] = [
     known(&["mb", "megabyte"], "byte", (1_000_000, 1)),
     known(&["gb", "gigabyte"], "byte", (1_000_000_000, 1)),
     known(&["tb", "terabyte"], "byte", (1_000_000_000_000, 1)),
+    known(&["mmhg"], "mmhg", (1, 1)),
+    known(&["rpm"], "rpm", (1, 1)),
+    known(&["bpm", "beat/min"], "bpm", (1, 1)),
+    known(&["mbps", "megabit/s", "mbit/s"], "bit/s", (1_000_000, 1)),
+    known(&["kbps", "kilobit/s", "kbit/s"], "bit/s", (1_000, 1)),
+    known(&["gbps", "gigabit/s", "gbit/s"], "bit/s", (1_000_000_000, 1)),
     known(&["mph"], "m/s", (44_704, 100_000)),
     known(&["kph", "kmh", "kmph"], "m/s", (1000, 3600)),
     known(&["degc", "celsius", "centigrade", "摄氏度"], "degc", (1, 1)),
@@ -156,7 +121,7 @@ const KNOWN: [Known; 65] = [
 /// Money: signs and codes (lower case), its name here, its size.
 const MONEY: [Known; 20] = [
     known(&["$", "dollar", "buck"], "dollar", (1, 1)),
-    known(&["¢", "cent", "c"], "dollar", (1, 100)),
+    known(&["¢", "cent"], "dollar", (1, 100)),
     known(&["usd", "us$", "us dollar"], "usd", (1, 1)),
     known(&["aud", "a$", "au$"], "aud", (1, 1)),
     known(&["cad", "c$", "ca$"], "cad", (1, 1)),
@@ -169,9 +134,9 @@ const MONEY: [Known; 20] = [
     known(&["pence", "penny"], "gbp", (1, 100)),
     known(&["pound"], "pound", (1, 1)),
     known(&["¥"], "yen sign", (1, 1)),
-    known(&["jpy", "yen", "日元"], "jpy", (1, 1)),
+    known(&["jpy", "yen", "日元", "円"], "jpy", (1, 1)),
     known(&["cny", "rmb", "yuan", "元", "块"], "cny", (1, 1)),
-    known(&["₹", "inr", "rs", "rupee"], "inr", (1, 1)),
+    known(&["₹", "inr", "rs", "rs.", "rupee"], "inr", (1, 1)),
     known(&["₩", "krw", "won"], "krw", (1, 1)),
     known(&["₽", "rub", "ruble", "rouble"], "rub", (1, 1)),
     known(&["chf", "franc", "swiss franc"], "chf", (1, 1)),
@@ -197,7 +162,11 @@ pub enum Unit {
         bases: Vec<(String, i32)>,
         /// The size in those bases.
         size: Number,
+        /// As it was written: the case of a prefix tells mW from MW.
+        written: String,
     },
+    /// An ordinal: `3rd`.
+    Ordinal,
     /// Words that name what is counted, singular.
     Counted(Vec<String>),
 }
@@ -230,7 +199,7 @@ fn measure(known: &Known) -> Unit {
         Some((above, below)) => vec![(above.to_owned(), 1), (below.to_owned(), -1)],
         None => vec![(known.base.to_owned(), 1)],
     };
-    Unit::Measure { bases, size }
+    Unit::Measure { bases, size, written: String::new() }
 }
 
 impl Unit {
@@ -252,17 +221,25 @@ impl Unit {
         // A measure may be followed by words: `5 cm long`, `30 years old`.
         let known =
             (1..=words.len().min(3)).rev().find_map(|used| Some((Self::product(&words[..used].join(" "))?, used)));
-        if let Some((unit, used)) = known {
+        if let Some((mut unit, used)) = known {
+            if let Self::Measure { written, .. } = &mut unit {
+                text.trim().clone_into(written);
+            }
             return are_plain(&words[used..]).then_some(unit);
         }
         let first = words.first()?;
         let letters = first.chars().count();
         let is_ideograph = first.chars().all(|c| u32::from(c) >= 0x2E80);
-        let is_word = letters >= 3 || (letters == 2 && !is_attached) || is_ideograph;
-        (is_word && are_plain(&words)).then(|| {
-            let counted = words.iter().take_while(|word| !PLACES.contains(word));
-            Self::Counted(counted.map(|word| singular(word)).collect())
-        })
+        // What is counted has a plural, unless it is one; a word attached to a number is none.
+        let counted: Vec<&str> = words.iter().take_while(|word| !PLACES.contains(word)).copied().collect();
+        let is_plural = |word: &str| {
+            (word.ends_with('s') && !word.ends_with("ss")) || PLURALS.iter().any(|(plural, _)| *plural == word)
+        };
+        let is_noun =
+            !is_attached && letters >= 2 && (value == 1.0 || counted.last().is_some_and(|last| is_plural(last)));
+        let is_half_day = matches!(words.as_slice(), ["am" | "pm"]);
+        ((is_noun || is_ideograph || is_half_day) && are_plain(&words))
+            .then(|| Self::Counted(counted.iter().map(|word| singular(word)).collect()))
     }
 
     fn percent(lower: &str) -> Option<Self> {
@@ -286,13 +263,23 @@ impl Unit {
                     Some(name) => (name, if factor.ends_with('²') { 2 } else { 3 }),
                     None => (factor, 1),
                 };
-                let Self::Measure { bases: own, size: of_one } = measure(find(name)?) else { return None };
+                let Self::Measure { bases: own, size: of_one, .. } = measure(find(name)?) else { return None };
                 size = size.times(of_one.power(Number::integer(i64::from(sign * power))));
                 bases.extend(own.into_iter().map(|(base, own)| (base, own * sign * power)));
             }
         }
         bases.sort();
-        (!bases.is_empty()).then_some(Self::Measure { bases, size })
+        (!bases.is_empty()).then_some(Self::Measure { bases, size, written: String::new() })
+    }
+
+    /// `number` of this unit in another unit of the same kind.
+    pub fn convert(&self, number: Number, to: &Self) -> Option<Number> {
+        match (self, to) {
+            (Self::Measure { bases: a, size: s, .. }, Self::Measure { bases: b, size: t, .. }) if a == b => {
+                number.times(*s).over(*t)
+            }
+            _ => None,
+        }
     }
 
     /// Whether `number` of this unit and `other_number` of `other` are the same. What only one of them names is forgiven.
@@ -303,8 +290,12 @@ impl Unit {
                 number.same(&other_number) || number.over(hundred).is_some_and(|part| part.same(&other_number))
             }
             (Self::None, Self::Percent) => other.same(other_number, self, number),
+            (Self::Ordinal, Self::Measure { .. } | Self::Counted(_))
+            | (Self::Measure { .. } | Self::Counted(_), Self::Ordinal) => false,
             (Self::None, _) | (_, Self::None) | (Self::Percent, Self::Percent) => number.same(&other_number),
-            (Self::Measure { bases: a, size: s }, Self::Measure { bases: b, size: t }) => {
+            (Self::Ordinal, Self::Ordinal) => number.same(&other_number),
+            (Self::Measure { written: a, .. }, Self::Measure { written: b, .. }) if differ_in_prefix(a, b) => false,
+            (Self::Measure { bases: a, size: s, .. }, Self::Measure { bases: b, size: t, .. }) => {
                 match (a.as_slice(), b.as_slice()) {
                     (a, b) if a == b => number.times(*s).same(&other_number.times(*t)),
                     ([(a, 1)], [(b, 1)]) if are_loose(a, b) => number.same(&other_number),
@@ -320,6 +311,13 @@ impl Unit {
     }
 }
 
+/// Whether two symbols are the same but for the case of an `m` or a `b`: milli and mega, bit and byte.
+pub fn differ_in_prefix(a: &str, b: &str) -> bool {
+    let is_symbol = |text: &str| text.len() <= 5;
+    let differ = |(a, b): (char, char)| a != b && matches!(a.to_ascii_lowercase(), 'm' | 'b');
+    is_symbol(a) && is_symbol(b) && a.eq_ignore_ascii_case(b) && a.chars().zip(b.chars()).any(differ)
+}
+
 fn are_loose(a: &str, b: &str) -> bool {
     LOOSE.iter().any(|(said, meant)| (*said == a && meant.contains(&b)) || (*said == b && meant.contains(&a)))
 }
@@ -328,7 +326,10 @@ fn are_loose(a: &str, b: &str) -> bool {
 fn are_plain(words: &[&str]) -> bool {
     let is_plain = |word: &&str| {
         let is_name = word.chars().all(|c| c.is_alphabetic() || "/²³-'".contains(c));
-        let changes = CHANGING.contains(word) || is_number_word(word) || scale(word).is_some();
+        let changes = CHANGING.split(' ').any(|changing| changing == *word)
+            || word.ends_with("ths")
+            || is_number_word(word)
+            || scale(word).is_some();
         is_name && !changes && unit_fraction(word).is_none()
     };
     let counted = words.iter().take_while(|word| !PLACES.contains(word)).count();
@@ -343,6 +344,7 @@ fn phrase(lower: &str) -> String {
         (" / ", "/"),
         (" per ", "/"),
         (" an hour ", "/hour "),
+        ("beats/minute", "bpm"),
         ("degrees celsius", "degc"),
         ("degree celsius", "degc"),
         ("degrees centigrade", "degc"),
@@ -373,8 +375,8 @@ fn phrase(lower: &str) -> String {
         match (words[at], words.get(at + 1)) {
             ("square", Some(next)) => written.push(power(next, '²')),
             ("cubic", Some(next)) => written.push(power(next, '³')),
-            (word, Some(&"squared")) => written.push(power(word, '²')),
-            (word, Some(&"cubed")) => written.push(power(word, '³')),
+            (word, Some(&"squared")) => written.push(format!("{word}²")),
+            (word, Some(&"cubed")) => written.push(format!("{word}³")),
             (word, _) => {
                 written.push(word.to_owned());
                 at += 1;
@@ -419,10 +421,33 @@ mod tests {
         ] {
             assert!(same(a, b), "{a} {b}");
         }
-        for (a, b) in [("mph", "km/h"), ("cats", "dogs"), ("cm", "m"), ("°C", "°F"), ("am", "pm"), ("%", "cm")] {
+        for (a, b) in [
+            ("mph", "km/h"),
+            ("cats", "dogs"),
+            ("cm", "m"),
+            ("°C", "°F"),
+            ("am", "pm"),
+            ("%", "cm"),
+            ("mW", "MW"),
+            ("Mbps", "MBps"),
+        ] {
             assert!(!same(a, b), "{a} {b}");
         }
-        for text in ["is wrong", "or more", "million", "tenths", "out of 10", "eleven", "x"] {
+        for text in [
+            "nope",
+            "never",
+            "unless",
+            "too many",
+            "pairs",
+            "factorial",
+            "is wrong",
+            "or more",
+            "million",
+            "tenths",
+            "out of 10",
+            "eleven",
+            "x",
+        ] {
             assert!(Unit::read(text, false, 5.0).is_none(), "{text}");
         }
     }

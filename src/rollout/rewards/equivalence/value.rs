@@ -1,7 +1,7 @@
 //! Values: a number with its unit, a formula, or several values in a list, a tuple, a set, an interval.
 
 use super::expression::{Expression, is_algebra, number_length};
-use super::number::{Number, ordinal_digits, scale, spoken};
+use super::number::{Number, ideographic, is_ordinal, ordinal_digits, scale, spoken, unit_fraction};
 use super::unit::{Unit, currency_prefix};
 
 /// Longest text that is read, in bytes.
@@ -9,7 +9,8 @@ const TEXT_BYTES_MAX: usize = 512;
 /// Deepest nesting of collections.
 const DEPTH_MAX: usize = 8;
 /// Words before a number that leave it as it is.
-const ABOUT: [&str; 15] = [
+const ABOUT: [&str; 16] = [
+    "the ",
     "approximately ",
     "approx. ",
     "approx ",
@@ -77,10 +78,15 @@ impl Assigned {
         if text.len() > TEXT_BYTES_MAX {
             return None;
         }
+        if let Some(value) = named_number(text).or_else(|| compound(text, 2)) {
+            return Some(Self { names: Vec::new(), value });
+        }
         if let Some(value) = intervals(text) {
             return Some(Self { names: Vec::new(), value });
         }
-        let parts = split_list(text, Separators::Words);
+        let either: Vec<&str> = text.split(" or ").collect();
+        let is_either = either.len() > 1 && either.iter().all(|part| assignment(part).is_some());
+        let parts = if is_either { either } else { split_list(text, Separators::Words) };
         let assignments: Option<Vec<(&str, &str)>> = parts.iter().map(|part| assignment(part)).collect();
         match assignments.filter(|_| parts.len() > 1) {
             Some(mut assignments) => {
@@ -99,11 +105,12 @@ impl Assigned {
         }
     }
 
-    /// The number, where it is a single one.
-    pub fn number(&self) -> Option<f64> {
+    /// The number, where it is a single one; a percentage both ways.
+    pub fn numbers(&self) -> Vec<f64> {
         match &self.value {
-            Value::Quantity(number, _) => Some(number.value()),
-            _ => None,
+            Value::Quantity(number, Unit::Percent) => vec![number.value(), number.value() / 100.0],
+            Value::Quantity(number, _) => vec![number.value()],
+            _ => Vec::new(),
         }
     }
 
@@ -166,7 +173,10 @@ fn same_in_any_order(a: &[Value], b: &[Value]) -> bool {
 
 /// A bracketed collection, a quantity or a formula.
 fn read(text: &str, depth: usize) -> Option<Value> {
-    let text = text.trim().trim_end_matches('.').trim_end();
+    let text = &text.trim().trim_end_matches('.').replace(" x 10^", "×10^").replace("x10^", "×10^");
+    // A dash in front of a number is its sign.
+    let text = text.strip_prefix('–').map_or(text.to_owned(), |rest| format!("-{rest}"));
+    let text = text.trim_end();
     if depth > DEPTH_MAX || text.is_empty() {
         return None;
     }
@@ -191,7 +201,42 @@ fn read(text: &str, depth: usize) -> Option<Value> {
     if let Some(value) = infinity(text) {
         return Some(Value::Quantity(value, Unit::None));
     }
-    quantity(text).or_else(|| formula(text))
+    quantity(text).or_else(|| compound(text, 1)).or_else(|| formula(text)).or_else(|| {
+        let value = Expression::read(text)?.value()?;
+        Some(Value::Quantity(value, Unit::None))
+    })
+}
+
+/// A quantity in at least so many units of one kind: `2 hours 30 minutes`, `5 ft 10 in`, `5'10"`.
+fn compound(text: &str, least: usize) -> Option<Value> {
+    let spaced = text.replace('\'', " ft ").replace('"', " in ").replace(" and ", " ").replace(',', " ");
+    let mut total: Option<(Number, Unit)> = None;
+    let mut rest = spaced.trim();
+    let mut parts = 0;
+    while !rest.is_empty() {
+        let digits = number_length(rest);
+        let number = Number::decimal(&rest[..digits])?;
+        let after = rest[digits..].trim_start();
+        let end = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        let unit = Unit::read(after[..end].trim(), true, number.value())
+            .filter(|unit| matches!(unit, Unit::Measure { .. }))?;
+        total = Some(match total {
+            None => (number, unit),
+            Some((sum, first)) => (sum.plus(unit.convert(number, &first)?), first),
+        });
+        rest = after[end..].trim_start();
+        parts += 1;
+    }
+    total.filter(|_| parts >= least).map(|(number, unit)| Value::Quantity(number, unit))
+}
+
+/// The number whose name the whole text is: the `and` of `one hundred and five` makes no list.
+fn named_number(text: &str) -> Option<Value> {
+    let lower = text.to_lowercase();
+    let words: Vec<&str> = lower.split([' ', '-']).filter(|word| !word.is_empty()).collect();
+    let (number, _) = spoken(&words).filter(|(_, used)| *used == words.len())?;
+    let unit = if words.iter().any(|word| is_ordinal(word)) { Unit::Ordinal } else { Unit::None };
+    Some(Value::Quantity(number, unit))
 }
 
 /// An equation between two numbers that holds (`2+2=4`): the number.
@@ -202,8 +247,14 @@ fn equation(text: &str) -> Option<Value> {
 }
 
 fn formula(text: &str) -> Option<Value> {
-    let expression = Expression::read(text).filter(|_| is_algebra(text))?;
-    (!expression.variables().is_empty() && !expression.variables().contains(&'∞')).then_some(Value::Formula(expression))
+    let joined: String = text.chars().filter(|c| *c != ' ').collect();
+    let expression = Expression::read(text).filter(|_| is_algebra(&joined))?;
+    match expression.variables().as_slice() {
+        [] | ['∞', ..] => None,
+        // Euler's number where it is the only letter.
+        ['e'] => expression.value_of_e().map(|value| Value::Quantity(value, Unit::None)),
+        _ => Some(Value::Formula(expression)),
+    }
 }
 
 /// A number with its unit: `5 cm`, `€5`, `$1.5M`, `ten percent`, `about 50`, `two thirds`, `3rd`.
@@ -212,10 +263,10 @@ fn quantity(text: &str) -> Option<Value> {
     while let Some(rest) = ABOUT.iter().find_map(|words| strip_prefix(text, words)) {
         text = rest.trim_start();
     }
-    for mark in ["#", "no. ", "number ", "nr. "] {
-        let rest = strip_prefix(text, mark).filter(|rest| rest.trim_start().bytes().all(|byte| byte.is_ascii_digit()));
-        text = rest.unwrap_or(text).trim_start();
-    }
+    let is_number = |text: &&str| text.trim_start().starts_with(|c: char| c.is_ascii_digit());
+    let spoken_sign = ["minus ", "negative "].iter().find_map(|sign| strip_prefix(text, sign)).filter(is_number);
+    let signed = spoken_sign.map(|rest| format!("-{}", rest.trim_start()));
+    let text = signed.as_deref().unwrap_or(text);
     let (is_negative, unsigned) = match text.strip_prefix(['-', '+']) {
         Some(rest) => (text.starts_with('-'), rest.trim_start()),
         None => (false, text),
@@ -243,11 +294,17 @@ fn measured(text: &str, is_money: bool) -> Option<Value> {
     let words: Vec<&str> = lower.split([' ', '-']).filter(|word| !word.is_empty()).collect();
     if let Some((number, used)) = spoken(&words) {
         let unit = Unit::read(&words[used..].join(" "), false, number.value())?;
+        let unit = match unit {
+            Unit::None if words[..used].iter().any(|word| is_ordinal(word)) => Unit::Ordinal,
+            unit => unit,
+        };
         return Some(Value::Quantity(number, unit));
     }
+    if let Some((number, length)) = ideographic(text) {
+        return Some(Value::Quantity(number, Unit::read(&text[length..], true, number.value())?));
+    }
     if let Some(number) = words.first().and_then(|word| ordinal_digits(word)) {
-        return matches!(Unit::read(&words[1..].join(" "), false, number.value())?, Unit::None | Unit::Counted(_))
-            .then_some(Value::Quantity(number, Unit::None));
+        return (words.len() == 1).then_some(Value::Quantity(number, Unit::Ordinal));
     }
     // The exponent of a unit is no digit of a number.
     let text = unit_exponents(text);
@@ -274,9 +331,7 @@ fn measured(text: &str, is_money: bool) -> Option<Value> {
     } else if let Some(factor) = scale(&first.to_lowercase()) {
         number = number.times(factor);
         rest = &rest[first.len()..];
-    } else if let Some(fraction) =
-        super::number::unit_fraction(&first.to_lowercase()).filter(|_| !is_attached && first != "second")
-    {
+    } else if let Some(fraction) = unit_fraction(&first.to_lowercase()).filter(|_| !is_attached && first != "second") {
         // `2 thirds`, but not `30 seconds`.
         number = number.times(fraction);
         rest = &rest[first.len()..];
@@ -449,6 +504,7 @@ pub fn split_list(text: &str, separators: Separators) -> Vec<&str> {
             }
             ';' if depth == 0 => length = 1,
             '\n' | '&' if depth == 0 && separators == Separators::Words => length = 1,
+            '和' | '与' if depth == 0 && separators == Separators::Words => length = character.len_utf8(),
             ' ' if depth == 0 && separators == Separators::Words => {
                 length =
                     [" and ", " as well as "].iter().find(|word| rest.starts_with(**word)).map_or(0, |word| word.len());
@@ -464,6 +520,13 @@ pub fn split_list(text: &str, separators: Separators) -> Vec<&str> {
         }
     }
     parts.push(&text[start..]);
+    // Bullets of a list.
+    let bullet = |part: &'_ str| -> usize {
+        let bare = part.trim_start();
+        let marked = ["- ", "* ", "· "].iter().find_map(|mark| bare.strip_prefix(mark)).unwrap_or(bare);
+        part.len() - if separators == Separators::Words && text.contains('\n') { marked.len() } else { bare.len() }
+    };
+    let parts: Vec<&str> = parts.into_iter().map(|part| &part[bullet(part)..]).collect();
     // `a, b, and c`: nothing stands between the comma and the word.
     let parts: Vec<&str> = parts.into_iter().map(|part| part.trim().trim_start_matches("and ").trim_start()).collect();
     match parts.iter().filter(|part| !part.is_empty()).count() {
@@ -513,6 +576,12 @@ mod tests {
             ("2+2=4", "4"),
             ("y = 2x+1", "1+2x"),
             ("30 seconds", "0.5 minutes"),
+            ("2 hours 30 minutes", "2h 30min"),
+            ("5'10\"", "5 feet 10 inches"),
+            ("十二", "12"),
+            ("minus 5 degrees Celsius", "-5 °C"),
+            ("3x^2y", "3yx^2"),
+            ("3rd", "third"),
         ] {
             assert_eq!(same(a, b), Some(true), "{a} {b}");
         }
@@ -526,10 +595,13 @@ mod tests {
             ("2 thirds", "2"),
             ("y = 5", "x = 5"),
             ("3.14", "π"),
+            ("2 seconds", "second"),
+            ("1990s", "1990"),
+            ("7th", "7 people"),
         ] {
             assert_eq!(same(a, b), Some(false), "{a} {b}");
         }
-        for text in ["7 is wrong", "7=5", "3D printing", "1990s", "5 or more", "cat", "5 plus 3"] {
+        for text in ["7 is wrong", "7=5", "3D printing", "5 or more", "cat", "5 plus 3"] {
             assert!(Assigned::read(text).is_none(), "{text}");
         }
     }
