@@ -306,14 +306,13 @@ fn names_another(text: &str, letter: char, question: &Question) -> bool {
     option_of(text, question).is_some_and(|option| option != letter)
 }
 
-/// Whether a text has letters of options in it: `B`, `cat (B) dog`, `cat B. dog`. The article of `A cat` is none.
+/// Whether a text is or marks letters of options: `B`, `cat (B) dog`, `cat B. dog`, but not `Vitamin A`.
 fn names_letters(text: &str) -> bool {
-    let pieces: Vec<&str> =
-        text.split(|c: char| !c.is_alphanumeric() && c != '\'').filter(|piece| !piece.is_empty()).collect();
-    let is_letter = |piece: &str| piece.len() == 1 && piece.starts_with(|c: char| c.is_ascii_uppercase());
-    let is_article = |at: usize| {
-        let next = pieces.get(at + 1);
-        matches!(pieces[at], "A" | "I") && next.is_some_and(|next| next.starts_with(|c: char| c.is_lowercase()))
-    };
-    (0..pieces.len()).any(|at| is_letter(pieces[at]) && !is_article(at))
+    let is_letter = |word: &str| word.len() == 1 && word.starts_with(|c: char| c.is_ascii_uppercase());
+    let characters: Vec<char> = text.chars().collect();
+    let in_brackets = characters.windows(3).any(|three| matches!(three, ['(', 'A'..='Z', ')']));
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let is_marked = |word: &&str| word.strip_suffix(['.', ')', ':', ',']).is_some_and(is_letter);
+    let before_last = &words[..words.len().saturating_sub(1)];
+    in_brackets || matches!(words.as_slice(), [only] if is_letter(only)) || before_last.iter().any(is_marked)
 }

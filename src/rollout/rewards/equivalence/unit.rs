@@ -412,7 +412,7 @@ mod tests {
             ("m²", "square metres"),
             ("°C", "degrees Celsius"),
             ("USD", "dollars"),
-            ("people", "person"),
+            ("people", "persons"),
             ("red cars", "cars"),
             ("%", "percent"),
             ("lb", "pounds"),
