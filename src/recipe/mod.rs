@@ -261,7 +261,7 @@ pub struct GrpoSettings {
     /// Leave groups whose rewards are all equal out of the policy gradient, where they add nothing; without a KL divergence they need
     /// not be computed.
     pub filter_zero_advantage: bool,
-    /// Leave rollouts that ran out of tokens out of the loss.
+    /// Leave rollouts that ran out of tokens out of the loss; they still count among the sequences that were drawn.
     pub mask_truncated_completions: bool,
     /// Learn from tokens drawn at temperature 0 too (code, under adaptive temperature).
     pub train_zero_temperature_tokens: bool,

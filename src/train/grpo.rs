@@ -244,7 +244,10 @@ impl<'a> Trainer<'a> {
         self.run.advance(&format!("reward {}", figure(report.reward)));
         self.warn_if_idle(step, batch, &report);
         let mut figures = report_figures(&report, batch);
-        figures.extend(self.learning_figures(step, learned));
+        figures.extend(update_figures(learned));
+        let last_update = self.updates_of(step - 1).end - 1;
+        figures.push(Figure::new("learning_rate", self.learning_rate_at(last_update), Rule::Last));
+        figures.push(Figure::new("skipped_updates", self.skipped.total as f64, Rule::Last));
         figures.extend(self.time_figures(rollouts, times));
         let Some(averages) = self.run.close_step(step, figures) else { return Ok(()) };
         self.run.say(&format!("step {step}/{}  {}", self.run.steps, line_of(&averages)));
@@ -268,25 +271,6 @@ impl<'a> Trainer<'a> {
                 batch.masked,
             ));
         }
-    }
-
-    /// What the updates of a step measured: means over them, NaN where there was nothing to compute.
-    fn learning_figures(&self, step: u64, learned: &Learned) -> Vec<Figure> {
-        let [low, high] = [learned.mean(|update| update.clip_low), learned.mean(|update| update.clip_high)];
-        let last_update = self.updates_of(step - 1).end - 1;
-        vec![
-            Figure::mean("loss", learned.mean(|update| update.loss)),
-            Figure::mean("kl", learned.mean(|update| update.kl)),
-            Figure::mean("entropy", learned.mean(|update| update.entropy)),
-            Figure::mean("clip_ratio", low + high),
-            Figure::mean("clip_ratio/low_mean", low),
-            Figure::mean("clip_ratio/high_mean", high),
-            Figure::mean("grad_norm", learned.mean(|update| update.update.grad_norm)),
-            Figure::new("learning_rate", self.learning_rate_at(last_update), Rule::Last),
-            Figure::count("trained_tokens", learned.tokens),
-            Figure::count("mismatched_tokens", learned.mismatched),
-            Figure::new("skipped_updates", self.skipped.total as f64, Rule::Last),
-        ]
     }
 
     fn time_figures(&self, rollouts: &Rollouts, [began, rolled_out]: [Instant; 2]) -> Vec<Figure> {
@@ -374,7 +358,9 @@ impl<'a> Trainer<'a> {
         self.run.say(&format!("{:<20}{:>10}{:>10}", "held out", "before", "after"));
         for ((name, _), (before, after)) in HELD_OUT.iter().zip(before.iter().zip(after)) {
             let name = name.trim_start_matches("held_out/").replace('_', " ");
-            self.run.say(&format!("{name:<20}{:>10}{:>10}", figure(*before), figure(*after)));
+            let is_count = name.starts_with("answers");
+            let shown = |value: f64| if is_count { format!("{value:.0}") } else { figure(value) };
+            self.run.say(&format!("{name:<20}{:>10}{:>10}", shown(*before), shown(*after)));
         }
     }
 }
@@ -431,6 +417,22 @@ fn report_figures(report: &Report, batch: &Batch) -> Vec<Figure> {
     figures
 }
 
+/// What the updates of a step measured: means over them, NaN where there was nothing to compute.
+fn update_figures(learned: &Learned) -> Vec<Figure> {
+    let [low, high] = [learned.mean(|update| update.clip_low), learned.mean(|update| update.clip_high)];
+    vec![
+        Figure::mean("loss", learned.mean(|update| update.loss)),
+        Figure::mean("kl", learned.mean(|update| update.kl)),
+        Figure::mean("entropy", learned.mean(|update| update.entropy)),
+        Figure::mean("clip_ratio", low + high),
+        Figure::mean("clip_ratio/low_mean", low),
+        Figure::mean("clip_ratio/high_mean", high),
+        Figure::mean("grad_norm", learned.mean(|update| update.update.grad_norm)),
+        Figure::count("trained_tokens", learned.tokens),
+        Figure::count("mismatched_tokens", learned.mismatched),
+    ]
+}
+
 /// The line of a window of steps; a dash for what nothing was measured of, and no `kl` without a reference.
 fn line_of(averages: &Averages) -> String {
     let get = |name| averages.get(name);
@@ -454,4 +456,61 @@ fn line_of(averages: &Averages) -> String {
         get("rollout_seconds"),
         get("update_seconds"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::window::Window;
+    use crate::train::learner;
+    use crate::train::policy::Measured;
+
+    fn measured(kl: f64, grad_norm: f64) -> Measured {
+        let update = learner::Update { grad_norm, applied: grad_norm.is_finite() };
+        Measured { loss: 2.0 * kl, kl, entropy: 1.0, clip_low: 0.25, clip_high: kl / 4.0, update }
+    }
+
+    fn averages(figures: Vec<Figure>) -> Averages {
+        let mut window = Window::default();
+        window.add_step(figures);
+        window.averages()
+    }
+
+    #[test]
+    fn every_iteration_of_a_step_is_counted() {
+        let updates = vec![measured(0.0, 3.0), measured(0.5, f64::NAN), measured(1.0, 4.0)];
+        let found = averages(update_figures(&Learned { updates, tokens: 7, mismatched: 0 }));
+        for (name, wanted) in [
+            ("loss", 1.0),
+            ("kl", 0.5),
+            ("clip_ratio", 0.375),
+            ("clip_ratio/low_mean", 0.25),
+            ("clip_ratio/high_mean", 0.125),
+            ("grad_norm", 3.5),
+            ("trained_tokens", 7.0),
+        ] {
+            assert_eq!(found.get(name), wanted, "{name}");
+        }
+        assert!(averages(update_figures(&Learned::default())).get("loss").is_nan());
+    }
+
+    #[test]
+    fn the_line_of_a_step_says_how_many_answers_are_unscored() {
+        let report = Report {
+            count: 8,
+            accuracy: 1.0,
+            accuracy_of_all: 0.125,
+            answers_scored: 1,
+            answers_unscored: 7,
+            ..Report::default()
+        };
+        let mut figures = report_figures(&report, &Batch::default());
+        figures.push(Figure::mean("kl", f64::NAN));
+        let line = line_of(&averages(figures));
+        assert!(line.contains("accuracy 1.000 (0.125 of all, 7 of 8 unscored)  tool use"), "{line}");
+        assert!(line.contains("entropy -  grad norm -") && !line.contains("kl"), "{line}");
+        let report = Report { answers_scored: 8, answers_unscored: 0, ..report };
+        let line = line_of(&averages(report_figures(&report, &Batch::default())));
+        assert!(line.contains("accuracy 1.000  tool use"), "{line}");
+    }
 }

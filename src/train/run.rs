@@ -175,12 +175,7 @@ impl Run {
     /// What was logged at `step` under the given names, if a line has them all; NaN for null.
     pub fn logged<const N: usize>(&self, step: u64, names: [&str; N]) -> Option<[f64; N]> {
         let text = std::fs::read_to_string(self.dir.join(METRICS_FILE)).ok()?;
-        text.lines().find_map(|line| {
-            let line: serde_json::Value = serde_json::from_str(line).ok()?;
-            let values: Option<Vec<f64>> =
-                names.iter().map(|name| Some(line.get(name)?.as_f64().unwrap_or(f64::NAN))).collect();
-            values.filter(|_| line["step"] == step)?.try_into().ok()
-        })
+        text.lines().find_map(|line| values_of(line, step, names))
     }
 
     /// Moves the progress bar on by a step, `message` behind it.
@@ -226,6 +221,14 @@ impl Run {
     }
 }
 
+/// The values of a line of metrics under the given names, if it is of `step` and has them all; NaN for null.
+fn values_of<const N: usize>(line: &str, step: u64, names: [&str; N]) -> Option<[f64; N]> {
+    let line: serde_json::Value = serde_json::from_str(line).ok()?;
+    let value = |name: &&str| Some(line.get(*name)?.as_f64().unwrap_or(f64::NAN));
+    let values: Option<Vec<f64>> = names.iter().map(value).collect();
+    values.filter(|_| line["step"] == step)?.try_into().ok()
+}
+
 /// Removes what an earlier run left: its logs and its checkpoints.
 fn forget(dir: &Path) -> Result<(), CheckpointError> {
     for stale in [METRICS_FILE, LOG_FILE] {
@@ -262,6 +265,14 @@ fn keep_steps(metrics: &Path, last: u64) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_value_that_was_logged_as_null_was_logged() {
+        let line = "{\"step\":4,\"accuracy\":null,\"reward\":0.5}";
+        let found = values_of(line, 4, ["accuracy", "reward"]).unwrap();
+        assert!(found[0].is_nan() && found[1] == 0.5, "{found:?}");
+        assert!(values_of(line, 4, ["accuracy", "tool_use"]).is_none() && values_of(line, 5, ["reward"]).is_none());
+    }
 
     #[test]
     fn lines_behind_the_checkpoint_and_half_lines_are_cut_off() {
