@@ -26,9 +26,9 @@ use thyme_engine::train::sample::Layout;
 use super::command::{Workplace, refuse, succeed, train};
 use super::small_policy::load;
 
-/// Of a loss, a divergence and a share, absolute; of a gradient norm, relative. Float32 takes 5e-7 of it before the first update, and ten
-/// times as much behind it, where a weight near a rounding boundary of bf16 may go either way.
-const TOLERANCE: f64 = 2e-5;
+/// Of a loss, a divergence and a share, absolute; of a gradient norm, relative. Float32 takes 4e-7 of it; a weight near a rounding boundary
+/// of bf16 may go either way in the first update, and takes more of it in the second.
+const TOLERANCE: f64 = 1e-5;
 
 // ---- updates ----
 
@@ -199,7 +199,8 @@ fn updates_are_those_of_trl_whatever_the_filters_leave_out() {
     for case in &golden.cases {
         for filter in [true, false] {
             let settings = case.settings(&golden.settings, filter);
-            let what = format!("{:?} beta {} filter {filter}", case.loss_type, case.beta);
+            let zero = case.kl_zero_temperature_tokens;
+            let what = format!("{:?} beta {} KL at temperature 0 {zero} filter {filter}", case.loss_type, case.beta);
             let batch = Batch::new(&groups, &scores, &settings, &|_| None);
             assert_eq!((batch.groups_without_signal, batch.groups_left_out), (2, 2 * usize::from(filter)), "{what}");
             let mut policy = golden.policy(case, settings, Arc::new(Cpu::new()));

@@ -70,7 +70,8 @@ def draw_completions(generator):
                 "truncated": (number, place) in TRUNCATED,
                 "reward": reward,
             })
-        groups.append({"prompt": words(5 + below(4)), "completions": completions})
+        # A long prompt is one that the engine computes once for its group.
+        groups.append({"prompt": words(20 if number == 0 else 5 + below(4)), "completions": completions})
     return groups
 
 
@@ -132,7 +133,7 @@ class OneProcess:
         return values
 
 
-def trainer_of(case, model, groups, surrogate_mask):
+def trainer_of(case, model, groups, width):
     """A GRPOTrainer with no more than `_compute_loss` reads; its log-probs come from `logprobs_of`."""
     trainer = GRPOTrainer.__new__(GRPOTrainer)
     trainer.model = model
@@ -149,11 +150,9 @@ def trainer_of(case, model, groups, surrogate_mask):
     trainer._entropy_bonus_enabled = False
     trainer.current_gradient_accumulation_steps = 1
     trainer._metrics = {"train": defaultdict(list)}
-    # TRL's mask of tokens that keep their KL divergence and lose the rest stands for temperature 0.
-    trainer.top_entropy_quantile = 0.5
-    trainer.get_high_entropy_mask = lambda entropies, mask, threshold: surrogate_mask
+    trainer.top_entropy_quantile = 1.0
     trainer._get_per_token_logps_and_entropies = lambda model, ids, *rest, **options: (
-        *logprobs_of(model, groups, surrogate_mask.shape[1]), None)
+        *logprobs_of(model, groups, width), None)
     return trainer
 
 
@@ -169,17 +168,17 @@ def inputs_of(case, groups, width, old, reference):
     rewards = torch.tensor(
         [float("nan") if completion["reward"] is None else completion["reward"] for completion in completions])
     prompts = padded([prompt for prompt, _ in all_members], max(len(prompt) for prompt, _ in all_members))
-    inputs = {
+    return {
         "prompt_ids": prompts,
         "prompt_mask": torch.ones_like(prompts),
         "completion_ids": padded([completion["token_ids"] for completion in completions], width),
         "completion_mask": mask,
-        "advantages": advantages_of(rewards, case["scale_rewards"]),
+        # TRL takes an advantage for each token too: tokens at temperature 0 have none.
+        "advantages": advantages_of(rewards, case["scale_rewards"])[:, None] * (1 - at_zero),
         "old_per_token_logps": old,
         "ref_per_token_logps": reference,
         "num_items_in_batch": mask.sum(),
     }
-    return inputs, (1 - at_zero)
 
 
 # ---- the loop ----
@@ -197,8 +196,8 @@ def updates_of(case, folder, groups, width, old):
         [{"params": decays, "weight_decay": SETTINGS["weight_decay"]}, {"params": rest, "weight_decay": 0.0}],
         lr=0.0, betas=(SETTINGS["adam_beta1"], SETTINGS["adam_beta2"]), eps=SETTINGS["adam_epsilon"],
     )
-    inputs, surrogate_mask = inputs_of(case, groups, width, old, reference)
-    trainer = trainer_of(case, model, groups, surrogate_mask)
+    inputs = inputs_of(case, groups, width, old, reference)
+    trainer = trainer_of(case, model, groups, width)
     updates = []
     for rate in SETTINGS["learning_rates"]:
         model.zero_grad(set_to_none=True)
