@@ -9,13 +9,14 @@ use tracing::debug_span;
 use super::batch::Batch;
 use super::dataset::{Dataset, DatasetError};
 use super::owners::Owners;
-use super::policy::{Learned, Policy, PolicySettings};
+use super::policy::{Learned, Measured, Policy, PolicySettings};
 use super::run::Run;
 use super::sample::Layout;
 use super::{Session, SkippedUpdates, TrainError, device_metrics, open_learner, starting_weights};
 use crate::checkpoint::CheckpointError;
 use crate::engine::{Engine, Statistics};
-use crate::eval::{Report, evaluate, figure, sample, score_groups, spread};
+use crate::eval::report::{Report, figure, spread};
+use crate::eval::{evaluate, sample, score_groups};
 use crate::prompt::Processor;
 use crate::recipe::memory::engine_limits;
 use crate::recipe::plan::Plan;
@@ -244,7 +245,7 @@ impl<'a> Trainer<'a> {
         self.run.advance(&format!("reward {}", figure(report.reward)));
         self.warn_if_idle(step, batch, &report);
         let mut figures = report_figures(&report, batch);
-        figures.extend(update_figures(learned));
+        figures.extend(update_figures(learned, batch.teaches(self.recipe.grpo.beta)));
         let last_update = self.updates_of(step - 1).end - 1;
         figures.push(Figure::new("learning_rate", self.learning_rate_at(last_update), Rule::Last));
         figures.push(Figure::new("skipped_updates", self.skipped.total as f64, Rule::Last));
@@ -417,17 +418,19 @@ fn report_figures(report: &Report, batch: &Batch) -> Vec<Figure> {
     figures
 }
 
-/// What the updates of a step measured: means over them, NaN where there was nothing to compute.
-fn update_figures(learned: &Learned) -> Vec<Figure> {
-    let [low, high] = [learned.mean(|update| update.clip_low), learned.mean(|update| update.clip_high)];
+/// What the updates of a step measured: means over them. NaN where there was nothing to compute, and nothing to learn: a loss without a
+/// gradient says nothing of the policy.
+fn update_figures(learned: &Learned, teaches: bool) -> Vec<Figure> {
+    let of_loss = |value: fn(&Measured) -> f64| if teaches { learned.mean(value) } else { f64::NAN };
+    let [low, high] = [of_loss(|update| update.clip_low), of_loss(|update| update.clip_high)];
     vec![
-        Figure::mean("loss", learned.mean(|update| update.loss)),
+        Figure::mean("loss", of_loss(|update| update.loss)),
         Figure::mean("kl", learned.mean(|update| update.kl)),
         Figure::mean("entropy", learned.mean(|update| update.entropy)),
         Figure::mean("clip_ratio", low + high),
         Figure::mean("clip_ratio/low_mean", low),
         Figure::mean("clip_ratio/high_mean", high),
-        Figure::mean("grad_norm", learned.mean(|update| update.update.grad_norm)),
+        Figure::mean("grad_norm", of_loss(|update| update.update.grad_norm)),
         Figure::count("trained_tokens", learned.tokens),
         Figure::count("mismatched_tokens", learned.mismatched),
     ]
@@ -463,7 +466,6 @@ mod tests {
     use super::*;
     use crate::telemetry::window::Window;
     use crate::train::learner;
-    use crate::train::policy::Measured;
 
     fn measured(kl: f64, grad_norm: f64) -> Measured {
         let update = learner::Update { grad_norm, applied: grad_norm.is_finite() };
@@ -479,7 +481,7 @@ mod tests {
     #[test]
     fn every_iteration_of_a_step_is_counted() {
         let updates = vec![measured(0.0, 3.0), measured(0.5, f64::NAN), measured(1.0, 4.0)];
-        let found = averages(update_figures(&Learned { updates, tokens: 7, mismatched: 0 }));
+        let found = averages(update_figures(&Learned { updates, tokens: 7, mismatched: 0 }, true));
         for (name, wanted) in [
             ("loss", 1.0),
             ("kl", 0.5),
@@ -491,7 +493,7 @@ mod tests {
         ] {
             assert_eq!(found.get(name), wanted, "{name}");
         }
-        assert!(averages(update_figures(&Learned::default())).get("loss").is_nan());
+        assert!(averages(update_figures(&Learned::default(), true)).get("loss").is_nan());
     }
 
     #[test]

@@ -253,11 +253,13 @@ fn a_step_with_nothing_to_learn_logs_null_and_the_third_warns() {
     assert_eq!(said.matches("warning: nothing could be learned in the last 3 steps").count(), 1, "{said}");
     assert!(said.contains("2 of 2 groups had no two different rewards"), "{said}");
 
-    // Whether groups teach is counted without the filter too.
+    // Whether groups teach is counted without the filter too; there is an entropy then, and no gradient.
     let unfiltered = ["--overwrite", "--set", "grpo.beta=0.0", "--set", "training.max_steps=3"];
     let said = succeed(train(&recipe, &unfiltered));
     assert_eq!(values(&lines(&run), "frac_reward_zero_std"), [Some(1.0); 3]);
     assert_eq!(values(&lines(&run), "groups_left_out"), [Some(0.0); 3]);
+    assert_eq!((values(&lines(&run), "loss"), values(&lines(&run), "grad_norm")), (vec![None; 3], vec![None; 3]));
+    assert!(values(&lines(&run), "entropy").iter().all(Option::is_some));
     assert!(said.contains("warning: nothing could be learned"), "{said}");
 
     // A divergence can be learned.
