@@ -12,7 +12,7 @@ use super::lines::refuse_input;
 use crate::checkpoint::{folder, processor, weights};
 use crate::engine::{Engine, EngineLimits};
 use crate::eval::predictions::{Column, score_lines};
-use crate::eval::{Report, evaluate, sample};
+use crate::eval::{evaluate, sample};
 use crate::model::Model;
 use crate::model::config::Config;
 use crate::ops::attention::PAGE_TOKENS;
@@ -91,7 +91,7 @@ pub fn run(arguments: EvalArguments) -> anyhow::Result<()> {
     let mut generator = EngineGenerator { engine: &mut engine, weights: &weights };
     let rewards = RewardSet::new(&RewardSettings::default())?;
     let (report, groups) = evaluate(&mut generator, &processor, &*environment, &tasks, &rewards)?;
-    print(&report);
+    print!("{report}");
     if let Some(output) = &arguments.output {
         std::fs::create_dir_all(output).with_context(|| format!("cannot create {}", output.display()))?;
         let path = output.join("results.json");
@@ -144,18 +144,4 @@ fn tasks(data: &str, limit: usize) -> anyhow::Result<Vec<Task>> {
     };
     let count = dataset.len().map_or(limit, |len| len.min(limit));
     Ok((0..count as u64).map(|number| dataset.task(number)).collect::<Result<_, _>>()?)
-}
-
-fn print(report: &Report) {
-    println!("{:<16}{:>8}", "tasks", report.count);
-    for (name, value) in &report.parts {
-        println!("{name:<16}{value:>8.3}");
-    }
-    println!("{:<16}{:>8.3}", "reward", report.reward);
-    println!("{:<16}{:>8.3}", "tool use", report.tool_use);
-    println!("{:<16}{:>8.3}", "tool ok", report.tool_success);
-    println!("{:<16}{:>8.1}", "tokens", report.tokens);
-    for (name, count) in &report.ends {
-        println!("{:<16}{count:>8}", format!("end {name}"));
-    }
 }

@@ -1,12 +1,14 @@
 //! Learning: supervised fine-tuning and GRPO with adaptive temperature, around the one [`learner::Learner`].
 
 pub mod advantage;
+pub mod batch;
 pub mod dataset;
 pub mod demonstration;
 pub mod grpo;
 pub mod learner;
 pub mod loss;
 mod owners;
+pub mod policy;
 pub mod run;
 pub mod sample;
 pub mod sft;

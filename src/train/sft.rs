@@ -12,6 +12,7 @@ use super::{Session, SkippedUpdates, TrainError, demonstration, device_metrics, 
 use crate::prompt::Processor;
 use crate::recipe::plan::Plan;
 use crate::recipe::{LogprobKind, Recipe};
+use crate::telemetry::window::{Figure, Rule};
 
 /// Batches that are made ready ahead of the learner.
 const BATCHES_AHEAD: usize = 4;
@@ -22,14 +23,14 @@ pub fn train(plan: &Plan, session: &Session) -> Result<(), TrainError> {
     let processor = plan.processor()?;
     let dataset = Dataset::open(&recipe.data, recipe.method, recipe.seed)?;
     let (mut learner, TrainerState { global_step: start, mut skipped, .. }) = open_learner(plan, session, &processor)?;
-    let mut run = Run::open(plan, start, session.stop.clone())?;
-    let steps = recipe.training.max_steps;
+    let steps = recipe.steps(dataset.len());
+    let mut run = Run::open(plan, start, steps, session.stop.clone())?;
     std::thread::scope(|scope| {
         let batches = prepare_ahead(scope, &dataset, &processor, plan, start..steps);
         for step in start..steps {
             let began = Instant::now();
             let samples = batches.recv().expect("the preparing thread sends a batch a step")?;
-            let learned = learn(&mut learner, &samples, &processor, recipe, step, |learner| {
+            let learned = learn(&mut learner, &samples, &processor, recipe, step..steps, |learner| {
                 if step == start {
                     let mut owners = Owners::default();
                     owners.note_update(learner);
@@ -38,10 +39,8 @@ pub fn train(plan: &Plan, session: &Session) -> Result<(), TrainError> {
             });
             run.advance(&format!("loss {:.3}", learned.loss));
             skipped.count(learned.update, step, recipe.training.max_skipped_updates)?;
-            if (step + 1).is_multiple_of(recipe.training.logging_steps) {
-                report(&mut run, session, recipe, step + 1, &learned, &skipped, began)?;
-            }
-            run.save_if_due(step + 1, steps, &learner, skipped)?;
+            report(&mut run, session, step + 1, &learned, &skipped, began)?;
+            run.save_if_due(step + 1, &learner, skipped)?;
             if run.is_stopping() {
                 break;
             }
@@ -95,13 +94,13 @@ struct Learned {
 }
 
 /// One update: the mean negative log-likelihood of all learned tokens of the batch.
-/// `look` sees the learner when all gradients are there.
+/// `steps` are this step and those to come; `look` sees the learner when all gradients are there.
 fn learn(
     learner: &mut Learner,
     samples: &[Sample],
     processor: &Processor,
     recipe: &Recipe,
-    step: u64,
+    steps: std::ops::Range<u64>,
     look: impl FnOnce(&Learner),
 ) -> Learned {
     let layout = Layout::of(processor);
@@ -116,7 +115,7 @@ fn learn(
             vec![-1.0 / targets as f32; logprobs.raw.len()]
         });
     }
-    let learning_rate = recipe.optimizer.learning_rate_at(step, recipe.training.max_steps);
+    let learning_rate = recipe.optimizer.learning_rate_at(steps.start, steps.end);
     look(learner);
     let update = learner.update(learning_rate);
     Learned { loss, tokens: tokens.iter().sum(), targets, learning_rate, update }
@@ -125,27 +124,29 @@ fn learn(
 fn report(
     run: &mut Run,
     session: &Session,
-    recipe: &Recipe,
     step: u64,
     learned: &Learned,
     skipped: &SkippedUpdates,
     began: Instant,
 ) -> Result<(), TrainError> {
-    let seconds = began.elapsed().as_secs_f64();
-    let rate = learned.tokens as f64 / seconds;
-    run.say(&format!(
-        "step {step}/{}  loss {:.4}  grad norm {:.3}  learning rate {:.2e}  {rate:.0} tokens/s",
-        recipe.training.max_steps, learned.loss, learned.update.grad_norm, learned.learning_rate
-    ));
-    let mut values = vec![
-        ("loss", learned.loss),
-        ("grad_norm", learned.update.grad_norm),
-        ("learning_rate", learned.learning_rate),
-        ("tokens", learned.tokens as f64),
-        ("trained_tokens", learned.targets as f64),
-        ("tokens_per_second", rate),
-        ("skipped_updates", skipped.total as f64),
+    let figures = vec![
+        Figure::mean("loss", learned.loss),
+        Figure::mean("grad_norm", learned.update.grad_norm),
+        Figure::new("learning_rate", learned.learning_rate, Rule::Last),
+        Figure::mean("tokens", learned.tokens as f64),
+        Figure::mean("trained_tokens", learned.targets as f64),
+        Figure::mean("tokens_per_second", learned.tokens as f64 / began.elapsed().as_secs_f64()),
+        Figure::new("skipped_updates", skipped.total as f64, Rule::Last),
     ];
-    values.extend(device_metrics(session));
+    let Some(averages) = run.close_step(step, figures) else { return Ok(()) };
+    run.say(&format!(
+        "step {step}/{}  loss {:.4}  grad norm {:.3}  learning rate {:.2e}  {:.0} tokens/s",
+        run.steps,
+        averages.get("loss"),
+        averages.get("grad_norm"),
+        averages.get("learning_rate"),
+        averages.get("tokens_per_second")
+    ));
+    let values: Vec<(&str, f64)> = averages.iter().chain(device_metrics(session)).collect();
     run.log(step, &values)
 }

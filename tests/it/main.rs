@@ -9,6 +9,7 @@ mod demonstration;
 mod engine;
 mod engine_speed;
 mod errors;
+mod grpo;
 mod hostile;
 mod kv_cache;
 mod large_vocabulary;
