@@ -2,6 +2,7 @@
 //! prepared and tools run on worker threads and come back through a channel, while the other sequences go on decoding. What comes out
 //! is ordered by task, not by completion, and does not depend on which tool was faster.
 
+pub mod call;
 pub mod engine_generator;
 pub mod environment;
 pub mod generator;

@@ -14,6 +14,7 @@ mod kv_cache;
 mod large_vocabulary;
 mod load;
 mod memory;
+mod observations;
 mod one_policy;
 mod one_policy_served;
 mod ops;

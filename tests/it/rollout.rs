@@ -1,5 +1,6 @@
 //! Rollouts with a scripted generator: trajectories of all kinds, every way to end, interleaved tools, masks, rewards.
 
+mod calls;
 mod rewards;
 mod sources;
 
