@@ -207,6 +207,7 @@ fn check_numbers(recipe: &Recipe) -> Result<(), PlanError> {
         ("optimizer.adam_beta2", f64::from(optimizer.adam_beta2), Fraction),
         ("optimizer.adam_epsilon", f64::from(optimizer.adam_epsilon), AboveZero),
         ("optimizer.max_grad_norm", optimizer.max_grad_norm, NotNegative),
+        ("data.max_left_out", recipe.data.max_left_out, Share),
         ("grpo.beta", grpo.beta, NotNegative),
         ("grpo.epsilon", grpo.epsilon, NotNegative),
         ("grpo.epsilon_high", grpo.epsilon_high.unwrap_or(0.0), NotNegative),

@@ -42,7 +42,7 @@ pub fn find_call(text: &str) -> Option<FoundCall<'_>> {
 /// comment of a line.
 fn holds(inside: &str, tag: usize) -> bool {
     if begins_with_fence(inside) {
-        return find_fence(inside).is_some_and(|fence| tag < fence.end);
+        return find_fence(inside).is_some_and(|fence| fence.contains(&tag));
     }
     let (before, behind) = (&inside[line_start(inside, tag)..tag], &inside[tag..line_end(inside, tag)]);
     let is_odd = |text: &str, quote| text.matches(quote).count() % 2 == 1;

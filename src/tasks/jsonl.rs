@@ -4,12 +4,15 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use image::RgbImage;
 use serde_json::{Map, Value, json};
 
+use super::forms::{Foreign, foreign_data};
 use super::needle::{self, Kind, Mixture, Split};
 use super::{Example, Message, Role};
+use crate::files::{foreign_start, is_elsewhere, json_line, local_path, object_remedy};
 
 /// Why a data file could not be read or written; each names the place and the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -24,8 +27,16 @@ pub enum DataError {
         /// Why not.
         source: io::Error,
     },
+    /// A file holds something else than JSON lines.
+    #[error("{path}: {problem}")]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What it is, and the remedy.
+        problem: &'static str,
+    },
     /// A line is not a JSON object.
-    #[error("{path}:{line}: not a JSON object ({problem}); a data file holds one object per line")]
+    #[error("{path}:{line}: not a JSON object ({problem}); {remedy}")]
     Json {
         /// The file.
         path: PathBuf,
@@ -33,6 +44,18 @@ pub enum DataError {
         line: usize,
         /// What the JSON parser says.
         problem: String,
+        /// What it should be.
+        remedy: &'static str,
+    },
+    /// A line has the form of another system.
+    #[error("{path}:{line}: the row has the form of {}; {}", form.name, form.remedy)]
+    Form {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// Whose form it is, and the remedy.
+        form: Foreign,
     },
     /// A key is missing or has a wrong value.
     #[error("{path}:{line}: key `{key}`: {problem}; {remedy}")]
@@ -77,6 +100,10 @@ pub struct Record {
     pub solution: Option<String>,
     /// The bare question.
     pub question: Option<String>,
+    /// The file that it stands in.
+    pub file: Arc<Path>,
+    /// Its line there, from 1.
+    pub line: usize,
 }
 
 impl Record {
@@ -91,36 +118,51 @@ impl Record {
 /// # Errors
 /// The first line that is not of a known form, with its number, its key and the remedy.
 pub fn read(path: &Path) -> Result<Vec<Record>, DataError> {
-    let text =
-        std::fs::read_to_string(path).map_err(|source| DataError::Io { action: "read", path: path.into(), source })?;
-    let folder = path.parent().unwrap_or(Path::new(""));
-    let mut records = Vec::new();
-    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let place = Place { path, line: number + 1, folder };
-        let object: Map<String, Value> = serde_json::from_str(line).map_err(|error| DataError::Json {
-            path: path.into(),
-            line: place.line,
-            problem: error.to_string(),
-        })?;
-        records.push(if object.contains_key("messages") {
-            place.task(&object)?
-        } else {
-            place.demonstration(&object)?
-        });
+    rows(path)?.into_iter().map(|(_, row)| row).collect()
+}
+
+/// Every line of a data file with its number, from 1, and what is wrong with it where it is not of a known form; blank ones are skipped.
+///
+/// # Errors
+/// When the file cannot be read, holds no JSON lines, or none at all.
+pub fn rows(path: &Path) -> Result<Vec<(usize, Result<Record, DataError>)>, DataError> {
+    let bytes = std::fs::read(path).map_err(|source| DataError::Io { action: "read", path: path.into(), source })?;
+    if let Some(problem) = foreign_start(&bytes) {
+        return Err(DataError::Foreign { path: path.into(), problem });
     }
-    if records.is_empty() { Err(DataError::Empty { path: path.into() }) } else { Ok(records) }
+    let (file, folder): (Arc<Path>, _) = (path.into(), path.parent().unwrap_or(Path::new("")));
+    let lines = (1..).zip(bytes.split(|&byte| byte == b'\n')).map(|(number, line)| (number, json_line(line)));
+    let rows: Vec<_> = lines
+        .filter(|(_, line)| !line.is_empty())
+        .map(|(number, line)| (number, Place { file: &file, line: number, folder }.record(line)))
+        .collect();
+    if rows.is_empty() { Err(DataError::Empty { path: path.into() }) } else { Ok(rows) }
 }
 
 /// Where in a file a line stands.
 struct Place<'a> {
-    path: &'a Path,
+    file: &'a Arc<Path>,
     line: usize,
     folder: &'a Path,
 }
 
 impl Place<'_> {
     fn wrong(&self, key: &'static str, problem: impl Into<String>, remedy: &'static str) -> DataError {
-        DataError::Key { path: self.path.into(), line: self.line, key, problem: problem.into(), remedy }
+        DataError::Key { path: self.file.to_path_buf(), line: self.line, key, problem: problem.into(), remedy }
+    }
+
+    fn record(&self, text: &[u8]) -> Result<Record, DataError> {
+        let object: Map<String, Value> = serde_json::from_slice(text).map_err(|error| DataError::Json {
+            path: self.file.to_path_buf(),
+            line: self.line,
+            problem: error.to_string().replace(" at line 1 column ", " at column "),
+            remedy: object_remedy(text),
+        })?;
+        let record = if object.contains_key("messages") { self.task(&object) } else { self.demonstration(&object) };
+        record.map_err(|error| match foreign_data(&object) {
+            Some(form) => DataError::Form { path: self.file.to_path_buf(), line: self.line, form },
+            None => error,
+        })
     }
 
     fn task(&self, object: &Map<String, Value>) -> Result<Record, DataError> {
@@ -136,7 +178,8 @@ impl Place<'_> {
             Some(Value::Number(number)) => Some(number.to_string()),
             _ => self.text(object, "solution")?,
         };
-        Ok(Record { messages, images, solution, question: self.text(object, "question")? })
+        let question = self.text(object, "question")?;
+        Ok(Record { messages, images, solution, question, file: self.file.clone(), line: self.line })
     }
 
     fn demonstration(&self, object: &Map<String, Value>) -> Result<Record, DataError> {
@@ -155,7 +198,8 @@ impl Place<'_> {
         let images = self.paths(object, "image")?;
         self.check_placeholders("image", &messages, images.len())?;
         let question = question.split("<image>").collect::<String>().trim().to_owned();
-        Ok(Record { messages, images, solution: None, question: Some(question) })
+        let (solution, question) = (None, Some(question));
+        Ok(Record { messages, images, solution, question, file: self.file.clone(), line: self.line })
     }
 
     /// The text under an optional key.
@@ -175,7 +219,15 @@ impl Place<'_> {
                 Err(self.wrong(key, "found an embedded picture", remedy))
             }
             Value::String(text) if text.is_empty() => Err(self.wrong(key, "found an empty path", remedy)),
-            Value::String(text) => Ok(self.folder.join(text)),
+            Value::String(text) if is_elsewhere(text) => Err(self.wrong(
+                key,
+                format!("{text:?} is on the network and is not fetched"),
+                "download it and give its path",
+            )),
+            Value::String(text) => Ok(self.folder.join(local_path(text))),
+            Value::Object(object) if object.contains_key("bytes") => {
+                Err(self.wrong(key, "found an embedded picture, as Hugging Face's datasets write them", remedy))
+            }
             other => Err(self.wrong(key, format!("found {}", kind_of(other)), remedy)),
         };
         match object.get(key) {

@@ -8,9 +8,10 @@ use tracing::debug_span;
 use super::advantage::{group_advantages, teaches};
 use super::dataset::{Dataset, DatasetError};
 use super::learner::{Learner, Update, logprobs};
+use super::left_out::LeftOut;
 use super::loss::{TokenLogprobs, token_loss, token_weights};
 use super::owners::Owners;
-use super::run::Run;
+use super::run::{Run, TrainerState};
 use super::sample::{Layout, Pack, Sample, SampleImage, runs_by_tokens};
 use super::{Session, SkippedUpdates, TrainError, device_metrics, open_learner, starting_weights};
 use crate::checkpoint::CheckpointError;
@@ -62,7 +63,7 @@ pub fn train(plan: &Plan, session: &Session) -> Result<(), TrainError> {
         let batch = trainer.batch(&rollouts);
         let learned = trainer.learn(&batch, step)?;
         trainer.report(step + 1, &rollouts, &batch, &learned, [began, rolled_out])?;
-        trainer.run.save_if_due(step + 1, steps, &trainer.learner, trainer.skipped)?;
+        trainer.run.save_if_due(step + 1, steps, &trainer.learner, trainer.skipped, trainer.left_out)?;
         if trainer.run.is_stopping() {
             return Ok(());
         }
@@ -91,6 +92,7 @@ struct Trainer<'a> {
     dataset: Dataset,
     held_out: Vec<Task>,
     skipped: SkippedUpdates,
+    left_out: LeftOut,
     /// What the engine had done before the step.
     engine_before: Statistics,
     /// Until the first step has shown them.
@@ -152,7 +154,7 @@ impl<'a> Trainer<'a> {
         let limits = engine_limits(plan, model.backend.activation_bytes());
         let engine = Engine::new(model.clone(), processor.clone(), limits).with_speculation(recipe.engine.speculation);
         let run = Run::open(plan, state.global_step, session.stop.clone())?;
-        let skipped = state.skipped;
+        let (skipped, left_out) = (state.skipped, state.left_out);
         Ok(Trainer {
             recipe,
             session,
@@ -166,6 +168,7 @@ impl<'a> Trainer<'a> {
             dataset,
             held_out,
             skipped,
+            left_out,
             engine_before: Statistics::default(),
             owners: Some(Owners::default()),
         })
@@ -196,24 +199,31 @@ impl<'a> Trainer<'a> {
         Ok(Rollouts { groups, scores, tool_wait })
     }
 
-    /// Names the tasks that could not be rolled out; they have no score and teach nothing.
-    fn say_faults(&self, step: u64, groups: &[Group]) -> Result<(), TrainError> {
-        let fault = |group: &Group| group.transcripts.iter().find_map(|transcript| transcript.end.fault());
-        let faults: Vec<(usize, String)> =
-            groups.iter().filter_map(|group| Some((group.task, fault(group)?))).collect();
-        let mut ends = groups.iter().flat_map(|group| &group.transcripts).map(|transcript| &transcript.end);
-        match faults.as_slice() {
-            [(_, reason), ..] if ends.all(End::is_fault) => {
-                Err(TrainError::NoTask { count: groups.len(), step: step + 1, reason: reason.clone() })
-            }
-            _ => {
-                for (task, reason) in &faults {
-                    let name = self.dataset.name_of(step * groups.len() as u64 + *task as u64);
-                    self.run.say(&format!("left out at step {}: {name}: {reason}", step + 1));
-                }
-                Ok(())
+    /// Names the tasks that could not be rolled out, and counts those that cannot be used; they have no score and teach nothing.
+    fn say_faults(&mut self, step: u64, groups: &[Group]) -> Result<(), TrainError> {
+        let mut unusable = Vec::new();
+        for group in groups {
+            let Some(end) = group.transcripts.iter().map(|transcript| &transcript.end).find(|end| end.is_fault())
+            else {
+                continue;
+            };
+            let name = self.dataset.name_of(step * groups.len() as u64 + group.task as u64);
+            let reason = format!("{name}: {}", end.fault().unwrap_or_default());
+            self.run.say(&format!("left out at step {}: {reason}", step + 1));
+            if !matches!(end, End::ToolFailed(_)) {
+                unusable.push(reason);
+            } else if groups.iter().flat_map(|group| &group.transcripts).all(|transcript| transcript.end.is_fault()) {
+                return Err(TrainError::NoTask { count: groups.len(), step: step + 1, reason });
             }
         }
+        let updates = self.learner.updates();
+        let before = TrainerState { global_step: step, updates, skipped: self.skipped, left_out: self.left_out };
+        let most = self.recipe.data.max_left_out;
+        let counted = self.left_out.count(groups.len(), &unusable, self.dataset.len(), step + 1, most);
+        if counted.is_err() {
+            self.run.save_before_end(before, &self.learner)?;
+        }
+        counted
     }
 
     fn batch(&mut self, rollouts: &Rollouts) -> Batch {
@@ -362,6 +372,7 @@ impl<'a> Trainer<'a> {
             ("trained_tokens", learned.tokens as f64),
             ("mismatched_tokens", learned.mismatched as f64),
             ("skipped_updates", self.skipped.total as f64),
+            ("left_out", self.left_out.total() as f64),
             ("rollout_seconds", rollout_seconds),
             ("update_seconds", update_seconds),
             ("rollout_tokens_per_second", drawn as f64 / rollout_seconds),
