@@ -118,14 +118,14 @@ impl Record {
 /// # Errors
 /// The first line that is not of a known form, with its number, its key and the remedy.
 pub fn read(path: &Path) -> Result<Vec<Record>, DataError> {
-    rows(path)?.into_iter().map(|(_, row)| row).collect()
+    rows(path)?.into_iter().collect()
 }
 
-/// Every line of a data file with its number, from 1, and what is wrong with it where it is not of a known form; blank ones are skipped.
+/// Every line of a data file, or what is wrong with it where it is not of a known form; blank ones are skipped.
 ///
 /// # Errors
 /// When the file cannot be read, holds no JSON lines, or none at all.
-pub fn rows(path: &Path) -> Result<Vec<(usize, Result<Record, DataError>)>, DataError> {
+pub fn rows(path: &Path) -> Result<Vec<Result<Record, DataError>>, DataError> {
     let bytes = std::fs::read(path).map_err(|source| DataError::Io { action: "read", path: path.into(), source })?;
     if let Some(problem) = foreign_start(&bytes) {
         return Err(DataError::Foreign { path: path.into(), problem });
@@ -134,7 +134,7 @@ pub fn rows(path: &Path) -> Result<Vec<(usize, Result<Record, DataError>)>, Data
     let lines = (1..).zip(bytes.split(|&byte| byte == b'\n')).map(|(number, line)| (number, json_line(line)));
     let rows: Vec<_> = lines
         .filter(|(_, line)| !line.is_empty())
-        .map(|(number, line)| (number, Place { file: &file, line: number, folder }.record(line)))
+        .map(|(number, line)| Place { file: &file, line: number, folder }.record(line))
         .collect();
     if rows.is_empty() { Err(DataError::Empty { path: path.into() }) } else { Ok(rows) }
 }
@@ -225,7 +225,7 @@ impl Place<'_> {
                 "download it and give its path",
             )),
             Value::String(text) => Ok(self.folder.join(local_path(text))),
-            Value::Object(object) if object.contains_key("bytes") => {
+            Value::Object(object) if object.get("bytes").is_some_and(|bytes| !bytes.is_null()) => {
                 Err(self.wrong(key, "found an embedded picture, as Hugging Face's datasets write them", remedy))
             }
             other => Err(self.wrong(key, format!("found {}", kind_of(other)), remedy)),

@@ -50,7 +50,7 @@ fn check_file(checked: &mut Checked, plan: &Plan, processor: &Processor, path: &
     };
     checked.rows += rows.len();
     let progress = Progress::new(&format!("check {}", path.display()), "rows", rows.len() as u64);
-    let problem = |(_, row): (usize, Result<Record, DatasetError>)| match row {
+    let problem = |row: Result<Record, DatasetError>| match row {
         Err(error) => Some(error.to_string()),
         Ok(record) => {
             let dataset = Dataset::Records { records: vec![record], shuffle: None };

@@ -87,7 +87,7 @@ impl Dataset {
     pub fn from_files(files: &[PathBuf], method: Method, shuffle: Option<u64>) -> Result<Dataset, DatasetError> {
         let mut records = Vec::new();
         for path in files {
-            for (_, row) in rows(path, method)? {
+            for row in rows(path, method)? {
                 records.push(row?);
             }
         }
@@ -162,11 +162,11 @@ fn record(records: &[Record], shuffle: Option<u64>, number: u64) -> &Record {
     &records[shuffle.map_or(place, |seed| shuffled(place, records.len(), seed, epoch))]
 }
 
-/// The rows of a file that `method` learns from, each with its line; what cannot be used stands in its place.
+/// The rows of a file that `method` learns from, or what is wrong with each.
 ///
 /// # Errors
 /// When the file cannot be read.
-pub fn rows(path: &Path, method: Method) -> Result<Vec<(usize, Result<Record, DatasetError>)>, DatasetError> {
+pub fn rows(path: &Path, method: Method) -> Result<Vec<Result<Record, DatasetError>>, DatasetError> {
     let of_method = |record: Record| {
         let demonstrates = record.messages.last().is_some_and(|message| message.role == Role::Assistant);
         let expected = match method {
@@ -177,7 +177,7 @@ pub fn rows(path: &Path, method: Method) -> Result<Vec<(usize, Result<Record, Da
         Err(DatasetError::Form { path: path.to_owned(), line: record.line, expected })
     };
     let rows = jsonl::rows(path)?.into_iter();
-    Ok(rows.map(|(line, row)| (line, row.map_err(DatasetError::from).and_then(of_method))).collect())
+    Ok(rows.map(|row| row.map_err(DatasetError::from).and_then(of_method)).collect())
 }
 
 /// Rounds of [`shuffled`]; Luby and Rackoff need four for a network that cannot be told from a random permutation.
