@@ -41,7 +41,7 @@ static FORMS: [Form; 20] = [
         as_request: Some(TURNS),
     },
     Form {
-        name: "OpenAI and transformers (`messages` whose `content` is a list of parts such as {\"type\": \"image_url\"})",
+        name: "OpenAI, transformers and Anthropic (`messages` whose `content` is a list of parts such as {\"type\": \"image_url\"})",
         has_it: |row| turns(row, "messages").any(|turn| turn["content"].is_array()),
         as_data: Some(
             "write each `content` as one string with `<image>` where a picture stands, and the pictures' paths under `images`, in order",
@@ -81,10 +81,7 @@ static FORMS: [Form; 20] = [
     },
     Form {
         name: "verl (`prompt`, `reward_model` with `ground_truth`, `data_source`, `extra_info`)",
-        has_it: |row| {
-            row.contains_key("reward_model")
-                || (has_any(row, &["data_source", "extra_info"]) && row.contains_key("prompt"))
-        },
+        has_it: |row| has_any(row, &["reward_model", "data_source", "extra_info"]),
         as_data: Some(
             "name `prompt` `messages`, and make `solution` of `reward_model.ground_truth` and `images` of the pictures' paths",
         ),
@@ -114,7 +111,7 @@ static FORMS: [Form; 20] = [
     },
     Form {
         name: "Alpaca (`instruction`, `input`, `output`)",
-        has_it: |row| row.contains_key("instruction"),
+        has_it: |row| row.contains_key("instruction") || has_all(row, &["input", "output"]),
         as_data: Some("make `question` of `instruction` and `input`, and `response` of `output`"),
         as_request: Some(REQUEST),
     },
@@ -177,6 +174,42 @@ static FORMS: [Form; 20] = [
         as_request: Some(REQUEST),
     },
 ];
+
+/// Keys whose contents would be lost, since no form of ours has them, and the remedy.
+const UNUSED_KEYS: [(&str, &str); 11] = [
+    ("video", "only pictures are read; give frames as `images`, each with its `<image>`"),
+    ("videos", "only pictures are read; give frames as `images`, each with its `<image>`"),
+    ("audio", "only pictures are read; leave such rows out"),
+    ("audios", "only pictures are read; leave such rows out"),
+    ("objects", "boxes and names stand in the text itself; write them there"),
+    ("tools", "the chat template is given no tools; write what the model shall know of them into the system message"),
+    ("history", "write all turns as `messages`"),
+    (
+        "rejected_response",
+        "no method here learns from preferences; take the key out to learn from the answer that was chosen",
+    ),
+    (
+        "rejected_messages",
+        "no method here learns from preferences; take the key out to learn from the answer that was chosen",
+    ),
+    ("rejected", "no method here learns from preferences; take the key out to learn from the answer that was chosen"),
+    ("chosen", "no method here learns from preferences; write the answer that was chosen as `response`"),
+];
+
+/// A key of a row whose contents would be lost, and the remedy.
+pub fn unused_key(row: &Map<String, Value>) -> Option<(&'static str, &'static str)> {
+    UNUSED_KEYS.into_iter().find(|(key, _)| row.get(*key).is_some_and(has_content))
+}
+
+/// Whether a value says something: neither null nor an empty list or text.
+pub fn has_content(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Array(list) => !list.is_empty(),
+        Value::String(text) => !text.is_empty(),
+        _ => true,
+    }
+}
 
 /// The form of a row that is none of a data file.
 pub fn foreign_data(row: &Map<String, Value>) -> Option<Foreign> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use image::RgbImage;
 use serde_json::{Map, Value, json};
 
-use super::forms::{Foreign, foreign_data};
+use super::forms::{Foreign, foreign_data, has_content, unused_key};
 use super::needle::{self, Kind, Mixture, Split};
 use super::{Example, Message, Role};
 use crate::files::{foreign_start, is_elsewhere, json_line, local_path, object_remedy};
@@ -159,10 +159,14 @@ impl Place<'_> {
             remedy: object_remedy(text),
         })?;
         let record = if object.contains_key("messages") { self.task(&object) } else { self.demonstration(&object) };
-        record.map_err(|error| match foreign_data(&object) {
+        let record = record.map_err(|error| match foreign_data(&object) {
             Some(form) => DataError::Form { path: self.file.to_path_buf(), line: self.line, form },
             None => error,
-        })
+        })?;
+        match unused_key(&object) {
+            Some((key, remedy)) => Err(self.wrong(key, "it would be left unread", remedy)),
+            None => Ok(record),
+        }
     }
 
     fn task(&self, object: &Map<String, Value>) -> Result<Record, DataError> {
@@ -172,7 +176,11 @@ impl Place<'_> {
         if messages.is_empty() {
             return Err(self.wrong("messages", "the list is empty", remedy));
         }
-        let images = self.paths(object, "images")?;
+        if object.get("system").is_some_and(has_content) {
+            let remedy = "beside `messages` the system message is the first of them";
+            return Err(self.wrong("system", "it would be left unread", remedy));
+        }
+        let images = self.paths(object, "images", "image")?;
         self.check_placeholders("messages", &messages, images.len())?;
         let solution = match object.get("solution") {
             Some(Value::Number(number)) => Some(number.to_string()),
@@ -186,7 +194,12 @@ impl Place<'_> {
         let required = |key: &'static str| {
             let remedy = "a line needs `messages`, `images`, `solution`, `question` (a task) or `image`, `question`, `response` (a \
                           demonstration)";
-            self.text(object, key)?.ok_or_else(|| self.wrong(key, "it is missing", remedy))
+            let is_strange = !object.contains_key("question") && !object.contains_key("response");
+            let keys = || object.keys().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
+            let problem = || {
+                if is_strange { format!("it is missing; the row has {}", keys()) } else { "it is missing".to_owned() }
+            };
+            self.text(object, key)?.ok_or_else(|| self.wrong(key, problem(), remedy))
         };
         let (question, response) = (required("question")?, required("response")?);
         let system = self.text(object, "system")?;
@@ -195,7 +208,7 @@ impl Place<'_> {
             .into_iter()
             .chain([Message::new(Role::User, question.clone()), Message::new(Role::Assistant, response)])
             .collect();
-        let images = self.paths(object, "image")?;
+        let images = self.paths(object, "image", "images")?;
         self.check_placeholders("image", &messages, images.len())?;
         let question = question.split("<image>").collect::<String>().trim().to_owned();
         let (solution, question) = (None, Some(question));
@@ -211,8 +224,18 @@ impl Place<'_> {
         }
     }
 
-    /// The paths under an optional key: a list of strings, or one string.
-    fn paths(&self, object: &Map<String, Value>, key: &'static str) -> Result<Vec<PathBuf>, DataError> {
+    /// The paths under an optional key: a list of strings, or one string. `other` is what the other form calls it.
+    fn paths(
+        &self,
+        object: &Map<String, Value>,
+        key: &'static str,
+        other: &'static str,
+    ) -> Result<Vec<PathBuf>, DataError> {
+        let is_given = |key| object.get(key).is_some_and(has_content);
+        if is_given(other) && !is_given(key) {
+            let remedy = "a row of `messages` has `images`, one of `question` and `response` has `image`";
+            return Err(self.wrong(other, format!("this row's form calls it `{key}`"), remedy));
+        }
         let remedy = "it should be a list of paths, absolute or relative to the data file's folder; save embedded pictures as files";
         let path = |value: &Value| match value {
             Value::String(text) if text.starts_with("data:") || text.len() > 4096 => {

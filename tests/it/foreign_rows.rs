@@ -413,3 +413,45 @@ fn pictures_elsewhere_and_embedded_ones_are_named() {
         assert_says(&message, &["data.jsonl:1: key `image`", part], &row);
     }
 }
+
+#[test]
+fn a_key_whose_contents_would_be_lost_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("data.jsonl");
+    let read = |row: &Value| {
+        std::fs::write(&path, row.to_string()).unwrap();
+        jsonl::read(&path)
+    };
+    let chat = json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "id": 3});
+    let pair = json!({"question": "a", "response": "b", "source": "x"});
+    let mut keys = vec!["video", "videos", "audios", "objects", "tools", "history", "rejected_response", "rejected"];
+    for row in [&chat, &pair] {
+        assert!(read(row).is_ok(), "{row}");
+        for key in &keys {
+            let mut row = row.clone();
+            row[*key] = json!([]);
+            assert!(read(&row).is_ok(), "an empty {key} loses nothing");
+            row[*key] = json!(["x"]);
+            let message = read(&row).unwrap_err().to_string();
+            assert_says(&message, &[&format!("data.jsonl:1: key `{key}`: it would be left unread; ")], &row);
+        }
+        keys.push("chosen");
+    }
+    let mut row = chat.clone();
+    row["system"] = json!("Be brief.");
+    assert_says(&read(&row).unwrap_err().to_string(), &["key `system`", "the first of them"], &row);
+    for (mut row, key, other) in [(chat, "image", "`images`"), (pair, "images", "`image`")] {
+        row[key] = json!(["a.png"]);
+        assert_says(
+            &read(&row).unwrap_err().to_string(),
+            &[&format!("key `{key}`: this row's form calls it {other}")],
+            &row,
+        );
+    }
+    let row = json!({"foo": 1, "bar": 2});
+    assert_says(
+        &read(&row).unwrap_err().to_string(),
+        &["key `question`: it is missing; the row has `foo`, `bar`; "],
+        &row,
+    );
+}
