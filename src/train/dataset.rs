@@ -127,9 +127,9 @@ impl Dataset {
             Dataset::Needle { seed, .. } => format!("needle example {number} of seed {seed}"),
             Dataset::Records { records, shuffle } => {
                 let record = record(records, *shuffle, number);
-                let images: Vec<String> = record.images.iter().map(|path| path.display().to_string()).collect();
                 let question: String = record.question.as_deref().unwrap_or_default().chars().take(60).collect();
-                format!("{}:{} ({question:?}, images: {})", record.file.display(), record.line, images.join(", "))
+                let images: String = record.images.iter().map(|path| format!(", {}", path.display())).collect();
+                format!("{}:{} ({question:?}{images})", record.file.display(), record.line)
             }
         }
     }
