@@ -14,6 +14,7 @@
 //! ops                          the contract of every op
 //!
 //! leaves: prompt  sandbox  telemetry  tasks
+//! files                        addresses and encodings, which leaves read too
 //! ```
 
 pub mod checkpoint;
@@ -22,6 +23,7 @@ pub mod cpu;
 pub mod cuda;
 pub mod engine;
 pub mod eval;
+pub mod files;
 pub mod model;
 pub mod ops;
 pub mod prompt;

@@ -13,6 +13,7 @@ use crate::checkpoint::{folder, processor, weights};
 use crate::engine::{Engine, EngineLimits};
 use crate::eval::predictions::{Column, score_lines};
 use crate::eval::{evaluate, sample};
+use crate::files::foreign_start;
 use crate::model::Model;
 use crate::model::config::Config;
 use crate::ops::attention::PAGE_TOKENS;
@@ -118,7 +119,18 @@ fn score_predictions(arguments: &EvalArguments) -> anyhow::Result<()> {
         None => RewardSet::answer_only(),
     };
     refuse_input(output, input)?;
-    let text = std::fs::read_to_string(input).with_context(|| format!("cannot read {}", input.display()))?;
+    let bytes = std::fs::read(input).with_context(|| format!("cannot read {}", input.display()))?;
+    if let Some(problem) = foreign_start(&bytes) {
+        anyhow::bail!("{}: {problem}", input.display());
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let line =
+            1 + error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|&&byte| byte == b'\n').count();
+        anyhow::anyhow!(
+            "in {}: line {line}: the text must be UTF-8; `iconv -f LATIN1 -t UTF-8` converts Latin-1",
+            input.display()
+        )
+    })?;
     let (lines, columns) = score_lines(&text, &rewards).with_context(|| format!("in {}", input.display()))?;
     let cannot = || format!("cannot write {}; give a file in a folder that exists", output.display());
     let partial = output.with_extension("jsonl.partial");

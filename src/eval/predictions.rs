@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use thiserror::Error;
 
 use super::columns_of;
+use crate::files::{json_line, object_remedy};
 use crate::rollout::reward::{Reads, RewardSet, Score, View, answer_in};
 use crate::rollout::transcript::End;
 use crate::tasks::Solution;
@@ -52,11 +53,11 @@ pub struct Column {
 pub fn score_lines(text: &str, rewards: &RewardSet) -> Result<(String, Vec<Column>), PredictionError> {
     let mut written = String::with_capacity(text.len());
     let mut columns: Vec<Column> = rewards.weights().map(|(name, _)| Column { name, ..Column::default() }).collect();
-    let lines = text.trim_start_matches('\u{feff}').lines().enumerate();
-    for (number, line) in lines.filter(|(_, line)| !line.trim().is_empty()) {
+    let lines = text.lines().map(|line| json_line(line.as_bytes())).enumerate();
+    for (number, line) in lines.filter(|(_, line)| !line.is_empty()) {
         let wrong = |problem: String| PredictionError { line: number + 1, problem };
-        let mut row: Row = serde_json::from_str(line)
-            .map_err(|error| wrong(format!("not a JSON object ({error}); give one object a line")))?;
+        let mut row: Row = serde_json::from_slice(line)
+            .map_err(|error| wrong(format!("not a JSON object ({error}); {}", object_remedy(line))))?;
         let prediction = Prediction::read(&row).map_err(wrong)?;
         let scores = prediction.score(rewards);
         for (column, (_, score)) in columns.iter_mut().zip(&scores) {

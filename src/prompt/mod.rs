@@ -1,5 +1,5 @@
-//! From messages and pictures to what the model reads: token ids, patches, positions. A leaf: it imports no other module
-//! of the crate, and knows nothing of weights or devices.
+//! From messages and pictures to what the model reads: token ids, patches, positions. A leaf: it knows
+//! nothing of weights or devices.
 
 pub mod chat;
 pub mod image;

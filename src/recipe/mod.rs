@@ -128,7 +128,7 @@ impl Default for ModelSettings {
 }
 
 /// Where examples come from: exactly one of `needle` and `files`.
-#[derive(Clone, PartialEq, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataSettings {
     /// The built-in task, drawn as it is needed.
@@ -136,17 +136,15 @@ pub struct DataSettings {
     /// JSONL files in Thyme's RL form (GRPO) or SFT form (SFT), read one behind the other.
     pub files: Vec<PathBuf>,
     /// Draw the files' examples in a new random order each epoch.
-    pub shuffle: Shuffle,
+    pub shuffle: bool,
+    /// Share of the examples drawn so far, counted as at least 200, that may be left out because they cannot be used (an unreadable
+    /// picture, too many tokens) before the run stops. It stops anyway where none can be used.
+    pub max_left_out: f64,
 }
 
-/// `data.shuffle`, on unless said otherwise.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
-#[serde(transparent)]
-pub struct Shuffle(pub bool);
-
-impl Default for Shuffle {
-    fn default() -> Shuffle {
-        Shuffle(true)
+impl Default for DataSettings {
+    fn default() -> DataSettings {
+        DataSettings { needle: None, files: Vec::new(), shuffle: true, max_left_out: 0.1 }
     }
 }
 

@@ -219,19 +219,52 @@ pub enum EnvironmentError {
     Tool(#[from] ToolFault),
 }
 
+/// A piece of an observation.
+#[derive(Clone, Debug)]
+pub enum ObservationPart {
+    /// Text.
+    Text(String),
+    /// A picture.
+    Image(Arc<PreparedImage>),
+}
+
 impl Observation {
+    /// An observation between two markers. Rollouts and demonstrations make theirs here, so that a model is trained on the tokens that it
+    /// meets: each marker and each text is tokenised by itself.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn new(
+        processor: &Processor,
+        (open, close): (&str, &str),
+        parts: impl IntoIterator<Item = ObservationPart>,
+    ) -> Result<Self, TokenizerError> {
+        let mut observation = Observation::default();
+        observation.push_marker(processor, open)?;
+        for part in parts {
+            match part {
+                ObservationPart::Text(text) => observation.push_text(processor, &text)?,
+                ObservationPart::Image(image) => observation.push_image(processor, image),
+            }
+        }
+        observation.push_marker(processor, close)?;
+        Ok(observation)
+    }
+
+    /// Adds a marker, which may be a token of its own in the vocabulary.
+    fn push_marker(&mut self, processor: &Processor, marker: &str) -> Result<(), TokenizerError> {
+        self.token_ids.extend(processor.tokenizer().encode(marker)?);
+        self.text.push_str(marker);
+        Ok(())
+    }
+
     /// Adds text, tokenised by itself. Special tokens written out in it (`<|im_end|>`) stay plain text: what a program prints must not
     /// act on the conversation.
     ///
     /// # Errors
     /// When the tokenizer fails.
     pub fn push_text(&mut self, processor: &Processor, text: &str) -> Result<(), TokenizerError> {
-        let mut rest = text;
-        while !rest.is_empty() {
-            let cut = rest.find("<|").map_or(rest.len(), |at| at + 1);
-            self.token_ids.extend(processor.tokenizer().encode(&rest[..cut])?);
-            rest = &rest[cut..];
-        }
+        self.token_ids.extend(processor.tokenizer().encode_plain(text)?);
         self.text.push_str(text);
         Ok(())
     }

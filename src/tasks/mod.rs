@@ -1,8 +1,9 @@
-//! What to train on: the embedded task *needle*, and Thyme's JSONL files. A leaf: it imports no other module of the crate, so
+//! What to train on: the embedded task *needle*, and Thyme's JSONL files. A leaf, so
 //! it knows pictures and text, but nothing of tokens, sandboxes or rewards.
 
 mod draws;
 mod font;
+pub mod forms;
 pub mod jsonl;
 pub mod needle;
 mod solution;

@@ -8,9 +8,10 @@ use tracing::debug_span;
 
 use super::batch::Batch;
 use super::dataset::{Dataset, DatasetError};
+use super::left_out::LeftOut;
 use super::owners::Owners;
 use super::policy::{Learned, Measured, Policy, PolicySettings};
-use super::run::Run;
+use super::run::{Run, TrainerState};
 use super::sample::Layout;
 use super::{Session, SkippedUpdates, TrainError, device_metrics, open_learner, starting_weights};
 use crate::checkpoint::CheckpointError;
@@ -68,7 +69,7 @@ pub fn train(plan: &Plan, session: &Session) -> Result<(), TrainError> {
         let learned = trainer.learn(&batch, step)?;
         trainer.report(step + 1, &rollouts, &batch, &learned, [began, rolled_out])?;
         trainer.write_completions(step + 1, &tasks, &rollouts)?;
-        trainer.run.save_if_due(step + 1, &trainer.policy.learner, trainer.skipped)?;
+        trainer.run.save_if_due(step + 1, &trainer.policy.learner, trainer.skipped, trainer.left_out)?;
         if trainer.run.is_stopping() {
             return Ok(());
         }
@@ -96,6 +97,7 @@ struct Trainer<'a> {
     dataset: Dataset,
     held_out: Vec<Task>,
     skipped: SkippedUpdates,
+    left_out: LeftOut,
     /// Steps in a row with nothing to learn.
     idle_steps: u64,
     /// What the engine had done before the step.
@@ -146,6 +148,7 @@ impl<'a> Trainer<'a> {
             dataset,
             held_out,
             skipped: state.skipped,
+            left_out: state.left_out,
             idle_steps: 0,
             engine_before: Statistics::default(),
             owners: Some(Owners::default()),
@@ -177,24 +180,31 @@ impl<'a> Trainer<'a> {
         Ok(Rollouts { groups, scores, tool_wait })
     }
 
-    /// Names the tasks that could not be rolled out; they have no score and teach nothing.
-    fn say_faults(&self, step: u64, groups: &[Group]) -> Result<(), TrainError> {
-        let fault = |group: &Group| group.transcripts.iter().find_map(|transcript| transcript.end.fault());
-        let faults: Vec<(usize, String)> =
-            groups.iter().filter_map(|group| Some((group.task, fault(group)?))).collect();
-        let mut ends = groups.iter().flat_map(|group| &group.transcripts).map(|transcript| &transcript.end);
-        match faults.as_slice() {
-            [(_, reason), ..] if ends.all(End::is_fault) => {
-                Err(TrainError::NoTask { count: groups.len(), step: step + 1, reason: reason.clone() })
-            }
-            _ => {
-                for (task, reason) in &faults {
-                    let name = self.dataset.name_of(step * groups.len() as u64 + *task as u64);
-                    self.run.say(&format!("left out at step {}: {name}: {reason}", step + 1));
-                }
-                Ok(())
+    /// Names the tasks that could not be rolled out, and counts those that cannot be used; they have no score and teach nothing.
+    fn say_faults(&mut self, step: u64, groups: &[Group]) -> Result<(), TrainError> {
+        let mut unusable = Vec::new();
+        for group in groups {
+            let Some(end) = group.transcripts.iter().map(|transcript| &transcript.end).find(|end| end.is_fault())
+            else {
+                continue;
+            };
+            let name = self.dataset.name_of(step * groups.len() as u64 + group.task as u64);
+            let reason = format!("{name}: {}", end.fault().unwrap_or_default());
+            self.run.say(&format!("left out at step {}: {reason}", step + 1));
+            if !matches!(end, End::ToolFailed(_)) {
+                unusable.push(reason);
+            } else if groups.iter().flat_map(|group| &group.transcripts).all(|transcript| transcript.end.is_fault()) {
+                return Err(TrainError::NoTask { count: groups.len(), step: step + 1, reason });
             }
         }
+        let updates = self.policy.learner.updates();
+        let before = TrainerState { global_step: step, updates, skipped: self.skipped, left_out: self.left_out };
+        let most = self.recipe.data.max_left_out;
+        let counted = self.left_out.count(groups.len(), &unusable, self.dataset.len(), step + 1, most);
+        if counted.is_err() {
+            self.run.save_before_end(before, &self.policy.learner)?;
+        }
+        counted
     }
 
     fn batch(&mut self, rollouts: &Rollouts) -> Batch {
@@ -249,6 +259,7 @@ impl<'a> Trainer<'a> {
         let last_update = self.updates_of(step - 1).end - 1;
         figures.push(Figure::new("learning_rate", self.learning_rate_at(last_update), Rule::Last));
         figures.push(Figure::new("skipped_updates", self.skipped.total as f64, Rule::Last));
+        figures.push(Figure::new("left_out", self.left_out.total() as f64, Rule::Last));
         figures.extend(self.time_figures(rollouts, times));
         let Some(averages) = self.run.close_step(step, figures) else { return Ok(()) };
         self.run.say(&format!("step {step}/{}  {}", self.run.steps, line_of(&averages)));

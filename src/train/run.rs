@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::learner::Learner;
+use super::left_out::LeftOut;
 use super::{Session, SkippedUpdates, TrainError};
 use crate::checkpoint::resume::CHECKPOINT;
 use crate::checkpoint::{CheckpointError, folder, resume};
@@ -53,6 +54,9 @@ pub struct TrainerState {
     pub updates: u64,
     /// Updates skipped.
     pub skipped: SkippedUpdates,
+    /// Examples drawn and left out.
+    #[serde(default)]
+    pub left_out: LeftOut,
 }
 
 /// Where a run takes up.
@@ -198,13 +202,29 @@ impl Run {
     }
 
     /// Saves when `step` steps are done and the recipe, the end, or the user says so.
-    pub fn save_if_due(&self, step: u64, learner: &Learner, skipped: SkippedUpdates) -> Result<(), TrainError> {
+    pub fn save_if_due(
+        &self,
+        step: u64,
+        learner: &Learner,
+        skipped: SkippedUpdates,
+        left_out: LeftOut,
+    ) -> Result<(), TrainError> {
         let due = self.save_steps > 0 && step.is_multiple_of(self.save_steps);
         let is_saved = self.save_strategy == SaveStrategy::Steps;
         if is_saved && (due || step == self.steps || self.is_stopping()) {
-            self.save(TrainerState { global_step: step, updates: learner.updates(), skipped }, learner)?;
+            self.save(TrainerState { global_step: step, updates: learner.updates(), skipped, left_out }, learner)?;
         }
         Ok(())
+    }
+
+    /// Saves the steps that are done where the run is about to end for a reason that has nothing to do with the weights, so that it can go on
+    /// once the reason is gone.
+    pub fn save_before_end(&self, state: TrainerState, learner: &Learner) -> Result<(), TrainError> {
+        let is_there = self.dir.join(format!("{CHECKPOINT}{}", state.global_step)).exists();
+        match self.save_strategy == SaveStrategy::Steps && state.global_step > self.start && !is_there {
+            true => self.save(state, learner),
+            false => Ok(()),
+        }
     }
 
     fn save(&self, state: TrainerState, learner: &Learner) -> Result<(), TrainError> {
