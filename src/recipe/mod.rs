@@ -255,7 +255,8 @@ pub struct GrpoSettings {
     pub mask_truncated_completions: bool,
     /// Learn from tokens drawn at temperature 0 too (code, under adaptive temperature).
     pub train_zero_temperature_tokens: bool,
-    /// Which log-probability ratio and KL are taken of.
+    /// Which log-probability ratio and KL are taken of: `temperature`, of the distribution over the tokens that can be drawn, or `raw`, over
+    /// all, placeholders of images and videos too.
     pub logprob: LogprobKind,
 }
 

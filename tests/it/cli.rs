@@ -211,7 +211,7 @@ fn an_environment_names_how_each_trajectory_ended() {
     let replies = desk.batch(tiny(), &requests, &["--env", "think_with_code", "--max-tokens", "12"]);
     for reply in &replies {
         let end = reply["finish_reason"].as_str().unwrap();
-        assert!(["turn_tokens", "total_tokens", "end_of_turn", "stray_image_token"].contains(&end), "{end}");
+        assert!(["turn_tokens", "total_tokens", "end_of_turn"].contains(&end), "{end}");
         assert_eq!(list(reply, "logprobs").len(), list(reply, "token_ids").len());
     }
     assert_eq!(replies[0]["prompt_token_ids"], json!([1, 2, 3]));

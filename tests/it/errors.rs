@@ -226,6 +226,7 @@ fn a_tokenizer_of_another_checkpoint_is_refused() {
     for (key, value, other, parts) in [
         ("vocab_size", 768, 767, ["tokenizer.json", "768", "767"]),
         ("image_token_id", 766, 765, ["tokenizer.json", "766", "765"]),
+        ("video_token_id", 767, 765, ["tokenizer.json", "767", "765"]),
         ("patch_size", 14, 28, ["preprocessor_config.json", "14", "28"]),
     ] {
         let entry = |value: i32| format!("\"{key}\":{value}");
