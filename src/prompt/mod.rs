@@ -2,8 +2,10 @@
 //! of the crate, and knows nothing of weights or devices.
 
 pub mod chat;
+mod gif;
 pub mod image;
 mod jinja;
+mod png;
 pub mod positions;
 mod processor;
 mod resize;
