@@ -13,6 +13,7 @@ use super::gif;
 use super::png::{self, Png};
 use super::positions::Grid;
 use super::resize::resize_bicubic;
+use super::size::PictureSize;
 
 /// The longest side that is decoded.
 pub const SIDE_MAX: u32 = 16_384;
@@ -62,6 +63,16 @@ pub enum ImageProblem {
         width: u32,
         /// Pixels.
         height: u32,
+    },
+    /// The message asks for more pixels than it allows.
+    #[error(
+        "is wanted at {least} pixels or more and {most} or fewer; give min_pixels and max_pixels in order, both beside the picture"
+    )]
+    Limits {
+        /// `min_pixels`.
+        least: u64,
+        /// `max_pixels`.
+        most: u64,
     },
     /// The sides are too unequal.
     #[error(
@@ -285,13 +296,37 @@ impl ImageSettings {
         self.patch_size * self.merge_size
     }
 
-    /// Tokens of a picture of this size, or of one turned by a quarter.
+    /// Tokens of a picture of this size, or of one turned by a quarter, where its message asks for `size`.
     ///
     /// # Errors
-    /// As [`smart_resize`].
-    pub fn tokens(&self, (width, height): (u32, u32)) -> Result<usize, ImageProblem> {
-        let (tall, wide) = smart_resize((height, width), self.factor(), self.min_pixels, self.max_pixels)?;
+    /// As [`ImageSettings::resized`].
+    pub fn tokens(&self, (width, height): (u32, u32), size: Option<PictureSize>) -> Result<usize, ImageProblem> {
+        let (tall, wide) = self.resized((height, width), size)?;
         Ok((tall / self.factor()) * (wide / self.factor()))
+    }
+
+    /// The size, as (height, width), at which the model sees a picture of this size: as [`smart_resize`] has it, or, where its message asks for
+    /// `size`, as qwen-vl-utils has it, which rounds a side to a cell at least before it looks at the limits.
+    ///
+    /// # Errors
+    /// As [`smart_resize`]; also when the limits contradict each other.
+    pub fn resized(&self, picture: (u32, u32), size: Option<PictureSize>) -> Result<(usize, usize), ImageProblem> {
+        let factor = self.factor();
+        let cell = (factor * factor) as u64;
+        match size {
+            None => smart_resize(picture, factor, self.min_pixels, self.max_pixels),
+            Some(PictureSize::Sides { resized_height, resized_width }) => {
+                // Limits of qwen-vl-utils.
+                resize_within((resized_height, resized_width), factor, factor, 4 * cell, 16_384 * cell)
+            }
+            Some(PictureSize::Limits { min_pixels, max_pixels }) => {
+                let (least, most) = (min_pixels.unwrap_or(self.min_pixels), max_pixels.unwrap_or(self.max_pixels));
+                if least > most {
+                    return Err(ImageProblem::Limits { least, most });
+                }
+                resize_within(picture, factor, factor, least, most)
+            }
+        }
     }
 
     /// The value that the model sees for each level of each channel: `level / 255` rounded to f32, then
@@ -312,8 +347,19 @@ impl ImageSettings {
 /// # Errors
 /// When a side is zero, or the aspect ratio is above [`ASPECT_MAX`].
 pub fn smart_resize(
+    picture: (u32, u32),
+    factor: usize,
+    min_pixels: u64,
+    max_pixels: u64,
+) -> Result<(usize, usize), ImageProblem> {
+    resize_within(picture, factor, 0, min_pixels, max_pixels)
+}
+
+/// [`smart_resize`] with sides that are rounded to `side_min` at least.
+fn resize_within(
     (height, width): (u32, u32),
     factor: usize,
+    side_min: usize,
     min_pixels: u64,
     max_pixels: u64,
 ) -> Result<(usize, usize), ImageProblem> {
@@ -325,7 +371,7 @@ pub fn smart_resize(
     }
     let (tall, wide, step) = (f64::from(height), f64::from(width), factor as f64);
     let area = (u64::from(height) * u64::from(width)) as f64;
-    let round = |side: f64| (side / step).round_ties_even() as usize * factor;
+    let round = |side: f64| ((side / step).round_ties_even() as usize * factor).max(side_min);
     let (rounded_height, rounded_width) = (round(tall), round(wide));
     let rounded_area = rounded_height as u64 * rounded_width as u64;
     if rounded_area > max_pixels {
@@ -370,10 +416,21 @@ impl PreparedImage {
     /// # Errors
     /// When its size is unusable.
     pub fn prepare(image: &RgbImage, settings: &ImageSettings) -> Result<Self, ImageProblem> {
+        Self::prepare_at(image, settings, None)
+    }
+
+    /// The same where its message asks for `size`.
+    ///
+    /// # Errors
+    /// When its size is unusable, or the asked one is.
+    pub fn prepare_at(
+        image: &RgbImage,
+        settings: &ImageSettings,
+        size: Option<PictureSize>,
+    ) -> Result<Self, ImageProblem> {
         let (width, height) = image.dimensions();
         check_size(width, height)?;
-        let (resized_height, resized_width) =
-            smart_resize((height, width), settings.factor(), settings.min_pixels, settings.max_pixels)?;
+        let (resized_height, resized_width) = settings.resized((height, width), size)?;
         let from = (height as usize, width as usize);
         let pixels = resize_bicubic(image.as_raw(), from, (resized_height, resized_width));
         let side = settings.patch_size;

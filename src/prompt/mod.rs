@@ -10,6 +10,7 @@ pub mod positions;
 mod processor;
 mod resize;
 mod simd;
+pub mod size;
 pub mod tokenizer;
 
 pub use chat::{ChatError, ChatTemplate, ImageSource, Message, Part, RenderOptions, place_images};
@@ -17,4 +18,5 @@ pub use image::{ImageError, ImageProblem, ImageSettings, PreparedImage, smart_re
 pub use positions::{Grid, PositionCursor, PositionError, WindowOrder};
 pub use processor::{IMAGE_MARKUP, Processor, Prompt, PromptError, SpecialIds, read_image_settings};
 pub use resize::resize_bicubic;
+pub use size::{PictureSize, PixelLimits, SizeError};
 pub use tokenizer::{StreamDecoder, Tokenizer, TokenizerError};

@@ -102,6 +102,7 @@ pub fn read(path: &Path) -> Result<Vec<Record>, DataError> {
             line: place.line,
             problem: error.to_string(),
         })?;
+        place.refuse_sizes(&object)?;
         records.push(if object.contains_key("messages") {
             place.task(&object)?
         } else {
@@ -121,6 +122,18 @@ struct Place<'a> {
 impl Place<'_> {
     fn wrong(&self, key: &'static str, problem: impl Into<String>, remedy: &'static str) -> DataError {
         DataError::Key { path: self.path.into(), line: self.line, key, problem: problem.into(), remedy }
+    }
+
+    /// How large the model sees pictures is the recipe's to say, for all lines alike.
+    fn refuse_sizes(&self, object: &Map<String, Value>) -> Result<(), DataError> {
+        let keys = ["min_pixels", "max_pixels", "resized_height", "resized_width", "mm_processor_kwargs"];
+        match keys.into_iter().find(|key| object.get(*key).is_some_and(|value| !value.is_null())) {
+            Some(key) => {
+                let remedy = "set `model.min_pixels` and `model.max_pixels` in the recipe, and leave it out here";
+                Err(self.wrong(key, "it has no effect in a line", remedy))
+            }
+            None => Ok(()),
+        }
     }
 
     fn task(&self, object: &Map<String, Value>) -> Result<Record, DataError> {

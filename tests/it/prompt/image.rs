@@ -6,9 +6,9 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage, Rgba, RgbaImage};
 use proptest::prelude::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 use thyme_engine::prompt::image::{decode_bytes, decode_file, stored_size};
-use thyme_engine::prompt::{ImageProblem, ImageSettings, PreparedImage, resize_bicubic, smart_resize};
+use thyme_engine::prompt::{ImageProblem, ImageSettings, PictureSize, PreparedImage, resize_bicubic, smart_resize};
 
 use super::{golden, numbers};
 
@@ -79,7 +79,7 @@ fn prepared_pictures_equal_pixel_values_of_transformers_exactly() {
         let prepared = PreparedImage::prepare(&picture, &settings).unwrap();
         let values = prepared.normalised(&settings);
         assert_eq!(vec![prepared.grid.t, prepared.grid.h, prepared.grid.w], numbers(&case["grid"]));
-        assert_eq!(settings.tokens((width as u32, height as u32)), Ok(prepared.grid.tokens(settings.merge_size)));
+        assert_eq!(settings.tokens((width as u32, height as u32), None), Ok(prepared.grid.tokens(settings.merge_size)));
         assert_eq!((prepared.original_width, prepared.original_height), (width as u32, height as u32));
         let shape = pair(&case["shape"]);
         assert_eq!(values.len(), shape.0 * shape.1);
@@ -89,6 +89,60 @@ fn prepared_pictures_equal_pixel_values_of_transformers_exactly() {
         let crc = crc32(values.iter().flat_map(|value| value.to_le_bytes()));
         assert_eq!(u64::from(crc), case["crc"].as_u64().unwrap(), "{case}");
     }
+}
+
+#[test]
+fn pictures_of_the_size_that_a_message_asks_for_equal_those_of_qwen_vl_utils() {
+    // The limits that qwen-vl-utils has where a message says nothing.
+    let settings = ImageSettings { min_pixels: 3136, max_pixels: 12_845_056, ..ImageSettings::default() };
+    let golden = golden("image.json");
+    for case in golden["part_sizes"].as_array().unwrap() {
+        let (height, width) = pair(&case["size"]);
+        let picture = RgbImage::from_raw(width as u32, height as u32, noise(height, width, true)).unwrap();
+        let mut part = json!({"type": "image", "image": "x.png", "detail": "auto", "text": null});
+        part.as_object_mut().unwrap().extend(case["keys"].as_object().unwrap().clone());
+        let size = PictureSize::of_part(&part).unwrap();
+        assert_eq!(PictureSize::of_part(&json!({"type": "image_url", "image_url": case["keys"]})), Ok(size));
+        let prepared = PreparedImage::prepare_at(&picture, &settings, size);
+        let Ok(prepared) = prepared else {
+            assert!(case["resized"].is_null(), "{case}: {prepared:?}");
+            continue;
+        };
+        assert_eq!((prepared.resized_height, prepared.resized_width), pair(&case["resized"]), "{case}");
+        assert_eq!((prepared.original_width, prepared.original_height), (width as u32, height as u32));
+        let tokens = settings.tokens((width as u32, height as u32), size);
+        assert_eq!(tokens, Ok(prepared.grid.tokens(settings.merge_size)), "{case}");
+        let crc = crc32(prepared.normalised(&settings).iter().flat_map(|value| value.to_le_bytes()));
+        assert_eq!(u64::from(crc), case["crc"].as_u64().unwrap(), "{case}");
+    }
+}
+
+#[test]
+fn a_size_that_cannot_be_used_is_named() {
+    for (keys, key, says) in [
+        (json!({"max_pixels": 0}), "max_pixels", "is 0; it must be a whole number between 1 and 178956970"),
+        (json!({"max_pixels": "50176"}), "max_pixels", "is \"50176\""),
+        (json!({"min_pixels": 1.5}), "min_pixels", "is 1.5"),
+        (json!({"min_pixels": -1}), "min_pixels", "is -1"),
+        (json!({"min_pixels": 1e300}), "min_pixels", "is 1e+300"),
+        (json!({"resized_height": 28}), "resized_height", "no effect without resized_width"),
+        (json!({"resized_width": 28}), "resized_width", "no effect without resized_height"),
+        (json!({"resized_height": 28, "resized_width": 100000}), "resized_width", "between 1 and 16384"),
+        (json!({"resized_height": 28, "resized_width": 28, "max_pixels": 9}), "max_pixels", "leave it or them out"),
+        (json!({"max_pixel": 50176}), "max_pixel", "known are min_pixels, max_pixels, resized_height, resized_width"),
+        (json!({"image_url": {"url": "x", "fps": 2}}), "image_url.fps", "not known beside a picture"),
+        (json!({"image_url": {"url": "x", "max_pixels": 5}, "max_pixels": 6}), "image_url.max_pixels", "given twice"),
+    ] {
+        let error = PictureSize::of_part(&keys).unwrap_err();
+        assert!(error.key == key && error.problem.contains(says), "{keys}: {error}");
+    }
+    let nothing =
+        json!({"type": "image", "image": {"url": "x", "max_pixels": null}, "min_pixels": null, "resized_height": null});
+    assert_eq!(PictureSize::of_part(&nothing), Ok(None));
+    let settings = ImageSettings { min_pixels: 3136, max_pixels: 12_544, ..ImageSettings::default() };
+    let above = PictureSize::of_part(&json!({"min_pixels": 50_176})).unwrap();
+    let problem = PreparedImage::prepare_at(&RgbImage::new(9, 9), &settings, above).unwrap_err().to_string();
+    assert!(problem.contains("50176") && problem.contains("12544") && problem.contains("in order"), "{problem}");
 }
 
 fn encoded(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
