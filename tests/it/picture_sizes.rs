@@ -129,3 +129,22 @@ fn files_of_requests_show_pictures_at_the_size_that_is_asked_for() {
     let reply = &replies(&place.path("out.jsonl"))[0];
     assert_eq!(pads(&reply["response"]["body"]["prompt_token_ids"]), 4, "{reply}");
 }
+
+#[test]
+fn the_terminal_shows_pictures_at_the_size_that_is_asked_for() {
+    let place = Workplace::new();
+    init(&place, "tiny", 0);
+    draw(&place.path("large.png"), 1960, 1960);
+    let generate = |flags: &[&str]| {
+        let mut thyme = Command::new(env!("CARGO_BIN_EXE_thyme-engine"));
+        thyme.arg("generate").arg("--model").arg(place.path("tiny")).arg("--image").arg(place.path("large.png"));
+        thyme.args(["--env", "none", "--max-tokens", "2", "What is it?"]).args(flags);
+        thyme
+    };
+    succeed(generate(&["--max-pixels", "3136"]));
+    // 4,900 cells in a context of 4,096.
+    let message = refuse(generate(&["--max-pixels", "3841600"]));
+    assert!(message.contains("4096"), "{message}");
+    let message = refuse(generate(&["--min-pixels", "50176"]));
+    assert!(message.contains("50176 pixels or more and 12544 or fewer"), "{message}");
+}
