@@ -244,12 +244,12 @@ fn head(bench: &mut Bench, shape: &Shape) {
     let ones = backend.upload(Host::F32(&vec![1.0; rows]), &[rows], Dtype::F32);
     let cost = 2 * rows * dim * vocab;
     bench.run("token_logprob_forward", format!("{name} {rows}"), flop(cost), |b| {
-        drop(b.token_logprob_forward(&h, &w, &targets, &ones));
+        drop(b.token_logprob_forward(&h, &w, &targets, &ones, &[]));
     });
-    let found = backend.token_logprob_forward(&h, &w, &targets, &ones);
+    let found = backend.token_logprob_forward(&h, &w, &targets, &ones, &[]);
     let mut dw = backend.zeros(&[vocab, dim], Dtype::F32);
     bench.run("token_logprob_backward", format!("{name} {rows}"), flop(3 * cost), |b| {
-        drop(b.token_logprob_backward(&ones, &h, &w, &targets, &ones, &found.lse_raw, Some(&mut dw)));
+        drop(b.token_logprob_backward(&ones, &h, &w, &targets, &ones, &found.lse_raw, &[], Some(&mut dw)));
     });
     let logits = of(backend, &[DECODE, vocab], Dtype::F32);
     let draw = Draw {
@@ -266,7 +266,7 @@ fn head(bench: &mut Bench, shape: &Shape) {
         position: 3,
     };
     bench.run("sample", format!("{name} {DECODE}"), bytes(4 * DECODE * vocab), |b| {
-        drop(b.sample(&logits, &[draw; DECODE]))
+        drop(b.sample(&logits, &[draw; DECODE], &[]))
     });
 }
 

@@ -138,19 +138,21 @@ fn token_logprob(criterion: &mut Criterion) {
         let targets: Vec<i32> = (0..rows).map(|row| (row * 31 % shape.vocab) as i32).collect();
         let targets = backend.indices(&targets);
         let ones = backend.upload(Host::F32(&vec![1.0; rows]), &[rows], Dtype::F32);
-        let lse = backend.token_logprob_forward(&h, &w, &targets, &ones).lse_raw;
+        let lse = backend.token_logprob_forward(&h, &w, &targets, &ones, &[]).lse_raw;
         let mut dw = backend.zeros(&[shape.vocab, shape.dim], Dtype::F32);
         let cost = 2 * (rows * shape.dim * shape.vocab) as u64;
         let mut forward = group(criterion, "token_logprob_forward");
         forward.throughput(Throughput::Elements(cost));
         forward.bench_function(id(shape, rows), |b| {
-            b.iter(|| black_box(backend.token_logprob_forward(&h, &w, &targets, &ones)));
+            b.iter(|| black_box(backend.token_logprob_forward(&h, &w, &targets, &ones, &[])));
         });
         forward.finish();
         let mut backward = group(criterion, "token_logprob_backward");
         backward.throughput(Throughput::Elements(3 * cost));
         backward.bench_function(id(shape, rows), |b| {
-            b.iter(|| black_box(backend.token_logprob_backward(&ones, &h, &w, &targets, &ones, &lse, Some(&mut dw))));
+            b.iter(|| {
+                black_box(backend.token_logprob_backward(&ones, &h, &w, &targets, &ones, &lse, &[], Some(&mut dw)))
+            });
         });
         backward.finish();
     }

@@ -75,10 +75,10 @@ impl Sample for Reciting {
         self.cpu.logits(h, w)
     }
 
-    fn sample(&self, logits: &Tensor, draws: &[Draw<'_>]) -> Vec<Drawn> {
+    fn sample(&self, logits: &Tensor, draws: &[Draw<'_>], excluded: &[u32]) -> Vec<Drawn> {
         let texts = self.texts.lock().unwrap();
         let told = |draw: &Draw<'_>| texts[draw.sequence as usize][draw.position as usize];
-        let drawn = self.cpu.sample(logits, draws).into_iter().zip(draws);
+        let drawn = self.cpu.sample(logits, draws, excluded).into_iter().zip(draws);
         drawn.map(|(drawn, draw)| Drawn { token: told(draw), ..drawn }).collect()
     }
 }

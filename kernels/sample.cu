@@ -58,11 +58,13 @@ struct Weight {
     __device__ Weight operator+(Weight other) const { return {count + other.count, mass + other.mass}; }
 };
 
-// The row that is drawn from: logits z f32 [vocab] after the penalty on the tokens whose bit of `seen` is set, if there are any.
+// The row that is drawn from: logits z f32 [vocab] after the penalty on the tokens whose bit of `seen` is set, if there are any. Excluded
+// tokens are none of its tokens.
 struct Row {
     const float* z;
     const unsigned* seen;
     float penalty, inverse, top;
+    Excluded excluded;
     int vocab;
 
     __device__ float logit(int id, float z) const {
@@ -71,7 +73,9 @@ struct Row {
     }
     template <class Visit>
     __device__ void for_each(Visit visit) const {
-        for_row(z, vocab, [&](int id, float z) { visit(id, logit(id, z)); });
+        for_row(z, vocab, [&](int id, float z) {
+            if (!excluded.holds(id)) visit(id, logit(id, z));
+        });
     }
     // A logit's distance from the likeliest token's: at most 0, in nats.
     __device__ float below(float logit) const { return logit * inverse - top * inverse; }
@@ -185,9 +189,9 @@ __device__ inline void mark(unsigned* bits, const int* seen, const Draw& draw, i
 
 // Writes the row's logits after penalty, bias and mask to `own` f32 [vocab]; allowed u32 [(vocab + 31) / 32] or null.
 __device__ inline void adjust(const Row& row, const Draw& draw, const Bias* bias, const unsigned* allowed, float* own) {
-    row.for_each([&](int id, float logit) {
+    for_row(row.z, row.vocab, [&](int id, float z) {
         bool is_allowed = allowed == nullptr || allowed[id / 32] >> id % 32 & 1;
-        own[id] = is_allowed ? logit : -INFINITY;
+        own[id] = is_allowed ? row.logit(id, z) : -INFINITY;
     });
     __syncthreads();
     for (int i = draw.bias_begin + threadIdx.x; i < draw.bias_end; i += ROW_THREADS) own[bias[i].id] += bias[i].value;
@@ -196,16 +200,18 @@ __device__ inline void adjust(const Row& row, const Draw& draw, const Bias* bias
 
 // hot
 // logits f32 [N, vocab]; draws [N]; seen i32 [..]; bits u32 [N, (vocab + 31) / 32] to work in, null where no row has seen tokens;
-// bias [..]; allowed u32 [.., (vocab + 31) / 32]; adjusted f32 [.., vocab] to work in; each null where no row has any; drawn [N].
+// bias [..]; allowed u32 [.., (vocab + 31) / 32]; adjusted f32 [.., vocab] to work in; each null where no row has any; drawn [N]. At most two
+// excluded ids, -1 for none.
 extern "C" __global__ void __launch_bounds__(ROW_THREADS, 1)
     sample(const float* logits, const Draw* draws, const int* seen, unsigned* bits, const Bias* bias, const unsigned* allowed, float* adjusted,
-           Drawn* drawn, int vocab) {
+           Drawn* drawn, int first_excluded, int second_excluded, int vocab) {
     __shared__ Histogram coarse, fine;
     const float* z = logits + size_t(blockIdx.x) * vocab;
     const Draw draw = draws[blockIdx.x];
-    RowSoftmax softmax = softmax_row(z, draw.inverse, vocab);
+    const Excluded excluded{first_excluded, second_excluded};
+    RowSoftmax softmax = softmax_row(z, draw.inverse, excluded, vocab);
 
-    Row row{z, nullptr, draw.penalty, draw.inverse, softmax.top, vocab};
+    Row row{z, nullptr, draw.penalty, draw.inverse, softmax.top, excluded, vocab};
     if (draw.seen_begin < draw.seen_end) {
         unsigned* own = bits + size_t(blockIdx.x) * ((vocab + 31) / 32);
         mark(own, seen, draw, vocab);
@@ -226,7 +232,7 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, 1)
 
     int token = 0;
     float processed = 0.0f, share = 1.0f;
-    if (draw.own >= 0 && row.top == -INFINITY) {
+    if ((draw.own >= 0 || first_excluded >= 0) && row.top == -INFINITY) {
         processed = -INFINITY;
         share = 0.0f;
     } else if (draw.is_greedy) {

@@ -22,34 +22,37 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 
 // hot
-// z f32 [N, V]; targets i32, temperatures and the results f32 [N]. A block a row.
+// z f32 [N, V]; targets i32, temperatures and the results f32 [N]; at most two excluded ids, -1 for none. A block a row.
 extern "C" __global__ void __launch_bounds__(ROW_THREADS)
     token_logprob_forward(const float* z, const int* targets, const float* temperatures, float* raw, float* tempered, float* lse_raw,
-                          float* lse_tempered, float* entropy, int vocab) {
+                          float* lse_tempered, float* entropy, int first_excluded, int second_excluded, int vocab) {
     int row = blockIdx.x;
     z += size_t(row) * vocab;
     float inverse = 1.0f / temperatures[row];
-    RowSoftmax softmax = softmax_row(z, inverse, vocab);
+    const Excluded excluded{first_excluded, second_excluded};
+    RowSoftmax softmax = softmax_row(z, inverse, excluded, vocab);
     if (threadIdx.x != 0) return;
     float target = z[targets[row]];
     raw[row] = log_probability(target, 1.0f, softmax.lse_raw);
-    tempered[row] = log_probability(target, inverse, softmax.lse_tempered);
+    tempered[row] = excluded.holds(targets[row]) ? -INFINITY : log_probability(target, inverse, softmax.lse_tempered);
     lse_raw[row] = softmax.lse_raw;
     lse_tempered[row] = softmax.lse_tempered;
     entropy[row] = softmax.entropy;
 }
 
 // hot
-// dz = dlogprob/τ · (onehot(target) − softmax(z/τ)): z f32, dz bf16 [N, V]; targets i32, the others f32 [N]. A block a row.
+// dz = dlogprob/τ · (onehot(target) − softmax(z/τ)), 0 where excluded: z f32, dz bf16 [N, V]; targets i32, the others f32 [N]; at most two
+// excluded ids, -1 for none. A block a row.
 extern "C" __global__ void __launch_bounds__(ROW_THREADS)
     token_logprob_backward(const float* z, const int* targets, const float* temperatures, const float* lse, const float* dlogprob, bf16* dz,
-                           int vocab) {
+                           int first_excluded, int second_excluded, int vocab) {
+    const Excluded excluded{first_excluded, second_excluded};
     int row = blockIdx.x, target = targets[row];
     z += size_t(row) * vocab;
     dz += size_t(row) * vocab;
     float inverse = 1.0f / temperatures[row], scale = dlogprob[row] * inverse, own = lse[row];
     for_row(z, vocab, [&](int id, float z) {
         float probability = exponential(z * inverse - own);
-        dz[id] = to_bf16(scale * ((id == target ? 1.0f : 0.0f) - probability));
+        dz[id] = to_bf16(excluded.holds(id) ? 0.0f : scale * ((id == target ? 1.0f : 0.0f) - probability));
     });
 }

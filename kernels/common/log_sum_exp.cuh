@@ -45,30 +45,41 @@ __device__ inline unsigned block_min(unsigned x) {
     return block_join(__reduce_min_sync(~0u, x), [](unsigned a, unsigned b) { return min(a, b); });
 }
 
-// Of a row of logits z: its largest; ln Σ exp(z) and ln Σ exp(z · inverse), which have the same bits where inverse is 1; the entropy of
-// softmax(z) in nats.
+// Ids of tokens that are never drawn, and that the tempered softmax leaves out; -1 for none.
+struct Excluded {
+    int first, second;
+
+    __device__ bool holds(int id) const { return id == first || id == second; }
+};
+
+// Of a row of logits z: the largest that is not excluded; ln Σ exp(z); ln Σ exp(z · inverse) without the excluded tokens, which has the same
+// bits where inverse is 1 and none is excluded; the entropy of softmax(z) in nats.
 struct RowSoftmax {
     float top, lse_raw, lse_tempered, entropy;
 };
 
-__device__ inline RowSoftmax softmax_row(const float* z, float inverse, int vocab) {
-    float top = -INFINITY;
-    for_row(z, vocab, [&](int, float z) { top = fmaxf(top, z); });
+__device__ inline RowSoftmax softmax_row(const float* z, float inverse, Excluded excluded, int vocab) {
+    float top = -INFINITY, top_drawn = -INFINITY;
+    for_row(z, vocab, [&](int id, float z) {
+        top = fmaxf(top, z);
+        if (!excluded.holds(id)) top_drawn = fmaxf(top_drawn, z);
+    });
     top = block_max(top);
-    float top_tempered = top * inverse;
+    top_drawn = block_max(top_drawn);
+    float top_tempered = top_drawn * inverse;
     float sum = 0.0f, weighted = 0.0f, sum_tempered = 0.0f;
-    for_row(z, vocab, [&](int, float z) {
+    for_row(z, vocab, [&](int id, float z) {
         float below = z - top, e = exponential(below);
         sum += e;
         // A logit of -infinity has no share in the entropy: 0 · -infinity must not be formed.
         weighted = __fmaf_rn(e, fmaxf(below, -1e4f), weighted);
-        sum_tempered += exponential(z * inverse - top_tempered);
+        sum_tempered += excluded.holds(id) ? 0.0f : exponential(z * inverse - top_tempered);
     });
     sum = block_sum(sum);
     weighted = block_sum(weighted);
     sum_tempered = block_sum(sum_tempered);
     double log_sum = log(double(sum));
-    return {top, float(top + log_sum), float(top_tempered + log(double(sum_tempered))), float(log_sum - double(weighted) / sum)};
+    return {top_drawn, float(top + log_sum), float(top_tempered + log(double(sum_tempered))), float(log_sum - double(weighted) / sum)};
 }
 
 // Log-probability of a token of logit z under softmax(z · inverse), whose log-sum-exp is `lse`.

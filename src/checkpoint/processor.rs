@@ -16,7 +16,7 @@ pub fn open(dir: &Path, config: &Config) -> Result<Processor, PromptError> {
     Ok(processor)
 }
 
-/// Checks that the model has every token of the tokenizer, and means the same one by the image placeholder.
+/// Checks that the model has every token of the tokenizer, and means the same ones by the placeholders of images and videos.
 ///
 /// # Errors
 /// When it does not.
@@ -25,10 +25,15 @@ pub fn check_tokens(processor: &Processor, config: &Config, dir: &Path) -> Resul
     if ids > vocab {
         return another(dir, "tokenizer.json", format!("it has {ids} tokens, config.json has a vocab_size of {vocab}"));
     }
-    let (pad, expected) = (processor.special_ids().image_pad, config.image_pad);
-    if pad != expected {
-        let said = format!("its <|image_pad|> has the id {pad}, config.json says {expected} (image_token_id)");
-        return another(dir, "tokenizer.json", said);
+    let special = processor.special_ids();
+    for (token, id, key, expected) in [
+        ("<|image_pad|>", special.image_pad, "image_token_id", config.image_pad),
+        ("<|video_pad|>", special.video_pad, "video_token_id", config.video_pad),
+    ] {
+        if id != expected {
+            let said = format!("its {token} has the id {id}, config.json says {expected} ({key})");
+            return another(dir, "tokenizer.json", said);
+        }
     }
     Ok(())
 }

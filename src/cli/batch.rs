@@ -19,6 +19,7 @@ use super::loaded::Loaded;
 use super::requests::{Form, Problem, Requests};
 use super::sampling::SamplingArguments;
 use super::serve::ServingArguments;
+use crate::prompt::PixelLimits;
 use crate::rollout::Update;
 use crate::rollout::environment::{EnvironmentError, Task, Tasks};
 use crate::rollout::transcript::{End, Transcript};
@@ -269,6 +270,11 @@ impl Tasks for RequestTasks<'_> {
     fn task(&self, number: usize) -> Result<Cow<'_, Task>, EnvironmentError> {
         let (request, folder) = (&self.requests.list[self.first + number], self.requests.folder());
         if let (true, Form::Messages(messages)) = (self.answering.has_tools, &request.form) {
+            if request.limits != PixelLimits::default() {
+                let reason =
+                    "mm_processor_kwargs has no effect with --env; give max_pixels beside the pictures in its messages";
+                return Err(EnvironmentError::Task(reason.to_owned()));
+            }
             return Ok(Cow::Owned(Task { folder: folder.to_owned(), ..Task::of_conversation(messages.clone()) }));
         }
         let prompt = self.answering.loaded.prompt(request, folder, self.answering.max_tokens);

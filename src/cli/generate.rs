@@ -12,7 +12,8 @@ use super::lines::print;
 use super::loaded::Loaded;
 use super::sampling::SamplingArguments;
 use crate::engine::speculation::Speculation;
-use crate::prompt::{ImageSource, Message, Part};
+use crate::prompt::image::PIXELS_MAX;
+use crate::prompt::{ImageSource, Message, Part, PictureSize};
 use crate::rollout::Update;
 use crate::rollout::environment::Task;
 use crate::rollout::tool::{ToolImage, ToolOutput};
@@ -38,6 +39,12 @@ pub struct GenerateArguments {
     /// A picture that the question is about; may be given several times.
     #[arg(long, value_name = "X")]
     image: Vec<PathBuf>,
+    /// Show it at so many pixels at least, whatever the checkpoint says.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=PIXELS_MAX))]
+    min_pixels: Option<u64>,
+    /// Show it at so many pixels at most, whatever the checkpoint says.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=PIXELS_MAX))]
+    max_pixels: Option<u64>,
     /// The question; its answer is streamed to the terminal.
     question: String,
     /// The system message; without it the environment's own.
@@ -109,7 +116,10 @@ impl GenerateArguments {
 
     /// The question as the environment puts it, or plainly under the given system message.
     fn task(&self, answering: &Answering) -> anyhow::Result<Task> {
-        let images: Vec<ImageSource> = self.image.iter().cloned().map(ImageSource::Path).collect();
+        let (min_pixels, max_pixels) = (self.min_pixels, self.max_pixels);
+        let size = min_pixels.or(max_pixels).map(|_| PictureSize::Limits { min_pixels, max_pixels });
+        let images: Vec<ImageSource> =
+            self.image.iter().cloned().map(|path| ImageSource::Path(path).sized(size)).collect();
         for source in &images {
             source.load(Path::new(""))?;
         }

@@ -12,6 +12,7 @@ use crate::model::Model;
 use crate::model::config::Config;
 use crate::model::parameters::Weights;
 use crate::ops::patch_embed::PixelScale;
+use crate::prompt::image::PIXELS_MAX;
 use crate::prompt::positions::{Grid, positions};
 use crate::prompt::{
     ImageSettings, ImageSource, PreparedImage, Processor, Prompt, PromptError, RenderOptions, read_image_settings,
@@ -63,16 +64,17 @@ impl Loaded {
     /// Makes a request ready; its relative paths start at `folder`. With `answer_tokens` above 0 a conversation ends by opening the
     /// assistant's turn, and a position stays free.
     pub fn prompt(&self, request: &Request, folder: &Path, answer_tokens: usize) -> Result<Prompt, Problem> {
+        let settings = self.settings(request)?;
         let prompt = match (&request.form, &self.processor) {
             (Form::TokenIds(ids), _) => {
-                Prompt { token_ids: ids.clone(), images: self.images(&request.images, folder)? }
+                Prompt { token_ids: ids.clone(), images: images(&request.images, folder, &settings)? }
             }
             (_, Err(error)) => return Err(Problem::Json(format!("only `token_ids` can be used: {error}"))),
             (Form::Messages(messages), Ok(processor)) => {
-                processor.encode_messages(messages, folder, answer_tokens > 0)?
+                processor.encode_messages_at(messages, folder, answer_tokens > 0, &settings)?
             }
             (Form::Prompt(text), Ok(processor)) => {
-                let images = self.images(&request.images, folder)?;
+                let images = images(&request.images, folder, &settings)?;
                 Prompt { token_ids: processor.encode_prompt(text, &images)?, images }
             }
         };
@@ -92,18 +94,15 @@ impl Loaded {
             }
             (Form::Messages(_), Err(_)) => 0,
         };
-        let tokens = |source: &ImageSource| self.image_settings.tokens(source.stored_size(folder)?).ok();
+        let settings = self.settings(request).unwrap_or_else(|_| self.image_settings.clone());
+        let tokens = |source: &ImageSource| settings.tokens(source.stored_size(folder)?, source.size()).ok();
         let images: usize = request.sources().iter().filter_map(tokens).sum();
         (text + images).min(self.model.config.context_tokens)
     }
 
-    fn images(&self, sources: &[ImageSource], folder: &Path) -> Result<Vec<Arc<PreparedImage>>, Problem> {
-        let prepare = |(number, source): (usize, &ImageSource)| {
-            let pixels = source.load(folder)?;
-            let prepared = PreparedImage::prepare(&pixels, &self.image_settings);
-            Ok(Arc::new(prepared.map_err(|problem| Problem::Picture(number, problem))?))
-        };
-        sources.iter().enumerate().map(prepare).collect()
+    /// How a request's pictures are prepared.
+    fn settings(&self, request: &Request) -> Result<ImageSettings, Problem> {
+        Ok(request.limits.apply(&self.image_settings, PIXELS_MAX)?)
     }
 
     /// Everything that the model takes for granted.
@@ -123,4 +122,17 @@ impl Loaded {
         positions(ids, &grids, config.vision.merge, config.image_pad)?;
         Ok(())
     }
+}
+
+fn images(
+    sources: &[ImageSource],
+    folder: &Path,
+    settings: &ImageSettings,
+) -> Result<Vec<Arc<PreparedImage>>, Problem> {
+    let prepare = |(number, source): (usize, &ImageSource)| {
+        let pixels = source.load(folder)?;
+        let prepared = PreparedImage::prepare_at(&pixels, settings, source.size());
+        Ok(Arc::new(prepared.map_err(|problem| Problem::Picture(number, problem))?))
+    };
+    sources.iter().enumerate().map(prepare).collect()
 }

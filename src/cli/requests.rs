@@ -7,7 +7,9 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use crate::files::{foreign_start, json_line, object_remedy};
-use crate::prompt::{ImageError, ImageProblem, ImageSource, Message, PositionError, PromptError};
+use crate::prompt::{
+    ImageError, ImageProblem, ImageSource, Message, PixelLimits, PositionError, PromptError, SizeError,
+};
 use crate::tasks::forms::{Foreign, foreign_request};
 
 /// A request file that cannot be used.
@@ -85,6 +87,9 @@ pub enum Problem {
     /// A picture of an unusable size.
     #[error("image {0}: {1}")]
     Picture(usize, ImageProblem),
+    /// Limits of pixels that cannot be used.
+    #[error("mm_processor_kwargs: {0}")]
+    Size(#[from] SizeError),
     /// Placeholders and pictures do not fit.
     #[error(transparent)]
     Position(#[from] PositionError),
@@ -131,6 +136,8 @@ pub struct Request {
     pub form: Form,
     /// The pictures of `prompt` and `token_ids`.
     pub images: Vec<ImageSource>,
+    /// How its pictures are resized (`mm_processor_kwargs`).
+    pub limits: PixelLimits,
 }
 
 /// The three ways to say a prompt.
@@ -171,6 +178,7 @@ struct Raw {
     prompt: Option<String>,
     token_ids: Option<Vec<u32>>,
     images: Option<Vec<ImageSource>>,
+    mm_processor_kwargs: Option<PixelLimits>,
 }
 
 impl Requests {
@@ -211,7 +219,7 @@ impl Requests {
     /// Whether the files are there: better said now than after an hour of other lines.
     fn find_images(&self, request: &Request) -> Result<(), ImageError> {
         for source in request.sources() {
-            let ImageSource::Path(path) = source else { continue };
+            let ImageSource::Path(path) = source.original() else { continue };
             let path = self.folder().join(path);
             let metadata = std::fs::metadata(&path);
             let reason = match metadata {
@@ -249,5 +257,6 @@ fn parse(line: &[u8], number: usize) -> Result<Request, Problem> {
             return Err(Problem::Forms(usize::from(a.is_some()) + usize::from(b.is_some()) + usize::from(c.is_some())));
         }
     };
-    Ok(Request { line: number, id: raw.id, form, images })
+    let limits = raw.mm_processor_kwargs.unwrap_or_default();
+    Ok(Request { line: number, id: raw.id, form, images, limits })
 }

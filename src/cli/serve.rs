@@ -232,7 +232,7 @@ impl ServingArguments {
                 code_temperature: None,
             },
             eos: if eos.is_empty() { vec![ids.im_end, ids.endoftext] } else { eos },
-            forbidden: vec![ids.image_pad, ids.video_pad],
+            placeholders: config.placeholders(),
             context_tokens: config.context_tokens,
             vocab: config.vocab,
             logprobs_mode: self.logprobs_mode,

@@ -58,10 +58,18 @@ pub(super) fn log_probability(z: &[f32], inverse: f32, lse: f32, target: usize) 
     z[target] * inverse - lse
 }
 
-/// The softmax at temperature 1 and at `1 / inverse`; computed once where these are the same.
-pub(super) fn raw_and_tempered(simd: Simd, z: &[f32], inverse: f32) -> (Softmax, Softmax) {
-    let raw = softmax(simd, z, 1.0);
-    (raw, if inverse == 1.0 { raw } else { softmax(simd, z, inverse) })
+/// Takes excluded tokens out of a row of logits.
+pub(super) fn exclude<'a>(z: &'a mut [f32], excluded: &[u32]) -> &'a [f32] {
+    for &token in excluded {
+        z[token as usize] = f32::NEG_INFINITY;
+    }
+    z
+}
+
+/// The softmax of a row without its excluded tokens at temperature `1 / inverse`. `raw` is that of the whole row at temperature 1, which it
+/// is where nothing differs.
+pub(super) fn tempered_softmax(simd: Simd, z: &[f32], inverse: f32, raw: Softmax, excluded: &[u32]) -> Softmax {
+    if inverse == 1.0 && excluded.is_empty() { raw } else { softmax(simd, z, inverse) }
 }
 
 #[cfg(test)]

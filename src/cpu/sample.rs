@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 
 use super::linear::{self, Size, Start};
-use super::log_sum_exp::{exp_shifted, log_probability, raw_and_tempered, softmax};
+use super::log_sum_exp::{exclude, exp_shifted, log_probability, softmax, tempered_softmax};
 use super::simd::{LANES, kernel};
 use super::{Cpu, PARALLEL_COST, floats, floats_mut, parameter};
 use crate::ops::sample::{Draw, Drawn, Sample, philox_uniform};
@@ -22,10 +22,10 @@ impl Sample for Cpu {
         z
     }
 
-    fn sample(&self, logits: &Tensor, draws: &[Draw<'_>]) -> Vec<Drawn> {
+    fn sample(&self, logits: &Tensor, draws: &[Draw<'_>], excluded: &[u32]) -> Vec<Drawn> {
         let vocab = logits.cols();
         assert!(logits.rows() >= draws.len() && vocab > 0, "sample: logits {logits:?}, {} draws", draws.len());
-        let row = |(z, draw): (&[f32], &Draw<'_>)| sample_row(self, z, draw);
+        let row = |(z, draw): (&[f32], &Draw<'_>)| sample_row(self, z, draw, excluded);
         if logits.len() * COST < PARALLEL_COST {
             floats(logits).chunks_exact(vocab).zip(draws).map(row).collect()
         } else {
@@ -34,23 +34,36 @@ impl Sample for Cpu {
     }
 }
 
-fn sample_row(cpu: &Cpu, z: &[f32], draw: &Draw<'_>) -> Drawn {
+fn sample_row(cpu: &Cpu, z: &[f32], draw: &Draw<'_>, excluded: &[u32]) -> Drawn {
     let greedy = draw.temperature == 0.0;
     let inverse = if greedy { 1.0 } else { 1.0 / draw.temperature };
-    let (raw, tempered) = raw_and_tempered(cpu.simd, z, inverse);
+    let raw = softmax(cpu.simd, z, 1.0);
 
-    let adjusted = adjust(cpu, z, draw);
-    let drawn_from = adjusted.as_deref().unwrap_or(z);
+    // A copy of the row, where something changes it.
+    let is_penalised = draw.repetition_penalty != 1.0 && !draw.seen.is_empty();
+    let is_adjusted = is_penalised || draw.is_constrained();
+    let mut copy = (is_adjusted || !excluded.is_empty()).then(|| {
+        let mut copy = cpu.scratch(z.len());
+        copy.copy_from_slice(z);
+        copy
+    });
+    let tempered = copy.as_deref_mut().map_or(z, |copy| exclude(copy, excluded));
+    let tempered = tempered_softmax(cpu.simd, tempered, inverse, raw, excluded);
+    if let (Some(copy), true) = (copy.as_deref_mut(), is_adjusted) {
+        adjust(copy, z, draw, is_penalised);
+        exclude(copy, excluded);
+    }
+    let drawn_from = copy.as_deref().unwrap_or(z);
     let possible = match draw.is_constrained() {
         true => drawn_from.iter().filter(|z| **z != f32::NEG_INFINITY).count(),
-        false => z.len(),
+        false => z.len() - excluded.len(),
     };
     let (token, processed, kept) = if possible == 0 {
         (0, f32::NEG_INFINITY, 0.0)
     } else if greedy {
         (argmax(cpu.simd, drawn_from), 0.0, 1.0)
     } else {
-        let softmax = if adjusted.is_some() { softmax(cpu.simd, drawn_from, inverse) } else { tempered };
+        let softmax = if is_adjusted { softmax(cpu.simd, drawn_from, inverse) } else { tempered };
         let mut ranking = Ranking::new(cpu, drawn_from, inverse, softmax.top, possible);
         let (token, kept) = ranking.draw(draw);
         (token, log_probability(drawn_from, inverse, softmax.lse, token) - kept.ln(), kept)
@@ -65,16 +78,10 @@ fn sample_row(cpu: &Cpu, z: &[f32], draw: &Draw<'_>) -> Drawn {
     }
 }
 
-/// The logits after repetition penalty, bias and mask; none where these change nothing.
-fn adjust(cpu: &Cpu, z: &[f32], draw: &Draw<'_>) -> Option<super::Floats> {
-    let penalty = draw.repetition_penalty;
-    let is_penalised = penalty != 1.0 && !draw.seen.is_empty();
-    if !is_penalised && !draw.is_constrained() {
-        return None;
-    }
-    let mut adjusted = cpu.scratch(z.len());
-    adjusted.copy_from_slice(z);
+/// Applies repetition penalty, bias and mask to a copy of the logits `z`.
+fn adjust(adjusted: &mut [f32], z: &[f32], draw: &Draw<'_>, is_penalised: bool) {
     if is_penalised {
+        let penalty = draw.repetition_penalty;
         for token in draw.seen.iter().map(|&token| token as usize) {
             adjusted[token] = if z[token] > 0.0 { z[token] / penalty } else { z[token] * penalty };
         }
@@ -90,7 +97,6 @@ fn adjust(cpu: &Cpu, z: &[f32], draw: &Draw<'_>) -> Option<super::Floats> {
             }
         }
     }
-    Some(adjusted)
 }
 
 kernel! {
@@ -113,7 +119,7 @@ struct Ranking<'a> {
     /// Count and mass of each class: `e` with the same exponent and first four bits of mantissa.
     classes: Vec<(usize, f64)>,
     total: f64,
-    /// Tokens that are not banned: the others come last.
+    /// Tokens that are neither banned nor excluded: the others come last.
     possible: usize,
 }
 

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::linear::{self, Left, Right, Size, Start};
-use super::log_sum_exp::{log_probability, raw_and_tempered};
+use super::log_sum_exp::{exclude, log_probability, softmax, tempered_softmax};
 use super::simd::{LANES, kernel};
 use super::{Cpu, PARALLEL_COST, bf16s, floats, floats_mut, for_row_blocks, parameter, values};
 use crate::ops::token_logprob::{TokenLogprob, TokenLogprobs};
@@ -15,7 +15,14 @@ const LOGITS_MAX: usize = 1 << 24;
 const COST: usize = 30;
 
 impl TokenLogprob for Cpu {
-    fn token_logprob_forward(&self, h: &Tensor, w: &Tensor, targets: &Tensor, temperatures: &Tensor) -> TokenLogprobs {
+    fn token_logprob_forward(
+        &self,
+        h: &Tensor,
+        w: &Tensor,
+        targets: &Tensor,
+        temperatures: &Tensor,
+        excluded: &[u32],
+    ) -> TokenLogprobs {
         let (rows, vocab) = (h.rows(), w.rows());
         assert!(
             w.cols() == h.cols() && targets.len() == rows && temperatures.len() == rows,
@@ -24,17 +31,19 @@ impl TokenLogprob for Cpu {
         let (targets, temperatures) = (values::<i32>(targets), floats(temperatures));
         let mut found: Vec<[f32; 5]> = Vec::with_capacity(rows);
         for_logits(self, h, w, |first, logits| {
-            let row = |(i, z): (usize, &[f32])| {
+            let row = |(i, z): (usize, &mut [f32])| {
                 let (target, inverse) = (targets[first + i] as usize, 1.0 / temperatures[first + i]);
-                let (raw, tempered) = raw_and_tempered(self.simd, z, inverse);
+                let raw = softmax(self.simd, z, 1.0);
                 let raw_logprob = log_probability(z, 1.0, raw.lse, target);
+                let z = exclude(z, excluded);
+                let tempered = tempered_softmax(self.simd, z, inverse, raw, excluded);
                 let tempered_logprob = log_probability(z, inverse, tempered.lse, target);
                 [raw_logprob, tempered_logprob, raw.lse, tempered.lse, raw.entropy]
             };
             if logits.len() * COST < PARALLEL_COST {
-                found.extend(logits.chunks_exact(vocab).enumerate().map(row));
+                found.extend(logits.chunks_exact_mut(vocab).enumerate().map(row));
             } else {
-                found.par_extend(logits.par_chunks_exact(vocab).enumerate().map(row));
+                found.par_extend(logits.par_chunks_exact_mut(vocab).enumerate().map(row));
             }
         });
         let [raw, tempered, lse_raw, lse_tempered, entropy] = std::array::from_fn(|field| {
@@ -53,6 +62,7 @@ impl TokenLogprob for Cpu {
         targets: &Tensor,
         temperatures: &Tensor,
         lse: &Tensor,
+        excluded: &[u32],
         mut dw: Option<&mut Tensor>,
     ) -> Tensor {
         let (rows, dim, vocab) = (h.rows(), h.cols(), w.rows());
@@ -71,6 +81,7 @@ impl TokenLogprob for Cpu {
                     let scale = dlogprob[row] * inverse;
                     softmax_gradient(self.simd, z, inverse, lse[row], scale);
                     z[targets[row] as usize] += scale;
+                    excluded.iter().for_each(|&token| z[token as usize] = 0.0);
                 }
             });
             let count = logits.len() / vocab;

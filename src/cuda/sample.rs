@@ -1,6 +1,6 @@
 //! Drawing the next token: `kernels/sample.cu`. Draws go up in one piece, and what was drawn comes back in one.
 
-use super::token_logprob::ROW_THREADS;
+use super::token_logprob::{ROW_THREADS, excluded_ids};
 use super::{Cuda, expect_shape, optional, rows_of, size, tensor};
 use crate::ops::sample::{Draw, Drawn, Sample};
 use crate::ops::{Buffers, Dtype, Host, HostMut, Tensor};
@@ -21,7 +21,7 @@ impl Sample for Cuda {
         z
     }
 
-    fn sample(&self, logits: &Tensor, draws: &[Draw<'_>]) -> Vec<Drawn> {
+    fn sample(&self, logits: &Tensor, draws: &[Draw<'_>], excluded: &[u32]) -> Vec<Drawn> {
         let (rows, vocab) = (draws.len(), logits.cols());
         assert_eq!(logits.dtype(), Dtype::F32, "sample: logits {logits:?}");
         assert!(logits.rows() >= rows, "sample: {rows} draws of {logits:?}");
@@ -40,6 +40,7 @@ impl Sample for Cuda {
         let seen = self.upload(Host::I32(&lists.seen), &[lists.seen.len()], Dtype::I32);
         let draws = self.upload(Host::I32(&words), &[rows, DRAW_WORDS], Dtype::I32);
         let drawn = self.empty(&[rows, DRAWN_WORDS], Dtype::I32);
+        let [first, second] = excluded_ids(excluded, vocab);
         self.launch(
             "sample",
             [rows, 1, 1],
@@ -53,6 +54,8 @@ impl Sample for Cuda {
                 optional("allowed", allowed.as_ref()),
                 optional("adjusted", adjusted.as_ref()),
                 tensor("drawn", &drawn),
+                first,
+                second,
                 size(vocab),
             ],
         );

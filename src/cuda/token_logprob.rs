@@ -4,6 +4,7 @@
 use super::device::Argument;
 use super::linear::{THREADS, tiles};
 use super::{Cuda, expect_shape, rows_of, size, tensor};
+use crate::ops::sample::EXCLUDED_MAX;
 use crate::ops::token_logprob::{TokenLogprob, TokenLogprobs};
 use crate::ops::{Dtype, Tensor};
 
@@ -15,10 +16,18 @@ const CHUNK_ROWS_MAX: usize = 512;
 pub(super) const ROW_THREADS: usize = 512;
 
 impl TokenLogprob for Cuda {
-    fn token_logprob_forward(&self, h: &Tensor, w: &Tensor, targets: &Tensor, temperatures: &Tensor) -> TokenLogprobs {
+    fn token_logprob_forward(
+        &self,
+        h: &Tensor,
+        w: &Tensor,
+        targets: &Tensor,
+        temperatures: &Tensor,
+        excluded: &[u32],
+    ) -> TokenLogprobs {
         let (rows, vocab) = (h.rows(), w.rows());
         expect_shape("token_logprob_forward targets", targets, &[rows]);
         expect_shape("token_logprob_forward temperatures", temperatures, &[rows]);
+        let [first_excluded, second_excluded] = excluded_ids(excluded, vocab);
         let [raw, tempered, lse_raw, lse_tempered, entropy] = [(); 5].map(|()| self.empty(&[rows], Dtype::F32));
         self.for_logits(h, w, |first, count, z| {
             let of = |role, tensor| rows_of(role, tensor, first, count);
@@ -35,6 +44,8 @@ impl TokenLogprob for Cuda {
                     of("lse_raw", &lse_raw),
                     of("lse_tempered", &lse_tempered),
                     of("entropy", &entropy),
+                    first_excluded,
+                    second_excluded,
                     size(vocab),
                 ],
             );
@@ -50,6 +61,7 @@ impl TokenLogprob for Cuda {
         targets: &Tensor,
         temperatures: &Tensor,
         lse: &Tensor,
+        excluded: &[u32],
         dw: Option<&mut Tensor>,
     ) -> Tensor {
         let (rows, dim, vocab) = (h.rows(), h.cols(), w.rows());
@@ -60,6 +72,7 @@ impl TokenLogprob for Cuda {
         if let Some(dw) = &dw {
             expect_shape("token_logprob_backward dw", dw, &[vocab, dim]);
         }
+        let [first_excluded, second_excluded] = excluded_ids(excluded, vocab);
         let dh = self.empty(h.shape(), Dtype::Activation);
         let dz = self.empty(&[chunk_rows(rows, vocab), vocab], Dtype::Activation);
         let sizes = |count| [size(count), size(vocab), size(dim)];
@@ -76,6 +89,8 @@ impl TokenLogprob for Cuda {
                     of("lse", lse),
                     of("dlogprob", dlogprob),
                     tensor("dz", &dz),
+                    first_excluded,
+                    second_excluded,
                     size(vocab),
                 ],
             );
@@ -113,6 +128,14 @@ impl Cuda {
             work(first, count, &z);
         }
     }
+}
+
+/// The kernels' two excluded ids; -1 for none.
+#[track_caller]
+pub(super) fn excluded_ids(excluded: &[u32], vocab: usize) -> [Argument<'static>; EXCLUDED_MAX] {
+    let is_id = |&id: &u32| (id as usize) < vocab;
+    assert!(excluded.len() <= EXCLUDED_MAX && excluded.iter().all(is_id), "excluded tokens {excluded:?} of {vocab}");
+    std::array::from_fn(|place| Argument::I32(excluded.get(place).map_or(-1, |&id| id as i32)))
 }
 
 /// Rows of a chunk, at least one.

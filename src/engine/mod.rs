@@ -401,7 +401,7 @@ impl Engine {
                 &computed
             };
         self.ahead = schedule_ahead(&mut self.sequences, &mut self.cache, chunks);
-        draw(&*self.model.backend, logits, &mut self.sequences, &self.processor, chunks)
+        draw(&self.model, logits, &mut self.sequences, &self.processor, chunks)
     }
 
     /// What the second part does besides, while the device computes, for a simulation that does without it: decides as much of the next step as
@@ -521,9 +521,10 @@ pub struct Row {
     pub likeliest: Vec<(u32, f32)>,
 }
 
-/// Draws from the logits of the chunks that draw. What grammars allow is found out by the host while the device computes the logits.
+/// Draws from the logits of the chunks that draw: no placeholders of pictures. What grammars allow is found out by the host while the device
+/// computes the logits.
 fn draw(
-    backend: &dyn Backend,
+    model: &Model,
     logits: &Tensor,
     sequences: &mut BTreeMap<u64, Sequence>,
     processor: &Processor,
@@ -532,8 +533,9 @@ fn draw(
     make_masks(sequences);
     let samplers = samplers(sequences, processor, chunks);
     let draws: Vec<Draw<'_>> = samplers.iter().map(|(sampler, position)| sampler.draw(*position)).collect();
-    let drawn = backend.sample(logits, &draws);
-    let likeliest = likeliest_of(backend, logits, &likeliest_asked(sequences, chunks), &draws);
+    let excluded = model.config.placeholders();
+    let drawn = model.backend.sample(logits, &draws, &excluded);
+    let likeliest = likeliest_of(&*model.backend, logits, &likeliest_asked(sequences, chunks), &draws, &excluded);
     drawn.into_iter().zip(likeliest).map(|(drawn, likeliest)| Row { drawn, likeliest }).collect()
 }
 
@@ -588,6 +590,7 @@ fn likeliest_of(
     logits: &Tensor,
     asked: &[(usize, bool)],
     draws: &[Draw<'_>],
+    excluded: &[u32],
 ) -> Vec<Vec<(u32, f32)>> {
     if asked.iter().all(|&(count, _)| count == 0) {
         return vec![Vec::new(); asked.len()];
@@ -596,7 +599,7 @@ fn likeliest_of(
     let row = |((z, &asked), draw): ((&[f32], &(usize, bool)), &Draw<'_>)| match asked {
         (0, _) => Vec::new(),
         (count, false) => likeliest(z, count),
-        (count, true) => likeliest_processed(z, draw, count),
+        (count, true) => likeliest_processed(z, draw, excluded, count),
     };
     values.chunks_exact(logits.cols()).zip(asked).zip(draws).map(row).collect()
 }

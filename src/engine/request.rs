@@ -16,7 +16,7 @@ pub struct Sampled {
     pub id: u32,
     /// Log-probability at temperature 1 over the full vocabulary, nothing cut or penalised.
     pub raw: f32,
-    /// The same at the temperature it was drawn at; equal to `raw` at temperatures 0 and 1.
+    /// At the temperature it was drawn at (1 where that is 0), over the tokens that may be drawn: all but placeholders of pictures.
     pub tempered: f32,
     /// Temperature it was drawn at; 0 for the likeliest.
     pub temperature: f32,
@@ -96,7 +96,7 @@ pub struct Opening {
 pub struct Stops {
     /// Strings, matched on the bytes that the model drew since the last `open` or `append`.
     pub strings: Vec<String>,
-    /// Tokens: end of turn, and those that the model must not write.
+    /// Tokens, such as the end of a turn.
     pub token_ids: Vec<u32>,
     /// Tokens drawn since the last `open` or `append`.
     pub turn_tokens: usize,

@@ -143,20 +143,11 @@ impl Sequence {
         self.sampler.see(&[token.id]);
         self.sampler.read_own(token.id, bytes);
         self.turn_tokens += 1;
-        let stray_image = match self.cursor.extend(&[token.id]) {
-            Ok(positions) if token.id != config.image_pad => {
-                self.positions.extend(positions);
-                false
-            }
-            _ => {
-                self.positions.push(*self.positions.last().unwrap_or(&[0; 3]));
-                true
-            }
-        };
+        self.positions.extend(self.cursor.extend(&[token.id]).expect("drawn tokens are text"));
         let stopped_by = self.matcher.read(bytes, &self.stops.strings).filter(|_| self.sampler.may_end());
         let reason = if let Some(index) = stopped_by {
             Some(StopReason::Text(index))
-        } else if stray_image || self.stops.token_ids.contains(&token.id) {
+        } else if self.stops.token_ids.contains(&token.id) {
             Some(StopReason::Token(token.id))
         } else if self.turn_tokens >= self.stops.turn_tokens {
             Some(StopReason::TurnTokens)

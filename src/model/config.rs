@@ -45,6 +45,8 @@ pub struct Config {
     pub vision: VisionConfig,
     /// Placeholder token of an image's rows.
     pub image_pad: u32,
+    /// Placeholder token of a video's rows.
+    pub video_pad: u32,
 }
 
 /// The vision tower's part of [`Config`].
@@ -149,6 +151,7 @@ impl Config {
             Some(value) => value.as_f64().ok_or_else(|| missing("rope_theta", "a number"))?,
             None => 1_000_000.0,
         };
+        let image_pad = text.size_or("image_token_id", 151_655)? as u32;
         let config = Config {
             family,
             dim,
@@ -167,9 +170,19 @@ impl Config {
             context_tokens: text.size_or("max_position_embeddings", 32_768)?,
             init_std: text.find("initializer_range").and_then(Value::as_f64).unwrap_or(0.02) as f32,
             vision: VisionConfig::from_keys(family, &vision)?,
-            image_pad: text.size_or("image_token_id", 151_655)? as u32,
+            image_pad,
+            video_pad: text.size_or("video_token_id", image_pad as usize + 1)? as u32,
         };
         config.check(&vision)
+    }
+
+    /// Tokens that stand for images and videos, as far as the vocabulary has them. The model reads them and never draws them: what stood for
+    /// a picture that nobody gave would have no rows.
+    pub fn placeholders(&self) -> Vec<u32> {
+        let mut ids = vec![self.image_pad, self.video_pad];
+        ids.dedup();
+        ids.retain(|&id| (id as usize) < self.vocab);
+        ids
     }
 
     fn check(self, vision: &Keys<'_>) -> Result<Config, ConfigError> {

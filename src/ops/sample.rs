@@ -9,14 +9,20 @@ use super::Tensor;
 /// so it depends on nothing else.
 /// At temperature 0 the token is the argmax after penalty, bias and mask (ties: lower id).
 ///
+/// `excluded` tokens, which the model reads and must not write, are never drawn, whatever bias and mask say. They are left out before
+/// anything else, for all rows alike: the tempered log-probability is over the others.
+///
 /// A token whose bias is minus infinity, or that the mask does not allow, is banned: it is never drawn, and no cut counts it. Where all
-/// are banned nothing can be drawn: `kept` is 0, which it never is otherwise, `processed` is minus infinity, and `token` says nothing.
+/// are banned or excluded nothing can be drawn: `kept` is 0, which it never is otherwise, `processed` is minus infinity, and `token` says nothing.
 pub trait Sample {
     /// `z = h wᵀ`: F32 `[N, V]`, by the arithmetic of [`super::token_logprob`]; h Activation `[N, D]`, w Bf16 `[V, D]`.
     fn logits(&self, h: &Tensor, w: &Tensor) -> Tensor;
-    /// logits F32 `[N, V]`; one [`Draw`] for each of the first rows.
-    fn sample(&self, logits: &Tensor, draws: &[Draw<'_>]) -> Vec<Drawn>;
+    /// logits F32 `[N, V]`; one [`Draw`] for each of the first rows; at most [`EXCLUDED_MAX`] different ids of the vocabulary are excluded.
+    fn sample(&self, logits: &Tensor, draws: &[Draw<'_>], excluded: &[u32]) -> Vec<Drawn>;
 }
+
+/// Ids that a call excludes at most: placeholders of images and of videos.
+pub const EXCLUDED_MAX: usize = 2;
 
 /// How to draw a row.
 #[derive(Clone, Copy, Debug)]
@@ -64,18 +70,19 @@ pub struct Drawn {
     pub token: u32,
     /// Its log-probability at temperature 1 over the full vocabulary, with nothing cut or penalised.
     pub raw: f32,
-    /// The same at the draw's temperature; equal to `raw` at temperatures 0 and 1.
+    /// At the draw's temperature (1 where that is 0) over the vocabulary without the excluded tokens; equal to `raw` at temperatures 0 and 1
+    /// where nothing is excluded.
     pub tempered: f32,
     /// Under the distribution drawn from (after penalty, bias, mask and cuts, renormalised); 0 at temperature 0.
     pub processed: f32,
-    /// Share that the cuts kept of the tempered mass after penalty, bias and mask: what is banned is in neither. 1 if nothing was cut.
+    /// Share that the cuts kept of the tempered mass after penalty, bias and mask: what is banned or excluded is in neither. 1 if nothing was cut.
     pub kept: f32,
     /// Entropy of the raw distribution in nats.
     pub entropy: f32,
 }
 
 impl Drawn {
-    /// Whether every token was banned, so that none could be drawn.
+    /// Whether every token was banned or excluded, so that none could be drawn.
     pub fn is_nothing(&self) -> bool {
         self.kept == 0.0
     }

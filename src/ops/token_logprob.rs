@@ -3,13 +3,23 @@
 use super::Tensor;
 
 /// With `z = h wᵀ` in f32 (each element one chain, as in [`super::linear`]): `raw = z[target] − lse(z)` and, at temperature τ,
-/// `tempered = z[target]·(1/τ) − lse(z·(1/τ))`. The log-sum-exp is the one that [`super::sample`] uses.
+/// `tempered = z[target]·(1/τ) − lse(z·(1/τ))`, where the tempered log-sum-exp leaves `excluded` tokens out, as [`super::sample`] does: their
+/// own tempered log-probability is minus infinity. The log-sum-exp is the one that [`super::sample`] uses.
 pub trait TokenLogprob {
-    /// h Activation `[N, D]`; w Bf16 `[V, D]`; targets I32 `[N]`; temperatures F32 `[N]`, each above 0.
-    fn token_logprob_forward(&self, h: &Tensor, w: &Tensor, targets: &Tensor, temperatures: &Tensor) -> TokenLogprobs;
-    /// Gradient of `Σ_i dlogprob[i] · tempered[i]`: `dz = dlogprob/τ · (onehot(target) − softmax(z/τ))`, `dh = dz w`, `dw += dzᵀ h`.
+    /// h Activation `[N, D]`; w Bf16 `[V, D]`; targets I32 `[N]`; temperatures F32 `[N]`, each above 0; at most
+    /// [`super::sample::EXCLUDED_MAX`] different ids of the vocabulary are excluded.
+    fn token_logprob_forward(
+        &self,
+        h: &Tensor,
+        w: &Tensor,
+        targets: &Tensor,
+        temperatures: &Tensor,
+        excluded: &[u32],
+    ) -> TokenLogprobs;
+    /// Gradient of `Σ_i dlogprob[i] · tempered[i]`: `dz = dlogprob/τ · (onehot(target) − softmax(z/τ))`, and 0 for excluded tokens, which
+    /// the softmax leaves out; `dh = dz w`, `dw += dzᵀ h`.
     ///
-    /// For raw log-probabilities pass temperatures of 1 and `lse_raw`. dlogprob, temperatures, lse F32 `[N]`; dw F32 `[V, D]`.
+    /// For raw log-probabilities pass temperatures of 1, `lse_raw`, and nothing excluded. dlogprob, temperatures, lse F32 `[N]`; dw F32 `[V, D]`.
     #[allow(clippy::too_many_arguments)] // each is a tensor of the formula
     fn token_logprob_backward(
         &self,
@@ -19,6 +29,7 @@ pub trait TokenLogprob {
         targets: &Tensor,
         temperatures: &Tensor,
         lse: &Tensor,
+        excluded: &[u32],
         dw: Option<&mut Tensor>,
     ) -> Tensor;
 }
@@ -26,13 +37,13 @@ pub trait TokenLogprob {
 /// Output of [`TokenLogprob::token_logprob_forward`], each F32 `[N]`.
 #[derive(Debug)]
 pub struct TokenLogprobs {
-    /// At temperature 1.
+    /// At temperature 1 over the full vocabulary.
     pub raw: Tensor,
-    /// At the row's temperature; equal to `raw` to the bit where that is 1.
+    /// At the row's temperature without the excluded tokens; equal to `raw` to the bit where that is 1 and nothing is excluded.
     pub tempered: Tensor,
     /// Saved: `lse(z)`.
     pub lse_raw: Tensor,
-    /// Saved: `lse(z/τ)`.
+    /// Saved: `lse(z/τ)` without the excluded tokens.
     pub lse_tempered: Tensor,
     /// Entropy of `softmax(z)` in nats.
     pub entropy: Tensor,

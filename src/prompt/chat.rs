@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 use super::image::{ImageError, decode_bytes, decode_file, stored_size};
+use super::size::PictureSize;
 use crate::files::{is_elsewhere, local_path};
 
 /// Where an image stands in the string contents of Thyme's data.
@@ -73,6 +74,8 @@ pub enum ImageSource {
     DataUrl(String),
     /// Pixels.
     Memory(Arc<RgbImage>),
+    /// Any of these, with the size that its message asks for.
+    Sized(Box<ImageSource>, PictureSize),
 }
 
 impl Message {
@@ -141,7 +144,31 @@ impl ImageSource {
         })
     }
 
-    /// Decodes the picture; relative paths start at `folder`.
+    /// The source with the size that its message asks for, if it does.
+    pub fn sized(self, size: Option<PictureSize>) -> Self {
+        match size {
+            Some(size) => ImageSource::Sized(Box::new(self), size),
+            None => self,
+        }
+    }
+
+    /// The size that its message asks for.
+    pub fn size(&self) -> Option<PictureSize> {
+        match self {
+            ImageSource::Sized(_, size) => Some(*size),
+            ImageSource::Path(_) | ImageSource::DataUrl(_) | ImageSource::Memory(_) => None,
+        }
+    }
+
+    /// The source without the size that its message asks for.
+    pub fn original(&self) -> &ImageSource {
+        match self {
+            ImageSource::Sized(source, _) => source.original(),
+            ImageSource::Path(_) | ImageSource::DataUrl(_) | ImageSource::Memory(_) => self,
+        }
+    }
+
+    /// Decodes the picture as it is stored; relative paths start at `folder`.
     ///
     /// # Errors
     /// When the file or the data is missing, damaged or of an unusable size.
@@ -150,6 +177,7 @@ impl ImageSource {
             ImageSource::Path(path) => decode_file(&folder.join(path)).map(Arc::new),
             ImageSource::DataUrl(url) => decode_bytes(&data_of(url)?, &shorten(url)).map(Arc::new),
             ImageSource::Memory(pixels) => Ok(Arc::clone(pixels)),
+            ImageSource::Sized(source, _) => source.load(folder),
         }
     }
 
@@ -159,6 +187,7 @@ impl ImageSource {
             ImageSource::Path(path) => stored_size(BufReader::new(File::open(folder.join(path)).ok()?)),
             ImageSource::DataUrl(url) => stored_size(Cursor::new(data_of(url).ok()?)),
             ImageSource::Memory(pixels) => Some(pixels.dimensions()),
+            ImageSource::Sized(source, _) => source.stored_size(folder),
         }
     }
 }
@@ -255,14 +284,25 @@ fn read_part(part: &Value) -> Result<Part, String> {
     let missing = || format!("content part {} has no {kind:?}", shorten(&part.to_string()));
     match kind {
         "text" => Ok(Part::Text(part["text"].as_str().ok_or_else(missing)?.to_owned())),
-        "image" | "image_url" => read_source(part.get(kind).ok_or_else(missing)?).map(Part::Image),
+        "image" | "image_url" => {
+            let source = read_address(part.get(kind).ok_or_else(missing)?)?;
+            Ok(Part::Image(source.sized(picture_size(part)?)))
+        }
         other => Err(format!("content part of type {other:?} is not supported; known types: text, image, image_url")),
     }
 }
 
-/// A path or URL; or an object that has it under `url` (OpenAI) or `path`.
+fn picture_size(part: &Value) -> Result<Option<PictureSize>, String> {
+    PictureSize::of_part(part).map_err(|error| format!("content part {}: {error}", shorten(&part.to_string())))
+}
+
+/// A path or URL; or an object that has it under `url` (OpenAI), `path` or `image` (qwen-vl-utils), and may say a size.
 fn read_source(source: &Value) -> Result<ImageSource, String> {
-    let text = source.as_str().or_else(|| source["url"].as_str()).or_else(|| source["path"].as_str());
+    Ok(read_address(source)?.sized(picture_size(source)?))
+}
+
+fn read_address(source: &Value) -> Result<ImageSource, String> {
+    let text = source.as_str().or_else(|| ["url", "path", "image"].iter().find_map(|key| source[key].as_str()));
     let wrong = || format!("an image must be a path or a data URL, not {}", shorten(&source.to_string()));
     ImageSource::parse(text.ok_or_else(wrong)?)
 }

@@ -5,11 +5,15 @@ use std::io::{BufRead, Cursor, Seek};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+use ::image::metadata::Orientation;
 use ::image::{DynamicImage, ImageDecoder, ImageError as CodecError, ImageFormat, ImageReader, Limits, RgbImage};
 use thiserror::Error;
 
+use super::gif;
+use super::png::{self, Png};
 use super::positions::Grid;
 use super::resize::resize_bicubic;
+use super::size::PictureSize;
 
 /// The longest side that is decoded.
 pub const SIDE_MAX: u32 = 16_384;
@@ -42,8 +46,8 @@ pub enum ImageProblem {
     /// Not one of the formats.
     #[error("is not PNG, JPEG, WebP, GIF or BMP; convert it to one of these")]
     UnknownFormat,
-    /// A side is too short.
-    #[error("is {width}x{height} pixels; each side must have at least 2: give a larger picture or crop")]
+    /// It has no pixels.
+    #[error("is {width}x{height} pixels; each side must have at least 1")]
     TooSmall {
         /// Pixels.
         width: u32,
@@ -59,6 +63,16 @@ pub enum ImageProblem {
         width: u32,
         /// Pixels.
         height: u32,
+    },
+    /// The message asks for more pixels than it allows.
+    #[error(
+        "is wanted at {least} pixels or more and {most} or fewer; give min_pixels and max_pixels in order, both beside the picture"
+    )]
+    Limits {
+        /// `min_pixels`.
+        least: u64,
+        /// `max_pixels`.
+        most: u64,
     },
     /// The sides are too unequal.
     #[error(
@@ -86,7 +100,8 @@ impl ImageProblem {
     }
 }
 
-/// Decodes a picture file: first frame, EXIF orientation applied, transparency onto white, grey and palettes to RGB.
+/// Decodes a picture file: first frame, EXIF orientation applied, and RGB made of it as Pillow and qwen-vl-utils do: RGB with alpha is laid onto
+/// white, other transparency is dropped. What is odd about a file whose pixels are whole is a warning.
 ///
 /// # Errors
 /// When it is missing, damaged, of another format, or of an unusable size. Sizes are checked before pixels are decoded.
@@ -109,9 +124,13 @@ pub fn decode_file(path: &Path) -> Result<RgbImage, ImageError> {
 /// As [`decode_file`].
 pub fn decode_bytes(bytes: &[u8], name: &str) -> Result<RgbImage, ImageError> {
     // The codecs are other people's code fed with anybody's bytes: a panic in one is a damaged file, not our end.
-    catch_unwind(AssertUnwindSafe(|| decode(bytes)))
+    let (image, oddities) = catch_unwind(AssertUnwindSafe(|| decode(bytes)))
         .unwrap_or_else(|_| Err(ImageProblem::Unreadable("the data is damaged (the decoder gave up)".to_owned())))
-        .map_err(|problem| problem.of(name))
+        .map_err(|problem| problem.of(name))?;
+    for oddity in oddities {
+        tracing::warn!("image {name}: {oddity}; its pixels are used as Pillow has them");
+    }
+    Ok(image)
 }
 
 /// Width and height of a picture as it is stored, before its orientation is applied, if its header says them.
@@ -120,15 +139,24 @@ pub fn stored_size(picture: impl BufRead + Seek) -> Option<(u32, u32)> {
     catch_unwind(AssertUnwindSafe(read)).ok().flatten()
 }
 
-fn decode(bytes: &[u8]) -> Result<RgbImage, ImageProblem> {
+/// The picture, and what is odd about its file.
+fn decode(bytes: &[u8]) -> Result<(RgbImage, Vec<&'static str>), ImageProblem> {
+    if bytes.starts_with(png::MAGIC) {
+        let Png { pixels, exif, oddities } = png::decode(bytes)?;
+        let orientation = exif.and_then(|exif| Orientation::from_exif_chunk(&exif));
+        return Ok((turned(pixels.into(), orientation).into_rgb8(), oddities));
+    }
     let mut reader =
         ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| damaged(&error.to_string()))?;
     let format = reader.format().filter(|format| FORMATS.contains(format)).ok_or(match bytes {
         [] => ImageProblem::Unreadable("the file is empty".to_owned()),
         _ => ImageProblem::UnknownFormat,
     })?;
-    if format == ImageFormat::Jpeg && !jpeg_is_complete(bytes) {
-        return Err(damaged("the end of the JPEG is missing"));
+    match format {
+        ImageFormat::Gif => return Ok((gif::decode(bytes)?, Vec::new())),
+        ImageFormat::Jpeg => check_jpeg(bytes)?,
+        ImageFormat::WebP if !webp_is_complete(bytes) => return Err(damaged("the WebP ends within a chunk")),
+        _ => {}
     }
     // 16 bits in 4 channels are 8 bytes a pixel; twice that leaves room for a decoder's own buffers.
     let mut limits = Limits::default();
@@ -138,9 +166,13 @@ fn decode(bytes: &[u8]) -> Result<RgbImage, ImageProblem> {
     let (width, height) = decoder.dimensions();
     check_size(width, height)?;
     let orientation = decoder.orientation().map_err(codec_problem)?;
-    let mut image = DynamicImage::from_decoder(decoder).map_err(codec_problem)?;
-    image.apply_orientation(orientation);
-    Ok(onto_white(image))
+    let image = DynamicImage::from_decoder(decoder).map_err(codec_problem)?;
+    Ok((onto_white(turned(image, Some(orientation))), Vec::new()))
+}
+
+fn turned(mut image: DynamicImage, orientation: Option<Orientation>) -> DynamicImage {
+    image.apply_orientation(orientation.unwrap_or(Orientation::NoTransforms));
+    image
 }
 
 /// Whether a picture of this size is usable.
@@ -148,7 +180,7 @@ fn decode(bytes: &[u8]) -> Result<RgbImage, ImageProblem> {
 /// # Errors
 /// When it is too small, too large or too narrow.
 pub fn check_size(width: u32, height: u32) -> Result<(), ImageProblem> {
-    if width < 2 || height < 2 {
+    if width == 0 || height == 0 {
         return Err(ImageProblem::TooSmall { width, height });
     }
     if width.max(height) > SIDE_MAX || u64::from(width) * u64::from(height) > PIXELS_MAX {
@@ -164,7 +196,8 @@ fn aspect(width: u32, height: u32) -> f64 {
     f64::from(width.max(height)) / f64::from(width.min(height))
 }
 
-fn damaged(reason: &str) -> ImageProblem {
+/// What a damaged file is.
+pub(super) fn damaged(reason: &str) -> ImageProblem {
     ImageProblem::Unreadable(format!("the data is damaged or cut off ({reason}); copy or download it again"))
 }
 
@@ -172,24 +205,36 @@ fn codec_problem(error: CodecError) -> ImageProblem {
     damaged(&error.to_string())
 }
 
-/// Whether an end marker follows the start of the scan; the decoder would fill a cut-off picture with grey. Markers before
-/// the scan are skipped by their lengths, since an embedded thumbnail has an end marker of its own.
-fn jpeg_is_complete(bytes: &[u8]) -> bool {
+/// Checks what a decoder would put up with and libjpeg does not: an end marker must follow the start of the scan, or a cut-off picture would be
+/// filled with grey, and only known markers may stand before it. They are skipped by their lengths, since an embedded thumbnail has an end
+/// marker of its own.
+fn check_jpeg(bytes: &[u8]) -> Result<(), ImageProblem> {
     const START_OF_SCAN: u8 = 0xDA;
     const END: [u8; 2] = [0xFF, 0xD9];
     let mut at = 2;
     while let Some(&[marker, kind, high, low]) = bytes.get(at..at + 4) {
-        if marker != 0xFF {
-            return false;
-        }
         match kind {
-            START_OF_SCAN => return bytes[at..].windows(2).rev().any(|pair| pair == END),
+            _ if marker != 0xFF => at += 1,
+            START_OF_SCAN if bytes[at..].windows(2).rev().any(|pair| pair == END) => return Ok(()),
+            START_OF_SCAN => break,
             0xFF => at += 1,
             0x01 | 0xD0..=0xD8 => at += 2,
-            _ => at += 2 + usize::from(u16::from_be_bytes([high, low])),
+            0xC0..=0xC7 | 0xC9..=0xDD | 0xE0..=0xEF | 0xFE => at += 2 + usize::from(u16::from_be_bytes([high, low])),
+            _ => return Err(damaged(&format!("the JPEG has an unknown marker {kind:02X}"))),
         }
     }
-    false
+    Err(damaged("the end of the JPEG is missing"))
+}
+
+/// Whether all chunks lie within the file.
+fn webp_is_complete(bytes: &[u8]) -> bool {
+    let length = |at: usize| Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?) as usize);
+    let Some(end) = length(4).map(|length| length + 8).filter(|end| *end <= bytes.len()) else { return false };
+    let mut at = 12;
+    while let Some(length) = length(at + 4).filter(|_| at + 8 <= end) {
+        at += 8 + length + length % 2;
+    }
+    at <= end
 }
 
 fn onto_white(image: DynamicImage) -> RgbImage {
@@ -199,10 +244,16 @@ fn onto_white(image: DynamicImage) -> RgbImage {
     let image = image.into_rgba8();
     let mut white = RgbImage::new(image.width(), image.height());
     for (pixel, over) in white.pixels_mut().zip(image.pixels()) {
-        let [red, green, blue, alpha] = over.0.map(u32::from);
-        pixel.0 = [red, green, blue].map(|level| ((level * alpha + 255 * (255 - alpha) + 127) / 255) as u8);
+        let [red, green, blue, alpha] = over.0;
+        pixel.0 = over_white([red, green, blue], alpha);
     }
     white
+}
+
+/// A colour laid over white.
+pub(super) fn over_white(colour: [u8; 3], alpha: u8) -> [u8; 3] {
+    let alpha = u32::from(alpha);
+    colour.map(|level| ((u32::from(level) * alpha + 255 * (255 - alpha) + 127) / 255) as u8)
 }
 
 /// How a checkpoint wants its pictures (`preprocessor_config.json`).
@@ -245,13 +296,37 @@ impl ImageSettings {
         self.patch_size * self.merge_size
     }
 
-    /// Tokens of a picture of this size, or of one turned by a quarter.
+    /// Tokens of a picture of this size, or of one turned by a quarter, where its message asks for `size`.
     ///
     /// # Errors
-    /// As [`smart_resize`].
-    pub fn tokens(&self, (width, height): (u32, u32)) -> Result<usize, ImageProblem> {
-        let (tall, wide) = smart_resize((height, width), self.factor(), self.min_pixels, self.max_pixels)?;
+    /// As [`ImageSettings::resized`].
+    pub fn tokens(&self, (width, height): (u32, u32), size: Option<PictureSize>) -> Result<usize, ImageProblem> {
+        let (tall, wide) = self.resized((height, width), size)?;
         Ok((tall / self.factor()) * (wide / self.factor()))
+    }
+
+    /// The size, as (height, width), at which the model sees a picture of this size: as [`smart_resize`] has it, or, where its message asks for
+    /// `size`, as qwen-vl-utils has it, which rounds a side to a cell at least before it looks at the limits.
+    ///
+    /// # Errors
+    /// As [`smart_resize`]; also when the limits contradict each other.
+    pub fn resized(&self, picture: (u32, u32), size: Option<PictureSize>) -> Result<(usize, usize), ImageProblem> {
+        let factor = self.factor();
+        let cell = (factor * factor) as u64;
+        match size {
+            None => smart_resize(picture, factor, self.min_pixels, self.max_pixels),
+            Some(PictureSize::Sides { resized_height, resized_width }) => {
+                // Limits of qwen-vl-utils.
+                resize_within((resized_height, resized_width), factor, factor, 4 * cell, 16_384 * cell)
+            }
+            Some(PictureSize::Limits { min_pixels, max_pixels }) => {
+                let (least, most) = (min_pixels.unwrap_or(self.min_pixels), max_pixels.unwrap_or(self.max_pixels));
+                if least > most {
+                    return Err(ImageProblem::Limits { least, most });
+                }
+                resize_within(picture, factor, factor, least, most)
+            }
+        }
     }
 
     /// The value that the model sees for each level of each channel: `level / 255` rounded to f32, then
@@ -272,8 +347,19 @@ impl ImageSettings {
 /// # Errors
 /// When a side is zero, or the aspect ratio is above [`ASPECT_MAX`].
 pub fn smart_resize(
+    picture: (u32, u32),
+    factor: usize,
+    min_pixels: u64,
+    max_pixels: u64,
+) -> Result<(usize, usize), ImageProblem> {
+    resize_within(picture, factor, 0, min_pixels, max_pixels)
+}
+
+/// [`smart_resize`] with sides that are rounded to `side_min` at least.
+fn resize_within(
     (height, width): (u32, u32),
     factor: usize,
+    side_min: usize,
     min_pixels: u64,
     max_pixels: u64,
 ) -> Result<(usize, usize), ImageProblem> {
@@ -285,7 +371,7 @@ pub fn smart_resize(
     }
     let (tall, wide, step) = (f64::from(height), f64::from(width), factor as f64);
     let area = (u64::from(height) * u64::from(width)) as f64;
-    let round = |side: f64| (side / step).round_ties_even() as usize * factor;
+    let round = |side: f64| ((side / step).round_ties_even() as usize * factor).max(side_min);
     let (rounded_height, rounded_width) = (round(tall), round(wide));
     let rounded_area = rounded_height as u64 * rounded_width as u64;
     if rounded_area > max_pixels {
@@ -330,10 +416,21 @@ impl PreparedImage {
     /// # Errors
     /// When its size is unusable.
     pub fn prepare(image: &RgbImage, settings: &ImageSettings) -> Result<Self, ImageProblem> {
+        Self::prepare_at(image, settings, None)
+    }
+
+    /// The same where its message asks for `size`.
+    ///
+    /// # Errors
+    /// When its size is unusable, or the asked one is.
+    pub fn prepare_at(
+        image: &RgbImage,
+        settings: &ImageSettings,
+        size: Option<PictureSize>,
+    ) -> Result<Self, ImageProblem> {
         let (width, height) = image.dimensions();
         check_size(width, height)?;
-        let (resized_height, resized_width) =
-            smart_resize((height, width), settings.factor(), settings.min_pixels, settings.max_pixels)?;
+        let (resized_height, resized_width) = settings.resized((height, width), size)?;
         let from = (height as usize, width as usize);
         let pixels = resize_bicubic(image.as_raw(), from, (resized_height, resized_width));
         let side = settings.patch_size;

@@ -2,12 +2,15 @@
 //! nothing of weights or devices.
 
 pub mod chat;
+mod gif;
 pub mod image;
 mod jinja;
+mod png;
 pub mod positions;
 mod processor;
 mod resize;
 mod simd;
+pub mod size;
 pub mod tokenizer;
 
 pub use chat::{ChatError, ChatTemplate, ImageSource, Message, Part, RenderOptions, place_images};
@@ -15,4 +18,5 @@ pub use image::{ImageError, ImageProblem, ImageSettings, PreparedImage, smart_re
 pub use positions::{Grid, PositionCursor, PositionError, WindowOrder};
 pub use processor::{IMAGE_MARKUP, Processor, Prompt, PromptError, SpecialIds, read_image_settings};
 pub use resize::resize_bicubic;
+pub use size::{PictureSize, PixelLimits, SizeError};
 pub use tokenizer::{StreamDecoder, Tokenizer, TokenizerError};

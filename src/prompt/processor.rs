@@ -240,11 +240,26 @@ impl Processor {
         image_folder: &Path,
         add_generation_prompt: bool,
     ) -> Result<Prompt, PromptError> {
+        self.encode_messages_at(messages, image_folder, add_generation_prompt, &self.image_settings)
+    }
+
+    /// [`Processor::encode_messages`] with other limits of pixels.
+    ///
+    /// # Errors
+    /// As that has them.
+    pub fn encode_messages_at(
+        &self,
+        messages: &[Message],
+        image_folder: &Path,
+        add_generation_prompt: bool,
+        settings: &ImageSettings,
+    ) -> Result<Prompt, PromptError> {
         let options = RenderOptions { add_generation_prompt, ..RenderOptions::default() };
         let text = self.render(messages, &options)?;
         let mut images = Vec::new();
         for source in messages.iter().flat_map(Message::images) {
-            images.push(Arc::new(self.prepare(&*source.load(image_folder)?)?));
+            let pixels = source.load(image_folder)?;
+            images.push(Arc::new(PreparedImage::prepare_at(&pixels, settings, source.size())?));
         }
         Ok(Prompt { token_ids: self.encode_prompt(&text, &images)?, images })
     }

@@ -266,7 +266,8 @@ pub struct GrpoSettings {
     /// Hold tokens drawn at temperature 0 near the reference, at temperature 1, though they have no policy gradient. They then count
     /// among the tokens of the loss.
     pub kl_zero_temperature_tokens: bool,
-    /// Which log-probability ratio and KL are taken of.
+    /// Which log-probability ratio and KL are taken of: `temperature`, of the distribution over the tokens that can be drawn, or `raw`, over
+    /// all, placeholders of images and videos too.
     pub logprob: LogprobKind,
 }
 

@@ -13,28 +13,29 @@ impl Sample for Reference {
         floats(f64s(&z).to_vec(), z.shape(), Dtype::F32)
     }
 
-    fn sample(&self, logits: &Tensor, draws: &[Draw<'_>]) -> Vec<Drawn> {
+    fn sample(&self, logits: &Tensor, draws: &[Draw<'_>], excluded: &[u32]) -> Vec<Drawn> {
         assert!(logits.rows() >= draws.len(), "sample: {} draws of {logits:?}", draws.len());
-        f64s(logits).chunks_exact(logits.cols()).zip(draws).map(|(z, draw)| sample_row(z, draw)).collect()
+        f64s(logits).chunks_exact(logits.cols()).zip(draws).map(|(z, draw)| sample_row(z, draw, excluded)).collect()
     }
 }
 
-fn sample_row(z: &[f64], draw: &Draw<'_>) -> Drawn {
-    let drawn_from = constrain(penalise(z, draw), draw);
-    let (token, processed, kept) = if draw.is_constrained() && drawn_from.iter().all(|z| *z == f64::NEG_INFINITY) {
+fn sample_row(z: &[f64], draw: &Draw<'_>, excluded: &[u32]) -> Drawn {
+    let drawn_from = exclude(constrain(penalise(z, draw), draw), excluded);
+    let is_cut = draw.is_constrained() || !excluded.is_empty();
+    let (token, processed, kept) = if is_cut && drawn_from.iter().all(|z| *z == f64::NEG_INFINITY) {
         (0, f64::NEG_INFINITY, 0.0)
     } else if draw.temperature == 0.0 {
         (ranked(&drawn_from)[0], 0.0, 1.0)
     } else {
-        draw_from(&drawn_from, draw)
+        draw_from(&drawn_from, draw, is_cut)
     };
     let inverse = if draw.temperature == 0.0 { 1.0 } else { 1.0 / f64::from(draw.temperature) };
-    let tempered: Vec<f64> = z.iter().map(|z| z * inverse).collect();
+    let tempered: Vec<f64> = exclude(z.iter().map(|z| z * inverse).collect(), excluded);
     let raw_lse = log_sum_exp(z);
     Drawn {
         token: token as u32,
         raw: (z[token] - raw_lse) as f32,
-        tempered: (tempered[token] - log_sum_exp(&tempered)) as f32,
+        tempered: (z[token] * inverse - log_sum_exp(&tempered)) as f32,
         processed: processed as f32,
         kept: kept as f32,
         entropy: -z.iter().map(|z| (z - raw_lse).exp() * (z - raw_lse)).sum::<f64>() as f32,
@@ -60,6 +61,14 @@ fn constrain(mut z: Vec<f64>, draw: &Draw<'_>) -> Vec<f64> {
     z
 }
 
+/// The logits with those of excluded tokens at minus infinity.
+pub fn exclude(mut z: Vec<f64>, excluded: &[u32]) -> Vec<f64> {
+    for &token in excluded {
+        z[token as usize] = f64::NEG_INFINITY;
+    }
+    z
+}
+
 /// Token ids by descending value, ties by ascending id.
 fn ranked(z: &[f64]) -> Vec<usize> {
     let mut ids: Vec<usize> = (0..z.len()).collect();
@@ -67,12 +76,12 @@ fn ranked(z: &[f64]) -> Vec<usize> {
     ids
 }
 
-/// The token, its log-probability after the cuts and the share of the mass that they kept.
-fn draw_from(drawn_from: &[f64], draw: &Draw<'_>) -> (usize, f64, f64) {
+/// The token, its log-probability after the cuts and the share of the mass that they kept. If `is_cut`, logits of minus infinity are no tokens.
+fn draw_from(drawn_from: &[f64], draw: &Draw<'_>, is_cut: bool) -> (usize, f64, f64) {
     let scaled: Vec<f64> = drawn_from.iter().map(|z| z / f64::from(draw.temperature)).collect();
     let lse = log_sum_exp(&scaled);
     let mut ids = ranked(&scaled);
-    if draw.is_constrained() {
+    if is_cut {
         ids.retain(|id| scaled[*id] > f64::NEG_INFINITY);
     }
     let possible = ids.len();

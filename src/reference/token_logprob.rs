@@ -1,13 +1,21 @@
 //! Head and softmax: see [`crate::ops::token_logprob`].
 
 use super::buffers::{f64s, floats, i32s};
+use super::sample::exclude;
 use super::{Reference, expect_shape};
 use crate::ops::linear::Linear;
 use crate::ops::token_logprob::{TokenLogprob, TokenLogprobs};
 use crate::ops::{Dtype, Tensor};
 
 impl TokenLogprob for Reference {
-    fn token_logprob_forward(&self, h: &Tensor, w: &Tensor, targets: &Tensor, temperatures: &Tensor) -> TokenLogprobs {
+    fn token_logprob_forward(
+        &self,
+        h: &Tensor,
+        w: &Tensor,
+        targets: &Tensor,
+        temperatures: &Tensor,
+        excluded: &[u32],
+    ) -> TokenLogprobs {
         let rows = h.rows();
         expect_shape("token_logprob_forward targets", targets, &[rows]);
         expect_shape("token_logprob_forward temperatures", temperatures, &[rows]);
@@ -16,7 +24,7 @@ impl TokenLogprob for Reference {
         for (t, z) in f64s(&logits).chunks_exact(w.rows()).enumerate() {
             let (target, inverse) = (i32s(targets)[t] as usize, 1.0 / f64s(temperatures)[t]);
             let lse = log_sum_exp(z);
-            let scaled: Vec<f64> = z.iter().map(|z| z * inverse).collect();
+            let scaled = exclude(z.iter().map(|z| z * inverse).collect(), excluded);
             let lse_scaled = log_sum_exp(&scaled);
             raw.push(z[target] - lse);
             tempered.push(scaled[target] - lse_scaled);
@@ -37,6 +45,7 @@ impl TokenLogprob for Reference {
         targets: &Tensor,
         temperatures: &Tensor,
         lse: &Tensor,
+        excluded: &[u32],
         dw: Option<&mut Tensor>,
     ) -> Tensor {
         let vocab = w.rows();
@@ -48,6 +57,9 @@ impl TokenLogprob for Reference {
         for (t, z) in f64s(&logits).chunks_exact(vocab).enumerate() {
             let (target, inverse) = (i32s(targets)[t] as usize, 1.0 / f64s(temperatures)[t]);
             dz.extend(z.iter().enumerate().map(|(id, z)| {
+                if excluded.contains(&(id as u32)) {
+                    return 0.0;
+                }
                 let one_hot = if id == target { 1.0 } else { 0.0 };
                 f64s(dlogprob)[t] * inverse * (one_hot - (z * inverse - f64s(lse)[t]).exp())
             }));

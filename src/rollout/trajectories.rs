@@ -171,7 +171,7 @@ impl<'a> Trajectories<'a> {
             adaptive: code.map(|((open, close), temperature)| AdaptiveTemperature { open, close, temperature }),
             stops: Stops {
                 strings,
-                token_ids: vec![ids.im_end, ids.endoftext, ids.image_pad, ids.video_pad],
+                token_ids: vec![ids.im_end, ids.endoftext],
                 turn_tokens: start.limits.turn,
                 total_tokens: start.limits.total,
             },
@@ -297,17 +297,11 @@ impl<'a> Trajectories<'a> {
     ) {
         let Some(active) = self.active.get_mut(&sequence) else { return };
         active.is_running = false;
-        let ids = self.processor.special_ids();
         let end = match reason {
             StopReason::Text(stop) if stop < self.stop_strings.len() => {
                 return self.read(generator, sequence, stop, watch);
             }
             StopReason::Text(_) => End::StopString,
-            StopReason::Token(id) if id == ids.image_pad || id == ids.video_pad => {
-                active.tokens.pop();
-                active.pieces.pop();
-                End::StrayImageToken
-            }
             StopReason::Token(_) | StopReason::NothingAllowed => End::EndOfTurn,
             StopReason::TurnTokens => End::TurnTokens,
             StopReason::TotalTokens => End::TotalTokens,

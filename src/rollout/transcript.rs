@@ -100,8 +100,6 @@ pub enum End {
     },
     /// The model repeated itself over more than half of a turn.
     Repetition,
-    /// The model wrote an image placeholder, which has no picture; that token is left out.
-    StrayImageToken,
     /// The tool itself could not work (not the model's code): why.
     ToolFailed(String),
     /// The task could not be opened, for example for a damaged picture: why.
@@ -122,7 +120,6 @@ impl End {
             End::ContextFull => "context_full",
             End::PromptTooLong { .. } => "prompt_too_long",
             End::Repetition => "repetition",
-            End::StrayImageToken => "stray_image_token",
             End::ToolFailed(_) => "tool_failed",
             End::TaskFailed(_) => "task_failed",
         }

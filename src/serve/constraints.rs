@@ -76,11 +76,11 @@ impl Asked {
             check(param, value, (-2.0..=2.0).contains(&value), "between -2 and 2").map(|()| value)
         };
         let constraints = Constraints {
-            bias: read_bias(request.logit_bias.as_ref(), defaults.vocab)?,
+            bias: read_bias(request.logit_bias.as_ref(), defaults)?,
             presence_penalty: penalty("presence_penalty", request.presence_penalty)?,
             frequency_penalty: penalty("frequency_penalty", request.frequency_penalty)?,
             bad_words: Vec::new(),
-            allowed: read_allowed(request.allowed_token_ids.as_deref(), defaults.vocab)?,
+            allowed: read_allowed(request.allowed_token_ids.as_deref(), defaults)?,
             min_tokens: read_min_tokens(request)?,
             grammar: None,
         };
@@ -156,7 +156,8 @@ fn read_function((number, tool): (usize, &Value)) -> Result<(String, Value), Api
     Ok((name.to_owned(), parameters.cloned().unwrap_or_else(|| json!({"type": "object", "properties": {}}))))
 }
 
-fn read_bias(bias: Option<&Map<String, Value>>, vocab: usize) -> Result<BTreeMap<u32, f32>, ApiError> {
+fn read_bias(bias: Option<&Map<String, Value>>, defaults: &Defaults) -> Result<BTreeMap<u32, f32>, ApiError> {
+    let vocab = defaults.vocab;
     let Some(bias) = bias else { return Ok(BTreeMap::new()) };
     check("logit_bias", bias.len(), bias.len() <= ENTRIES_MAX, &format!("at most {ENTRIES_MAX} entries"))?;
     let entry = |(key, value): (&String, &Value)| {
@@ -166,16 +167,36 @@ fn read_bias(bias: Option<&Map<String, Value>>, vocab: usize) -> Result<BTreeMap
         let value = value
             .as_f64()
             .ok_or_else(|| ApiError::field("logit_bias", format!("has {value} for {key}; give a number")))?;
+        if value > 0.0 {
+            refuse_placeholder("logit_bias", id, defaults)?;
+        }
         Ok((id, (value as f32).clamp(-BIAS_MAX, BIAS_MAX)))
     };
     bias.iter().map(entry).collect()
 }
 
-fn read_allowed(ids: Option<&[u32]>, vocab: usize) -> Result<Option<Vec<u32>>, ApiError> {
+/// Says that a token which is asked for is never drawn.
+fn refuse_placeholder(param: &str, id: u32, defaults: &Defaults) -> Result<(), ApiError> {
+    match defaults.placeholders.contains(&id) {
+        true => {
+            let message = format!(
+                "asks for the token {id}, which stands for a picture in a prompt and is never drawn; leave it out"
+            );
+            Err(ApiError::field(param, message))
+        }
+        false => Ok(()),
+    }
+}
+
+fn read_allowed(ids: Option<&[u32]>, defaults: &Defaults) -> Result<Option<Vec<u32>>, ApiError> {
     let Some(ids) = ids else { return Ok(None) };
     check("allowed_token_ids", "an empty list", !ids.is_empty(), "one of at least one id")?;
+    let vocab = defaults.vocab;
     let range = format!("below {vocab}, where the model's ids end");
-    ids.iter().try_for_each(|&id| check("allowed_token_ids", id, (id as usize) < vocab, &range))?;
+    for &id in ids {
+        check("allowed_token_ids", id, (id as usize) < vocab, &range)?;
+        refuse_placeholder("allowed_token_ids", id, defaults)?;
+    }
     Ok(Some(ids.to_vec()))
 }
 

@@ -17,11 +17,11 @@ use super::answers::{Form, Kind};
 use super::constraints::{Asked, ToolChoice};
 use super::desk::{Order, Running};
 use super::error::ApiError;
-use super::openai::{PixelLimits, Request};
+use super::openai::Request;
 use super::prompts::is_remote;
 use super::routes::{Entry, Wire, answer, fetch, fetch_pictures, prepare};
 use crate::checkpoint::folder;
-use crate::prompt::{PreparedImage, Processor, Prompt};
+use crate::prompt::{PixelLimits, PreparedImage, Processor, Prompt};
 
 /// Routes of a weight transfer over the network, which is not done here.
 const TRANSFER_ROUTES: [&str; 6] = [
@@ -121,6 +121,9 @@ async fn update_weights(
 #[derive(Debug, Default, Deserialize, Serialize)]
 struct Features {
     images: Vec<String>,
+    /// The sizes that the messages ask for them, in the messages' own keys or null; of all or of none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    image_sizes: Vec<Value>,
     mm_processor_kwargs: Option<PixelLimits>,
     /// Where they stand in the prompt, for clients that look; when handed back, the token ids say it.
     #[serde(default)]
@@ -158,11 +161,12 @@ impl Placeholders {
 async fn render(State(app): State<Arc<App>>, Wire(request, _room): Wire<Request>) -> Result<Json<Value>, ApiError> {
     app.model_name(request.model.as_deref())?;
     let request = fetch_pictures(&app, request).await?;
-    let images = app.prompts.features(&request);
+    let (images, image_sizes) = app.prompts.features(&request)?;
     let mm_processor_kwargs = request.mm_processor_kwargs;
     let prompt = prepare(&app, move |app| app.prompts.chat(&request)).await?;
     let mm_placeholders = Placeholders::of(&prompt, &app.prompts.processor);
-    let features = (!images.is_empty()).then_some(Features { images, mm_processor_kwargs, mm_placeholders });
+    let features =
+        (!images.is_empty()).then_some(Features { images, image_sizes, mm_processor_kwargs, mm_placeholders });
     Ok(Json(json!({"token_ids": prompt.token_ids, "features": features})))
 }
 
@@ -187,7 +191,7 @@ async fn generate(
     let request = Request { model, stream: None, ..sampling_params };
     let features = fetch_features(&app, features.unwrap_or_default()).await?;
     let make = move |app: &App, _: &Request| {
-        let images = app.prompts.load(&features.images, features.mm_processor_kwargs)?;
+        let images = app.prompts.load(&features.images, &features.image_sizes, features.mm_processor_kwargs)?;
         Ok(vec![app.prompts.tokens("token_ids", token_ids, images)?])
     };
     let asked = Asked::read(&request, &ToolChoice::None, &app.defaults)?;

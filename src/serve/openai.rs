@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::prompt::PixelLimits;
 use crate::rollout::transcript::TurnKind;
 
 /// What the generating routes may be asked: OpenAI's fields and those of vLLM. One type serves them all; a route reads what it knows.
@@ -127,16 +128,6 @@ pub enum LogprobsAsked {
     Whether(bool),
     /// How many of the likeliest.
     Count(i64),
-}
-
-/// How pictures are resized.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
-#[serde(default)]
-pub struct PixelLimits {
-    /// Smaller pictures are enlarged.
-    pub min_pixels: Option<u64>,
-    /// Larger pictures are reduced.
-    pub max_pixels: Option<u64>,
 }
 
 /// Counts of tokens.

@@ -4,14 +4,17 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
 use super::images::ImagePolicy;
-use super::openai::{PixelLimits, Request};
+use super::openai::Request;
 use crate::model::config::Config;
 use crate::prompt::positions::{Grid, positions};
-use crate::prompt::{ImageSettings, ImageSource, Message, Part, PreparedImage, Processor, Prompt, RenderOptions};
+use crate::prompt::{
+    ImageSettings, ImageSource, Message, Part, PictureSize, PixelLimits, PreparedImage, Processor, Prompt,
+    RenderOptions,
+};
 use crate::rollout::environment::Task;
 
 /// Pictures in one prompt at most, where the operator says nothing.
@@ -57,9 +60,10 @@ impl Prompts {
         if values.is_empty() {
             return Err(ApiError::field("messages", "is missing or empty; give at least one message"));
         }
-        self.check_image_count(image_addresses(values).count())?;
-        let source = |(address, param): (&str, String)| self.images.source(address, &param);
-        let sources = image_addresses(values).map(source).collect::<Result<Vec<_>, ApiError>>()?;
+        self.check_image_count(pictures(values).count())?;
+        let source =
+            |picture: Picture<'_>| Ok(self.images.source(picture.address, &picture.param)?.sized(picture.size()?));
+        let sources = pictures(values).map(source).collect::<Result<Vec<_>, ApiError>>()?;
         let messages = read_messages(values, &sources)?;
         Ok((sources, messages))
     }
@@ -93,10 +97,16 @@ impl Prompts {
         self.checked(param, Prompt { token_ids, images })
     }
 
-    /// Addresses of a conversation's pictures that go into `features`: they are loaded again from there.
-    pub fn features(&self, request: &Request) -> Vec<String> {
+    /// Addresses of a conversation's pictures that go into `features`, and the sizes that are asked for them, if any are: they are loaded again
+    /// from there.
+    pub fn features(&self, request: &Request) -> Result<(Vec<String>, Vec<Value>), ApiError> {
         let values = request.messages.as_deref().unwrap_or_default();
-        image_addresses(values).map(|(address, _)| address.to_owned()).collect()
+        let size = |picture: Picture<'_>| Ok(json!(picture.size()?));
+        let mut sizes = pictures(values).map(size).collect::<Result<Vec<_>, ApiError>>()?;
+        if sizes.iter().all(Value::is_null) {
+            sizes.clear();
+        }
+        Ok((pictures(values).map(|picture| picture.address.to_owned()).collect(), sizes))
     }
 
     /// Puts what lies at addresses on the network in their place, as data URLs; beside each its field.
@@ -110,12 +120,25 @@ impl Prompts {
         Ok(())
     }
 
-    /// Loads and prepares pictures by their addresses.
-    pub fn load(&self, addresses: &[String], limits: Option<PixelLimits>) -> Result<Vec<Arc<PreparedImage>>, ApiError> {
+    /// Loads and prepares pictures by their addresses and the sizes asked for them, of all or of none.
+    pub fn load(
+        &self,
+        addresses: &[String],
+        sizes: &[Value],
+        limits: Option<PixelLimits>,
+    ) -> Result<Vec<Arc<PreparedImage>>, ApiError> {
         self.check_image_count(addresses.len())?;
-        let sources: Result<Vec<_>, _> =
-            addresses.iter().map(|address| self.images.source(address, "features")).collect();
-        self.prepare(&sources?, limits)
+        if ![0, addresses.len()].contains(&sizes.len()) {
+            let message = format!("have {} image_sizes for {} images; give one for each", sizes.len(), addresses.len());
+            return Err(ApiError::field("features", message));
+        }
+        let sizes = sizes.iter().chain(std::iter::repeat(&Value::Null));
+        let source = |(address, size): (&String, &Value)| {
+            let size = PictureSize::of_part(size).map_err(|error| ApiError::field("features", error))?;
+            Ok(self.images.source(address, "features")?.sized(size))
+        };
+        let sources = addresses.iter().zip(sizes).map(source).collect::<Result<Vec<_>, ApiError>>()?;
+        self.prepare(&sources, limits)
     }
 
     fn check_image_count(&self, images: usize) -> Result<(), ApiError> {
@@ -193,37 +216,22 @@ impl Prompts {
         for (number, source) in sources.iter().enumerate() {
             let wrong = |reason: String| ApiError::bad(format!("image {number} of the messages: {reason}"));
             if let Some(size) = source.stored_size(Path::new("")) {
-                tokens += settings.tokens(size).map_err(|problem| wrong(problem.to_string()))?;
+                tokens += settings.tokens(size, source.size()).map_err(|problem| wrong(problem.to_string()))?;
                 self.check_room("messages", tokens)?;
             }
             let pixels = source.load(Path::new("")).map_err(|error| wrong(error.to_string()))?;
-            let image = PreparedImage::prepare(&pixels, &settings).map_err(|problem| wrong(problem.to_string()))?;
+            let image = PreparedImage::prepare_at(&pixels, &settings, source.size());
+            let image = image.map_err(|problem| wrong(problem.to_string()))?;
             prepared.push(Arc::new(image));
         }
         Ok(prepared)
     }
 
     fn settings(&self, limits: PixelLimits) -> Result<ImageSettings, ApiError> {
-        let mut settings = self.processor.image_settings().clone();
+        let settings = self.processor.image_settings();
         let cell = settings.factor() * settings.factor();
-        let max = (self.config.context_tokens * cell) as u64;
-        for (name, limit, value) in [
-            ("min_pixels", limits.min_pixels, &mut settings.min_pixels),
-            ("max_pixels", limits.max_pixels, &mut settings.max_pixels),
-        ] {
-            let Some(pixels) = limit else { continue };
-            if !(1..=max).contains(&pixels) {
-                let param = format!("mm_processor_kwargs.{name}");
-                return Err(ApiError::field(&param, format!("is {pixels}; it must be between 1 and {max}")));
-            }
-            *value = pixels;
-        }
-        if settings.min_pixels > settings.max_pixels {
-            let (least, most) = (settings.min_pixels, settings.max_pixels);
-            let message = format!("have min_pixels {least} above max_pixels {most}; give both in order");
-            return Err(ApiError::field("mm_processor_kwargs", message));
-        }
-        Ok(settings)
+        let applied = limits.apply(settings, (self.config.context_tokens * cell) as u64);
+        applied.map_err(|error| ApiError::field(&format!("mm_processor_kwargs.{}", error.key), error.problem))
     }
 
     fn check_room(&self, param: &str, tokens: usize) -> Result<(), ApiError> {
@@ -256,11 +264,29 @@ impl Prompts {
     }
 }
 
-/// The parts of a message's content that name a picture: address and field.
-fn image_addresses(messages: &[Value]) -> impl Iterator<Item = (&str, String)> {
+/// A part of a message's content that names a picture.
+struct Picture<'a> {
+    part: &'a Value,
+    address: &'a str,
+    /// The field.
+    param: String,
+}
+
+impl Picture<'_> {
+    /// The size that is asked for it.
+    fn size(&self) -> Result<Option<PictureSize>, ApiError> {
+        PictureSize::of_part(self.part)
+            .map_err(|error| ApiError::field(&format!("{}.{}", self.param, error.key), error.problem))
+    }
+}
+
+/// The pictures of messages, in order.
+fn pictures(messages: &[Value]) -> impl Iterator<Item = Picture<'_>> {
     messages.iter().enumerate().flat_map(|(number, message)| {
         let parts = message["content"].as_array().map(Vec::as_slice).unwrap_or_default();
-        parts.iter().enumerate().filter_map(move |(place, part)| Some((image_address(part)?, field(number, place))))
+        parts.iter().enumerate().filter_map(move |(place, part)| {
+            Some(Picture { part, address: image_address(part)?, param: field(number, place) })
+        })
     })
 }
 

@@ -25,8 +25,8 @@ pub struct Defaults {
     pub sampling: Sampling,
     /// Tokens that end a turn.
     pub eos: Vec<u32>,
-    /// Tokens that the model must not write: placeholders of pictures.
-    pub forbidden: Vec<u32>,
+    /// Tokens that the model does not write: placeholders of pictures.
+    pub placeholders: Vec<u32>,
     /// Tokens of a prompt with its answer.
     pub context_tokens: usize,
     /// Ids of the vocabulary.
@@ -162,7 +162,7 @@ impl Defaults {
             let message = format!("has a text that is empty or longer than {STOP_BYTES_MAX} bytes");
             return Err(ApiError::field("stop", message));
         }
-        let mut token_ids = self.forbidden.clone();
+        let mut token_ids = Vec::new();
         if !request.ignore_eos.unwrap_or(false) {
             token_ids.extend(&self.eos);
         }

@@ -158,6 +158,7 @@ impl Place<'_> {
             problem: error.to_string().replace(" at line 1 column ", " at column "),
             remedy: object_remedy(text),
         })?;
+        self.refuse_sizes(&object)?;
         let record = if object.contains_key("messages") { self.task(&object) } else { self.demonstration(&object) };
         let record = record.map_err(|error| match foreign_data(&object) {
             Some(form) => DataError::Form { path: self.file.to_path_buf(), line: self.line, form },
@@ -166,6 +167,18 @@ impl Place<'_> {
         match unused_key(&object) {
             Some((key, remedy)) => Err(self.wrong(key, "it would be left unread", remedy)),
             None => Ok(record),
+        }
+    }
+
+    /// How large the model sees pictures is the recipe's to say, for all lines alike.
+    fn refuse_sizes(&self, object: &Map<String, Value>) -> Result<(), DataError> {
+        let keys = ["min_pixels", "max_pixels", "resized_height", "resized_width", "mm_processor_kwargs"];
+        match keys.into_iter().find(|key| object.get(*key).is_some_and(|value| !value.is_null())) {
+            Some(key) => {
+                let remedy = "set `model.min_pixels` and `model.max_pixels` in the recipe, and leave it out here";
+                Err(self.wrong(key, "it has no effect in a line", remedy))
+            }
+            None => Ok(()),
         }
     }
 

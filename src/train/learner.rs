@@ -158,19 +158,20 @@ impl Learner {
         let targets = backend.indices(&targets);
         let upload = |values: &[f32]| backend.upload(Host::F32(values), &[values.len()], Dtype::F32);
         let drawn_at = upload(temperatures);
-        let output = backend.token_logprob_forward(&h, head, &targets, &drawn_at);
+        let excluded = model.config.placeholders();
+        let output = backend.token_logprob_forward(&h, head, &targets, &drawn_at, &excluded);
         let logprobs = PackLogprobs {
             raw: backend.to_f32(&output.raw),
             tempered: backend.to_f32(&output.tempered),
             entropy: backend.to_f32(&output.entropy),
         };
         let dlogprob = upload(&loss(&logprobs));
-        let (temperatures, lse) = match kind {
-            LogprobKind::Raw => (upload(&vec![1.0; temperatures.len()]), output.lse_raw),
-            LogprobKind::Temperature => (drawn_at, output.lse_tempered),
+        let (temperatures, lse, excluded) = match kind {
+            LogprobKind::Raw => (upload(&vec![1.0; temperatures.len()]), output.lse_raw, Vec::new()),
+            LogprobKind::Temperature => (drawn_at, output.lse_tempered, excluded),
         };
         let dhead = gradients[model.layout.head].as_mut();
-        let dh = backend.token_logprob_backward(&dlogprob, &h, head, &targets, &temperatures, &lse, dhead);
+        let dh = backend.token_logprob_backward(&dlogprob, &h, head, &targets, &temperatures, &lse, &excluded, dhead);
         let wants_images = !settings.freeze_merger || !settings.freeze_vision_tower;
         let rows = images.as_ref().filter(|_| wants_images).map(|i| i.rows.rows());
         let drows = model.backward(weights, gradients, activations, &dh, rows);
@@ -255,7 +256,8 @@ pub fn logprobs(
     let (h, _) = model.forward(weights, &pack.batch, images.as_ref().map(|i| &i.rows), Keep::Nothing);
     let targets: Vec<i32> = pack.targets.iter().map(|&t| t as i32).collect();
     let temperatures = backend.upload(Host::F32(temperatures), &[temperatures.len()], Dtype::F32);
-    let output = backend.token_logprob_forward(&h, model.head(weights), &backend.indices(&targets), &temperatures);
+    let (targets, excluded) = (backend.indices(&targets), model.config.placeholders());
+    let output = backend.token_logprob_forward(&h, model.head(weights), &targets, &temperatures, &excluded);
     PackLogprobs {
         raw: backend.to_f32(&output.raw),
         tempered: backend.to_f32(&output.tempered),

@@ -211,7 +211,7 @@ fn an_environment_names_how_each_trajectory_ended() {
     let replies = desk.batch(tiny(), &requests, &["--env", "think_with_code", "--max-tokens", "12"]);
     for reply in &replies {
         let end = reply["finish_reason"].as_str().unwrap();
-        assert!(["turn_tokens", "total_tokens", "end_of_turn", "stray_image_token"].contains(&end), "{end}");
+        assert!(["turn_tokens", "total_tokens", "end_of_turn"].contains(&end), "{end}");
         assert_eq!(list(reply, "logprobs").len(), list(reply, "token_ids").len());
     }
     assert_eq!(replies[0]["prompt_token_ids"], json!([1, 2, 3]));
@@ -287,7 +287,7 @@ fn the_terminal_is_told_where_each_crop_was_saved() {
 fn a_bad_line_is_named_with_its_number_and_the_remedy() {
     let desk = Desk::with_picture();
     std::fs::write(desk.path("damaged.png"), &std::fs::read(desk.path("picture.png")).unwrap()[..60]).unwrap();
-    RgbImage::new(1, 1).save(desk.path("dot.png")).unwrap();
+    RgbImage::new(201, 1).save(desk.path("line.png")).unwrap();
     let long: Vec<u32> = vec![5; 4097];
     let image = |file: &str| json!({"id": 1, "prompt": "<|image_pad|>", "images": [file]}).to_string();
     let cases = [
@@ -321,7 +321,20 @@ fn a_bad_line_is_named_with_its_number_and_the_remedy() {
         (image("."), "it is not a file"),
         (image("damaged.png"), "copy or download it again"),
         (image("in.jsonl"), "convert it to one of these"),
-        (image("dot.png"), "each side must have at least 2"),
+        (image("line.png"), "an aspect ratio of 201.0"),
+        (
+            r#"{"id": 1, "prompt": "a", "mm_processor_kwargs": {"do_resize": true}}"#.to_owned(),
+            "unknown field `do_resize`, expected one of `min_pixels`, `max_pixels`, `size`",
+        ),
+        (
+            r#"{"id": 1, "prompt": "a", "mm_processor_kwargs": {"max_pixels": 0}}"#.to_owned(),
+            "mm_processor_kwargs: `max_pixels` is 0",
+        ),
+        (
+            r#"{"id": 1, "messages": [{"role": "user", "content": [{"type": "image", "image": "picture.png", "max_pixel": 1}]}]}"#
+                .to_owned(),
+            "`max_pixel` is not known beside a picture",
+        ),
         (image("data:image/png;base64,AAAA"), "convert it to one of these"),
     ];
     for (line, remedy) in cases {

@@ -226,6 +226,7 @@ fn a_tokenizer_of_another_checkpoint_is_refused() {
     for (key, value, other, parts) in [
         ("vocab_size", 768, 767, ["tokenizer.json", "768", "767"]),
         ("image_token_id", 766, 765, ["tokenizer.json", "766", "765"]),
+        ("video_token_id", 767, 765, ["tokenizer.json", "767", "765"]),
         ("patch_size", 14, 28, ["preprocessor_config.json", "14", "28"]),
     ] {
         let entry = |value: i32| format!("\"{key}\":{value}");
@@ -252,7 +253,7 @@ fn gallery() -> Workplace {
     let place = Workplace::new();
     let save = |name: &str, width, height| RgbImage::new(width, height).save(place.path(name)).unwrap();
     save("good.png", 64, 64);
-    save("dot.png", 1, 1);
+    save("line.png", 1, 201);
     save("long.png", 30_000, 2);
     save("narrow.png", 600, 2);
     let good = std::fs::read(place.path("good.png")).unwrap();
@@ -264,7 +265,7 @@ fn gallery() -> Workplace {
 
 /// Pictures of [`gallery`] that cannot be used, and what is said of each.
 const BAD_PICTURES: [(&str, &[&str]); 7] = [
-    ("dot.png", &["dot.png", "1x1", "at least 2"]),
+    ("line.png", &["line.png", "1x201", "aspect ratio"]),
     ("long.png", &["long.png", "30000x2", "scale it down"]),
     ("narrow.png", &["narrow.png", "600x2", "aspect ratio"]),
     ("cut.png", &["cut.png", "damaged"]),
@@ -361,6 +362,10 @@ fn data_files_that_cannot_be_used_are_named_by_line() {
         (&task("good.png", "What?"), &["data.jsonl", "demonstration", "method"]),
         (r#"{"image": "good.png", "question": "no mark", "response": "x"}"#, &["data.jsonl:1", "placeholder"]),
         (r#"{"messages": [], "images": []}"#, &["data.jsonl:1", "messages", "empty"]),
+        (
+            r#"{"image": "good.png", "question": "<image>", "response": "x", "max_pixels": 784}"#,
+            &["data.jsonl:1", "max_pixels", "no effect in a line", "model.max_pixels"],
+        ),
     ] {
         place.write("data.jsonl", text);
         assert_names(&refuse(train(&sft, &[])), parts);

@@ -409,7 +409,6 @@ fn opening(policy: &SmallPolicy, prompt: usize, members: usize, total: usize) ->
         likeliest_processed: false,
         constraints: Default::default(),
         seed: 11,
-        // The likeliest token is never an image's placeholder here, which would end the sequence.
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
         adaptive: None,
         stops: Stops { turn_tokens: 1000, total_tokens: total, ..Stops::default() },

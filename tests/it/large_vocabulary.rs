@@ -41,7 +41,7 @@ fn lazy_ranking_draws_what_a_full_sort_draws() {
         Draw { top_k: 300, top_p: 0.5, min_p: 0.01, repetition_penalty: 1.3, seen: &[3, 77, 3, 1000], ..plain },
     ];
     let on = |backend: &dyn Backend, z: &[f32], draw: Draw<'_>| {
-        backend.sample(&backend.upload(Host::F32(z), &[1, vocab], Dtype::F32), &[draw])[0]
+        backend.sample(&backend.upload(Host::F32(z), &[1, vocab], Dtype::F32), &[draw], &[])[0]
     };
     let (mut same, mut all) = (0, 0);
     for z in rows(vocab) {

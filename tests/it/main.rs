@@ -24,6 +24,7 @@ mod ops;
 mod over_cpu;
 mod pack;
 mod parity;
+mod picture_sizes;
 mod prompt;
 mod recipes;
 mod resume;

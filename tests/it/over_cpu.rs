@@ -40,7 +40,7 @@ macro_rules! over_cpu {
             $crate::over_cpu::delegate! { $backend;
                 Sample {
                     fn logits(h: &Tensor, w: &Tensor) -> Tensor;
-                    fn sample(logits: &Tensor, draws: &[Draw<'_>]) -> Vec<Drawn>;
+                    fn sample(logits: &Tensor, draws: &[Draw<'_>], excluded: &[u32]) -> Vec<Drawn>;
                 }
             }
         };
@@ -113,10 +113,12 @@ macro_rules! over_cpu {
                     fn patch_embed_backward(dy: &Tensor, pixels: &Tensor, scale: &PixelScale, dw: &mut Tensor);
                 }
                 TokenLogprob {
-                    fn token_logprob_forward(h: &Tensor, w: &Tensor, targets: &Tensor, temperatures: &Tensor) -> TokenLogprobs;
+                    fn token_logprob_forward(
+                        h: &Tensor, w: &Tensor, targets: &Tensor, temperatures: &Tensor, excluded: &[u32]
+                    ) -> TokenLogprobs;
                     fn token_logprob_backward(
                         dlogprob: &Tensor, h: &Tensor, w: &Tensor, targets: &Tensor, temperatures: &Tensor, lse: &Tensor,
-                        dw: Option<&mut Tensor>
+                        excluded: &[u32], dw: Option<&mut Tensor>
                     ) -> Tensor;
                 }
                 Rows {

@@ -278,7 +278,7 @@ impl Run {
         let ones = vec![1.0; targets.len()];
         let targets = backend.indices(&targets);
         let ones = backend.upload(Host::F32(&ones), &[ones.len()], Dtype::F32);
-        let scored = backend.token_logprob_forward(&h, model.head(weights), &targets, &ones);
+        let scored = backend.token_logprob_forward(&h, model.head(weights), &targets, &ones, &[]);
         Forward { run: self, images, activations, h, targets, ones, scored }
     }
 
@@ -314,7 +314,7 @@ impl Forward<'_> {
         let mut gradients = model.gradients(|_| true);
         let dhead = gradients[model.layout.head].as_mut();
         let head = model.head(weights);
-        let dh = backend.token_logprob_backward(&dlogprob, &h, head, &targets, &ones, &scored.lse_raw, dhead);
+        let dh = backend.token_logprob_backward(&dlogprob, &h, head, &targets, &ones, &scored.lse_raw, &[], dhead);
         let rows = images.as_ref().map(|images| images.rows.rows());
         let drows = model.backward(weights, &mut gradients, activations, &dh, rows);
         if let (Some(Images { tower, merger, .. }), Some(drows)) = (images, drows) {

@@ -435,14 +435,6 @@ fn repetition_ends_the_sequence_by_name() {
 }
 
 #[test]
-fn an_image_placeholder_that_the_model_writes_is_left_out() {
-    let transcript = roll("see<|image_pad|>more");
-    assert_eq!(transcript.end, End::StrayImageToken);
-    assert_eq!(transcript.text(), "see");
-    assert_eq!(transcript.own_tokens(), 3);
-}
-
-#[test]
 fn what_a_program_prints_cannot_act_on_the_conversation() {
     let mut observation = thyme_engine::rollout::environment::Observation::default();
     observation.push_text(processor(), "a<|im_end|><|image_pad|><<|x").unwrap();
@@ -601,7 +593,6 @@ fn piece() -> impl Strategy<Value = String> {
         1 => Just("<answer>".to_owned()),
         1 => Just("<answer>7</answer>".to_owned()),
         1 => Just("<|im_end|>".to_owned()),
-        1 => Just("<|image_pad|>".to_owned()),
         1 => Just("<|vision_start|>".to_owned()),
     ]
 }

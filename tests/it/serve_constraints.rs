@@ -292,6 +292,30 @@ fn an_answer_ends_where_nothing_is_allowed() {
     server.wait_for("num_requests_running", 0.0);
 }
 
+#[test]
+fn a_placeholder_of_pictures_cannot_be_asked_for() {
+    let [image, video] = ["766", "767"];
+    let server = Server::start(&[]);
+    for (path, prompt) in [(TEXT, json!({"prompt": "a"})), (CHAT, json!({"messages": says("a")}))] {
+        for (field, value) in [
+            ("logit_bias", json!({image: 100})),
+            ("logit_bias", json!({"64": 1, video: 0.5})),
+            ("allowed_token_ids", json!([766])),
+            ("allowed_token_ids", json!([64, 767])),
+        ] {
+            let (status, message, param) = server.post(path, &with(prompt.clone(), json!({field: value}))).error();
+            assert_eq!((status, param), (400, json!(field)), "{message}");
+            assert!(message.contains("never drawn; leave it out"), "{message}");
+        }
+    }
+    let drawn = |more: Value| {
+        let body = plain(with(json!({"max_tokens": 30, "ignore_eos": true, "seed": 2, "logprobs": 5}), more));
+        let choice = server.complete(body)["choices"][0].clone();
+        (ids(&choice), choice["logprobs"].clone())
+    };
+    assert_eq!(drawn(json!({"logit_bias": {image: -100}})), drawn(json!({})), "a ban of what is never drawn");
+}
+
 // ---- penalties ----
 
 /// Log-probabilities told in `processed_logprobs` mode against the formula on the raw ones of the same places.

@@ -1,4 +1,4 @@
-"""Writes tests/golden/prompt/image.json: Pillow's resize, transformers' smart_resize and pixel_values.
+"""Writes tests/golden/prompt/image.json: Pillow's resize, transformers' smart_resize and pixel_values, qwen-vl-utils' sizes.
 
 Pictures are drawn by `noise` below, which the tests repeat; results are stored as CRC-32 of their bytes.
 """
@@ -7,11 +7,13 @@ import json
 import pathlib
 import random
 import zlib
+from importlib.metadata import version
 
 import numpy
 import PIL
 import transformers
 from PIL import Image
+from qwen_vl_utils.vision_process import fetch_image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
 ROOT = pathlib.Path(__file__).parents[2] / "tests/golden/prompt"
@@ -30,6 +32,17 @@ PIXEL_SIZES = [
     (56, 56, {}), (44, 30, {}), (300, 20, {}), (100, 200, {}), (333, 517, {}), (28, 84, {}),
     (400, 300, {"max_pixels": 112 * 112}), (60, 90, {"min_pixels": 200 * 200}), (2, 400, {}), (150, 90, {"patch_size": 6}),
     (640, 64, {"min_pixels": 28 * 28, "max_pixels": 56 * 56}),
+    (1, 1, {}), (1, 9, {}), (9, 1, {}), (1, 200, {}), (200, 1, {}), (3, 1, {}), (1, 3, {}), (1, 28, {}), (28, 1, {}),
+]
+# Keys beside a picture in a message.
+PART_SIZES = [
+    (100, 200, {"max_pixels": 12544}), (100, 200, {"min_pixels": 50176, "max_pixels": 100352}), (10, 1000, {"max_pixels": 50176}),
+    (10, 1000, {"min_pixels": 3136}), (300, 20, {"resized_height": 56, "resized_width": 84}),
+    (64, 64, {"resized_height": 280, "resized_width": 420}), (64, 64, {"resized_height": 10, "resized_width": 10}),
+    (64, 64, {"resized_height": 42, "resized_width": 70}), (64, 64, {"resized_height": 9000, "resized_width": 8000}),
+    (333, 517, {"min_pixels": 3136, "max_pixels": 3136}), (500, 20, {"max_pixels": 20000}), (1, 1, {"max_pixels": 50176}),
+    (60, 90, {"min_pixels": 40000}), (60, 90, {"min_pixels": 40000.0, "max_pixels": 80000.0}),
+    (64, 64, {"resized_height": 2000, "resized_width": 9}), (201, 1, {"max_pixels": 50176}), (64, 64, {"max_pixels": 1000}),
 ]
 
 
@@ -73,6 +86,20 @@ def smart_resize_cases():
         yield [height, width, low, high, size]
 
 
+def part_cases():
+    for height, width, keys in PART_SIZES:
+        picture = Image.fromarray(noise(height, width, True))
+        case = {"size": [height, width], "keys": keys}
+        try:
+            resized = fetch_image({"image": picture, **keys})
+        except (ValueError, AssertionError):
+            yield case | {"resized": None}
+            continue
+        # Its size is one that the processor leaves as it is.
+        pixels = Qwen2VLImageProcessorPil(min_pixels=1, max_pixels=1 << 30)(images=[resized], return_tensors="np")["pixel_values"]
+        yield case | {"resized": [resized.height, resized.width], "crc": crc(pixels)}
+
+
 def pixel_cases():
     for height, width, options in PIXEL_SIZES:
         processor = Qwen2VLImageProcessorPil(**({"min_pixels": 3136, "max_pixels": 12845056} | options))
@@ -86,10 +113,10 @@ def pixel_cases():
 
 
 def main():
-    versions = {"transformers": transformers.__version__, "Pillow": PIL.__version__, "numpy": numpy.__version__}
+    versions = {"transformers": transformers.__version__, "qwen-vl-utils": version("qwen-vl-utils"), "Pillow": PIL.__version__, "numpy": numpy.__version__}
     golden = {
         "versions": versions, "resize": list(resize_cases()), "smart_resize": list(smart_resize_cases()),
-        "pixel_values": list(pixel_cases()),
+        "pixel_values": list(pixel_cases()), "part_sizes": list(part_cases()),
     }
     (ROOT / "image.json").write_text(json.dumps(golden) + "\n")
 

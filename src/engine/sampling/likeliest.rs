@@ -10,8 +10,8 @@ pub fn likeliest(z: &[f32], count: usize) -> Vec<(u32, f32)> {
 }
 
 /// The `count` likeliest tokens under the distribution that is drawn from, those that may be drawn only. At temperature 0 that is one.
-pub fn likeliest_processed(z: &[f32], draw: &Draw<'_>, count: usize) -> Vec<(u32, f32)> {
-    let z = adjusted(z, draw);
+pub fn likeliest_processed(z: &[f32], draw: &Draw<'_>, excluded: &[u32], count: usize) -> Vec<(u32, f32)> {
+    let z = adjusted(z, draw, excluded);
     let mut ids = ranked(&z, z.len());
     ids.retain(|id| z[*id as usize] > f32::NEG_INFINITY);
     if draw.temperature == 0.0 {
@@ -39,8 +39,8 @@ pub fn likeliest_processed(z: &[f32], draw: &Draw<'_>, count: usize) -> Vec<(u32
     ids.into_iter().map(|id| (id, (p(id) / kept).ln() as f32)).collect()
 }
 
-/// The logits after repetition penalty, bias and mask.
-fn adjusted(z: &[f32], draw: &Draw<'_>) -> Vec<f32> {
+/// The logits after repetition penalty, bias and mask, those of excluded tokens at minus infinity.
+fn adjusted(z: &[f32], draw: &Draw<'_>, excluded: &[u32]) -> Vec<f32> {
     let mut adjusted = z.to_vec();
     for token in draw.seen.iter().map(|token| *token as usize) {
         adjusted[token] =
@@ -52,6 +52,9 @@ fn adjusted(z: &[f32], draw: &Draw<'_>) -> Vec<f32> {
     if draw.allowed.is_some() {
         let banned = (0..z.len()).filter(|token| !draw.allows(*token));
         banned.for_each(|token| adjusted[token] = f32::NEG_INFINITY);
+    }
+    for &token in excluded {
+        adjusted[token as usize] = f32::NEG_INFINITY;
     }
     adjusted
 }
@@ -89,10 +92,10 @@ mod tests {
         assert!((mass - 1.0).abs() < 1e-6, "{mass}");
     }
 
-    /// Weights 8, 4, 2, 2 and one that is banned.
+    /// Weights 8, 4, 2, 2, one that is banned and one that is excluded.
     #[test]
     fn the_likeliest_of_what_is_drawn_from_are_those_that_may_be_drawn() {
-        let z = [2f32, 8.0, 4.0, 2.0, 9.0].map(f32::ln);
+        let z = [2f32, 8.0, 4.0, 2.0, 9.0, 1e9].map(f32::ln);
         let plain = Draw {
             temperature: 1.0,
             top_k: 0,
@@ -107,7 +110,7 @@ mod tests {
             position: 0,
         };
         let expect = |draw: Draw<'_>, count: usize, expected: &[(u32, f64)]| {
-            let found = likeliest_processed(&z, &draw, count);
+            let found = likeliest_processed(&z, &draw, &[5], count);
             assert_eq!(found.len(), expected.len(), "{draw:?}: {found:?}");
             for ((id, logprob), (expected_id, p)) in found.into_iter().zip(expected) {
                 assert!(id == *expected_id && (f64::from(logprob).exp() - p).abs() < 1e-6, "{draw:?}: {id} {logprob}");

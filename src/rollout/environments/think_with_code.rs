@@ -90,7 +90,7 @@ impl ThinkWithCode {
         for source in &task.images {
             let pixels = source.load(&task.folder).map_err(crate::prompt::PromptError::from)?;
             size = size.or(Some(pixels.dimensions()));
-            parts.push(Part::Image(ImageSource::Memory(pixels)));
+            parts.push(Part::Image(ImageSource::Memory(pixels).sized(source.size())));
         }
         parts.push(Part::Text(user_prompt(&task.question, task.images.first().map(image_name).zip(size))));
         Ok(vec![Message::text("system", &*self.settings.system_prompt), Message::new("user", parts)])
@@ -116,9 +116,9 @@ pub fn user_prompt(question: &str, image: Option<(String, (u32, u32))>) -> Strin
 
 /// The file name of an image, under which code finds it too.
 fn image_name(source: &ImageSource) -> String {
-    let name = match source {
+    let name = match source.original() {
         ImageSource::Path(path) => path.file_name().and_then(|name| name.to_str()),
-        ImageSource::DataUrl(_) | ImageSource::Memory(_) => None,
+        ImageSource::DataUrl(_) | ImageSource::Memory(_) | ImageSource::Sized(..) => None,
     };
     name.unwrap_or("image.png").to_owned()
 }

@@ -101,9 +101,9 @@ fn input(subject: &Subject<'_>) -> Result<InputImage, ToolFault> {
         let blank = image::RgbImage::from_pixel(BLANK_SIDE, BLANK_SIDE, image::Rgb([255; 3]));
         return InputImage::from_rgb(&blank, Path::new("image.png")).map_err(fault);
     };
-    match source {
+    match source.original() {
         ImageSource::Path(path) => InputImage::read(&subject.folder.join(path)).map_err(fault),
-        ImageSource::DataUrl(_) | ImageSource::Memory(_) => {
+        ImageSource::DataUrl(_) | ImageSource::Memory(_) | ImageSource::Sized(..) => {
             let pixels =
                 source.load(subject.folder).map_err(|error| ToolFault { tool: "python", reason: error.to_string() })?;
             InputImage::from_rgb(&pixels, Path::new("image.png")).map_err(fault)

@@ -107,7 +107,8 @@ fn attention_is_invariant_to_the_other_sequences() {
 #[test]
 fn the_sampler_and_token_logprob_give_the_same_bits() {
     let (dim, vocab) = (37, 131);
-    for temperature in [1.0, 0.7] {
+    let none: &[u32] = &[];
+    for (temperature, excluded) in [(1.0, none), (0.7, none), (1.0, &[7, 130]), (0.7, &[90])] {
         expect_invariant("token_logprob", dim, |backend, h| {
             let w = parameter(backend, &[vocab, dim]);
             let logits = backend.logits(h, &w);
@@ -124,10 +125,10 @@ fn the_sampler_and_token_logprob_give_the_same_bits() {
                 sequence: 8,
                 position: 9,
             };
-            let drawn = backend.sample(&logits, &vec![how; h.rows()]);
+            let drawn = backend.sample(&logits, &vec![how; h.rows()], excluded);
             let targets = backend.indices(&Vec::from_iter(drawn.iter().map(|drawn| drawn.token as i32)));
             let temperatures = backend.upload(Host::F32(&vec![temperature; h.rows()]), &[h.rows()], Dtype::F32);
-            let found = backend.token_logprob_forward(h, &w, &targets, &temperatures);
+            let found = backend.token_logprob_forward(h, &w, &targets, &temperatures, excluded);
             let pairs = backend.to_f32(&found.raw).into_iter().zip(backend.to_f32(&found.tempered));
             for (drawn, (raw, tempered)) in drawn.iter().zip(pairs) {
                 assert_eq!(drawn.raw.to_bits(), raw.to_bits(), "{} raw", backend.name());

@@ -33,13 +33,13 @@ const PLAIN: Draw<'static> = Draw {
     position: 3,
 };
 
-fn draw(backend: &dyn Backend, logits: &[f32], draws: &[Draw<'_>]) -> Vec<Drawn> {
+fn draw(backend: &dyn Backend, logits: &[f32], draws: &[Draw<'_>], excluded: &[u32]) -> Vec<Drawn> {
     let shape = [draws.len(), logits.len() / draws.len()];
-    backend.sample(&backend.upload(Host::F32(logits), &shape, Dtype::F32), draws)
+    backend.sample(&backend.upload(Host::F32(logits), &shape, Dtype::F32), draws, excluded)
 }
 
 fn draw_one(backend: &dyn Backend, logits: &[f32], how: Draw<'_>) -> Drawn {
-    draw(backend, logits, &[how])[0]
+    draw(backend, logits, &[how], &[])[0]
 }
 
 /// The test vectors that Random123 publishes for philox4x32-10: counter, key, first two words.
@@ -95,7 +95,7 @@ fn tokens_come_as_often_as_their_probability_says() {
     let draws: Vec<Draw> = (0..20_000).map(|position| Draw { temperature: 0.8, position, ..PLAIN }).collect();
     for backend in all_backends() {
         let mut counts = [0.0; 5];
-        for drawn in draw(&*backend, &logits.repeat(draws.len()), &draws) {
+        for drawn in draw(&*backend, &logits.repeat(draws.len()), &draws, &[]) {
             counts[drawn.token as usize] += 1.0;
         }
         for (count, weight) in counts.into_iter().zip(weights) {
@@ -229,6 +229,61 @@ fn where_all_tokens_are_banned_nothing_is_drawn() {
     }
 }
 
+/// A row with two excluded tokens that have nearly all its mass, against the row that has only the others.
+#[test]
+fn what_is_drawn_and_its_tempered_probability_are_those_of_a_row_without_the_excluded_tokens() {
+    let others = [8f32, 4.0, 2.0, 2.0, 1.0].map(f32::ln);
+    let (kept_ids, excluded) = ([0u32, 2, 3, 5, 6], [4u32, 1]);
+    let logits = [others[0], 30.0, others[1], others[2], 25.0, others[3], others[4]];
+    let (bias, whole_bias) = ([(1, 1.5), (4, f32::NEG_INFINITY)], [(1, 100.0), (2, 1.5), (6, f32::NEG_INFINITY)]);
+    let (some, whole_some) = (mask(5, |token| token != 1), mask(7, |token| token != 2));
+    let cases = [
+        ("plain", PLAIN, PLAIN),
+        ("greedy", Draw { temperature: 0.0, ..PLAIN }, Draw { temperature: 0.0, ..PLAIN }),
+        ("tempered", Draw { temperature: 0.6, ..PLAIN }, Draw { temperature: 0.6, ..PLAIN }),
+        ("top-k", Draw { top_k: 2, ..PLAIN }, Draw { top_k: 2, ..PLAIN }),
+        ("top-k of all", Draw { top_k: 5, ..PLAIN }, Draw { top_k: 5, ..PLAIN }),
+        ("top-p", Draw { top_p: 0.8, ..PLAIN }, Draw { top_p: 0.8, ..PLAIN }),
+        ("min-p", Draw { min_p: 0.3, ..PLAIN }, Draw { min_p: 0.3, ..PLAIN }),
+        (
+            "a penalty",
+            Draw { repetition_penalty: 3.0, seen: &[0], ..PLAIN },
+            Draw { repetition_penalty: 3.0, seen: &[0, 1, 4], ..PLAIN },
+        ),
+        ("a bias", Draw { bias: &bias, ..PLAIN }, Draw { bias: &whole_bias, ..PLAIN }),
+        ("a mask", Draw { allowed: Some(&some), ..PLAIN }, Draw { allowed: Some(&whole_some), ..PLAIN }),
+        (
+            "a mask, greedily",
+            Draw { temperature: 0.0, allowed: Some(&some), ..PLAIN },
+            Draw { temperature: 0.0, allowed: Some(&whole_some), ..PLAIN },
+        ),
+    ];
+    for backend in all_backends() {
+        for (name, alone, whole) in &cases {
+            for position in 0..100 {
+                let expected = draw_one(&*backend, &others, Draw { position, ..*alone });
+                let found = draw(&*backend, &logits, &[Draw { position, ..*whole }], &excluded)[0];
+                assert_eq!(found.token, kept_ids[expected.token as usize], "{} {name}: {found:?}", backend.name());
+                let pairs = [
+                    (found.tempered, expected.tempered),
+                    (found.processed, expected.processed),
+                    (found.kept, expected.kept),
+                ];
+                let is_same = pairs.iter().all(|(found, expected)| (found - expected).abs() < 2e-6);
+                assert!(is_same, "{} {name}: {found:?}, not {expected:?}", backend.name());
+                let raw = logits[found.token as usize] - (30.0 + (1.0 + (-5f32).exp()).ln());
+                assert!((found.raw - raw).abs() < 1e-4, "{} {name}: raw is over all, {found:?}", backend.name());
+                assert!(found.entropy < 0.05, "{} {name}: so is the entropy, {found:?}", backend.name());
+            }
+        }
+        let asked = mask(7, |token| excluded.contains(&(token as u32)));
+        for temperature in [0.0, 1.0] {
+            let how = Draw { temperature, allowed: Some(&asked), bias: &[(1, 100.0)], ..PLAIN };
+            assert!(draw(&*backend, &logits, &[how], &excluded)[0].is_nothing(), "{}", backend.name());
+        }
+    }
+}
+
 #[test]
 fn every_backend_agrees_with_the_reference() {
     for vocab in [1, 2, 7, 50, 1003] {
@@ -251,11 +306,13 @@ fn every_backend_agrees_with_the_reference() {
                 sequence: random.bits(),
                 position,
             };
-            let expected = draw_one(&Reference, &logits, how);
+            let count = if vocab > 2 { random.below(3) } else { 0 };
+            let excluded: Vec<u32> = random.some(vocab, count).into_iter().map(|id| id as u32).collect();
+            let expected = draw(&Reference, &logits, &[how], &excluded)[0];
             let expected_numbers =
                 [expected.raw, expected.tempered, expected.processed, expected.kept, expected.entropy];
             for backend in backends() {
-                let drawn = draw_one(&*backend, &logits, how);
+                let drawn = draw(&*backend, &logits, &[how], &excluded)[0];
                 assert_eq!(drawn.token, expected.token, "{} {how:?}", backend.name());
                 let allowed = 20.0 * tolerance(backend.name(), Dtype::F32, vocab); // log-probabilities reach −20
                 let numbers = [drawn.raw, drawn.tempered, drawn.processed, drawn.kept, drawn.entropy];

@@ -18,7 +18,11 @@ pub fn cases() -> Vec<Case> {
     for (rows, (dim, vocab), trained) in ROWS.into_iter().flat_map(|rows| {
         [(5, 1), (3, 7), (37, 131)].into_iter().flat_map(move |size| [true, false].map(|t| (rows, size, t)))
     }) {
-        let targets = random.indices(rows, vocab);
+        let excluded: Vec<u32> = if vocab == 131 { vec![130, 64] } else { Vec::new() };
+        let allowed: Vec<i32> = (0..vocab as i32).filter(|id| !excluded.contains(&(*id as u32))).collect();
+        let targets: Vec<i32> =
+            random.indices(rows, allowed.len()).into_iter().map(|place| allowed[place as usize]).collect();
+        let excluded_back = excluded.clone();
         let targets_back = targets.clone();
         cases.push(Case {
             name: format!("token_logprob [{rows}, {dim}], vocabulary {vocab}, trained {trained}"),
@@ -28,15 +32,17 @@ pub fn cases() -> Vec<Case> {
             differentiable: 1,
             forward: Box::new(move |backend, x| {
                 let (targets, temperatures) = (backend.indices(&targets), temperatures(backend, rows));
-                let found = backend.token_logprob_forward(&x[0], &x[1], &targets, &temperatures);
+                let found = backend.token_logprob_forward(&x[0], &x[1], &targets, &temperatures, &excluded);
                 vec![found.tempered, found.raw, found.lse_raw, found.lse_tempered, found.entropy]
             }),
             backward: Box::new(move |backend, x, dy| {
                 let (targets, temperatures) = (backend.indices(&targets_back), temperatures(backend, rows));
-                let lse = backend.token_logprob_forward(&x[0], &x[1], &targets, &temperatures).lse_tempered;
+                let excluded = &excluded_back;
+                let lse = backend.token_logprob_forward(&x[0], &x[1], &targets, &temperatures, excluded).lse_tempered;
                 let mut dw = trained.then(|| start(backend, x[1].shape(), Dtype::F32));
                 let (h, w) = (&x[0], &x[1]);
-                let dh = backend.token_logprob_backward(&dy[0], h, w, &targets, &temperatures, &lse, dw.as_mut());
+                let dh =
+                    backend.token_logprob_backward(&dy[0], h, w, &targets, &temperatures, &lse, excluded, dw.as_mut());
                 vec![Some(Gradient::New(dh)), dw.map(Gradient::Added)]
             }),
         });
@@ -62,8 +68,45 @@ fn at_temperature_one_tempered_is_raw_to_the_bit() {
         let w = Input::parameter(&mut random, &[131, 37]).upload(&*backend);
         let targets = backend.indices(&random.indices(9, 131));
         let ones = backend.upload(Host::F32(&[1.0; 9]), &[9], Dtype::F32);
-        let found = backend.token_logprob_forward(&h, &w, &targets, &ones);
+        let found = backend.token_logprob_forward(&h, &w, &targets, &ones, &[]);
         assert_eq!(bits(&*backend, &found.raw), bits(&*backend, &found.tempered), "{}", backend.name());
         assert_eq!(bits(&*backend, &found.lse_raw), bits(&*backend, &found.lse_tempered), "{}", backend.name());
+    }
+}
+
+/// Each token in turn as the target of one row, whose excluded tokens have nearly all the mass.
+#[test]
+fn tempered_probabilities_sum_to_one_without_the_excluded_tokens_and_teach_them_nothing() {
+    const VOCAB: usize = 21;
+    let excluded = [20, 3];
+    for backend in all_backends() {
+        let mut random = Random::new(19);
+        let mut values: Vec<f32> = random.normals(VOCAB * 4).iter().map(|x| *x as f32).collect();
+        for token in excluded {
+            values[token as usize * 4..][..4].fill(8.0);
+        }
+        let h = backend.upload(Host::F32(&[1.0; VOCAB * 4]), &[VOCAB, 4], Dtype::Activation);
+        let w = backend.upload(Host::F32(&values), &[VOCAB, 4], Dtype::Bf16);
+        let targets = backend.indices(&Vec::from_iter(0..VOCAB as i32));
+        for temperature in [1.0, 0.5] {
+            let temperatures = backend.upload(Host::F32(&[temperature; VOCAB]), &[VOCAB], Dtype::F32);
+            let found = backend.token_logprob_forward(&h, &w, &targets, &temperatures, &excluded);
+            let sum = |logprobs: &[f32]| logprobs.iter().map(|logprob| f64::from(*logprob).exp()).sum::<f64>();
+            let (raw, tempered) = (backend.to_f32(&found.raw), backend.to_f32(&found.tempered));
+            assert!((sum(&tempered) - 1.0).abs() < 1e-5 && (sum(&raw) - 1.0).abs() < 1e-5, "{}", backend.name());
+            let of_excluded = |logprobs: &[f32]| excluded.map(|token| logprobs[token as usize]);
+            assert_eq!(of_excluded(&tempered), [f32::NEG_INFINITY; 2], "{}", backend.name());
+            assert!(of_excluded(&raw).iter().all(|raw| *raw > -1.0), "{}: {raw:?}", backend.name());
+
+            let ones = backend.upload(Host::F32(&[1.0; VOCAB]), &[VOCAB], Dtype::F32);
+            let mut dw = backend.zeros(&[VOCAB, 4], Dtype::F32);
+            let lse = &found.lse_tempered;
+            backend.token_logprob_backward(&ones, &h, &w, &targets, &temperatures, lse, &excluded, Some(&mut dw));
+            let dw = backend.to_f32(&dw);
+            for (token, dw) in dw.chunks_exact(4).enumerate() {
+                let is_zero = dw.iter().all(|dw| *dw == 0.0);
+                assert_eq!(is_zero, excluded.contains(&(token as u32)), "{} {token}: {dw:?}", backend.name());
+            }
+        }
     }
 }

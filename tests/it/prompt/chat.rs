@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
-use thyme_engine::prompt::{ChatTemplate, ImageSource, Message, Part, RenderOptions, place_images};
+use thyme_engine::prompt::{ChatTemplate, ImageSource, Message, Part, PictureSize, RenderOptions, place_images};
 
 use super::{golden, golden_folder};
 
@@ -55,12 +55,31 @@ fn openai_messages_are_read_in_all_their_spellings() {
 }
 
 #[test]
+fn a_picture_has_the_size_that_is_asked_beside_it() {
+    let parts = message(json!({"role": "user", "content": [
+        {"type": "image", "image": "a.png", "max_pixels": 50176, "min_pixels": null},
+        {"type": "image_url", "image_url": {"url": "b.png", "resized_height": 56, "resized_width": 84}},
+        {"type": "image_url", "image_url": {"url": "c.png", "detail": "low"}},
+    ]}));
+    let limits = PictureSize::Limits { min_pixels: None, max_pixels: Some(50176) };
+    let sides = PictureSize::Sides { resized_height: 56, resized_width: 84 };
+    let image = |path: &str, size| Part::Image(ImageSource::Path(path.into()).sized(size));
+    let expected = vec![image("a.png", Some(limits)), image("b.png", Some(sides)), image("c.png", None)];
+    assert_eq!(parts.unwrap().content, expected);
+    let listed: Vec<ImageSource> =
+        serde_json::from_value(json!(["a.png", {"image": "a.png", "max_pixels": 50176}])).unwrap();
+    assert_eq!(listed, [ImageSource::Path("a.png".into()), ImageSource::Path("a.png".into()).sized(Some(limits))]);
+}
+
+#[test]
 fn unusable_messages_name_what_is_wrong() {
     let user = |content: Value| message(json!({"role": "user", "content": content})).unwrap_err();
     assert!(user(json!(7)).contains("a string or a list of parts"));
     assert!(user(json!([{"type": "audio"}])).contains("\"audio\" is not supported; known types: text, image"));
     assert!(user(json!([{"type": "image"}])).contains("has no \"image\""));
     assert!(user(json!([{"text": "a"}])).contains("has no \"type\""));
+    assert!(user(json!([{"type": "image", "image": "a", "max_pixel": 3}])).contains("`max_pixel` is not known"));
+    assert!(user(json!([{"type": "image", "image": "a", "max_pixels": 0}])).contains("`max_pixels` is 0; it must be"));
     assert!(user(json!([{"type": "image", "image": 3}])).contains("a path or a data URL"));
     assert!(user(json!([{"type": "image", "image": "https://x/y.png"}])).contains("download it"));
     assert!(message(json!({"content": "a"})).unwrap_err().contains("role"));

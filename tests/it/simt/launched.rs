@@ -150,7 +150,7 @@ fn forward_only(cuda: &Cuda) {
         sequence: 0,
         position: 0,
     };
-    backend.sample(&logits, &[draw]);
+    backend.sample(&logits, &[draw], &[1]);
 
     let [mut w, mut remainder] = [Dtype::Bf16, Dtype::I16].map(|dtype| backend.zeros(&[3], dtype));
     let step = AdamwStep {

@@ -22,13 +22,13 @@ const PLAIN: Draw<'static> = Draw {
     position: 3,
 };
 
-fn draw(backend: &(impl Buffers + Sample), logits: &[f32], draws: &[Draw<'_>]) -> Vec<Drawn> {
+fn draw(backend: &(impl Buffers + Sample), logits: &[f32], draws: &[Draw<'_>], excluded: &[u32]) -> Vec<Drawn> {
     let shape = [draws.len(), logits.len() / draws.len().max(1)];
-    backend.sample(&backend.upload(Host::F32(logits), &shape, Dtype::F32), draws)
+    backend.sample(&backend.upload(Host::F32(logits), &shape, Dtype::F32), draws, excluded)
 }
 
-fn expect_the_references(cuda: &Cuda, logits: &[f32], draws: &[Draw<'_>]) {
-    let (found, expected) = (draw(cuda, logits, draws), draw(&Reference, logits, draws));
+fn expect_the_references(cuda: &Cuda, logits: &[f32], draws: &[Draw<'_>], excluded: &[u32]) {
+    let (found, expected) = (draw(cuda, logits, draws, excluded), draw(&Reference, logits, draws, excluded));
     // Its arithmetic is f32, as the CPU's is; log-probabilities reach -20.
     let allowed = 20.0 * tolerance("cpu", Dtype::F32, logits.len() / draws.len());
     for ((found, expected), how) in found.iter().zip(&expected).zip(draws) {
@@ -63,10 +63,13 @@ fn draws_are_the_references() {
             position,
         };
         let draws: Vec<Draw<'_>> = (0..count as u64).map(how).collect();
-        expect_the_references(&cuda, &logits, &draws);
-        expect_the_references(&watched, &logits[..4 * vocab], &draws[..4]);
+        let two = [vocab as u32 - 1, vocab as u32 / 2];
+        for excluded in [&[], &two[..1], &two[..]].into_iter().filter(|excluded| excluded.len() + 2 < vocab.max(3)) {
+            expect_the_references(&cuda, &logits, &draws, excluded);
+            expect_the_references(&watched, &logits[..4 * vocab], &draws[..4], excluded);
+        }
     }
-    assert_eq!(draw(&cuda, &[], &[]), []);
+    assert_eq!(draw(&cuda, &[], &[], &[]), []);
 }
 
 /// Ties within a key, equal zeros of both signs, logits of minus infinity, and tokens of no mass that top-k reaches.
@@ -84,8 +87,8 @@ fn equals_go_by_id_and_what_is_impossible_is_not_drawn() {
         Draw { temperature: 0.01, top_k: 150, ..PLAIN },
     ] {
         let draws: Vec<Draw<'_>> = (0..8).map(|position| Draw { position, ..how }).collect();
-        let found = draw(&cuda, &logits.repeat(8), &draws);
-        for (found, expected) in found.iter().zip(draw(&Reference, &logits.repeat(8), &draws)) {
+        let found = draw(&cuda, &logits.repeat(8), &draws, &[9]);
+        for (found, expected) in found.iter().zip(draw(&Reference, &logits.repeat(8), &draws, &[9])) {
             assert_eq!(found.token, expected.token, "{found:?}, not {expected:?}: {how:?}");
         }
     }
@@ -98,7 +101,7 @@ fn rows_without_bias_or_mask_keep_their_bits() {
     let logits: Vec<f32> = random.normals(3 * 70).iter().map(|z| 3.0 * *z as f32).collect();
     let (bias, none) = (some_bias(&mut random, 70), mask(70, |_| false));
     let plain = Draw { temperature: 0.8, top_k: 30, top_p: 0.95, ..PLAIN };
-    let alone = draw(&watched, &logits[70..140], &[plain]);
+    let alone = draw(&watched, &logits[70..140], &[plain], &[8, 60]);
     let beside = draw(
         &watched,
         &logits,
@@ -107,6 +110,7 @@ fn rows_without_bias_or_mask_keep_their_bits() {
             plain,
             Draw { allowed: Some(&none), ..plain },
         ],
+        &[8, 60],
     );
     assert_eq!(beside[1], alone[0]);
     assert!(beside[2].is_nothing() && !beside[0].is_nothing());
@@ -115,6 +119,6 @@ fn rows_without_bias_or_mask_keep_their_bits() {
 #[test]
 fn a_row_of_nans_draws_a_token_of_the_vocabulary() {
     let cuda = fast();
-    let drawn = draw(&cuda, &[f32::NAN; 18], &[PLAIN, Draw { temperature: 0.0, ..PLAIN }]);
+    let drawn = draw(&cuda, &[f32::NAN; 18], &[PLAIN, Draw { temperature: 0.0, ..PLAIN }], &[]);
     assert!(drawn.iter().all(|drawn| drawn.token < 9 && drawn.raw.is_nan()), "{drawn:?}");
 }
