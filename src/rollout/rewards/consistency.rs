@@ -1,38 +1,45 @@
 //! Does the thought conclude what the answer says? By rule: the conclusion, in the last part of the thought, must name the answer, by
 //! itself or as the option that it is, and must not deny it.
 
-use super::equivalence::{Question, Verdict, judge, words};
+use super::equivalence::{Question, Separators, Verdict, judge, numbers, split_list, words};
 use crate::rollout::reward::{Reward, Score, View};
 
 /// Characters at the end of the thought in which the conclusion is looked for, as in Thyme.
 const LAST_CHARACTERS: usize = 500;
 /// Words that announce a conclusion.
-const ANNOUNCEMENTS: [&str; 9] = [
+const ANNOUNCEMENTS: [&str; 12] = [
     "answer is",
     "answer:",
     "answer would be",
     "answer should be",
     "answer must be",
-    "answer isn't",
+    "answer seems",
     "option is",
     "choice is",
     "i conclude",
+    "答案是",
+    "答案为",
+    "答案:",
 ];
-/// Words that deny what follows them in the same clause.
-const DENIALS: [&str; 17] = [
-    "not", "no", "never", "neither", "nor", "cannot", "can't", "isn't", "aren't", "wasn't", "weren't", "doesn't",
-    "don't", "didn't", "won't", "without", "unlike",
-];
+/// Words that deny or leave open what follows them in the same clause.
+const DENIALS: &str = "not no never neither nor cannot can't isn't aren't wasn't weren't doesn't don't didn't won't without unlike \
+    exclude excludes eliminate eliminates reject rejects rule rules ruling doubt unlikely if whether wonder maybe perhaps thought \
+    resembles than least most between over under up instead anything initially almost nearly";
 /// Words that deny what stands before them in the same clause.
-const REFUSALS: [&str; 10] =
-    ["not", "isn't", "wrong", "incorrect", "impossible", "false", "excluded", "eliminated", "unlikely", "ruled"];
+const REFUSALS: &str =
+    "not isn't aren't doesn't wrong incorrect impossible false excluded eliminated rejected unlikely ruled too fails";
 /// Words between the answer and a refusal.
 const REFUSAL_WORDS: usize = 4;
+/// Words behind a number that make it part of another statement.
+const CONTINUED: &str = "to or percent if squared cubed minus plus times";
+/// Words before a number that say that it results.
+const RESULTS: &str =
+    "is are was were gives give makes make equals = becomes leaves get gets be shows reads says so total";
 /// Where a clause with another statement begins.
-const CLAUSES: [&str; 9] =
-    [";", " but ", ", not ", " rather than ", " instead of ", " whereas ", " while ", " however", ", so "];
+const CLAUSES: [&str; 12] =
+    [";", ",", ":", "，", "。", " but ", " yet ", " whereas ", " while ", " however ", " and not ", " rather than "];
 /// Clauses that deny what they say.
-const DENYING: [&str; 3] = [", not ", " rather than ", " instead of "];
+const DENYING: [&str; 2] = [" and not ", " rather than "];
 
 /// 1 if the conclusion names the answer, 0 if not or if there is no answer. Counts only where the answer is right.
 pub struct Consistency;
@@ -54,7 +61,7 @@ impl Reward for Consistency {
         let Some(answer) = view.answer().filter(|answer| !answer.is_empty()) else { return Score::Value(0.0) };
         let thought = thought(&view.text);
         let question = Question::read(view.question);
-        Score::of(conclusion(last_part(&thought)).is_some_and(|conclusion| concludes(conclusion, answer, &question)))
+        Score::of(concludes(conclusion(last_part(&thought)), answer, &question))
     }
 }
 
@@ -79,22 +86,16 @@ fn last_part(thought: &str) -> &str {
     &thought[start..]
 }
 
-/// What the thought ends on: the sentence from the last words like "the answer is" on, else the last two sentences.
-fn conclusion(text: &str) -> Option<&str> {
-    let sentences = sentences(text);
+/// What the thought ends on: what follows the last words like "the answer is", else the last two sentences.
+fn conclusion(text: &str) -> &str {
     let lower = text.to_ascii_lowercase();
-    let announced = ANNOUNCEMENTS.iter().filter_map(|words| lower.rfind(words).map(|at| at + words.len())).max();
-    match announced {
-        Some(at) => {
-            let end = sentences.iter().map(|&(_, end)| end).find(|&end| end > at).unwrap_or(text.len());
-            let begin = if lower[..at].ends_with("isn't") { at - "isn't".len() } else { at };
-            Some(&text[begin..end])
-        }
-        None => {
-            let (start, _) = sentences.get(sentences.len().saturating_sub(2))?;
-            Some(&text[*start..])
-        }
-    }
+    // `answer isn't` announces nothing.
+    let is_whole = |end: &usize| !lower[*end..].starts_with(|c: char| c.is_ascii_alphabetic());
+    let places = ANNOUNCEMENTS.iter().flat_map(|words| lower.match_indices(words).map(|(at, words)| at + words.len()));
+    let announced = places.filter(is_whole).max();
+    let sentences = sentences(text);
+    let last_two = sentences.get(sentences.len().saturating_sub(2)).map_or(0, |(start, _)| *start);
+    &text[announced.unwrap_or(last_two)..]
 }
 
 /// The bounds of the sentences that are not blank: cut after `.`, `!`, `?` before a space, and at line ends.
@@ -117,30 +118,46 @@ fn sentences(text: &str) -> Vec<(usize, usize)> {
     bounds
 }
 
-/// Whether a conclusion says that `answer` holds.
+/// Whether a conclusion says that `answer` holds: of all that it states and does not deny, the last is the answer. Where the answer has
+/// several parts, it states each of them.
 fn concludes(conclusion: &str, answer: &str, question: &Question) -> bool {
-    if judge(conclusion.trim().trim_start_matches([':', ' ']), answer, question) == Verdict::Same {
+    let first = sentences(conclusion).first().map_or("", |&(start, end)| &conclusion[start..end]);
+    let is_alone = sentences(conclusion).len() <= 1;
+    if is_alone && judge(first.trim().trim_start_matches([':', ' ']), answer, question) == Verdict::Same {
         return true;
     }
-    let names = Names::of(answer, question);
-    sentences(conclusion).iter().any(|&(start, end)| {
-        clauses(&conclusion[start..end]).iter().any(|(clause, is_denied)| !is_denied && names.are_in(clause, question))
-    })
+    let parts = split_list(answer, Separators::Words);
+    if parts.len() > 1 && !parts.iter().any(|part| words(part).is_empty()) {
+        return parts.iter().all(|part| Names::of(part, question).last_stated(conclusion, question, true).0);
+    }
+    Names::of(answer, question).last_stated(conclusion, question, false).1
 }
 
-/// The clauses of a sentence, and whether each says what does not hold.
-fn clauses(sentence: &str) -> Vec<(&str, bool)> {
+/// The clauses of a text, and whether each says what does not hold.
+fn clauses(text: &str) -> Vec<(&str, bool)> {
     let mut clauses = Vec::new();
-    let (mut rest, mut is_denied) = (sentence, false);
-    loop {
-        let cut = CLAUSES.iter().filter_map(|mark| rest.find(mark).map(|at| (at, *mark))).min_by_key(|(at, _)| *at);
-        let Some((at, mark)) = cut else { break };
-        clauses.push((&rest[..at], is_denied));
-        is_denied = DENYING.contains(&mark);
-        rest = &rest[at + mark.len()..];
+    for (start, end) in sentences(text) {
+        let (mut rest, mut is_denied) = (&text[start..end], false);
+        let is_question = rest.trim_end().ends_with(['?', '？']);
+        loop {
+            let cut = CLAUSES.iter().filter_map(|mark| find_cut(rest, mark).map(|at| (at, *mark)));
+            let Some((at, mark)) = cut.min_by_key(|(at, mark)| (*at, usize::MAX - mark.len())) else { break };
+            clauses.push((&rest[..at], is_denied || is_question));
+            is_denied = DENYING.contains(&mark);
+            rest = &rest[at + mark.len()..];
+        }
+        clauses.push((rest, is_denied || is_question));
     }
-    clauses.push((rest, is_denied));
     clauses
+}
+
+/// The first place of a clause's mark; a comma or colon between digits belongs to a number.
+fn find_cut(text: &str, mark: &str) -> Option<usize> {
+    let is_digit = |c: Option<char>| c.is_some_and(|c| c.is_ascii_digit());
+    let is_inside = |at: usize| {
+        mark.len() == 1 && is_digit(text[..at].chars().next_back()) && is_digit(text[at + mark.len()..].chars().next())
+    };
+    text.match_indices(mark).map(|(at, _)| at).find(|&at| !is_inside(at))
 }
 
 /// The ways in which a sentence may name an answer.
@@ -149,6 +166,16 @@ struct Names {
     texts: Vec<String>,
     /// The letter of the option that it is.
     letter: Option<char>,
+    /// Whether it is a number, which other numbers contradict.
+    is_number: bool,
+}
+
+/// Something that a clause names: its words, and whether it is the answer.
+struct Mention {
+    at: usize,
+    count: usize,
+    is_own: bool,
+    is_number: bool,
 }
 
 impl Names {
@@ -164,48 +191,120 @@ impl Names {
         if letter.is_none() || words(answer).chars().count() > 1 {
             texts.push(answer.to_owned());
         }
-        Self { texts, letter }
+        Self { texts, letter, is_number: letter.is_none() && !numbers(answer).is_empty() }
     }
 
-    fn are_in(&self, clause: &str, question: &Question) -> bool {
-        let apart = |c: char| c.is_whitespace() || "!?;\"“”*`()[]".contains(c);
-        let trim = |word: &'_ str| word.trim_matches(['.', ',', ':', '\'']).len();
-        let said: Vec<&str> = clause.split(apart).filter(|word| trim(word) > 0).collect();
-        let bare: Vec<&str> = said.iter().map(|word| word.trim_matches(['.', ',', ':', '\''])).collect();
-        let is_stated = |at: usize, count: usize| {
-            let lower = |word: &&str| word.to_lowercase();
-            let denied = bare[..at].iter().map(lower).any(|word| DENIALS.contains(&word.as_str()));
-            let behind = bare[at + count..].iter().take(REFUSAL_WORDS).map(lower);
-            let refused = behind.into_iter().any(|word| REFUSALS.contains(&word.as_str()));
-            let is_or = |word: Option<&&str>| word.is_some_and(|word| word.eq_ignore_ascii_case("or"));
-            let is_article = |word: &&&str| ["a", "an", "the"].contains(&word.to_lowercase().as_str());
-            let is_open = is_or(bare.get(at + count)) || is_or(bare[..at].iter().rev().find(|word| !is_article(word)));
-            !denied && !refused && !is_open
-        };
-        let letter = self.letter.map(|letter| letter.to_string());
-        let is_letter = |at: usize| {
-            let is_it = Some(bare[at]) == letter.as_deref();
-            // The article `A` stands before a word in lower case.
-            let is_article = bare[at] == "A"
-                && said[at] == "A"
-                && bare.get(at + 1).is_some_and(|next| next.starts_with(|c: char| c.is_lowercase()) && *next != "is");
-            is_it && !is_article
-        };
-        if (0..bare.len()).any(|at| is_letter(at) && is_stated(at, 1)) {
-            return true;
+    /// Whether the answer is stated anywhere in a text, and whether it is the last that is stated. With `is_part`, other parts of the answer
+    /// may stand beside it.
+    fn last_stated(&self, text: &str, question: &Question, is_part: bool) -> (bool, bool) {
+        let (mut ever, mut last) = (false, false);
+        for (clause, is_denied) in clauses(text) {
+            let spaced = spaced(clause);
+            let apart = |c: char| c.is_whitespace() || "!?;\"“”*`()[]".contains(c);
+            let said: Vec<&str> = spaced.split(apart).filter(|word| !bare(word).is_empty()).collect();
+            for mention in self.mentions(&said, question) {
+                if !is_denied && is_stated(&said, &mention, is_part) {
+                    ever |= mention.is_own;
+                    last = mention.is_own;
+                }
+            }
         }
-        // A single letter is an option's or an article, which is looked at above.
-        let is_single_letter = |word: &str| word.len() == 1 && word.starts_with(|c: char| c.is_ascii_alphabetic());
-        self.texts.iter().any(|text| {
-            let wanted: Vec<&str> = text.split_whitespace().collect();
-            let count = wanted.len();
-            let equal = |window: &[&str]| {
-                let joined = window.join(" ");
-                words(&joined) == words(text)
-                    || (count == 1 && !is_single_letter(&joined) && judge(&joined, text, question) == Verdict::Same)
-                    || window.iter().zip(&wanted).all(|(a, b)| words(a) == words(b))
-            };
-            count > 0 && bare.windows(count).enumerate().any(|(at, window)| equal(window) && is_stated(at, count))
-        })
+        (ever, last)
     }
+
+    /// What a clause names, in order: the answer, other options, other numbers. What is part of a longer name is left out.
+    fn mentions(&self, said: &[&str], question: &Question) -> Vec<Mention> {
+        let mut found: Vec<Mention> = Vec::new();
+        for at in 0..said.len() {
+            let word = bare(said[at]);
+            let is_letter =
+                word.len() == 1 && word.starts_with(|c: char| c.is_ascii_uppercase()) && !is_article(said, at);
+            if is_letter && let Some(own) = self.letter {
+                found.push(Mention { at, count: 1, is_own: word.starts_with(own), is_number: false });
+            }
+            for (text, is_own) in self.names(question) {
+                let count = text.split_whitespace().count();
+                if count > 0 && at + count <= said.len() && names(&said[at..at + count], text, is_own, question) {
+                    found.push(Mention { at, count, is_own, is_number: self.is_number });
+                }
+            }
+            let is_other = self.is_number && !found.iter().any(|mention| mention.at + mention.count > at);
+            if is_other && !numbers(word).is_empty() {
+                found.push(Mention { at, count: 1, is_own: false, is_number: true });
+            }
+        }
+        let is_inside = |mention: &Mention, other: &Mention| {
+            other.count > mention.count
+                && other.at <= mention.at
+                && mention.at + mention.count <= other.at + other.count
+        };
+        let kept: Vec<bool> =
+            found.iter().map(|mention| !found.iter().any(|other| is_inside(mention, other))).collect();
+        found.into_iter().zip(kept).filter(|(_, kept)| *kept).map(|(mention, _)| mention).collect()
+    }
+
+    /// The texts that are looked for, and whether each is the answer.
+    fn names<'a>(&'a self, question: &'a Question) -> impl Iterator<Item = (&'a str, bool)> {
+        let own = self.texts.iter().map(|text| (text.as_str(), true));
+        let others = question.options.iter().filter(|(letter, _)| self.letter.is_some_and(|own| own != *letter));
+        own.chain(others.map(|(_, text)| (text.as_str(), false)))
+    }
+}
+
+/// Whether words name a text: the same words, or for a single word the same value.
+fn names(said: &[&str], text: &str, is_own: bool, question: &Question) -> bool {
+    let joined = said.join(" ");
+    let joined = bare(&joined);
+    let is_single_letter = joined.len() == 1 && joined.starts_with(|c: char| c.is_ascii_alphabetic());
+    words(joined) == words(text)
+        || (said.len() == 1 && is_own && !is_single_letter && judge(joined, text, question) == Verdict::Same)
+}
+
+/// Whether the article `A` or the pronoun `I` stands there rather than an option's letter.
+fn is_article(said: &[&str], at: usize) -> bool {
+    let next = said.get(at + 1);
+    matches!(said[at], "A" | "I")
+        && next
+            .is_some_and(|next| next.starts_with(|c: char| c.is_lowercase()) && !matches!(*next, "is" | "and" | "are"))
+}
+
+/// Whether a clause says that what it names holds: no word before or behind it denies it or leaves it open.
+fn is_stated(said: &[&str], mention: &Mention, is_part: bool) -> bool {
+    let among = |list: &str, word: &str| list.split_whitespace().any(|listed| listed.eq_ignore_ascii_case(word));
+    let (before, behind) = (&said[..mention.at], &said[mention.at + mention.count..]);
+    let denies = |word: &str| among(DENIALS, word) || word.ends_with("不是") || word.ends_with("并非");
+    let is_denied = before.iter().any(|word| denies(bare(word)));
+    let refusals = behind.iter().take(REFUSAL_WORDS).take_while(|word| **word != "and");
+    let is_refused = refusals.into_iter().any(|word| among(REFUSALS, bare(word)));
+    let noun = before.iter().rev().map(|word| bare(word)).find(|word| !among("a an the", word));
+    let is_or = |word: Option<&str>| word.is_some_and(|word| word.eq_ignore_ascii_case("or") || word == "或");
+    let is_open = !is_part && (is_or(behind.first().map(|word| bare(word))) || is_or(noun));
+    let is_continued = mention.is_number && !is_part && behind.first().is_some_and(|word| among(CONTINUED, bare(word)));
+    // Another number contradicts where it is said to result, or stands alone.
+    let results = noun.is_none_or(|word| among(RESULTS, word)) || said.len() == 1;
+    let counts = mention.is_own || !mention.is_number || results;
+    !is_denied && !is_refused && !is_open && !is_continued && counts
+}
+
+fn bare(word: &str) -> &str {
+    word.trim_matches(['.', ',', ':', '\'', '。', '，', '?', '!'])
+}
+
+/// A text with spaces between ideographs and Latin letters or digits: `答案是B` names `B`.
+fn spaced(text: &str) -> String {
+    let is_ideograph = |c: char| u32::from(c) >= 0x2E80;
+    let mut spaced = String::with_capacity(text.len());
+    let mut last = ' ';
+    for character in text.chars() {
+        let is_border = (is_ideograph(last) && character.is_ascii_alphanumeric())
+            || (last.is_ascii_alphanumeric() && is_ideograph(character))
+            || character == '='
+            || last == '=';
+        if is_border {
+            spaced.push(' ');
+        }
+        spaced.push(character);
+        last = character;
+    }
+    spaced
 }

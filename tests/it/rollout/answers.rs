@@ -359,6 +359,18 @@ fn a_conclusion_names_the_answer_or_its_option_and_does_not_deny_it() {
         ("So the answer is 7, not 8.", "7", "7", "", true),
         ("So the answer is 8, not 7.", "7", "7", "", false),
         ("There are seven people.", "7", "7", "", true),
+        ("I counted 7 at first, but there are 8.", "7", "7", "", false),
+        ("3+4=7, plus one is 8.", "7", "7", "", false),
+        ("7? No, 8.", "7", "7", "", false),
+        ("It shows 7 on line 3.", "7", "7", "", true),
+        ("There are more than 7.", "7", "7", "", false),
+        ("I doubt that it is 7.", "7", "7", "", false),
+        ("Is it a dog? No, it is a cat.", "B", "B", question, true),
+        ("At first I thought of a cat, but it is a dog.", "B", "B", question, false),
+        ("I can rule out B.", "B", "B", question, false),
+        ("The answer is B? No, it must be A.", "B", "B", question, false),
+        ("因此选B。", "B", "B", question, true),
+        ("So A and C are right.", "A, C", "A, C", question, true),
         ("It costs five euros.", "€5", "5 euros", "", true),
     ] {
         let text = format!("<think>{thought}</think>\n<answer>{answer}</answer>");

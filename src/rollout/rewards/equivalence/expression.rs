@@ -55,7 +55,7 @@ impl Expression {
     /// The variables.
     pub fn variables(&self) -> Vec<char> {
         let mut found = match self {
-            Self::Number(_) => Vec::new(),
+            Self::Number(_) | Self::Variable('π' | '∞') => Vec::new(),
             Self::Variable(name) => vec![*name],
             Self::Negative(a) | Self::Call(_, a) | Self::Degrees(a) | Self::Factorial(a) => a.variables(),
             Self::Binary(_, a, b) | Self::Root(a, b) => [a.variables(), b.variables()].concat(),

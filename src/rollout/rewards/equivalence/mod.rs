@@ -12,9 +12,10 @@ mod value;
 
 pub use question::Question;
 pub(super) use text::words;
+pub(super) use value::{Separators, split_list};
 
 use text::{canonical, trimmed, without_latex};
-use value::{Assigned, Separators, split_list};
+use value::Assigned;
 
 /// Longest text that rules other than equality look at, in bytes.
 const TEXT_BYTES_MAX: usize = 4096;
@@ -200,22 +201,24 @@ pub fn judge(answer: &str, solution: &str, question: &Question) -> Verdict {
         return Verdict::unknown("the text is too long for a rule");
     };
     let (answer, solution) = (canonical(answer), canonical(solution));
-    let (answers, solutions) = (readings(&answer), readings(&solution));
-    if answers.iter().all(|text| text.is_empty()) {
-        return Verdict::Different;
-    }
+    let (answers, solutions) = (Readings::of(&answer), Readings::of(&solution));
     let are_latex = literal::are_latex(&answer, &solution);
     let mut verdicts = Vec::new();
-    for answer in &answers {
-        for solution in &solutions {
-            match compare(answer, solution, are_latex, question) {
-                Verdict::Same => return Verdict::Same,
-                verdict => verdicts.push(verdict),
-            }
+    // What a sentence says of its subject is the answer only where the other side names no subject: `The man is tall` is not `The woman is tall`.
+    let own = answers.plain.iter().chain(&answers.predicate).flat_map(|a| solutions.plain.iter().map(move |b| (a, b)));
+    let theirs = answers.plain.iter().flat_map(|a| solutions.predicate.iter().map(move |b| (a, b)));
+    for (answer, solution) in own.chain(theirs) {
+        match compare(answer, solution, are_latex, question) {
+            Verdict::Same => return Verdict::Same,
+            verdict => verdicts.push(verdict),
         }
     }
-    // The plainest reading of both decides.
-    verdicts.pop().unwrap_or(Verdict::Different)
+    // The plainest reading of both decides, but for prose of which a rule sees no more than a part.
+    let is_prose = words(&solution).split(' ').count() > PROSE_WORDS;
+    match verdicts.first() {
+        Some(Verdict::Unknown(reason)) if is_prose => Verdict::Unknown(reason.clone()),
+        _ => verdicts.pop().unwrap_or(Verdict::Different),
+    }
 }
 
 /// The conclusion at the end of a long text: what follows its last `answer is`, or its last `\\boxed`.
@@ -233,13 +236,46 @@ fn tagged(text: &str) -> &str {
     inside.split("</answer>").next().unwrap_or(inside).trim()
 }
 
-/// What a canonical text may mean, from the whole of it to the plainest: without openings, the last `\boxed`, what a sentence like
-/// `The sign says STOP` ends on, without a reason behind it.
+/// What a canonical text may mean.
+struct Readings {
+    /// From the whole of it to the plainest: without openings, the last `\\boxed`, without a reason behind it.
+    plain: Vec<String>,
+    /// What a sentence like `The sign says STOP` says of its subject.
+    predicate: Vec<String>,
+}
+
+impl Readings {
+    fn of(text: &str) -> Self {
+        let plain = readings(text);
+        let mut predicate = Vec::new();
+        if let Some((subject, end)) = plain.last().and_then(|text| predicate_of(text)) {
+            let end = trimmed(without_openings(end)).to_owned();
+            predicate.extend(labelled(&end).map(str::to_owned));
+            predicate.push(end);
+            let is_generic = matches!(subject.as_str(), "it" | "there" | "this" | "that" | "they");
+            if is_generic {
+                return Self { plain: [plain, predicate].concat(), predicate: Vec::new() };
+            }
+        }
+        Self { plain, predicate }
+    }
+}
+
 fn readings(text: &str) -> Vec<String> {
-    let boxed = text.rfind("\\boxed{").and_then(|at| {
-        let inner = &text[at + "\\boxed{".len()..];
-        text::closing_brace(inner).map(|end| without_latex(&inner[..end]))
+    let mut boxes = text.match_indices("\\boxed{").filter_map(|(at, mark)| {
+        let inner = &text[at + mark.len()..];
+        text::closing_brace(inner).map(|end| (at, &inner[..end]))
     });
+    // A box is the answer if nothing around it denies it, and no other box says something else.
+    let boxed = boxes.next().filter(|(at, first)| {
+        let around = text[..*at].to_lowercase() + " " + &text[at + first.len()..].to_lowercase();
+        let denies = |word: &str| {
+            word.ends_with("n't") || ["not", "or", "wrong", "incorrect", "never", "either"].contains(&word)
+        };
+        boxes.all(|(_, other)| other == *first)
+            && !around.split(|c: char| !c.is_alphanumeric() && c != '\'').any(denies)
+    });
+    let boxed = boxed.map(|(_, inner)| without_latex(inner));
     let whole = trimmed(&without_latex(text)).to_owned();
     let mut found = vec![whole.clone()];
     let mut add = |text: &str| {
@@ -276,12 +312,6 @@ fn readings(text: &str) -> Vec<String> {
     if let Some(before) = without_bracket(short) {
         short = before;
         add(short);
-    }
-    if let Some(end) = predicate(short) {
-        add(without_openings(end));
-        if let Some(rest) = labelled(without_openings(end)) {
-            add(rest);
-        }
     }
     found
 }
@@ -356,8 +386,8 @@ fn after_opening<'a>(text: &'a str, opening: &str) -> Option<&'a str> {
     (ends && head.eq_ignore_ascii_case(opening) && !rest_is.is_empty()).then_some(rest)
 }
 
-/// What a short sentence says of its subject: `STOP` of `The sign says STOP`, `5` of `x is 5`.
-fn predicate(text: &str) -> Option<&str> {
+/// The subject of a short sentence in lower case, and what is said of it: `STOP` of `The sign says STOP`, `5` of `x is 5`.
+fn predicate_of(text: &str) -> Option<(String, &str)> {
     let (at, verb) = VERBS.iter().filter_map(|verb| text.find(verb).map(|at| (at, verb))).min()?;
     let subject = text[..at].to_lowercase();
     let words: Vec<&str> = subject.split_whitespace().collect();
@@ -366,8 +396,13 @@ fn predicate(text: &str) -> Option<&str> {
     // `x = 5` says to which variable, and stays whole.
     let is_variable = is_letter && *verb != " = ";
     let is_subject = words.first().is_some_and(|first| SUBJECTS.contains(first)) && (words.len() > 1 || !is_article);
-    let denies = words.iter().any(|word| matches!(*word, "not" | "or" | "no" | "neither" | "opposite"));
-    ((is_variable || is_subject) && words.len() <= 8 && !denies).then(|| text[at + verb.len()..].trim())
+    let is_denial = |word: &&str| {
+        word.ends_with("n't")
+            || ["not", "or", "no", "neither", "opposite", "never", "hardly", "rarely", "cannot"].contains(word)
+    };
+    let end = text[at + verb.len()..].trim();
+    ((is_variable || is_subject) && words.len() <= 8 && !words.iter().any(|word| is_denial(word)))
+        .then_some((subject, end))
 }
 
 /// One reading of the answer beside one of the solution.
@@ -504,7 +539,12 @@ fn values(answer: &str, solution: &str, question: &Question) -> Option<Verdict> 
         let counted = words.strip_prefix("no ").is_some_and(|noun| noun.ends_with('s') || noun == "people");
         question.asks_count && (matches!(&*words, "none" | "no" | "nothing" | "nobody" | "no one") || counted)
     };
-    let read = |text: &str| if is_none(text) { Assigned::read("0") } else { Assigned::read(text) };
+    let read = |text: &str| match text {
+        _ if is_none(text) => Assigned::read("0"),
+        // Two numbers of a point or box are no thousands.
+        _ if question.asks_coordinates && !text.contains(' ') => Assigned::read(&text.replace(',', ", ")),
+        _ => Assigned::read(text),
+    };
     let (a, b) = match (read(answer), read(solution)) {
         (Some(a), Some(b)) => (a, b),
         (None, None) => return None,
@@ -513,6 +553,9 @@ fn values(answer: &str, solution: &str, question: &Question) -> Option<Verdict> 
             return unread.contains(['\\', '^', '=']).then(|| Verdict::unknown("no rule reads the formula"));
         }
     };
+    if question.asks_count && a.is_ordinal() != b.is_ordinal() {
+        return Some(Verdict::Different);
+    }
     let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
     let begins_with_zero = |text: &str| text.len() > 1 && text.starts_with('0');
     let letters = |text: &str| text.to_lowercase().chars().filter(|c| c.is_alphabetic()).collect::<String>();
@@ -587,7 +630,8 @@ fn prose(answer: &str, solution: &str) -> Verdict {
 /// The numbers that an answer may mean, with the unit taken off: one, but for a percentage, which is also a share; none where it is no number.
 pub fn numbers(answer: &str) -> Vec<f64> {
     let answer = canonical(tagged(answer));
-    let found = readings(&answer).iter().rev().find_map(|text| Some(Assigned::read(text)?.numbers()));
+    let Readings { plain, predicate } = Readings::of(&answer);
+    let found = plain.iter().chain(&predicate).rev().find_map(|text| Some(Assigned::read(text)?.numbers()));
     found.unwrap_or_default()
 }
 

@@ -274,8 +274,10 @@ pub fn spoken(words: &[&str]) -> Option<(Number, usize)> {
         let part = Number::decimal(&format!("0.{spoken}")).filter(|_| !spoken.is_empty())?;
         return Some((number.plus(part), used + 1 + spoken.len()));
     }
-    if let ["and", "a", "half", ..] = rest {
-        return Some((number.plus(unit_fraction("half")?), used + 3));
+    if let ["and", part @ ..] = rest
+        && let Some((part, more)) = spoken(part).filter(|(part, _)| part.value() > 0.0 && part.value() < 1.0)
+    {
+        return Some((number.plus(part), used + 1 + more));
     }
     let is_cardinal = words[..used].iter().all(|word| cardinal(word).is_none());
     match rest.first().and_then(|word| unit_fraction(word)).filter(|_| is_cardinal) {
@@ -344,6 +346,9 @@ fn whole(words: &[&str]) -> Option<(Number, usize)> {
                 None => true,
                 Some(tens) => tens >= 20 && tens % 10 == 0 && (1..10).contains(&value),
             };
+            if !fits && is_last {
+                break; // `one third`
+            }
             if !fits {
                 return None;
             }
@@ -397,6 +402,8 @@ mod tests {
             ("three point one four", 3.14),
             ("a dozen", 12.0),
             ("one half", 0.5),
+            ("one third", 1.0 / 3.0),
+            ("two and three quarters", 2.75),
             ("two thirds", 2.0 / 3.0),
             ("a quarter", 0.25),
             ("minus two", -2.0),

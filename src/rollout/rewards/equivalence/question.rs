@@ -40,6 +40,8 @@ pub struct Question {
     pub asks_exact: bool,
     /// Whether a chemical symbol or formula is asked for, in which the case of letters counts.
     pub asks_symbol: bool,
+    /// Whether a point, a pixel or a box is asked for.
+    pub asks_coordinates: bool,
     /// Whether the order of a list counts.
     pub asks_order: bool,
     /// Whether a score or result of a game is asked for.
@@ -48,7 +50,7 @@ pub struct Question {
     pub reading: Reading,
 }
 
-const MATHEMATICS: [&str; 26] = [
+const MATHEMATICS: [&str; 27] = [
     "fraction",
     "fractions",
     "ratio",
@@ -75,6 +77,7 @@ const MATHEMATICS: [&str; 26] = [
     "gradient",
     "derivative",
     "integral",
+    "times",
 ];
 const CODES: [&str; 32] = [
     "pin",
@@ -110,7 +113,8 @@ const CODES: [&str; 32] = [
     "sku",
     "tracking",
 ];
-const CODE_PHRASES: [&str; 12] = [
+const CODE_PHRASES: [&str; 13] = [
+    "order number",
     "bus line",
     "bus number",
     "train number",
@@ -162,7 +166,7 @@ const OPTIONS: [&str; 10] = [
     "alternative",
     "alternatives",
 ];
-const PARTS: [&str; 53] = [
+const PARTS: [&str; 58] = [
     "date",
     "dates",
     "dated",
@@ -216,8 +220,13 @@ const PARTS: [&str; 53] = [
     "lens",
     "thread",
     "matchup",
+    "stars",
+    "rating",
+    "review",
+    "episode",
+    "vision",
 ];
-const ORDERS: [&str; 27] = [
+const ORDERS: [&str; 34] = [
     "in order",
     "order",
     "ordered",
@@ -245,6 +254,28 @@ const ORDERS: [&str; 27] = [
     "steps",
     "first to last",
     "front to back",
+    "first",
+    "next",
+    "last",
+    "row",
+    "width",
+    "height",
+    "depth",
+];
+const COORDINATES: [&str; 13] = [
+    "coordinates",
+    "coordinate",
+    "bounding box",
+    "bbox",
+    "box",
+    "pixel",
+    "position",
+    "point",
+    "latitude",
+    "longitude",
+    "rgb",
+    "rgba",
+    "hsv",
 ];
 const ORDERS_ELSEWHERE: [&str; 4] = ["顺序", "依次", "从左到右", "从上到下"];
 
@@ -277,7 +308,12 @@ impl Question {
         if CODES.iter().chain(&CODE_PHRASES).any(says) && reading != Reading::Mathematics {
             reading = Reading::Code;
         }
-        let asks_order = ORDERS.iter().any(says) || ORDERS_ELSEWHERE.iter().any(|words| lower.contains(words));
+        let asks_coordinates = COORDINATES.iter().any(says);
+        let asks_two = ["number of", "how many", "mean"].iter().any(says) && says(&"and");
+        let asks_order = asks_coordinates
+            || asks_two
+            || ORDERS.iter().any(says)
+            || ORDERS_ELSEWHERE.iter().any(|words| lower.contains(words));
         let asks_score = ["score", "scores", "scoreline", "result", "record", "比分"].iter().any(says);
         let capital = options(&text, 'A'..='Z', &STYLES);
         let small = if capital.is_empty() { options(&text, 'a'..='z', &STYLES[..4]) } else { Vec::new() };
@@ -295,6 +331,7 @@ impl Question {
             asks_count,
             asks_exact,
             asks_symbol,
+            asks_coordinates,
             asks_order,
             asks_score,
             reading,

@@ -219,6 +219,31 @@ const COMMANDS: [(&str, &str); 45] = [
     ("\\varnothing", "∅"),
     ("\\pi", "π"),
 ];
+/// Greek letters and their names.
+const GREEK: [(&str, &str); 22] = [
+    ("α", "alpha"),
+    ("β", "beta"),
+    ("γ", "gamma"),
+    ("δ", "delta"),
+    ("ε", "epsilon"),
+    ("ζ", "zeta"),
+    ("η", "eta"),
+    ("θ", "theta"),
+    ("κ", "kappa"),
+    ("λ", "lambda"),
+    ("μ", "mu"),
+    ("ν", "nu"),
+    ("ξ", "xi"),
+    ("ρ", "rho"),
+    ("σ", "sigma"),
+    ("τ", "tau"),
+    ("φ", "phi"),
+    ("χ", "chi"),
+    ("ψ", "psi"),
+    ("ω", "omega"),
+    ("Δ", "Delta"),
+    ("Ω", "Omega"),
+];
 /// Commands whose names begin like longer ones, so that only the whole name is meant.
 const WHOLE: [(&str, &str); 12] = [
     ("\\le", "≤"),
@@ -238,12 +263,18 @@ const WHOLE: [(&str, &str); 12] = [
 /// LaTeX's dressing taken off a canonical text: signs as characters, `\text{…}` and its like as their argument, delimiters of mathematics
 /// gone. Set braces `\{ \}` become `⦃ ⦄`, so that grouping braces stay apart from them. `\frac`, `\sqrt` and functions stay.
 pub fn without_latex(text: &str) -> String {
-    if !text.contains(['\\', '$']) && !text.contains("{,}") {
+    if !text.contains(['\\', '$', '~']) && !text.contains("{,}") {
         return text.to_owned();
     }
     let mut text = text.to_owned();
-    if text.contains('\\') {
-        text = text.replace('~', " ");
+    // LaTeX's space; in plain text `~` stands before a number that is not exact, or between two as a range.
+    let is_space = |(at, _): &(usize, &str)| {
+        let letter = |c: Option<char>| c.is_some_and(|c| c.is_alphabetic() || c == '\\');
+        letter(text[at + 1..].chars().next()) && text[..*at].ends_with(char::is_alphanumeric)
+    };
+    let spaces: Vec<usize> = text.match_indices('~').filter(is_space).map(|(at, _)| at).collect();
+    for at in spaces {
+        text.replace_range(at..=at, " ");
     }
     for (from, to) in COMMANDS {
         if text.contains(from) {
@@ -252,6 +283,12 @@ pub fn without_latex(text: &str) -> String {
     }
     for (from, to) in WHOLE {
         text = replaced_whole(&text, from, to);
+    }
+    for (letter, name) in GREEK {
+        let command = format!("\\{name}");
+        if text.contains(&command) {
+            text = replaced_whole(&text, &command, letter);
+        }
     }
     for name in TYPES {
         let command = format!("\\{name}{{");
@@ -379,6 +416,9 @@ const SPELLED_ENDS: [(&str, &str); 6] = [
 
 /// A word in one spelling.
 fn spelled(word: &str) -> String {
+    if let Some((_, name)) = GREEK.iter().find(|(letter, _)| *letter == word) {
+        return (*name).to_owned();
+    }
     if let Some((_, american)) = SPELLINGS.iter().find(|(british, _)| *british == word) {
         return (*american).to_owned();
     }

@@ -78,6 +78,8 @@ impl Assigned {
         if text.len() > TEXT_BYTES_MAX {
             return None;
         }
+        let mixed = mixed(text);
+        let text = mixed.as_deref().unwrap_or(text);
         if let Some(value) = named_number(text).or_else(|| compound(text, 2)) {
             return Some(Self { names: Vec::new(), value });
         }
@@ -103,6 +105,11 @@ impl Assigned {
                 Some(Self { names: name.into_iter().collect(), value: equation(text).or_else(|| read(text, 0))? })
             }
         }
+    }
+
+    /// Whether it is an ordinal.
+    pub fn is_ordinal(&self) -> bool {
+        matches!(self.value, Value::Quantity(_, Unit::Ordinal))
     }
 
     /// The number, where it is a single one; a percentage both ways.
@@ -174,6 +181,7 @@ fn same_in_any_order(a: &[Value], b: &[Value]) -> bool {
 /// A bracketed collection, a quantity or a formula.
 fn read(text: &str, depth: usize) -> Option<Value> {
     let text = &text.trim().trim_end_matches('.').replace(" x 10^", "×10^").replace("x10^", "×10^");
+    let text = mixed(text).unwrap_or_else(|| text.to_owned());
     // A dash in front of a number is its sign.
     let text = text.strip_prefix('–').map_or(text.to_owned(), |rest| format!("-{rest}"));
     let text = text.trim_end();
@@ -230,6 +238,15 @@ fn compound(text: &str, least: usize) -> Option<Value> {
     total.filter(|_| parts >= least).map(|(number, unit)| Value::Quantity(number, unit))
 }
 
+/// `1 and 1/2` as `1 1/2`.
+fn mixed(text: &str) -> Option<String> {
+    let (whole, part) = text.split_once(" and ")?;
+    let (above, below) = part.split_once('/')?;
+    let are_digits =
+        [whole, above, below].iter().all(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()));
+    are_digits.then(|| format!("{whole} {part}"))
+}
+
 /// The number whose name the whole text is: the `and` of `one hundred and five` makes no list.
 fn named_number(text: &str) -> Option<Value> {
     let lower = text.to_lowercase();
@@ -250,7 +267,7 @@ fn formula(text: &str) -> Option<Value> {
     let joined: String = text.chars().filter(|c| *c != ' ').collect();
     let expression = Expression::read(text).filter(|_| is_algebra(&joined))?;
     match expression.variables().as_slice() {
-        [] | ['∞', ..] => None,
+        [] => None,
         // Euler's number where it is the only letter.
         ['e'] => expression.value_of_e().map(|value| Value::Quantity(value, Unit::None)),
         _ => Some(Value::Formula(expression)),
