@@ -14,6 +14,7 @@
 //! ops                          the contract of every op
 //!
 //! leaves: prompt  sandbox  telemetry  tasks
+//!         hub                  the keys of a checkpoint's files
 //! ```
 
 pub mod checkpoint;
@@ -22,6 +23,7 @@ pub mod cpu;
 pub mod cuda;
 pub mod engine;
 pub mod eval;
+pub mod hub;
 pub mod model;
 pub mod ops;
 pub mod prompt;

@@ -8,11 +8,10 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 
 use super::device::Device;
-use crate::checkpoint::{folder, processor, weights};
+use crate::checkpoint::{config, folder, processor, weights};
 use crate::engine::{Engine, EngineLimits};
 use crate::eval::{Report, evaluate};
 use crate::model::Model;
-use crate::model::config::Config;
 use crate::ops::attention::PAGE_TOKENS;
 use crate::recipe::Method;
 use crate::rollout::engine_generator::EngineGenerator;
@@ -56,7 +55,7 @@ pub struct EvalArguments {
 pub fn run(arguments: EvalArguments) -> anyhow::Result<()> {
     let tasks = tasks(&arguments.data, arguments.limit)?;
     let dir = folder::resolve(&arguments.model)?;
-    let config = Config::open(&dir)?;
+    let config = config::open(&dir)?;
     let processor = Arc::new(processor::open(&dir, &config)?);
     let backend = arguments.device.backend(&config)?;
     let model = Model::new(config, backend);

@@ -55,7 +55,8 @@ impl SamplingArguments {
         let pick = |flag: Option<f32>, key, default: f32| {
             Ok::<f32, anyhow::Error>(flag.or(config.number(key)?.map(|value| value as f32)).unwrap_or(default))
         };
-        let temperature = pick(self.temperature, "temperature", default.temperature)?;
+        let checkpoint = config.temperature()?.map_or(default.temperature, |value| value as f32);
+        let temperature = self.temperature.unwrap_or(checkpoint);
         let sampling = Sampling {
             temperature: if temperature > 0.0 { temperature.max(TEMPERATURE_MIN) } else { temperature },
             top_k: usize::try_from(top_k.max(0)).unwrap_or(0),
@@ -67,8 +68,8 @@ impl SamplingArguments {
         let max_tokens = self.max_tokens.or(config.number("max_new_tokens")?.map(|n| n as usize)).unwrap_or(MAX_TOKENS);
         check("--top-k", top_k as f64, (-1.0..).contains(&(top_k as f64)), "-1 or more")?;
         self.check(&sampling, max_tokens)?;
-        let settings =
-            RolloutSettings { seed: self.seed, sampling, stop: self.stop.clone(), ..RolloutSettings::default() };
+        let (stop, eos) = (self.stop.clone(), config.ids("eos_token_id")?);
+        let settings = RolloutSettings { seed: self.seed, sampling, stop, eos, ..RolloutSettings::default() };
         Ok((settings, max_tokens))
     }
 

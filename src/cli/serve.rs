@@ -15,7 +15,7 @@ use super::answering::{EnvironmentName, PREFILL_TOKENS};
 use super::device::Device;
 use super::generation_config::GenerationConfig;
 use super::lines::print;
-use crate::checkpoint::{folder, processor, weights};
+use crate::checkpoint::{config, folder, processor, weights};
 use crate::engine::EngineLimits;
 use crate::engine::kv_cache::KvCache;
 use crate::engine::request::Sampling;
@@ -159,7 +159,7 @@ impl ServingArguments {
     /// When a file or a flag cannot be used.
     pub fn parts(&self, model: &str) -> anyhow::Result<Parts> {
         let dir = folder::resolve(model)?;
-        let mut config = Config::open(&dir)?;
+        let mut config = config::open(&dir)?;
         let processor = self.processor(&dir, &config)?;
         if let Some(tokens) = self.max_model_len {
             let most = config.context_tokens;
@@ -224,7 +224,7 @@ impl ServingArguments {
         let eos = generation.ids("eos_token_id")?;
         Ok(Defaults {
             sampling: Sampling {
-                temperature: pick("temperature", plain.temperature)?,
+                temperature: generation.temperature()?.map_or(plain.temperature, |x| x as f32),
                 top_k: generation.number("top_k")?.map_or(0, |k| k.max(0.0) as usize),
                 top_p: pick("top_p", plain.top_p)?,
                 min_p: pick("min_p", plain.min_p)?,

@@ -58,6 +58,7 @@ pub async fn answer(
             seed: settings.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()),
             sampling,
             stop: settings.stops.strings.clone(),
+            eos: app.defaults.eos.clone(),
             ..RolloutSettings::default()
         },
         limits: TokenLimits { turn: own.turn.min(total), total },

@@ -10,6 +10,7 @@ mod engine;
 mod engine_speed;
 mod errors;
 mod hostile;
+mod keys;
 mod kv_cache;
 mod large_vocabulary;
 mod load;
