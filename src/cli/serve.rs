@@ -18,7 +18,6 @@ use super::lines::print;
 use crate::checkpoint::{config, folder, processor, weights};
 use crate::engine::EngineLimits;
 use crate::engine::kv_cache::KvCache;
-use crate::engine::request::Sampling;
 use crate::engine::speculation::Speculation;
 use crate::model::Model;
 use crate::model::config::Config;
@@ -217,20 +216,11 @@ impl ServingArguments {
         processor: &Processor,
         config: &Config,
     ) -> anyhow::Result<Defaults> {
-        let plain = Sampling::default();
-        let pick =
-            |key: &str, default: f32| Ok::<f32, anyhow::Error>(generation.number(key)?.map_or(default, |x| x as f32));
         let ids = processor.special_ids();
-        let eos = generation.ids("eos_token_id")?;
+        let eos = generation.eos()?;
         Ok(Defaults {
-            sampling: Sampling {
-                temperature: generation.temperature()?.map_or(plain.temperature, |x| x as f32),
-                top_k: generation.number("top_k")?.map_or(0, |k| k.max(0.0) as usize),
-                top_p: pick("top_p", plain.top_p)?,
-                min_p: pick("min_p", plain.min_p)?,
-                repetition_penalty: pick("repetition_penalty", plain.repetition_penalty)?,
-                code_temperature: None,
-            },
+            sampling: generation.sampling()?,
+            max_tokens: generation.max_tokens()?,
             eos: if eos.is_empty() { vec![ids.im_end, ids.endoftext] } else { eos },
             forbidden: vec![ids.image_pad, ids.video_pad],
             context_tokens: config.context_tokens,

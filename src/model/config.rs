@@ -215,7 +215,7 @@ impl Config {
         if head_dim % 2 != 0 || self.rope.mrope_section.iter().map(|&n| n as u128).sum::<u128>() != head_dim as u128 / 2
         {
             return contradiction(format!(
-                "mrope_section {:?} does not sum to half the head size {head_dim}",
+                "the mrope_section of rope_scaling, {:?}, does not sum to half the head size {head_dim}",
                 self.rope.mrope_section
             ));
         }
@@ -228,7 +228,7 @@ impl Config {
             Family::Qwen25Vl => vision.size_or("out_hidden_size", 3584)?,
         };
         if out != self.dim {
-            return contradiction(format!("the vision tower gives width {out}, the language model has {}", self.dim));
+            return contradiction(format!("vision_config gives width {out}, the language model has {}", self.dim));
         }
         Ok(self)
     }

@@ -6,7 +6,7 @@ use std::f64::consts::TAU;
 use serde_json::{Map, Value};
 
 use super::config::{ConfigError, Keys};
-use crate::hub::keys::{ROPE, accept, warnings};
+use crate::hub::keys::{ROPE, accept, shown, warnings};
 
 /// Angles for each position.
 #[derive(Clone, PartialEq, Debug)]
@@ -200,6 +200,12 @@ pub(super) fn rope_warnings(text: Keys<'_>) -> Vec<String> {
         let value = keys.find(key)?;
         Some(format!("`{place}{key}` is {value} and has no effect: the rope_type is `{kind}`, which does not read it"))
     }));
+    let plain = |kind: &Value| if kind == "mrope" { "default".into() } else { kind.clone() };
+    if let (Some(used), Some(other)) = (keys.find("rope_type"), keys.find("type"))
+        && plain(used) != plain(other)
+    {
+        found.push(format!("`{place}type` is {} and has no effect beside a rope_type of {used}", shown(other)));
+    }
     if let (Some(scaling), Some(parameters)) = (text.find("rope_scaling"), text.find("rope_parameters"))
         && name == "rope_scaling"
         && scaling != parameters

@@ -5,6 +5,13 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
+use crate::hub::keys::shown;
+
+/// Keys that end like a token's and are none.
+const FLAGS: [&str; 2] = ["add_bos_token", "add_eos_token"];
+/// Keys of several tokens.
+const LISTS: [&str; 3] = ["model_specific_special_tokens", "additional_special_tokens", "extra_special_tokens"];
+
 /// What `tokenizer_config.json`, or without it `added_tokens.json`, declares.
 #[derive(Debug)]
 pub(super) struct Declared {
@@ -22,12 +29,13 @@ impl Declared {
     pub fn new(config: Option<&Value>, added: Option<&Value>) -> Result<Declared, String> {
         let nothing = Map::new();
         let config = config.and_then(Value::as_object).unwrap_or(&nothing);
-        let special = special(config);
-        let object = |value: &'_ Value| value.as_object().cloned();
-        let (file, tokens) = match (config.get("added_tokens_decoder").and_then(object), added.and_then(object)) {
-            (Some(decoder), _) => {
+        let special = special(config)?;
+        let decoder = config.get("added_tokens_decoder").filter(|value| !value.is_null());
+        let (file, tokens) = match (decoder, added.and_then(Value::as_object)) {
+            (Some(Value::Object(decoder)), _) => {
                 ("tokenizer_config.json", decoder.iter().map(|(id, entry)| by_id(id, entry)).collect())
             }
+            (Some(other), _) => return Err(wrong("added_tokens_decoder", other, "an object of ids")),
             (None, Some(added)) => {
                 ("added_tokens.json", added.iter().map(|(content, id)| by_text(content, id, &special)).collect())
             }
@@ -39,16 +47,30 @@ impl Declared {
 }
 
 /// `bos_token` and the like, then tokens of lists and of named ones.
-fn special(config: &Map<String, Value>) -> Vec<String> {
-    let text = |value: &Value| value.as_str().or_else(|| value["content"].as_str()).map(str::to_owned);
-    let named = config.iter().filter(|(key, _)| key.ends_with("_token")).filter_map(|(_, value)| text(value));
-    let lists = ["model_specific_special_tokens", "additional_special_tokens", "extra_special_tokens"];
-    let listed = lists.iter().filter_map(|key| config.get(*key)).flat_map(|value| match value {
-        Value::Array(values) => values.iter().filter_map(text).collect::<Vec<_>>(),
-        Value::Object(values) => values.values().filter_map(text).collect(),
-        _ => Vec::new(),
-    });
-    named.chain(listed).collect()
+fn special(config: &Map<String, Value>) -> Result<Vec<String>, String> {
+    let text = |key: &str, value: &Value| {
+        let text = value.as_str().or_else(|| value["content"].as_str()).map(str::to_owned);
+        text.ok_or_else(|| wrong(key, value, "a token, or an object with `content`"))
+    };
+    let present = || config.iter().filter(|(_, value)| !value.is_null());
+    let named = present().filter(|(key, _)| key.ends_with("_token") && !FLAGS.contains(&key.as_str()));
+    let mut tokens = named.map(|(key, value)| text(key, value)).collect::<Result<Vec<_>, _>>()?;
+    for (key, value) in present().filter(|(key, _)| LISTS.contains(&key.as_str())) {
+        match value {
+            Value::Array(values) => {
+                tokens.extend(values.iter().map(|value| text(key, value)).collect::<Result<Vec<_>, _>>()?);
+            }
+            Value::Object(values) => {
+                tokens.extend(values.values().map(|value| text(key, value)).collect::<Result<Vec<_>, _>>()?);
+            }
+            other => return Err(wrong(key, other, "a list of tokens")),
+        }
+    }
+    Ok(tokens)
+}
+
+fn wrong(key: &str, value: &Value, expected: &str) -> String {
+    format!("{key} is {}; it must be {expected}", shown(value))
 }
 
 /// An entry of `added_tokens_decoder`.

@@ -343,12 +343,30 @@ const PROCESSOR_FILE: &str = "processor_config.json";
 fn image_processor(folder: &Path) -> Result<Option<(PathBuf, Value)>, PromptError> {
     let path = folder.join(PROCESSOR_FILE);
     if let Some(mut json) = read_json(&path)?
-        && json["image_processor"].is_object()
+        && !json["image_processor"].is_null()
     {
         return Ok(Some((path, json["image_processor"].take())));
     }
     let path = folder.join(PREPROCESSOR_FILE);
     Ok(read_json(&path)?.map(|json| (path, json)))
+}
+
+/// What an object says of pictures without effect.
+fn picture_warnings(object: &Map<String, Value>, place: &str) -> Vec<String> {
+    let mut found = key_warnings(&[PREPROCESSOR], object, place);
+    let Some(Value::Object(size)) = object.get("size") else { return found };
+    found.extend(key_warnings(&[SIZE], size, &format!("{place}size.")));
+    for (key, edge) in [("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")] {
+        let limits = [object.get(key), size.get(edge), size.get(key)];
+        let limits: Vec<u64> = limits.into_iter().flatten().filter_map(|value| positive(value, key).ok()).collect();
+        if let Some(other) = limits.iter().find(|limit| **limit != limits[0]) {
+            let used = limits[0];
+            found.push(format!(
+                "{place}{key} and {place}size ({edge}) say {used} and {other}; {used} is used, as in transformers"
+            ));
+        }
+    }
+    found
 }
 
 /// What the config files of the prompt side say without effect, each with its file; nothing of files that cannot be read.
@@ -366,19 +384,14 @@ pub fn warnings(folder: &Path) -> Vec<String> {
     say(PROCESSOR_FILE, key_warnings(&[PROCESSOR], &whole, ""));
     match whole.get("image_processor") {
         Some(Value::Object(nested)) => {
-            say(PROCESSOR_FILE, key_warnings(&[PREPROCESSOR], nested, "image_processor."));
+            say(PROCESSOR_FILE, picture_warnings(nested, "image_processor."));
             let settings = [nested.clone(), own.clone()].map(|object| parse_image_settings(&Value::Object(object)));
             if !own.is_empty() && settings[0] != settings[1] {
                 let message = "is not read beside processor_config.json, which says something else, as in transformers";
                 say(PREPROCESSOR_FILE, vec![message.to_owned()]);
             }
         }
-        _ => {
-            say(PREPROCESSOR_FILE, key_warnings(&[PREPROCESSOR], &own, ""));
-            if let Some(Value::Object(size)) = own.get("size") {
-                say(PREPROCESSOR_FILE, key_warnings(&[SIZE], size, "size."));
-            }
-        }
+        _ => say(PREPROCESSOR_FILE, picture_warnings(&own, "")),
     }
     // Every `*_token` is read.
     let is_token = |key: &str, value: &Value| key.ends_with("_token") && (value.is_string() || value.is_object());
@@ -401,7 +414,7 @@ pub fn warnings(folder: &Path) -> Vec<String> {
 /// Reads both spellings of the limits; as in transformers, `min_pixels` and `max_pixels` win over `size`.
 fn parse_image_settings(json: &Value) -> Result<ImageSettings, String> {
     let default = ImageSettings::default();
-    accept(&[PREPROCESSOR], json.as_object().ok_or("it is not a JSON object; copy it again from the checkpoint")?, "")?;
+    accept(&[PREPROCESSOR], json.as_object().ok_or("image_processor is not an object")?, "")?;
     let size = &json["size"];
     match size {
         Value::Null => {}
@@ -409,8 +422,10 @@ fn parse_image_settings(json: &Value) -> Result<ImageSettings, String> {
         other => return Err(format!("size is {other}; it must be an object with shortest_edge and longest_edge")),
     }
     let limit = |key: &str, edge: &str, default: u64| {
-        let value = [&json[key], &size[edge], &size[key]].into_iter().find(|value| !value.is_null());
-        value.map_or(Ok(default), |value| positive(value, key))
+        let places = [(&json[key], key), (&size[edge], edge), (&size[key], key)];
+        let given = places.into_iter().filter(|(value, _)| !value.is_null());
+        let numbers = given.map(|(value, key)| positive(value, key)).collect::<Result<Vec<_>, _>>()?;
+        Ok::<u64, String>(numbers.first().copied().unwrap_or(default))
     };
     let side = |key: &str, default: usize| match &json[key] {
         Value::Null => Ok(default),
@@ -461,11 +476,14 @@ fn read_text(path: &Path) -> Result<Option<String>, PromptError> {
 }
 
 fn read_json(path: &Path) -> Result<Option<Value>, PromptError> {
-    let parse = |text: String| {
-        serde_json::from_str(&text).map_err(|error| PromptError::Invalid {
-            path: path.to_owned(),
-            reason: format!("is not valid JSON ({error}); copy it again from the checkpoint"),
-        })
+    let invalid = |reason: String| PromptError::Invalid {
+        path: path.to_owned(),
+        reason: format!("is not {reason}; copy it again from the checkpoint"),
+    };
+    let parse = |text: String| match serde_json::from_str(&text) {
+        Ok(Value::Object(object)) => Ok(Value::Object(object)),
+        Ok(_) => Err(invalid("a JSON object".to_owned())),
+        Err(error) => Err(invalid(format!("valid JSON ({error})"))),
     };
     read_text(path)?.map(parse).transpose()
 }

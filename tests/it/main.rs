@@ -9,6 +9,7 @@ mod demonstration;
 mod engine;
 mod engine_speed;
 mod errors;
+mod folders;
 mod hostile;
 mod keys;
 mod kv_cache;

@@ -43,7 +43,7 @@ CONFIG = [
     # Scaled rotary positions.
     (FLAT, scaling(type="linear", factor=2.0), "same"),
     (FLAT, scaling(rope_type="linear", factor=8), "same"),
-    (FLAT, scaling(type="linear", rope_type="default"), "same"),
+    (FLAT, scaling(type="linear", rope_type="default"), "warned"),
     (FLAT, scaling(type="linear", rope_type="default", factor=4.0), "warned"),
     (FLAT, scaling(factor=4.0), "warned"),
     (FLAT, scaling(**YARN), "same"),

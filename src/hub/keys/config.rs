@@ -69,7 +69,11 @@ pub const TEXT: &[Entry] = &[
         effect: Used,
         note: "`hidden_size / num_attention_heads` where it is absent; the tensors must have it",
     },
-    Entry { names: &["max_position_embeddings"], effect: Used, note: "the longest sequence; 32768 where it is absent" },
+    Entry {
+        names: &["max_position_embeddings"],
+        effect: Used,
+        note: "the longest sequence; 32768 where it is absent; raise it too where `rope_scaling` lengthens the context",
+    },
     Entry { names: &["rms_norm_eps"], effect: Used, note: "1e-5 where it is absent, as in transformers" },
     Entry { names: &["initializer_range"], effect: Used, note: "of random weights only" },
     Entry { names: &["rope_theta"], effect: Used, note: "where `rope_parameters` has none; 1e6 where it is absent" },
