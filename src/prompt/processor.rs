@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ::image::RgbImage;
+use serde::Deserialize;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
@@ -303,13 +304,13 @@ fn read_template(folder: &Path) -> Result<Option<ChatTemplate>, PromptError> {
     Ok(source.map(compile).transpose()?)
 }
 
-/// A template as a string, or the one named `default` in a list of named ones.
+/// A template as a string, or the one named `default` of several.
 fn template_text(template: &Value, path: &Path) -> Result<String, PromptError> {
     let named_default = || template.as_array()?.iter().find(|entry| entry["name"] == "default")?["template"].as_str();
-    let text = template.as_str().or_else(named_default);
+    let text = template.as_str().or_else(named_default).or_else(|| template["default"].as_str());
     text.map(str::to_owned).ok_or_else(|| PromptError::Invalid {
         path: path.to_owned(),
-        reason: "chat_template is neither a string nor a list with one named \"default\"".to_owned(),
+        reason: "chat_template is neither a string, nor several of which one is named \"default\"".to_owned(),
     })
 }
 
@@ -349,6 +350,21 @@ fn image_processor(folder: &Path) -> Result<Option<(PathBuf, Value)>, PromptErro
     }
     let path = folder.join(PREPROCESSOR_FILE);
     Ok(read_json(&path)?.map(|json| (path, json)))
+}
+
+/// The texts of the added tokens of `tokenizer.json`; none where it cannot be read.
+fn own_added_tokens(folder: &Path) -> Vec<String> {
+    #[derive(Deserialize)]
+    struct Added {
+        content: String,
+    }
+    #[derive(Deserialize)]
+    struct File {
+        added_tokens: Vec<Added>,
+    }
+    let bytes = std::fs::read(folder.join("tokenizer.json")).unwrap_or_default();
+    let tokens = serde_json::from_slice(&bytes).map_or(Vec::new(), |file: File| file.added_tokens);
+    tokens.into_iter().map(|token| token.content).collect()
 }
 
 /// What an object says of pictures without effect.
@@ -406,6 +422,12 @@ pub fn warnings(folder: &Path) -> Vec<String> {
             let message =
                 format!("{token:?} is not in added_tokens_decoder of tokenizer_config.json, which is read instead");
             say("added_tokens.json", vec![message]);
+        }
+        if let Some(token) = own_added_tokens(folder).into_iter().find(|token| !is_declared(token)) {
+            let message = format!(
+                "added_tokens_decoder lacks {token:?}, which tokenizer.json has; it keeps its id here, transformers 5 gives it another"
+            );
+            say("tokenizer_config.json", vec![message]);
         }
     }
     found

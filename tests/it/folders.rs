@@ -229,6 +229,11 @@ fn changes() -> Vec<Change> {
             Refused(&["768", "content"]),
         ),
         (
+            "a token that tokenizer.json alone has",
+            edit(tokenizer, |json| drop(json["added_tokens_decoder"].as_object_mut().unwrap().remove("760"))),
+            Warned(&["added_tokens_decoder lacks", "<|box_end|>"]),
+        ),
+        (
             "a token in added_tokens.json beside the decoder",
             set("added_tokens.json", "<|extra|>", json!(768)),
             Warned(&["added_tokens.json", "<|extra|>"]),
