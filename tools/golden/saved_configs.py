@@ -141,6 +141,10 @@ def main():
         for files in origin.values():
             if "chat_template" in files.get("tokenizer_config.json", {}):
                 files["tokenizer_config.json"]["chat_template"] = ""
+            config = files.get("config.json", {})
+            for section in (config, config.get("text_config", {})):
+                if "_name_or_path" in section:
+                    section["_name_or_path"] = "folder"  # Where this script had it for a moment.
     lines = []
     for origin, models in sorted(origins.items()):
         entries = ",\n".join(f"{json.dumps(model)}: {json.dumps(files)}" for model, files in models.items())
