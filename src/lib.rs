@@ -14,7 +14,8 @@
 //! ops                          the contract of every op
 //!
 //! leaves: prompt  sandbox  telemetry  tasks
-//!         hub                  the keys of a checkpoint's files
+//! files                        addresses and encodings, which leaves read too
+//! hub                          the keys of a checkpoint's files
 //! ```
 
 pub mod checkpoint;
@@ -23,6 +24,7 @@ pub mod cpu;
 pub mod cuda;
 pub mod engine;
 pub mod eval;
+pub mod files;
 pub mod hub;
 pub mod model;
 pub mod ops;

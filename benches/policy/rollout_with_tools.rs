@@ -82,7 +82,7 @@ impl RolloutWithTools {
             ("sequences", transcripts().count().into()),
             ("code_runs", calls().filter(has_run).count().into()),
             ("images", calls().map(|call| call.images_shown).sum::<usize>().into()),
-            ("accuracy", Report::new(transcripts().zip(scores.iter().flatten())).accuracy().into()),
+            ("accuracy", Report::new(transcripts().zip(scores.iter().flatten())).accuracy.into()),
         ];
         counts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }

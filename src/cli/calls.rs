@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use super::batch::Written;
 use super::lines::Lines;
 use super::sampling::SamplingArguments;
+use crate::files::{foreign_start, json_line};
 use crate::serve::Parts;
 use crate::serve::batch::{Call, Reply, answer_calls};
 use crate::serve::error::ApiError;
@@ -52,13 +53,17 @@ struct Line<'a> {
 /// Whether a file holds calls: its first line has a `custom_id`.
 ///
 /// # Errors
-/// When it cannot be read.
+/// When it cannot be read, or holds something else than JSON lines.
 pub fn are_in(path: &Path) -> anyhow::Result<bool> {
     let mut reader = BufReader::new(open(path)?);
+    let start = reader.fill_buf().with_context(|| format!("cannot read {}", path.display()))?;
+    if let Some(problem) = foreign_start(start) {
+        anyhow::bail!("{}: {problem}", path.display());
+    }
     let mut line = Vec::new();
     while reader.read_until(b'\n', &mut line).with_context(|| format!("cannot read {}", path.display()))? > 0 {
-        if !line.trim_ascii().is_empty() {
-            let fields: Option<Map<String, Value>> = serde_json::from_slice(&line).ok();
+        if !json_line(&line).is_empty() {
+            let fields: Option<Map<String, Value>> = serde_json::from_slice(json_line(&line)).ok();
             return Ok(fields.is_some_and(|fields| fields.contains_key("custom_id")));
         }
         line.clear();
@@ -87,7 +92,7 @@ impl Calls {
             number += 1;
             let (at, bytes) = (start, text.len());
             start += bytes as u64;
-            if !text.trim_ascii().is_empty() {
+            if !json_line(&text).is_empty() {
                 let line = read_line(&text).with_context(|| format!("{}:{number}", path.display()))?;
                 anyhow::ensure!(
                     ids.insert(line.custom_id.clone()),
@@ -165,7 +170,7 @@ impl Calls {
 
 fn read_line(text: &[u8]) -> anyhow::Result<Line<'_>> {
     let form = "a line is {\"custom_id\", \"method\": \"POST\", \"url\": \"/v1/chat/completions\", \"body\": {...}}";
-    let line: Line<'_> = serde_json::from_slice(text).map_err(|error| anyhow::anyhow!("{error}; {form}"))?;
+    let line: Line<'_> = serde_json::from_slice(json_line(text)).map_err(|error| anyhow::anyhow!("{error}; {form}"))?;
     let method = line.method.as_deref().unwrap_or("POST");
     anyhow::ensure!(method == "POST", "method is {method:?}, and only POST is known; {form}");
     anyhow::ensure!(line.url.starts_with('/'), "url is {:?}; give a route such as /v1/chat/completions", line.url);

@@ -8,25 +8,44 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 
 use super::device::Device;
+use super::lines::refuse_input;
 use crate::checkpoint::{config, folder, processor, weights};
 use crate::engine::{Engine, EngineLimits};
-use crate::eval::{Report, evaluate};
+use crate::eval::predictions::{Column, score_lines};
+use crate::eval::{evaluate, sample};
+use crate::files::foreign_start;
 use crate::model::Model;
 use crate::ops::attention::PAGE_TOKENS;
-use crate::recipe::Method;
+use crate::recipe::{Method, layers};
 use crate::rollout::engine_generator::EngineGenerator;
 use crate::rollout::environment::Task;
 use crate::rollout::registry;
 use crate::rollout::reward::{RewardSet, RewardSettings};
 use crate::train::dataset::Dataset;
 
-/// Answer held-out tasks greedily, and score the answers.
+const EXAMPLES: &str = r#"Examples:
+  thyme-engine eval --model runs/grpo_ats/checkpoint-30 --data needle --limit 256
+  thyme-engine eval --predictions A.jsonl --output B.jsonl
+
+A line of --predictions is an object with `answer` (as it stands) or `text` (searched for <answer>), `solution` and perhaps `question`; other
+columns pass through. `solution` is a string, a number, {"regex": "..."}, {"number": 3.5, "tolerance": 0.1}, {"number": 3.5,
+"relative_tolerance": 0.05}, or a list of these, of which one is enough. B.jsonl holds the same lines with `scores` (null where no rule can
+judge) and `unscored` (why)."#;
+
+/// Answer held-out tasks greedily and score the answers, or score answers that exist.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: thyme-engine eval --model runs/grpo_ats/checkpoint-30 --data needle --limit 256")]
+#[command(after_help = EXAMPLES)]
 pub struct EvalArguments {
     /// Checkpoint folder, or org/name in the local Hugging Face cache.
-    #[arg(long)]
-    model: String,
+    #[arg(long, required_unless_present = "predictions")]
+    model: Option<String>,
+    /// Score the answers of these lines, without a model.
+    #[arg(long, value_name = "A.jsonl", requires = "output",
+        conflicts_with_all = ["model", "data", "environment", "limit", "max_num_seqs", "max_total_tokens", "device"])]
+    predictions: Option<PathBuf>,
+    /// For --predictions: score by all rewards of this recipe, not by the answer alone.
+    #[arg(long, value_name = "R.toml", requires = "predictions")]
+    recipe: Option<PathBuf>,
     /// `needle` for the built-in task's held-out pictures, or a JSONL file in Thyme's RL form.
     #[arg(long, default_value = "needle")]
     data: String,
@@ -43,7 +62,7 @@ pub struct EvalArguments {
     /// Tokens after the prompt that a sequence may have, observations included.
     #[arg(long, default_value_t = 1024)]
     max_total_tokens: usize,
-    /// Where to write the report and the transcripts; only the terminal where absent.
+    /// Where to write: a folder for the report and the transcripts (only the terminal where absent); the scored lines of --predictions.
     #[arg(long)]
     output: Option<PathBuf>,
     /// Where to compute.
@@ -53,8 +72,9 @@ pub struct EvalArguments {
 
 /// Runs the command.
 pub fn run(arguments: EvalArguments) -> anyhow::Result<()> {
+    let Some(model) = &arguments.model else { return score_predictions(&arguments) };
     let tasks = tasks(&arguments.data, arguments.limit)?;
-    let dir = folder::resolve(&arguments.model)?;
+    let dir = folder::resolve(model)?;
     let config = config::open(&dir)?;
     let processor = Arc::new(processor::open(&dir, &config)?);
     let backend = arguments.device.backend(&config)?;
@@ -71,7 +91,7 @@ pub fn run(arguments: EvalArguments) -> anyhow::Result<()> {
     let mut generator = EngineGenerator { engine: &mut engine, weights: &weights };
     let rewards = RewardSet::new(&RewardSettings::default())?;
     let (report, groups) = evaluate(&mut generator, &processor, &*environment, &tasks, &rewards)?;
-    print(&report);
+    print!("{report}");
     if let Some(output) = &arguments.output {
         std::fs::create_dir_all(output).with_context(|| format!("cannot create {}", output.display()))?;
         let path = output.join("results.json");
@@ -80,15 +100,52 @@ pub fn run(arguments: EvalArguments) -> anyhow::Result<()> {
         let mut lines = String::new();
         for transcript in groups.iter().flat_map(|group| &group.transcripts) {
             let task = &tasks[transcript.task];
-            let line = serde_json::json!({
-                "question": task.question, "solution": task.solution, "text": transcript.text(), "end": transcript.end.name(),
-            });
-            lines += &format!("{line}\n");
+            let scores = rewards.score(transcript, &task.question, &task.solution);
+            lines += &format!("{}\n", sample::line(task, transcript, &scores));
         }
         let path = output.join("samples.jsonl");
         std::fs::write(&path, lines).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
+}
+
+fn score_predictions(arguments: &EvalArguments) -> anyhow::Result<()> {
+    let (Some(input), Some(output)) = (&arguments.predictions, &arguments.output) else {
+        anyhow::bail!("--predictions needs --output")
+    };
+    let rewards = match &arguments.recipe {
+        Some(recipe) => RewardSet::new(&layers::load(recipe, &[])?.reward)?,
+        None => RewardSet::answer_only(),
+    };
+    refuse_input(output, input)?;
+    let bytes = std::fs::read(input).with_context(|| format!("cannot read {}", input.display()))?;
+    if let Some(problem) = foreign_start(&bytes) {
+        anyhow::bail!("{}: {problem}", input.display());
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let line =
+            1 + error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|&&byte| byte == b'\n').count();
+        anyhow::anyhow!(
+            "in {}: line {line}: the text must be UTF-8; `iconv -f LATIN1 -t UTF-8` converts Latin-1",
+            input.display()
+        )
+    })?;
+    let (lines, columns) = score_lines(&text, &rewards).with_context(|| format!("in {}", input.display()))?;
+    let cannot = || format!("cannot write {}; give a file in a folder that exists", output.display());
+    let partial = output.with_extension("jsonl.partial");
+    std::fs::write(&partial, lines).with_context(cannot)?;
+    std::fs::rename(&partial, output).with_context(cannot)?;
+    print_columns(&columns);
+    Ok(())
+}
+
+/// A row for each reward: mean of the scored, how many have a score, how many have none, the sum's share of all.
+fn print_columns(columns: &[Column]) {
+    println!("{:<16}{:>8}{:>8}{:>10}{:>8}", "reward", "mean", "scored", "unscored", "of all");
+    for Column { name, scored, unscored, sum } in columns {
+        let of = |count: usize| sum / count.max(1) as f64;
+        println!("{name:<16}{:>8.3}{scored:>8}{unscored:>10}{:>8.3}", of(*scored), of(scored + unscored));
+    }
 }
 
 fn tasks(data: &str, limit: usize) -> anyhow::Result<Vec<Task>> {
@@ -98,18 +155,4 @@ fn tasks(data: &str, limit: usize) -> anyhow::Result<Vec<Task>> {
     };
     let count = dataset.len().map_or(limit, |len| len.min(limit));
     Ok((0..count as u64).map(|number| dataset.task(number)).collect::<Result<_, _>>()?)
-}
-
-fn print(report: &Report) {
-    println!("{:<16}{:>8}", "tasks", report.count);
-    for (name, value) in &report.parts {
-        println!("{name:<16}{value:>8.3}");
-    }
-    println!("{:<16}{:>8.3}", "reward", report.reward);
-    println!("{:<16}{:>8.3}", "tool use", report.tool_use);
-    println!("{:<16}{:>8.3}", "tool ok", report.tool_success);
-    println!("{:<16}{:>8.1}", "tokens", report.tokens);
-    for (name, count) in &report.ends {
-        println!("{:<16}{count:>8}", format!("end {name}"));
-    }
 }

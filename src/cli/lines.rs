@@ -8,6 +8,8 @@ use anyhow::Context;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::files::json_line;
+
 /// An open output file.
 #[derive(Debug)]
 pub struct Lines {
@@ -39,7 +41,7 @@ impl Lines {
         let (mut whole, mut end, mut line) = (0, 0, Vec::new());
         let mut reader = BufReader::new(&file);
         while reader.read_until(b'\n', &mut line).with_context(cannot)? > 0 && line.ends_with(b"\n") {
-            let reply: Option<Map<String, Value>> = serde_json::from_slice(&line).ok();
+            let reply: Option<Map<String, Value>> = serde_json::from_slice(json_line(&line)).ok();
             let id = reply.as_ref().and_then(|reply| reply.get(key)).unwrap_or(&Value::Null);
             let expected = ids.next().unwrap_or(Value::Null);
             anyhow::ensure!(
@@ -65,7 +67,8 @@ impl Lines {
     }
 }
 
-fn refuse_input(path: &Path, input: &Path) -> anyhow::Result<()> {
+/// Refuses an output that is the command's own input.
+pub fn refuse_input(path: &Path, input: &Path) -> anyhow::Result<()> {
     let is_input = matches!((path.canonicalize(), input.canonicalize()), (Ok(a), Ok(b)) if a == b);
     anyhow::ensure!(!is_input, "--output {} is the input file; choose another", path.display());
     Ok(())

@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use thiserror::Error;
 
+use crate::files::{foreign_start, json_line, object_remedy};
 use crate::prompt::{ImageError, ImageProblem, ImageSource, Message, PositionError, PromptError};
+use crate::tasks::forms::{Foreign, foreign_request};
 
 /// A request file that cannot be used.
 #[derive(Debug, Error)]
@@ -18,6 +20,14 @@ pub enum RequestError {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// A file that holds something else than JSON lines.
+    #[error("{}: {problem}", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What it is, and the remedy.
+        problem: &'static str,
     },
     /// A line that is no request.
     #[error("{}:{line}: {problem}", path.display())]
@@ -46,9 +56,15 @@ pub enum RequestError {
 /// What can be wrong with a request.
 #[derive(Debug, Error)]
 pub enum Problem {
-    /// Not JSON, or not of the form.
+    /// Not of the form.
     #[error("{0}; a line is one JSON object with `id` and one of `messages`, `prompt`, `token_ids`")]
     Json(String),
+    /// Not a JSON object.
+    #[error("{0}; {1}; a line is one JSON object with `id` and one of `messages`, `prompt`, `token_ids`")]
+    NoObject(String, &'static str),
+    /// A row of another system or of another kind of file.
+    #[error("the line has the form of {}; {}", .0.name, .0.remedy)]
+    Form(Foreign),
     /// The id is no id.
     #[error("`id` is {0}; give a string or a number")]
     Id(Value),
@@ -164,9 +180,13 @@ impl Requests {
     /// The first line that is wrong.
     pub fn read(path: &Path) -> Result<Requests, RequestError> {
         let bytes = std::fs::read(path).map_err(|source| RequestError::Read { path: path.to_owned(), source })?;
+        if let Some(problem) = foreign_start(&bytes) {
+            return Err(RequestError::Foreign { path: path.to_owned(), problem });
+        }
         let mut requests = Requests { path: path.to_owned(), list: Vec::new() };
         for (index, line) in bytes.split(|&byte| byte == b'\n').enumerate() {
-            if line.trim_ascii().is_empty() {
+            let line = json_line(line);
+            if line.is_empty() {
                 continue;
             }
             let line_error = |problem| RequestError::Line { path: path.to_owned(), line: index + 1, problem };
@@ -207,9 +227,15 @@ impl Requests {
 
 fn parse(line: &[u8], number: usize) -> Result<Request, Problem> {
     // Each line is a document of its own to the parser, so that its line number says nothing.
-    let plain =
-        |error: serde_json::Error| Problem::Json(error.to_string().replace(" at line 1 column ", " at column "));
-    let raw: Raw = serde_json::from_slice(line).map_err(plain)?;
+    let at_column = |error: &serde_json::Error| error.to_string().replace(" at line 1 column ", " at column ");
+    let raw: Raw = match serde_json::from_slice(line) {
+        Ok(raw) => raw,
+        Err(error) => {
+            let row: Map<String, Value> =
+                serde_json::from_slice(line).map_err(|_| Problem::NoObject(at_column(&error), object_remedy(line)))?;
+            return Err(foreign_request(&row).map_or_else(|| Problem::Json(at_column(&error)), Problem::Form));
+        }
+    };
     if !raw.id.is_string() && !raw.id.is_number() {
         return Err(Problem::Id(raw.id));
     }

@@ -12,6 +12,7 @@ use crate::recipe::Method;
 use crate::recipe::layers;
 use crate::recipe::memory::{MemoryPlan, readable_bytes};
 use crate::recipe::plan::Plan;
+use crate::train::check::check_data;
 use crate::train::{Session, grpo, sft};
 
 /// Train as a recipe says.
@@ -32,6 +33,9 @@ pub struct TrainArguments {
     /// Show the plan and the memory that it needs; load nothing.
     #[arg(long)]
     dry_run: bool,
+    /// Look at every row of the data files, pictures too, and name those that cannot be used.
+    #[arg(long, requires = "dry_run")]
+    check_data: bool,
     /// Where to compute.
     #[arg(long, value_enum, default_value_t)]
     device: Device,
@@ -45,6 +49,9 @@ pub fn run(arguments: TrainArguments) -> anyhow::Result<()> {
     let memory = plan.fit(&plan.processor()?, arguments.device.footprint(), available);
     if arguments.dry_run {
         show(&plan, &memory, available);
+    }
+    if arguments.check_data {
+        check(&plan)?;
     }
     available.map_or(Ok(()), |available| memory.check(available))?;
     if arguments.dry_run {
@@ -64,6 +71,18 @@ pub fn run(arguments: TrainArguments) -> anyhow::Result<()> {
         Method::Sft => sft::train(&plan, &session),
         Method::Grpo => grpo::train(&plan, &session),
     })?;
+    Ok(())
+}
+
+/// Names the rows that cannot be used.
+fn check(plan: &Plan) -> anyhow::Result<()> {
+    let checked = check_data(plan)?;
+    for problem in &checked.unusable {
+        println!("{problem}");
+    }
+    let (unusable, rows) = (checked.unusable.len(), checked.rows);
+    anyhow::ensure!(unusable == 0, "{unusable} of {rows} rows of the data files cannot be used; they are named above");
+    println!("{:<32}{rows:>14} rows, all of which can be used", "data");
     Ok(())
 }
 

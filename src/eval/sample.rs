@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use image::RgbImage;
+use serde_json::{Value, json};
 
+use super::columns_of;
 use crate::rollout::environment::Task;
 use crate::rollout::reward::{Score, Scores};
 use crate::rollout::transcript::{Transcript, TurnKind};
@@ -32,12 +34,27 @@ pub fn write(dir: &Path, name: &str, task: &Task, transcript: &Transcript, score
         }
     }
     let mut facts = vec![
-        ("solution", task.solution.clone()),
+        ("solution", task.solution.to_string()),
         ("end", transcript.end.name().to_owned()),
         ("reward", shown(&scores.total)),
     ];
     facts.extend(scores.parts.iter().map(|(name, score)| (*name, shown(score))));
     SampleSheet { title: name.to_owned(), facts, blocks }.write(dir, name)
+}
+
+/// A line of `samples.jsonl`: what was asked and answered, each reward's score (null where there is none) and why it is missing, the calls
+/// with how each went, tokens after the prompt, and the end.
+pub fn line(task: &Task, transcript: &Transcript, scores: &Scores) -> Value {
+    let [values, reasons] = columns_of(&scores.parts);
+    let calls: Vec<Value> = transcript
+        .calls
+        .iter()
+        .map(|call| json!({"request": call.request, "status": call.output.status, "images": call.images_shown}))
+        .collect();
+    json!({
+        "question": task.question, "solution": task.solution.to_json(), "text": transcript.text(), "scores": values, "unscored": reasons,
+        "reward": scores.total.value(), "calls": calls, "tokens": transcript.completion_tokens(), "end": transcript.end.name(),
+    })
 }
 
 fn shown(score: &Score) -> String {

@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 use super::image::{ImageError, decode_bytes, decode_file, stored_size};
+use crate::files::{is_elsewhere, local_path};
 
 /// Where an image stands in the string contents of Thyme's data.
 pub const IMAGE_MARK: &str = "<image>";
@@ -126,18 +127,17 @@ impl Part {
 }
 
 impl ImageSource {
-    /// Reads a path, a `file://` address or a data URL.
+    /// Reads a path, a `file:` URL or a data URL.
     ///
     /// # Errors
     /// For addresses on the network: nothing is downloaded.
     pub fn parse(text: &str) -> Result<Self, String> {
-        if text.starts_with("http://") || text.starts_with("https://") {
+        if is_elsewhere(text) {
             return Err(format!("image {text:?} is on the network and is not fetched; download it and give its path"));
         }
-        Ok(match text.strip_prefix("file://") {
-            Some(path) => ImageSource::Path(path.into()),
-            None if text.starts_with("data:") => ImageSource::DataUrl(text.to_owned()),
-            None => ImageSource::Path(text.into()),
+        Ok(match text.get(..5) {
+            Some(scheme) if scheme.eq_ignore_ascii_case("data:") => ImageSource::DataUrl(text.to_owned()),
+            _ => ImageSource::Path(local_path(text)),
         })
     }
 

@@ -1,5 +1,5 @@
-//! From messages and pictures to what the model reads: token ids, patches, positions. A leaf: of the crate it imports
-//! `hub` alone, and knows nothing of weights or devices.
+//! From messages and pictures to what the model reads: token ids, patches, positions. A leaf: it knows
+//! nothing of weights or devices.
 
 mod added_tokens;
 pub mod chat;

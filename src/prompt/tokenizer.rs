@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use thiserror::Error;
-use tokenizers::AddedToken;
+use tokenizers::{AddedToken, Encoding, Model, Normalizer, OffsetType, PreTokenizedString, PreTokenizer};
 
 use super::added_tokens::Declared;
 use crate::hub::{POINTER_REMEDY, is_lfs_pointer};
@@ -182,10 +182,26 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer's own model refuses the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        match self.inner.encode_fast(text, false) {
-            Ok(encoding) => Ok(encoding.get_ids().to_vec()),
-            Err(error) => Err(TokenizerError::Encode { bytes: text.len(), reason: error.to_string() }),
-        }
+        ids_of(text, self.inner.encode_fast(text, false))
+    }
+
+    /// Token ids of a text in which nothing is an added token: `<|im_end|>` and `<tool_call>` are the tokens of their letters.
+    ///
+    /// # Errors
+    /// When the tokenizer's own model refuses the text.
+    pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        let encode = || {
+            let mut pieces = PreTokenizedString::from(text);
+            if let Some(normalizer) = self.inner.get_normalizer() {
+                pieces.normalize(|piece| normalizer.normalize(piece))?;
+            }
+            if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
+                pre_tokenizer.pre_tokenize(&mut pieces)?;
+            }
+            pieces.tokenize(|piece| self.inner.get_model().tokenize(piece.get()))?;
+            pieces.into_encoding(None, 0, OffsetType::None)
+        };
+        ids_of(text, encode())
     }
 
     /// The text of token ids; broken UTF-8 becomes U+FFFD and ids that no token has are left out, as in transformers.
@@ -269,6 +285,13 @@ fn add(inner: &mut tokenizers::Tokenizer, token: &AddedToken) {
         false => inner.add_tokens([token.clone()]),
     }
     .expect("a token without a custom normaliser is always taken");
+}
+
+fn ids_of(text: &str, encoding: tokenizers::Result<Encoding>) -> Result<Vec<u32>, TokenizerError> {
+    match encoding {
+        Ok(encoding) => Ok(encoding.get_ids().to_vec()),
+        Err(error) => Err(TokenizerError::Encode { bytes: text.len(), reason: error.to_string() }),
+    }
 }
 
 /// Turns a stream of token bytes into text, holding back the bytes of a character until it is complete.

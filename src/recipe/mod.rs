@@ -128,7 +128,7 @@ impl Default for ModelSettings {
 }
 
 /// Where examples come from: exactly one of `needle` and `files`.
-#[derive(Clone, PartialEq, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataSettings {
     /// The built-in task, drawn as it is needed.
@@ -136,17 +136,15 @@ pub struct DataSettings {
     /// JSONL files in Thyme's RL form (GRPO) or SFT form (SFT), read one behind the other.
     pub files: Vec<PathBuf>,
     /// Draw the files' examples in a new random order each epoch.
-    pub shuffle: Shuffle,
+    pub shuffle: bool,
+    /// Share of the examples drawn so far, counted as at least 200, that may be left out because they cannot be used (an unreadable
+    /// picture, too many tokens) before the run stops. It stops anyway where none can be used.
+    pub max_left_out: f64,
 }
 
-/// `data.shuffle`, on unless said otherwise.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
-#[serde(transparent)]
-pub struct Shuffle(pub bool);
-
-impl Default for Shuffle {
-    fn default() -> Shuffle {
-        Shuffle(true)
+impl Default for DataSettings {
+    fn default() -> DataSettings {
+        DataSettings { needle: None, files: Vec::new(), shuffle: true, max_left_out: 0.1 }
     }
 }
 
@@ -164,8 +162,11 @@ pub struct NeedleSettings {
 #[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainingSettings {
-    /// Steps of the run: batches of SFT, rollout batches of GRPO.
-    pub max_steps: u64,
+    /// Steps of the run at most: batches of SFT, rollout batches of GRPO. 100 where neither this nor `num_train_epochs` is given.
+    pub max_steps: Option<u64>,
+    /// Passes over the data, parts of one too; the last step of the run may begin another pass to be whole. With `max_steps` beside it,
+    /// the run ends with whichever comes first. The built-in task has no end, and so no epochs.
+    pub num_train_epochs: Option<f64>,
     /// Examples a step of SFT learns from.
     pub batch_size: usize,
     /// Tokens of one forward and backward; a step is cut into as many as it needs.
@@ -176,8 +177,10 @@ pub struct TrainingSettings {
     pub save_steps: u64,
     /// Checkpoints to keep; 0 keeps all.
     pub save_total_limit: usize,
-    /// Write metrics every so many steps.
+    /// Write metrics every so many steps, and at the last: their averages since the line before.
     pub logging_steps: u64,
+    /// Rollouts of each step of GRPO that are written to `samples/` as pages, one of each group first.
+    pub log_completions: usize,
     /// Updates in a row whose gradient may be not finite (they are skipped) before the run stops.
     pub max_skipped_updates: u64,
 }
@@ -185,13 +188,15 @@ pub struct TrainingSettings {
 impl Default for TrainingSettings {
     fn default() -> TrainingSettings {
         TrainingSettings {
-            max_steps: 100,
+            max_steps: None,
+            num_train_epochs: None,
             batch_size: 32,
             micro_batch_tokens: 4096,
             save_strategy: SaveStrategy::Steps,
             save_steps: 50,
             save_total_limit: 2,
             logging_steps: 1,
+            log_completions: 0,
             max_skipped_updates: 3,
         }
     }
@@ -247,14 +252,20 @@ pub struct GrpoSettings {
     pub epsilon_high: Option<f64>,
     /// How token losses are averaged.
     pub loss_type: LossType,
+    /// Which rollouts and tokens they are averaged over.
+    pub loss_denominator: LossDenominator,
     /// Divide advantages by the group's standard deviation.
     pub scale_rewards: bool,
-    /// Leave out groups whose rewards are all equal.
+    /// Leave groups whose rewards are all equal out of the policy gradient, where they add nothing; without a KL divergence they need
+    /// not be computed.
     pub filter_zero_advantage: bool,
-    /// Leave rollouts that ran out of tokens out of the loss.
+    /// Leave rollouts that ran out of tokens out of the loss; they still count among the sequences that were drawn.
     pub mask_truncated_completions: bool,
     /// Learn from tokens drawn at temperature 0 too (code, under adaptive temperature).
     pub train_zero_temperature_tokens: bool,
+    /// Hold tokens drawn at temperature 0 near the reference, at temperature 1, though they have no policy gradient. They then count
+    /// among the tokens of the loss.
+    pub kl_zero_temperature_tokens: bool,
     /// Which log-probability ratio and KL are taken of.
     pub logprob: LogprobKind,
 }
@@ -269,10 +280,12 @@ impl Default for GrpoSettings {
             epsilon: 0.2,
             epsilon_high: None,
             loss_type: LossType::Grpo,
+            loss_denominator: LossDenominator::Drawn,
             scale_rewards: true,
             filter_zero_advantage: true,
             mask_truncated_completions: true,
             train_zero_temperature_tokens: false,
+            kl_zero_temperature_tokens: false,
             logprob: LogprobKind::Temperature,
         }
     }
@@ -286,8 +299,21 @@ pub enum LossType {
     Grpo,
     /// Mean over all tokens of the batch (DAPO, Yu et al. 2025).
     Dapo,
+    /// TRL's mean over the tokens of what one device computes at a time. Here that is the whole batch, so it is `dapo`.
+    Bnpo,
     /// Sum over tokens by the token limit and the sequences: no length bias (Dr. GRPO, Liu et al. 2025).
     DrGrpo,
+}
+
+/// Which rollouts and tokens a loss is averaged over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossDenominator {
+    /// As in TRL, the batch that was drawn. Sequences are all rollouts with a token of the model's own. Tokens are those that are learned
+    /// in rollouts that are not masked as truncated: groups of equal rewards and unscored rollouts count, and have a KL divergence.
+    Drawn,
+    /// What the filters keep: rollouts with an advantage, of groups that are not left out, not masked. Nothing else has a KL divergence.
+    Kept,
 }
 
 /// Which log-probability a loss is a function of.
@@ -340,6 +366,19 @@ impl Default for EngineSettings {
 }
 
 impl Recipe {
+    /// Steps of a run over so many examples; without a number they have no end.
+    pub fn steps(&self, examples: Option<usize>) -> u64 {
+        let examples_per_step = match self.method {
+            Method::Sft => self.training.batch_size,
+            Method::Grpo => self.grpo.prompts_per_step,
+        };
+        let epochs = self.training.num_train_epochs.zip(examples);
+        let of_epochs = epochs
+            .map(|(epochs, examples)| (epochs * examples as f64 / examples_per_step as f64).ceil().max(1.0) as u64);
+        let most = self.training.max_steps.unwrap_or(u64::MAX);
+        of_epochs.map_or(most, |steps| steps.min(most))
+    }
+
     /// The recipe as TOML, defaults written out.
     pub fn to_toml(&self) -> String {
         toml::to_string_pretty(self).expect("a recipe's types are TOML's")

@@ -16,7 +16,7 @@ pub struct OptimizerSettings {
     pub lr_scheduler_type: Schedule,
     /// Lowest rate of `cosine_with_min_lr`, as a share of the peak.
     pub min_lr_rate: f64,
-    /// Updates of linear warm-up; wins over `warmup_ratio` when above 0.
+    /// Updates of linear warm-up, the first of which has the rate 0; wins over `warmup_ratio` when above 0.
     pub warmup_steps: u64,
     /// Share of all updates that warm up.
     pub warmup_ratio: f64,
@@ -78,19 +78,20 @@ pub enum Schedule {
     CosineWithMinLr,
     /// Straight down to zero.
     Linear,
-    /// Stays at the peak.
+    /// Stays at the peak: transformers' `constant_with_warmup`.
+    #[serde(alias = "constant_with_warmup")]
     Constant,
 }
 
 impl OptimizerSettings {
-    /// The learning rate of update `update` (from 0) of `updates`.
+    /// The learning rate of update `update` (from 0) of `updates`, as transformers' `get_scheduler` has it.
     pub fn learning_rate_at(&self, update: u64, updates: u64) -> f64 {
         let warmup = match self.warmup_steps {
             0 => (self.warmup_ratio * updates as f64).ceil() as u64,
             steps => steps,
         };
         if update < warmup {
-            return self.learning_rate * (update + 1) as f64 / warmup as f64;
+            return self.learning_rate * (update as f64 / warmup as f64);
         }
         let progress = (update - warmup) as f64 / updates.saturating_sub(warmup).max(1) as f64;
         let cosine = 0.5 * (1.0 + (std::f64::consts::PI * progress.min(1.0)).cos());
@@ -101,5 +102,39 @@ impl OptimizerSettings {
                 Schedule::Linear => 1.0 - progress.min(1.0),
                 Schedule::Constant => 1.0,
             }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn every_update_has_the_learning_rate_of_transformers() {
+        let golden = include_str!("../../tests/golden/schedule/learning_rates.json");
+        let golden: Value = serde_json::from_str(golden).unwrap();
+        let cases = golden["cases"].as_array().unwrap();
+        assert!(cases.len() > 50);
+        for case in cases {
+            let mut settings = OptimizerSettings {
+                learning_rate: golden["learning_rate"].as_f64().unwrap(),
+                min_lr_rate: golden["min_lr_rate"].as_f64().unwrap(),
+                lr_scheduler_type: serde_json::from_value(case["schedule"].clone()).unwrap(),
+                ..OptimizerSettings::default()
+            };
+            match case["warmup"].as_u64() {
+                Some(updates) => settings.warmup_steps = updates,
+                None => settings.warmup_ratio = case["warmup"].as_f64().unwrap(),
+            }
+            let rates: Vec<f64> = case["rates"].as_array().unwrap().iter().map(|rate| rate.as_f64().unwrap()).collect();
+            for (update, wanted) in rates.iter().enumerate() {
+                let found = settings.learning_rate_at(update as u64, rates.len() as u64);
+                let what =
+                    format!("{} warm-up {} update {update} of {}", case["schedule"], case["warmup"], rates.len());
+                assert!((found - wanted).abs() <= 1e-12 * settings.learning_rate, "{what}: {found}, not {wanted}");
+            }
+        }
     }
 }

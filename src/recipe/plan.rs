@@ -13,6 +13,9 @@ use crate::rollout::environment::TokenLimits;
 use crate::rollout::registry::{self, RegistryError};
 use crate::rollout::reward::RewardSet;
 
+/// Steps of a run whose recipe gives neither steps nor epochs.
+const DEFAULT_STEPS: u64 = 100;
+
 /// A recipe that can be run.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -76,7 +79,10 @@ pub enum PlanError {
 
 impl Plan {
     /// Checks a recipe and finds its checkpoint.
-    pub fn new(recipe: Recipe) -> Result<Plan, PlanError> {
+    pub fn new(mut recipe: Recipe) -> Result<Plan, PlanError> {
+        if recipe.training.num_train_epochs.is_none() {
+            recipe.training.max_steps.get_or_insert(DEFAULT_STEPS);
+        }
         check_names(&recipe)?;
         let limits = check_plug_ins(&recipe)?;
         check_counts(&recipe, limits)?;
@@ -165,7 +171,7 @@ fn check_counts(recipe: &Recipe, limits: TokenLimits) -> Result<(), PlanError> {
     const TOKENS: u64 = 1 << 28;
     let (training, grpo) = (&recipe.training, &recipe.grpo);
     let counts = [
-        ("training.max_steps", training.max_steps, 1, 1 << 40),
+        ("training.max_steps", training.max_steps.unwrap_or(1), 1, 1 << 40),
         ("training.batch_size", training.batch_size as u64, 1, MANY),
         ("training.micro_batch_tokens", training.micro_batch_tokens as u64, 1, TOKENS),
         ("training.logging_steps", training.logging_steps, 1, u64::MAX),
@@ -204,6 +210,8 @@ fn check_numbers(recipe: &Recipe) -> Result<(), PlanError> {
         ("optimizer.adam_beta2", f64::from(optimizer.adam_beta2), Fraction),
         ("optimizer.adam_epsilon", f64::from(optimizer.adam_epsilon), AboveZero),
         ("optimizer.max_grad_norm", optimizer.max_grad_norm, NotNegative),
+        ("training.num_train_epochs", recipe.training.num_train_epochs.unwrap_or(1.0), AboveZero),
+        ("data.max_left_out", recipe.data.max_left_out, Share),
         ("grpo.beta", grpo.beta, NotNegative),
         ("grpo.epsilon", grpo.epsilon, NotNegative),
         ("grpo.epsilon_high", grpo.epsilon_high.unwrap_or(0.0), NotNegative),
@@ -268,8 +276,16 @@ fn check_contradictions(recipe: &Recipe) -> Result<(), PlanError> {
             format!("it is above `model.max_pixels`, {max}; swap or lower it"),
         );
     }
+    if let (Some(epochs), Some(_)) = (recipe.training.num_train_epochs, &recipe.data.needle) {
+        let remedy = "the built-in task has no end, and so no epochs; give `training.max_steps` instead";
+        return value("training.num_train_epochs", epochs.to_string(), remedy);
+    }
     if recipe.method == Method::Sft {
         return Ok(());
+    }
+    if recipe.grpo.kl_zero_temperature_tokens && recipe.grpo.beta == 0.0 {
+        let remedy = "there is no KL divergence while `grpo.beta` is 0; give `grpo.beta` a weight, or remove the key";
+        return value("grpo.kl_zero_temperature_tokens", "true", remedy);
     }
     if recipe.sampling.temperature == 0.0 {
         return value(

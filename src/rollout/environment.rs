@@ -12,15 +12,15 @@ use super::transcript::{End, TurnKind};
 use crate::prompt::{
     ChatError, ImageSource, Message, PreparedImage, Processor, Prompt, PromptError, TokenizerError, place_images,
 };
-use crate::tasks;
+use crate::tasks::{self, Solution};
 
 /// A task to roll out.
 #[derive(Clone, Debug, Default)]
 pub struct Task {
     /// The question in words.
     pub question: String,
-    /// The reference answer.
-    pub solution: String,
+    /// The reference answers.
+    pub solution: Solution,
     /// The conversation to start from, images in place; empty lets the environment write its own.
     pub messages: Vec<Message>,
     /// The prompt where it is tokenised already, in place of `messages`.
@@ -64,7 +64,7 @@ impl Task {
         messages: &[tasks::Message],
         images: Vec<ImageSource>,
         question: Option<String>,
-        solution: Option<String>,
+        solution: Option<Solution>,
     ) -> Result<Self, ChatError> {
         let mut placed: Vec<Message> =
             messages.iter().map(|message| Message::text(message.role.as_str(), &*message.text)).collect();
@@ -219,19 +219,52 @@ pub enum EnvironmentError {
     Tool(#[from] ToolFault),
 }
 
+/// A piece of an observation.
+#[derive(Clone, Debug)]
+pub enum ObservationPart {
+    /// Text.
+    Text(String),
+    /// A picture.
+    Image(Arc<PreparedImage>),
+}
+
 impl Observation {
+    /// An observation between two markers. Rollouts and demonstrations make theirs here, so that a model is trained on the tokens that it
+    /// meets: each marker and each text is tokenised by itself.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn new(
+        processor: &Processor,
+        (open, close): (&str, &str),
+        parts: impl IntoIterator<Item = ObservationPart>,
+    ) -> Result<Self, TokenizerError> {
+        let mut observation = Observation::default();
+        observation.push_marker(processor, open)?;
+        for part in parts {
+            match part {
+                ObservationPart::Text(text) => observation.push_text(processor, &text)?,
+                ObservationPart::Image(image) => observation.push_image(processor, image),
+            }
+        }
+        observation.push_marker(processor, close)?;
+        Ok(observation)
+    }
+
+    /// Adds a marker, which may be a token of its own in the vocabulary.
+    fn push_marker(&mut self, processor: &Processor, marker: &str) -> Result<(), TokenizerError> {
+        self.token_ids.extend(processor.tokenizer().encode(marker)?);
+        self.text.push_str(marker);
+        Ok(())
+    }
+
     /// Adds text, tokenised by itself. Special tokens written out in it (`<|im_end|>`) stay plain text: what a program prints must not
     /// act on the conversation.
     ///
     /// # Errors
     /// When the tokenizer fails.
     pub fn push_text(&mut self, processor: &Processor, text: &str) -> Result<(), TokenizerError> {
-        let mut rest = text;
-        while !rest.is_empty() {
-            let cut = rest.find("<|").map_or(rest.len(), |at| at + 1);
-            self.token_ids.extend(processor.tokenizer().encode(&rest[..cut])?);
-            rest = &rest[cut..];
-        }
+        self.token_ids.extend(processor.tokenizer().encode_plain(text)?);
         self.text.push_str(text);
         Ok(())
     }

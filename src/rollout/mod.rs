@@ -2,6 +2,7 @@
 //! prepared and tools run on worker threads and come back through a channel, while the other sequences go on decoding. What comes out
 //! is ordered by task, not by completion, and does not depend on which tool was faster.
 
+pub mod call;
 pub mod engine_generator;
 pub mod environment;
 pub mod generator;
@@ -301,10 +302,10 @@ impl Rollout<'_> {
                 Err(GeneratorError::TooLong { needed, limit }) => {
                     self.finish_unopened(&scene.prompt, &End::PromptTooLong { needed, limit });
                 }
-                Err(error @ GeneratorError::EmptyPrompt) => {
+                Err(error @ (GeneratorError::EmptyPrompt | GeneratorError::NeverFits { .. })) => {
                     self.finish_unopened(&scene.prompt, &End::TaskFailed(error.to_string()));
                 }
-                // Nothing of ours will make room; the generator says `NeverFits` itself where it knows.
+                // Nothing of ours will make room.
                 Err(GeneratorError::Full) if self.trajectories.is_empty() => {
                     return Err(RolloutError::NoRoom {
                         group_size: self.settings.group_size,

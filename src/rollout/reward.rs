@@ -7,25 +7,28 @@ use serde::{Deserialize, Serialize};
 
 use super::registry::{self, RegistryError};
 use super::transcript::{Call, End, Transcript, TurnKind};
+use crate::tasks::Solution;
 
 /// What a reward sees of a trajectory.
 #[derive(Clone, Debug)]
 pub struct View<'a> {
     /// The model's own text without observations, cut after the first `</answer>`.
     pub text: String,
+    /// The answer in it, trimmed; `None` where there is none.
+    pub answer: Option<String>,
     /// The tool calls, in order.
     pub calls: &'a [Call],
     /// Why the trajectory ended.
     pub end: &'a End,
     /// The question.
     pub question: &'a str,
-    /// The reference answer.
-    pub solution: &'a str,
+    /// The reference answers.
+    pub solution: &'a Solution,
 }
 
 impl<'a> View<'a> {
     /// The view of a transcript of a task.
-    pub fn new(transcript: &'a Transcript, question: &'a str, solution: &'a str) -> Self {
+    pub fn new(transcript: &'a Transcript, question: &'a str, solution: &'a Solution) -> Self {
         let mut text = String::new();
         for turn in transcript.turns.iter().filter(|turn| turn.kind != TurnKind::Observation) {
             text.push_str(&turn.text);
@@ -33,15 +36,33 @@ impl<'a> View<'a> {
         if let Some(end) = text.find("</answer>") {
             text.truncate(end + "</answer>".len());
         }
-        Self { text, calls: &transcript.calls, end: &transcript.end, question, solution }
+        let answer = answer_in(&text).map(str::to_owned);
+        Self { text, answer, calls: &transcript.calls, end: &transcript.end, question, solution }
     }
 
-    /// What stands between the first `<answer>` and the first `</answer>` after it, trimmed; `None` without the pair.
+    /// The answer.
     pub fn answer(&self) -> Option<&str> {
-        let (_, rest) = self.text.split_once("<answer>")?;
-        let (answer, _) = rest.split_once("</answer>")?;
-        Some(answer.trim())
+        self.answer.as_deref()
     }
+}
+
+/// What stands between the last `</answer>` of a text and the last `<answer>` before it, trimmed: the model may have spoken of the tags
+/// before it answered. `None` without the pair.
+pub fn answer_in(text: &str) -> Option<&str> {
+    let (before, _) = text.rsplit_once("</answer>")?;
+    let (_, answer) = before.rsplit_once("<answer>")?;
+    Some(answer.split("</answer>").next().unwrap_or(answer).trim())
+}
+
+/// What a reward reads of a trajectory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reads {
+    /// The answer alone.
+    Answer,
+    /// The model's text.
+    Text,
+    /// How the tool calls went.
+    Calls,
 }
 
 /// A reward's verdict.
@@ -78,6 +99,10 @@ pub trait Reward: Send + Sync {
     /// Another reward without which this one is nothing: where that is 0 or less, this one is 0.
     fn gate(&self) -> Option<&'static str> {
         None
+    }
+    /// What it reads.
+    fn reads(&self) -> Reads {
+        Reads::Text
     }
     /// The unweighted score, usually in `[0, 1]`.
     fn score(&self, view: &View<'_>) -> Score;
@@ -135,34 +160,45 @@ impl RewardSet {
         Ok(Self { rewards: rewards.into_iter().map(weigh).collect() })
     }
 
+    /// The answer reward alone.
+    pub fn answer_only() -> Self {
+        let answers = registry::rewards().into_iter().filter(|reward| reward.reads() == Reads::Answer);
+        Self { rewards: answers.map(|reward| (reward, 1.0)).collect() }
+    }
+
     /// Each reward's name and weight.
     pub fn weights(&self) -> impl Iterator<Item = (&'static str, f64)> {
         self.rewards.iter().map(|(reward, weight)| (reward.name(), *weight))
     }
 
-    /// Scores a transcript of a task with this question and reference answer.
-    pub fn score(&self, transcript: &Transcript, question: &str, solution: &str) -> Scores {
+    /// Scores a transcript of a task with this question and these reference answers.
+    pub fn score(&self, transcript: &Transcript, question: &str, solution: &Solution) -> Scores {
         self.score_view(&View::new(transcript, question, solution))
     }
 
     /// Scores a view. A trajectory that ended because the task or a tool could not work at all says nothing about the model: no part is
     /// scored.
     pub fn score_view(&self, view: &View<'_>) -> Scores {
-        let ungated: Vec<(&'static str, Score)> = self
-            .rewards
-            .iter()
-            .map(|(reward, _)| match view.end.fault() {
-                Some(reason) => (reward.name(), Score::Unscored(reason)),
-                None => (reward.name(), reward.score(view)),
-            })
-            .collect();
-        let parts: Vec<(&'static str, Score)> = self
-            .rewards
-            .iter()
-            .zip(&ungated)
-            .map(|((reward, _), (name, score))| (*name, gated(reward.gate(), score, &ungated)))
-            .collect();
+        let parts = self.score_where(view, |_| view.end.fault());
         Scores { total: self.total(&parts), parts }
+    }
+
+    /// Each reward's name and unweighted score after gating; unscored where `missing` says why what it reads is not there.
+    pub fn score_where(
+        &self,
+        view: &View<'_>,
+        missing: impl Fn(Reads) -> Option<String>,
+    ) -> Vec<(&'static str, Score)> {
+        let score = |reward: &dyn Reward| match missing(reward.reads()) {
+            Some(reason) => Score::Unscored(reason),
+            None => reward.score(view),
+        };
+        let ungated: Vec<(&'static str, Score)> =
+            self.rewards.iter().map(|(reward, _)| (reward.name(), score(&**reward))).collect();
+        let gate = |((reward, _), (name, score)): (&(Box<dyn Reward>, f64), &(&'static str, Score))| {
+            (*name, gated(reward.gate(), score, &ungated))
+        };
+        self.rewards.iter().zip(&ungated).map(gate).collect()
     }
 
     fn total(&self, parts: &[(&'static str, Score)]) -> Score {

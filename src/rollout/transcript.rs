@@ -182,6 +182,12 @@ impl Transcript {
         self.own().count()
     }
 
+    /// The model's turns: stretches of its own tokens with no other between them.
+    pub fn own_turns(&self) -> usize {
+        let begins = |i: usize| self.is_own(i) && (i == 0 || !self.is_own(i - 1));
+        (0..self.token_ids.len()).filter(|&i| begins(i)).count()
+    }
+
     /// Tokens after the prompt, own and observed.
     pub fn completion_tokens(&self) -> usize {
         self.token_ids.len() - self.prompt_tokens

@@ -13,6 +13,7 @@ use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
 use super::error::ApiError;
 use super::prompts::is_remote;
+use crate::files::local_path;
 use crate::prompt::ImageSource;
 
 /// The pictures of a request that are fetched are no larger together.
@@ -56,8 +57,7 @@ impl ImagePolicy {
         if is_remote(address) {
             return Err(ApiError::field(param, "lies on the network and was not fetched"));
         }
-        let path = Path::new(address.strip_prefix("file://").unwrap_or(address));
-        self.file(path).map_err(|reason| ApiError::field(param, reason))
+        self.file(&local_path(address)).map_err(|reason| ApiError::field(param, reason))
     }
 
     /// A file below the allowed folder. What is elsewhere and what is not there read alike.

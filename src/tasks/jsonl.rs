@@ -4,12 +4,15 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use image::RgbImage;
 use serde_json::{Map, Value, json};
 
+use super::forms::{Foreign, foreign_data, has_content, unused_key};
 use super::needle::{self, Kind, Mixture, Split};
-use super::{Example, Message, Role};
+use super::{Example, Message, Role, Solution};
+use crate::files::{foreign_start, is_elsewhere, json_line, local_path, object_remedy};
 
 /// Why a data file could not be read or written; each names the place and the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -24,8 +27,16 @@ pub enum DataError {
         /// Why not.
         source: io::Error,
     },
+    /// A file holds something else than JSON lines.
+    #[error("{path}: {problem}")]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What it is, and the remedy.
+        problem: &'static str,
+    },
     /// A line is not a JSON object.
-    #[error("{path}:{line}: not a JSON object ({problem}); a data file holds one object per line")]
+    #[error("{path}:{line}: not a JSON object ({problem}); {remedy}")]
     Json {
         /// The file.
         path: PathBuf,
@@ -33,6 +44,18 @@ pub enum DataError {
         line: usize,
         /// What the JSON parser says.
         problem: String,
+        /// What it should be.
+        remedy: &'static str,
+    },
+    /// A line has the form of another system.
+    #[error("{path}:{line}: the row has the form of {}; {}", form.name, form.remedy)]
+    Form {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// Whose form it is, and the remedy.
+        form: Foreign,
     },
     /// A key is missing or has a wrong value.
     #[error("{path}:{line}: key `{key}`: {problem}; {remedy}")]
@@ -74,9 +97,13 @@ pub struct Record {
     /// The pictures in the order of their placeholders; relative paths have been joined to the file's folder.
     pub images: Vec<PathBuf>,
     /// The right answer, of a task.
-    pub solution: Option<String>,
+    pub solution: Option<Solution>,
     /// The bare question.
     pub question: Option<String>,
+    /// The file that it stands in.
+    pub file: Arc<Path>,
+    /// Its line there, from 1.
+    pub line: usize,
 }
 
 impl Record {
@@ -91,36 +118,55 @@ impl Record {
 /// # Errors
 /// The first line that is not of a known form, with its number, its key and the remedy.
 pub fn read(path: &Path) -> Result<Vec<Record>, DataError> {
-    let text =
-        std::fs::read_to_string(path).map_err(|source| DataError::Io { action: "read", path: path.into(), source })?;
-    let folder = path.parent().unwrap_or(Path::new(""));
-    let mut records = Vec::new();
-    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let place = Place { path, line: number + 1, folder };
-        let object: Map<String, Value> = serde_json::from_str(line).map_err(|error| DataError::Json {
-            path: path.into(),
-            line: place.line,
-            problem: error.to_string(),
-        })?;
-        records.push(if object.contains_key("messages") {
-            place.task(&object)?
-        } else {
-            place.demonstration(&object)?
-        });
+    rows(path)?.into_iter().collect()
+}
+
+/// Every line of a data file, or what is wrong with it where it is not of a known form; blank ones are skipped.
+///
+/// # Errors
+/// When the file cannot be read, holds no JSON lines, or none at all.
+pub fn rows(path: &Path) -> Result<Vec<Result<Record, DataError>>, DataError> {
+    let bytes = std::fs::read(path).map_err(|source| DataError::Io { action: "read", path: path.into(), source })?;
+    if let Some(problem) = foreign_start(&bytes) {
+        return Err(DataError::Foreign { path: path.into(), problem });
     }
-    if records.is_empty() { Err(DataError::Empty { path: path.into() }) } else { Ok(records) }
+    let (file, folder): (Arc<Path>, _) = (path.into(), path.parent().unwrap_or(Path::new("")));
+    let lines = (1..).zip(bytes.split(|&byte| byte == b'\n')).map(|(number, line)| (number, json_line(line)));
+    let rows: Vec<_> = lines
+        .filter(|(_, line)| !line.is_empty())
+        .map(|(number, line)| Place { file: &file, line: number, folder }.record(line))
+        .collect();
+    if rows.is_empty() { Err(DataError::Empty { path: path.into() }) } else { Ok(rows) }
 }
 
 /// Where in a file a line stands.
 struct Place<'a> {
-    path: &'a Path,
+    file: &'a Arc<Path>,
     line: usize,
     folder: &'a Path,
 }
 
 impl Place<'_> {
     fn wrong(&self, key: &'static str, problem: impl Into<String>, remedy: &'static str) -> DataError {
-        DataError::Key { path: self.path.into(), line: self.line, key, problem: problem.into(), remedy }
+        DataError::Key { path: self.file.to_path_buf(), line: self.line, key, problem: problem.into(), remedy }
+    }
+
+    fn record(&self, text: &[u8]) -> Result<Record, DataError> {
+        let object: Map<String, Value> = serde_json::from_slice(text).map_err(|error| DataError::Json {
+            path: self.file.to_path_buf(),
+            line: self.line,
+            problem: error.to_string().replace(" at line 1 column ", " at column "),
+            remedy: object_remedy(text),
+        })?;
+        let record = if object.contains_key("messages") { self.task(&object) } else { self.demonstration(&object) };
+        let record = record.map_err(|error| match foreign_data(&object) {
+            Some(form) => DataError::Form { path: self.file.to_path_buf(), line: self.line, form },
+            None => error,
+        })?;
+        match unused_key(&object) {
+            Some((key, remedy)) => Err(self.wrong(key, "it would be left unread", remedy)),
+            None => Ok(record),
+        }
     }
 
     fn task(&self, object: &Map<String, Value>) -> Result<Record, DataError> {
@@ -130,20 +176,32 @@ impl Place<'_> {
         if messages.is_empty() {
             return Err(self.wrong("messages", "the list is empty", remedy));
         }
-        let images = self.paths(object, "images")?;
+        if object.get("system").is_some_and(has_content) {
+            let remedy = "beside `messages` the system message is the first of them";
+            return Err(self.wrong("system", "it would be left unread", remedy));
+        }
+        let images = self.paths(object, "images", "image")?;
         self.check_placeholders("messages", &messages, images.len())?;
         let solution = match object.get("solution") {
-            Some(Value::Number(number)) => Some(number.to_string()),
-            _ => self.text(object, "solution")?,
+            None | Some(Value::Null) => None,
+            Some(value) => {
+                Some(Solution::read(value).map_err(|problem| self.wrong("solution", problem, "mend the line"))?)
+            }
         };
-        Ok(Record { messages, images, solution, question: self.text(object, "question")? })
+        let question = self.text(object, "question")?;
+        Ok(Record { messages, images, solution, question, file: self.file.clone(), line: self.line })
     }
 
     fn demonstration(&self, object: &Map<String, Value>) -> Result<Record, DataError> {
         let required = |key: &'static str| {
             let remedy = "a line needs `messages`, `images`, `solution`, `question` (a task) or `image`, `question`, `response` (a \
                           demonstration)";
-            self.text(object, key)?.ok_or_else(|| self.wrong(key, "it is missing", remedy))
+            let is_strange = !object.contains_key("question") && !object.contains_key("response");
+            let keys = || object.keys().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
+            let problem = || {
+                if is_strange { format!("it is missing; the row has {}", keys()) } else { "it is missing".to_owned() }
+            };
+            self.text(object, key)?.ok_or_else(|| self.wrong(key, problem(), remedy))
         };
         let (question, response) = (required("question")?, required("response")?);
         let system = self.text(object, "system")?;
@@ -152,10 +210,11 @@ impl Place<'_> {
             .into_iter()
             .chain([Message::new(Role::User, question.clone()), Message::new(Role::Assistant, response)])
             .collect();
-        let images = self.paths(object, "image")?;
+        let images = self.paths(object, "image", "images")?;
         self.check_placeholders("image", &messages, images.len())?;
         let question = question.split("<image>").collect::<String>().trim().to_owned();
-        Ok(Record { messages, images, solution: None, question: Some(question) })
+        let (solution, question) = (None, Some(question));
+        Ok(Record { messages, images, solution, question, file: self.file.clone(), line: self.line })
     }
 
     /// The text under an optional key.
@@ -167,15 +226,33 @@ impl Place<'_> {
         }
     }
 
-    /// The paths under an optional key: a list of strings, or one string.
-    fn paths(&self, object: &Map<String, Value>, key: &'static str) -> Result<Vec<PathBuf>, DataError> {
+    /// The paths under an optional key: a list of strings, or one string. `other` is what the other form calls it.
+    fn paths(
+        &self,
+        object: &Map<String, Value>,
+        key: &'static str,
+        other: &'static str,
+    ) -> Result<Vec<PathBuf>, DataError> {
+        let is_given = |key| object.get(key).is_some_and(has_content);
+        if is_given(other) && !is_given(key) {
+            let remedy = "a row of `messages` has `images`, one of `question` and `response` has `image`";
+            return Err(self.wrong(other, format!("this row's form calls it `{key}`"), remedy));
+        }
         let remedy = "it should be a list of paths, absolute or relative to the data file's folder; save embedded pictures as files";
         let path = |value: &Value| match value {
             Value::String(text) if text.starts_with("data:") || text.len() > 4096 => {
                 Err(self.wrong(key, "found an embedded picture", remedy))
             }
             Value::String(text) if text.is_empty() => Err(self.wrong(key, "found an empty path", remedy)),
-            Value::String(text) => Ok(self.folder.join(text)),
+            Value::String(text) if is_elsewhere(text) => Err(self.wrong(
+                key,
+                format!("{text:?} is on the network and is not fetched"),
+                "download it and give its path",
+            )),
+            Value::String(text) => Ok(self.folder.join(local_path(text))),
+            Value::Object(object) if object.get("bytes").is_some_and(|bytes| !bytes.is_null()) => {
+                Err(self.wrong(key, "found an embedded picture, as Hugging Face's datasets write them", remedy))
+            }
             other => Err(self.wrong(key, format!("found {}", kind_of(other)), remedy)),
         };
         match object.get(key) {
@@ -260,7 +337,7 @@ fn save(picture: &RgbImage, path: &Path) -> Result<(), DataError> {
 
 /// A line of Thyme's RL form.
 pub fn task_line(example: &Example, images: &[String]) -> Value {
-    json!({"messages": example.messages, "images": images, "solution": example.solution, "question": example.question})
+    json!({"messages": example.messages, "images": images, "solution": example.solution.as_ref().map(Solution::to_json), "question": example.question})
 }
 
 /// A line of Thyme's SFT form: the last user message is the question, the assistant's the response.

@@ -1,13 +1,17 @@
-//! What to train on: the embedded task *needle*, and Thyme's JSONL files. A leaf: it imports no other module of the crate, so
+//! What to train on: the embedded task *needle*, and Thyme's JSONL files. A leaf, so
 //! it knows pictures and text, but nothing of tokens, sandboxes or rewards.
 
 mod draws;
 mod font;
+pub mod forms;
 pub mod jsonl;
 pub mod needle;
+mod solution;
 
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
+
+pub use solution::{Accepted, Solution, Tolerance};
 
 /// Who speaks in a [`Message`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -61,7 +65,7 @@ pub struct Example {
     /// The pictures in the order of their placeholders, in original pixels.
     pub images: Vec<RgbImage>,
     /// The right answer, as the answer tag should hold it.
-    pub solution: Option<String>,
+    pub solution: Option<Solution>,
     /// The bare question, for judges and logs.
     pub question: Option<String>,
 }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::draws::{Draws, mix};
 use super::font::{self, GLYPH_HEIGHT, GLYPH_WIDTH};
-use super::{Example, Message, Role};
+use super::{Example, Message, Role, Solution};
 
 /// Side of the picture in pixels.
 pub const PICTURE_SIDE: u32 = 896;
@@ -355,7 +355,7 @@ fn task(scene: &Scene, draws: &mut Draws) -> Example {
     Example {
         messages: asked(&plate).into(),
         images: vec![scene.picture()],
-        solution: Some(plate.digit.to_string()),
+        solution: Some(Solution::text(plate.digit.to_string())),
         question: Some(plate.question()),
     }
 }

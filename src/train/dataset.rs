@@ -1,13 +1,13 @@
 //! Where examples come from, by number: the same number gives the same example in every run of a recipe.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::ops::sample::philox_uniform;
 use crate::prompt::image::decode_file;
 use crate::prompt::{ImageError, PromptError};
 use crate::recipe::{DataSettings, Method};
 use crate::rollout::environment::Task;
-use crate::tasks::jsonl::{DataError, Record, read};
+use crate::tasks::jsonl::{self, DataError, Record};
 use crate::tasks::needle::{Kind, Mixture, Split, example, mixed};
 use crate::tasks::{Example, Role};
 
@@ -38,13 +38,10 @@ pub enum DatasetError {
     /// A data file.
     #[error(transparent)]
     Data(#[from] DataError),
-    /// A picture.
-    #[error(transparent)]
-    Image(#[from] ImageError),
     /// A prompt.
     #[error(transparent)]
     Prompt(#[from] PromptError),
-    /// An example that cannot be tokenised.
+    /// An example whose pictures cannot be read, or that cannot be tokenised.
     #[error("{example}: {source}; mend it or take it out")]
     Example {
         /// Which one.
@@ -54,7 +51,7 @@ pub enum DatasetError {
     },
     /// An example that the model has no room for.
     #[error(
-        "{example} has {tokens} tokens, the model takes {limit} (max_position_embeddings): shorten it, or lower `model.max_pixels`"
+        "{example}: it has {tokens} tokens, the model takes {limit} (max_position_embeddings): shorten it, or lower `model.max_pixels`"
     )]
     TooLong {
         /// Which one.
@@ -65,11 +62,11 @@ pub enum DatasetError {
         limit: usize,
     },
     /// A file of the other method's form.
-    #[error("line {line} of {path} is not {expected}; `method` in the recipe says how the file is used")]
+    #[error("{path}:{line}: the row is not {expected}; `method` in the recipe says how the file is used")]
     Form {
         /// The file.
         path: PathBuf,
-        /// Its line among the examples, from 1.
+        /// Its line, from 1.
         line: usize,
         /// What the method needs.
         expected: &'static str,
@@ -83,24 +80,15 @@ impl Dataset {
             let mixture = (method == Method::Sft).then(|| needle.mixture.unwrap_or(Mixture::DEMONSTRATIONS));
             return Ok(Dataset::Needle { split: Split::Train, seed: needle.seed.unwrap_or(seed), mixture });
         }
-        Dataset::from_files(&data.files, method, data.shuffle.0.then_some(seed))
+        Dataset::from_files(&data.files, method, data.shuffle.then_some(seed))
     }
 
     /// Reads files of one form.
     pub fn from_files(files: &[PathBuf], method: Method, shuffle: Option<u64>) -> Result<Dataset, DatasetError> {
         let mut records = Vec::new();
         for path in files {
-            for (i, record) in read(path)?.into_iter().enumerate() {
-                let demonstrates = record.messages.last().is_some_and(|m| m.role == Role::Assistant);
-                let expected = match method {
-                    Method::Sft if !demonstrates => Some("a demonstration that ends with the assistant's message"),
-                    Method::Grpo if demonstrates || record.solution.is_none() => Some("a task with a `solution`"),
-                    _ => None,
-                };
-                if let Some(expected) = expected {
-                    return Err(DatasetError::Form { path: path.clone(), line: i + 1, expected });
-                }
-                records.push(record);
+            for row in rows(path, method)? {
+                records.push(row?);
             }
         }
         Ok(Dataset::Records { records, shuffle })
@@ -133,20 +121,23 @@ impl Dataset {
         Ok(task.map_err(PromptError::from)?)
     }
 
-    /// Names example `number` for messages: by its pictures and its question.
+    /// Names example `number` for messages: by its file and line, its question and its pictures.
     pub fn name_of(&self, number: u64) -> String {
         match self {
             Dataset::Needle { seed, .. } => format!("needle example {number} of seed {seed}"),
             Dataset::Records { records, shuffle } => {
                 let record = record(records, *shuffle, number);
-                let images: Vec<String> = record.images.iter().map(|path| path.display().to_string()).collect();
                 let question: String = record.question.as_deref().unwrap_or_default().chars().take(60).collect();
-                format!("the example {question:?} (images: {})", images.join(", "))
+                let images: String = record.images.iter().map(|path| format!(", {}", path.display())).collect();
+                format!("{}:{} ({question:?}{images})", record.file.display(), record.line)
             }
         }
     }
 
     /// Example `number`, pictures decoded.
+    ///
+    /// # Errors
+    /// [`DatasetError::Example`] where a picture cannot be read.
     pub fn example(&self, number: u64) -> Result<Example, DatasetError> {
         match self {
             Dataset::Needle { split, seed, mixture } => Ok(match mixture {
@@ -155,8 +146,11 @@ impl Dataset {
             }),
             Dataset::Records { records, shuffle } => {
                 let record = record(records, *shuffle, number);
-                let images = record.images.iter().map(|path| decode_file(path)).collect::<Result<_, _>>()?;
-                Ok(record.clone().with_images(images))
+                let images: Result<_, ImageError> = record.images.iter().map(|path| decode_file(path)).collect();
+                match images {
+                    Ok(images) => Ok(record.clone().with_images(images)),
+                    Err(error) => Err(DatasetError::Example { example: self.name_of(number), source: error.into() }),
+                }
             }
         }
     }
@@ -168,9 +162,43 @@ fn record(records: &[Record], shuffle: Option<u64>, number: u64) -> &Record {
     &records[shuffle.map_or(place, |seed| shuffled(place, records.len(), seed, epoch))]
 }
 
-/// Where `place` goes in epoch `epoch`'s order of `count` (a permutation by sorting random keys).
-fn shuffled(place: usize, count: usize, seed: u64, epoch: u64) -> usize {
-    let mut order: Vec<usize> = (0..count).collect();
-    order.sort_by(|&a, &b| philox_uniform(seed, epoch, a as u64).total_cmp(&philox_uniform(seed, epoch, b as u64)));
-    order[place]
+/// The rows of a file that `method` learns from, or what is wrong with each.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn rows(path: &Path, method: Method) -> Result<Vec<Result<Record, DatasetError>>, DatasetError> {
+    let of_method = |record: Record| {
+        let demonstrates = record.messages.last().is_some_and(|message| message.role == Role::Assistant);
+        let expected = match method {
+            Method::Sft if !demonstrates => "a demonstration that ends with the assistant's message",
+            Method::Grpo if demonstrates || record.solution.is_none() => "a task with a `solution`",
+            _ => return Ok(record),
+        };
+        Err(DatasetError::Form { path: path.to_owned(), line: record.line, expected })
+    };
+    let rows = jsonl::rows(path)?.into_iter();
+    Ok(rows.map(|row| row.map_err(DatasetError::from).and_then(of_method)).collect())
+}
+
+/// Rounds of [`shuffled`]; Luby and Rackoff need four for a network that cannot be told from a random permutation.
+const ROUNDS: u64 = 6;
+
+/// Where `place` goes in epoch `epoch`'s order of `count`. The order is never written down: a Feistel network permutes the numbers of an even
+/// count of bits (Luby and Rackoff 1988), and is applied until the number is one below `count` (Black and Rogaway 2002), which takes less
+/// than four times on average.
+pub fn shuffled(place: usize, count: usize, seed: u64, epoch: u64) -> usize {
+    let half_bits = (u64::BITS - (count as u64 - 1).leading_zeros()).div_ceil(2).max(1);
+    let mask = (1 << half_bits) - 1;
+    let mut number = place as u64;
+    loop {
+        let (mut high, mut low) = (number >> half_bits, number & mask);
+        for round in 0..ROUNDS {
+            let scattered = philox_uniform(seed, epoch, round << 32 | low) * (mask + 1) as f64;
+            (high, low) = (low, high ^ scattered as u64);
+        }
+        number = high << half_bits | low;
+        if number < count as u64 {
+            return number as usize;
+        }
+    }
 }

@@ -11,8 +11,10 @@ pub struct TokenLoss {
     pub dlogprob: f64,
     /// k3 estimate of the KL divergence from the reference.
     pub kl: f64,
-    /// Whether the ratio was clipped in effect.
-    pub clipped: bool,
+    /// Whether the ratio was clipped from below in effect: the advantage is negative.
+    pub clipped_low: bool,
+    /// Whether it was clipped from above in effect: the advantage is positive.
+    pub clipped_high: bool,
 }
 
 /// Log-probabilities of one token.
@@ -31,8 +33,8 @@ pub fn token_loss(settings: &GrpoSettings, logprobs: TokenLogprobs, advantage: f
     let new = f64::from(logprobs.new);
     let ratio = (new - f64::from(logprobs.old)).exp();
     let (low, high) = (1.0 - settings.epsilon, 1.0 + settings.epsilon_high.unwrap_or(settings.epsilon));
-    let clipped = (advantage > 0.0 && ratio > high) || (advantage < 0.0 && ratio < low);
-    let (surrogate, dsurrogate) = match clipped {
+    let (clipped_low, clipped_high) = (advantage < 0.0 && ratio < low, advantage > 0.0 && ratio > high);
+    let (surrogate, dsurrogate) = match clipped_low || clipped_high {
         true => (ratio.clamp(low, high) * advantage, 0.0),
         false => (ratio * advantage, ratio * advantage),
     };
@@ -42,19 +44,30 @@ pub fn token_loss(settings: &GrpoSettings, logprobs: TokenLogprobs, advantage: f
         loss: settings.beta.mul_add(kl, -surrogate),
         dlogprob: settings.beta.mul_add(1.0 - difference.exp(), -dsurrogate),
         kl,
-        clipped,
+        clipped_low,
+        clipped_high,
     }
+}
+
+/// What the losses of a batch's tokens are divided by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Divisor {
+    /// Sequences.
+    pub sequences: usize,
+    /// Their tokens in the loss.
+    pub tokens: usize,
 }
 
 /// The weight of each token of a sequence in the batch's loss.
 ///
-/// `tokens` are the learned tokens of each sequence of the batch; `tokens_max` what a sequence may have at most.
-pub fn token_weights(loss: LossType, tokens: &[usize], tokens_max: usize) -> Vec<f64> {
-    let sequences = tokens.iter().filter(|&&count| count > 0).count().max(1) as f64;
-    let all = tokens.iter().sum::<usize>().max(1) as f64;
+/// `tokens` are the tokens in the loss of each sequence; `tokens_max` what a sequence may have at most. The divisor may count sequences
+/// that are not among these, because nothing is to be learned from them.
+pub fn token_weights(loss: LossType, tokens: &[usize], divisor: Divisor, tokens_max: usize) -> Vec<f64> {
+    let sequences = divisor.sequences.max(1) as f64;
+    let all = divisor.tokens.max(1) as f64;
     let weight = |&count: &usize| match loss {
         LossType::Grpo => 1.0 / (sequences * count.max(1) as f64),
-        LossType::Dapo => 1.0 / all,
+        LossType::Dapo | LossType::Bnpo => 1.0 / all,
         LossType::DrGrpo => 1.0 / (sequences * tokens_max as f64),
     };
     tokens.iter().map(weight).collect()
@@ -84,6 +97,13 @@ mod tests {
 
     #[test]
     fn a_ratio_beyond_the_clip_stops_learning_only_where_it_gains() {
+        let clips = |new, old, advantage| {
+            let loss = loss_at(new, old, None, advantage);
+            (loss.clipped_low, loss.clipped_high)
+        };
+        assert_eq!(clips(-1.0, -1.5, 1.0), (false, true));
+        assert_eq!(clips(-1.5, -1.0, -1.0), (true, false));
+        assert_eq!([clips(-1.0, -1.5, -1.0), clips(-1.0, -1.5, 0.0)], [(false, false); 2]);
         assert_eq!(loss_at(-1.0, -1.5, None, 1.0).dlogprob, 0.0);
         assert!(loss_at(-1.0, -1.5, None, -1.0).dlogprob > 0.0);
         assert_eq!(loss_at(-1.5, -1.0, None, -1.0).dlogprob, 0.0);
@@ -96,13 +116,13 @@ mod tests {
     }
 
     #[test]
-    fn weights_sum_to_one_over_the_batch_but_for_dr_grpo() {
-        let tokens = [3, 0, 5];
-        for loss in [LossType::Grpo, LossType::Dapo] {
-            let weights = token_weights(loss, &tokens, 10);
-            let sum: f64 = weights.iter().zip(tokens).map(|(w, n)| w * n as f64).sum();
-            assert!((sum - 1.0).abs() < 1e-12);
+    fn weights_are_shares_of_what_the_divisor_counts() {
+        // Four sequences were drawn, two of them have tokens in the loss, and one more is not here.
+        let (tokens, divisor) = ([3, 0, 5], Divisor { sequences: 4, tokens: 10 });
+        assert_eq!(token_weights(LossType::Grpo, &tokens, divisor, 20), [1.0 / 12.0, 0.25, 0.05]);
+        for loss in [LossType::Dapo, LossType::Bnpo] {
+            assert_eq!(token_weights(loss, &tokens, divisor, 20), [0.1; 3]);
         }
-        assert_eq!(token_weights(LossType::DrGrpo, &tokens, 10), [0.05; 3]);
+        assert_eq!(token_weights(LossType::DrGrpo, &tokens, divisor, 20), [1.0 / 80.0; 3]);
     }
 }

@@ -1,12 +1,16 @@
 //! Learning: supervised fine-tuning and GRPO with adaptive temperature, around the one [`learner::Learner`].
 
 pub mod advantage;
+pub mod batch;
+pub mod check;
 pub mod dataset;
 pub mod demonstration;
 pub mod grpo;
 pub mod learner;
+pub mod left_out;
 pub mod loss;
 mod owners;
+pub mod policy;
 pub mod run;
 pub mod sample;
 pub mod sft;
@@ -67,6 +71,33 @@ pub enum TrainError {
         dir: PathBuf,
         /// Its newest checkpoint.
         newest: String,
+    },
+    /// Too many examples cannot be used.
+    #[error(
+        "{left_out} of the {drawn} examples up to step {step} cannot be used, more than `data.max_left_out = {most}` allows; the last is \
+         {reason}; mend them (`train RECIPE --dry-run --check-data` finds all), or allow more"
+    )]
+    LeftOut {
+        /// Examples that were left out.
+        left_out: u64,
+        /// Examples that were drawn.
+        drawn: u64,
+        /// The step.
+        step: u64,
+        /// The share that the recipe allows.
+        most: f64,
+        /// The last one, and what is wrong with it.
+        reason: String,
+    },
+    /// No example can be used.
+    #[error("none of the {drawn} examples up to step {step} can be used; the last is {reason}")]
+    NoneUsable {
+        /// Examples that were drawn.
+        drawn: u64,
+        /// The step.
+        step: u64,
+        /// The last one, and what is wrong with it.
+        reason: String,
     },
     /// A step had no task to roll out.
     #[error("none of the {count} tasks of step {step} could be rolled out; the first: {reason}")]

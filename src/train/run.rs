@@ -5,17 +5,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::learner::Learner;
+use super::left_out::LeftOut;
 use super::{Session, SkippedUpdates, TrainError};
 use crate::checkpoint::resume::CHECKPOINT;
 use crate::checkpoint::{CheckpointError, folder, resume};
 use crate::recipe::SaveStrategy;
 use crate::recipe::plan::Plan;
+use crate::telemetry::window::{Averages, Figure, Window};
 use crate::telemetry::{Metrics, Progress};
 
 const STATE_FILE: &str = "trainer_state.json";
+/// The steps since the last line of metrics. It holds times too, so it is not part of the state, which is the same for every run.
+const WINDOW_FILE: &str = "logging_window.json";
 const METRICS_FILE: &str = "metrics.jsonl";
 const LOG_FILE: &str = "log.txt";
 
@@ -28,10 +33,15 @@ pub struct Run {
     save_strategy: SaveStrategy,
     save_steps: u64,
     save_total_limit: usize,
+    logging_steps: u64,
+    /// Windows lie between multiples of `logging_steps`, wherever a run was resumed; see [`Run::close_step`].
+    window: Window,
     stop: Arc<AtomicBool>,
     progress: Progress,
     /// Steps done before this process began.
     pub start: u64,
+    /// Steps of the whole run.
+    pub steps: u64,
 }
 
 /// `trainer_state.json`: what a resumed run needs besides weights and optimizer state. Everything else is a function of the recipe
@@ -44,6 +54,9 @@ pub struct TrainerState {
     pub updates: u64,
     /// Updates skipped.
     pub skipped: SkippedUpdates,
+    /// Examples drawn and left out.
+    #[serde(default)]
+    pub left_out: LeftOut,
 }
 
 /// Where a run takes up.
@@ -76,20 +89,40 @@ pub fn start_point(run: &Path, session: &Session) -> Result<Option<ResumePoint>,
 }
 
 fn resume_point(dir: PathBuf) -> Result<ResumePoint, CheckpointError> {
-    let path = dir.join(STATE_FILE);
-    let text = std::fs::read_to_string(&path).map_err(CheckpointError::file("read", &path))?;
-    let state = serde_json::from_str(&text).map_err(|e| CheckpointError::Damaged { path, reason: e.to_string() })?;
+    let state = read_json(dir.join(STATE_FILE))?;
     Ok(ResumePoint { dir, state })
 }
 
+/// The window that a checkpoint was saved in; a checkpoint without one was saved between two.
+fn window_of(checkpoint: &Path) -> Result<Window, CheckpointError> {
+    let path = checkpoint.join(WINDOW_FILE);
+    if path.exists() { read_json(path) } else { Ok(Window::default()) }
+}
+
+fn read_json<T: DeserializeOwned>(path: PathBuf) -> Result<T, CheckpointError> {
+    let text = std::fs::read_to_string(&path).map_err(CheckpointError::file("read", &path))?;
+    serde_json::from_str(&text).map_err(|e| CheckpointError::Damaged { path, reason: e.to_string() })
+}
+
+fn write_json(path: PathBuf, value: &impl Serialize) -> Result<(), CheckpointError> {
+    let text = serde_json::to_string_pretty(value).expect("numbers serialise");
+    std::fs::write(&path, text + "\n").map_err(CheckpointError::file("write", path))
+}
+
 impl Run {
-    /// Opens the folder that the plan names and writes the resolved recipe into it. What an earlier run logged behind step `start`, and
-    /// at the start its checkpoints, is removed.
-    pub fn open(plan: &Plan, start: u64, stop: Arc<AtomicBool>) -> Result<Run, TrainError> {
+    /// Opens the folder that the plan names, for a run from step `start` to `steps`, and writes the resolved recipe into it. What an
+    /// earlier run logged behind step `start`, and at the start its checkpoints, is removed.
+    pub fn open(plan: &Plan, start: u64, steps: u64, stop: Arc<AtomicBool>) -> Result<Run, TrainError> {
         let dir = plan.run_dir();
         std::fs::create_dir_all(&dir).map_err(CheckpointError::file("create", &dir))?;
-        let recipe = dir.join("recipe.toml");
-        std::fs::write(&recipe, plan.recipe.to_toml()).map_err(CheckpointError::file("write", recipe))?;
+        let path = dir.join("recipe.toml");
+        let mut recipe = plan.recipe.clone();
+        recipe.training.max_steps = Some(steps);
+        std::fs::write(&path, recipe.to_toml()).map_err(CheckpointError::file("write", path))?;
+        let window = match start {
+            0 => Window::default(),
+            _ => window_of(&dir.join(format!("{CHECKPOINT}{start}")))?,
+        };
         let metrics = dir.join(METRICS_FILE);
         match start {
             0 => forget(&dir)?,
@@ -97,7 +130,7 @@ impl Run {
         }
         let metrics = Metrics::open(&dir, start + 1).map_err(CheckpointError::file("open", metrics))?;
         let training = &plan.recipe.training;
-        let progress = Progress::new(&plan.recipe.name, "steps", training.max_steps);
+        let progress = Progress::new(&plan.recipe.name, "steps", steps);
         progress.start_at(start);
         let run = Run {
             companions: plan.model_dir.clone(),
@@ -105,13 +138,16 @@ impl Run {
             save_strategy: training.save_strategy,
             save_steps: training.save_steps,
             save_total_limit: training.save_total_limit,
+            logging_steps: training.logging_steps,
+            window,
             stop,
             progress,
             start,
+            steps,
             dir,
         };
         if start > 0 {
-            run.say(&format!("resumed after step {start} of {}", training.max_steps));
+            run.say(&format!("resumed after step {start} of {steps}"));
         }
         Ok(run)
     }
@@ -121,20 +157,29 @@ impl Run {
         &self.dir
     }
 
-    /// Writes a step's numbers to the run's files.
+    /// Takes in the figures of a step, and gives those of its window where they are to be logged: at multiples of `logging_steps` and at
+    /// the last step. A window that a checkpoint cuts is saved with it and goes on in the resumed run, so that its line is the same. That
+    /// of the last step goes on too where a run is resumed to more steps.
+    pub fn close_step(&mut self, step: u64, figures: Vec<Figure>) -> Option<Averages> {
+        self.window.add_step(figures);
+        let is_full = step.is_multiple_of(self.logging_steps);
+        let averages = (is_full || step == self.steps).then(|| self.window.averages());
+        if is_full {
+            self.window = Window::default();
+        }
+        averages
+    }
+
+    /// Writes a step's numbers to the run's files; what is not finite becomes null.
     pub fn log(&mut self, step: u64, values: &[(&str, f64)]) -> Result<(), TrainError> {
         let path = self.dir.join(METRICS_FILE);
         self.metrics.log(step, values).map_err(|e| CheckpointError::file("write", path)(e).into())
     }
 
-    /// What was logged at `step` under the given names, if a line has them all.
+    /// What was logged at `step` under the given names, if a line has them all; NaN for null.
     pub fn logged<const N: usize>(&self, step: u64, names: [&str; N]) -> Option<[f64; N]> {
         let text = std::fs::read_to_string(self.dir.join(METRICS_FILE)).ok()?;
-        text.lines().find_map(|line| {
-            let line: serde_json::Value = serde_json::from_str(line).ok()?;
-            let values: Option<Vec<f64>> = names.iter().map(|name| line[name].as_f64()).collect();
-            values.filter(|_| line["step"] == step)?.try_into().ok()
-        })
+        text.lines().find_map(|line| values_of(line, step, names))
     }
 
     /// Moves the progress bar on by a step, `message` behind it.
@@ -160,31 +205,48 @@ impl Run {
     pub fn save_if_due(
         &self,
         step: u64,
-        steps: u64,
         learner: &Learner,
         skipped: SkippedUpdates,
+        left_out: LeftOut,
     ) -> Result<(), TrainError> {
         let due = self.save_steps > 0 && step.is_multiple_of(self.save_steps);
         let is_saved = self.save_strategy == SaveStrategy::Steps;
-        if is_saved && (due || step == steps || self.is_stopping()) {
-            self.save(TrainerState { global_step: step, updates: learner.updates(), skipped }, learner)?;
+        if is_saved && (due || step == self.steps || self.is_stopping()) {
+            self.save(TrainerState { global_step: step, updates: learner.updates(), skipped, left_out }, learner)?;
         }
         Ok(())
+    }
+
+    /// Saves the steps that are done where the run is about to end for a reason that has nothing to do with the weights, so that it can go on
+    /// once the reason is gone.
+    pub fn save_before_end(&self, state: TrainerState, learner: &Learner) -> Result<(), TrainError> {
+        let is_there = self.dir.join(format!("{CHECKPOINT}{}", state.global_step)).exists();
+        match self.save_strategy == SaveStrategy::Steps && state.global_step > self.start && !is_there {
+            true => self.save(state, learner),
+            false => Ok(()),
+        }
     }
 
     fn save(&self, state: TrainerState, learner: &Learner) -> Result<(), TrainError> {
         let dir = self.dir.join(format!("{CHECKPOINT}{}", state.global_step));
         folder::save(learner.model(), learner.weights(), &self.companions, &dir, |dir| {
             learner.save_moments(dir)?;
-            let path = dir.join(STATE_FILE);
-            let text = serde_json::to_string_pretty(&state).expect("numbers serialise");
-            std::fs::write(&path, text + "\n").map_err(CheckpointError::file("write", path))
+            write_json(dir.join(STATE_FILE), &state)?;
+            write_json(dir.join(WINDOW_FILE), &self.window)
         })?;
         if self.save_total_limit > 0 {
             resume::prune(&self.dir, self.save_total_limit)?;
         }
         Ok(())
     }
+}
+
+/// The values of a line of metrics under the given names, if it is of `step` and has them all; NaN for null.
+fn values_of<const N: usize>(line: &str, step: u64, names: [&str; N]) -> Option<[f64; N]> {
+    let line: serde_json::Value = serde_json::from_str(line).ok()?;
+    let value = |name: &&str| Some(line.get(*name)?.as_f64().unwrap_or(f64::NAN));
+    let values: Option<Vec<f64>> = names.iter().map(value).collect();
+    values.filter(|_| line["step"] == step)?.try_into().ok()
 }
 
 /// Removes what an earlier run left: its logs and its checkpoints.
@@ -223,6 +285,14 @@ fn keep_steps(metrics: &Path, last: u64) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_value_that_was_logged_as_null_was_logged() {
+        let line = "{\"step\":4,\"accuracy\":null,\"reward\":0.5}";
+        let found = values_of(line, 4, ["accuracy", "reward"]).unwrap();
+        assert!(found[0].is_nan() && found[1] == 0.5, "{found:?}");
+        assert!(values_of(line, 4, ["accuracy", "tool_use"]).is_none() && values_of(line, 5, ["reward"]).is_none());
+    }
 
     #[test]
     fn lines_behind_the_checkpoint_and_half_lines_are_cut_off() {

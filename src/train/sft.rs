@@ -4,14 +4,15 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Instant;
 
 use super::dataset::{Dataset, DatasetError};
-use super::learner::Learner;
+use super::learner::{Learner, Update};
 use super::owners::Owners;
 use super::run::{Run, TrainerState};
 use super::sample::{Layout, Pack, Sample, runs_by_tokens};
-use super::{Session, SkippedUpdates, TrainError, demonstration, device_metrics, open_learner};
+use super::{Session, TrainError, demonstration, device_metrics, open_learner};
 use crate::prompt::Processor;
 use crate::recipe::plan::Plan;
 use crate::recipe::{LogprobKind, Recipe};
+use crate::telemetry::window::{Figure, Rule};
 
 /// Batches that are made ready ahead of the learner.
 const BATCHES_AHEAD: usize = 4;
@@ -21,27 +22,37 @@ pub fn train(plan: &Plan, session: &Session) -> Result<(), TrainError> {
     let recipe = &plan.recipe;
     let processor = plan.processor()?;
     let dataset = Dataset::open(&recipe.data, recipe.method, recipe.seed)?;
-    let (mut learner, TrainerState { global_step: start, mut skipped, .. }) = open_learner(plan, session, &processor)?;
-    let mut run = Run::open(plan, start, session.stop.clone())?;
-    let steps = recipe.training.max_steps;
+    let (mut learner, TrainerState { global_step: start, mut skipped, mut left_out, .. }) =
+        open_learner(plan, session, &processor)?;
+    let steps = recipe.steps(dataset.len());
+    let mut run = Run::open(plan, start, steps, session.stop.clone())?;
+    let mut owners = Some(Owners::default());
     std::thread::scope(|scope| {
         let batches = prepare_ahead(scope, &dataset, &processor, plan, start..steps);
         for step in start..steps {
             let began = Instant::now();
-            let samples = batches.recv().expect("the preparing thread sends a batch a step")?;
-            let learned = learn(&mut learner, &samples, &processor, recipe, step, |learner| {
-                if step == start {
-                    let mut owners = Owners::default();
+            let batch = batches.recv().expect("the preparing thread sends a batch a step");
+            for reason in &batch.left_out {
+                run.say(&format!("left out at step {}: {reason}", step + 1));
+            }
+            let (drawn, most) = (recipe.training.batch_size, recipe.data.max_left_out);
+            let before = TrainerState { global_step: step, updates: learner.updates(), skipped, left_out };
+            if let Err(too_many) = left_out.count(drawn, &batch.left_out, dataset.len(), step + 1, most) {
+                run.save_before_end(before, &learner)?;
+                return Err(too_many);
+            }
+            let learned = learn(&mut learner, &batch.samples, &processor, recipe, step..steps, |learner| {
+                if let Some(mut owners) = owners.take() {
                     owners.note_update(learner);
                     run.say(&owners.table(session));
                 }
             });
             run.advance(&format!("loss {:.3}", learned.loss));
-            skipped.count(learned.update, step, recipe.training.max_skipped_updates)?;
-            if (step + 1).is_multiple_of(recipe.training.logging_steps) {
-                report(&mut run, session, recipe, step + 1, &learned, &skipped, began)?;
+            if let Some(update) = learned.update {
+                skipped.count(update, step, recipe.training.max_skipped_updates)?;
             }
-            run.save_if_due(step + 1, steps, &learner, skipped)?;
+            report(&mut run, session, step + 1, &learned, [skipped.total, left_out.total()], began)?;
+            run.save_if_due(step + 1, &learner, skipped, left_out)?;
             if run.is_stopping() {
                 break;
             }
@@ -57,13 +68,11 @@ fn prepare_ahead<'scope>(
     processor: &'scope Processor,
     plan: &'scope Plan,
     steps: std::ops::Range<u64>,
-) -> Receiver<Result<Vec<Sample>, TrainError>> {
+) -> Receiver<Batch> {
     let (sender, receiver) = sync_channel(BATCHES_AHEAD);
     scope.spawn(move || {
         for step in steps {
-            let batch = prepare(dataset, processor, plan, step);
-            let failed = batch.is_err();
-            if sender.send(batch).is_err() || failed {
+            if sender.send(prepare(dataset, processor, plan, step)).is_err() {
                 return;
             }
         }
@@ -71,37 +80,60 @@ fn prepare_ahead<'scope>(
     receiver
 }
 
-fn prepare(dataset: &Dataset, processor: &Processor, plan: &Plan, step: u64) -> Result<Vec<Sample>, TrainError> {
+/// A step's examples.
+#[derive(Default)]
+struct Batch {
+    /// Those that can be used, in order.
+    samples: Vec<Sample>,
+    /// The others: which each is, and why not.
+    left_out: Vec<String>,
+}
+
+fn prepare(dataset: &Dataset, processor: &Processor, plan: &Plan, step: u64) -> Batch {
     let size = plan.recipe.training.batch_size as u64;
-    let one = |number| {
-        let sample = demonstration::sample(processor, &dataset.example(number)?, plan.recipe.sft.train_turns)
-            .map_err(|source| DatasetError::Example { example: dataset.name_of(number), source })?;
-        let (tokens, limit) = (sample.tokens(), plan.config.context_tokens);
-        if tokens > limit {
-            return Err(DatasetError::TooLong { example: dataset.name_of(number), tokens, limit }.into());
+    let mut batch = Batch::default();
+    for number in step * size..(step + 1) * size {
+        match sample(dataset, processor, plan, number) {
+            Ok(sample) => batch.samples.push(sample),
+            Err(error) => batch.left_out.push(error.to_string()),
         }
-        Ok(sample)
-    };
-    (step * size..(step + 1) * size).map(one).collect()
+    }
+    batch
+}
+
+/// Example `number` as the learner takes it.
+///
+/// # Errors
+/// When it cannot be used: a picture, its text, or its length.
+pub fn sample(dataset: &Dataset, processor: &Processor, plan: &Plan, number: u64) -> Result<Sample, DatasetError> {
+    let example = dataset.example(number)?;
+    let sample = demonstration::sample(processor, &example, plan.recipe.sft.train_turns)
+        .map_err(|source| DatasetError::Example { example: dataset.name_of(number), source })?;
+    let (tokens, limit) = (sample.tokens(), plan.config.context_tokens);
+    if tokens > limit {
+        return Err(DatasetError::TooLong { example: dataset.name_of(number), tokens, limit });
+    }
+    Ok(sample)
 }
 
 /// What a step did.
 struct Learned {
+    /// Not a number where there was nothing to learn from.
     loss: f64,
     tokens: usize,
     targets: usize,
     learning_rate: f64,
-    update: super::learner::Update,
+    update: Option<Update>,
 }
 
-/// One update: the mean negative log-likelihood of all learned tokens of the batch.
-/// `look` sees the learner when all gradients are there.
+/// One update: the mean negative log-likelihood of all learned tokens of the batch; none where the batch is empty.
+/// `steps` are this step and those to come; `look` sees the learner when all gradients are there.
 fn learn(
     learner: &mut Learner,
     samples: &[Sample],
     processor: &Processor,
     recipe: &Recipe,
-    step: u64,
+    steps: std::ops::Range<u64>,
     look: impl FnOnce(&Learner),
 ) -> Learned {
     let layout = Layout::of(processor);
@@ -116,36 +148,42 @@ fn learn(
             vec![-1.0 / targets as f32; logprobs.raw.len()]
         });
     }
-    let learning_rate = recipe.optimizer.learning_rate_at(step, recipe.training.max_steps);
+    let learning_rate = recipe.optimizer.learning_rate_at(steps.start, steps.end);
+    if samples.is_empty() {
+        return Learned { loss: f64::NAN, tokens: 0, targets, learning_rate, update: None };
+    }
     look(learner);
-    let update = learner.update(learning_rate);
+    let update = Some(learner.update(learning_rate));
     Learned { loss, tokens: tokens.iter().sum(), targets, learning_rate, update }
 }
 
 fn report(
     run: &mut Run,
     session: &Session,
-    recipe: &Recipe,
     step: u64,
     learned: &Learned,
-    skipped: &SkippedUpdates,
+    [skipped, left_out]: [u64; 2],
     began: Instant,
 ) -> Result<(), TrainError> {
-    let seconds = began.elapsed().as_secs_f64();
-    let rate = learned.tokens as f64 / seconds;
-    run.say(&format!(
-        "step {step}/{}  loss {:.4}  grad norm {:.3}  learning rate {:.2e}  {rate:.0} tokens/s",
-        recipe.training.max_steps, learned.loss, learned.update.grad_norm, learned.learning_rate
-    ));
-    let mut values = vec![
-        ("loss", learned.loss),
-        ("grad_norm", learned.update.grad_norm),
-        ("learning_rate", learned.learning_rate),
-        ("tokens", learned.tokens as f64),
-        ("trained_tokens", learned.targets as f64),
-        ("tokens_per_second", rate),
-        ("skipped_updates", skipped.total as f64),
+    let figures = vec![
+        Figure::mean("loss", learned.loss),
+        Figure::mean("grad_norm", learned.update.map_or(f64::NAN, |update| update.grad_norm)),
+        Figure::new("learning_rate", learned.learning_rate, Rule::Last),
+        Figure::mean("tokens", learned.tokens as f64),
+        Figure::mean("trained_tokens", learned.targets as f64),
+        Figure::mean("tokens_per_second", learned.tokens as f64 / began.elapsed().as_secs_f64()),
+        Figure::new("skipped_updates", skipped as f64, Rule::Last),
+        Figure::new("left_out", left_out as f64, Rule::Last),
     ];
-    values.extend(device_metrics(session));
+    let Some(averages) = run.close_step(step, figures) else { return Ok(()) };
+    run.say(&format!(
+        "step {step}/{}  loss {:.4}  grad norm {:.3}  learning rate {:.2e}  {:.0} tokens/s",
+        run.steps,
+        averages.get("loss"),
+        averages.get("grad_norm"),
+        averages.get("learning_rate"),
+        averages.get("tokens_per_second")
+    ));
+    let values: Vec<(&str, f64)> = averages.iter().chain(device_metrics(session)).collect();
     run.log(step, &values)
 }

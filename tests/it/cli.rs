@@ -419,7 +419,15 @@ fn a_model_is_evaluated_with_tools_and_without() {
             .unwrap();
         assert!(output.status.success(), "{}", stderr(&output));
         let report: Value = serde_json::from_str(&desk.read(&format!("{environment}/results.json"))).unwrap();
-        assert_eq!(report["count"], 6);
+        assert_eq!(
+            (&report["count"], &report["answers_scored"], &report["answers_unscored"]),
+            (&6.into(), &6.into(), &0.into())
+        );
+        assert_eq!(report["accuracy"], report["accuracy_of_all"]);
+        let table = String::from_utf8_lossy(&output.stdout).into_owned();
+        let row: Vec<&str> =
+            table.lines().find(|line| line.starts_with("answer")).unwrap().split_whitespace().collect();
+        assert_eq!((row.len(), &row[2..4], row[1] == row[4]), (5, &["6", "0"][..], true), "{table}");
         let samples = desk.read(&format!("{environment}/samples.jsonl"));
         assert_eq!(samples.lines().count(), 6);
         (report, samples)

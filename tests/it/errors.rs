@@ -291,9 +291,12 @@ fn unusable_pictures_of_demonstrations_are_named() {
         let dataset = Dataset::from_files(&[file], Method::Sft, None).unwrap();
         assert_names(&dataset.example(0).unwrap_err().to_string(), parts);
     }
-    place.write("data.jsonl", demonstration("good.png") + "\n" + &demonstration("cut.png"));
+    place.write("data.jsonl", demonstration("cut.png"));
     let recipe = place.sft("[data]\nfiles = [\"data.jsonl\"]\n");
-    assert_names(&refuse(train(&recipe, &[])), &["cut.png", "damaged"]);
+    assert_names(
+        &refuse(train(&recipe, &[])),
+        &["none of the 2 examples up to step 1", "data.jsonl:1", "cut.png", "damaged"],
+    );
 }
 
 #[test]
@@ -312,7 +315,10 @@ fn a_task_with_an_unusable_picture_is_left_out_and_named() {
         assert_names(line, parts);
     }
     place.write("data.jsonl", task("cut.png", "What?"));
-    assert_names(&refuse(train(&recipe, &["--overwrite"])), &["none of the 2 tasks of step 1", "cut.png", "damaged"]);
+    assert_names(
+        &refuse(train(&recipe, &["--overwrite"])),
+        &["none of the 2 examples up to step 1", "cut.png", "damaged"],
+    );
 }
 
 #[test]
@@ -327,7 +333,7 @@ fn what_is_too_long_for_the_model_is_refused() {
     assert_names(&message, &["good.png", "tokens", "4096", "max_position_embeddings", "model.max_pixels"]);
     place.write("data.jsonl", task("good.png", &long));
     let message = refuse(train(&place.grpo("[data]\nfiles = [\"data.jsonl\"]\n"), &[]));
-    assert_names(&message, &["none of the 2 tasks", "tokens", "model.max_pixels"]);
+    assert_names(&message, &["none of the 2 examples", "tokens", "model.max_pixels"]);
 }
 
 #[test]

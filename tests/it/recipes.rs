@@ -84,7 +84,7 @@ fn settings_change_single_keys_and_are_checked_as_files_are() {
     let recipe = place.sft("[data.needle]\n");
     let settings = ["training.max_steps=3", "name=other", "optimizer.lr_scheduler_type=linear", "data.needle.seed=5"];
     let read = load(&recipe, &settings.map(str::to_owned)).unwrap();
-    assert_eq!((read.training.max_steps, &*read.name, read.training.batch_size), (3, "other", 2));
+    assert_eq!((read.training.max_steps, &*read.name, read.training.batch_size), (Some(3), "other", 2));
     assert_eq!(read.optimizer.lr_scheduler_type, Schedule::Linear);
     assert_eq!(read.data.needle.unwrap().seed, Some(5));
     assert_names(
@@ -112,7 +112,7 @@ fn a_recipe_extends_another_key_by_key_and_paths_follow_their_file() {
     let recipe = place.write("own.toml", "extends = \"base/base.toml\"\nname = \"own\"\n[training]\nmax_steps = 7\n");
     let read = load(&recipe, &[]).unwrap();
     assert_eq!((&*read.name, read.seed), ("own", 1));
-    assert_eq!((read.training.max_steps, read.training.save_steps), (7, 2));
+    assert_eq!((read.training.max_steps, read.training.save_steps), (Some(7), 2));
     assert_eq!(read.data.files, [place.path("base/tasks.jsonl")]);
     place.write("base/base.toml", "sede = 1\n");
     assert_names(&refusal(&recipe, &[]), &["base.toml", "sede", "did you mean `seed`?"]);

@@ -1,5 +1,7 @@
 //! Rollouts with a scripted generator: trajectories of all kinds, every way to end, interleaved tools, masks, rewards.
 
+mod answers;
+mod calls;
 mod rewards;
 mod sources;
 
@@ -299,7 +301,7 @@ fn a_tools_own_failure_ends_the_sequence_by_name() {
     let transcript = roll("<think><code>fault</code><answer>7</answer>");
     assert!(matches!(&transcript.end, End::ToolFailed(reason) if reason.contains("no python")));
     assert_eq!(kinds(&transcript), [Thought, Call]);
-    let scores = RewardSet::new(&RewardSettings::default()).unwrap().score(&transcript, "q", "7");
+    let scores = RewardSet::new(&RewardSettings::default()).unwrap().score(&transcript, "q", &"7".into());
     assert!(matches!(scores.total, Score::Unscored(_)), "a broken tool says nothing about the model");
 }
 
@@ -482,7 +484,7 @@ fn an_example_becomes_a_task_with_its_pictures_in_place() {
     };
     let task = Task::of_example(example.clone()).unwrap();
     assert!(matches!(&task.messages[0].content[..], [Part::Image(_), Part::Text(text)] if text == "What is it?"));
-    assert_eq!((task.images.len(), &*task.solution, &*task.question), (1, "7", "What is it?"));
+    assert_eq!((task.images.len(), task.solution, &*task.question), (1, "7".into(), "What is it?"));
     assert!(Task::of_example(Example { images: vec![], ..example }).is_err(), "a mark without a picture");
 }
 

@@ -7,16 +7,14 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::prompt::{ImageSource, Message, Part, Processor};
+use crate::rollout::call::{CODE_CLOSE, CODE_OPEN};
+pub use crate::rollout::call::{FoundCall, find_call};
 use crate::rollout::environment::{
-    Environment, EnvironmentError, Episode, Next, Observation, Reading, Scene, Task, TokenLimits,
+    Environment, EnvironmentError, Episode, Next, Observation, ObservationPart, Reading, Scene, Task, TokenLimits,
 };
 use crate::rollout::tool::{CallStatus, Subject, Tool, ToolFault, ToolOutput, ToolSession};
 use crate::rollout::transcript::{End, TurnKind};
 
-/// Opens a call.
-pub const CODE_OPEN: &str = "<code>";
-/// Closes a call.
-pub const CODE_CLOSE: &str = "</code>";
 /// Opens an answer.
 pub const ANSWER_OPEN: &str = "<answer>";
 /// Closes an answer.
@@ -256,14 +254,8 @@ impl Episode for CodeEpisode {
         if text.is_empty() && shown.is_empty() {
             text = "No output captured: print a result, or the path of an image that you saved.".to_owned();
         }
-        let mut observation = Observation::default();
-        observation.push_text(processor, OUTPUT_OPEN)?;
-        observation.push_text(processor, &text)?;
-        for image in shown {
-            observation.push_image(processor, image);
-        }
-        observation.push_text(processor, OUTPUT_CLOSE)?;
-        Ok(observation)
+        let parts = std::iter::once(ObservationPart::Text(text)).chain(shown.into_iter().map(ObservationPart::Image));
+        Ok(Observation::new(processor, (OUTPUT_OPEN, OUTPUT_CLOSE), parts)?)
     }
 }
 
@@ -273,38 +265,4 @@ fn cut(text: &str, characters: usize) -> String {
         None => text.to_owned(),
         Some((end, _)) => format!("{}\n(… {} more characters)", &text[..end], text[end..].chars().count()),
     }
-}
-
-/// A call in a turn's text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FoundCall<'a> {
-    /// Byte at which `<code>` starts.
-    pub start: usize,
-    /// The code, without fences; indentation is kept.
-    pub code: &'a str,
-}
-
-/// The first call in `text`: `<code>`, an optional fence of three backticks with an optional `python`, the code, an optional fence,
-/// `</code>`; tags and `python` in any case. Empty code is none.
-pub fn find_call(text: &str) -> Option<FoundCall<'_>> {
-    // ASCII folding keeps byte offsets.
-    let lower = text.to_ascii_lowercase();
-    let start = lower.find(CODE_OPEN)?;
-    let inside = start + CODE_OPEN.len();
-    let end = inside + lower[inside..].find(CODE_CLOSE)?;
-    let mut code = &text[inside..end];
-    if let Some(fenced) = code.trim_start().strip_prefix("```") {
-        let head = fenced.get(.."python".len()).unwrap_or("");
-        code = if head.eq_ignore_ascii_case("python") { &fenced["python".len()..] } else { fenced };
-    }
-    code = code.trim_end();
-    code = code.strip_suffix("```").unwrap_or(code).trim_end();
-    // Blank lines before the code go; the first line's indentation stays.
-    while let Some((line, rest)) = code.split_once('\n') {
-        if !line.trim().is_empty() {
-            break;
-        }
-        code = rest;
-    }
-    (!code.trim().is_empty()).then_some(FoundCall { start, code })
 }

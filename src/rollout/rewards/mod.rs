@@ -2,7 +2,6 @@
 
 pub mod answer;
 pub mod consistency;
+pub mod equivalence;
 pub mod format;
-pub mod math;
-mod quantity;
 pub mod tool_success;

@@ -1,6 +1,6 @@
 //! How many of the tool calls worked. Logged; without weight unless a recipe gives it one.
 
-use crate::rollout::reward::{Reward, Score, View};
+use crate::rollout::reward::{Reads, Reward, Score, View};
 use crate::rollout::tool::CallStatus;
 
 /// The share of the calls within the limit that ran without an error; 0 when there was none.
@@ -13,6 +13,10 @@ impl Reward for ToolSuccess {
 
     fn default_weight(&self) -> f64 {
         0.0
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::Calls
     }
 
     fn score(&self, view: &View<'_>) -> Score {

@@ -1,0 +1,238 @@
+//! Scores answers that exist: lines with `answer` or `text`, `solution` and `question`, by the rewards of a recipe and without a model.
+
+use std::fmt;
+
+use serde::de::{MapAccess, Visitor};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use thiserror::Error;
+
+use super::columns_of;
+use crate::files::{json_line, object_remedy};
+use crate::rollout::reward::{Reads, RewardSet, Score, View, answer_in};
+use crate::rollout::transcript::End;
+use crate::tasks::Solution;
+
+/// Columns that are written to each line.
+const SCORES: &str = "scores";
+const UNSCORED: &str = "unscored";
+
+/// A line that cannot be scored.
+#[derive(Debug, Error)]
+#[error("line {line}: {problem}")]
+pub struct PredictionError {
+    /// The line, from 1.
+    pub line: usize,
+    /// What is wrong with it, and the remedy.
+    pub problem: String,
+}
+
+/// What one reward said of all lines.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Column {
+    /// The reward.
+    pub name: &'static str,
+    /// Lines with a score.
+    pub scored: usize,
+    /// Lines without.
+    pub unscored: usize,
+    /// Sum of the scores.
+    pub sum: f64,
+}
+
+/// Scores each line of `text` (JSON objects, one a line): the same lines with `scores` (a number by reward, null where there is none) and
+/// `unscored` (why, by reward), every other column as it was; and what each reward said of all.
+///
+/// A line's answer is its column `answer` as it stands, else what stands between `<answer>` tags in its column `text`. Rewards that read
+/// more than a line has leave it unscored.
+///
+/// # Errors
+/// The first line that is no object, has neither column, or a column of another type.
+pub fn score_lines(text: &str, rewards: &RewardSet) -> Result<(String, Vec<Column>), PredictionError> {
+    let mut written = String::with_capacity(text.len());
+    let mut columns: Vec<Column> = rewards.weights().map(|(name, _)| Column { name, ..Column::default() }).collect();
+    let lines = text.lines().map(|line| json_line(line.as_bytes())).enumerate();
+    for (number, line) in lines.filter(|(_, line)| !line.is_empty()) {
+        let wrong = |problem: String| PredictionError { line: number + 1, problem };
+        let mut row: Row = serde_json::from_slice(line)
+            .map_err(|error| wrong(format!("not a JSON object ({error}); {}", object_remedy(line))))?;
+        let prediction = Prediction::read(&row).map_err(wrong)?;
+        let scores = prediction.score(rewards);
+        for (column, (_, score)) in columns.iter_mut().zip(&scores) {
+            match score.value() {
+                Some(value) => (column.scored, column.sum) = (column.scored + 1, column.sum + value),
+                None => column.unscored += 1,
+            }
+        }
+        let [values, reasons] = columns_of(&scores);
+        row.set(SCORES, &values);
+        row.set(UNSCORED, &reasons);
+        written += &serde_json::to_string(&row).expect("a read row can be written");
+        written.push('\n');
+    }
+    Ok((written, columns))
+}
+
+/// What a line says of an answer.
+struct Prediction {
+    answer: Option<String>,
+    text: Option<String>,
+    question: String,
+    solution: Solution,
+}
+
+impl Prediction {
+    fn read(row: &Row) -> Result<Self, String> {
+        let text = |key: &str| match row.get(key)? {
+            Value::Null => Ok(None),
+            Value::String(text) => Ok(Some(text)),
+            Value::Number(number) => Ok(Some(number.to_string())),
+            other => Err(format!("`{key}` is {other}; it should be a string or a number")),
+        };
+        let (answer, text) = (text("answer")?, text("text")?.map(|text| own_text(&text)));
+        if answer.is_none() && text.is_none() {
+            return Err("it has neither `answer` nor `text`; give one of them".to_owned());
+        }
+        let question = match row.get("question")? {
+            Value::Null => String::new(),
+            Value::String(question) => question,
+            other => return Err(format!("`question` is {other}; it should be a string")),
+        };
+        let solution = Solution::read(&row.get("solution")?).map_err(|problem| format!("`solution`: {problem}"))?;
+        Ok(Self { answer, text, question, solution })
+    }
+
+    fn score(&self, rewards: &RewardSet) -> Vec<(&'static str, Score)> {
+        let text = self.text.clone().unwrap_or_default();
+        let answer = self.answer.clone().or_else(|| answer_in(&text).map(str::to_owned));
+        let view =
+            View { text, answer, calls: &[], end: &End::Answered, question: &self.question, solution: &self.solution };
+        rewards.score_where(&view, |reads| match reads {
+            Reads::Answer => None,
+            Reads::Text if self.text.is_some() => None,
+            Reads::Text => Some("the line has no `text`".to_owned()),
+            Reads::Calls => Some("the line does not say how the calls went".to_owned()),
+        })
+    }
+}
+
+/// A text without what tools said in it: a program may print an answer's tags.
+fn own_text(text: &str) -> String {
+    let mut own = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("<sandbox_output>") {
+        own.push_str(before);
+        rest = after.split_once("</sandbox_output>").map_or("", |(_, after)| after);
+    }
+    own + rest
+}
+
+/// The columns of a line in order, each as it was written.
+struct Row(Vec<(String, Box<RawValue>)>);
+
+impl Row {
+    fn get(&self, key: &str) -> Result<Value, String> {
+        let found = self.0.iter().rev().find(|(name, _)| name == key);
+        found.map_or(Ok(Value::Null), |(_, raw)| {
+            serde_json::from_str(raw.get()).map_err(|error| format!("`{key}` cannot be read: {error}"))
+        })
+    }
+
+    fn set(&mut self, key: &str, value: &Value) {
+        self.0.retain(|(name, _)| name != key);
+        let raw = RawValue::from_string(value.to_string()).expect("a value's own text is JSON");
+        self.0.push((key.to_owned(), raw));
+    }
+}
+
+impl<'de> Deserialize<'de> for Row {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Columns;
+
+        impl<'de> Visitor<'de> for Columns {
+            type Value = Row;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Row, A::Error> {
+                let mut columns = Vec::new();
+                while let Some(column) = map.next_entry()? {
+                    columns.push(column);
+                }
+                Ok(Row(columns))
+            }
+        }
+
+        deserializer.deserialize_map(Columns)
+    }
+}
+
+impl Serialize for Row {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (key, value) in &self.0 {
+            map.serialize_entry(key, value)?;
+        }
+        map.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rollout::reward::RewardSettings;
+
+    fn score(text: &str) -> Result<(String, Vec<Column>), PredictionError> {
+        score_lines(text, &RewardSet::answer_only())
+    }
+
+    #[test]
+    fn lines_keep_their_columns_and_gain_scores() {
+        let lines = "\u{feff}{\"id\":123456789012345678901234567890,\"answer\":\"7\",\"solution\":\"7\",\"x\":1.10}\n\n\
+                     {\"text\":\"<answer>8</answer>\",\"solution\":[\"7\",\"eight\"],\"scores\":0}\n{\"answer\":\"7\"}\n\
+                     {\"answer\":7,\"solution\":7}\n";
+        let (written, columns) = score(lines).unwrap();
+        assert_eq!(
+            written,
+            "{\"id\":123456789012345678901234567890,\"answer\":\"7\",\"solution\":\"7\",\"x\":1.10,\"scores\":{\"answer\":1.0},\
+             \"unscored\":{}}\n\
+             {\"text\":\"<answer>8</answer>\",\"solution\":[\"7\",\"eight\"],\"scores\":{\"answer\":1.0},\"unscored\":{}}\n\
+             {\"answer\":\"7\",\"scores\":{\"answer\":null},\"unscored\":{\"answer\":\"the task has no reference answer\"}}\n\
+             {\"answer\":7,\"solution\":7,\"scores\":{\"answer\":1.0},\"unscored\":{}}\n"
+        );
+        assert_eq!(columns, [Column { name: "answer", scored: 3, unscored: 1, sum: 3.0 }]);
+    }
+
+    #[test]
+    fn what_a_line_does_not_have_is_unscored_by_name() {
+        let rewards = RewardSet::new(&RewardSettings::default()).unwrap();
+        let line = "{\"answer\":\"7\",\"solution\":\"7\",\"question\":\"q\"}";
+        let (written, _) = score_lines(line, &rewards).unwrap();
+        assert!(
+            written.contains("\"scores\":{\"format\":null,\"answer\":1.0,\"consistency\":null,\"tool_success\":null}"),
+            "{written}"
+        );
+        let text = "{\"text\":\"<think>7</think>\\n<sandbox_output><answer>8</answer></sandbox_output><answer>7</answer>\",\"solution\":\"7\"}";
+        let (written, _) = score_lines(text, &rewards).unwrap();
+        assert!(written.contains("\"answer\":1.0,\"consistency\":1.0"), "{written}");
+    }
+
+    #[test]
+    fn a_bad_line_is_named() {
+        for (line, problem) in [
+            ("[1]", "not a JSON object"),
+            ("{", "not a JSON object"),
+            ("{\"solution\":\"7\"}", "neither `answer` nor `text`"),
+            ("{\"answer\":[1],\"solution\":\"7\"}", "`answer` is [1]"),
+            ("{\"answer\":\"7\",\"solution\":{\"regex\":\"(\"}}", "`solution`"),
+            ("{\"answer\":\"7\",\"solution\":\"7\",\"question\":3}", "`question` is 3"),
+        ] {
+            let error = score(&format!("{{\"answer\":\"7\"}}\n\n{line}\n")).unwrap_err().to_string();
+            assert!(error.starts_with("line 3: ") && error.contains(problem), "{error}");
+        }
+    }
+}

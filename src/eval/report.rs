@@ -1,0 +1,231 @@
+//! What the transcripts of some tasks amount to: shares and means, beside how much of it was scored.
+
+use std::fmt;
+
+use crate::rollout::reward::Scores;
+use crate::rollout::tool::CallStatus;
+use crate::rollout::transcript::Transcript;
+
+/// The reward whose score says whether an answer is right.
+const ANSWER: &str = "answer";
+
+/// What the transcripts of some tasks amount to. A mean over nothing is NaN, in JSON null.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
+pub struct Report {
+    /// Transcripts.
+    pub count: usize,
+    /// Those with a total reward.
+    pub scored: usize,
+    /// Those without.
+    pub unscored: usize,
+    /// Mean total reward of the scored.
+    pub reward: f64,
+    /// Its unbiased standard deviation.
+    pub reward_std: f64,
+    /// Mean of each reward's unweighted score over what it scored, by name.
+    pub parts: Vec<(&'static str, f64)>,
+    /// How many transcripts each reward scored, by name.
+    pub scored_parts: Vec<(&'static str, usize)>,
+    /// Share of right answers among those that were scored.
+    pub accuracy: f64,
+    /// Share of right answers among all: an unscored one is not right.
+    pub accuracy_of_all: f64,
+    /// Transcripts whose answer was scored.
+    pub answers_scored: usize,
+    /// Those whose answer was not.
+    pub answers_unscored: usize,
+    /// Share of transcripts that called a tool.
+    pub tool_use: f64,
+    /// Share of calls that ran without an error; 1 when there was none.
+    pub tool_success: f64,
+    /// Mean tokens after the prompt.
+    pub tokens: f64,
+    /// The fewest.
+    pub tokens_min: f64,
+    /// The most.
+    pub tokens_max: f64,
+    /// Mean number of the model's turns: stretches of its own tokens between observations.
+    pub turns: f64,
+    /// The fewest.
+    pub turns_min: f64,
+    /// The most.
+    pub turns_max: f64,
+    /// How often each end came, by name.
+    pub ends: Vec<(&'static str, usize)>,
+}
+
+impl Report {
+    /// Adds up transcripts and their scores.
+    pub fn new<'a>(scored: impl Iterator<Item = (&'a Transcript, &'a Scores)> + Clone) -> Report {
+        let mut report = Report { count: scored.clone().count(), ..Report::default() };
+        let totals: Vec<f64> = scored.clone().filter_map(|(_, scores)| scores.total.value()).collect();
+        report.scored = totals.len();
+        report.unscored = report.count - totals.len();
+        report.reward = mean(&totals);
+        report.reward_std = standard_deviation(&totals);
+        let names = scored.clone().next().map(|(_, scores)| scores.parts.iter().map(|part| part.0).collect::<Vec<_>>());
+        for name in names.unwrap_or_default() {
+            let values: Vec<f64> =
+                scored.clone().filter_map(|(_, scores)| scores.part(name).and_then(|score| score.value())).collect();
+            report.parts.push((name, mean(&values)));
+            report.scored_parts.push((name, values.len()));
+        }
+        report.accuracy = report.part(ANSWER);
+        report.accuracy_of_all = report.part_of_all(ANSWER);
+        report.answers_scored = report.scored_part(ANSWER);
+        report.answers_unscored = report.count - report.answers_scored;
+        let (mut calls, mut worked, mut callers) = (0, 0, 0);
+        for (transcript, _) in scored.clone() {
+            let ran = transcript.calls.iter().filter(|call| call.output.status != CallStatus::OverLimit);
+            let statuses: Vec<bool> = ran.map(|call| call.output.status.is_ok()).collect();
+            calls += statuses.len();
+            worked += statuses.iter().filter(|&&ok| ok).count();
+            callers += usize::from(!statuses.is_empty());
+            let name = transcript.end.name();
+            match report.ends.iter_mut().find(|(end, _)| *end == name) {
+                Some((_, count)) => *count += 1,
+                None => report.ends.push((name, 1)),
+            }
+        }
+        report.tool_use = callers as f64 / report.count as f64;
+        report.tool_success = if calls == 0 { 1.0 } else { worked as f64 / calls as f64 };
+        let tokens: Vec<f64> = scored.clone().map(|(transcript, _)| transcript.completion_tokens() as f64).collect();
+        [report.tokens_min, report.tokens, report.tokens_max] = spread(&tokens);
+        let turns: Vec<f64> = scored.map(|(transcript, _)| transcript.own_turns() as f64).collect();
+        [report.turns_min, report.turns, report.turns_max] = spread(&turns);
+        report.ends.sort_unstable();
+        report
+    }
+
+    /// The mean of a reward's unweighted score over what it scored; NaN for an unknown name.
+    pub fn part(&self, name: &str) -> f64 {
+        self.parts.iter().find(|(part, _)| *part == name).map_or(f64::NAN, |(_, value)| *value)
+    }
+
+    /// The same over all transcripts, 0 for those that it did not score.
+    pub fn part_of_all(&self, name: &str) -> f64 {
+        match self.scored_part(name) {
+            0 => 0.0,
+            scored => self.part(name) * scored as f64 / self.count as f64,
+        }
+    }
+
+    /// How many transcripts a reward scored.
+    pub fn scored_part(&self, name: &str) -> usize {
+        self.scored_parts.iter().find(|(part, _)| *part == name).map_or(0, |(_, count)| *count)
+    }
+
+    /// The accuracy as a line says it: `0.996 of 256`, or with what was not scored,
+    /// `1.000 of 1 scored, 0.125 of all 8 (7 unscored)`.
+    pub fn accuracy_line(&self) -> String {
+        let Report { count, accuracy, accuracy_of_all, answers_scored, answers_unscored, .. } = self;
+        match answers_unscored {
+            0 => format!("{accuracy:.3} of {count}"),
+            _ => format!(
+                "{} of {answers_scored} scored, {} of all {count} ({answers_unscored} unscored)",
+                figure(*accuracy),
+                figure(*accuracy_of_all)
+            ),
+        }
+    }
+}
+
+/// The table that a person reads.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:<16}{:>8}", "tasks", self.count)?;
+        writeln!(f, "{:<16}{:>8}{:>8}{:>10}{:>8}", "", "mean", "scored", "unscored", "of all")?;
+        for &(name, mean) in &self.parts {
+            let (scored, of_all) = (self.scored_part(name), figure(self.part_of_all(name)));
+            writeln!(f, "{name:<16}{:>8}{scored:>8}{:>10}{of_all:>8}", figure(mean), self.count - scored)?;
+        }
+        writeln!(f, "{:<16}{:>8}{:>8}{:>10}", "reward", figure(self.reward), self.scored, self.unscored)?;
+        writeln!(f, "{:<16}{:>8}", "tool use", figure(self.tool_use))?;
+        writeln!(f, "{:<16}{:>8}", "tool ok", figure(self.tool_success))?;
+        writeln!(f, "{:<16}{:>8.1}", "tokens", self.tokens)?;
+        for (name, count) in &self.ends {
+            writeln!(f, "{:<16}{count:>8}", format!("end {name}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Three digits, or a dash for what nothing was measured of.
+pub fn figure(value: f64) -> String {
+    if value.is_nan() { "-".to_owned() } else { format!("{value:.3}") }
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+/// Unbiased; NaN of less than two values.
+fn standard_deviation(values: &[f64]) -> f64 {
+    let center = mean(values);
+    match values.len() {
+        0 | 1 => f64::NAN,
+        count => (values.iter().map(|value| (value - center).powi(2)).sum::<f64>() / (count as f64 - 1.0)).sqrt(),
+    }
+}
+
+/// Least, mean and greatest value; NaN of none.
+pub fn spread(values: &[f64]) -> [f64; 3] {
+    let extreme = |choose: fn(f64, f64) -> f64| values.iter().copied().reduce(choose).unwrap_or(f64::NAN);
+    [extreme(f64::min), mean(values), extreme(f64::max)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prompt::Prompt;
+    use crate::rollout::reward::Score;
+    use crate::rollout::transcript::End;
+
+    fn report(answers: &[Option<f64>]) -> Report {
+        let prompt = Prompt { token_ids: vec![1, 2], ..Prompt::default() };
+        let score = |answer: &Option<f64>| match answer {
+            Some(value) => Score::Value(*value),
+            None => Score::Unscored("nothing to read".to_owned()),
+        };
+        let scores: Vec<Scores> = answers
+            .iter()
+            .map(|answer| Scores {
+                total: score(answer),
+                parts: vec![("format", Score::Value(0.5)), (ANSWER, score(answer))],
+            })
+            .collect();
+        let transcripts: Vec<Transcript> =
+            (0..answers.len()).map(|i| Transcript::of_prompt(&prompt, i, 0, 0, End::Answered)).collect();
+        Report::new(transcripts.iter().zip(&scores))
+    }
+
+    #[test]
+    fn what_is_unscored_is_shown_beside_the_accuracy_and_counts_among_all() {
+        let mut answers = vec![None; 8];
+        answers[3] = Some(1.0);
+        let found = report(&answers);
+        assert_eq!((found.accuracy, found.accuracy_of_all), (1.0, 0.125));
+        assert_eq!((found.answers_scored, found.answers_unscored, found.scored, found.unscored), (1, 7, 1, 7));
+        assert_eq!(found.accuracy_line(), "1.000 of 1 scored, 0.125 of all 8 (7 unscored)");
+        let table = found.to_string();
+        let row = |name: &str| -> Vec<&str> {
+            table.lines().find(|line| line.starts_with(name)).expect("a row").split_whitespace().collect()
+        };
+        assert_eq!(row("answer"), ["answer", "1.000", "1", "7", "0.125"]);
+        assert_eq!(row("format"), ["format", "0.500", "8", "0", "0.500"]);
+        assert_eq!(row("reward"), ["reward", "1.000", "1", "7"]);
+        let json = serde_json::to_value(&found).unwrap();
+        assert_eq!(json["answers_unscored"], 7);
+        assert_eq!((json["accuracy"].as_f64(), json["accuracy_of_all"].as_f64()), (Some(1.0), Some(0.125)));
+    }
+
+    #[test]
+    fn a_share_of_nothing_is_no_number() {
+        let found = report(&[None, None]);
+        assert_eq!(found.accuracy_line(), "- of 0 scored, 0.000 of all 2 (2 unscored)");
+        let json = serde_json::to_value(&found).unwrap();
+        assert!(json["accuracy"].is_null() && json["reward"].is_null() && json["reward_std"].is_null(), "{json}");
+        assert_eq!(report(&[Some(1.0), Some(0.0)]).accuracy_line(), "0.500 of 2");
+        assert_eq!(report(&[Some(1.0), Some(0.0)]).reward_std, 0.5f64.sqrt());
+    }
+}

@@ -1,0 +1,160 @@
+//! Figures of several steps as one: what a line of metrics says of the steps since the line before.
+
+use serde::{Deserialize, Serialize};
+
+/// How the values of several steps become one. A value that is not finite was not measured: it counts in none of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rule {
+    /// The mean over the steps that measured it.
+    Mean,
+    /// The mean over all steps; a step that does not name it has 0.
+    Count,
+    /// The least.
+    Min,
+    /// The greatest.
+    Max,
+    /// The last: of running totals and settings.
+    Last,
+}
+
+/// A named value of one step.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Figure {
+    name: String,
+    value: f64,
+    rule: Rule,
+}
+
+impl Figure {
+    /// A value, and how it is taken together with those of other steps.
+    pub fn new(name: impl Into<String>, value: f64, rule: Rule) -> Figure {
+        Figure { name: name.into(), value, rule }
+    }
+
+    /// A value that is averaged.
+    pub fn mean(name: impl Into<String>, value: f64) -> Figure {
+        Figure::new(name, value, Rule::Mean)
+    }
+
+    /// A number of things.
+    pub fn count(name: impl Into<String>, value: usize) -> Figure {
+        Figure::new(name, value as f64, Rule::Count)
+    }
+}
+
+/// The steps since the last line of metrics. It is saved with a checkpoint, so that a resumed run goes on in the midst of it.
+#[derive(Clone, PartialEq, Debug, Default, Deserialize, Serialize)]
+pub struct Window {
+    steps: u64,
+    entries: Vec<Entry>,
+}
+
+/// A figure of a window.
+#[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
+struct Entry {
+    name: String,
+    rule: Rule,
+    /// Sum, extreme or last value of the steps that measured it.
+    value: f64,
+    measured: u64,
+}
+
+impl Window {
+    /// Takes in one step.
+    pub fn add_step(&mut self, figures: Vec<Figure>) {
+        self.steps += 1;
+        for Figure { name, value, rule } in figures {
+            let known = self.entries.iter().position(|entry| entry.name == name);
+            let place = known.unwrap_or(self.entries.len());
+            if known.is_none() {
+                self.entries.push(Entry { name, rule, value: 0.0, measured: 0 });
+            }
+            self.entries[place].add(value);
+        }
+    }
+
+    /// Each figure over all steps, in the order of their first coming; NaN where no step measured it.
+    pub fn averages(&self) -> Averages {
+        Averages(self.entries.iter().map(|entry| (entry.name.clone(), entry.average(self.steps))).collect())
+    }
+}
+
+impl Entry {
+    fn add(&mut self, value: f64) {
+        if !value.is_finite() {
+            return;
+        }
+        self.value = match self.rule {
+            _ if self.measured == 0 => value,
+            Rule::Mean | Rule::Count => self.value + value,
+            Rule::Min => self.value.min(value),
+            Rule::Max => self.value.max(value),
+            Rule::Last => value,
+        };
+        self.measured += 1;
+    }
+
+    fn average(&self, steps: u64) -> f64 {
+        match self.rule {
+            Rule::Count => self.value / steps as f64,
+            _ if self.measured == 0 => f64::NAN,
+            Rule::Mean => self.value / self.measured as f64,
+            Rule::Min | Rule::Max | Rule::Last => self.value,
+        }
+    }
+}
+
+/// Names and values of a window.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Averages(Vec<(String, f64)>);
+
+impl Averages {
+    /// The value of a name; NaN where there is none.
+    pub fn get(&self, name: &str) -> f64 {
+        self.0.iter().find(|(known, _)| known == name).map_or(f64::NAN, |(_, value)| *value)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, f64)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), *value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(loss: f64, ends: &[(&str, usize)], rate: f64) -> Vec<Figure> {
+        let mut figures = vec![Figure::mean("loss", loss), Figure::new("rate", rate, Rule::Last)];
+        figures.push(Figure::new("longest", rate, Rule::Max));
+        figures.push(Figure::new("shortest", rate, Rule::Min));
+        figures.extend(ends.iter().map(|(name, count)| Figure::count(*name, *count)));
+        figures
+    }
+
+    #[test]
+    fn a_window_averages_what_was_measured_and_counts_what_was_not_named_as_none() {
+        let mut window = Window::default();
+        window.add_step(step(1.0, &[("end", 4)], 0.1));
+        window.add_step(step(f64::NAN, &[], 0.3));
+        window.add_step(step(4.0, &[("end", 2), ("other", 3)], 0.2));
+        let averages = window.averages();
+        let found = ["loss", "end", "other", "rate", "longest", "shortest"].map(|name| averages.get(name));
+        assert_eq!(found, [2.5, 2.0, 1.0, 0.2, 0.3, 0.1]);
+        assert!(averages.get("none").is_nan());
+    }
+
+    #[test]
+    fn what_no_step_measured_is_not_a_number_and_a_saved_window_goes_on_alike() {
+        let mut window = Window::default();
+        window.add_step(step(f64::NAN, &[], f64::INFINITY));
+        assert!(window.averages().get("loss").is_nan() && window.averages().get("rate").is_nan());
+        let mut saved: Window = serde_json::from_str(&serde_json::to_string(&window).unwrap()).unwrap();
+        for window in [&mut window, &mut saved] {
+            window.add_step(step(0.1, &[("end", 1)], 0.7));
+        }
+        assert_eq!(saved, window);
+        assert_eq!((saved.averages().get("loss"), saved.averages().get("end")), (0.1, 0.5));
+    }
+}

@@ -1,0 +1,261 @@
+"""Writes tests/golden/grpo/updates.json: what TRL's GRPOTrainer says of the same completions, update after update.
+
+The loss, the KL divergence and the clip shares are those of TRL's own `GRPOTrainer._compute_loss`; the advantages follow its
+`_generate_and_score_completions`. Around it stands a torch loop that updates a small model: fp32 masters learn by AdamW, their bf16
+roundings compute. tests/golden/grpo/README.md says what the file holds.
+
+    pip install torch transformers trl && python tools/golden/grpo.py
+"""
+
+import copy
+import json
+import pathlib
+import types
+from collections import defaultdict
+
+import model as golden_model
+import torch
+import transformers
+import trl
+from trl import GRPOTrainer
+from trl.trainer.utils import nanstd
+
+ROOT = pathlib.Path(__file__).parents[2] / "tests/golden"
+CHECKPOINT = "qwen2_5_vl_untied_flat"
+TEXT_TOKENS = 190
+SETTINGS = {
+    "epsilon": 0.2,
+    "epsilon_high": 0.28,
+    "temperature": 0.9,
+    "max_completion_length": 24,
+    # Of the iterations of one step.
+    "learning_rates": [1e-3, 8e-4],
+    "adam_beta1": 0.9,
+    "adam_beta2": 0.95,
+    "adam_epsilon": 1e-6,
+    "weight_decay": 0.1,
+    "max_grad_norm": 1.0,
+}
+# None is a completion without a reward. The first group teaches, the second has equal rewards, the third teaches, the fourth has equal
+# rewards beside unscored completions.
+REWARDS = [[1.0, 0.0, 0.5, 1.5], [0.75, 0.75, 0.75, 0.75], [1.0, None, 0.0, 1.0], [None, 0.5, None, 0.5]]
+# Group and place of completions that ran out of tokens.
+TRUNCATED = [(0, 2), (1, 0), (2, 3)]
+CASES = [
+    {"loss_type": loss_type, "beta": beta, "scale_rewards": loss_type != "dr_grpo", "kl_zero_temperature_tokens": zero}
+    for loss_type in ["grpo", "bnpo", "dapo", "dr_grpo"]
+    for beta, zero in [(0.0, False), (0.1, False), (0.1, True)]
+]
+
+
+# ---- completions ----
+
+
+def draw_completions(generator):
+    """Groups of completions with random tokens: the model's own, observations among them, some drawn at temperature 0."""
+    below = lambda bound: torch.randint(0, bound, (1,), generator=generator).item()
+    words = lambda count: torch.randint(0, TEXT_TOKENS, (count,), generator=generator).tolist()
+    groups = []
+    for number, rewards in enumerate(REWARDS):
+        completions = []
+        for place, reward in enumerate(rewards):
+            own, observed, rest = 4 + below(5), below(2) * (2 + below(3)), 3 + below(5)
+            is_own = [1] * own + [0] * observed + [1] * rest
+            # Two tokens before an observation, the last of its call, are drawn at temperature 0.
+            at_zero = [int(observed > 0 and own - 2 <= i < own) for i in range(len(is_own))]
+            completions.append({
+                "token_ids": words(len(is_own)),
+                "own": is_own,
+                "zero_temperature": at_zero,
+                "truncated": (number, place) in TRUNCATED,
+                "reward": reward,
+            })
+        # A long prompt is one that the engine computes once for its group.
+        groups.append({"prompt": words(20 if number == 0 else 5 + below(4)), "completions": completions})
+    return groups
+
+
+def members(groups):
+    return [(group["prompt"], completion) for group in groups for completion in group["completions"]]
+
+
+def padded(rows, width):
+    return torch.tensor([row + [0] * (width - len(row)) for row in rows])
+
+
+# ---- the model ----
+
+
+def logprobs_of(model, groups, width):
+    """float [completions, width]: log-prob at the token's temperature, and entropy at temperature 1; 0 behind the end."""
+    logps, entropies = [], []
+    for prompt, completion in members(groups):
+        ids = torch.tensor([prompt + completion["token_ids"]])
+        inputs = {
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids),
+            "mm_token_type_ids": torch.zeros_like(ids),
+        }
+        logits = model(**inputs, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
+        at_zero = torch.tensor(completion["zero_temperature"], dtype=torch.float32)
+        temperatures = SETTINGS["temperature"] + at_zero * (1.0 - SETTINGS["temperature"])
+        scaled = torch.log_softmax(logits / temperatures[:, None], dim=-1)
+        plain = torch.log_softmax(logits, dim=-1)
+        fill = (0, width - logits.shape[0])
+        logps.append(torch.nn.functional.pad(scaled.gather(1, ids[0, len(prompt) :, None])[:, 0], fill))
+        entropies.append(torch.nn.functional.pad(-(plain.exp() * plain).sum(-1), fill))
+    return torch.stack(logps), torch.stack(entropies)
+
+
+# ---- TRL ----
+
+
+def advantages_of(rewards, scale):
+    """As `_generate_and_score_completions` has them with multi_objective_aggregation = "sum_then_normalize"."""
+    grouped = rewards.view(-1, len(REWARDS[0]))
+    mean = torch.nanmean(grouped, dim=1, keepdim=True)
+    std = nanstd(grouped, dim=1)[:, None]
+    advantages = (grouped - mean).view(-1)
+    if scale:
+        advantages = advantages / (std.expand_as(grouped).reshape(-1) + 1e-4)
+    return torch.nan_to_num(advantages, nan=0.0)
+
+
+class OneProcess:
+    """What `_compute_loss` asks of an accelerator, for one process."""
+
+    num_processes = 1
+
+    def gather(self, values):
+        return values
+
+    def reduce(self, values, reduction):
+        return values
+
+
+def trainer_of(case, model, groups, width):
+    """A GRPOTrainer with no more than `_compute_loss` reads; its log-probs come from `logprobs_of`."""
+    trainer = GRPOTrainer.__new__(GRPOTrainer)
+    trainer.model = model
+    trainer.accelerator = OneProcess()
+    trainer.args = types.SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1)
+    trainer.loss_type = case["loss_type"]
+    trainer.beta = case["beta"]
+    trainer.epsilon_low, trainer.epsilon_high = SETTINGS["epsilon"], SETTINGS["epsilon_high"]
+    trainer.max_completion_length = SETTINGS["max_completion_length"]
+    trainer.importance_sampling_level = "token"
+    trainer.off_policy_mask_threshold = None
+    trainer.use_vllm = False
+    trainer.aux_loss_enabled = False
+    trainer._entropy_bonus_enabled = False
+    trainer.current_gradient_accumulation_steps = 1
+    trainer._metrics = {"train": defaultdict(list)}
+    trainer.top_entropy_quantile = 1.0
+    trainer._get_per_token_logps_and_entropies = lambda model, ids, *rest, **options: (
+        *logprobs_of(model, groups, width), None)
+    return trainer
+
+
+def inputs_of(case, groups, width, old, reference):
+    all_members = members(groups)
+    completions = [completion for _, completion in all_members]
+    at_zero = padded([completion["zero_temperature"] for completion in completions], width)
+    own = padded([completion["own"] for completion in completions], width)
+    # Tokens at temperature 0 are in the loss only where they have a KL divergence.
+    mask = own if case["kl_zero_temperature_tokens"] else own * (1 - at_zero)
+    is_truncated = torch.tensor([completion["truncated"] for completion in completions])
+    mask = mask * (~is_truncated)[:, None].int()
+    rewards = torch.tensor(
+        [float("nan") if completion["reward"] is None else completion["reward"] for completion in completions])
+    prompts = padded([prompt for prompt, _ in all_members], max(len(prompt) for prompt, _ in all_members))
+    return {
+        "prompt_ids": prompts,
+        "prompt_mask": torch.ones_like(prompts),
+        "completion_ids": padded([completion["token_ids"] for completion in completions], width),
+        "completion_mask": mask,
+        # TRL takes an advantage for each token too: tokens at temperature 0 have none.
+        "advantages": advantages_of(rewards, case["scale_rewards"])[:, None] * (1 - at_zero),
+        "old_per_token_logps": old,
+        "ref_per_token_logps": reference,
+        "num_items_in_batch": mask.sum(),
+    }
+
+
+# ---- the loop ----
+
+
+def updates_of(case, folder, groups, width, old):
+    model = golden_model.load(folder)
+    trained = [p for name, p in model.named_parameters() if "visual" not in name]
+    with torch.no_grad():
+        reference, _ = logprobs_of(copy.deepcopy(model), groups, width)
+    masters = [torch.nn.Parameter(p.detach().clone()) for p in trained]
+    decays = [master for master in masters if master.ndim >= 2]
+    rest = [master for master in masters if master.ndim < 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": decays, "weight_decay": SETTINGS["weight_decay"]}, {"params": rest, "weight_decay": 0.0}],
+        lr=0.0, betas=(SETTINGS["adam_beta1"], SETTINGS["adam_beta2"]), eps=SETTINGS["adam_epsilon"],
+    )
+    inputs = inputs_of(case, groups, width, old, reference)
+    trainer = trainer_of(case, model, groups, width)
+    updates = []
+    for rate in SETTINGS["learning_rates"]:
+        model.zero_grad(set_to_none=True)
+        loss = trainer._compute_loss(model, inputs)
+        loss.backward()
+        for parameter, master in zip(trained, masters):
+            master.grad = parameter.grad.clone()
+        norm = torch.nn.utils.clip_grad_norm_(masters, SETTINGS["max_grad_norm"])
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        with torch.no_grad():
+            for parameter, master in zip(trained, masters):
+                parameter.copy_(master.to(torch.bfloat16))
+        metrics = trainer._metrics["train"]
+        updates.append({
+            "loss": loss.item(),
+            "kl": metrics["kl"][-1] if case["beta"] > 0.0 else None,
+            "clip_low": metrics["clip_ratio/low_mean"][-1],
+            "clip_high": metrics["clip_ratio/high_mean"][-1],
+            "grad_norm": norm.item(),
+        })
+    return updates
+
+
+def rounded(value):
+    if isinstance(value, dict):
+        return {key: rounded(entry) for key, entry in value.items()}
+    return float(f"{value:.9g}") if isinstance(value, float) else value
+
+
+def main():
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    generator = torch.Generator().manual_seed(5)
+    groups = draw_completions(generator)
+    folder = ROOT / "model" / CHECKPOINT
+    width = max(len(completion["token_ids"]) for _, completion in members(groups))
+    with torch.no_grad():
+        old, _ = logprobs_of(golden_model.load(folder), groups, width)
+        # The weights that drew them were others: ratios are clipped from the first update on.
+        old = old + 0.8 * (torch.rand(old.shape, generator=generator) - 0.5)
+    for (_, completion), row in zip(members(groups), old):
+        completion["old_logprobs"] = [rounded(value) for value in row[: len(completion["token_ids"])].tolist()]
+    cases = []
+    for case in CASES:
+        cases.append({**case, "updates": [rounded(update) for update in updates_of(case, folder, groups, width, old)]})
+        print(case, *cases[-1]["updates"], sep="\n  ")
+    golden = {
+        "versions": {"trl": trl.__version__, "transformers": transformers.__version__, "torch": torch.__version__},
+        "checkpoint": CHECKPOINT,
+        "settings": SETTINGS,
+    }
+    groups, cases = (",\n".join(json.dumps(entry) for entry in entries) for entries in (groups, cases))
+    path = ROOT / "grpo/updates.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(golden)[:-1] + f', "groups": [\n{groups}\n], "cases": [\n{cases}\n]}}\n')
+
+
+if __name__ == "__main__":
+    main()
