@@ -15,6 +15,7 @@
 //!
 //! leaves: prompt  sandbox  telemetry  tasks
 //! files                        addresses and encodings, which leaves read too
+//! hub                          the keys of a checkpoint's files
 //! ```
 
 pub mod checkpoint;
@@ -24,6 +25,7 @@ pub mod cuda;
 pub mod engine;
 pub mod eval;
 pub mod files;
+pub mod hub;
 pub mod model;
 pub mod ops;
 pub mod prompt;

@@ -4,11 +4,25 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, Metadata};
+use serde_json::Value;
 
 use super::CheckpointError;
+use super::contents::refuse_contents;
+use crate::hub::is_lfs_pointer;
+
+/// Released name of the embedding table.
+pub const EMBEDDING: &str = "model.embed_tokens.weight";
+/// Released name of the head, where it is not the embedding table.
+pub const HEAD: &str = "lm_head.weight";
+
+/// Parts of a name that training wraps around modules: DataParallel, torch.compile, FSDP, activation checkpointing.
+const WRAPPERS: [&str; 4] = ["module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
+/// Ends of the names of tables that older versions saved and everybody computes anew.
+const TABLES: [&str; 2] = ["rotary_emb.inv_freq", "rotary_pos_emb.inv_freq"];
 
 /// The tensors of a checkpoint folder, single or sharded.
 #[derive(Debug)]
@@ -17,6 +31,8 @@ pub struct TensorFiles {
     files: Vec<MappedFile>,
     /// Released name -> file and the name in it.
     names: HashMap<String, (usize, String)>,
+    /// What is odd about the folder, and does no harm.
+    notes: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -39,28 +55,72 @@ pub struct StoredTensor<'a> {
 }
 
 impl TensorFiles {
-    /// Maps `model.safetensors`, or the shards of its index.
+    /// Maps `model.safetensors`, or where there is none the shards of its index, as transformers does.
+    ///
+    /// # Errors
+    /// When the folder holds no weights that can be read, or a file is damaged: the error says what it holds instead.
     pub fn open(dir: &Path) -> Result<TensorFiles, CheckpointError> {
-        let single = dir.join("model.safetensors");
-        let index = dir.join("model.safetensors.index.json");
-        let paths = match (index.exists(), single.exists()) {
-            (true, _) => shards(dir, &index)?,
-            (false, true) => vec![single],
-            (false, false) => return Err(CheckpointError::NoWeights(dir.to_owned())),
-        };
-        TensorFiles::open_files(dir, &paths)
+        let (single, index) = (dir.join("model.safetensors"), dir.join("model.safetensors.index.json"));
+        refuse_contents(dir)?;
+        if !single.exists() {
+            return TensorFiles::open_files(dir, &shards(dir, &index)?);
+        }
+        let mut files = TensorFiles::open_files(dir, &[single])?;
+        if index.exists() {
+            let path = index.display();
+            files
+                .notes
+                .push(format!("{path} is not read beside model.safetensors; remove the one that is out of date"));
+        }
+        Ok(files)
     }
 
     /// Maps the given files of `dir`.
+    ///
+    /// # Errors
+    /// When one is damaged, or two tensors have one name.
     pub fn open_files(dir: &Path, paths: &[PathBuf]) -> Result<TensorFiles, CheckpointError> {
         let files = paths.iter().map(|path| MappedFile::open(path)).collect::<Result<Vec<_>, _>>()?;
         let mut names = HashMap::new();
+        let mut wrapped = None;
         for (i, file) in files.iter().enumerate() {
             for name in file.metadata.tensors().keys() {
-                names.insert(released_name(name), (i, name.clone()));
+                let plain = unwrapped(name);
+                if plain != *name && wrapped.as_ref().is_none_or(|first| name < first) {
+                    wrapped = Some(name.clone());
+                }
+                if let Some((_, other)) = names.insert(released_name(&plain), (i, name.clone())) {
+                    return Err(CheckpointError::SameTensor { path: dir.to_owned(), names: [other, name.clone()] });
+                }
             }
         }
-        Ok(TensorFiles { dir: dir.to_owned(), files, names })
+        let note = |name: &String| {
+            format!("tensors of {} have names such as `{name}`; they are read as `{}`", dir.display(), unwrapped(name))
+        };
+        Ok(TensorFiles { dir: dir.to_owned(), files, names, notes: wrapped.iter().map(note).collect() })
+    }
+
+    /// What is odd about the folder, and does no harm.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Released names of the tensors that `is_used` does not know, in order; tables that are computed anew are none.
+    pub fn unused(&self, is_used: impl Fn(&str) -> bool) -> Vec<&str> {
+        let is_table = |name: &str| TABLES.iter().any(|end| name.ends_with(end));
+        let names = self.names.keys().map(String::as_str);
+        let mut unused: Vec<&str> = names.filter(|name| !is_used(name) && !is_table(name)).collect();
+        unused.sort_unstable();
+        unused
+    }
+
+    /// Whether there is a head that differs from the embedding table.
+    pub fn has_own_head(&self) -> bool {
+        let (Ok(embedding), Ok(head)) = (self.stored(EMBEDDING), self.stored(HEAD)) else { return false };
+        if embedding.dtype == head.dtype && embedding.shape == head.shape {
+            return embedding.bytes != head.bytes;
+        }
+        embedding.shape != head.shape || embedding.values() != head.values()
     }
 
     /// The folder, for messages.
@@ -68,9 +128,23 @@ impl TensorFiles {
         &self.dir
     }
 
-    /// A tensor by its released name.
+    /// A tensor by its released name. A head is the embedding table too where that is not stored, as in transformers.
+    ///
+    /// # Errors
+    /// When there is none.
     pub fn tensor(&self, name: &str) -> Result<StoredTensor<'_>, CheckpointError> {
-        let missing = || CheckpointError::MissingTensor { path: self.dir.clone(), name: name.to_owned() };
+        match self.stored(name) {
+            Err(_) if name == EMBEDDING && self.names.contains_key(HEAD) => self.stored(HEAD),
+            found => found,
+        }
+    }
+
+    fn stored(&self, name: &str) -> Result<StoredTensor<'_>, CheckpointError> {
+        let missing = || CheckpointError::MissingTensor {
+            path: self.dir.clone(),
+            name: name.to_owned(),
+            example: self.names.values().map(|(_, stored)| stored.clone()).min().unwrap_or("nothing".to_owned()),
+        };
         let (file, stored_name) = self.names.get(name).ok_or_else(missing)?;
         let file = &self.files[*file];
         let info = file.metadata.info(stored_name).ok_or_else(missing)?;
@@ -80,11 +154,30 @@ impl TensorFiles {
     }
 }
 
+impl StoredTensor<'_> {
+    /// The elements in bf16, where they are stored as bf16, f16 or f32.
+    pub fn values(&self) -> Option<Vec<bf16>> {
+        let halves = self.bytes.as_chunks::<2>().0.iter();
+        match self.dtype {
+            Dtype::BF16 => Some(halves.map(|b| bf16::from_le_bytes(*b)).collect()),
+            Dtype::F16 => Some(halves.map(|b| bf16::from_f32(f16::from_le_bytes(*b).to_f32())).collect()),
+            Dtype::F32 => {
+                let floats = self.bytes.as_chunks::<4>().0.iter();
+                Some(floats.map(|b| bf16::from_f32(f32::from_le_bytes(*b))).collect())
+            }
+            _ => None,
+        }
+    }
+}
+
 impl MappedFile {
     fn open(path: &Path) -> Result<MappedFile, CheckpointError> {
         let file = File::open(path).map_err(CheckpointError::file("read", path))?;
         // SAFETY: the mapping is read-only; checkpoints are replaced by rename, never changed in place.
         let map = unsafe { Mmap::map(&file) }.map_err(CheckpointError::file("map", path))?;
+        if is_lfs_pointer(&map) {
+            return Err(CheckpointError::Pointer(path.to_owned()));
+        }
         let damaged = |reason: String| CheckpointError::Damaged { path: path.to_owned(), reason };
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| damaged(e.to_string()))?;
         let data = header + 8;
@@ -94,6 +187,12 @@ impl MappedFile {
         }
         Ok(MappedFile { map, metadata, data })
     }
+}
+
+/// A name without the parts that training wraps around modules.
+fn unwrapped(name: &str) -> String {
+    let parts = name.split('.').filter(|part| !WRAPPERS.contains(part));
+    parts.collect::<Vec<_>>().join(".")
 }
 
 /// transformers 5 nests the language model and the tower under `model.`; the released names are flat.
@@ -110,7 +209,10 @@ fn released_name(name: &str) -> String {
 fn shards(dir: &Path, index: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
     let damaged = |reason: String| CheckpointError::Damaged { path: index.to_owned(), reason };
     let text = std::fs::read_to_string(index).map_err(CheckpointError::file("read", index))?;
-    let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| damaged(e.to_string()))?;
+    if is_lfs_pointer(text.as_bytes()) {
+        return Err(CheckpointError::Pointer(index.to_owned()));
+    }
+    let json: Value = serde_json::from_str(&text).map_err(|e| damaged(e.to_string()))?;
     let map = json["weight_map"].as_object().ok_or_else(|| damaged("it has no `weight_map`".to_owned()))?;
     let mut names: Vec<&str> = map.values().filter_map(|v| v.as_str()).collect();
     names.sort_unstable();

@@ -2,8 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use super::{CheckpointError, weights};
 use crate::model::Model;
+use crate::model::config::{self, Config};
 use crate::model::parameters::Weights;
 
 /// Ends the name of a folder that is being written, or removed.
@@ -12,7 +15,7 @@ pub(super) const PARTIAL: &str = ".partial";
 pub(super) const REPLACED: &str = ".old";
 
 /// What makes a folder usable beside its weights.
-const COMPANIONS: [&str; 12] = [
+const COMPANIONS: [&str; 13] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
@@ -24,6 +27,7 @@ const COMPANIONS: [&str; 12] = [
     "chat_template.json",
     "chat_template.jinja",
     "preprocessor_config.json",
+    "processor_config.json",
     "video_preprocessor_config.json",
 ];
 
@@ -65,9 +69,24 @@ pub fn save(
 ) -> Result<(), CheckpointError> {
     write_whole(dir, |temporary| {
         copy_companions(companions_from, temporary)?;
+        say_whether_tied(model, temporary)?;
         weights::save(model, weights, temporary)?;
         more(temporary)
     })
+}
+
+/// Makes `config.json` say whether the head is the embedding table: it may say so of weights that hold another head.
+fn say_whether_tied(model: &Model, dir: &Path) -> Result<(), CheckpointError> {
+    let Ok(mut json) = config::read(dir) else { return Ok(()) };
+    if Config::from_json(&json).is_ok_and(|config| config.tied == model.config.tied) {
+        return Ok(());
+    }
+    json["tie_word_embeddings"] = model.config.tied.into();
+    if let Some(Value::Object(text)) = json.get_mut("text_config") {
+        text.remove("tie_word_embeddings");
+    }
+    let path = dir.join("config.json");
+    std::fs::write(&path, format!("{json:#}\n")).map_err(CheckpointError::file("write", path))
 }
 
 /// Copies the files beside the weights.

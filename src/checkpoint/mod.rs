@@ -1,5 +1,7 @@
 //! Checkpoint folders in the Hugging Face layout: found, read into weights, written whole or not at all.
 
+pub mod config;
+pub mod contents;
 pub mod files;
 pub mod folder;
 pub mod init;
@@ -8,6 +10,10 @@ pub mod resume;
 pub mod weights;
 
 use std::path::PathBuf;
+
+use contents::OtherForm;
+
+use crate::hub::POINTER_REMEDY;
 
 /// Why a checkpoint cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +45,44 @@ pub enum CheckpointError {
          `model.random_weights = true`"
     )]
     NoWeights(PathBuf),
+    /// A folder with something else than the weights of a model.
+    #[error("{path} holds {form}")]
+    OtherForm {
+        /// The folder.
+        path: PathBuf,
+        /// What it holds, and the remedy.
+        form: OtherForm,
+    },
+    /// What git-lfs left in place of a file.
+    #[error("{0} {POINTER_REMEDY}")]
+    Pointer(PathBuf),
+    /// Two tensors that have one name once what training wrapped around them is left out.
+    #[error("{path} has both `{}` and `{}`, which are the same tensor; keep the one that was trained", names[0], names[1])]
+    SameTensor {
+        /// The checkpoint folder.
+        path: PathBuf,
+        /// As stored.
+        names: [String; 2],
+    },
+    /// A tensor that no plain checkpoint has.
+    #[error("{path} holds the tensor `{name}`, {kind}")]
+    ForeignTensor {
+        /// The checkpoint folder.
+        path: PathBuf,
+        /// Its released name.
+        name: String,
+        /// What it is of, and the remedy.
+        kind: ForeignTensor,
+    },
+    /// A head beside a config that ties it, where the model is made already.
+    #[error(
+        "{0} has a lm_head.weight that differs from model.embed_tokens.weight, but the model takes the one for the other; set \
+         tie_word_embeddings to false in config.json and start anew from that folder"
+    )]
+    OwnHead(PathBuf),
+    /// A folder of another model than the one that its weights are read into.
+    #[error("config.json in {0} says another computation than that of the running model; start anew with that folder")]
+    OtherConfig(PathBuf),
     /// A file that is damaged.
     #[error("{path} is damaged or incomplete: {reason}; download or copy it again")]
     Damaged {
@@ -49,13 +93,16 @@ pub enum CheckpointError {
     },
     /// A tensor that the config asks for is not there.
     #[error(
-        "{path} has no tensor `{name}`, which config.json asks for; take config.json and weights from the same checkpoint"
+        "{path} has no tensor `{name}`, which config.json asks for (it has `{example}`); take config.json and weights from the same \
+         checkpoint, with the names that transformers saves"
     )]
     MissingTensor {
         /// The checkpoint folder.
         path: PathBuf,
         /// The tensor's released name.
         name: String,
+        /// The first name that is there, as stored.
+        example: String,
     },
     /// A tensor of another shape than the config says.
     #[error(
@@ -123,6 +170,29 @@ pub enum CheckpointError {
     /// The config cannot be used.
     #[error(transparent)]
     Config(#[from] crate::model::config::ConfigError),
+}
+
+/// Tensors of checkpoints that must be changed before they can be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ForeignTensor {
+    /// An adapter beside, or around, the model's own.
+    Adapter,
+    /// Packed numbers, or their scale.
+    Quantised,
+}
+
+impl std::fmt::Display for ForeignTensor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            ForeignTensor::Adapter => {
+                "which belongs to an adapter; merge it in Python: model.merge_and_unload().save_pretrained(folder)"
+            }
+            ForeignTensor::Quantised => {
+                "which belongs to quantised weights; use the checkpoint that was quantised, or write an unquantised copy with \
+                 model.dequantize().save_pretrained(folder)"
+            }
+        })
+    }
 }
 
 fn disk_hint(source: &std::io::Error) -> &'static str {

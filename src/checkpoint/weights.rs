@@ -1,25 +1,54 @@
 //! Weights from and to safetensors: any of bf16, f16, f32 in; bf16 under released names out.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Display;
 use std::path::Path;
 
-use half::{bf16, f16};
+use half::bf16;
 use safetensors::tensor::{Dtype, View};
 
-use super::CheckpointError;
-use super::files::TensorFiles;
+use super::files::{HEAD, TensorFiles};
+use super::{CheckpointError, ForeignTensor};
 use crate::model::Model;
+use crate::model::config::Config;
 use crate::model::parameters::{Parameters, Spec, Weights};
 use crate::ops::{self, Host, HostMut};
 
 /// Largest size of one file that is written.
 const SHARD_BYTES: usize = 5_000_000_000;
+/// Parts of the names of tensors that only an adapter has.
+const ADAPTER_PARTS: &[&str] = &[
+    "lora_A",
+    "lora_B",
+    "lora_embedding_A",
+    "lora_embedding_B",
+    "lora_magnitude_vector",
+    "base_layer",
+    "base_model",
+    "modules_to_save",
+];
+/// Parts of the names of tensors that only a quantised checkpoint has: GPTQ and AWQ, bitsandbytes, FP8, compressed-tensors.
+const QUANTISED_PARTS: &[&str] = &[
+    "qweight",
+    "qzeros",
+    "g_idx",
+    "absmax",
+    "quant_map",
+    "SCB",
+    "weight_scale",
+    "weight_scale_inv",
+    "weight_packed",
+    "input_scale",
+];
 
-/// Reads the weights of `model`'s layout from a folder. Says so once when the checkpoint is not bf16.
+/// Reads the weights of `model`'s layout from a folder. Warns of what is odd about it, of tensors that are not used, and where weights are
+/// rounded to bf16.
+///
+/// # Errors
+/// When the folder's tensors are not those of the layout.
 pub fn load(model: &Model, dir: &Path) -> Result<Weights, CheckpointError> {
-    let files = TensorFiles::open(dir)?;
+    let files = open(model, dir)?;
     let mut converted = None;
     let values = Parameters::try_from_layout(&model.layout, |spec| {
         let values = read_parameter(&files, spec, &mut converted)?;
@@ -33,8 +62,18 @@ pub fn load(model: &Model, dir: &Path) -> Result<Weights, CheckpointError> {
 
 /// Reads the weights of a folder over the present ones, in the same tensors. All is looked through before the first is changed, so that an
 /// unusable folder changes nothing.
+///
+/// # Errors
+/// As [`load`], and where the folder's config says another computation than the model's.
 pub fn reload(model: &Model, weights: &mut Weights, dir: &Path) -> Result<(), CheckpointError> {
-    let files = TensorFiles::open(dir)?;
+    let own = &model.config;
+    if dir.join("config.json").exists() {
+        let Config { context_tokens, init_std, tied, .. } = *own;
+        if (Config { context_tokens, init_std, tied, ..Config::open(dir)? }) != *own {
+            return Err(CheckpointError::OtherConfig(dir.to_owned()));
+        }
+    }
+    let files = open(model, dir)?;
     for spec in &model.layout.specs {
         read_parameter(&files, spec, &mut None)?;
     }
@@ -43,6 +82,32 @@ pub fn reload(model: &Model, weights: &mut Weights, dir: &Path) -> Result<(), Ch
     }
     weights.version += 1;
     Ok(())
+}
+
+/// The files of a folder, checked for tensors that the layout has no place for.
+fn open(model: &Model, dir: &Path) -> Result<TensorFiles, CheckpointError> {
+    let files = TensorFiles::open(dir)?;
+    files.notes().iter().for_each(|note| tracing::warn!("{note}"));
+    let used: BTreeSet<&str> =
+        model.layout.specs.iter().flat_map(|spec| spec.sources.iter().map(|(name, _)| name.as_str())).collect();
+    let unused = files.unused(|name| used.contains(name) || (model.config.tied && name == HEAD));
+    for (parts, kind) in [(ADAPTER_PARTS, ForeignTensor::Adapter), (QUANTISED_PARTS, ForeignTensor::Quantised)] {
+        if let Some(name) = unused.iter().find(|name| name.split('.').any(|part| parts.contains(&part))) {
+            return Err(CheckpointError::ForeignTensor { path: dir.to_owned(), name: (*name).to_owned(), kind });
+        }
+    }
+    if model.config.tied && files.has_own_head() {
+        return Err(CheckpointError::OwnHead(dir.to_owned()));
+    }
+    if let [first, ..] = unused.as_slice() {
+        tracing::warn!(
+            "{} holds {} tensors that config.json does not ask for; they are not used: {first}{}",
+            dir.display(),
+            unused.len(),
+            if unused.len() > 1 { ", ..." } else { "" }
+        );
+    }
+    Ok(files)
 }
 
 /// One parameter's values: its sources stacked by rows.
@@ -66,29 +131,18 @@ fn read_parameter(
                 expected,
             });
         }
-        let start = values.len();
-        let halves = stored.bytes.as_chunks::<2>().0.iter();
-        match stored.dtype {
-            Dtype::BF16 => values.extend(halves.map(|b| bf16::from_le_bytes(*b))),
-            Dtype::F16 => values.extend(halves.map(|b| bf16::from_f32(f16::from_le_bytes(*b).to_f32()))),
-            Dtype::F32 => {
-                let floats = stored.bytes.as_chunks::<4>().0.iter();
-                values.extend(floats.map(|b| bf16::from_f32(f32::from_le_bytes(*b))));
-            }
-            other => {
-                return Err(CheckpointError::Dtype {
-                    path: files.dir().to_owned(),
-                    name: name.clone(),
-                    dtype: format!("{other:?}"),
-                });
-            }
-        }
+        let read = stored.values().ok_or_else(|| CheckpointError::Dtype {
+            path: files.dir().to_owned(),
+            name: name.clone(),
+            dtype: format!("{:?}", stored.dtype),
+        })?;
         if stored.dtype != Dtype::BF16 {
             *converted = Some(stored.dtype);
         }
-        if let Some(index) = values[start..].iter().position(|v| !v.is_finite()) {
+        if let Some(index) = read.iter().position(|v| !v.is_finite()) {
             return Err(CheckpointError::NotFinite { path: files.dir().to_owned(), name: name.clone(), index });
         }
+        values.extend(read);
     }
     Ok(values)
 }

@@ -9,13 +9,12 @@ use clap::builder::PossibleValuesParser;
 
 use super::device::Device;
 use super::lines::refuse_input;
-use crate::checkpoint::{folder, processor, weights};
+use crate::checkpoint::{config, folder, processor, weights};
 use crate::engine::{Engine, EngineLimits};
 use crate::eval::predictions::{Column, score_lines};
 use crate::eval::{evaluate, sample};
 use crate::files::foreign_start;
 use crate::model::Model;
-use crate::model::config::Config;
 use crate::ops::attention::PAGE_TOKENS;
 use crate::recipe::{Method, layers};
 use crate::rollout::engine_generator::EngineGenerator;
@@ -76,7 +75,7 @@ pub fn run(arguments: EvalArguments) -> anyhow::Result<()> {
     let Some(model) = &arguments.model else { return score_predictions(&arguments) };
     let tasks = tasks(&arguments.data, arguments.limit)?;
     let dir = folder::resolve(model)?;
-    let config = Config::open(&dir)?;
+    let config = config::open(&dir)?;
     let processor = Arc::new(processor::open(&dir, &config)?);
     let backend = arguments.device.backend(&config)?;
     let model = Model::new(config, backend);

@@ -39,6 +39,9 @@ pub fn run(arguments: &InitArguments) -> anyhow::Result<()> {
         .with_context(|| format!("cannot read {}; give a checkpoint's config.json", path.display()))?;
     let json = serde_json::from_str(&text).with_context(|| format!("{} is not valid JSON", path.display()))?;
     let config = Config::from_json(&json).with_context(|| path.display().to_string())?;
+    for warning in Config::warnings(&json) {
+        tracing::warn!("{}: {warning}", path.display());
+    }
     let is_taken = std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) || out.is_file();
     anyhow::ensure!(!is_taken, "{} is there already; choose another --out, or remove it first", out.display());
     let out = std::path::absolute(out).with_context(|| format!("{} is no path", out.display()))?;

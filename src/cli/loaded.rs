@@ -7,9 +7,8 @@ use anyhow::Context;
 
 use super::device::Device;
 use super::requests::{Form, Problem, Request};
-use crate::checkpoint::{folder, processor, weights};
+use crate::checkpoint::{config, folder, processor, weights};
 use crate::model::Model;
-use crate::model::config::Config;
 use crate::model::parameters::Weights;
 use crate::ops::patch_embed::PixelScale;
 use crate::prompt::image::PIXELS_MAX;
@@ -35,7 +34,7 @@ impl Loaded {
     /// Loads the folder or name `model`.
     pub fn open(model: &str, device: Device) -> anyhow::Result<Loaded> {
         let dir = folder::resolve(model)?;
-        let config = Config::open(&dir)?;
+        let config = config::open(&dir)?;
         let image_settings = read_image_settings(&dir)?;
         processor::check_images(&image_settings, &config, &dir)?;
         let processor = Processor::open(&dir).map(Arc::new);

@@ -50,25 +50,22 @@ impl SamplingArguments {
     /// Flags over `generation_config.json` over the defaults of the type; and the tokens of an answer.
     pub fn settings(&self, dir: &Path) -> anyhow::Result<(RolloutSettings, usize)> {
         let config = GenerationConfig::open(dir)?;
-        let default = Sampling::default();
-        let top_k = self.top_k.or(config.number("top_k")?.map(|k| k as i64)).unwrap_or(0);
-        let pick = |flag: Option<f32>, key, default: f32| {
-            Ok::<f32, anyhow::Error>(flag.or(config.number(key)?.map(|value| value as f32)).unwrap_or(default))
-        };
-        let temperature = pick(self.temperature, "temperature", default.temperature)?;
+        let default = config.sampling()?;
+        let top_k = self.top_k.unwrap_or(default.top_k as i64);
+        let temperature = self.temperature.unwrap_or(default.temperature);
         let sampling = Sampling {
             temperature: if temperature > 0.0 { temperature.max(TEMPERATURE_MIN) } else { temperature },
             top_k: usize::try_from(top_k.max(0)).unwrap_or(0),
-            top_p: pick(self.top_p, "top_p", default.top_p)?,
-            min_p: pick(self.min_p, "min_p", default.min_p)?,
-            repetition_penalty: pick(self.repetition_penalty, "repetition_penalty", default.repetition_penalty)?,
+            top_p: self.top_p.unwrap_or(default.top_p),
+            min_p: self.min_p.unwrap_or(default.min_p),
+            repetition_penalty: self.repetition_penalty.unwrap_or(default.repetition_penalty),
             code_temperature: None,
         };
-        let max_tokens = self.max_tokens.or(config.number("max_new_tokens")?.map(|n| n as usize)).unwrap_or(MAX_TOKENS);
+        let max_tokens = self.max_tokens.or(config.max_tokens()?).unwrap_or(MAX_TOKENS);
         check("--top-k", top_k as f64, (-1.0..).contains(&(top_k as f64)), "-1 or more")?;
         self.check(&sampling, max_tokens)?;
-        let settings =
-            RolloutSettings { seed: self.seed, sampling, stop: self.stop.clone(), ..RolloutSettings::default() };
+        let (stop, eos) = (self.stop.clone(), config.eos()?);
+        let settings = RolloutSettings { seed: self.seed, sampling, stop, eos, ..RolloutSettings::default() };
         Ok((settings, max_tokens))
     }
 
@@ -102,6 +99,6 @@ impl SamplingArguments {
 }
 
 fn check(flag: &str, value: impl std::fmt::Display, holds: bool, range: &str) -> anyhow::Result<()> {
-    anyhow::ensure!(holds, "{flag} (or its key in generation_config.json) is {value}; it must be {range}");
+    anyhow::ensure!(holds, "{flag} is {value}; it must be {range}");
     Ok(())
 }

@@ -15,10 +15,9 @@ use super::answering::{EnvironmentName, PREFILL_TOKENS};
 use super::device::Device;
 use super::generation_config::GenerationConfig;
 use super::lines::print;
-use crate::checkpoint::{folder, processor, weights};
+use crate::checkpoint::{config, folder, processor, weights};
 use crate::engine::EngineLimits;
 use crate::engine::kv_cache::KvCache;
-use crate::engine::request::Sampling;
 use crate::engine::speculation::Speculation;
 use crate::model::Model;
 use crate::model::config::Config;
@@ -159,7 +158,7 @@ impl ServingArguments {
     /// When a file or a flag cannot be used.
     pub fn parts(&self, model: &str) -> anyhow::Result<Parts> {
         let dir = folder::resolve(model)?;
-        let mut config = Config::open(&dir)?;
+        let mut config = config::open(&dir)?;
         let processor = self.processor(&dir, &config)?;
         if let Some(tokens) = self.max_model_len {
             let most = config.context_tokens;
@@ -217,20 +216,11 @@ impl ServingArguments {
         processor: &Processor,
         config: &Config,
     ) -> anyhow::Result<Defaults> {
-        let plain = Sampling::default();
-        let pick =
-            |key: &str, default: f32| Ok::<f32, anyhow::Error>(generation.number(key)?.map_or(default, |x| x as f32));
         let ids = processor.special_ids();
-        let eos = generation.ids("eos_token_id")?;
+        let eos = generation.eos()?;
         Ok(Defaults {
-            sampling: Sampling {
-                temperature: pick("temperature", plain.temperature)?,
-                top_k: generation.number("top_k")?.map_or(0, |k| k.max(0.0) as usize),
-                top_p: pick("top_p", plain.top_p)?,
-                min_p: pick("min_p", plain.min_p)?,
-                repetition_penalty: pick("repetition_penalty", plain.repetition_penalty)?,
-                code_temperature: None,
-            },
+            sampling: generation.sampling()?,
+            max_tokens: generation.max_tokens()?,
             eos: if eos.is_empty() { vec![ids.im_end, ids.endoftext] } else { eos },
             placeholders: config.placeholders(),
             context_tokens: config.context_tokens,

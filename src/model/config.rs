@@ -1,9 +1,13 @@
-//! A checkpoint's `config.json`, both families, flat (as released) or nested under `text_config` (as transformers 5 writes it).
+//! A checkpoint's `config.json`, both families, flat (as released) or nested under `text_config` (as transformers 5 writes it). Which key
+//! means what: `src/hub/README.md`.
 
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
+use super::rope::{Rope, rope_warnings};
+use crate::hub::keys::{ANY_LEVEL, Effect, TEXT, TOP, VISION, VISION_ROPE, accept, shown, warnings};
+use crate::hub::{POINTER_REMEDY, is_lfs_pointer};
 use crate::ops::attention::Heads;
 use crate::ops::gelu::GeluForm;
 
@@ -13,6 +17,10 @@ const WIDTH_MAX: usize = 1 << 20;
 const LAYERS_MAX: usize = 1 << 10;
 /// Most pixels, frames or units along a side of a patch.
 const PATCH_MAX: usize = 32;
+/// `rms_norm_eps` where a config has none.
+const NORM_EPSILON: f64 = 1e-5;
+/// Base of the vision tower's angles where a config has none.
+const VISION_THETA: f64 = 10_000.0;
 
 /// Everything that fixes the shape of the computation.
 #[derive(Clone, PartialEq, Debug)]
@@ -33,10 +41,8 @@ pub struct Config {
     pub tied: bool,
     /// Epsilon of the decoder's norms.
     pub norm_epsilon: f32,
-    /// Base of the rotary angles.
-    pub rope_theta: f64,
-    /// How many angles follow the temporal, height and width position; they sum to head_dim / 2.
-    pub mrope_section: [usize; 3],
+    /// Rotary positions of the decoder.
+    pub rope: Rope,
     /// Longest sequence the checkpoint was made for, in tokens.
     pub context_tokens: usize,
     /// Standard deviation of random initial matrices.
@@ -68,25 +74,19 @@ pub struct VisionConfig {
     pub frames: usize,
     /// Window side in pixels and the blocks that ignore windows; `None` where every block sees the whole image.
     pub windows: Option<(usize, Vec<usize>)>,
+    /// The MLP's activation: GELU, or SwiGLU where absent.
+    pub gelu: Option<GeluForm>,
+    /// Base of the rotary angles.
+    pub rope_theta: f64,
 }
 
 /// The published architectures.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Family {
-    /// LayerNorm and QuickGELU in the vision tower, full attention.
+    /// LayerNorm and a GELU MLP in the vision tower, full attention.
     Qwen2Vl,
     /// RMSNorm and SwiGLU in the vision tower, windowed attention.
     Qwen25Vl,
-}
-
-impl Family {
-    /// The form of GELU in the vision blocks, where they use one.
-    pub fn vision_gelu(self) -> Option<GeluForm> {
-        match self {
-            Family::Qwen2Vl => Some(GeluForm::Quick),
-            Family::Qwen25Vl => None,
-        }
-    }
 }
 
 /// Why a config cannot be used.
@@ -101,7 +101,7 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// Not JSON.
-    #[error("{path} is not valid JSON: {source}")]
+    #[error("{path} is not valid JSON: {source}; copy it again from the checkpoint")]
     Json {
         /// The file.
         path: String,
@@ -111,69 +111,83 @@ pub enum ConfigError {
     /// An architecture that is not implemented.
     #[error("model_type `{0}` is not supported; supported are `qwen2_vl` and `qwen2_5_vl`")]
     Family(String),
+    /// What git-lfs left in place of the file.
+    #[error("{0} {POINTER_REMEDY}")]
+    Pointer(String),
     /// A key is missing or has a wrong type.
-    #[error("config key `{key}` is missing or not {expected}")]
+    #[error("config key `{key}` is {found}; it must be {expected}: take config.json from the checkpoint again")]
     Key {
         /// The key.
         key: String,
+        /// Its value, or that it is missing.
+        found: String,
         /// What it should be.
         expected: &'static str,
     },
+    /// A key whose value means something that is not built.
+    #[error("config key {0}")]
+    Refused(String),
     /// Numbers that contradict each other.
     #[error("config is contradictory: {0}")]
     Contradiction(String),
 }
 
+/// The objects of a `config.json`.
+#[derive(Clone, Copy)]
+struct Sections<'a> {
+    root: Keys<'a>,
+    /// The language model; the root where nothing is nested.
+    text: Keys<'a>,
+    is_nested: bool,
+    vision: Keys<'a>,
+}
+
 impl Config {
     /// Reads `dir/config.json`.
+    ///
+    /// # Errors
+    /// When it cannot be read, or says what is not built.
     pub fn open(dir: &Path) -> Result<Config, ConfigError> {
-        let path = dir.join("config.json");
-        let name = path.display().to_string();
-        let text = std::fs::read_to_string(&path).map_err(|source| ConfigError::Read { path: name.clone(), source })?;
-        let value = serde_json::from_str(&text).map_err(|source| ConfigError::Json { path: name, source })?;
-        Config::from_json(&value)
+        Config::from_json(&read(dir)?)
     }
 
     /// Reads a parsed `config.json`.
+    ///
+    /// # Errors
+    /// When a key is missing, wrong, or means what is not built.
     pub fn from_json(root: &Value) -> Result<Config, ConfigError> {
         let family = match root["model_type"].as_str().unwrap_or("missing") {
             "qwen2_vl" => Family::Qwen2Vl,
             "qwen2_5_vl" => Family::Qwen25Vl,
             other => return Err(ConfigError::Family(other.to_owned())),
         };
-        let text = Keys { nested: root.get("text_config"), root };
-        let vision = Keys { nested: None, root: &root["vision_config"] };
-        let dim = text.size("hidden_size")?;
-        let heads = text.size("num_attention_heads")?;
-        let head_dim = text.size_or("head_dim", dim / heads)?;
-        let rope = text.find("rope_parameters").or_else(|| text.find("rope_scaling")).unwrap_or(&Value::Null);
-        let rope_theta = match rope.get("rope_theta").or_else(|| text.find("rope_theta")) {
-            Some(value) => value.as_f64().ok_or_else(|| missing("rope_theta", "a number"))?,
-            None => 1_000_000.0,
+        let sections = Sections::of(root)?;
+        sections.accept()?;
+        let Sections { root, text, vision, .. } = sections;
+        let (dim, heads) = (text.size("hidden_size")?, text.size("num_attention_heads")?);
+        let kv_heads = match text.object.get("num_key_value_heads") {
+            Some(Value::Null) => heads,
+            _ => text.size("num_key_value_heads")?,
         };
-        let image_pad = text.size_or("image_token_id", 151_655)? as u32;
+        let context_tokens = text.size_or("max_position_embeddings", 32_768)?;
+        let image_pad = root.size_or("image_token_id", 151_655)?;
         let config = Config {
             family,
             dim,
             hidden: text.size("intermediate_size")?,
             layers: text.size("num_hidden_layers")?,
-            heads: Heads { heads, kv_heads: text.size_or("num_key_value_heads", heads)?, head_dim },
+            heads: Heads { heads, kv_heads, head_dim: text.size_or("head_dim", dim / heads)? },
             vocab: text.size("vocab_size")?,
-            tied: root
-                .get("tie_word_embeddings")
-                .or_else(|| text.find("tie_word_embeddings"))
-                .and_then(Value::as_bool)
-                .unwrap_or(false),
-            norm_epsilon: text.find("rms_norm_eps").and_then(Value::as_f64).unwrap_or(1e-6) as f32,
-            rope_theta,
-            mrope_section: section(&rope["mrope_section"])?,
-            context_tokens: text.size_or("max_position_embeddings", 32_768)?,
-            init_std: text.find("initializer_range").and_then(Value::as_f64).unwrap_or(0.02) as f32,
-            vision: VisionConfig::from_keys(family, &vision)?,
-            image_pad,
-            video_pad: text.size_or("video_token_id", image_pad as usize + 1)? as u32,
+            tied: root.flag_or("tie_word_embeddings", false)? || text.flag_or("tie_word_embeddings", false)?,
+            norm_epsilon: text.number_or("rms_norm_eps", NORM_EPSILON)? as f32,
+            rope: Rope::from_keys(text, context_tokens)?,
+            context_tokens,
+            init_std: text.number_or("initializer_range", 0.02)? as f32,
+            vision: VisionConfig::from_keys(family, vision)?,
+            image_pad: image_pad as u32,
+            video_pad: root.size_or("video_token_id", image_pad + 1)? as u32,
         };
-        config.check(&vision)
+        config.check(vision)
     }
 
     /// Tokens that stand for images and videos, as far as the vocabulary has them. The model reads them and never draws them: what stood for
@@ -185,7 +199,12 @@ impl Config {
         ids
     }
 
-    fn check(self, vision: &Keys<'_>) -> Result<Config, ConfigError> {
+    /// What a parsed `config.json` says without effect, key by key; nothing of one that cannot be used.
+    pub fn warnings(root: &Value) -> Vec<String> {
+        Sections::of(root).map_or(Vec::new(), Sections::warnings)
+    }
+
+    fn check(self, vision: Keys<'_>) -> Result<Config, ConfigError> {
         let contradiction = |text: String| Err(ConfigError::Contradiction(text));
         let Heads { heads, kv_heads, head_dim } = self.heads;
         if heads.max(kv_heads) * head_dim > WIDTH_MAX || self.layers.max(self.vision.depth) > LAYERS_MAX {
@@ -206,10 +225,11 @@ impl Config {
         if heads % kv_heads != 0 {
             return contradiction(format!("{heads} heads are not a multiple of {kv_heads} key-value heads"));
         }
-        if head_dim % 2 != 0 || self.mrope_section.iter().map(|&n| n as u128).sum::<u128>() != head_dim as u128 / 2 {
+        if head_dim % 2 != 0 || self.rope.mrope_section.iter().map(|&n| n as u128).sum::<u128>() != head_dim as u128 / 2
+        {
             return contradiction(format!(
-                "mrope_section {:?} does not sum to half the head size {head_dim}",
-                self.mrope_section
+                "the mrope_section of rope_scaling, {:?}, does not sum to half the head size {head_dim}",
+                self.rope.mrope_section
             ));
         }
         let VisionConfig { dim, heads, .. } = self.vision;
@@ -217,44 +237,48 @@ impl Config {
             return contradiction(format!("vision width {dim} over {heads} heads is not a multiple of 4"));
         }
         let out = match self.family {
-            Family::Qwen2Vl => vision.size("hidden_size")?,
-            Family::Qwen25Vl => vision.size("out_hidden_size")?,
+            Family::Qwen2Vl => vision.size_or("hidden_size", 3584)?,
+            Family::Qwen25Vl => vision.size_or("out_hidden_size", 3584)?,
         };
         if out != self.dim {
-            return contradiction(format!("the vision tower gives width {out}, the language model has {}", self.dim));
+            return contradiction(format!("vision_config gives width {out}, the language model has {}", self.dim));
         }
         Ok(self)
     }
 }
 
 impl VisionConfig {
-    fn from_keys(family: Family, keys: &Keys<'_>) -> Result<VisionConfig, ConfigError> {
+    /// Where a key is absent it has transformers' default: released files leave some out.
+    fn from_keys(family: Family, keys: Keys<'_>) -> Result<VisionConfig, ConfigError> {
+        let (patch, merge) = (keys.size_or("patch_size", 14)?, keys.size_or("spatial_merge_size", 2)?);
         let (dim, hidden, windows) = match family {
             Family::Qwen2Vl => {
-                let dim = keys.size("embed_dim")?;
-                let ratio = keys.find("mlp_ratio").and_then(Value::as_f64).unwrap_or(4.0);
-                (dim, (dim as f64 * ratio) as usize, None)
+                let dim = keys.size_or("embed_dim", 1280)?;
+                (dim, (dim as f64 * keys.at_least_one_or("mlp_ratio", 4.0)?) as usize, None)
             }
             Family::Qwen25Vl => {
-                let full = keys.find("fullatt_block_indexes").and_then(Value::as_array);
-                let full = full.ok_or_else(|| missing("vision_config.fullatt_block_indexes", "a list"))?;
-                let full = full.iter().filter_map(Value::as_u64).map(|i| i as usize).collect();
-                (
-                    keys.size("hidden_size")?,
-                    keys.size("intermediate_size")?,
-                    Some((keys.size_or("window_size", 112)?, full)),
-                )
+                let side = keys.size_or("window_size", 112)?;
+                if side < patch * merge {
+                    return Err(keys.wrong("window_size", "at least patch_size * spatial_merge_size"));
+                }
+                let (dim, hidden) = (keys.size_or("hidden_size", 3584)?, keys.size_or("intermediate_size", 3420)?);
+                (dim, hidden, Some((side, full_blocks(keys)?)))
             }
         };
         Ok(VisionConfig {
             dim,
             hidden,
-            depth: keys.size("depth")?,
-            heads: keys.size("num_heads")?,
-            patch: keys.size_or("patch_size", 14)?,
-            merge: keys.size_or("spatial_merge_size", 2)?,
+            depth: keys.size_or("depth", 32)?,
+            heads: keys.size_or("num_heads", 16)?,
+            patch,
+            merge,
             frames: keys.size_or("temporal_patch_size", 2)?,
             windows,
+            gelu: vision_gelu(family, keys)?,
+            rope_theta: match keys.object_of("rope_parameters")? {
+                Some(rope) => rope.base_or("rope_theta", VISION_THETA)?,
+                None => keys.base_or("rope_theta", VISION_THETA)?,
+            },
         })
     }
 
@@ -269,33 +293,176 @@ impl VisionConfig {
     }
 }
 
-/// Looks a key up in the nested section first, then at the root.
-struct Keys<'a> {
-    nested: Option<&'a Value>,
-    root: &'a Value,
+/// The blocks that ignore windows.
+fn full_blocks(vision: Keys<'_>) -> Result<Vec<usize>, ConfigError> {
+    let key = "fullatt_block_indexes";
+    let Some(value) = vision.find(key) else { return Ok(vec![7, 15, 23, 31]) };
+    let indices: Option<Vec<usize>> =
+        value.as_array().and_then(|list| list.iter().map(|index| index.as_u64().map(|index| index as usize)).collect());
+    indices.ok_or_else(|| vision.wrong(key, "a list of whole numbers"))
+}
+
+/// The form of GELU in the vision blocks, where they use one.
+fn vision_gelu(family: Family, vision: Keys<'_>) -> Result<Option<GeluForm>, ConfigError> {
+    let name = vision.find("hidden_act");
+    match (family, name.map_or(Some(""), Value::as_str)) {
+        (Family::Qwen2Vl, Some("" | "quick_gelu")) => Ok(Some(GeluForm::Quick)),
+        (Family::Qwen2Vl, Some("gelu")) => Ok(Some(GeluForm::Erf)),
+        (Family::Qwen2Vl, _) => Err(vision.wrong("hidden_act", "\"quick_gelu\" or \"gelu\", others are not supported")),
+        (Family::Qwen25Vl, Some("" | "silu" | "swish")) => Ok(None),
+        (Family::Qwen25Vl, _) => Err(vision.wrong("hidden_act", "\"silu\", others are not supported")),
+    }
+}
+
+impl<'a> Sections<'a> {
+    fn of(root: &'a Value) -> Result<Sections<'a>, ConfigError> {
+        let object = root.as_object().ok_or_else(|| ConfigError::Family("missing".to_owned()))?;
+        let root = Keys { object, place: "" };
+        let text = match root.find("text_config") {
+            Some(value) => Some(value.as_object().ok_or_else(|| root.wrong("text_config", "an object"))?),
+            None => None,
+        };
+        let vision = root.find("vision_config").and_then(Value::as_object);
+        let vision = vision.ok_or_else(|| root.wrong("vision_config", "an object"))?;
+        Ok(Sections {
+            root,
+            text: text.map_or(root, |object| Keys { object, place: "text_config." }),
+            is_nested: text.is_some(),
+            vision: Keys { object: vision, place: "vision_config." },
+        })
+    }
+
+    /// Refuses what is not built.
+    fn accept(self) -> Result<(), ConfigError> {
+        let Sections { root, text, is_nested, vision } = self;
+        let refused = ConfigError::Refused;
+        accept(&[TOP, ANY_LEVEL], root.object, root.place).map_err(refused)?;
+        let text_tables: &[_] = if is_nested { &[TOP, ANY_LEVEL, TEXT] } else { &[TEXT] };
+        accept(text_tables, text.object, text.place).map_err(refused)?;
+        accept(&[TOP, ANY_LEVEL, VISION], vision.object, vision.place).map_err(refused)?;
+        if let Some(rope) = vision.object_of("rope_parameters")? {
+            accept(&[VISION_ROPE], rope.object, "vision_config.rope_parameters.").map_err(refused)?;
+        }
+        let kinds = text.find("layer_types").map(|value| value.as_array().ok_or(value));
+        match kinds {
+            None => Ok(()),
+            Some(Ok(kinds)) if kinds.iter().all(|kind| kind == "full_attention") => Ok(()),
+            Some(_) => Err(text.wrong("layer_types", "full_attention in every layer, others are not supported")),
+        }
+    }
+
+    fn warnings(self) -> Vec<String> {
+        let Sections { root, text, is_nested, vision } = self;
+        let mut found = match is_nested {
+            false => warnings(&[TOP, ANY_LEVEL, TEXT], root.object, root.place),
+            true => {
+                let is_of_text = |key: &str| TEXT.iter().any(|entry| entry.names.contains(&key));
+                let own = root.object.iter().filter(|(key, _)| !is_of_text(key));
+                let own = own.map(|(key, value)| (key.clone(), value.clone())).collect();
+                let mut found = warnings(&[TOP, ANY_LEVEL], &own, root.place);
+                found.extend(self.overridden());
+                found.extend(warnings(&[TEXT, ANY_LEVEL], text.object, text.place));
+                found
+            }
+        };
+        found.extend(rope_warnings(text));
+        found.extend(warnings(&[VISION, ANY_LEVEL], vision.object, vision.place));
+        if let Ok(Some(rope)) = vision.object_of("rope_parameters") {
+            found.extend(warnings(&[VISION_ROPE], rope.object, "vision_config.rope_parameters."));
+        }
+        found
+    }
+
+    /// Keys of the language model that stand at the top level beside `text_config`, where nobody reads them, and say something else.
+    fn overridden(self) -> Vec<String> {
+        let names = TEXT.iter().filter(|entry| !matches!(entry.effect, Effect::Unused)).flat_map(|entry| entry.names);
+        let names = names.filter(|name| !["tie_word_embeddings", "eos_token_id"].contains(name));
+        let differing = names.filter_map(|name| {
+            let (outer, inner) = (self.root.find(name)?, self.text.find(name));
+            (inner != Some(outer)).then(|| {
+                let inner = inner.map_or("nothing".to_owned(), shown);
+                format!("`{name}` is {} and has no effect beside text_config, which says {inner}", shown(outer))
+            })
+        });
+        differing.collect()
+    }
+}
+
+/// `dir/config.json`, parsed.
+///
+/// # Errors
+/// When it cannot be read, or is not JSON.
+pub fn read(dir: &Path) -> Result<Value, ConfigError> {
+    let path = dir.join("config.json");
+    let name = path.display().to_string();
+    let bytes = std::fs::read(&path).map_err(|source| ConfigError::Read { path: name.clone(), source })?;
+    if is_lfs_pointer(&bytes) {
+        return Err(ConfigError::Pointer(name));
+    }
+    serde_json::from_slice(&bytes).map_err(|source| ConfigError::Json { path: name, source })
+}
+
+/// Looks keys up in one object of the file.
+#[derive(Clone, Copy)]
+pub(super) struct Keys<'a> {
+    /// The object.
+    pub object: &'a Map<String, Value>,
+    /// What stands before its keys in messages.
+    pub place: &'a str,
 }
 
 impl<'a> Keys<'a> {
-    fn find(&self, key: &str) -> Option<&'a Value> {
-        self.nested.and_then(|n| n.get(key)).or_else(|| self.root.get(key)).filter(|v| !v.is_null())
+    /// A value that is not null.
+    pub fn find(self, key: &str) -> Option<&'a Value> {
+        self.object.get(key).filter(|value| !value.is_null())
     }
 
-    fn size(&self, key: &str) -> Result<usize, ConfigError> {
+    fn object_of(self, key: &str) -> Result<Option<Keys<'a>>, ConfigError> {
+        let Some(value) = self.find(key) else { return Ok(None) };
+        let object = value.as_object().ok_or_else(|| self.wrong(key, "an object"))?;
+        Ok(Some(Keys { object, place: self.place }))
+    }
+
+    fn size(self, key: &str) -> Result<usize, ConfigError> {
         let value = self.find(key).and_then(Value::as_u64).filter(|&v| v > 0 && v <= WIDTH_MAX as u64);
-        value.map(|v| v as usize).ok_or_else(|| missing(key, "a whole number from 1 to 1048576"))
+        value.map(|v| v as usize).ok_or_else(|| self.wrong(key, "a whole number from 1 to 1048576"))
     }
 
-    fn size_or(&self, key: &str, default: usize) -> Result<usize, ConfigError> {
+    fn size_or(self, key: &str, default: usize) -> Result<usize, ConfigError> {
         if self.find(key).is_some() { self.size(key) } else { Ok(default) }
     }
-}
 
-fn missing(key: &str, expected: &'static str) -> ConfigError {
-    ConfigError::Key { key: key.to_owned(), expected }
-}
+    /// A number, or `default` where there is none.
+    pub fn number_or(self, key: &str, default: f64) -> Result<f64, ConfigError> {
+        let Some(value) = self.find(key) else { return Ok(default) };
+        value.as_f64().filter(|number| *number >= 0.0).ok_or_else(|| self.wrong(key, "a number from 0"))
+    }
 
-fn section(value: &Value) -> Result<[usize; 3], ConfigError> {
-    let numbers: Vec<usize> =
-        value.as_array().into_iter().flatten().filter_map(Value::as_u64).map(|v| v as usize).collect();
-    numbers.try_into().map_err(|_| missing("rope_scaling.mrope_section", "a list of three integers"))
+    /// The base of rotary angles, or `default` where there is none.
+    pub fn base_or(self, key: &str, default: f64) -> Result<f64, ConfigError> {
+        let Some(value) = self.find(key) else { return Ok(default) };
+        value.as_f64().filter(|base| *base > 1.0).ok_or_else(|| self.wrong(key, "a number above 1"))
+    }
+
+    /// A number that enlarges.
+    pub fn at_least_one(self, key: &str) -> Result<f64, ConfigError> {
+        let number = self.find(key).and_then(Value::as_f64).filter(|number| *number >= 1.0);
+        number.ok_or_else(|| self.wrong(key, "a number from 1"))
+    }
+
+    fn at_least_one_or(self, key: &str, default: f64) -> Result<f64, ConfigError> {
+        if self.find(key).is_some() { self.at_least_one(key) } else { Ok(default) }
+    }
+
+    /// True or false, or `default` where there is neither.
+    pub fn flag_or(self, key: &str, default: bool) -> Result<bool, ConfigError> {
+        let Some(value) = self.find(key) else { return Ok(default) };
+        value.as_bool().ok_or_else(|| self.wrong(key, "true or false"))
+    }
+
+    /// The error of a key that is missing or has another value.
+    pub fn wrong(self, key: &str, expected: &'static str) -> ConfigError {
+        let found = self.find(key).map_or("missing".to_owned(), shown);
+        ConfigError::Key { key: format!("{}{key}", self.place), found, expected }
+    }
 }

@@ -6,6 +6,7 @@ pub mod block;
 pub mod compute;
 pub mod config;
 pub mod parameters;
+pub mod rope;
 pub mod rotation;
 pub mod vision;
 

@@ -139,7 +139,7 @@ impl Model {
         Tower {
             heads: self.config.vision.head_layout(),
             norm_epsilon: NORM_EPSILON,
-            gelu: self.config.family.vision_gelu(),
+            gelu: self.config.vision.gelu,
             rotation,
         }
     }
@@ -183,7 +183,7 @@ impl Model {
         let full_bounds: Vec<i32> = image_bounds(&grids).into_iter().map(|b| b as i32).collect();
         let backend: &dyn Backend = &*self.backend;
         let head_dim = config.head_layout().head_dim;
-        let rotation = vision_rotation(head_dim, &positions);
+        let rotation = vision_rotation(head_dim, config.rope_theta, &positions);
         Inputs {
             pixels: backend.upload(Host::U8(&pixels), &[patches, values], Dtype::U8),
             scale: batch.scale,

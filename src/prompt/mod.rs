@@ -1,6 +1,7 @@
 //! From messages and pictures to what the model reads: token ids, patches, positions. A leaf: it knows
 //! nothing of weights or devices.
 
+mod added_tokens;
 pub mod chat;
 mod gif;
 pub mod image;
@@ -16,7 +17,7 @@ pub mod tokenizer;
 pub use chat::{ChatError, ChatTemplate, ImageSource, Message, Part, RenderOptions, place_images};
 pub use image::{ImageError, ImageProblem, ImageSettings, PreparedImage, smart_resize};
 pub use positions::{Grid, PositionCursor, PositionError, WindowOrder};
-pub use processor::{IMAGE_MARKUP, Processor, Prompt, PromptError, SpecialIds, read_image_settings};
+pub use processor::{IMAGE_MARKUP, Processor, Prompt, PromptError, SpecialIds, read_image_settings, warnings};
 pub use resize::resize_bicubic;
 pub use size::{PictureSize, PixelLimits, SizeError};
 pub use tokenizer::{StreamDecoder, Tokenizer, TokenizerError};

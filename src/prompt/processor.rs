@@ -4,12 +4,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ::image::RgbImage;
+use serde::Deserialize;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::chat::{ChatError, ChatTemplate, Message, RenderOptions};
 use super::image::{ImageError, ImageProblem, ImageSettings, PreparedImage};
 use super::tokenizer::{Tokenizer, TokenizerError};
+use crate::hub::keys::{PREPROCESSOR, PROCESSOR, SIZE, TOKENIZER, accept, warnings as key_warnings};
+use crate::hub::{POINTER_REMEDY, is_lfs_pointer};
 
 /// How a picture is written in prompt text, as the chat template writes it.
 pub const IMAGE_MARKUP: &str = "<|vision_start|><|image_pad|><|vision_end|>";
@@ -106,14 +109,21 @@ pub struct Processor {
 }
 
 impl Processor {
-    /// Reads `tokenizer.json`, the chat template (`chat_template.jinja`, else `chat_template.json`, else
-    /// `tokenizer_config.json`) and `preprocessor_config.json` (else the `image_processor` of `processor_config.json`).
+    /// Reads `tokenizer.json` with the tokens that `tokenizer_config.json` adds, the chat template (`chat_template.jinja`, else
+    /// `chat_template.json`, else `tokenizer_config.json`, else `processor_config.json`) and the `image_processor` of
+    /// `processor_config.json` (else `preprocessor_config.json`).
     ///
     /// # Errors
-    /// When a file is missing or damaged, or the tokenizer lacks a special token. A missing template is an error only when
-    /// messages are rendered.
+    /// When a file is missing or damaged, or says what is not built, or the tokenizer lacks a special token. A missing template is an error
+    /// only when messages are rendered.
     pub fn open(folder: &Path) -> Result<Self, PromptError> {
-        let tokenizer = Tokenizer::open(folder)?;
+        let config_path = folder.join("tokenizer_config.json");
+        let config = read_json(&config_path)?;
+        if let Some(Value::Object(config)) = &config {
+            accept(&[TOKENIZER], config, "").map_err(|reason| PromptError::Invalid { path: config_path, reason })?;
+        }
+        let added = read_json(&folder.join("added_tokens.json"))?;
+        let tokenizer = Tokenizer::open(folder)?.with_declared(config.as_ref(), added.as_ref())?;
         let id = |token: &str| tokenizer.required_token_id(token);
         let special_ids = SpecialIds {
             image_pad: id("<|image_pad|>")?,
@@ -295,7 +305,12 @@ fn read_template(folder: &Path) -> Result<Option<ChatTemplate>, PromptError> {
             let path = folder.join("chat_template.json");
             match read_json(&path)? {
                 Some(json) => Some(template_text(&json["chat_template"], &path)?),
-                None if config["chat_template"].is_null() => None,
+                None if config["chat_template"].is_null() => {
+                    let path = folder.join("processor_config.json");
+                    let json = read_json(&path)?.unwrap_or(Value::Null);
+                    let template = Some(&json["chat_template"]).filter(|template| !template.is_null());
+                    template.map(|template| template_text(template, &path)).transpose()?
+                }
                 None => Some(template_text(&config["chat_template"], &config_path)?),
             }
         }
@@ -304,13 +319,13 @@ fn read_template(folder: &Path) -> Result<Option<ChatTemplate>, PromptError> {
     Ok(source.map(compile).transpose()?)
 }
 
-/// A template as a string, or the one named `default` in a list of named ones.
+/// A template as a string, or the one named `default` of several.
 fn template_text(template: &Value, path: &Path) -> Result<String, PromptError> {
     let named_default = || template.as_array()?.iter().find(|entry| entry["name"] == "default")?["template"].as_str();
-    let text = template.as_str().or_else(named_default);
+    let text = template.as_str().or_else(named_default).or_else(|| template["default"].as_str());
     text.map(str::to_owned).ok_or_else(|| PromptError::Invalid {
         path: path.to_owned(),
-        reason: "chat_template is neither a string nor a list with one named \"default\"".to_owned(),
+        reason: "chat_template is neither a string, nor several of which one is named \"default\"".to_owned(),
     })
 }
 
@@ -321,35 +336,133 @@ fn special_tokens(config: &Value) -> Map<String, Value> {
     names.iter().filter_map(|&name| Some((name.to_owned(), Value::from(text(name)?)))).collect()
 }
 
-/// How the checkpoint in `folder` wants its pictures: `preprocessor_config.json`, else the `image_processor` of
-/// `processor_config.json`.
+/// How the checkpoint in `folder` wants its pictures: the `image_processor` of `processor_config.json`, else
+/// `preprocessor_config.json`, as in transformers.
 ///
 /// # Errors
-/// When neither is there, or it is damaged.
+/// When neither is there, or it is damaged, or says what is not built.
 pub fn read_image_settings(folder: &Path) -> Result<ImageSettings, PromptError> {
-    let path = folder.join("preprocessor_config.json");
-    if let Some(json) = read_json(&path)? {
-        return parse_image_settings(&json).map_err(|reason| PromptError::Invalid { path, reason });
-    }
-    let whole_path = folder.join("processor_config.json");
-    match read_json(&whole_path)? {
-        Some(json) if json["image_processor"].is_object() => parse_image_settings(&json["image_processor"])
-            .map_err(|reason| PromptError::Invalid { path: whole_path, reason }),
-        _ => Err(PromptError::Invalid {
-            path,
+    let Some((path, json)) = image_processor(folder)? else {
+        return Err(PromptError::Invalid {
+            path: folder.join(PREPROCESSOR_FILE),
             reason: "does not exist, and no processor_config.json has an image_processor; copy it from the checkpoint"
                 .to_owned(),
-        }),
+        });
+    };
+    parse_image_settings(&json).map_err(|reason| PromptError::Invalid { path, reason })
+}
+
+const PREPROCESSOR_FILE: &str = "preprocessor_config.json";
+const PROCESSOR_FILE: &str = "processor_config.json";
+
+/// The object that says how pictures are prepared, and its file.
+fn image_processor(folder: &Path) -> Result<Option<(PathBuf, Value)>, PromptError> {
+    let path = folder.join(PROCESSOR_FILE);
+    if let Some(mut json) = read_json(&path)?
+        && !json["image_processor"].is_null()
+    {
+        return Ok(Some((path, json["image_processor"].take())));
     }
+    let path = folder.join(PREPROCESSOR_FILE);
+    Ok(read_json(&path)?.map(|json| (path, json)))
+}
+
+/// The texts of the added tokens of `tokenizer.json`; none where it cannot be read.
+fn own_added_tokens(folder: &Path) -> Vec<String> {
+    #[derive(Deserialize)]
+    struct Added {
+        content: String,
+    }
+    #[derive(Deserialize)]
+    struct File {
+        added_tokens: Vec<Added>,
+    }
+    let bytes = std::fs::read(folder.join("tokenizer.json")).unwrap_or_default();
+    let tokens = serde_json::from_slice(&bytes).map_or(Vec::new(), |file: File| file.added_tokens);
+    tokens.into_iter().map(|token| token.content).collect()
+}
+
+/// What an object says of pictures without effect.
+fn picture_warnings(object: &Map<String, Value>, place: &str) -> Vec<String> {
+    let mut found = key_warnings(&[PREPROCESSOR], object, place);
+    let Some(Value::Object(size)) = object.get("size") else { return found };
+    found.extend(key_warnings(&[SIZE], size, &format!("{place}size.")));
+    for (key, edge) in [("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")] {
+        let limits = [object.get(key), size.get(edge), size.get(key)];
+        let limits: Vec<u64> = limits.into_iter().flatten().filter_map(|value| positive(value, key).ok()).collect();
+        if let Some(other) = limits.iter().find(|limit| **limit != limits[0]) {
+            let used = limits[0];
+            found.push(format!(
+                "{place}{key} and {place}size ({edge}) say {used} and {other}; {used} is used, as in transformers"
+            ));
+        }
+    }
+    found
+}
+
+/// What the config files of the prompt side say without effect, each with its file; nothing of files that cannot be read.
+pub fn warnings(folder: &Path) -> Vec<String> {
+    let object = |name: &str| match read_json(&folder.join(name)) {
+        Ok(Some(Value::Object(object))) => object,
+        _ => Map::new(),
+    };
+    let mut found = Vec::new();
+    let mut say = |name: &str, messages: Vec<String>| {
+        let path = folder.join(name);
+        found.extend(messages.into_iter().map(|message| format!("{}: {message}", path.display())));
+    };
+    let (whole, own, tokenizer) = (object(PROCESSOR_FILE), object(PREPROCESSOR_FILE), object("tokenizer_config.json"));
+    say(PROCESSOR_FILE, key_warnings(&[PROCESSOR], &whole, ""));
+    match whole.get("image_processor") {
+        Some(Value::Object(nested)) => {
+            say(PROCESSOR_FILE, picture_warnings(nested, "image_processor."));
+            let settings = [nested.clone(), own.clone()].map(|object| parse_image_settings(&Value::Object(object)));
+            if !own.is_empty() && settings[0] != settings[1] {
+                let message = "is not read beside processor_config.json, which says something else, as in transformers";
+                say(PREPROCESSOR_FILE, vec![message.to_owned()]);
+            }
+        }
+        _ => say(PREPROCESSOR_FILE, picture_warnings(&own, "")),
+    }
+    // Every `*_token` is read.
+    let is_token = |key: &str, value: &Value| key.ends_with("_token") && (value.is_string() || value.is_object());
+    let others = tokenizer.iter().filter(|(key, value)| !is_token(key, value));
+    let others = others.map(|(key, value)| (key.clone(), value.clone())).collect();
+    say("tokenizer_config.json", key_warnings(&[TOKENIZER], &others, ""));
+    if let Some(Value::Object(declared)) = tokenizer.get("added_tokens_decoder") {
+        let is_declared = |token: &str| declared.values().any(|entry| entry["content"] == token);
+        let left: Vec<String> =
+            object("added_tokens.json").keys().filter(|token| !is_declared(token)).cloned().collect();
+        if let Some(token) = left.first() {
+            let message =
+                format!("{token:?} is not in added_tokens_decoder of tokenizer_config.json, which is read instead");
+            say("added_tokens.json", vec![message]);
+        }
+        if let Some(token) = own_added_tokens(folder).into_iter().find(|token| !is_declared(token)) {
+            let message = format!(
+                "added_tokens_decoder lacks {token:?}, which tokenizer.json has; it keeps its id here, transformers 5 gives it another"
+            );
+            say("tokenizer_config.json", vec![message]);
+        }
+    }
+    found
 }
 
 /// Reads both spellings of the limits; as in transformers, `min_pixels` and `max_pixels` win over `size`.
 fn parse_image_settings(json: &Value) -> Result<ImageSettings, String> {
     let default = ImageSettings::default();
+    accept(&[PREPROCESSOR], json.as_object().ok_or("image_processor is not an object")?, "")?;
     let size = &json["size"];
+    match size {
+        Value::Null => {}
+        Value::Object(size) => accept(&[SIZE], size, "size.")?,
+        other => return Err(format!("size is {other}; it must be an object with shortest_edge and longest_edge")),
+    }
     let limit = |key: &str, edge: &str, default: u64| {
-        let value = [&json[key], &size[edge], &size[key]].into_iter().find(|value| !value.is_null());
-        value.map_or(Ok(default), |value| positive(value, key))
+        let places = [(&json[key], key), (&size[edge], edge), (&size[key], key)];
+        let given = places.into_iter().filter(|(value, _)| !value.is_null());
+        let numbers = given.map(|(value, key)| positive(value, key)).collect::<Result<Vec<_>, _>>()?;
+        Ok::<u64, String>(numbers.first().copied().unwrap_or(default))
     };
     let side = |key: &str, default: usize| match &json[key] {
         Value::Null => Ok(default),
@@ -381,8 +494,8 @@ fn channels(value: &Value, key: &str, default: [f32; 3]) -> Result<[f32; 3], Str
     if value.is_null() {
         return Ok(default);
     }
-    let numbers = value.as_array().map(|numbers| numbers.iter().filter_map(Value::as_f64).map(|x| x as f32).collect());
-    let numbers: Option<Vec<f32>> = numbers;
+    let number = |number: &Value| number.as_f64().map(|number| number as f32);
+    let numbers: Option<Vec<f32>> = value.as_array().and_then(|numbers| numbers.iter().map(number).collect());
     let three = numbers.and_then(|numbers| <[f32; 3]>::try_from(numbers).ok());
     three.ok_or_else(|| format!("{key} is {value}; it must be a list of three numbers"))
 }
@@ -390,6 +503,9 @@ fn channels(value: &Value, key: &str, default: [f32; 3]) -> Result<[f32; 3], Str
 /// The text of a file, or none when it does not exist.
 fn read_text(path: &Path) -> Result<Option<String>, PromptError> {
     match std::fs::read_to_string(path) {
+        Ok(text) if is_lfs_pointer(text.as_bytes()) => {
+            Err(PromptError::Invalid { path: path.to_owned(), reason: POINTER_REMEDY.to_owned() })
+        }
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(PromptError::Read { path: path.to_owned(), source }),
@@ -397,11 +513,14 @@ fn read_text(path: &Path) -> Result<Option<String>, PromptError> {
 }
 
 fn read_json(path: &Path) -> Result<Option<Value>, PromptError> {
-    let parse = |text: String| {
-        serde_json::from_str(&text).map_err(|error| PromptError::Invalid {
-            path: path.to_owned(),
-            reason: format!("is not valid JSON ({error}); copy it again from the checkpoint"),
-        })
+    let invalid = |reason: String| PromptError::Invalid {
+        path: path.to_owned(),
+        reason: format!("is not {reason}; copy it again from the checkpoint"),
+    };
+    let parse = |text: String| match serde_json::from_str(&text) {
+        Ok(Value::Object(object)) => Ok(Value::Object(object)),
+        Ok(_) => Err(invalid("a JSON object".to_owned())),
+        Err(error) => Err(invalid(format!("valid JSON ({error})"))),
     };
     read_text(path)?.map(parse).transpose()
 }

@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use thiserror::Error;
-use tokenizers::{Encoding, Model, Normalizer, OffsetType, PreTokenizedString, PreTokenizer};
+use tokenizers::{AddedToken, Encoding, Model, Normalizer, OffsetType, PreTokenizedString, PreTokenizer};
+
+use super::added_tokens::Declared;
+use crate::hub::{POINTER_REMEDY, is_lfs_pointer};
 
 /// A tokenizer that cannot be read or used.
 #[derive(Debug, Error)]
@@ -34,6 +37,30 @@ pub enum TokenizerError {
         /// The file.
         path: PathBuf,
         /// What the parser said.
+        reason: String,
+    },
+    /// What git-lfs left in place of the file.
+    #[error("{} {POINTER_REMEDY}", path.display())]
+    Pointer {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A token in `tokenizer_config.json` or `added_tokens.json` that has no id or no text.
+    #[error("beside {}: {reason}", path.display())]
+    Declared {
+        /// `tokenizer.json`.
+        path: PathBuf,
+        /// The entry, and the remedy.
+        reason: String,
+    },
+    /// `tokenizer_config.json` or `added_tokens.json` contradicts `tokenizer.json`.
+    #[error("{} does not belong to {file} beside it: {reason}; take both from the same checkpoint", path.display())]
+    Contradiction {
+        /// `tokenizer.json`.
+        path: PathBuf,
+        /// The other file.
+        file: &'static str,
+        /// What each says.
         reason: String,
     },
     /// The tokenizer is of another kind.
@@ -87,6 +114,9 @@ impl Tokenizer {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(TokenizerError::Missing { path }),
             Err(source) => return Err(TokenizerError::Read { path, source }),
         };
+        if is_lfs_pointer(&text) {
+            return Err(TokenizerError::Pointer { path });
+        }
         let invalid = |reason: String| TokenizerError::Invalid { path: path.clone(), reason };
         let json: Value = serde_json::from_slice(&text).map_err(|error| invalid(error.to_string()))?;
         if !names_byte_level(&json["decoder"]) {
@@ -97,6 +127,47 @@ impl Tokenizer {
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|error| invalid(error.to_string()))?;
         Ok(Self::index(path, inner))
+    }
+
+    /// The same with the tokens that `tokenizer_config.json` (`config`) or `added_tokens.json` (`added`) declare, as transformers adds them.
+    ///
+    /// # Errors
+    /// When a token's id, or how it takes the spaces beside it, contradicts `tokenizer.json`.
+    pub fn with_declared(self, config: Option<&Value>, added: Option<&Value>) -> Result<Self, TokenizerError> {
+        let Tokenizer { path, mut inner, .. } = self;
+        let declared = Declared::new(config, added);
+        let declared = declared.map_err(|reason| TokenizerError::Declared { path: path.clone(), reason })?;
+        let contradiction =
+            |reason: String| Err(TokenizerError::Contradiction { path: path.clone(), file: declared.file, reason });
+        for (id, token) in &declared.tokens {
+            let known =
+                inner.get_added_tokens_decoder().get(id).filter(|known| known.content == token.content).cloned();
+            let Some(known) = known else {
+                add(&mut inner, token);
+                match inner.token_to_id(&token.content) {
+                    Some(found) if found == *id => continue,
+                    found => {
+                        let found = found.map_or("no id".to_owned(), |found| format!("the id {found}"));
+                        return contradiction(format!(
+                            "it says that {:?} has the id {id}, which has {found} here",
+                            token.content
+                        ));
+                    }
+                }
+            };
+            let spaces = |token: &AddedToken| (token.lstrip, token.rstrip, token.single_word);
+            if spaces(&known) != spaces(token) {
+                return contradiction(format!("lstrip, rstrip or single_word of {:?} differ", token.content));
+            }
+        }
+        for token in &declared.special {
+            add(&mut inner, &AddedToken::from(token.clone(), true));
+        }
+        let mut whole = Self::index(path, inner);
+        for (id, token) in &declared.tokens {
+            whole.special[*id as usize] = token.special || declared.special.contains(&token.content);
+        }
+        Ok(whole)
     }
 
     /// Tokens that a text of so many bytes has at least, whatever stands in it.
@@ -205,6 +276,15 @@ impl Tokenizer {
         let ends = ends.collect();
         Tokenizer { path, inner, bytes, ends, special }
     }
+}
+
+/// Adds a token that is not an added one yet; one of the vocabulary keeps its id.
+fn add(inner: &mut tokenizers::Tokenizer, token: &AddedToken) {
+    match token.special {
+        true => inner.add_special_tokens([token.clone()]),
+        false => inner.add_tokens([token.clone()]),
+    }
+    .expect("a token without a custom normaliser is always taken");
 }
 
 fn ids_of(text: &str, encoding: tokenizers::Result<Encoding>) -> Result<Vec<u32>, TokenizerError> {

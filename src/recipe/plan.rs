@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use super::layers::explain;
 use super::memory::MemoryPlan;
 use super::{Method, Recipe};
-use crate::checkpoint::{CheckpointError, folder, processor};
-use crate::model::config::{Config, ConfigError};
+use crate::checkpoint::{CheckpointError, config, folder, processor};
+use crate::model::config::Config;
 use crate::ops::Footprint;
 use crate::prompt::{Processor, PromptError};
 use crate::rollout::environment::TokenLimits;
@@ -69,9 +69,6 @@ pub enum PlanError {
     /// The checkpoint.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// Its config.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
     /// Its prompt side.
     #[error(transparent)]
     Prompt(#[from] PromptError),
@@ -92,7 +89,7 @@ impl Plan {
         check_numbers(&recipe)?;
         check_contradictions(&recipe)?;
         let model_dir = folder::resolve(&recipe.model.path)?;
-        let config = Config::open(&model_dir)?;
+        let config = config::open(&model_dir)?;
         Ok(Plan { recipe, model_dir, config, limits })
     }
 

@@ -48,6 +48,8 @@ pub struct RolloutSettings {
     pub sampling: Sampling,
     /// Strings that end a sequence, besides the environment's.
     pub stop: Vec<String>,
+    /// Tokens that end a turn; `<|im_end|>` and `<|endoftext|>` where there are none.
+    pub eos: Vec<u32>,
     /// When a turn counts as repeating itself.
     pub repetition: RepetitionSettings,
     /// Threads for tools; 0 takes as many as the environment has use for, which is one for each core if its tool computes.
@@ -62,6 +64,7 @@ impl Default for RolloutSettings {
             seed: 0,
             sampling: Sampling::default(),
             stop: Vec::new(),
+            eos: Vec::new(),
             repetition: RepetitionSettings::default(),
             tool_threads: 0,
         }

@@ -158,7 +158,7 @@ impl<'a> Trajectories<'a> {
         let mut strings = self.stop_strings.clone();
         strings.extend(settings.stop.iter().cloned());
         let code = self.environment.code_tags().zip(settings.sampling.code_temperature);
-        Opening {
+        let mut opening = Opening {
             token_ids: scene.prompt.token_ids.clone(),
             images: scene.prompt.images.clone(),
             sequences: (start.first_sequence..start.first_sequence + settings.group_size as u64).collect(),
@@ -175,7 +175,12 @@ impl<'a> Trajectories<'a> {
                 turn_tokens: start.limits.turn,
                 total_tokens: start.limits.total,
             },
+        };
+        if !settings.eos.is_empty() {
+            opening.stops.token_ids.retain(|id| ![ids.im_end, ids.endoftext].contains(id));
+            opening.stops.token_ids.extend(&settings.eos);
         }
+        opening
     }
 
     /// Takes what workers have done: tasks made ready come back, observations go to their sequences. Waits for the first if `may_wait`,

@@ -41,6 +41,7 @@ pub async fn answer(
     let model = app.model_name(request.model.as_deref())?;
     let settings = app.defaults.settings(&request)?;
     refuse_unplayable(&request)?;
+    let asked = request.max_completion_tokens.or(request.max_tokens);
     let (code_temperature, is_stream) = (request.code_temperature, request.stream.unwrap_or(false));
     let include_usage = request.stream_options.and_then(|options| options.include_usage).unwrap_or(false);
     let task = prepare(&app, move |app| app.prompts.task(&request)).await?;
@@ -48,7 +49,7 @@ pub async fn answer(
     let (sender, events) = unbounded_channel();
     let Entry { active, waiting } = entry;
     let own = environment.limits();
-    let total = settings.max_tokens.unwrap_or(own.total);
+    let total = asked.unwrap_or(own.total);
     let mut sampling = settings.sampling.clone();
     sampling.code_temperature = Some(code_temperature.unwrap_or(0.0));
     let job = ActJob {
@@ -58,6 +59,7 @@ pub async fn answer(
             seed: settings.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()),
             sampling,
             stop: settings.stops.strings.clone(),
+            eos: app.defaults.eos.clone(),
             ..RolloutSettings::default()
         },
         limits: TokenLimits { turn: own.turn.min(total), total },

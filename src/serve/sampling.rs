@@ -23,6 +23,8 @@ const TEMPERATURE_MIN: f32 = 0.01;
 pub struct Defaults {
     /// How tokens are drawn.
     pub sampling: Sampling,
+    /// Tokens of an answer, if the checkpoint says.
+    pub max_tokens: Option<usize>,
     /// Tokens that end a turn.
     pub eos: Vec<u32>,
     /// Tokens that the model does not write: placeholders of pictures.
@@ -73,7 +75,7 @@ impl Defaults {
         refuse_unknown(request)?;
         let n = request.n.unwrap_or(1);
         check("n", n, (1..=ANSWERS_MAX).contains(&n), &format!("between 1 and {ANSWERS_MAX}"))?;
-        let max_tokens = request.max_completion_tokens.or(request.max_tokens);
+        let max_tokens = request.max_completion_tokens.or(request.max_tokens).or(self.max_tokens);
         if let Some(tokens) = max_tokens {
             check("max_tokens", tokens, tokens > 0, "1 or more")?;
         }

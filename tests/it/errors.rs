@@ -132,6 +132,7 @@ fn weights_that_are_no_numbers_are_refused() {
 fn an_index_that_is_wrong_is_named() {
     let checkpoint = Checkpoint::new();
     let index = checkpoint.dir().join("model.safetensors.index.json");
+    std::fs::remove_file(checkpoint.file()).unwrap();
     for (text, parts) in [
         (
             r#"{"weight_map": {"a": "model-00001-of-00002.safetensors"}}"#,
@@ -146,7 +147,6 @@ fn an_index_that_is_wrong_is_named() {
         assert_names(&checkpoint.refusal(), &parts);
     }
     std::fs::remove_file(&index).unwrap();
-    std::fs::remove_file(checkpoint.file()).unwrap();
     assert_names(&checkpoint.refusal(), &["neither model.safetensors nor", "random_weights"]);
 }
 

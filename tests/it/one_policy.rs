@@ -8,6 +8,7 @@ use thyme_engine::cpu::Cpu;
 use thyme_engine::engine::EngineLimits;
 use thyme_engine::engine::request::Sampled;
 use thyme_engine::engine::speculation::Speculation;
+use thyme_engine::model::rope::{RopeScaling, Yarn};
 use thyme_engine::ops::linear::Linear;
 use thyme_engine::ops::rms_norm::{RmsNorm, RmsNormed};
 use thyme_engine::ops::rows::Rows;
@@ -23,6 +24,26 @@ fn one_policy() {
     assert_eq!(compared.differing, 0, "{compared:?}");
     assert!(compared.preemptions >= 30 && compared.found_tokens >= 1_000, "{compared:?}");
     assert!(compared.found_images >= 10 && compared.accepted_tokens >= 50, "{compared:?}");
+}
+
+#[test]
+fn one_policy_with_scaled_rotary_positions() {
+    let yarn = Yarn {
+        factor: 4.0,
+        original_context: 64.0,
+        beta_fast: 32.0,
+        beta_slow: 1.0,
+        truncate: false,
+        attention_factor: 1.1386,
+    };
+    let scaled = [RopeScaling::Yarn(yarn), RopeScaling::Linear { factor: 4.0 }].map(|scaling| {
+        let mut policy = SmallPolicy::open(CHECKPOINTS[0], Arc::new(Cpu::new()));
+        policy.model.config.rope.scaling = scaling;
+        policy
+    });
+    let compared = play_policies(&scaled, 1_000, 250);
+    assert!(compared.tokens >= 1_000, "{compared:?}");
+    assert_eq!(compared.differing, 0, "{compared:?}");
 }
 
 #[test]
@@ -79,8 +100,12 @@ pub fn play_and_compare<B: Backend + Clone + 'static>(
     tokens: usize,
     game: usize,
 ) -> Compared {
-    let mut random = Random::new(1);
     let policies: Vec<SmallPolicy> = checkpoints.iter().map(|name| SmallPolicy::open(name, backend.clone())).collect();
+    play_policies(&policies, tokens, game)
+}
+
+fn play_policies(policies: &[SmallPolicy], tokens: usize, game: usize) -> Compared {
+    let mut random = Random::new(1);
     let mut total = Compared::default();
     let mut seed = 0;
     while total.tokens < tokens {

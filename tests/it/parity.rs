@@ -18,7 +18,7 @@ use thyme_engine::model::{Activations, Keep, Model};
 use thyme_engine::ops::patch_embed::PixelScale;
 use thyme_engine::ops::token_logprob::TokenLogprobs;
 use thyme_engine::ops::{Backend, Dtype, Host, Tensor};
-use thyme_engine::prompt::{ImageSettings, PreparedImage};
+use thyme_engine::prompt::{PreparedImage, read_image_settings};
 use thyme_engine::recipe::LogprobKind;
 use thyme_engine::recipe::optimizer::OptimizerSettings;
 use thyme_engine::reference::Reference;
@@ -233,14 +233,14 @@ fn splitmix64(i: u64) -> u64 {
 
 // ---- a model on a backend ----
 
-struct Run {
-    model: Model,
-    weights: Weights,
-    keep: Keep,
+pub(super) struct Run {
+    pub(super) model: Model,
+    pub(super) weights: Weights,
+    pub(super) keep: Keep,
 }
 
 /// A forward pass over a batch whose every sequence predicts all its tokens but the first.
-struct Forward<'a> {
+pub(super) struct Forward<'a> {
     run: &'a Run,
     images: Option<Images>,
     activations: Activations,
@@ -259,12 +259,12 @@ struct Images {
 
 impl Run {
     fn open(golden: &Golden, backend: Arc<dyn Backend>) -> Run {
-        let model = Model::new(Config::open(&golden.folder).unwrap(), backend);
+        let model = Model::new(checkpoint::config::open(&golden.folder).unwrap(), backend);
         let weights = checkpoint::weights::load(&model, &golden.folder).unwrap();
         Run { model, weights, keep: Keep::Activations }
     }
 
-    fn forward(&self, input: &Input) -> Forward<'_> {
+    pub(super) fn forward(&self, input: &Input) -> Forward<'_> {
         let Run { model, weights, keep } = self;
         let backend = &*model.backend;
         let images = (!input.pack.images.is_empty()).then(|| {
@@ -300,7 +300,7 @@ impl Run {
 }
 
 impl Forward<'_> {
-    fn logprobs(&self) -> Vec<f64> {
+    pub(super) fn logprobs(&self) -> Vec<f64> {
         self.run.model.backend.to_f32(&self.scored.raw).into_iter().map(f64::from).collect()
     }
 
@@ -340,8 +340,8 @@ fn stored_tensors(folder: &Path) -> BTreeMap<String, (Vec<usize>, Vec<u8>)> {
     tensors
 }
 
-struct Golden {
-    folder: PathBuf,
+pub(super) struct Golden {
+    pub(super) folder: PathBuf,
     file: GoldenFile,
     tensors: Vec<u8>,
     names: BTreeSet<String>,
@@ -354,7 +354,7 @@ struct GoldenFile {
 }
 
 #[derive(Deserialize)]
-struct Case {
+pub(super) struct Case {
     name: String,
     token_ids: Vec<u32>,
     images: Vec<Size>,
@@ -401,7 +401,7 @@ impl AdamwGolden {
 }
 
 /// Sequences packed one behind the other, and how their pictures are normalised.
-struct Input {
+pub(super) struct Input {
     pack: Pack,
     scale: PixelScale,
 }
@@ -414,7 +414,7 @@ impl Input {
 }
 
 impl Golden {
-    fn open(name: &str) -> Golden {
+    pub(super) fn open(name: &str) -> Golden {
         let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/model");
         let file = std::fs::read(root.join(format!("{name}.json"))).unwrap();
         let tensors = std::fs::read(root.join(format!("{name}.safetensors"))).unwrap();
@@ -422,7 +422,12 @@ impl Golden {
         Golden { folder: root.join(name), file: serde_json::from_slice(&file).unwrap(), tensors, names }
     }
 
-    fn case(&self, name: &str) -> &Case {
+    /// The same cases, of a checkpoint that was changed.
+    pub(super) fn with_folder(self, folder: &Path) -> Golden {
+        Golden { folder: folder.to_owned(), ..self }
+    }
+
+    pub(super) fn case(&self, name: &str) -> &Case {
         self.file.cases.iter().find(|case| case.name == name).unwrap()
     }
 
@@ -436,9 +441,8 @@ impl Golden {
         self.names.iter().filter(|name| name.starts_with(prefix)).cloned().collect()
     }
 
-    fn input(&self, config: &Config, cases: &[&Case]) -> Input {
-        // Nothing is resized, so the limits do not matter; the normalisation is the default one.
-        let settings = ImageSettings { patch_size: config.vision.patch, min_pixels: 1, ..ImageSettings::default() };
+    pub(super) fn input(&self, config: &Config, cases: &[&Case]) -> Input {
+        let settings = read_image_settings(&self.folder).unwrap();
         let image = |(k, &size): (usize, &Size)| SampleImage {
             prepared: Arc::new(PreparedImage::prepare(&draw(size, k as u32), &settings).unwrap()),
             units: None,

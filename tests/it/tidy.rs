@@ -159,7 +159,7 @@ fn below_rollout_nothing_knows_of_tools_or_rewards_and_below_model_nothing_of_qw
     let mut faults = Vec::new();
     for source in sources() {
         let Some(height) = heights.get(source.module()) else { continue };
-        let is_layer = !["prompt", "sandbox", "tasks", "telemetry"].contains(&source.module());
+        let is_layer = !["hub", "prompt", "sandbox", "tasks", "telemetry"].contains(&source.module());
         let mut absent: Vec<&str> = Vec::new();
         if is_layer && *height > heights["rollout"] {
             absent.extend(["tool", "tools", "reward", "rewards", "sandbox"]);

@@ -1,0 +1,35 @@
+//! A folder's config, with what only the whole folder says: whether the head is the embedding table, and which keys have no effect.
+
+use std::path::Path;
+
+use super::CheckpointError;
+use super::files::TensorFiles;
+use crate::model::config::{self, Config};
+use crate::prompt;
+
+/// Reads `dir/config.json`, and warns of the keys in the folder's config files that have no effect. A head of its own beside
+/// `tie_word_embeddings` is used, as in transformers 5.
+///
+/// # Errors
+/// When the config cannot be read, or says what is not built.
+pub fn open(dir: &Path) -> Result<Config, CheckpointError> {
+    let json = config::read(dir)?;
+    let mut config = Config::from_json(&json)?;
+    let path = dir.join("config.json");
+    for warning in Config::warnings(&json) {
+        tracing::warn!("{}: {warning}", path.display());
+    }
+    for warning in prompt::warnings(dir) {
+        tracing::warn!("{warning}");
+    }
+    // A folder without weights, or with damaged ones, is reported where they are read.
+    if config.tied && TensorFiles::open(dir).is_ok_and(|files| files.has_own_head()) {
+        tracing::warn!(
+            "{}: tie_word_embeddings is true, but lm_head.weight differs from model.embed_tokens.weight, so it is the head, as in \
+             transformers; set tie_word_embeddings to false",
+            path.display()
+        );
+        config.tied = false;
+    }
+    Ok(config)
+}

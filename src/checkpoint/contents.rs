@@ -1,0 +1,115 @@
+//! What a folder holds that is no checkpoint of a model, or a checkpoint in a form that is not read: each with its own remedy.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::CheckpointError;
+
+/// What trainers leave beside weights, in the endings of pickled weights.
+const NO_WEIGHTS: [&str; 5] = ["training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "rng_state.pth"];
+
+/// A form in which weights are not read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum OtherForm {
+    /// A LoRA, or another adapter: the model that it belongs to, if it says so.
+    Adapter(Option<String>),
+    /// Pickled tensors of PyTorch.
+    Pickle(String),
+    /// A file of llama.cpp.
+    Gguf(String),
+    /// Weights of TensorFlow or Flax.
+    OtherLibrary(String),
+    /// Safetensors under another name, or without their index.
+    Unnamed(String),
+    /// A run's folder, of which this is the newest checkpoint.
+    Run(String),
+}
+
+impl std::fmt::Display for OtherForm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            OtherForm::Adapter(base) => {
+                let base = base.as_deref().unwrap_or("the model that it was trained on");
+                write!(
+                    f,
+                    "a LoRA adapter (adapter_config.json), which is not applied; merge it into {base} in Python and give that folder: \
+                     PeftModel.from_pretrained(model, folder).merge_and_unload().save_pretrained(merged), with the tokenizer's files"
+                )
+            }
+            OtherForm::Pickle(name) => write!(
+                f,
+                "{name}, pickled tensors, which are not read; write safetensors in Python: \
+                 AutoModelForImageTextToText.from_pretrained(folder).save_pretrained(folder); shards of FSDP, DeepSpeed or Megatron are \
+                 merged by the framework that wrote them (`zero_to_fp32.py`, `accelerate merge-weights`, `python -m verl.model_merger`)"
+            ),
+            OtherForm::Gguf(name) => {
+                write!(
+                    f,
+                    "{name}, quantised for llama.cpp, which is not read; use the checkpoint that it was made from"
+                )
+            }
+            OtherForm::OtherLibrary(name) => write!(
+                f,
+                "{name}, weights of another library, which are not read; use the checkpoint's safetensors, or write them with transformers"
+            ),
+            OtherForm::Unnamed(name) => write!(
+                f,
+                "{name}, but neither model.safetensors nor model.safetensors.index.json, which says what is in which file; copy the index \
+                 too, or rename a single file to model.safetensors"
+            ),
+            OtherForm::Run(name) => write!(f, "no weights itself, but {name} inside it; give that folder"),
+        }
+    }
+}
+
+/// Refuses a folder with an adapter, and one without weights that can be read.
+pub(super) fn refuse_contents(dir: &Path) -> Result<(), CheckpointError> {
+    let holds = |form: OtherForm| Err(CheckpointError::OtherForm { path: dir.to_owned(), form });
+    let adapter = dir.join("adapter_config.json");
+    if adapter.is_file() {
+        return holds(OtherForm::Adapter(base_of(&adapter)));
+    }
+    if ["model.safetensors", "model.safetensors.index.json"].iter().any(|name| dir.join(name).exists()) {
+        return Ok(());
+    }
+    let mut names = names_of(dir);
+    names.retain(|name| !NO_WEIGHTS.contains(&name.as_str()) && !name.starts_with("rng_state_"));
+    let ending = |ends: &[&str]| {
+        let has_end = |name: &&String| ends.iter().any(|end| name.to_lowercase().ends_with(end));
+        names.iter().find(has_end).cloned()
+    };
+    if let Some(name) = ending(&["adapter_model.safetensors", "adapter_model.bin"]) {
+        return holds(OtherForm::Adapter(Some(format!("the model that {name} belongs to"))));
+    }
+    if let Some(name) = ending(&[".safetensors"]) {
+        return holds(OtherForm::Unnamed(name));
+    }
+    if let Some(name) = ending(&[".bin", ".pt", ".pth", ".ckpt", ".distcp"]) {
+        return holds(OtherForm::Pickle(name));
+    }
+    if let Some(name) = ending(&[".gguf", ".ggml"]) {
+        return holds(OtherForm::Gguf(name));
+    }
+    if let Some(name) = ending(&[".h5", ".msgpack", ".npz", ".onnx"]) {
+        return holds(OtherForm::OtherLibrary(name));
+    }
+    match names.iter().rfind(|name| dir.join(name).join("config.json").is_file()) {
+        Some(name) => holds(OtherForm::Run(name.clone())),
+        None => Err(CheckpointError::NoWeights(dir.to_owned())),
+    }
+}
+
+/// The model that an adapter says it belongs to.
+fn base_of(adapter: &PathBuf) -> Option<String> {
+    let json: Value = serde_json::from_slice(&std::fs::read(adapter).ok()?).ok()?;
+    json["base_model_name_or_path"].as_str().map(str::to_owned)
+}
+
+/// What a folder holds, `checkpoint-9` before `checkpoint-10`.
+fn names_of(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort_by_key(|name| (name.len(), name.clone()));
+    names
+}

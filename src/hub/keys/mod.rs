@@ -1,0 +1,179 @@
+//! Every key of a checkpoint's config files, and what becomes of it: used, without effect, refused, or warned of. What is in no table is
+//! warned of by name. `src/hub/README.md` shows the tables.
+
+mod config;
+mod generation;
+mod preprocessor;
+mod tokenizer;
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use serde_json::{Map, Value};
+
+pub use config::{ANY_LEVEL, ROPE, TEXT, TOP, VISION, VISION_ROPE};
+pub use generation::GENERATION;
+pub use preprocessor::{PREPROCESSOR, PROCESSOR, SIZE};
+pub use tokenizer::TOKENIZER;
+
+/// Keys that share an effect and its reason.
+#[derive(Debug)]
+pub struct Entry {
+    /// As the file spells them.
+    pub names: &'static [&'static str],
+    /// What becomes of them.
+    pub effect: Effect,
+    /// What they mean here, why, and the remedy.
+    pub note: &'static str,
+}
+
+/// What becomes of a key. A key that is null counts as absent.
+#[derive(Clone, Copy, Debug)]
+pub enum Effect {
+    /// It is read; a value that cannot be used is an error.
+    Used,
+    /// It changes nothing, whatever its value.
+    Unused,
+    /// Other values than these, as JSON, are refused.
+    Only(&'static [&'static str]),
+    /// Other values than these, as JSON, are warned of: they change nothing here, but would elsewhere.
+    Ignored(&'static [&'static str]),
+}
+
+/// The keys of one place in a file.
+#[derive(Debug)]
+pub struct Section {
+    /// The place, as a heading.
+    pub title: &'static str,
+    /// Its keys.
+    pub entries: &'static [Entry],
+}
+
+/// All tables, in the order of the page.
+pub const SECTIONS: [Section; 10] = [
+    Section { title: "config.json, top level", entries: TOP },
+    Section { title: "config.json, `text_config` (or the top level where there is none)", entries: TEXT },
+    Section { title: "config.json, `rope_scaling` or `rope_parameters` of the language model", entries: ROPE },
+    Section { title: "config.json, `vision_config`", entries: VISION },
+    Section { title: "config.json, `rope_parameters` of `vision_config`", entries: VISION_ROPE },
+    Section { title: "config.json, any level", entries: ANY_LEVEL },
+    Section { title: "preprocessor_config.json, or `image_processor` of processor_config.json", entries: PREPROCESSOR },
+    Section { title: "processor_config.json", entries: PROCESSOR },
+    Section { title: "generation_config.json, which `generate`, `batch` and `serve` read", entries: GENERATION },
+    Section { title: "tokenizer_config.json", entries: TOKENIZER },
+];
+
+/// Something to say about a key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Finding {
+    /// The file cannot be used: the key, its value, and why.
+    Refused(String),
+    /// It can, but this changes nothing.
+    Warned(String),
+}
+
+/// What there is to say about the keys of `object`, each of which stands in one of `tables`, or in none. Messages name a key behind
+/// `place`, such as `vision_config.`.
+pub fn look(tables: &[&[Entry]], object: &Map<String, Value>, place: &str) -> Vec<Finding> {
+    let known: BTreeMap<&str, &Entry> =
+        tables.iter().copied().flatten().flat_map(|entry| entry.names.iter().map(move |name| (*name, entry))).collect();
+    let present = object.iter().filter(|(_, value)| !value.is_null());
+    let finding = |(key, value): (&String, &Value)| match known.get(key.as_str()) {
+        Some(entry) => entry.finding(&format!("{place}{key}"), value),
+        None => Some(Finding::Warned(format!("the key `{place}{key}` is not known and has no effect"))),
+    };
+    present.filter_map(finding).collect()
+}
+
+/// The first refusal of [`look`], if there is one.
+///
+/// # Errors
+/// When a key is refused: the message names it, its value and the remedy.
+pub fn accept(tables: &[&[Entry]], object: &Map<String, Value>, place: &str) -> Result<(), String> {
+    let refused = |finding| match finding {
+        Finding::Refused(message) => Some(message),
+        Finding::Warned(_) => None,
+    };
+    look(tables, object, place).into_iter().find_map(refused).map_or(Ok(()), Err)
+}
+
+/// The warnings of [`look`].
+pub fn warnings(tables: &[&[Entry]], object: &Map<String, Value>, place: &str) -> Vec<String> {
+    let warned = |finding| match finding {
+        Finding::Warned(message) => Some(message),
+        Finding::Refused(_) => None,
+    };
+    look(tables, object, place).into_iter().filter_map(warned).collect()
+}
+
+impl Entry {
+    fn finding(&self, key: &str, value: &Value) -> Option<Finding> {
+        match self.effect {
+            Effect::Used | Effect::Unused => None,
+            Effect::Only(values) => (!is_one_of(value, values)).then(|| {
+                let allowed = match values {
+                    [] => "which is not supported".to_owned(),
+                    values => format!("only {} is supported", values.join(" or ")),
+                };
+                Finding::Refused(format!("`{key}` is {}; {allowed}: {}", shown(value), self.note))
+            }),
+            Effect::Ignored(values) => (!is_one_of(value, values))
+                .then(|| Finding::Warned(format!("`{key}` is {} and has no effect: {}", shown(value), self.note))),
+        }
+    }
+}
+
+/// Whether a value is one of `values`; numbers are compared by value, to the precision that files are written with.
+fn is_one_of(value: &Value, values: &[&str]) -> bool {
+    values.iter().any(|allowed| match (value.as_f64(), allowed.parse::<f64>()) {
+        (Some(number), Ok(allowed)) => (number - allowed).abs() <= 1e-9 * allowed.abs(),
+        _ => serde_json::from_str(allowed).is_ok_and(|allowed: Value| *value == allowed),
+    })
+}
+
+/// A value for a message, cut where it is long.
+pub fn shown(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(80) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
+}
+
+/// The page of all tables, in Markdown.
+pub fn page() -> String {
+    let mut page = String::from(PREFACE);
+    for Section { title, entries } in &SECTIONS {
+        write!(page, "\n## {title}\n\n| key | effect | |\n|---|---|---|\n").expect("a string takes what is written");
+        for Entry { names, effect, note } in *entries {
+            let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+            let values = |values: &[&str]| values.iter().map(|v| format!("`{v}`")).collect::<Vec<_>>().join(", ");
+            let effect = match effect {
+                Effect::Used => "used".to_owned(),
+                Effect::Unused => "without effect".to_owned(),
+                Effect::Only([]) => "refused".to_owned(),
+                Effect::Only(allowed) => format!("refused unless {}", values(allowed)),
+                Effect::Ignored([]) => "warned of, without effect".to_owned(),
+                Effect::Ignored(usual) => format!("warned of unless {}, without effect", values(usual)),
+            };
+            let row = [names.join(", "), effect, (*note).to_owned()].map(|cell| cell.replace('|', "\\|"));
+            writeln!(page, "| {} |", row.join(" | ")).expect("a string takes what is written");
+        }
+    }
+    page
+}
+
+/// What stands above the tables.
+const PREFACE: &str = "\
+# Every key of a checkpoint's config files
+
+This page shows the tables of `src/hub/keys/`, which the code checks each file against; `tests/it/keys.rs` keeps the two alike. A key is
+
+- **used**: it is read, and a value that cannot be used is an error that names it;
+- **without effect**: it changes nothing that is computed here, as it changes nothing in transformers 5.17 for these models;
+- **refused** where its value would change the results in a way that is not built: the error names the key, the value and the remedy;
+- **warned of** where its value would change something elsewhere, but changes nothing here.
+
+A key that is in no table is warned of by name. A key that is null counts as absent. `video_preprocessor_config.json`,
+`special_tokens_map.json`, and `vocab.json` and `merges.txt` beside a `tokenizer.json` are not read.
+";
