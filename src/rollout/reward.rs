@@ -195,10 +195,8 @@ impl RewardSet {
         };
         let ungated: Vec<(&'static str, Score)> =
             self.rewards.iter().map(|(reward, _)| (reward.name(), score(&**reward))).collect();
-        let gate = |((reward, _), (name, score)): (&(Box<dyn Reward>, f64), &(&'static str, Score))| {
-            (*name, gated(reward.gate(), score, &ungated))
-        };
-        self.rewards.iter().zip(&ungated).map(gate).collect()
+        let gates = self.rewards.iter().map(|(reward, _)| reward.gate());
+        gates.zip(&ungated).map(|(gate, (name, score))| (*name, gated(gate, score, &ungated))).collect()
     }
 
     fn total(&self, parts: &[(&'static str, Score)]) -> Score {

@@ -87,7 +87,7 @@ def padded(rows, width):
 
 
 def logprobs_of(model, groups, width):
-    """float [completions, width]: log-prob at the token's temperature, and entropy at temperature 1; 0 behind the end."""
+    """float [completions, width]: log-prob at the token's temperature over the tokens that can be drawn, and entropy at temperature 1; 0 behind the end."""
     logps, entropies = [], []
     for prompt, completion in members(groups):
         ids = torch.tensor([prompt + completion["token_ids"]])
@@ -99,7 +99,10 @@ def logprobs_of(model, groups, width):
         logits = model(**inputs, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
         at_zero = torch.tensor(completion["zero_temperature"], dtype=torch.float32)
         temperatures = SETTINGS["temperature"] + at_zero * (1.0 - SETTINGS["temperature"])
-        scaled = torch.log_softmax(logits / temperatures[:, None], dim=-1)
+        # Placeholders of images and videos are never drawn, so the distribution at a temperature leaves them out.
+        drawable = logits.clone()
+        drawable[:, [model.config.image_token_id, model.config.video_token_id]] = -torch.inf
+        scaled = torch.log_softmax(drawable / temperatures[:, None], dim=-1)
         plain = torch.log_softmax(logits, dim=-1)
         fill = (0, width - logits.shape[0])
         logps.append(torch.nn.functional.pad(scaled.gather(1, ids[0, len(prompt) :, None])[:, 0], fill))

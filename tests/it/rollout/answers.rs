@@ -42,7 +42,7 @@ impl Draws {
     /// A number from `low` to `high`, both included.
     fn from(&mut self, low: u64, high: u64) -> u64 {
         self.count += 1;
-        let uniform = f64::from(philox_uniform(self.seed, self.count, 0));
+        let uniform = philox_uniform(self.seed, self.count, 0);
         low + ((uniform * (high - low + 1) as f64) as u64).min(high - low)
     }
 

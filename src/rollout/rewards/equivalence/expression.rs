@@ -380,11 +380,12 @@ pub fn number_length(text: &str) -> usize {
     let bytes = text.as_bytes();
     let digits = |from: usize| bytes[from.min(bytes.len())..].iter().take_while(|byte| byte.is_ascii_digit()).count();
     let mut end = digits(0);
-    if (1..=3).contains(&end) && !text.starts_with("0") {
-        if let Some(&group) = bytes.get(end).filter(|byte| b", '_".contains(byte)) {
-            while bytes.get(end) == Some(&group) && digits(end + 1) == 3 {
-                end += 4;
-            }
+    if (1..=3).contains(&end)
+        && !text.starts_with('0')
+        && let Some(&group) = bytes.get(end).filter(|byte| b", '_".contains(byte))
+    {
+        while bytes.get(end) == Some(&group) && digits(end + 1) == 3 {
+            end += 4;
         }
     }
     if bytes.get(end) == Some(&b'.') && (end > 0 || digits(1) > 0) && !matches!(bytes.get(end + 1), Some(b'.')) {

@@ -303,7 +303,7 @@ fn integer(digits: &str, longest: usize) -> Option<u32> {
 /// A month by its name or the beginning of it.
 fn month(word: &str) -> Option<u32> {
     let is = |name: &&str| *name == word || (word.len() >= 3 && word.len() <= 4 && name.starts_with(word));
-    MONTHS.iter().position(|name| is(&name)).map(|at| at as u32 + 1)
+    MONTHS.iter().position(is).map(|at| at as u32 + 1)
 }
 
 fn is_weekday(word: &str) -> bool {

@@ -344,9 +344,8 @@ fn concluded(text: &str) -> Option<&str> {
     let mut places = CONCLUSIONS.iter().flat_map(|word| lower.match_indices(word).map(|(at, word)| at + word.len()));
     let end = places.next()?;
     // `, so the answer is` is one conclusion with two beginnings.
-    let rest = places
-        .fold(Some(end), |last, place| last.filter(|last| place.abs_diff(*last) <= 24).map(|last| last.max(place)));
-    Some(&text[rest?..])
+    let near = |last: usize, place: usize| (place.abs_diff(last) <= 24).then_some(last.max(place));
+    Some(&text[places.try_fold(end, near)?..])
 }
 
 /// What stands before a bracket at the end that explains it: `7 (seven)`, `7 (not 8)`. A bracket that says something else stays.
@@ -362,7 +361,7 @@ fn without_bracket(text: &str) -> Option<&str> {
         [_, Some(_)] => true,
         _ => false,
     };
-    (!before.trim().is_empty() && !is_open && !is_letter && !is_other && inner.len() > 0).then_some(before)
+    (!before.trim().is_empty() && !is_open && !is_letter && !is_other && !inner.is_empty()).then_some(before)
 }
 
 /// Without the openings that carry nothing.
@@ -401,8 +400,7 @@ fn predicate_of(text: &str) -> Option<(String, &str)> {
             || ["not", "or", "no", "neither", "opposite", "never", "hardly", "rarely", "cannot"].contains(word)
     };
     let end = text[at + verb.len()..].trim();
-    ((is_variable || is_subject) && words.len() <= 8 && !words.iter().any(|word| is_denial(word)))
-        .then_some((subject, end))
+    ((is_variable || is_subject) && words.len() <= 8 && !words.iter().any(is_denial)).then_some((subject, end))
 }
 
 /// One reading of the answer beside one of the solution.

@@ -399,7 +399,7 @@ mod tests {
             ("twenty-one", 21.0),
             ("one hundred and five", 105.0),
             ("two thousand three hundred", 2300.0),
-            ("three point one four", 3.14),
+            ("three point one five", 3.15),
             ("a dozen", 12.0),
             ("one half", 0.5),
             ("one third", 1.0 / 3.0),
