@@ -1,4 +1,4 @@
-//! Files as people name and write them: addresses of pictures, and what a file of JSON lines may begin with. It lies below the leaves,
+//! What all readers of users' files share: the addresses of pictures, and what a file of JSON lines may begin with. It lies below the leaves,
 //! because data files, request files and the server read the same addresses.
 
 use std::ffi::OsString;

@@ -1,4 +1,4 @@
-//! What a folder holds that is no checkpoint of a model, or a checkpoint in a form that is not read: each with its own remedy.
+//! What a folder holds that is not the checkpoint of a model, or that is one in a form that is not read; each with its own remedy.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::CheckpointError;
 
-/// What trainers leave beside weights, in the endings of pickled weights.
+/// Files that trainers write and that are not weights, though their names end as those of pickled weights do.
 const NO_WEIGHTS: [&str; 5] = ["training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "rng_state.pth"];
 
 /// A form in which weights are not read.

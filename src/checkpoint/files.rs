@@ -21,7 +21,7 @@ pub const HEAD: &str = "lm_head.weight";
 
 /// Parts of a name that training wraps around modules: DataParallel, torch.compile, FSDP, activation checkpointing.
 const WRAPPERS: [&str; 4] = ["module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
-/// Ends of the names of tables that older versions saved and everybody computes anew.
+/// Ends of the names of rotary tables, which older versions of transformers saved and which are computed anew here.
 const TABLES: [&str; 2] = ["rotary_emb.inv_freq", "rotary_pos_emb.inv_freq"];
 
 /// The tensors of a checkpoint folder, single or sharded.
@@ -31,7 +31,7 @@ pub struct TensorFiles {
     files: Vec<MappedFile>,
     /// Released name -> file and the name in it.
     names: HashMap<String, (usize, String)>,
-    /// What is odd about the folder, and does no harm.
+    /// Warnings about the folder, none of which keeps it from being read.
     notes: Vec<String>,
 }
 
@@ -100,12 +100,12 @@ impl TensorFiles {
         Ok(TensorFiles { dir: dir.to_owned(), files, names, notes: wrapped.iter().map(note).collect() })
     }
 
-    /// What is odd about the folder, and does no harm.
+    /// Warnings about the folder, none of which keeps it from being read.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// Released names of the tensors that `is_used` does not know, in order; tables that are computed anew are none.
+    /// Released names of the tensors that `is_used` does not know, in order, without the rotary tables that are computed anew.
     pub fn unused(&self, is_used: impl Fn(&str) -> bool) -> Vec<&str> {
         let is_table = |name: &str| TABLES.iter().any(|end| name.ends_with(end));
         let names = self.names.keys().map(String::as_str);

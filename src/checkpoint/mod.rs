@@ -74,14 +74,14 @@ pub enum CheckpointError {
         /// What it is of, and the remedy.
         kind: ForeignTensor,
     },
-    /// A head beside a config that ties it, where the model is made already.
+    /// A head beside a config that ties it, where the model already runs without one.
     #[error(
-        "{0} has a lm_head.weight that differs from model.embed_tokens.weight, but the model takes the one for the other; set \
-         tie_word_embeddings to false in config.json and start anew from that folder"
+        "{0} has a lm_head.weight that differs from model.embed_tokens.weight, but the running model uses the embedding table as its head; \
+         set tie_word_embeddings to false in config.json and start anew from that folder"
     )]
     OwnHead(PathBuf),
     /// A folder of another model than the one that its weights are read into.
-    #[error("config.json in {0} says another computation than that of the running model; start anew with that folder")]
+    #[error("config.json in {0} describes another model than the running one; start anew from that folder")]
     OtherConfig(PathBuf),
     /// A file that is damaged.
     #[error("{path} is damaged or incomplete: {reason}; download or copy it again")]

@@ -42,8 +42,8 @@ const QUANTISED_PARTS: &[&str] = &[
     "input_scale",
 ];
 
-/// Reads the weights of `model`'s layout from a folder. Warns of what is odd about it, of tensors that are not used, and where weights are
-/// rounded to bf16.
+/// Reads the weights of `model`'s layout from a folder. Warns of the folder's notes ([`TensorFiles::notes`]), of tensors that are not used, and
+/// of weights that are rounded to bf16.
 ///
 /// # Errors
 /// When the folder's tensors are not those of the layout.
@@ -64,7 +64,7 @@ pub fn load(model: &Model, dir: &Path) -> Result<Weights, CheckpointError> {
 /// unusable folder changes nothing.
 ///
 /// # Errors
-/// As [`load`], and where the folder's config says another computation than the model's.
+/// As [`load`], and where the folder's config describes another model.
 pub fn reload(model: &Model, weights: &mut Weights, dir: &Path) -> Result<(), CheckpointError> {
     let own = &model.config;
     if dir.join("config.json").exists() {

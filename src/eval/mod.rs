@@ -42,7 +42,7 @@ pub fn score_groups(groups: &[Group], tasks: &[Task], rewards: &RewardSet) -> Ve
     groups.iter().map(score).collect()
 }
 
-/// Scores by reward, null where there is none, and why those are missing: the columns `scores` and `unscored` of written lines.
+/// The columns `scores` and `unscored` of written lines: the score of each reward, null where there is none, and why it is missing.
 fn columns_of(parts: &[(&'static str, Score)]) -> [Value; 2] {
     let values: Map<String, Value> =
         parts.iter().map(|(name, score)| ((*name).to_owned(), score.value().into())).collect();

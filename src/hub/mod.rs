@@ -1,5 +1,5 @@
-//! The files of a Hugging Face checkpoint folder as such: which of their keys mean what here ([`keys`]), and what a file looks like that
-//! git has not fetched. The table of keys as a page: `src/hub/README.md`.
+//! The files of a Hugging Face checkpoint folder: what each key of the config files does here ([`keys`]), and how to tell a file that git-lfs
+//! has not fetched. `src/hub/README.md` shows the tables of keys.
 
 pub mod keys;
 

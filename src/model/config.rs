@@ -190,8 +190,8 @@ impl Config {
         config.check(vision)
     }
 
-    /// Tokens that stand for images and videos, as far as the vocabulary has them. The model reads them and never draws them: what stood for
-    /// a picture that nobody gave would have no rows.
+    /// Tokens that stand for images and videos, as far as the vocabulary has them. They are read and never drawn: a drawn one would stand for
+    /// a picture that does not exist.
     pub fn placeholders(&self) -> Vec<u32> {
         let mut ids = vec![self.image_pad, self.video_pad];
         ids.dedup();
@@ -199,7 +199,7 @@ impl Config {
         ids
     }
 
-    /// What a parsed `config.json` says without effect, key by key; nothing of one that cannot be used.
+    /// A warning for each key of a parsed `config.json` that has no effect; none for a config that cannot be used.
     pub fn warnings(root: &Value) -> Vec<String> {
         Sections::of(root).map_or(Vec::new(), Sections::warnings)
     }
@@ -373,7 +373,7 @@ impl<'a> Sections<'a> {
         found
     }
 
-    /// Keys of the language model that stand at the top level beside `text_config`, where nobody reads them, and say something else.
+    /// Warnings of keys of the language model at the top level that differ from `text_config`, which alone is read.
     fn overridden(self) -> Vec<String> {
         let names = TEXT.iter().filter(|entry| !matches!(entry.effect, Effect::Unused)).flat_map(|entry| entry.names);
         let names = names.filter(|name| !["tie_word_embeddings", "eos_token_id"].contains(name));
@@ -444,7 +444,7 @@ impl<'a> Keys<'a> {
         value.as_f64().filter(|base| *base > 1.0).ok_or_else(|| self.wrong(key, "a number above 1"))
     }
 
-    /// A number that enlarges.
+    /// A number of at least 1.
     pub fn at_least_one(self, key: &str) -> Result<f64, ConfigError> {
         let number = self.find(key).and_then(Value::as_f64).filter(|number| *number >= 1.0);
         number.ok_or_else(|| self.wrong(key, "a number from 1"))

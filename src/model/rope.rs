@@ -54,7 +54,7 @@ pub struct Yarn {
 const MROPE_SECTION: [usize; 3] = [16, 24, 24];
 /// `rope_theta` where a config has none.
 const THETA: f64 = 1_000_000.0;
-/// Keys that only some types read.
+/// Keys that only some values of `rope_type` read.
 const SCALING_KEYS: [&str; 8] = [
     "factor",
     "original_max_position_embeddings",
@@ -66,7 +66,7 @@ const SCALING_KEYS: [&str; 8] = [
     "truncate",
 ];
 
-/// The object that says it, and its name: `rope_scaling` before `rope_parameters`, as in transformers.
+/// The object of rotary keys and its name: `rope_scaling` before `rope_parameters`, as in transformers.
 fn object<'a>(text: Keys<'a>) -> Option<(&'static str, &'a Value)> {
     let names = ["rope_scaling", "rope_parameters"];
     names
@@ -183,7 +183,7 @@ impl Yarn {
     }
 }
 
-/// What a language model's rotary keys say without effect.
+/// A warning for each rotary key of the language model that has no effect.
 pub(super) fn rope_warnings(text: Keys<'_>) -> Vec<String> {
     let Some((name, Value::Object(map))) = object(text) else { return Vec::new() };
     let place = format!("{}{name}.", text.place);

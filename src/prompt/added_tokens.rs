@@ -7,7 +7,7 @@ use tokenizers::AddedToken;
 
 use crate::hub::keys::shown;
 
-/// Keys that end like a token's and are none.
+/// Keys that end in `_token` and name no token.
 const FLAGS: [&str; 2] = ["add_bos_token", "add_eos_token"];
 /// Keys of several tokens.
 const LISTS: [&str; 3] = ["model_specific_special_tokens", "additional_special_tokens", "extra_special_tokens"];

@@ -382,7 +382,7 @@ fn own_added_tokens(folder: &Path) -> Vec<String> {
     tokens.into_iter().map(|token| token.content).collect()
 }
 
-/// What an object says of pictures without effect.
+/// A warning for each key of picture settings that has no effect.
 fn picture_warnings(object: &Map<String, Value>, place: &str) -> Vec<String> {
     let mut found = key_warnings(&[PREPROCESSOR], object, place);
     let Some(Value::Object(size)) = object.get("size") else { return found };
@@ -400,7 +400,7 @@ fn picture_warnings(object: &Map<String, Value>, place: &str) -> Vec<String> {
     found
 }
 
-/// What the config files of the prompt side say without effect, each with its file; nothing of files that cannot be read.
+/// A warning for each key without effect in the config files of the prompt side, with its file; none for files that cannot be read.
 pub fn warnings(folder: &Path) -> Vec<String> {
     let object = |name: &str| match read_json(&folder.join(name)) {
         Ok(Some(Value::Object(object))) => object,

@@ -1,5 +1,5 @@
-//! The sizes at which requests and messages want pictures: `mm_processor_kwargs` of a request, which stands for the checkpoint's own limits, and
-//! keys beside a picture in a message, which qwen-vl-utils reads and which win over both.
+//! The sizes that requests and messages ask for: `mm_processor_kwargs` of a request, which replaces the checkpoint's own limits, and the keys
+//! of qwen-vl-utils beside a picture in a message, which replace both.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

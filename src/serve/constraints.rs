@@ -175,7 +175,7 @@ fn read_bias(bias: Option<&Map<String, Value>>, defaults: &Defaults) -> Result<B
     bias.iter().map(entry).collect()
 }
 
-/// Says that a token which is asked for is never drawn.
+/// Refuses a token that is asked for and is never drawn.
 fn refuse_placeholder(param: &str, id: u32, defaults: &Defaults) -> Result<(), ApiError> {
     match defaults.placeholders.contains(&id) {
         true => {

@@ -1,4 +1,4 @@
-//! Rows of other systems' data files, told by their keys, so that an error says whose form a row has and how it becomes one of ours.
+//! Recognises the rows of other systems' data files by their keys, so that an error can name the form of a row and say how to convert it.
 
 use serde_json::{Map, Value};
 
@@ -7,9 +7,9 @@ struct Form {
     /// Whose it is, and its keys.
     name: &'static str,
     has_it: fn(&Map<String, Value>) -> bool,
-    /// How a row of a data file is made of it; `None` where it is one.
+    /// How to make a row of a data file of it; `None` where it is one already.
     as_data: Option<&'static str>,
-    /// How a line of a request file is made of it; `None` where it is one.
+    /// How to make a line of a request file of it; `None` where it is one already.
     as_request: Option<&'static str>,
 }
 
@@ -18,7 +18,7 @@ struct Form {
 pub struct Foreign {
     /// Whose it is, and its keys.
     pub name: &'static str,
-    /// How a row of the expected kind is made of it.
+    /// How to make a row of the expected kind of it.
     pub remedy: &'static str,
 }
 
@@ -175,7 +175,7 @@ static FORMS: [Form; 20] = [
     },
 ];
 
-/// Keys whose contents would be lost, since no form of ours has them, and the remedy.
+/// Keys whose contents would be lost, because nothing here reads them, and the remedy.
 const UNUSED_KEYS: [(&str, &str); 11] = [
     ("video", "only pictures are read; give frames as `images`, each with its `<image>`"),
     ("videos", "only pictures are read; give frames as `images`, each with its `<image>`"),
@@ -211,7 +211,7 @@ pub fn has_content(value: &Value) -> bool {
     }
 }
 
-/// The form of a row that is none of a data file.
+/// The form of a row that is not a row of a data file, if the form is known.
 pub fn foreign_data(row: &Map<String, Value>) -> Option<Foreign> {
     if has_all(row, &["question", "response"]) || has_plain_messages(row) {
         return None;
@@ -220,7 +220,7 @@ pub fn foreign_data(row: &Map<String, Value>) -> Option<Foreign> {
     Some(Foreign { name: form.name, remedy: form.as_data? })
 }
 
-/// The form of a row that is none of a request file.
+/// The form of a row that is not a line of a request file, if the form is known.
 pub fn foreign_request(row: &Map<String, Value>) -> Option<Foreign> {
     let form = FORMS.iter().find(|form| (form.has_it)(row))?;
     Some(Foreign { name: form.name, remedy: form.as_request? })

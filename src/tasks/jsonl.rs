@@ -170,7 +170,7 @@ impl Place<'_> {
         }
     }
 
-    /// How large the model sees pictures is the recipe's to say, for all lines alike.
+    /// Refuses keys of picture sizes: the recipe sets the size for all lines alike.
     fn refuse_sizes(&self, object: &Map<String, Value>) -> Result<(), DataError> {
         let keys = ["min_pixels", "max_pixels", "resized_height", "resized_width", "mm_processor_kwargs"];
         match keys.into_iter().find(|key| object.get(*key).is_some_and(|value| !value.is_null())) {

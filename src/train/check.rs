@@ -1,4 +1,4 @@
-//! Every row of a recipe's data files looked at before a run: whether it has the method's form, its pictures can be read, and it fits the model.
+//! Checks every row of a recipe's data files before a run: whether it has the method's form, its pictures can be read, and it fits the model.
 
 use std::path::Path;
 

@@ -30,7 +30,7 @@ use crate::rollout::transcript::{End, Transcript};
 use crate::rollout::{Group, RolloutSettings, ToolWait, run_timed};
 use crate::telemetry::window::{Averages, Figure, Rule};
 
-/// A reading of a report.
+/// Takes one number from a report.
 type Reading = fn(&Report) -> f64;
 
 /// What an evaluation logs, and the end of a run compares.
@@ -429,8 +429,8 @@ fn report_figures(report: &Report, batch: &Batch) -> Vec<Figure> {
     figures
 }
 
-/// What the updates of a step measured: means over them. NaN where there was nothing to compute, and nothing to learn: a loss without a
-/// gradient says nothing of the policy.
+/// What the updates of a step measured: means over them. NaN where there was nothing to compute. Loss, clip shares and gradient norm are NaN
+/// also where there was nothing to learn: a loss without a gradient says nothing of the policy.
 fn update_figures(learned: &Learned, teaches: bool) -> Vec<Figure> {
     let of_loss = |value: fn(&Measured) -> f64| if teaches { learned.mean(value) } else { f64::NAN };
     let [low, high] = [of_loss(|update| update.clip_low), of_loss(|update| update.clip_high)];

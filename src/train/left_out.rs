@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::TrainError;
 
-/// Fewer examples than these count as so many when the share that was left out is judged.
+/// The share that was left out is taken of at least this many examples.
 const JUDGED_MIN: u64 = 200;
 
 /// Counts the examples of a run, and those among them that were left out.
@@ -20,7 +20,7 @@ impl LeftOut {
         self.left_out
     }
 
-    /// Counts a step's `drawn` examples, of which those of `reasons` were left out. `rows` is the number of different ones.
+    /// Counts a step's `drawn` examples, of which one was left out for each of `reasons`. `rows` is the number of different examples.
     ///
     /// # Errors
     /// [`TrainError::LeftOut`] where they are more than the share `most` of all that were drawn, [`TrainError::NoneUsable`] where every row

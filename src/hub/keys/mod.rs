@@ -68,12 +68,12 @@ pub const SECTIONS: [Section; 10] = [
 pub enum Finding {
     /// The file cannot be used: the key, its value, and why.
     Refused(String),
-    /// It can, but this changes nothing.
+    /// The file can be used, but the key has no effect: the key, its value, and why.
     Warned(String),
 }
 
-/// What there is to say about the keys of `object`, each of which stands in one of `tables`, or in none. Messages name a key behind
-/// `place`, such as `vision_config.`.
+/// The findings about the keys of `object` by `tables`. A key that is in no table is warned of. `place`, such as `vision_config.`, stands before
+/// each key in messages.
 pub fn look(tables: &[&[Entry]], object: &Map<String, Value>, place: &str) -> Vec<Finding> {
     let known: BTreeMap<&str, &Entry> =
         tables.iter().copied().flatten().flat_map(|entry| entry.names.iter().map(move |name| (*name, entry))).collect();
