@@ -11,7 +11,7 @@ use super::device::Device;
 use super::lines::refuse_input;
 use crate::checkpoint::{config, folder, processor, weights};
 use crate::engine::{Engine, EngineLimits};
-use crate::eval::predictions::{Column, score_lines};
+use crate::eval::predictions::{Column, PredictionError, score_lines};
 use crate::eval::{evaluate, sample};
 use crate::files::foreign_start;
 use crate::model::Model;
@@ -122,17 +122,10 @@ fn score_predictions(arguments: &EvalArguments) -> anyhow::Result<()> {
     if let Some(problem) = foreign_start(&bytes) {
         anyhow::bail!("{}: {problem}", input.display());
     }
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let line =
-            1 + error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|&&byte| byte == b'\n').count();
-        anyhow::anyhow!(
-            "in {}: line {line}: the text must be UTF-8; `iconv -f LATIN1 -t UTF-8` converts Latin-1",
-            input.display()
-        )
-    })?;
-    let (lines, columns) = score_lines(&text, &rewards).with_context(|| format!("in {}", input.display()))?;
+    let (lines, columns) = score_lines(&bytes, &rewards)
+        .map_err(|PredictionError { line, problem }| anyhow::anyhow!("{}:{line}: {problem}", input.display()))?;
     let cannot = || format!("cannot write {}; give a file in a folder that exists", output.display());
-    let partial = output.with_extension("jsonl.partial");
+    let partial = PathBuf::from(format!("{}.partial", output.display()));
     std::fs::write(&partial, lines).with_context(cannot)?;
     std::fs::rename(&partial, output).with_context(cannot)?;
     print_columns(&columns);

@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use super::columns_of;
 use crate::files::{json_line, object_remedy};
-use crate::rollout::reward::{Reads, RewardSet, Score, View, answer_in};
+use crate::rollout::reward::{Needs, RewardSet, Score, View, answer_in};
 use crate::rollout::transcript::End;
 use crate::tasks::Solution;
 
@@ -42,7 +42,7 @@ pub struct Column {
     pub sum: f64,
 }
 
-/// Scores each line of `text` (JSON objects, one a line): the same lines with `scores` (a number by reward, null where there is none) and
+/// Scores each line of a file (JSON objects, one a line): the same lines with `scores` (a number by reward, null where there is none) and
 /// `unscored` (why, by reward), every other column as it was; and what each reward said of all.
 ///
 /// A line's answer is its column `answer` as it stands, else what stands between `<answer>` tags in its column `text`. Rewards that read
@@ -50,10 +50,10 @@ pub struct Column {
 ///
 /// # Errors
 /// The first line that is no object, has neither column, or a column of another type.
-pub fn score_lines(text: &str, rewards: &RewardSet) -> Result<(String, Vec<Column>), PredictionError> {
-    let mut written = String::with_capacity(text.len());
+pub fn score_lines(bytes: &[u8], rewards: &RewardSet) -> Result<(String, Vec<Column>), PredictionError> {
+    let mut written = String::with_capacity(bytes.len());
     let mut columns: Vec<Column> = rewards.weights().map(|(name, _)| Column { name, ..Column::default() }).collect();
-    let lines = text.lines().map(|line| json_line(line.as_bytes())).enumerate();
+    let lines = bytes.split(|&byte| byte == b'\n').map(json_line).enumerate();
     for (number, line) in lines.filter(|(_, line)| !line.is_empty()) {
         let wrong = |problem: String| PredictionError { line: number + 1, problem };
         let mut row: Row = serde_json::from_slice(line)
@@ -109,11 +109,11 @@ impl Prediction {
         let answer = self.answer.clone().or_else(|| answer_in(&text).map(str::to_owned));
         let view =
             View { text, answer, calls: &[], end: &End::Answered, question: &self.question, solution: &self.solution };
-        rewards.score_where(&view, |reads| match reads {
-            Reads::Answer => None,
-            Reads::Text if self.text.is_some() => None,
-            Reads::Text => Some("the line has no `text`".to_owned()),
-            Reads::Calls => Some("the line does not say how the calls went".to_owned()),
+        rewards.score_where(&view, |needs| match needs {
+            Needs::Answer => None,
+            Needs::Text if self.text.is_some() => None,
+            Needs::Text => Some("the line has no `text`".to_owned()),
+            Needs::Calls => Some("the line does not say how the calls went".to_owned()),
         })
     }
 }
@@ -187,7 +187,7 @@ mod tests {
     use crate::rollout::reward::RewardSettings;
 
     fn score(text: &str) -> Result<(String, Vec<Column>), PredictionError> {
-        score_lines(text, &RewardSet::answer_only())
+        score_lines(text.as_bytes(), &RewardSet::answer_only())
     }
 
     #[test]
@@ -211,13 +211,13 @@ mod tests {
     fn what_a_line_does_not_have_is_unscored_by_name() {
         let rewards = RewardSet::new(&RewardSettings::default()).unwrap();
         let line = "{\"answer\":\"7\",\"solution\":\"7\",\"question\":\"q\"}";
-        let (written, _) = score_lines(line, &rewards).unwrap();
+        let (written, _) = score_lines(line.as_bytes(), &rewards).unwrap();
         assert!(
             written.contains("\"scores\":{\"format\":null,\"answer\":1.0,\"consistency\":null,\"tool_success\":null}"),
             "{written}"
         );
         let text = "{\"text\":\"<think>7</think>\\n<sandbox_output><answer>8</answer></sandbox_output><answer>7</answer>\",\"solution\":\"7\"}";
-        let (written, _) = score_lines(text, &rewards).unwrap();
+        let (written, _) = score_lines(text.as_bytes(), &rewards).unwrap();
         assert!(written.contains("\"answer\":1.0,\"consistency\":1.0"), "{written}");
     }
 

@@ -12,7 +12,7 @@ use crate::tasks::Solution;
 /// What a reward sees of a trajectory.
 #[derive(Clone, Debug)]
 pub struct View<'a> {
-    /// The model's own text without observations, cut after the first `</answer>`.
+    /// The model's own text without observations; that of a rollout is cut after the first `</answer>`.
     pub text: String,
     /// The answer in it, trimmed; `None` where there is none.
     pub answer: Option<String>,
@@ -54,9 +54,9 @@ pub fn answer_in(text: &str) -> Option<&str> {
     Some(answer.split("</answer>").next().unwrap_or(answer).trim())
 }
 
-/// What a reward reads of a trajectory.
+/// What a reward needs of a trajectory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Reads {
+pub enum Needs {
     /// The answer alone.
     Answer,
     /// The model's text.
@@ -100,9 +100,9 @@ pub trait Reward: Send + Sync {
     fn gate(&self) -> Option<&'static str> {
         None
     }
-    /// What it reads.
-    fn reads(&self) -> Reads {
-        Reads::Text
+    /// What it needs of a trajectory.
+    fn needs(&self) -> Needs {
+        Needs::Text
     }
     /// The unweighted score, usually in `[0, 1]`.
     fn score(&self, view: &View<'_>) -> Score;
@@ -162,7 +162,7 @@ impl RewardSet {
 
     /// The answer reward alone.
     pub fn answer_only() -> Self {
-        let answers = registry::rewards().into_iter().filter(|reward| reward.reads() == Reads::Answer);
+        let answers = registry::rewards().into_iter().filter(|reward| reward.needs() == Needs::Answer);
         Self { rewards: answers.map(|reward| (reward, 1.0)).collect() }
     }
 
@@ -187,9 +187,9 @@ impl RewardSet {
     pub fn score_where(
         &self,
         view: &View<'_>,
-        missing: impl Fn(Reads) -> Option<String>,
+        missing: impl Fn(Needs) -> Option<String>,
     ) -> Vec<(&'static str, Score)> {
-        let score = |reward: &dyn Reward| match missing(reward.reads()) {
+        let score = |reward: &dyn Reward| match missing(reward.needs()) {
             Some(reason) => Score::Unscored(reason),
             None => reward.score(view),
         };

@@ -443,6 +443,11 @@ fn a_model_is_evaluated_with_tools_and_without() {
         assert_eq!((row.len(), &row[2..4], row[1] == row[4]), (5, &["6", "0"][..], true), "{table}");
         let samples = desk.read(&format!("{environment}/samples.jsonl"));
         assert_eq!(samples.lines().count(), 6);
+        let sample: Value = serde_json::from_str(samples.lines().next().unwrap()).unwrap();
+        assert!(
+            sample["scores"]["answer"].is_f64() && sample["calls"].is_array() && sample["tokens"].is_u64(),
+            "{sample}"
+        );
         (report, samples)
     };
     // Without tools nobody asks for Python.

@@ -27,6 +27,7 @@ mod over_cpu;
 mod pack;
 mod parity;
 mod picture_sizes;
+mod predictions;
 mod prompt;
 mod recipes;
 mod resume;

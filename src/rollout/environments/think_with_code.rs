@@ -7,8 +7,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::prompt::{ImageSource, Message, Part, Processor};
+use crate::rollout::call::find_call;
 use crate::rollout::call::{CODE_CLOSE, CODE_OPEN};
-pub use crate::rollout::call::{FoundCall, find_call};
 use crate::rollout::environment::{
     Environment, EnvironmentError, Episode, Next, Observation, ObservationPart, Reading, Scene, Task, TokenLimits,
 };

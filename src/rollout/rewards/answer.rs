@@ -2,7 +2,7 @@
 //! reference answers. What no rule can judge is unscored.
 
 use super::equivalence::{Question, Verdict, judge, numbers};
-use crate::rollout::reward::{Reads, Reward, Score, View};
+use crate::rollout::reward::{Needs, Reward, Score, View};
 use crate::tasks::{Accepted, Solution, Tolerance};
 
 /// 1 if the answer fits a reference answer, 0 if it fits none or if there is no answer.
@@ -17,8 +17,8 @@ impl Reward for Answer {
         1.0
     }
 
-    fn reads(&self) -> Reads {
-        Reads::Answer
+    fn needs(&self) -> Needs {
+        Needs::Answer
     }
 
     fn score(&self, view: &View<'_>) -> Score {

@@ -1,7 +1,7 @@
 //! Does the thought conclude what the answer says? By rule: the conclusion, in the last part of the thought, must name the answer, by
 //! itself or as the option that it is, and must not deny it.
 
-use super::equivalence::{Question, Separators, Verdict, judge, numbers, split_list, words};
+use super::equivalence::{Question, Separators, Verdict, is_ideograph, judge, numbers, split_list, words};
 use crate::rollout::reward::{Reward, Score, View};
 
 /// Characters at the end of the thought in which the conclusion is looked for, as in Thyme.
@@ -39,7 +39,7 @@ const RESULTS: &str =
 const CLAUSES: [&str; 12] =
     [";", ",", ":", "，", "。", " but ", " yet ", " whereas ", " while ", " however ", " and not ", " rather than "];
 /// Clauses that deny what they say.
-const DENYING: [&str; 2] = [" and not ", " rather than "];
+const DENYING_CLAUSES: [&str; 2] = [" and not ", " rather than "];
 
 /// 1 if the conclusion names the answer, 0 if not or if there is no answer. Counts only where the answer is right.
 pub struct Consistency;
@@ -122,15 +122,15 @@ fn sentences(text: &str) -> Vec<(usize, usize)> {
 /// several parts, it states each of them.
 fn concludes(conclusion: &str, answer: &str, question: &Question) -> bool {
     let first = sentences(conclusion).first().map_or("", |&(start, end)| &conclusion[start..end]);
-    let is_alone = sentences(conclusion).len() <= 1;
+    let is_alone = sentences(conclusion).len() <= 1 && !first.trim_end().ends_with(['?', '？']);
     if is_alone && judge(first.trim().trim_start_matches([':', ' ']), answer, question) == Verdict::Same {
         return true;
     }
     let parts = split_list(answer, Separators::Words);
     if parts.len() > 1 && !parts.iter().any(|part| words(part).is_empty()) {
-        return parts.iter().all(|part| Names::of(part, question).last_stated(conclusion, question, true).0);
+        return parts.iter().all(|part| AnswerForms::of(part, question).last_stated(conclusion, question, true).0);
     }
-    Names::of(answer, question).last_stated(conclusion, question, false).1
+    AnswerForms::of(answer, question).last_stated(conclusion, question, false).1
 }
 
 /// The clauses of a text, and whether each says what does not hold.
@@ -143,7 +143,7 @@ fn clauses(text: &str) -> Vec<(&str, bool)> {
             let cut = CLAUSES.iter().filter_map(|mark| find_cut(rest, mark).map(|at| (at, *mark)));
             let Some((at, mark)) = cut.min_by_key(|(at, mark)| (*at, usize::MAX - mark.len())) else { break };
             clauses.push((&rest[..at], is_denied || is_question));
-            is_denied = DENYING.contains(&mark);
+            is_denied = DENYING_CLAUSES.contains(&mark);
             rest = &rest[at + mark.len()..];
         }
         clauses.push((rest, is_denied || is_question));
@@ -161,7 +161,7 @@ fn find_cut(text: &str, mark: &str) -> Option<usize> {
 }
 
 /// The ways in which a sentence may name an answer.
-struct Names {
+struct AnswerForms {
     /// The answer, and the text of the option that it is.
     texts: Vec<String>,
     /// The letter of the option that it is.
@@ -178,7 +178,7 @@ struct Mention {
     is_number: bool,
 }
 
-impl Names {
+impl AnswerForms {
     fn of(answer: &str, question: &Question) -> Self {
         let is_option = |(letter, text): &&(char, String)| {
             judge(answer, &letter.to_string(), question) == Verdict::Same || words(answer) == words(text)
@@ -222,9 +222,10 @@ impl Names {
             if is_letter && let Some(own) = self.letter {
                 found.push(Mention { at, count: 1, is_own: word.starts_with(own), is_number: false });
             }
-            for (text, is_own) in self.names(question) {
+            for (text, is_own) in self.texts(question) {
                 let count = text.split_whitespace().count();
-                if count > 0 && at + count <= said.len() && names(&said[at..at + count], text, is_own, question) {
+                if count > 0 && at + count <= said.len() && are_words_of(&said[at..at + count], text, is_own, question)
+                {
                     found.push(Mention { at, count, is_own, is_number: self.is_number });
                 }
             }
@@ -244,7 +245,7 @@ impl Names {
     }
 
     /// The texts that are looked for, and whether each is the answer.
-    fn names<'a>(&'a self, question: &'a Question) -> impl Iterator<Item = (&'a str, bool)> {
+    fn texts<'a>(&'a self, question: &'a Question) -> impl Iterator<Item = (&'a str, bool)> {
         let own = self.texts.iter().map(|text| (text.as_str(), true));
         let others = question.options.iter().filter(|(letter, _)| self.letter.is_some_and(|own| own != *letter));
         own.chain(others.map(|(_, text)| (text.as_str(), false)))
@@ -252,7 +253,7 @@ impl Names {
 }
 
 /// Whether words name a text: the same words, or for a single word the same value.
-fn names(said: &[&str], text: &str, is_own: bool, question: &Question) -> bool {
+fn are_words_of(said: &[&str], text: &str, is_own: bool, question: &Question) -> bool {
     let joined = said.join(" ");
     let joined = bare(&joined);
     let is_single_letter = joined.len() == 1 && joined.starts_with(|c: char| c.is_ascii_alphabetic());
@@ -292,7 +293,6 @@ fn bare(word: &str) -> &str {
 
 /// A text with spaces between ideographs and Latin letters or digits: `答案是B` names `B`.
 fn spaced(text: &str) -> String {
-    let is_ideograph = |c: char| u32::from(c) >= 0x2E80;
     let mut spaced = String::with_capacity(text.len());
     let mut last = ' ';
     for character in text.chars() {

@@ -1,6 +1,6 @@
 //! How many of the tool calls worked. Logged; without weight unless a recipe gives it one.
 
-use crate::rollout::reward::{Reads, Reward, Score, View};
+use crate::rollout::reward::{Needs, Reward, Score, View};
 use crate::rollout::tool::CallStatus;
 
 /// The share of the calls within the limit that ran without an error; 0 when there was none.
@@ -15,8 +15,8 @@ impl Reward for ToolSuccess {
         0.0
     }
 
-    fn reads(&self) -> Reads {
-        Reads::Calls
+    fn needs(&self) -> Needs {
+        Needs::Calls
     }
 
     fn score(&self, view: &View<'_>) -> Score {

@@ -18,7 +18,7 @@ fn verdict(answer: &str, solution: &str, question: &str) -> Verdict {
 
 #[test]
 fn every_judged_pair_scores_as_it_was_judged() {
-    let (scored, _) = score_lines(PAIRS, &RewardSet::answer_only()).unwrap();
+    let (scored, _) = score_lines(PAIRS.as_bytes(), &RewardSet::answer_only()).unwrap();
     let mut faults = Vec::new();
     for line in scored.lines() {
         let line: serde_json::Value = serde_json::from_str(line).unwrap();

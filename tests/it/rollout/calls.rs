@@ -1,7 +1,7 @@
 //! Which code of a turn is run: the forms in which models write a call.
 
 use proptest::prelude::*;
-use thyme_engine::rollout::environments::think_with_code::find_call;
+use thyme_engine::rollout::call::find_call;
 
 fn code(text: &str) -> Option<&str> {
     find_call(text).map(|call| call.code)

@@ -5,9 +5,13 @@ use std::sync::Arc;
 
 use thyme_engine::rollout::registry;
 use thyme_engine::rollout::reward::{RewardSet, RewardSettings, Score, Scores};
-use thyme_engine::rollout::rewards::equivalence::same;
+use thyme_engine::rollout::rewards::equivalence::{Question, Verdict, judge};
 
 use super::{Fake, roll};
+
+fn same(answer: &str, solution: &str, question: &str) -> bool {
+    judge(answer, solution, &Question::read(question)) == Verdict::Same
+}
 
 /// The scores of a text that was written without tools.
 pub(super) fn scores(text: &str, question: &str, solution: &str) -> Scores {

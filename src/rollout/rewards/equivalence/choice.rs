@@ -55,7 +55,7 @@ struct Choice {
     is_initial: bool,
 }
 
-/// Compares two texts (canonical, without LaTeX's dressing) if the solution or the answer chooses an option; `None` where neither does.
+/// Compares two texts (canonical, without LaTeX's markup) if the solution or the answer chooses an option; `None` where neither does.
 pub(super) fn compare(answer: &str, solution: &str, question: &Question) -> Option<Verdict> {
     if !question.numbered.is_empty() {
         let [chosen, correct] = [answer, solution].map(|text| numbered(text, question));
@@ -292,6 +292,9 @@ impl Choice {
     /// Whether this choice is the option whose text is `solution`.
     fn names(&self, solution: &str, question: &Question) -> Option<Verdict> {
         let &[letter] = self.letters.as_slice() else { return None };
+        if self.text.as_deref().is_some_and(|text| names_another(text, letter, question)) {
+            return Some(Verdict::Different);
+        }
         match option_of(solution, question) {
             Some(correct) => Some(Verdict::of(correct == letter)),
             None => {

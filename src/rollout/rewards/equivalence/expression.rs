@@ -33,7 +33,7 @@ pub enum Expression {
 }
 
 impl Expression {
-    /// Reads the whole of a text (canonical, without LaTeX's dressing).
+    /// Needs the whole of a text (canonical, without LaTeX's markup).
     pub fn read(text: &str) -> Option<Self> {
         let mut reader = Reader { rest: text.trim(), depth: 0, bars: 0 };
         let expression = reader.sum()?;

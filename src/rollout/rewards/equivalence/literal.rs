@@ -4,7 +4,7 @@
 use super::Verdict;
 use super::expression::Expression;
 use super::number::{Number, spoken};
-use super::question::{Question, Reading};
+use super::question::{DigitForm, Question};
 use super::text::is_latex;
 use super::unit::{Unit, currency_prefix};
 use super::value::{Separators, split_list};
@@ -74,7 +74,7 @@ enum Sign {
     Slash,
 }
 
-/// Compares two texts (canonical, without LaTeX's dressing; `are_latex` says whether they had some) if one of them reads as a literal; `None`
+/// Compares two texts (canonical, without LaTeX's markup; `are_latex` says whether they had some) if one of them reads as a literal; `None`
 /// where neither does, or where they are mathematics.
 pub(super) fn compare(answer: &str, solution: &str, are_latex: bool, question: &Question) -> Option<Verdict> {
     let reads = [answer, solution].map(|text| Literal::read(text, are_latex, question));
@@ -98,7 +98,7 @@ impl Literal {
         let tokens = tokens(&lower);
         let date = || date(&lower, &tokens);
         let time = || time(&tokens, question);
-        if question.reading == Reading::Code {
+        if question.digits == DigitForm::Code {
             return date().or_else(|| code(&tokens));
         }
         if is_phone(&tokens) {
@@ -139,9 +139,11 @@ impl Literal {
             (Code(a), Code(b)) => {
                 let is_digits =
                     |groups: &[String]| groups.iter().all(|group| group.bytes().all(|byte| byte.is_ascii_digit()));
-                let is_joined =
-                    a.len() == 1 || b.len() == 1 || (is_digits(a) && is_digits(b) && question.reading == Reading::Code);
-                Verdict::of(a == b || (is_joined && a.concat() == b.concat()))
+                let is_joined = a.len() == 1
+                    || b.len() == 1
+                    || (is_digits(a) && is_digits(b) && question.digits == DigitForm::Code);
+                let has_fraction = a.iter().chain(b).any(|group| group.contains('/'));
+                Verdict::of(a == b || (is_joined && !has_fraction && a.concat() == b.concat()))
             }
             _ => Verdict::Different,
         }
@@ -151,15 +153,23 @@ impl Literal {
     fn against(&self, text: &str, question: &Question) -> Option<Verdict> {
         let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || b".,-".contains(&byte));
         match self {
-            Self::Code(groups) if is_number || question.reading == Reading::Code => {
+            Self::Code(groups) if is_number || question.digits == DigitForm::Code => {
                 let digits: String = text.to_lowercase().chars().filter(|c| c.is_alphanumeric()).collect();
-                Some(Verdict::of(groups.concat() == digits && !text.contains('.')))
+                let is_code = text.chars().all(|c| c.is_alphanumeric() || " -–()+#".contains(c));
+                Some(Verdict::of(is_code && groups.concat() == digits))
             }
             // `2:3` is `2/3` where the question asks for no score and no time.
             Self::Parts(Sign::Ratio, parts)
-                if parts.len() == 2 && text.contains('/') && question.reading != Reading::Parts =>
+                if parts.len() == 2 && text.contains('/') && question.digits != DigitForm::Parts =>
             {
                 let value = Expression::read(text)?.value()?;
+                Some(Verdict::of(parts[0].number.over(parts[1].number)?.same(&value)))
+            }
+            // Where a ratio is asked for, `1:4` is `0.25`.
+            Self::Parts(Sign::Ratio, parts)
+                if parts.len() == 2 && is_number && question.digits == DigitForm::Mathematics =>
+            {
+                let value = Number::decimal(text)?;
                 Some(Verdict::of(parts[0].number.over(parts[1].number)?.same(&value)))
             }
             _ if is_number => Some(Verdict::Different),
@@ -228,7 +238,7 @@ fn same_parts(sign: Sign, a: &[Part], other: Sign, b: &[Part], question: &Questi
         return Verdict::of(values_agree && units_agree);
     }
     // `2:3` is `4:6` where nothing says that it is a score or a time.
-    let is_ratio = sign == Sign::Ratio && other == Sign::Ratio && question.reading != Reading::Parts && a.len() == 2;
+    let is_ratio = sign == Sign::Ratio && other == Sign::Ratio && question.digits != DigitForm::Parts && a.len() == 2;
     let cross = || a[0].number.times(b[1].number).same(&a[1].number.times(b[0].number));
     Verdict::of(is_ratio && cross())
 }
@@ -306,8 +316,9 @@ fn month(word: &str) -> Option<u32> {
     MONTHS.iter().position(is).map(|at| at as u32 + 1)
 }
 
-fn is_weekday(word: &str) -> bool {
-    word.len() >= 3 && WEEKDAYS.iter().any(|day| day.starts_with(word))
+/// A day of the week by its name or the beginning of it, from 0.
+pub(super) fn weekday(word: &str) -> Option<usize> {
+    WEEKDAYS.iter().position(|day| word.len() >= 3 && day.starts_with(word))
 }
 
 fn date(lower: &str, tokens: &[Token<'_>]) -> Option<Literal> {
@@ -343,7 +354,7 @@ fn date(lower: &str, tokens: &[Token<'_>]) -> Option<Literal> {
         .split([' ', ',', '.', '-', '/'])
         .filter(|piece| !piece.is_empty() && !matches!(*piece, "of" | "the"))
         .collect();
-    let pieces = if pieces.first().is_some_and(|first| is_weekday(first)) { &pieces[1..] } else { &pieces[..] };
+    let pieces = if pieces.first().is_some_and(|first| weekday(first).is_some()) { &pieces[1..] } else { &pieces[..] };
     let number = |piece: &str| -> Option<u32> {
         let digits = ["st", "nd", "rd", "th"].iter().find_map(|ending| piece.strip_suffix(ending)).unwrap_or(piece);
         integer(digits, 4).filter(|_| digits.bytes().all(|byte| byte.is_ascii_digit()))
@@ -383,7 +394,7 @@ fn time(tokens: &[Token<'_>], question: &Question) -> Option<Literal> {
     let minute = |digits: &str| integer(digits, 2).filter(|minute| digits.len() == 2 && *minute < 60);
     let parts = match joined.as_slice() {
         [Digits(h), Sign(':'), Digits(m), Sign(':'), Digits(s)] => [hour(h)?, minute(m)?, minute(s)?],
-        [Digits(h), Sign(':'), Digits(m)] if question.reading != Reading::Mathematics && !question.asks_score => {
+        [Digits(h), Sign(':'), Digits(m)] if question.digits != DigitForm::Mathematics && !question.asks_score => {
             [hour(h)?, minute(m)?, 0]
         }
         [Digits(h), Sign('.'), Digits(m)] if is_afternoon.is_some() => [hour(h)?, minute(m)?, 0],
@@ -402,7 +413,7 @@ fn pair(lower: &str, tokens: &[Token<'_>], are_latex: bool, question: &Question)
     let text = ["between ", "from "].iter().find_map(|word| lower.strip_prefix(word)).unwrap_or(lower);
     let is_between = lower.starts_with("between ");
     let text = if is_between { text.replacen(" and ", " to ", 1) } else { text.to_owned() };
-    let is_mathematics = are_latex || question.reading == Reading::Mathematics;
+    let is_mathematics = are_latex || question.digits == DigitForm::Mathematics;
     let splits: [(Sign, &[&str]); 4] = [
         (Sign::Range, &[" to ", "–", "~", "-"]),
         (Sign::Size, &["×", " x ", " by ", "x", "*"]),
@@ -420,9 +431,9 @@ fn pair(lower: &str, tokens: &[Token<'_>], are_latex: bool, question: &Question)
             let is_said = match (sign, *separator) {
                 (Sign::Range, " to " | "–" | "~") | (Sign::Size, " x " | " by " | "x") | (Sign::Ratio, _) => true,
                 (Sign::Range, _) | (Sign::Size, "×") => !is_mathematics,
-                (Sign::Size, _) => question.reading == Reading::Parts,
+                (Sign::Size, _) => question.digits == DigitForm::Parts,
                 // A season, or a fraction where parts are asked for.
-                (Sign::Slash, _) => question.reading == Reading::Parts || is_season,
+                (Sign::Slash, _) => question.digits == DigitForm::Parts || is_season,
             };
             if matches!(sign, Sign::Range) || is_season {
                 complete_years(&mut parts);
@@ -511,7 +522,7 @@ fn code(tokens: &[Token<'_>]) -> Option<Literal> {
             Token::Sign('.') if has_dots_apart => groups.push(String::new()),
             Token::Sign(sign @ ('.' | '/' | ':' | '#' | '_')) => group.push(*sign),
             Token::Sign('+') => {}
-            Token::Space | Token::Sign('-' | '–' | '(' | ')' | ',') => groups.push(String::new()),
+            Token::Space | Token::Sign('-' | '–' | '(' | ')') => groups.push(String::new()),
             Token::Sign(_) => return None,
         }
     }

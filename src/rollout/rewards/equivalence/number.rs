@@ -27,7 +27,7 @@ impl Number {
         Some(Self { exact: Some((above, below)), value: above as f64 / below as f64 })
     }
 
-    /// Reads digits with at most one decimal point and an exponent (`12`, `.5`, `5.`, `1.5e3`). Exact where it fits.
+    /// Needs digits with at most one decimal point and an exponent (`12`, `.5`, `5.`, `1.5e3`). Exact where it fits.
     pub fn decimal(text: &str) -> Option<Self> {
         let (mantissa, exponent) = match text.split_once(['e', 'E']) {
             Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().ok()?),
@@ -255,7 +255,7 @@ fn cardinal(word: &str) -> Option<&str> {
     known.or_else(|| word.strip_suffix("th").filter(|rest| is_number_word(rest)))
 }
 
-/// Reads the name of a number at the start of `words` (in lower case): `twenty-one`, `one hundred and five`, `three point five`, `a dozen`,
+/// Needs the name of a number at the start of `words` (in lower case): `twenty-one`, `one hundred and five`, `three point five`, `a dozen`,
 /// `one half`, `three quarters`, `minus two`, `third`. Gives the value and how many words it took.
 pub fn spoken(words: &[&str]) -> Option<(Number, usize)> {
     match words {
@@ -308,7 +308,7 @@ const IDEOGRAPHS: [(char, i64); 18] = [
     ('億', 100_000_000),
 ];
 
-/// Reads a number in Chinese or Japanese numerals at the start of `text` (`十二`, `三百零五`): the number and its length in bytes.
+/// Needs a number in Chinese or Japanese numerals at the start of `text` (`十二`, `三百零五`): the number and its length in bytes.
 pub fn ideographic(text: &str) -> Option<(Number, usize)> {
     let value = |c: char| IDEOGRAPHS.iter().find(|(sign, _)| *sign == c).map(|(_, value)| *value);
     let (mut total, mut group, mut digit, mut length) = (0i64, 0i64, None::<i64>, 0);

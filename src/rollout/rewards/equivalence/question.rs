@@ -3,14 +3,16 @@
 
 use std::ops::RangeInclusive;
 
+use super::number::{Number, scale, spoken};
 use super::text::{canonical, without_latex};
+use super::unit::{Unit, singular};
 
 /// Longest question that is read, in bytes.
-const TEXT_BYTES_MAX: usize = 32 << 10;
+const QUESTION_BYTES_MAX: usize = 32 << 10;
 
 /// How digits with signs between them are read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Reading {
+pub enum DigitForm {
     /// The question asks for a result, a fraction, a ratio: they are computed.
     Mathematics,
     /// The question asks for a date, time, score, size or range: they are compared part by part.
@@ -40,6 +42,12 @@ pub struct Question {
     pub asks_exact: bool,
     /// Whether a chemical symbol or formula is asked for, in which the case of letters counts.
     pub asks_symbol: bool,
+    /// The unit in which a number is asked for.
+    pub unit: Option<Unit>,
+    /// The scale in which a number is asked for: `in millions`.
+    pub scale: Option<Number>,
+    /// Its words in the singular, in lower case.
+    words: Vec<String>,
     /// Whether a point, a pixel or a box is asked for.
     pub asks_coordinates: bool,
     /// Whether the order of a list counts.
@@ -47,10 +55,11 @@ pub struct Question {
     /// Whether a score or result of a game is asked for.
     pub asks_score: bool,
     /// How digits with signs between them are read.
-    pub reading: Reading,
+    pub digits: DigitForm,
 }
 
-const MATHEMATICS: [&str; 27] = [
+/// Words of a question for a result: digits with signs between them are computed.
+const MATHEMATICS: [&str; 29] = [
     "fraction",
     "fractions",
     "ratio",
@@ -78,7 +87,10 @@ const MATHEMATICS: [&str; 27] = [
     "derivative",
     "integral",
     "times",
+    "mixed number",
+    "decimal",
 ];
+/// Words of a question for a code.
 const CODES: [&str; 32] = [
     "pin",
     "code",
@@ -113,6 +125,7 @@ const CODES: [&str; 32] = [
     "sku",
     "tracking",
 ];
+/// The same, in more than a word.
 const CODE_PHRASES: [&str; 13] = [
     "order number",
     "bus line",
@@ -128,6 +141,7 @@ const CODE_PHRASES: [&str; 13] = [
     "license number",
     "licence number",
 ];
+/// Words of a question for what is written somewhere.
 const TEXTS: [&str; 24] = [
     "written",
     "printed",
@@ -154,6 +168,7 @@ const TEXTS: [&str; 24] = [
     "stamp",
     "engraved",
 ];
+/// Words of a question that has options.
 const OPTIONS: [&str; 10] = [
     "option",
     "options",
@@ -166,6 +181,7 @@ const OPTIONS: [&str; 10] = [
     "alternative",
     "alternatives",
 ];
+/// Words of a question for a date, a time, a score, a size or a range.
 const PARTS: [&str; 58] = [
     "date",
     "dates",
@@ -226,9 +242,22 @@ const PARTS: [&str; 58] = [
     "episode",
     "vision",
 ];
-const ORDERS: [&str; 34] = [
-    "in order",
-    "order",
+/// Words of a question for an order.
+const ORDERS: [&str; 42] = [
+    "in order from",
+    "in order of",
+    "in the order",
+    "correct order",
+    "right order",
+    "following order",
+    "numerical order",
+    "alphabetical order",
+    "reading order",
+    "order them",
+    "order the",
+    "what order",
+    "which order",
+    "the order of",
     "ordered",
     "sequence",
     "left to right",
@@ -254,14 +283,20 @@ const ORDERS: [&str; 34] = [
     "steps",
     "first to last",
     "front to back",
-    "first",
-    "next",
-    "last",
     "row",
     "width",
     "height",
-    "depth",
 ];
+/// Words that say that no order counts.
+const FREE_ORDERS: [&str; 6] = [
+    "any order",
+    "order does not matter",
+    "order doesn't matter",
+    "regardless of order",
+    "regardless of the order",
+    "no particular order",
+];
+/// Words of a question for a point, a box or a colour.
 const COORDINATES: [&str; 13] = [
     "coordinates",
     "coordinate",
@@ -277,10 +312,11 @@ const COORDINATES: [&str; 13] = [
     "rgba",
     "hsv",
 ];
-const ORDERS_ELSEWHERE: [&str; 4] = ["顺序", "依次", "从左到右", "从上到下"];
+/// The same in Chinese.
+const ORDERS_CHINESE: [&str; 4] = ["顺序", "依次", "从左到右", "从上到下"];
 
 impl Question {
-    /// Reads a question.
+    /// Needs a question.
     pub fn read(question: &str) -> Self {
         let text = canonical(beginning(question));
         let lower = text.to_lowercase();
@@ -291,29 +327,34 @@ impl Question {
             .collect();
         let spaced = format!(" {} ", asked.join(" "));
         let says = |phrase: &&str| spaced.contains(&format!(" {phrase} "));
-        let mut reading = Reading::Open;
+        let mut digits = DigitForm::Open;
         if TEXTS.iter().any(says) {
-            reading = Reading::Text;
+            digits = DigitForm::Text;
         }
         if PARTS.iter().any(says) {
-            reading = Reading::Parts;
+            digits = DigitForm::Parts;
+        }
+        if CODES.iter().chain(&CODE_PHRASES).any(says) {
+            digits = DigitForm::Code;
         }
         let asks_count = ["how many", "how much", "number of", "count"].iter().any(says);
-        if ["how many", "how much"].iter().any(says) {
-            reading = Reading::Open;
+        let unit = asked_unit(&asked);
+        if unit.is_some() || ["how many", "how much"].iter().any(says) {
+            digits = DigitForm::Open;
         }
         if MATHEMATICS.iter().any(says) {
-            reading = Reading::Mathematics;
+            digits = DigitForm::Mathematics;
         }
-        if CODES.iter().chain(&CODE_PHRASES).any(says) && reading != Reading::Mathematics {
-            reading = Reading::Code;
-        }
+        let scale =
+            asked.windows(2).filter(|pair| pair[0] == "in").find_map(|pair| scale(pair[1].trim_end_matches('s')));
+        let words = asked.iter().map(|word| stem(&singular(word)).to_owned()).collect();
         let asks_coordinates = COORDINATES.iter().any(says);
         let asks_two = ["number of", "how many", "mean"].iter().any(says) && says(&"and");
-        let asks_order = asks_coordinates
-            || asks_two
-            || ORDERS.iter().any(says)
-            || ORDERS_ELSEWHERE.iter().any(|words| lower.contains(words));
+        let is_first = |pair: &[&str]| matches!(pair[0], "first" | "next" | "last") && spoken(&pair[1..]).is_some();
+        let counts_from = asked.windows(2).any(is_first);
+        let is_free = FREE_ORDERS.iter().any(says);
+        let says_order = ORDERS.iter().any(says) || ORDERS_CHINESE.iter().any(|words| lower.contains(words));
+        let asks_order = !is_free && (asks_coordinates || asks_two || counts_from || says_order);
         let asks_score = ["score", "scores", "scoreline", "result", "record", "比分"].iter().any(says);
         let capital = options(&text, 'A'..='Z', &STYLES);
         let small = if capital.is_empty() { options(&text, 'a'..='z', &STYLES[..4]) } else { Vec::new() };
@@ -331,10 +372,28 @@ impl Question {
             asks_count,
             asks_exact,
             asks_symbol,
+            unit,
+            scale,
+            words,
             asks_coordinates,
             asks_order,
             asks_score,
-            reading,
+            digits,
+        }
+    }
+
+    /// Whether the question has a word, in the singular or the plural.
+    pub fn says(&self, word: &str) -> bool {
+        let singular = singular(word);
+        self.words.iter().any(|said| said == stem(&singular))
+    }
+
+    /// A number's text without what the question asks for by the same words: `6 times` to `How many times …`, `$2.50 per hour`.
+    pub fn without_asked<'a>(&self, text: &'a str) -> &'a str {
+        let text = text.strip_suffix(" times").filter(|_| self.says("times")).unwrap_or(text);
+        match text.rsplit_once(" per ") {
+            Some((number, unit)) if self.says("per") && self.says(unit) => number,
+            _ => text,
         }
     }
 
@@ -346,8 +405,33 @@ impl Question {
 
 /// The text as far as it is read.
 fn beginning(text: &str) -> &str {
-    let end = (0..=TEXT_BYTES_MAX.min(text.len())).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+    let end = (0..=QUESTION_BYTES_MAX.min(text.len())).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
     &text[..end]
+}
+
+/// A word without the endings of plurals and tenses, nor an `e` before them.
+fn stem(word: &str) -> &str {
+    let ends = ["ing", "ed", "s", "e"];
+    let stem = ends.iter().find_map(|end| word.strip_suffix(end).filter(|rest| rest.len() >= 3)).unwrap_or(word);
+    stem.strip_suffix('e').filter(|rest| rest.len() >= 3).unwrap_or(stem)
+}
+
+/// The unit that a question names: `in hours`, `unit: years`, `how many meters`.
+fn asked_unit(asked: &[&str]) -> Option<Unit> {
+    let after = |at: usize| {
+        (1..=3).rev().find_map(|count| {
+            let words = asked.get(at..at + count)?;
+            // Words of one or two letters are seldom units there.
+            (words.iter().all(|word| word.len() > 2 || words.len() > 1))
+                .then(|| Unit::named(&words.join(" ")))
+                .flatten()
+        })
+    };
+    (0..asked.len()).find_map(|at| match asked[at] {
+        "in" | "unit" | "units" => after(at + 1),
+        "many" if at > 0 && asked[at - 1] == "how" => after(at + 1),
+        _ => None,
+    })
 }
 
 /// What stands before and behind the letters of listed options.
@@ -382,7 +466,10 @@ fn listed(text: &str, letters: RangeInclusive<char>, open: &str, close: &str) ->
         let line = text[start..end].trim_start_matches(['.', ':', ')', ' ']).split('\n').next().unwrap_or_default();
         (letter, without_latex(line.trim().trim_end_matches([',', ';', '-', ' '])).trim().to_owned())
     };
-    marks.iter().zip(ends).map(option).collect()
+    let options: Vec<(char, String)> = marks.iter().zip(ends).map(option).collect();
+    // `Answer with A, B, C or D` lists letters alone.
+    let is_bare = |text: &str| text.len() <= 1 || text.starts_with("and ") || text.starts_with("or ");
+    if close == "," && options.iter().filter(|(_, text)| !is_bare(text)).count() < 2 { Vec::new() } else { options }
 }
 
 /// The options that a text lists with numbers from 1 on, or small Roman ones, a line each. Empty for fewer than two.
@@ -434,16 +521,16 @@ mod tests {
 
     #[test]
     fn a_question_says_how_digits_are_read() {
-        for (text, reading) in [
-            ("What date is printed?", Reading::Parts),
-            ("Which room?", Reading::Code),
-            ("What is the ratio of time spent?", Reading::Mathematics),
-            ("How many hours does she sleep?", Reading::Open),
-            ("What is written on the door?", Reading::Text),
-            ("How many words are printed?", Reading::Open),
-            ("What colour is the bus?", Reading::Open),
+        for (text, digits) in [
+            ("What date is printed?", DigitForm::Parts),
+            ("Which room?", DigitForm::Code),
+            ("What is the ratio of time spent?", DigitForm::Mathematics),
+            ("How many hours does she sleep?", DigitForm::Open),
+            ("What is written on the door?", DigitForm::Text),
+            ("How many words are printed?", DigitForm::Open),
+            ("What colour is the bus?", DigitForm::Open),
         ] {
-            assert_eq!(Question::read(text).reading, reading, "{text}");
+            assert_eq!(Question::read(text).digits, digits, "{text}");
         }
         assert!(Question::read("List the digits from left to right.").asks_order);
     }

@@ -111,7 +111,27 @@ pub fn canonical(text: &str) -> String {
             written.push_str(&folded.replace('⁄', "/"));
         }
     }
-    without_markup(&written.nfc().collect::<String>())
+    bare_exponents(&without_markup(&written.nfc().collect::<String>()))
+}
+
+/// `x^{2}` as `x^2`: the braces of a single sign say nothing.
+fn bare_exponents(text: &str) -> String {
+    let mut written = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("^{") {
+        let inner = &rest[at + 2..];
+        written.push_str(&rest[..=at]);
+        let mut signs = inner.chars();
+        let is_one = signs.next().is_some_and(|sign| sign != '}') && signs.next() == Some('}');
+        if is_one {
+            let end = inner.find('}').unwrap_or(0);
+            written.push_str(&inner[..end]);
+            rest = &inner[end + 1..];
+        } else {
+            rest = &rest[at + 1..];
+        }
+    }
+    written + rest
 }
 
 fn superscript(character: char) -> Option<char> {
@@ -172,7 +192,7 @@ const TYPES: [&str; 14] = [
     "operatorname",
 ];
 /// LaTeX written as the sign it stands for. Longer names stand before those that they begin with.
-const COMMANDS: [(&str, &str); 45] = [
+const COMMANDS: [(&str, &str); 46] = [
     ("{,}", ","),
     ("\\displaystyle", ""),
     ("\\leqslant", "≤"),
@@ -215,6 +235,7 @@ const COMMANDS: [(&str, &str); 45] = [
     ("\\infty", "∞"),
     ("\\pm", "±"),
     ("\\cup", "∪"),
+    ("\\angle", "∠"),
     ("\\emptyset", "∅"),
     ("\\varnothing", "∅"),
     ("\\pi", "π"),
@@ -260,7 +281,7 @@ const WHOLE: [(&str, &str); 12] = [
     ("\\vert", "|"),
 ];
 
-/// LaTeX's dressing taken off a canonical text: signs as characters, `\text{…}` and its like as their argument, delimiters of mathematics
+/// LaTeX's markup taken off a canonical text: signs as characters, `\text{…}` and its like as their argument, delimiters of mathematics
 /// gone. Set braces `\{ \}` become `⦃ ⦄`, so that grouping braces stay apart from them. `\frac`, `\sqrt` and functions stay.
 pub fn without_latex(text: &str) -> String {
     if !text.contains(['\\', '$', '~']) && !text.contains("{,}") {
@@ -331,9 +352,8 @@ fn is_price(text: &str) -> bool {
 /// Whether a canonical text is written as LaTeX mathematics.
 pub fn is_latex(text: &str) -> bool {
     let is_command = |(at, _): (usize, &str)| text[at + 1..].starts_with(|c: char| c.is_ascii_alphabetic());
-    let is_dressing =
-        |(at, _): (usize, &str)| TYPES.iter().any(|name| text[at + 1..].starts_with(&format!("{name}{{")));
-    let has_command = text.match_indices('\\').any(|command| is_command(command) && !is_dressing(command));
+    let is_markup = |(at, _): (usize, &str)| TYPES.iter().any(|name| text[at + 1..].starts_with(&format!("{name}{{")));
+    let has_command = text.match_indices('\\').any(|command| is_command(command) && !is_markup(command));
     has_command
         || text.contains("\\(")
         || (text.matches('$').count().is_multiple_of(2) && text.contains('$') && !is_price(text))
@@ -359,8 +379,8 @@ pub fn closing_brace(text: &str) -> Option<usize> {
 pub fn trimmed(text: &str) -> &str {
     let mut text = text.trim();
     loop {
-        let mut inner = text.trim_matches(['`', '*', ' ', '\n', '\t']);
-        for quote in ['"', '\''] {
+        let mut inner = text.trim_matches(['`', ' ', '\n', '\t']);
+        for quote in ['"', '\'', '*', '_'] {
             let pair = inner.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote));
             inner = pair.unwrap_or(inner);
         }
@@ -374,6 +394,11 @@ pub fn trimmed(text: &str) -> &str {
         }
         text = inner;
     }
+}
+
+/// Whether a character is Chinese, Japanese or Korean.
+pub fn is_ideograph(character: char) -> bool {
+    u32::from(character) >= 0x2E80
 }
 
 /// Spellings of the same word in British and American English, and of eras.
@@ -458,6 +483,10 @@ pub fn words(text: &str) -> String {
             '.' if !before.is_alphanumeric() && !after.is_whitespace() => folded.push('.'),
             '.' => {}
             ',' if is_between(|c| c.is_ascii_digit()) => folded.push(','),
+            // A list of numbers is none of digits with spaces between them.
+            ',' if before.is_ascii_digit() && characters.get(at + 2).is_some_and(char::is_ascii_digit) => {
+                folded.push(',')
+            }
             ':' if is_between(|c| c.is_ascii_digit()) => folded.push(':'),
             ',' | ';' | ':' => folded.push(' '),
             '-' | '–' if is_between(char::is_alphabetic) => folded.push(' '),
@@ -526,7 +555,7 @@ mod tests {
     }
 
     #[test]
-    fn latex_is_undressed_and_prices_keep_their_sign() {
+    fn latex_markup_is_taken_off_and_prices_keep_their_sign() {
         for (text, expected) in [
             ("$\\text{5 cm}$", "5 cm"),
             ("\\boxed{\\text{B}}", "B"),

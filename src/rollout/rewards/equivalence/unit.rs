@@ -1,6 +1,7 @@
 //! Units and counted things behind a number: `cm`, `square meters`, `km/h`, `USD`, `people`.
 
 use super::number::{Number, is_number_word, scale, unit_fraction};
+use super::text::is_ideograph;
 
 /// Most words that name what is counted.
 const WORDS_MAX: usize = 4;
@@ -44,7 +45,7 @@ const fn known(names: &'static [&'static str], base: &'static str, size: (i64, i
 }
 
 /// Exact sizes (BIPM's SI Brochure; the international yard and pound).
-const KNOWN: [Known; 71] = [
+const KNOWN: [Known; 72] = [
     known(&["m", "meter", "米", "公尺"], "m", (1, 1)),
     known(&["cm", "centimeter", "厘米", "公分"], "m", (1, 100)),
     known(&["mm", "millimeter", "毫米"], "m", (1, 1000)),
@@ -116,6 +117,7 @@ const KNOWN: [Known; 71] = [
     known(&["mol", "mole"], "mol", (1, 1)),
     known(&["db", "decibel"], "db", (1, 1)),
     known(&["px", "pixel"], "px", (1, 1)),
+    known(&["unit"], "unit", (1, 1)),
 ];
 
 /// Money: signs and codes (lower case), its name here, its size.
@@ -203,7 +205,7 @@ fn measure(known: &Known) -> Unit {
 }
 
 impl Unit {
-    /// Reads what follows a number; `is_attached` if no space stands between, `value` the number. `None` where it changes the number, or
+    /// Needs what follows a number; `is_attached` if no space stands between, `value` the number. `None` where it changes the number, or
     /// says something else.
     pub fn read(text: &str, is_attached: bool, value: f64) -> Option<Self> {
         let lower = text.trim().trim_end_matches('.').to_lowercase();
@@ -229,7 +231,7 @@ impl Unit {
         }
         let first = words.first()?;
         let letters = first.chars().count();
-        let is_ideograph = first.chars().all(|c| u32::from(c) >= 0x2E80);
+        let is_ideograph = first.chars().all(is_ideograph);
         // What is counted has a plural, unless it is one; a word attached to a number is none.
         let counted: Vec<&str> = words.iter().take_while(|word| !PLACES.contains(word)).copied().collect();
         let is_plural = |word: &str| {
@@ -272,6 +274,17 @@ impl Unit {
         (!bases.is_empty()).then_some(Self::Measure { bases, size, written: String::new() })
     }
 
+    /// Whether both are the same unit, whatever it is called.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let one = Number::integer(1);
+        self.same(one, other, one)
+    }
+
+    /// The known unit that `text` names: `hours`, `square meters`.
+    pub fn named(text: &str) -> Option<Self> {
+        Self::product(&phrase(text))
+    }
+
     /// `number` of this unit in another unit of the same kind.
     pub fn convert(&self, number: Number, to: &Self) -> Option<Number> {
         match (self, to) {
@@ -282,7 +295,7 @@ impl Unit {
         }
     }
 
-    /// Whether `number` of this unit and `other_number` of `other` are the same. What only one of them names is forgiven.
+    /// Whether `number` of this unit and `other_number` of `other` are the same. A unit that only one of them names changes nothing.
     pub fn same(&self, number: Number, other: &Self, other_number: Number) -> bool {
         let hundred = Number::integer(100);
         match (self, other) {
@@ -311,11 +324,15 @@ impl Unit {
     }
 }
 
-/// Whether two symbols are the same but for the case of an `m` or a `b`: milli and mega, bit and byte.
+/// Whether two symbols are the same but for the case of a prefix `m` or of a `b`: milli and mega, bit and byte.
 pub fn differ_in_prefix(a: &str, b: &str) -> bool {
-    let is_symbol = |text: &str| text.len() <= 5;
-    let differ = |(a, b): (char, char)| a != b && matches!(a.to_ascii_lowercase(), 'm' | 'b');
-    is_symbol(a) && is_symbol(b) && a.eq_ignore_ascii_case(b) && a.chars().zip(b.chars()).any(differ)
+    let lower = a.to_ascii_lowercase();
+    let has_prefix = lower.starts_with('m') && !matches!(lower.as_str(), "m" | "mph" | "mi" | "min" | "mile" | "miles");
+    let has_bits = ["b", "kb", "mb", "gb", "tb", "kbps", "mbps", "gbps"].contains(&lower.as_str());
+    let differ = |(at, (a, b)): (usize, (char, char))| {
+        a != b && ((at == 0 && has_prefix) || (a.eq_ignore_ascii_case(&'b') && has_bits) || lower == "nm")
+    };
+    a.len() <= 5 && a.eq_ignore_ascii_case(b) && a.chars().zip(b.chars()).enumerate().any(differ)
 }
 
 fn are_loose(a: &str, b: &str) -> bool {
@@ -388,7 +405,8 @@ fn phrase(lower: &str) -> String {
     written.join(" ")
 }
 
-fn singular(word: &str) -> String {
+/// A noun in the singular.
+pub fn singular(word: &str) -> String {
     let irregular = PLURALS.iter().find(|(plural, _)| *plural == word).map(|(_, singular)| *singular);
     irregular.or_else(|| word.strip_suffix('s').filter(|rest| rest.len() > 1)).unwrap_or(word).to_owned()
 }

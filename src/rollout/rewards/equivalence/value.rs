@@ -1,11 +1,13 @@
 //! Values: a number with its unit, a formula, or several values in a list, a tuple, a set, an interval.
 
+use super::Verdict;
 use super::expression::{Expression, is_algebra, number_length};
 use super::number::{Number, ideographic, is_ordinal, ordinal_digits, scale, spoken, unit_fraction};
+use super::question::Question;
 use super::unit::{Unit, currency_prefix};
 
 /// Longest text that is read, in bytes.
-const TEXT_BYTES_MAX: usize = 512;
+const FORMULA_BYTES_MAX: usize = 512;
 /// Deepest nesting of collections.
 const DEPTH_MAX: usize = 8;
 /// Words before a number that leave it as it is.
@@ -27,6 +29,8 @@ const ABOUT: [&str; 16] = [
     "=",
     ":",
 ];
+/// Nouns of which anything may be an instance.
+const GENERAL: [&str; 7] = ["object", "item", "thing", "unit", "piece", "time", "one"];
 /// Letters behind a number that multiply it.
 const SUFFIXES: [(&str, i64); 8] = [
     ("k", 1_000),
@@ -73,9 +77,9 @@ pub struct Assigned {
 }
 
 impl Assigned {
-    /// Reads a text (canonical, without LaTeX's dressing).
+    /// Needs a text (canonical, without LaTeX's markup).
     pub fn read(text: &str) -> Option<Self> {
-        if text.len() > TEXT_BYTES_MAX {
+        if text.len() > FORMULA_BYTES_MAX {
             return None;
         }
         let mixed = mixed(text);
@@ -104,6 +108,33 @@ impl Assigned {
                     assignment(text).map_or((None, text), |(name, value)| (Some(name.to_owned()), value));
                 Some(Self { names: name.into_iter().collect(), value: equation(text).or_else(|| read(text, 0))? })
             }
+        }
+    }
+
+    /// Compares two numbers of which only one has a unit, where the question asks for a unit, a thing or a scale: `150 cm` to a question
+    /// for meters is `1.5`, `7 months` to one for years is no `7`. `None` where the question says nothing of it.
+    pub fn against_asked(&self, other: &Self, question: &Question) -> Option<Verdict> {
+        let (Value::Quantity(a, unit), Value::Quantity(b, other)) = (&self.value, &other.value) else { return None };
+        let (number, unit, bare) = match (unit, other) {
+            (unit, Unit::None) => (a, unit, b),
+            (Unit::None, unit) => (b, unit, a),
+            _ => return None,
+        };
+        if let Some(scale) = question.scale
+            && (number.same(&bare.times(scale)) || bare.same(&number.times(scale)))
+        {
+            return Some(Verdict::Same);
+        }
+        match (unit, &question.unit) {
+            (Unit::Measure { .. }, Some(asked)) if !unit.is_like(asked) => {
+                Some(Verdict::of(unit.convert(*number, asked).is_some_and(|number| number.same(bare))))
+            }
+            (Unit::Counted(nouns), _) if question.asks_count && !nouns.iter().any(|noun| question.says(noun)) => {
+                let is_general = nouns.last().is_some_and(|noun| GENERAL.contains(&noun.as_str()));
+                let is_same = number.same(bare) && !is_general;
+                is_same.then(|| Verdict::unknown("the answer counts something that the question does not name"))
+            }
+            _ => None,
         }
     }
 
@@ -402,11 +433,16 @@ fn infinity(text: &str) -> Option<Number> {
     ["∞", "infinity", "inf", "oo"].contains(&name.trim()).then(|| Number::real(sign * f64::INFINITY))
 }
 
-/// The variable and the value of `x = 3`: a letter, perhaps with an index or an argument.
+/// The name and the value of `x = 3`, `∠B = 70°`, `x ≈ 8.5`: a letter, perhaps with an index, an argument or a noun before it.
 fn assignment(text: &str) -> Option<(&str, &str)> {
-    let (name, value) = text.split_once('=')?;
+    let (name, value) = text.split_once(['=', '≈'])?;
     let name = name.trim();
     let bare = name.strip_suffix("(x)").unwrap_or(name);
+    let bare = ["angle ", "area ", "length ", "m∠", "∠", "△"]
+        .iter()
+        .find_map(|noun| bare.strip_prefix(noun))
+        .unwrap_or(bare)
+        .trim();
     let mut letters = bare.chars();
     let is_name = letters.next().is_some_and(char::is_alphabetic)
         && letters.clone().count() <= 7
