@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// How the values of several steps become one. A value that is not finite was not measured: it counts in none of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Rule {
+pub enum Aggregation {
     /// The mean over the steps that measured it.
     Mean,
     /// The mean over all steps; a step that does not name it has 0.
@@ -20,26 +20,26 @@ pub enum Rule {
 
 /// A named value of one step.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Figure {
+pub struct Metric {
     name: String,
     value: f64,
-    rule: Rule,
+    rule: Aggregation,
 }
 
-impl Figure {
+impl Metric {
     /// A value, and how it is taken together with those of other steps.
-    pub fn new(name: impl Into<String>, value: f64, rule: Rule) -> Figure {
-        Figure { name: name.into(), value, rule }
+    pub fn new(name: impl Into<String>, value: f64, rule: Aggregation) -> Metric {
+        Metric { name: name.into(), value, rule }
     }
 
     /// A value that is averaged.
-    pub fn mean(name: impl Into<String>, value: f64) -> Figure {
-        Figure::new(name, value, Rule::Mean)
+    pub fn mean(name: impl Into<String>, value: f64) -> Metric {
+        Metric::new(name, value, Aggregation::Mean)
     }
 
     /// A number of things.
-    pub fn count(name: impl Into<String>, value: usize) -> Figure {
-        Figure::new(name, value as f64, Rule::Count)
+    pub fn count(name: impl Into<String>, value: usize) -> Metric {
+        Metric::new(name, value as f64, Aggregation::Count)
     }
 }
 
@@ -54,7 +54,7 @@ pub struct Window {
 #[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
 struct Entry {
     name: String,
-    rule: Rule,
+    rule: Aggregation,
     /// Sum, extreme or last value of the steps that measured it.
     value: f64,
     measured: u64,
@@ -62,9 +62,9 @@ struct Entry {
 
 impl Window {
     /// Takes in one step.
-    pub fn add_step(&mut self, figures: Vec<Figure>) {
+    pub fn add_step(&mut self, metrics: Vec<Metric>) {
         self.steps += 1;
-        for Figure { name, value, rule } in figures {
+        for Metric { name, value, rule } in metrics {
             let known = self.entries.iter().position(|entry| entry.name == name);
             let place = known.unwrap_or(self.entries.len());
             if known.is_none() {
@@ -87,20 +87,20 @@ impl Entry {
         }
         self.value = match self.rule {
             _ if self.measured == 0 => value,
-            Rule::Mean | Rule::Count => self.value + value,
-            Rule::Min => self.value.min(value),
-            Rule::Max => self.value.max(value),
-            Rule::Last => value,
+            Aggregation::Mean | Aggregation::Count => self.value + value,
+            Aggregation::Min => self.value.min(value),
+            Aggregation::Max => self.value.max(value),
+            Aggregation::Last => value,
         };
         self.measured += 1;
     }
 
     fn average(&self, steps: u64) -> f64 {
         match self.rule {
-            Rule::Count => self.value / steps as f64,
+            Aggregation::Count => self.value / steps as f64,
             _ if self.measured == 0 => f64::NAN,
-            Rule::Mean => self.value / self.measured as f64,
-            Rule::Min | Rule::Max | Rule::Last => self.value,
+            Aggregation::Mean => self.value / self.measured as f64,
+            Aggregation::Min | Aggregation::Max | Aggregation::Last => self.value,
         }
     }
 }
@@ -125,12 +125,12 @@ impl Averages {
 mod tests {
     use super::*;
 
-    fn step(loss: f64, ends: &[(&str, usize)], rate: f64) -> Vec<Figure> {
-        let mut figures = vec![Figure::mean("loss", loss), Figure::new("rate", rate, Rule::Last)];
-        figures.push(Figure::new("longest", rate, Rule::Max));
-        figures.push(Figure::new("shortest", rate, Rule::Min));
-        figures.extend(ends.iter().map(|(name, count)| Figure::count(*name, *count)));
-        figures
+    fn step(loss: f64, ends: &[(&str, usize)], rate: f64) -> Vec<Metric> {
+        let mut metrics = vec![Metric::mean("loss", loss), Metric::new("rate", rate, Aggregation::Last)];
+        metrics.push(Metric::new("longest", rate, Aggregation::Max));
+        metrics.push(Metric::new("shortest", rate, Aggregation::Min));
+        metrics.extend(ends.iter().map(|(name, count)| Metric::count(*name, *count)));
+        metrics
     }
 
     #[test]

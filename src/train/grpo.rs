@@ -9,14 +9,15 @@ use tracing::debug_span;
 use super::batch::Batch;
 use super::dataset::{Dataset, DatasetError};
 use super::left_out::LeftOut;
+use super::metrics::{line_of, report_metrics, update_metrics};
 use super::owners::Owners;
-use super::policy::{Learned, Measured, Policy, PolicySettings};
+use super::policy::{Learned, Policy, PolicySettings};
 use super::run::{Run, TrainerState};
 use super::sample::Layout;
 use super::{Session, SkippedUpdates, TrainError, device_metrics, open_learner, starting_weights};
 use crate::checkpoint::CheckpointError;
 use crate::engine::{Engine, Statistics};
-use crate::eval::report::{Report, figure, spread};
+use crate::eval::report::{Report, figure};
 use crate::eval::{evaluate, sample, score_groups};
 use crate::prompt::Processor;
 use crate::recipe::memory::engine_limits;
@@ -28,7 +29,7 @@ use crate::rollout::registry::{self, RegistryError};
 use crate::rollout::reward::{RewardSet, Scores};
 use crate::rollout::transcript::{End, Transcript};
 use crate::rollout::{Group, RolloutSettings, ToolWait, run_timed};
-use crate::telemetry::window::{Averages, Figure, Rule};
+use crate::telemetry::window::{Aggregation, Metric};
 
 /// Takes one number from a report.
 type Reading = fn(&Report) -> f64;
@@ -254,14 +255,14 @@ impl<'a> Trainer<'a> {
         let report = Report::new(transcripts.zip(rollouts.scores.iter().flatten()));
         self.run.advance(&format!("reward {}", figure(report.reward)));
         self.warn_if_idle(step, batch, &report);
-        let mut figures = report_figures(&report, batch);
-        figures.extend(update_figures(learned, batch.teaches(self.recipe.grpo.beta)));
+        let mut metrics = report_metrics(&report, batch);
+        metrics.extend(update_metrics(learned, batch.teaches(self.recipe.grpo.beta)));
         let last_update = self.updates_of(step - 1).end - 1;
-        figures.push(Figure::new("learning_rate", self.learning_rate_at(last_update), Rule::Last));
-        figures.push(Figure::new("skipped_updates", self.skipped.total as f64, Rule::Last));
-        figures.push(Figure::new("left_out", self.left_out.total() as f64, Rule::Last));
-        figures.extend(self.time_figures(rollouts, times));
-        let Some(averages) = self.run.close_step(step, figures) else { return Ok(()) };
+        metrics.push(Metric::new("learning_rate", self.learning_rate_at(last_update), Aggregation::Last));
+        metrics.push(Metric::new("skipped_updates", self.skipped.total as f64, Aggregation::Last));
+        metrics.push(Metric::new("left_out", self.left_out.total() as f64, Aggregation::Last));
+        metrics.extend(self.time_metrics(rollouts, times));
+        let Some(averages) = self.run.close_step(step, metrics) else { return Ok(()) };
         self.run.say(&format!("step {step}/{}  {}", self.run.steps, line_of(&averages)));
         let values: Vec<(&str, f64)> = averages.iter().chain(device_metrics(self.session)).collect();
         self.run.log(step, &values)
@@ -285,24 +286,24 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    fn time_figures(&self, rollouts: &Rollouts, [began, rolled_out]: [Instant; 2]) -> Vec<Figure> {
+    fn time_metrics(&self, rollouts: &Rollouts, [began, rolled_out]: [Instant; 2]) -> Vec<Metric> {
         let transcripts = rollouts.groups.iter().flat_map(|group| &group.transcripts);
         let drawn: usize = transcripts.clone().map(Transcript::own_tokens).sum();
         let kept: f64 = transcripts.flat_map(Transcript::own).map(|(_, token)| f64::from(token.kept)).sum();
         let rollout_seconds = (rolled_out - began).as_secs_f64();
         let engine = self.engine.statistics().since(&self.engine_before);
         vec![
-            Figure::mean("kept_mass", kept / drawn as f64),
-            Figure::mean("rollout_seconds", rollout_seconds),
-            Figure::mean("update_seconds", rolled_out.elapsed().as_secs_f64()),
-            Figure::mean("rollout_tokens_per_second", drawn as f64 / rollout_seconds),
-            Figure::mean("engine/preemptions", engine.preemptions as f64),
-            Figure::mean("engine/prefix_hit_rate", engine.found_tokens as f64 / engine.begun_tokens.max(1) as f64),
-            Figure::mean("engine/encoded_images", engine.encoded_images as f64),
-            Figure::mean("engine/drafted_tokens", engine.drafted_tokens as f64),
-            Figure::mean("engine/accepted_tokens", engine.accepted_tokens as f64),
-            Figure::mean("tool_wait_hidden_seconds", rollouts.tool_wait.hidden.as_secs_f64()),
-            Figure::mean("tool_wait_open_seconds", rollouts.tool_wait.open.as_secs_f64()),
+            Metric::mean("kept_mass", kept / drawn as f64),
+            Metric::mean("rollout_seconds", rollout_seconds),
+            Metric::mean("update_seconds", rolled_out.elapsed().as_secs_f64()),
+            Metric::mean("rollout_tokens_per_second", drawn as f64 / rollout_seconds),
+            Metric::mean("engine/preemptions", engine.preemptions as f64),
+            Metric::mean("engine/prefix_hit_rate", engine.found_tokens as f64 / engine.begun_tokens.max(1) as f64),
+            Metric::mean("engine/encoded_images", engine.encoded_images as f64),
+            Metric::mean("engine/drafted_tokens", engine.drafted_tokens as f64),
+            Metric::mean("engine/accepted_tokens", engine.accepted_tokens as f64),
+            Metric::mean("tool_wait_hidden_seconds", rollouts.tool_wait.hidden.as_secs_f64()),
+            Metric::mean("tool_wait_open_seconds", rollouts.tool_wait.open.as_secs_f64()),
         ]
     }
 
@@ -395,135 +396,4 @@ fn held_out_tasks(recipe: &Recipe) -> Result<Vec<Task>, DatasetError> {
     };
     let count = dataset.len().map_or(settings.tasks, |len| len.min(settings.tasks));
     (0..count as u64).map(|number| dataset.task(number)).collect()
-}
-
-/// What the rollouts of a step amount to.
-fn report_figures(report: &Report, batch: &Batch) -> Vec<Figure> {
-    let [advantage_min, advantage, advantage_max] = spread(&batch.advantages);
-    let mut figures = vec![
-        Figure::mean("reward", report.reward),
-        Figure::mean("reward_std", report.reward_std),
-        Figure::mean("frac_reward_zero_std", batch.groups_without_signal as f64 / batch.groups as f64),
-        Figure::new("advantage/min", advantage_min, Rule::Min),
-        Figure::mean("advantage/mean", advantage),
-        Figure::new("advantage/max", advantage_max, Rule::Max),
-        Figure::mean("accuracy", report.accuracy),
-        Figure::mean("accuracy_of_all", report.accuracy_of_all),
-        Figure::count("answers_scored", report.answers_scored),
-        Figure::count("answers_unscored", report.answers_unscored),
-        Figure::count("scored", report.scored),
-        Figure::count("unscored", report.unscored),
-        Figure::count("groups_left_out", batch.groups_left_out),
-        Figure::count("masked_completions", batch.masked),
-        Figure::mean("tool_use", report.tool_use),
-        Figure::mean("tool_success", report.tool_success),
-        Figure::mean("completion_tokens", report.tokens),
-        Figure::new("completion_tokens/min", report.tokens_min, Rule::Min),
-        Figure::new("completion_tokens/max", report.tokens_max, Rule::Max),
-        Figure::mean("num_turns", report.turns),
-        Figure::new("num_turns/min", report.turns_min, Rule::Min),
-        Figure::new("num_turns/max", report.turns_max, Rule::Max),
-    ];
-    figures.extend(report.parts.iter().map(|(name, value)| Figure::mean(format!("reward/{name}"), *value)));
-    figures.extend(report.ends.iter().map(|(name, count)| Figure::count(format!("end/{name}"), *count)));
-    figures
-}
-
-/// What the updates of a step measured: means over them. NaN where there was nothing to compute. Loss, clip shares and gradient norm are NaN
-/// also where there was nothing to learn: a loss without a gradient says nothing of the policy.
-fn update_figures(learned: &Learned, teaches: bool) -> Vec<Figure> {
-    let of_loss = |value: fn(&Measured) -> f64| if teaches { learned.mean(value) } else { f64::NAN };
-    let [low, high] = [of_loss(|update| update.clip_low), of_loss(|update| update.clip_high)];
-    vec![
-        Figure::mean("loss", of_loss(|update| update.loss)),
-        Figure::mean("kl", learned.mean(|update| update.kl)),
-        Figure::mean("entropy", learned.mean(|update| update.entropy)),
-        Figure::mean("clip_ratio", low + high),
-        Figure::mean("clip_ratio/low_mean", low),
-        Figure::mean("clip_ratio/high_mean", high),
-        Figure::mean("grad_norm", of_loss(|update| update.update.grad_norm)),
-        Figure::count("trained_tokens", learned.tokens),
-        Figure::count("mismatched_tokens", learned.mismatched),
-    ]
-}
-
-/// The line of a window of steps; a dash for what nothing was measured of, and no `kl` without a reference.
-fn line_of(averages: &Averages) -> String {
-    let get = |name| averages.get(name);
-    let shown = |name| figure(averages.get(name));
-    let [scored, unscored] = ["answers_scored", "answers_unscored"].map(get);
-    let of_all = match unscored > 0.0 {
-        true => format!(" ({} of all, {unscored:.0} of {:.0} unscored)", shown("accuracy_of_all"), scored + unscored),
-        false => String::new(),
-    };
-    let kl = if get("kl").is_nan() { String::new() } else { format!("  kl {:.4}", get("kl")) };
-    format!(
-        "reward {}  accuracy {}{of_all}  tool use {:.2} ok {:.2}  tokens {:.0}{kl}  entropy {}  grad norm {}  rollout {:.1} s  \
-         update {:.1} s",
-        shown("reward"),
-        shown("accuracy"),
-        get("tool_use"),
-        get("tool_success"),
-        get("completion_tokens"),
-        shown("entropy"),
-        shown("grad_norm"),
-        get("rollout_seconds"),
-        get("update_seconds"),
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::telemetry::window::Window;
-    use crate::train::learner;
-
-    fn measured(kl: f64, grad_norm: f64) -> Measured {
-        let update = learner::Update { grad_norm, applied: grad_norm.is_finite() };
-        Measured { loss: 2.0 * kl, kl, entropy: 1.0, clip_low: 0.25, clip_high: kl / 4.0, update }
-    }
-
-    fn averages(figures: Vec<Figure>) -> Averages {
-        let mut window = Window::default();
-        window.add_step(figures);
-        window.averages()
-    }
-
-    #[test]
-    fn every_iteration_of_a_step_is_counted() {
-        let updates = vec![measured(0.0, 3.0), measured(0.5, f64::NAN), measured(1.0, 4.0)];
-        let found = averages(update_figures(&Learned { updates, tokens: 7, mismatched: 0 }, true));
-        for (name, wanted) in [
-            ("loss", 1.0),
-            ("kl", 0.5),
-            ("clip_ratio", 0.375),
-            ("clip_ratio/low_mean", 0.25),
-            ("clip_ratio/high_mean", 0.125),
-            ("grad_norm", 3.5),
-            ("trained_tokens", 7.0),
-        ] {
-            assert_eq!(found.get(name), wanted, "{name}");
-        }
-        assert!(averages(update_figures(&Learned::default(), true)).get("loss").is_nan());
-    }
-
-    #[test]
-    fn the_line_of_a_step_says_how_many_answers_are_unscored() {
-        let report = Report {
-            count: 8,
-            accuracy: 1.0,
-            accuracy_of_all: 0.125,
-            answers_scored: 1,
-            answers_unscored: 7,
-            ..Report::default()
-        };
-        let mut figures = report_figures(&report, &Batch::default());
-        figures.push(Figure::mean("kl", f64::NAN));
-        let line = line_of(&averages(figures));
-        assert!(line.contains("accuracy 1.000 (0.125 of all, 7 of 8 unscored)  tool use"), "{line}");
-        assert!(line.contains("entropy -  grad norm -") && !line.contains("kl"), "{line}");
-        let report = Report { answers_scored: 8, answers_unscored: 0, ..report };
-        let line = line_of(&averages(report_figures(&report, &Batch::default())));
-        assert!(line.contains("accuracy 1.000  tool use"), "{line}");
-    }
 }

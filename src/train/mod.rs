@@ -9,6 +9,7 @@ pub mod grpo;
 pub mod learner;
 pub mod left_out;
 pub mod loss;
+pub mod metrics;
 mod owners;
 pub mod policy;
 pub mod run;

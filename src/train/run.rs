@@ -15,7 +15,7 @@ use crate::checkpoint::resume::CHECKPOINT;
 use crate::checkpoint::{CheckpointError, folder, resume};
 use crate::recipe::SaveStrategy;
 use crate::recipe::plan::Plan;
-use crate::telemetry::window::{Averages, Figure, Window};
+use crate::telemetry::window::{Averages, Metric, Window};
 use crate::telemetry::{Metrics, Progress};
 
 const STATE_FILE: &str = "trainer_state.json";
@@ -157,11 +157,11 @@ impl Run {
         &self.dir
     }
 
-    /// Takes in the figures of a step, and gives those of its window where they are to be logged: at multiples of `logging_steps` and at
+    /// Takes in the metrics of a step, and gives those of its window where they are to be logged: at multiples of `logging_steps` and at
     /// the last step. A window that a checkpoint cuts is saved with it and goes on in the resumed run, so that its line is the same. That
     /// of the last step goes on too where a run is resumed to more steps.
-    pub fn close_step(&mut self, step: u64, figures: Vec<Figure>) -> Option<Averages> {
-        self.window.add_step(figures);
+    pub fn close_step(&mut self, step: u64, metrics: Vec<Metric>) -> Option<Averages> {
+        self.window.add_step(metrics);
         let is_full = step.is_multiple_of(self.logging_steps);
         let averages = (is_full || step == self.steps).then(|| self.window.averages());
         if is_full {

@@ -12,7 +12,7 @@ use super::{Session, TrainError, demonstration, device_metrics, open_learner};
 use crate::prompt::Processor;
 use crate::recipe::plan::Plan;
 use crate::recipe::{LogprobKind, Recipe};
-use crate::telemetry::window::{Figure, Rule};
+use crate::telemetry::window::{Aggregation, Metric};
 
 /// Batches that are made ready ahead of the learner.
 const BATCHES_AHEAD: usize = 4;
@@ -165,17 +165,17 @@ fn report(
     [skipped, left_out]: [u64; 2],
     began: Instant,
 ) -> Result<(), TrainError> {
-    let figures = vec![
-        Figure::mean("loss", learned.loss),
-        Figure::mean("grad_norm", learned.update.map_or(f64::NAN, |update| update.grad_norm)),
-        Figure::new("learning_rate", learned.learning_rate, Rule::Last),
-        Figure::mean("tokens", learned.tokens as f64),
-        Figure::mean("trained_tokens", learned.targets as f64),
-        Figure::mean("tokens_per_second", learned.tokens as f64 / began.elapsed().as_secs_f64()),
-        Figure::new("skipped_updates", skipped as f64, Rule::Last),
-        Figure::new("left_out", left_out as f64, Rule::Last),
+    let metrics = vec![
+        Metric::mean("loss", learned.loss),
+        Metric::mean("grad_norm", learned.update.map_or(f64::NAN, |update| update.grad_norm)),
+        Metric::new("learning_rate", learned.learning_rate, Aggregation::Last),
+        Metric::mean("tokens", learned.tokens as f64),
+        Metric::mean("trained_tokens", learned.targets as f64),
+        Metric::mean("tokens_per_second", learned.tokens as f64 / began.elapsed().as_secs_f64()),
+        Metric::new("skipped_updates", skipped as f64, Aggregation::Last),
+        Metric::new("left_out", left_out as f64, Aggregation::Last),
     ];
-    let Some(averages) = run.close_step(step, figures) else { return Ok(()) };
+    let Some(averages) = run.close_step(step, metrics) else { return Ok(()) };
     run.say(&format!(
         "step {step}/{}  loss {:.4}  grad norm {:.3}  learning rate {:.2e}  {:.0} tokens/s",
         run.steps,
