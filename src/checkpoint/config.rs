@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::CheckpointError;
+use super::contents::refuse_contents;
 use super::files::TensorFiles;
 use crate::model::config::{self, Config};
 use crate::prompt;
@@ -13,6 +14,12 @@ use crate::prompt;
 /// # Errors
 /// When the config cannot be read, or says what is not built.
 pub fn open(dir: &Path) -> Result<Config, CheckpointError> {
+    // A folder that belongs to another kind says so before its missing config does.
+    if !dir.join("config.json").exists()
+        && let Err(error @ CheckpointError::OtherForm { .. }) = refuse_contents(dir)
+    {
+        return Err(error);
+    }
     let json = config::read(dir)?;
     let mut config = Config::from_json(&json)?;
     let path = dir.join("config.json");

@@ -12,7 +12,8 @@ use super::lines::refuse_input;
 use crate::checkpoint::{config, folder, processor, weights};
 use crate::engine::{Engine, EngineLimits};
 use crate::eval::predictions::{Column, PredictionError, score_lines};
-use crate::eval::{evaluate, sample};
+use crate::eval::report::figure;
+use crate::eval::{evaluate, faults, sample};
 use crate::files::foreign_start;
 use crate::model::Model;
 use crate::ops::attention::PAGE_TOKENS;
@@ -73,7 +74,7 @@ pub struct EvalArguments {
 /// Runs the command.
 pub fn run(arguments: EvalArguments) -> anyhow::Result<()> {
     let Some(model) = &arguments.model else { return score_predictions(&arguments) };
-    let tasks = tasks(&arguments.data, arguments.limit)?;
+    let (dataset, tasks) = tasks(&arguments.data, arguments.limit)?;
     let dir = folder::resolve(model)?;
     let config = config::open(&dir)?;
     let processor = Arc::new(processor::open(&dir, &config)?);
@@ -91,6 +92,9 @@ pub fn run(arguments: EvalArguments) -> anyhow::Result<()> {
     let mut generator = EngineGenerator { engine: &mut engine, weights: &weights };
     let rewards = RewardSet::new(&RewardSettings::default())?;
     let (report, groups) = evaluate(&mut generator, &processor, &*environment, &tasks, &rewards)?;
+    for (task, reason) in faults(&groups) {
+        eprintln!("left out: {}: {reason}", dataset.name_of(task as u64));
+    }
     print!("{report}");
     if let Some(output) = &arguments.output {
         std::fs::create_dir_all(output).with_context(|| format!("cannot create {}", output.display()))?;
@@ -136,16 +140,18 @@ fn score_predictions(arguments: &EvalArguments) -> anyhow::Result<()> {
 fn print_columns(columns: &[Column]) {
     println!("{:<16}{:>8}{:>8}{:>10}{:>8}", "reward", "mean", "scored", "unscored", "of all");
     for Column { name, scored, unscored, sum } in columns {
-        let of = |count: usize| sum / count.max(1) as f64;
-        println!("{name:<16}{:>8.3}{scored:>8}{unscored:>10}{:>8.3}", of(*scored), of(scored + unscored));
+        let of = |count: usize| figure(sum / count as f64);
+        println!("{name:<16}{:>8}{scored:>8}{unscored:>10}{:>8}", of(*scored), of(scored + unscored));
     }
 }
 
-fn tasks(data: &str, limit: usize) -> anyhow::Result<Vec<Task>> {
+/// The data and its first tasks.
+fn tasks(data: &str, limit: usize) -> anyhow::Result<(Dataset, Vec<Task>)> {
     let dataset = match data {
         "needle" => Dataset::held_out_needle(),
         file => Dataset::from_files(&[PathBuf::from(file)], Method::Grpo, None)?,
     };
     let count = dataset.len().map_or(limit, |len| len.min(limit));
-    Ok((0..count as u64).map(|number| dataset.task(number)).collect::<Result<_, _>>()?)
+    let tasks = (0..count as u64).map(|number| dataset.task(number)).collect::<Result<_, _>>()?;
+    Ok((dataset, tasks))
 }

@@ -42,6 +42,12 @@ pub fn score_groups(groups: &[Group], tasks: &[Task], rewards: &RewardSet) -> Ve
     groups.iter().map(score).collect()
 }
 
+/// The tasks that could not be rolled out, and why.
+pub fn faults(groups: &[Group]) -> impl Iterator<Item = (usize, String)> {
+    let fault = |group: &Group| group.transcripts.iter().find_map(|transcript| transcript.end.fault());
+    groups.iter().filter_map(move |group| Some((group.task, fault(group)?)))
+}
+
 /// The columns `scores` and `unscored` of written lines: the score of each reward, null where there is none, and why it is missing.
 fn columns_of(parts: &[(&'static str, Score)]) -> [Value; 2] {
     let values: Map<String, Value> =

@@ -88,7 +88,7 @@ impl Prediction {
         let text = |key: &str| match row.get(key)? {
             Value::Null => Ok(None),
             Value::String(text) => Ok(Some(text)),
-            Value::Number(number) => Ok(Some(number.to_string())),
+            Value::Number(_) => Ok(row.raw(key).map(str::to_owned)),
             other => Err(format!("`{key}` is {other}; it should be a string or a number")),
         };
         let (answer, text) = (text("answer")?, text("text")?.map(|text| own_text(&text)));
@@ -100,7 +100,10 @@ impl Prediction {
             Value::String(question) => question,
             other => return Err(format!("`question` is {other}; it should be a string")),
         };
-        let solution = Solution::read(&row.get("solution")?).map_err(|problem| format!("`solution`: {problem}"))?;
+        let solution = match row.get("solution")? {
+            Value::Number(_) => Solution::text(row.raw("solution").unwrap_or_default()),
+            value => Solution::read(&value).map_err(|problem| format!("`solution`: {problem}"))?,
+        };
         Ok(Self { answer, text, question, solution })
     }
 
@@ -138,6 +141,11 @@ impl Row {
         found.map_or(Ok(Value::Null), |(_, raw)| {
             serde_json::from_str(raw.get()).map_err(|error| format!("`{key}` cannot be read: {error}"))
         })
+    }
+
+    /// A column as it was written: a number has all its digits.
+    fn raw(&self, key: &str) -> Option<&str> {
+        self.0.iter().rev().find(|(name, _)| name == key).map(|(_, raw)| raw.get())
     }
 
     fn set(&mut self, key: &str, value: &Value) {
@@ -194,7 +202,7 @@ mod tests {
     fn lines_keep_their_columns_and_gain_scores() {
         let lines = "\u{feff}{\"id\":123456789012345678901234567890,\"answer\":\"7\",\"solution\":\"7\",\"x\":1.10}\n\n\
                      {\"text\":\"<answer>8</answer>\",\"solution\":[\"7\",\"eight\"],\"scores\":0}\n{\"answer\":\"7\"}\n\
-                     {\"answer\":7,\"solution\":7}\n";
+                     {\"answer\":12345678901234567890123,\"solution\":12345678901234567890123}\n";
         let (written, columns) = score(lines).unwrap();
         assert_eq!(
             written,
@@ -202,7 +210,7 @@ mod tests {
              \"unscored\":{}}\n\
              {\"text\":\"<answer>8</answer>\",\"solution\":[\"7\",\"eight\"],\"scores\":{\"answer\":1.0},\"unscored\":{}}\n\
              {\"answer\":\"7\",\"scores\":{\"answer\":null},\"unscored\":{\"answer\":\"the task has no reference answer\"}}\n\
-             {\"answer\":7,\"solution\":7,\"scores\":{\"answer\":1.0},\"unscored\":{}}\n"
+             {\"answer\":12345678901234567890123,\"solution\":12345678901234567890123,\"scores\":{\"answer\":1.0},\"unscored\":{}}\n"
         );
         assert_eq!(columns, [Column { name: "answer", scored: 3, unscored: 1, sum: 3.0 }]);
     }

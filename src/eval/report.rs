@@ -34,11 +34,11 @@ pub struct Report {
     pub answers_scored: usize,
     /// Those whose answer was not.
     pub answers_unscored: usize,
-    /// Share of transcripts that called a tool.
+    /// Share of the transcripts that ran which called a tool.
     pub tool_use: f64,
-    /// Share of calls that ran without an error; 1 when there was none.
+    /// Share of calls that ran without an error; NaN when there was none.
     pub tool_success: f64,
-    /// Mean tokens after the prompt.
+    /// Mean tokens after the prompt, of the transcripts that ran.
     pub tokens: f64,
     /// The fewest.
     pub tokens_min: f64,
@@ -87,11 +87,13 @@ impl Report {
                 None => report.ends.push((name, 1)),
             }
         }
-        report.tool_use = callers as f64 / report.count as f64;
-        report.tool_success = if calls == 0 { 1.0 } else { worked as f64 / calls as f64 };
-        let tokens: Vec<f64> = scored.clone().map(|(transcript, _)| transcript.completion_tokens() as f64).collect();
+        // What could not be run at all says nothing of the model.
+        let ran = scored.map(|(transcript, _)| transcript).filter(|transcript| !transcript.end.is_fault());
+        report.tool_use = callers as f64 / ran.clone().count() as f64;
+        report.tool_success = worked as f64 / calls as f64;
+        let tokens: Vec<f64> = ran.clone().map(|transcript| transcript.completion_tokens() as f64).collect();
         [report.tokens_min, report.tokens, report.tokens_max] = spread(&tokens);
-        let turns: Vec<f64> = scored.map(|(transcript, _)| transcript.own_turns() as f64).collect();
+        let turns: Vec<f64> = ran.map(|transcript| transcript.own_turns() as f64).collect();
         [report.turns_min, report.turns, report.turns_max] = spread(&turns);
         report.ends.sort_unstable();
         report
@@ -197,6 +199,18 @@ mod tests {
         let transcripts: Vec<Transcript> =
             (0..answers.len()).map(|i| Transcript::of_prompt(&prompt, i, 0, 0, End::Answered)).collect();
         Report::new(transcripts.iter().zip(&scores))
+    }
+
+    #[test]
+    fn what_could_not_run_counts_in_no_length_and_no_share_of_calls() {
+        let prompt = Prompt { token_ids: vec![1, 2], ..Prompt::default() };
+        let mut ran = Transcript::of_prompt(&prompt, 0, 0, 0, End::Answered);
+        ran.token_ids.extend([3, 4, 5]);
+        let failed = Transcript::of_prompt(&prompt, 1, 0, 0, End::TaskFailed("no picture".to_owned()));
+        let scores = Scores { total: Score::Value(1.0), parts: Vec::new() };
+        let found = Report::new([(&ran, &scores), (&failed, &scores)].into_iter());
+        assert_eq!((found.tokens_min, found.tokens, found.tokens_max, found.tool_use), (3.0, 3.0, 3.0, 0.0));
+        assert!(found.tool_success.is_nan(), "there was no call");
     }
 
     #[test]

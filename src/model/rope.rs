@@ -156,7 +156,8 @@ impl Yarn {
             original_context: keys.number_or("original_max_position_embeddings", context_tokens as f64)?,
             beta_fast: unless_zero("beta_fast", 32.0)?,
             beta_slow: unless_zero("beta_slow", 1.0)?,
-            truncate: keys.flag_or("truncate", true)?,
+            // Null is off in transformers.
+            truncate: !keys.object.get("truncate").is_some_and(Value::is_null) && keys.flag_or("truncate", true)?,
             attention_factor: keys.number_or("attention_factor", inferred)?,
         };
         let positive = [

@@ -176,7 +176,13 @@ static FORMS: [Form; 20] = [
 ];
 
 /// Keys whose contents would be lost, because nothing here reads them, and the remedy.
-const UNUSED_KEYS: [(&str, &str); 11] = [
+const UNUSED_KEYS: [(&str, &str); 14] = [
+    ("kto_tag", "no method here learns from preferences; take out the rows that are not to be learned, and the key"),
+    (
+        "rejected_images",
+        "no method here learns from preferences; take the key out to learn from the answer that was chosen",
+    ),
+    ("margin", "no method here learns from preferences; take the key out to learn from the answer that was chosen"),
     ("video", "only pictures are read; give frames as `images`, each with its `<image>`"),
     ("videos", "only pictures are read; give frames as `images`, each with its `<image>`"),
     ("audio", "only pictures are read; leave such rows out"),
@@ -199,6 +205,20 @@ const UNUSED_KEYS: [(&str, &str); 11] = [
 /// A key of a row whose contents would be lost, and the remedy.
 pub fn unused_key(row: &Map<String, Value>) -> Option<(&'static str, &'static str)> {
     UNUSED_KEYS.into_iter().find(|(key, _)| row.get(*key).is_some_and(has_content))
+}
+
+/// What a turn or a row says of its own worth that would be lost: `label: false`, `weight: 0`, `loss: false`, `reasoning_content`.
+pub fn unused_mark(row: &Map<String, Value>) -> Option<(&'static str, &'static str)> {
+    const NOT_LEARNED: &str = "every answer of a row is learned (sft.train_turns says which turns); take the row or the turn out, and the key";
+    let marks = |object: &Map<String, Value>| {
+        let is_off = |key: &str| object.get(key).is_some_and(|value| *value == false || value.as_f64() == Some(0.0));
+        let off = ["label", "weight", "loss"].into_iter().find(|key| is_off(key)).map(|key| (key, NOT_LEARNED));
+        let thought = object.get("reasoning_content").is_some_and(has_content);
+        off.or(thought
+            .then_some(("reasoning_content", "write the thought into `content`, in the tags that the model uses")))
+    };
+    let turns = row.get("messages").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_object);
+    marks(row).or_else(|| turns.into_iter().find_map(marks))
 }
 
 /// Whether a value says something: neither null nor an empty list or text.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use image::RgbImage;
 use serde_json::{Map, Value, json};
 
-use super::forms::{Foreign, foreign_data, has_content, unused_key};
+use super::forms::{Foreign, foreign_data, has_content, unused_key, unused_mark};
 use super::needle::{self, Kind, Mixture, Split};
 use super::{Example, Message, Role, Solution};
 use crate::files::{foreign_start, is_elsewhere, json_line, local_path, object_remedy};
@@ -164,7 +164,7 @@ impl Place<'_> {
             Some(form) => DataError::Form { path: self.file.to_path_buf(), line: self.line, form },
             None => error,
         })?;
-        match unused_key(&object) {
+        match unused_key(&object).or_else(|| unused_mark(&object)) {
             Some((key, remedy)) => Err(self.wrong(key, "it would be left unread", remedy)),
             None => Ok(record),
         }

@@ -1,4 +1,4 @@
-//! Figures of several steps as one: what a line of metrics says of the steps since the line before.
+//! Metrics of several steps as one: what a line of metrics says of the steps since the line before.
 
 use serde::{Deserialize, Serialize};
 
@@ -50,7 +50,7 @@ pub struct Window {
     entries: Vec<Entry>,
 }
 
-/// A figure of a window.
+/// A metric of a window.
 #[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
 struct Entry {
     name: String,
@@ -74,7 +74,7 @@ impl Window {
         }
     }
 
-    /// Each figure over all steps, in the order of their first coming; NaN where no step measured it.
+    /// Each metric over all steps, in the order of their first coming; NaN where no step measured it.
     pub fn averages(&self) -> Averages {
         Averages(self.entries.iter().map(|entry| (entry.name.clone(), entry.average(self.steps))).collect())
     }

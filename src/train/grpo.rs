@@ -18,7 +18,7 @@ use super::{Session, SkippedUpdates, TrainError, device_metrics, open_learner, s
 use crate::checkpoint::CheckpointError;
 use crate::engine::{Engine, Statistics};
 use crate::eval::report::{Report, figure};
-use crate::eval::{evaluate, sample, score_groups};
+use crate::eval::{evaluate, faults, sample, score_groups};
 use crate::prompt::Processor;
 use crate::recipe::memory::engine_limits;
 use crate::recipe::plan::Plan;
@@ -97,6 +97,8 @@ struct Trainer<'a> {
     rewards: RewardSet,
     dataset: Dataset,
     held_out: Vec<Task>,
+    /// What the held-out tasks come from; none where there are none.
+    held_out_data: Option<Dataset>,
     skipped: SkippedUpdates,
     left_out: LeftOut,
     /// Steps in a row with nothing to learn.
@@ -119,7 +121,7 @@ impl<'a> Trainer<'a> {
         let recipe = &plan.recipe;
         let processor = Arc::new(plan.processor()?);
         let dataset = Dataset::open(&recipe.data, recipe.method, recipe.seed)?;
-        let held_out = held_out_tasks(recipe)?;
+        let (held_out_data, held_out) = held_out_tasks(recipe)?;
         let rewards = RewardSet::new(&recipe.reward)?;
         let environment = environment(recipe)?;
         let (learner, state) = open_learner(plan, session, &processor)?;
@@ -148,6 +150,7 @@ impl<'a> Trainer<'a> {
             rewards,
             dataset,
             held_out,
+            held_out_data,
             skipped: state.skipped,
             left_out: state.left_out,
             idle_steps: 0,
@@ -330,6 +333,11 @@ impl<'a> Trainer<'a> {
         let (report, groups) =
             evaluate(&mut generator, &self.processor, &*self.environment, &self.held_out, &self.rewards)?;
         self.engine.forget_images();
+        if let Some(data) = &self.held_out_data {
+            for (task, reason) in faults(&groups) {
+                self.run.say(&format!("left out of the held-out tasks: {}: {reason}", data.name_of(task as u64)));
+            }
+        }
         self.write_samples(&format!("held-out-{step}"), &groups)?;
         self.run.say(&format!(
             "held out at step {step}: accuracy {}, reward {}, tool use {:.2}",
@@ -347,7 +355,8 @@ impl<'a> Trainer<'a> {
         let in_turn = (0..self.recipe.grpo.num_generations).flat_map(|member| {
             rollouts.groups.iter().zip(&rollouts.scores).map(move |(group, scores)| (group, scores, member))
         });
-        for (group, scores, member) in in_turn.take(self.recipe.training.log_completions) {
+        let ran = in_turn.filter(|(group, _, member)| !group.transcripts[*member].end.is_fault());
+        for (group, scores, member) in ran.take(self.recipe.training.log_completions) {
             let name = format!("step-{step}-{}-{member}", group.task);
             sample::write(&dir, &name, &tasks[group.task], &group.transcripts[member], &scores[member])
                 .map_err(CheckpointError::file("write", &dir))?;
@@ -387,13 +396,15 @@ fn environment(recipe: &Recipe) -> Result<Arc<dyn Environment>, RegistryError> {
     })
 }
 
-fn held_out_tasks(recipe: &Recipe) -> Result<Vec<Task>, DatasetError> {
+/// The held-out tasks and what they come from.
+fn held_out_tasks(recipe: &Recipe) -> Result<(Option<Dataset>, Vec<Task>), DatasetError> {
     let settings = &recipe.evaluation;
     let dataset = match settings.files.is_empty() {
         false => Dataset::from_files(&settings.files, Method::Grpo, None)?,
         true if recipe.data.needle.is_some() => Dataset::held_out_needle(),
-        true => return Ok(Vec::new()),
+        true => return Ok((None, Vec::new())),
     };
     let count = dataset.len().map_or(settings.tasks, |len| len.min(settings.tasks));
-    (0..count as u64).map(|number| dataset.task(number)).collect()
+    let tasks = (0..count as u64).map(|number| dataset.task(number)).collect::<Result<_, _>>()?;
+    Ok((Some(dataset), tasks))
 }

@@ -60,6 +60,7 @@ pub fn update_metrics(learned: &Learned, teaches: bool) -> Vec<Metric> {
 pub fn line_of(averages: &Averages) -> String {
     let get = |name| averages.get(name);
     let shown = |name| figure(averages.get(name));
+    let calls_ok = get("tool_success");
     let [scored, unscored] = ["answers_scored", "answers_unscored"].map(get);
     let of_all = match unscored > 0.0 {
         true => format!(" ({} of all, {unscored:.0} of {:.0} unscored)", shown("accuracy_of_all"), scored + unscored),
@@ -67,12 +68,12 @@ pub fn line_of(averages: &Averages) -> String {
     };
     let kl = if get("kl").is_nan() { String::new() } else { format!("  kl {:.4}", get("kl")) };
     format!(
-        "reward {}  accuracy {}{of_all}  tool use {:.2} ok {:.2}  tokens {:.0}{kl}  entropy {}  grad norm {}  rollout {:.1} s  \
+        "reward {}  accuracy {}{of_all}  tool use {:.2} ok {}  tokens {:.0}{kl}  entropy {}  grad norm {}  rollout {:.1} s  \
          update {:.1} s",
         shown("reward"),
         shown("accuracy"),
         get("tool_use"),
-        get("tool_success"),
+        if calls_ok.is_nan() { "-".to_owned() } else { format!("{calls_ok:.2}") },
         get("completion_tokens"),
         shown("entropy"),
         shown("grad_norm"),

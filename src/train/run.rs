@@ -249,7 +249,7 @@ fn values_of<const N: usize>(line: &str, step: u64, names: [&str; N]) -> Option<
     values.filter(|_| line["step"] == step)?.try_into().ok()
 }
 
-/// Removes what an earlier run left: its logs and its checkpoints.
+/// Removes what an earlier run left: its logs, its samples and its checkpoints.
 fn forget(dir: &Path) -> Result<(), CheckpointError> {
     for stale in [METRICS_FILE, LOG_FILE] {
         match std::fs::remove_file(dir.join(stale)) {
@@ -258,6 +258,13 @@ fn forget(dir: &Path) -> Result<(), CheckpointError> {
             }
             _ => {}
         }
+    }
+    let samples = dir.join("samples");
+    match std::fs::remove_dir_all(&samples) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(CheckpointError::file("remove", samples)(error));
+        }
+        _ => {}
     }
     resume::list(dir).iter().try_for_each(|(_, checkpoint)| folder::remove(checkpoint))
 }

@@ -176,11 +176,16 @@ fn report(
         Metric::new("left_out", left_out as f64, Aggregation::Last),
     ];
     let Some(averages) = run.close_step(step, metrics) else { return Ok(()) };
+    // A step without an example has no loss.
+    let shown = |name, digits: usize| match averages.get(name) {
+        value if value.is_nan() => "-".to_owned(),
+        value => format!("{value:.digits$}"),
+    };
     run.say(&format!(
-        "step {step}/{}  loss {:.4}  grad norm {:.3}  learning rate {:.2e}  {:.0} tokens/s",
+        "step {step}/{}  loss {}  grad norm {}  learning rate {:.2e}  {:.0} tokens/s",
         run.steps,
-        averages.get("loss"),
-        averages.get("grad_norm"),
+        shown("loss", 4),
+        shown("grad_norm", 3),
         averages.get("learning_rate"),
         averages.get("tokens_per_second")
     ));

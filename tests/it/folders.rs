@@ -125,6 +125,15 @@ fn changes() -> Vec<Change> {
             write("adapter_config.json", r#"{"base_model_name_or_path": "org/m"}"#),
             Refused(&["LoRA", "org/m", "merge"]),
         ),
+        (
+            "an adapter as PEFT saves it",
+            Box::new(|folder| {
+                std::fs::remove_file(folder.join("config.json")).unwrap();
+                std::fs::rename(folder.join("model.safetensors"), folder.join("adapter_model.safetensors")).unwrap();
+                std::fs::write(folder.join("adapter_config.json"), r#"{"base_model_name_or_path": "org/m"}"#).unwrap();
+            }),
+            Refused(&["LoRA", "org/m", "merge"]),
+        ),
         ("an adapter alone", instead("adapter_model.safetensors"), Refused(&["LoRA", "merge"])),
         ("a pickle", instead("pytorch_model.bin"), Refused(&["pytorch_model.bin", "save_pretrained"])),
         (

@@ -437,6 +437,23 @@ fn a_key_whose_contents_would_be_lost_is_named() {
         }
         keys.push("chosen");
     }
+    for (mark, value) in
+        [("label", json!(false)), ("weight", json!(0)), ("loss", json!(false)), ("reasoning_content", json!("x"))]
+    {
+        let (mut row, mut of_turn) = (chat.clone(), chat.clone());
+        row[mark] = value.clone();
+        of_turn["messages"][1][mark] = value;
+        for row in [row, of_turn] {
+            assert_says(
+                &read(&row).unwrap_err().to_string(),
+                &[&format!("key `{mark}`: it would be left unread; ")],
+                &row,
+            );
+        }
+    }
+    let mut learned = chat.clone();
+    learned["messages"][1]["weight"] = json!(1);
+    assert!(read(&learned).is_ok(), "a turn that is learned anyway");
     let mut row = chat.clone();
     row["system"] = json!("Be brief.");
     assert_says(&read(&row).unwrap_err().to_string(), &["key `system`", "the first of them"], &row);

@@ -368,6 +368,8 @@ fn some_rollouts_of_each_step_are_written_as_pages() {
     assert_eq!(pages(), wanted);
     let page = std::fs::read_to_string(place.path("runs/run/samples/step-2-1-0.md")).unwrap();
     assert!(page.contains("| reward | ") && page.contains("**question**"), "{page}");
+    succeed(train(&recipe, &["--overwrite", "--set", "training.max_steps=2"]));
+    assert!(pages().is_empty(), "a run that starts anew keeps no page of the one before: {:?}", pages());
 }
 
 #[test]

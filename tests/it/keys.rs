@@ -246,6 +246,37 @@ pub(super) fn read_folder(folder: &Path) -> Result<(Vec<u32>, Vec<f32>), Box<dyn
     Ok((ids, model.backend.to_f32(&model.logits(&weights, &h))))
 }
 
+/// transformers takes a switch that is null for off, and one that is absent for on.
+#[test]
+fn a_switch_that_is_null_is_off() {
+    let small = root().join("recipes/tiny-sft");
+    for key in ["do_resize", "do_rescale", "do_normalize"] {
+        let folder = copy(&small);
+        set("preprocessor_config.json", key, Value::Null)(folder.path());
+        let error = read_folder(folder.path()).unwrap_err().to_string();
+        assert!(error.contains(&format!("`{key}` is null; only true is supported")), "{error}");
+    }
+    let logits = |truncate: Option<Value>| {
+        let folder = copy(&small);
+        edit("config.json", move |json| {
+            let section = json["text_config"].is_object();
+            let text = if section { &mut json["text_config"] } else { json };
+            let mrope =
+                ["rope_scaling", "rope_parameters"].into_iter().find_map(|key| text[key].get("mrope_section").cloned());
+            let mut yarn = json!({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64});
+            yarn["mrope_section"] = mrope.unwrap_or_default();
+            if let Some(truncate) = &truncate {
+                yarn["truncate"] = truncate.clone();
+            }
+            text["rope_scaling"] = yarn;
+            text.as_object_mut().unwrap().shift_remove("rope_parameters");
+        })(folder.path());
+        read_folder(folder.path()).unwrap().1
+    };
+    assert_eq!(logits(Some(Value::Null)), logits(Some(json!(false))));
+    assert_ne!(logits(Some(Value::Null)), logits(None));
+}
+
 /// The place of a table's keys in the small shipped checkpoint, and what else must stand there for them to be read.
 fn places() -> Vec<(&'static [Entry], &'static str, &'static [&'static str])> {
     vec![

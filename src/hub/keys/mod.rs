@@ -27,7 +27,7 @@ pub struct Entry {
     pub note: &'static str,
 }
 
-/// What becomes of a key. A key that is null counts as absent.
+/// What becomes of a key. A key that is null counts as absent, but for a few switches that are off then.
 #[derive(Clone, Copy, Debug)]
 pub enum Effect {
     /// It is read; a value that cannot be used is an error.
@@ -63,6 +63,9 @@ pub const SECTIONS: [Section; 10] = [
     Section { title: "tokenizer_config.json", entries: TOKENIZER },
 ];
 
+/// Switches that are off in transformers where they are null, and on where they are absent.
+const NULL_IS_FALSE: [&str; 3] = ["do_resize", "do_rescale", "do_normalize"];
+
 /// Something to say about a key.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Finding {
@@ -77,7 +80,7 @@ pub enum Finding {
 pub fn look(tables: &[&[Entry]], object: &Map<String, Value>, place: &str) -> Vec<Finding> {
     let known: BTreeMap<&str, &Entry> =
         tables.iter().copied().flatten().flat_map(|entry| entry.names.iter().map(move |name| (*name, entry))).collect();
-    let present = object.iter().filter(|(_, value)| !value.is_null());
+    let present = object.iter().filter(|(key, value)| !value.is_null() || NULL_IS_FALSE.contains(&key.as_str()));
     let finding = |(key, value): (&String, &Value)| match known.get(key.as_str()) {
         Some(entry) => entry.finding(&format!("{place}{key}"), value),
         None => Some(Finding::Warned(format!("the key `{place}{key}` is not known and has no effect"))),
