@@ -244,6 +244,20 @@ fn other_answers_stay_other() {
 }
 
 #[test]
+fn an_answer_may_be_said_in_the_words_of_the_question() {
+    let question = "In which year did the unemployment rate peak?";
+    assert!(same("The unemployment rate peaked in 2009.", "2009", question));
+    assert!(!same("The unemployment rate did not peak in 2009.", "2009", question));
+    assert!(!same("The unemployment rate peaked in 2009 or 2010.", "2009", question));
+    // Words of another meaning do not make a fraction a date.
+    assert!(
+        !same("3/4", "0.8", "What time does it take, in hours?")
+            && same("3/2", "1.5", "What time does it take, in hours?")
+    );
+    assert!(same("\\frac{3}{2}", "3/2", "What is the room area?"));
+}
+
+#[test]
 fn an_option_is_known_by_its_text_in_the_question() {
     let question = "Which animal?\nA. dog\nB. cat\nC. cow";
     assert!(same("cat", "B", question));

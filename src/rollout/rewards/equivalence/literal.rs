@@ -9,6 +9,7 @@ use super::text::is_latex;
 use super::unit::{Unit, currency_prefix};
 use super::value::{Separators, split_list};
 
+const MAY_BE_A_FRACTION: &str = "it may be a fraction or two parts";
 /// Digits from which on groups with signs between them are a phone number or an ISBN.
 const CODE_DIGITS: usize = 7;
 const MONTHS: [&str; 12] = [
@@ -143,7 +144,11 @@ impl Literal {
                     || b.len() == 1
                     || (is_digits(a) && is_digits(b) && question.digits == DigitForm::Code);
                 let has_fraction = a.iter().chain(b).any(|group| group.contains('/'));
-                Verdict::of(a == b || (is_joined && !has_fraction && a.concat() == b.concat()))
+                match a == b || (is_joined && !has_fraction && a.concat() == b.concat()) {
+                    true => Verdict::Same,
+                    false if has_fraction => Verdict::unknown(MAY_BE_A_FRACTION),
+                    false => Verdict::Different,
+                }
             }
             _ => Verdict::Different,
         }
@@ -153,7 +158,7 @@ impl Literal {
     fn against(&self, text: &str, question: &Question) -> Option<Verdict> {
         let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || b".,-".contains(&byte));
         match self {
-            Self::Code(groups) if is_number || question.digits == DigitForm::Code => {
+            Self::Code(groups) if !text.contains('\\') && (is_number || question.digits == DigitForm::Code) => {
                 let digits: String = text.to_lowercase().chars().filter(|c| c.is_alphanumeric()).collect();
                 let is_code = text.chars().all(|c| c.is_alphanumeric() || " -–()+#".contains(c));
                 Some(Verdict::of(is_code && groups.concat() == digits))
@@ -172,6 +177,10 @@ impl Literal {
                 let value = Number::decimal(text)?;
                 Some(Verdict::of(parts[0].number.over(parts[1].number)?.same(&value)))
             }
+            // A question may say `time` or `score` and ask for a fraction.
+            Self::Parts(Sign::Slash, _) if is_number => Some(Verdict::unknown(MAY_BE_A_FRACTION)),
+            // LaTeX is mathematics.
+            Self::Parts(Sign::Slash, _) | Self::Code(_) if text.contains('\\') => None,
             _ if is_number => Some(Verdict::Different),
             _ => None,
         }

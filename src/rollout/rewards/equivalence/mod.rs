@@ -144,12 +144,11 @@ fn compare(answer: &str, solution: &str, are_latex: bool, question: &Question) -
 fn restates(answer: &str, solution: &str, question: &Question) -> bool {
     const CARRIED: &str =
         "the a an is are was were be it there in on at of to that this do does did has have and by for with";
+    const DENYING: &str =
+        "not no or never neither nor cannot hardly but than isnt arent wasnt werent doesnt dont didnt cant wont hasnt";
     let (said, wanted) = (words(answer), words(solution));
     let pieces: Vec<&str> = said.split(' ').collect();
-    let is_open = |word: &&str| {
-        word.ends_with("nt")
-            || matches!(*word, "not" | "no" | "or" | "never" | "neither" | "nor" | "cannot" | "hardly" | "but" | "than")
-    };
+    let is_open = |word: &&str| DENYING.split(' ').any(|denying| denying == *word);
     if pieces.len() <= wanted.split(' ').count() || !question.options.is_empty() || pieces.iter().any(is_open) {
         return false;
     }
@@ -307,7 +306,9 @@ fn values(answer: &str, solution: &str, question: &Question) -> Option<Verdict> 
         DigitForm::Parts | DigitForm::Text => {
             let is_parted = |text: &str| text.contains('/') && !text.contains('\\');
             let is_text = question.digits == DigitForm::Text;
-            let is_split = (is_parted(answer) || is_parted(solution)) && a.value.is_number();
+            // LaTeX is mathematics.
+            let has_latex = answer.contains('\\') || solution.contains('\\');
+            let is_split = !has_latex && (is_parted(answer) || is_parted(solution)) && a.value.is_number();
             if is_split || is_text && (is_computed(answer) || is_computed(solution)) {
                 let same = a.same(&b, question.asks_order) == Some(true);
                 return Some(if same { Verdict::unknown(ANOTHER_WAY) } else { Verdict::Different });
