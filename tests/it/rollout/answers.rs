@@ -394,3 +394,75 @@ fn text_of_any_kind_and_length_is_judged_quickly() {
     }
     assert!(began.elapsed().as_secs() < 30, "{:?}", began.elapsed());
 }
+
+/// Signs that are easily cut in two, or mean something to a rule.
+const ODD: [&str; 40] = [
+    "²",
+    "½",
+    "ß",
+    "İ",
+    "ﬁ",
+    "\u{338}",
+    "≠",
+    "°",
+    "–",
+    "一",
+    "万",
+    "^{",
+    "}",
+    "{",
+    "\\frac",
+    "\\boxed{",
+    "**",
+    "__",
+    "<answer>",
+    "</answer>",
+    "#### ",
+    "(",
+    ")",
+    ",",
+    "  ",
+    "\n",
+    "\u{200b}",
+    "①",
+    "٣",
+    "1e400",
+    "±",
+    "|",
+    "~",
+    "$",
+    "€",
+    " or ",
+    " per ",
+    "x=",
+    "≤",
+    "🙂",
+];
+
+#[test]
+fn no_mixture_of_pieces_ends_a_run() {
+    let texts: Vec<String> = PAIRS
+        .lines()
+        .flat_map(|line| {
+            let pair: serde_json::Value = serde_json::from_str(line).unwrap();
+            ["answer", "solution", "question"].map(|key| pair[key].as_str().unwrap_or_default().to_owned())
+        })
+        .collect();
+    let mut draws = Draws { seed: 29, count: 0 };
+    let mixture = |draws: &mut Draws| {
+        let mut mixture = String::new();
+        for _ in 0..draws.from(1, 5) {
+            let text: Vec<char> = texts[draws.from(0, texts.len() as u64 - 1) as usize].chars().collect();
+            let start = draws.from(0, text.len() as u64) as usize;
+            let end = (start + draws.from(0, 40) as usize).min(text.len());
+            mixture.extend(&text[start..end]);
+            mixture.push_str(draws.one(&ODD));
+        }
+        mixture
+    };
+    for _ in 0..4000 {
+        let [thought, answer, solution, question] = std::array::from_fn(|_| mixture(&mut draws));
+        let _ = verdict(&answer, &solution, &question);
+        let _ = scores(&format!("<think>{thought}</think>\n<answer>{answer}</answer>"), &question, &answer);
+    }
+}

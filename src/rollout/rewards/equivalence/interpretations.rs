@@ -177,7 +177,8 @@ fn interpretations(text: &str) -> Vec<String> {
     });
     // A box is the answer if nothing around it denies it, and no other box says something else.
     let boxed = boxes.next().filter(|(at, first)| {
-        let around = text[..*at].to_lowercase() + " " + &text[at + first.len()..].to_lowercase();
+        let behind = &text[at + "\\boxed{".len() + first.len()..];
+        let around = text[..*at].to_lowercase() + " " + &behind.to_lowercase();
         let denies = |word: &str| {
             word.ends_with("n't") || ["not", "or", "wrong", "incorrect", "never", "either"].contains(&word)
         };
