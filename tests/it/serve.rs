@@ -511,8 +511,10 @@ fn weights_are_taken_over_from_a_folder_while_it_runs() {
     assert_eq!(before["weights_version"], 0);
     let mut long = long(3000);
     long["stream"] = true.into();
+    let drawn = server.metric("generation_tokens_total");
     let running = server.open(TEXT, &long);
-    server.wait_for("num_requests_running", 1.0);
+    // The first token is drawn under the weights that are replaced.
+    server.wait_past("generation_tokens_total", drawn);
     let update = |key: &str, path: &str| server.post("/update_weights", &json!({key: server.workplace.path(path)}));
     assert_eq!(update("weight_dir", "other").json()["weights_version"], 1);
     let after = ask();

@@ -148,6 +148,16 @@ impl Server {
         }
     }
 
+    /// Waits until a number of `/metrics` is greater than this.
+    #[track_caller]
+    pub fn wait_past(&self, name: &str, past: f64) {
+        let began = Instant::now();
+        while self.metric(name) <= past {
+            assert!(began.elapsed() < PATIENCE, "{name} is still {past}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.child.id()
