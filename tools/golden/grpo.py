@@ -1,8 +1,8 @@
 """Writes tests/golden/grpo/updates.json: what TRL's GRPOTrainer says of the same completions, update after update.
 
 The loss, the KL divergence and the clip shares are those of TRL's own `GRPOTrainer._compute_loss`; the advantages follow its
-`_generate_and_score_completions`. Around it stands a torch loop that updates a small model: fp32 masters learn by AdamW, their bf16
-roundings compute. tests/golden/grpo/README.md says what the file holds.
+`_generate_and_score_completions`. Around it stands a torch loop that updates a small model: masters learn by AdamW, their bf16 roundings
+compute. All is float64, so that rounding decides no weight near a border of bf16. tests/golden/grpo/README.md says what the file holds.
 
     pip install torch transformers trl && python tools/golden/grpo.py
 """
@@ -96,8 +96,8 @@ def logprobs_of(model, groups, width):
             "attention_mask": torch.ones_like(ids),
             "mm_token_type_ids": torch.zeros_like(ids),
         }
-        logits = model(**inputs, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
-        at_zero = torch.tensor(completion["zero_temperature"], dtype=torch.float32)
+        logits = model(**inputs, use_cache=False).logits[0, len(prompt) - 1 : -1]
+        at_zero = torch.tensor(completion["zero_temperature"], dtype=torch.float64)
         temperatures = SETTINGS["temperature"] + at_zero * (1.0 - SETTINGS["temperature"])
         # Placeholders of images and videos are never drawn, so the distribution at a temperature leaves them out.
         drawable = logits.clone()
@@ -188,7 +188,7 @@ def inputs_of(case, groups, width, old, reference):
 
 
 def updates_of(case, folder, groups, width, old):
-    model = golden_model.load(folder)
+    model = golden_model.load(folder).double()
     trained = [p for name, p in model.named_parameters() if "visual" not in name]
     with torch.no_grad():
         reference, _ = logprobs_of(copy.deepcopy(model), groups, width)
@@ -214,7 +214,7 @@ def updates_of(case, folder, groups, width, old):
         optimizer.step()
         with torch.no_grad():
             for parameter, master in zip(trained, masters):
-                parameter.copy_(master.to(torch.bfloat16))
+                parameter.copy_(master.float().to(torch.bfloat16))
         metrics = trainer._metrics["train"]
         updates.append({
             "loss": loss.item(),
@@ -240,7 +240,7 @@ def main():
     folder = ROOT / "model" / CHECKPOINT
     width = max(len(completion["token_ids"]) for _, completion in members(groups))
     with torch.no_grad():
-        old, _ = logprobs_of(golden_model.load(folder), groups, width)
+        old, _ = logprobs_of(golden_model.load(folder).double(), groups, width)
         # The weights that drew them were others: ratios are clipped from the first update on.
         old = old + 0.8 * (torch.rand(old.shape, generator=generator) - 0.5)
     for (_, completion), row in zip(members(groups), old):
