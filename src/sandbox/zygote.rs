@@ -164,8 +164,10 @@ fn lay_out(folder: &Path) -> io::Result<()> {
     fs::set_permissions(folder, fs::Permissions::from_mode(0o711))?;
     for (name, code) in [
         ("zygote.py", include_str!("zygote.py")),
+        ("frames.py", include_str!("frames.py")),
         ("jail.py", include_str!("jail.py")),
         ("repair.py", include_str!("repair.py")),
+        ("session.py", include_str!("session.py")),
     ] {
         fs::write(folder.join(name), code)?;
     }

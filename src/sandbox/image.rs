@@ -1,0 +1,146 @@
+//! Images that go into the jail and come out of it.
+
+use std::fs;
+use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
+
+use super::error::SandboxError;
+
+/// The largest side of an image that goes in or comes out, in pixels.
+const SIDE_MAX: u32 = 32_768;
+/// The memory that decoding an image of model code may take.
+pub(super) const PRODUCED_DECODE_BYTES: u64 = 256 << 20;
+/// The memory that decoding an input image may take.
+const INPUT_DECODE_BYTES: u64 = 2 << 30;
+
+/// An image that code produced, checked and decoded on the host.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProducedImage {
+    /// The path as the code named it; it exists only inside the jail.
+    pub path: String,
+    /// The file as the code wrote it.
+    pub bytes: Vec<u8>,
+    /// The pixels; alpha is laid onto white.
+    pub image: RgbImage,
+}
+
+/// The input image of a session, shared cheaply by the sequences of a group: the picture that the model was shown, so that
+/// coordinates mean the same to both. EXIF orientation is applied and transparency laid onto white; a file that needs neither
+/// is passed on as it is.
+#[derive(Clone, Debug)]
+pub struct InputImage {
+    pub(super) bytes: Arc<[u8]>,
+    pub(super) name: String,
+    pub(super) size: (u32, u32),
+}
+
+impl InputImage {
+    /// A file. Errors name it and what is wrong.
+    pub fn read(path: &Path) -> Result<InputImage, SandboxError> {
+        let bytes =
+            fs::read(path).map_err(|error| SandboxError::Image { path: path.to_owned(), reason: error.to_string() })?;
+        InputImage::from_bytes(bytes, path)
+    }
+
+    /// The bytes of an image file; `path` gives the name that code sees, and is where it came from in errors.
+    pub fn from_bytes(bytes: Vec<u8>, path: &Path) -> Result<InputImage, SandboxError> {
+        let (image, is_as_stored) = decode(&bytes, INPUT_DECODE_BYTES)
+            .map_err(|reason| SandboxError::Image { path: path.to_owned(), reason })?;
+        let (size, name) = ((image.width(), image.height()), file_name(path, "image.png"));
+        // PIL and OpenCV look at the first bytes, not at the name: under its own name a PNG is found where the prompt says.
+        let bytes = if is_as_stored { bytes } else { png(&flatten(image), path)? };
+        Ok(InputImage { bytes: bytes.into(), name, size })
+    }
+
+    /// Pixels, written as PNG. `path` gives the name that code sees.
+    pub fn from_rgb(image: &RgbImage, path: &Path) -> Result<InputImage, SandboxError> {
+        let bytes = png(image, path)?;
+        let name = Path::new(&file_name(path, "image.png")).with_extension("png");
+        Ok(InputImage { bytes: bytes.into(), name: file_name(&name, "image.png"), size: image.dimensions() })
+    }
+
+    /// Width and height in pixels, as code sees them.
+    pub fn size(&self) -> (u32, u32) {
+        self.size
+    }
+}
+
+/// Pixels as a PNG file; `path` is named in errors.
+fn png(image: &RgbImage, path: &Path) -> Result<Vec<u8>, SandboxError> {
+    let mut bytes = Vec::new();
+    let written = image.write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png);
+    written.map_err(|error| SandboxError::Image { path: path.to_owned(), reason: error.to_string() })?;
+    Ok(bytes)
+}
+
+/// The last part of a path if it is a plain name, else `otherwise`.
+fn file_name(path: &Path, otherwise: &str) -> String {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or(otherwise);
+    let is_plain =
+        name.len() <= 100 && name.chars().all(|c| c.is_alphanumeric() || "._- ".contains(c)) && !name.starts_with('.');
+    if is_plain && name.contains('.') { name.to_owned() } else { otherwise.to_owned() }
+}
+
+/// Decodes untrusted bytes within limits and applies EXIF orientation; also whether the stored pixels are already upright and
+/// opaque.
+pub(super) fn decode(bytes: &[u8], memory_bytes: u64) -> Result<(DynamicImage, bool), String> {
+    // A decoder that panics on damaged bytes must not end the run.
+    catch_unwind(AssertUnwindSafe(|| decode_upright(bytes, memory_bytes)))
+        .unwrap_or_else(|_| Err("the data is damaged".to_owned()))
+}
+
+fn decode_upright(bytes: &[u8], memory_bytes: u64) -> Result<(DynamicImage, bool), String> {
+    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| error.to_string())?;
+    if reader.format().is_none() {
+        return Err("it is not an image of a known format".to_owned());
+    }
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(SIDE_MAX);
+    limits.max_image_height = Some(SIDE_MAX);
+    limits.max_alloc = Some(memory_bytes);
+    reader.limits(limits);
+    let mut decoder = reader.into_decoder().map_err(|error| error.to_string())?;
+    let orientation = decoder.orientation().map_err(|error| error.to_string())?;
+    let mut image = DynamicImage::from_decoder(decoder).map_err(|error| error.to_string())?;
+    image.apply_orientation(orientation);
+    let is_as_stored = orientation == Orientation::NoTransforms && !image.color().has_alpha();
+    Ok((image, is_as_stored))
+}
+
+/// The pixels, alpha laid onto white.
+pub(super) fn flatten(image: DynamicImage) -> RgbImage {
+    if !image.color().has_alpha() {
+        return image.into_rgb8();
+    }
+    let image = image.into_rgba8();
+    RgbImage::from_fn(image.width(), image.height(), |x, y| {
+        let [r, g, b, alpha] = image.get_pixel(x, y).0;
+        let onto_white =
+            |value: u8| ((u32::from(value) * u32::from(alpha) + 255 * (255 - u32::from(alpha)) + 127) / 255) as u8;
+        image::Rgb([onto_white(r), onto_white(g), onto_white(b)])
+    })
+}
+
+/// Writes each image under the name that code gave it, if it is a plain and new one.
+pub(super) fn save_images(images: &[ProducedImage], folder: &Path) -> Result<Vec<PathBuf>, SandboxError> {
+    let failed = |path: &Path, source| SandboxError::Output { path: path.to_owned(), source };
+    if !images.is_empty() {
+        fs::create_dir_all(folder).map_err(|source| failed(folder, source))?;
+    }
+    let mut paths: Vec<PathBuf> = Vec::new();
+    for (index, image) in images.iter().enumerate() {
+        let numbered = format!("image-{}.png", index + 1);
+        let mut path = folder.join(file_name(Path::new(&image.path), &numbered));
+        if paths.contains(&path) {
+            path = folder.join(&numbered);
+        }
+        fs::write(&path, &image.bytes).map_err(|source| failed(&path, source))?;
+        paths.push(path);
+    }
+    Ok(paths)
+}
