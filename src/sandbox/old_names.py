@@ -3,6 +3,7 @@ the functions that want a screen do nothing."""
 import ctypes
 import gc
 import math
+import warnings
 
 import cv2
 import numpy
@@ -12,18 +13,18 @@ from PIL import Image, ImageDraw, ImageFont, ImageMath
 NUMPY_ALIASES = """
 int0:intp uint0:uintp bool8:bool_ object0:object_ str0:str_ bytes0:bytes_ void0:void unicode_:str_ string_:bytes_ float_:float64
 complex_:complex128 singlecomplex:complex64 cfloat:complex128 longfloat:longdouble clongfloat:clongdouble longcomplex:clongdouble
-Inf:inf Infinity:inf infty:inf PINF:inf NaN:nan NAN:nan product:prod cumproduct:cumprod sometrue:any alltrue:all in1d:isin
+Inf:inf Infinity:inf infty:inf PINF:inf NaN:nan NAN:nan product:prod cumproduct:cumprod sometrue:any alltrue:all
 row_stack:vstack trapz:trapezoid round_:round mat:asmatrix issubclass_:issubdtype fastCopyAndTranspose:transpose"""
-# Signatures of functions that want a screen: what they give.
-SCREENLESS = {
-    -1: "waitKey waitKeyEx pollKey getTrackbarPos",
-    -1.0: "getWindowProperty",
-    (0, 0, 0, 0): "selectROI getWindowImageRect",
-    (): "selectROIs",
-    None: """imshow namedWindow destroyWindow destroyAllWindows resizeWindow moveWindow setWindowTitle setWindowProperty setMouseCallback
+# Functions that want a screen, and what they give without one.
+SCREENLESS = (
+    (-1, "waitKey waitKeyEx pollKey getTrackbarPos"),
+    (-1.0, "getWindowProperty"),
+    ((0, 0, 0, 0), "selectROI getWindowImageRect"),
+    ((), "selectROIs"),
+    (None, """imshow namedWindow destroyWindow destroyAllWindows resizeWindow moveWindow setWindowTitle setWindowProperty setMouseCallback
         createTrackbar setTrackbarPos setTrackbarMin setTrackbarMax startWindowThread displayOverlay displayStatusBar createButton addText
-        setOpenGlContext setOpenGlDrawCallback updateWindow""",
-}
+        setOpenGlContext setOpenGlDrawCallback updateWindow"""),
+)
 
 
 def add(owner, **names):
@@ -33,11 +34,9 @@ def add(owner, **names):
             setattr(owner, name, value)
 
 
-def add_methods(kind, **methods):
-    """Adds methods to a type that is written in C, which has no other way in."""
-    contents = gc.get_referents(kind.__dict__)[0]
-    missing = {name: method for name, method in methods.items() if name not in contents}
-    contents.update(missing)
+def set_methods(kind, **methods):
+    """Sets methods of a type that is written in C, which has no other way in."""
+    gc.get_referents(kind.__dict__)[0].update(methods)
     ctypes.pythonapi.PyType_Modified(ctypes.py_object(kind))
 
 
@@ -52,6 +51,9 @@ def add_numpy_names():
         exceptions = getattr(numpy, "exceptions", None)
         if hasattr(exceptions, name):
             add(numpy, **{name: getattr(exceptions, name)})
+
+    def in1d(ar1, ar2, assume_unique=False, invert=False, **named):
+        return numpy.isin(numpy.ravel(ar1), ar2, assume_unique, invert, **named)
 
     def asfarray(a, dtype=numpy.float64):
         return numpy.asarray(a, dtype if numpy.issubdtype(dtype, numpy.inexact) else numpy.float64)
@@ -83,8 +85,8 @@ def add_numpy_names():
     def disp(mesg, device=None, linefeed=True):
         print(mesg, end="\n" if linefeed else "", file=device)
 
-    add(numpy, asfarray=asfarray, msort=msort, asscalar=asscalar, rank=rank, find_common_type=find_common_type, obj2sctype=obj2sctype)
-    add(numpy, issctype=issctype, set_string_function=set_string_function, disp=disp, issubsctype=numpy.issubdtype)
+    add(numpy, in1d=in1d, asfarray=asfarray, msort=msort, asscalar=asscalar, rank=rank, find_common_type=find_common_type)
+    add(numpy, obj2sctype=obj2sctype, issctype=issctype, set_string_function=set_string_function, disp=disp, issubsctype=numpy.issubdtype)
     kinds = {"int": "int8 int16 int32 int64", "uint": "uint8 uint16 uint32 uint64", "float": "float16 float32 float64"}
     kinds.update(complex="complex64 complex128", others="bool_ object_ bytes_ str_ void")
     add(numpy, sctypes={kind: [getattr(numpy, name) for name in names.split()] for kind, names in kinds.items()})
@@ -93,8 +95,10 @@ def add_numpy_names():
         return numpy.ptp(self, axis, out, **named)
 
     def itemset(self, *arguments):
-        where, value = arguments[:-1], arguments[-1]
-        self[where[0] if where and isinstance(where[0], tuple) else numpy.unravel_index(where[0], self.shape) if len(where) == 1 else where] = value
+        *where, value = arguments
+        if len(where) == 1:
+            where = where[0] if isinstance(where[0], tuple) else numpy.unravel_index(where[0], self.shape)
+        self[tuple(where)] = value
 
     def newbyteorder(self, new_order="S"):
         return self.view(self.dtype.newbyteorder(new_order))
@@ -102,12 +106,16 @@ def add_numpy_names():
     def tostring(self, order="C"):
         return self.tobytes(order)
 
-    add_methods(numpy.ndarray, ptp=ptp, itemset=itemset, newbyteorder=newbyteorder, tostring=tostring)
+    if not hasattr(numpy.ndarray, "tostring"):
+        set_methods(numpy.ndarray, tostring=tostring)
+    # Since numpy 2 these raise, or are gone.
+    if int(numpy.__version__.split(".")[0]) >= 2:
+        set_methods(numpy.ndarray, ptp=ptp, itemset=itemset, newbyteorder=newbyteorder)
 
 
 def add_opencv_names():
     # There is no screen: showing is nothing, as on any server.
-    for value, names in SCREENLESS.items():
+    for value, names in SCREENLESS:
         for name in names.split():
             setattr(cv2, name, lambda *_, value=value, **__: value)
     add(cv2, CV_AA=cv2.LINE_AA, cv2=cv2, CV_FILLED=cv2.FILLED, CV_LOAD_IMAGE_COLOR=cv2.IMREAD_COLOR)
@@ -148,6 +156,8 @@ def add_pillow_names():
 
 
 def add_old_names():
+    # Such a name is no news to code that was written before it was old.
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
     add_numpy_names()
     add_opencv_names()
     add_pillow_names()

@@ -5,12 +5,18 @@ A write is tried as it is; only one that is refused is moved. `/home/user/crop.p
 import builtins
 import errno
 import functools
+import glob
 import io
 import os
 import pathlib
+import tempfile
+
+import numpy
 
 from printed import is_image
 
+# The folder of moved files in the output folder.
+MOVED = ".moved"
 REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EXDEV}
 # The output folder's name in Thyme's prompts and checkpoints.
 THYME_FOLDER = "/mnt/data/temp_processed_images"
@@ -26,7 +32,7 @@ class MovedFiles:
 
     def __init__(self, output_folder, image_path, made):
         self.output_folder, self.image_path, self.made = output_folder, image_path, made
-        self.folder = output_folder + ".moved"
+        self.folder = output_folder + MOVED
         self.shared = SHARED_FOLDERS | {os.path.dirname(image_path)}
         self.is_elsewhere = output_folder.rstrip("/") != THYME_FOLDER
         self.is_empty = True
@@ -119,7 +125,9 @@ class MovedFiles:
             try:
                 return plain(self.real(src), self.real(dst), **named)
             except OSError as error:
-                place = self.place(dst, error.errno) if self.exists(self.real(src)) else None
+                if not self.exists(self.real(src)):
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), src, None, dst) from None
+                place = self.place(dst, error.errno)
                 if place is None:
                     error.filename, error.filename2 = src, dst
                     raise
@@ -162,18 +170,23 @@ class MovedFiles:
         patched["scandir"] = self.scanning(os.scandir)
         patched.update(open=os_open, mkdir=self.maker(os.mkdir, is_folder=True))
         patched.update(rename=self.renamer(os.rename), replace=self.renamer(os.replace))
+        replaced = {getattr(os, name): function for name, function in patched.items()}
+        replaced[plain_open] = open_file
         for name, function in patched.items():
             plain = getattr(os, name)
             for supported in (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks, os.supports_effective_ids):
                 if plain in supported:
                     supported.add(function)
             setattr(os, name, function)
-        builtins.open = io.open = open_file
-        # Before Python 3.11 pathlib keeps functions of its own.
-        accessor = getattr(pathlib, "_NormalAccessor", None)
-        for name in patched if accessor else ():
-            if hasattr(accessor, name):
-                setattr(accessor, name, staticmethod(patched[name]))
+        builtins.open = io.open = numpy.lib._datasource._file_openers._file_openers[None] = open_file
+        # Classes that keep some of these functions for themselves, in one version of Python or another.
+        keepers = (getattr(pathlib, "_NormalAccessor", None), getattr(glob, "_StringGlobber", None), tempfile._TemporaryFileCloser)
+        for keeper in keepers:
+            for name, kept in list(vars(keeper).items()) if keeper else ():
+                if getattr(kept, "__func__", kept) in replaced:
+                    setattr(keeper, name, staticmethod(replaced[getattr(kept, "__func__", kept)]))
+                elif getattr(kept, "__defaults__", None):
+                    kept.__defaults__ = tuple(replaced.get(value, value) for value in kept.__defaults__)
 
     def both(self, path):
         """Where a folder that code may list lies: at its own place, among the moved, or both."""
@@ -182,7 +195,7 @@ class MovedFiles:
         return [path, moved] if is_shadow and self.exists(os.path.abspath(os.fsdecode(path))) else [moved]
 
     def listed(self, plain, path):
-        """What `plain` gives for the folder, its own files first; those that may not be listed are left out where others were moved."""
+        """What `plain` gives for each of the folder's places; a place that may not be listed is left out where another may."""
         places = self.both(path)
         found = []
         for place in places:
@@ -194,11 +207,15 @@ class MovedFiles:
                     raise
         return found
 
+    def is_output_folder(self, path):
+        return not self.is_empty and isinstance(path, (str, os.PathLike)) and os.path.abspath(path) + "/" == self.output_folder
+
     def listing(self, plain):
         @functools.wraps(plain)
         def listdir(path="."):
-            found = self.listed(plain, path)
-            return found[0] if len(found) == 1 else list(dict.fromkeys(found[0] + found[1]))
+            found = [name for names in self.listed(plain, path) for name in names]
+            found = [name for name in found if name != MOVED] if self.is_output_folder(path) else found
+            return list(dict.fromkeys(found))
 
         return listdir
 
@@ -206,17 +223,17 @@ class MovedFiles:
         @functools.wraps(plain)
         def scandir(path="."):
             found = self.listed(plain, path)
-            return found[0] if len(found) == 1 else Scanned(found)
+            return found[0] if len(found) == 1 and not self.is_output_folder(path) else Scanned(found)
 
         return scandir
 
 
 class Scanned:
-    """Several results of `os.scandir` as one."""
+    """Several results of `os.scandir` as one, without the folder of moved files."""
 
     def __init__(self, parts):
         self.parts = parts
-        self.entries = (entry for part in parts for entry in part)
+        self.entries = (entry for part in parts for entry in part if entry.name != MOVED)
 
     def __iter__(self):
         return self

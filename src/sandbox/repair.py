@@ -10,9 +10,12 @@ OPENERS, SAVERS = {"open", "imread"}, {"save", "imwrite"}
 
 
 def parse(code, filename, made):
-    """The syntax tree, with the indentation repaired if that is what it takes; else the SyntaxError of the code as written."""
+    """The syntax tree, with the indentation repaired if that is what it takes, and the code that it is of; None for code that is nested
+    too deeply for a tree, else the SyntaxError of the code as written."""
     try:
         return ast.parse(code, filename), code
+    except RecursionError:
+        return None, code
     except SyntaxError as error:
         first_error = error
     lines = code.expandtabs(4).split("\n")
@@ -38,8 +41,8 @@ class Repairs:
 
     def __init__(self, image_path, exists, known, made):
         self.image_path, self.exists, self.known, self.made = image_path, exists, set(known), made
-        # The literal paths that the code opens, and whether it sets `processed_path`.
-        self.opened, self.assigns_processed_path = set(), False
+        # The literal paths that the code opens, whether it sets `processed_path`, and whether the tree differs from the code.
+        self.opened, self.assigns_processed_path, self.is_changed = set(), False, False
 
     def run(self, tree):
         """Repairs the tree in place."""
@@ -73,7 +76,7 @@ class Repairs:
 
     def name_opencv(self, base):
         if isinstance(base, ast.Name) and base.id in OPENCV_NAMES and base.id not in self.known:
-            base.id = "cv2"
+            base.id, self.is_changed = "cv2", True
             self.made.add("cv2_name")
 
     def name_input(self, node, saved):
@@ -84,4 +87,4 @@ class Repairs:
             return
         if is_image(value) and not self.exists(value):
             self.made.add("image_path")
-            node.value = ast.copy_location(ast.Constant(self.image_path), node.value)
+            node.value, self.is_changed = ast.copy_location(ast.Constant(self.image_path), node.value), True

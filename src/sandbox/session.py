@@ -20,6 +20,7 @@ from parts import Parts
 from paths import THYME_FOLDER, MovedFiles
 from streams import Printed, Stream
 
+SET_TRACE, SET_PROFILE = sys.settrace, sys.setprofile
 # Modules that code may use without importing them.
 PRESET = "os random string math cmath json re time datetime itertools collections cv2 PIL".split()
 HOST_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp")
@@ -42,10 +43,10 @@ class Session:
         sys.modules["__main__"] = module
         sys.argv = ["code"]
         self.namespace = vars(module)
-        for name in PRESET:
-            self.namespace[name] = sys.modules[name]
-        self.namespace.update(numpy=numpy, np=numpy, Image=Image, UnidentifiedImageError=sys.modules["PIL"].UnidentifiedImageError)
-        self.namespace.update(image_path=image_path, temp_output_dir=output_folder, __builtins__=builtins)
+        # What code finds, in every round: it may have cleared its namespace.
+        self.given = {name: sys.modules[name] for name in PRESET}
+        self.given.update(numpy=numpy, np=numpy, Image=Image, UnidentifiedImageError=sys.modules["PIL"].UnidentifiedImageError)
+        self.given.update(image_path=image_path, temp_output_dir=output_folder, __name__="__main__")
         self.printed = Printed(options["output_bytes"])
         self.streams = ()
         self.parts = Parts(image_path, self.size)
@@ -63,22 +64,34 @@ class Session:
         self.made.clear()
         self.printed.clear()
         filename = f"<code {self.round}>"
-        status, message, assigned = "ok", "", False
+        status, message, assigned, failure = "ok", "", False, None
         self.repair_folder()
         folder_before = self.images_of_folder()
         self.take_streams()
         try:
+            self.sources[filename] = code.split("\n")
             tree, code = repair.parse(code, filename, self.made)
             self.sources[filename] = code.split("\n")
             repairs = repair.Repairs(self.image_path, self.is_file, self.namespace, self.made)
-            repairs.run(tree)
+            if tree is not None:
+                repairs.run(tree)
             self.opened, assigned = repairs.opened, repairs.assigns_processed_path
-            exec(compile(tree, filename, "exec"), self.namespace)
+            # A tree has less room for depth than the text that it is of.
+            exec(compile(tree if repairs.is_changed else code, filename, "exec"), self.namespace)
         except BaseException as error:
-            # Code may have damaged what tells of its error.
-            self.guard.restore()
-            status, message = self.described(error, filename)
+            failure = error
+        # A function that traces calls may raise in ours. Python takes it away when it has.
+        for _ in (1, 2, 3, 4):
+            try:
+                SET_TRACE(None)
+                SET_PROFILE(None)
+            except BaseException:
+                pass
         self.guard.restore()
+        if failure is not None:
+            status, message = self.described(failure, filename)
+            # Its frames hold what the code computed.
+            failure = None
         text, images, blobs, notes = self.printed_text(), [], [], []
         try:
             self.repair_folder()
@@ -104,7 +117,7 @@ class Session:
         sys.stdout = sys.__stdout__ = self.streams[0]
         sys.stderr = sys.__stderr__ = self.streams[1]
         sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BytesIO(), "utf-8")
-        self.namespace["__builtins__"] = builtins
+        self.namespace.update({name: value for name, value in self.given.items() if name not in self.namespace}, __builtins__=builtins)
 
     def printed_text(self):
         for name in ("stdout", "stderr"):
@@ -147,20 +160,24 @@ class Session:
             return ("error", f"SystemExit: {text_of(code)}") if is_failure else ("ok", "")
         status = "denied" if any(is_denial(cause) for cause in causes_of(error)) else "error"
         if issubclass(type(error), SyntaxError) and error.filename == filename:
-            line, said = error.lineno or 0, text_of(error.msg)
-            source = (error.text or "").strip()
+            line, said = error.lineno if isinstance(error.lineno, int) else 0, text_of(error.msg)
+            source = self.source(filename, line)
         else:
             said, trace = text_of(error), BaseException.__traceback__.__get__(error)
             while trace is not None:
-                lines = self.sources.get(trace.tb_frame.f_code.co_filename)
-                if lines is not None:
-                    line = trace.tb_lineno
-                    source = lines[line - 1].strip() if 0 < line <= len(lines) else ""
+                name = trace.tb_frame.f_code.co_filename
+                if name in self.sources:
+                    line, source = trace.tb_lineno, self.source(name, trace.tb_lineno)
                 trace = trace.tb_next
         if issubclass(type(error), ModuleNotFoundError):
             said += " (not installed; there are the standard library, numpy, cv2 and PIL)"
         message = f"{kind}: {said}" if said else kind
-        return status, f"{message} (line {line}: {source[:LINE_CHARACTERS]})" if line else message
+        return status, f"{message} (line {line}: {source})" if line else message
+
+    def source(self, filename, line):
+        """A line of the model's code, cut."""
+        lines = self.sources[filename]
+        return lines[line - 1].strip()[:LINE_CHARACTERS] if 0 < line <= len(lines) else ""
 
     def entries(self):
         """(path, whether it is a regular file, time of change) of what lies in the output folder, subfolders included."""
