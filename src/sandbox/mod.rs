@@ -21,7 +21,7 @@ use serde_json::json;
 
 pub use error::SandboxError;
 pub use image::{InputImage, ProducedImage};
-pub use interpreter::Interpreter;
+pub use interpreter::{Interpreter, Versions};
 pub use jail::{Guarantee, Walls};
 pub use repair::Repair;
 pub use session::{Execution, Session, Status};
