@@ -36,6 +36,7 @@ mod row_invariance;
 mod sandbox;
 mod scheduler;
 mod serve;
+mod serve_access;
 mod serve_constraints;
 mod serve_env;
 mod serve_network;
