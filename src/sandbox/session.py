@@ -6,15 +6,14 @@ import os
 import re
 import struct
 import sys
-import time
 import types
 import zlib
 
 import repair
+import shown
 
 # Modules that code may use without importing them.
 PRESET = "os random string math cmath json re time datetime itertools collections cv2 PIL".split()
-HOST_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp")
 PRINTED_PATH = re.compile(r"[^\s'\"<>|,;()\[\]{}]+\.(?:png|jpe?g|bmp|gif|tiff?|webp)", re.IGNORECASE)
 # Pillow's modes that `stored_png` writes: channels, and PNG's number for the colour type. Larger images are compressed.
 STORED_MODES = {"L": (1, 0), "RGB": (3, 2), "RGBA": (4, 6)}
@@ -72,7 +71,6 @@ class Session:
 
     def run(self, code):
         """One round: (header, blobs) of the reply."""
-        started = time.monotonic()
         self.round += 1
         self.made = set()
         filename = f"<code {self.round}>"
@@ -110,8 +108,6 @@ class Session:
             "text": text.encode("utf-8", "replace").decode("utf-8"),
             "images": images,
             "repairs": sorted(self.made),
-            "seconds": time.monotonic() - started,
-            "round": self.round,
         }
         return header, blobs
 
@@ -161,20 +157,9 @@ class Session:
         elif not produced and (left := self.new_images(folder_before)):
             names = ", ".join(os.path.basename(path) for path in left)
             notes.append(f"[saved but not shown: {names}; print the path of an image to see it]")
-        images, blobs, room = [], [], self.options["reply_bytes"]
-        for path, real in produced:
-            if len(images) == self.options["images"]:
-                notes.append(f"[only the first {len(images)} of {len(produced)} images are shown]")
-                break
-            blob = as_host_image(real, room)
-            if blob is None:
-                notes.append(f"[{os.path.basename(path)} is not an image that can be shown]")
-                continue
-            room -= len(blob)
-            images.append(path)
-            blobs.append(blob)
-        shown = {path for path in images} | {self.own_file(path) for path in images}
-        kept = [line for line in lines if line.strip() not in shown and not (line.strip() and self.own_file(line.strip()) in shown)]
+        images, blobs, done = shown.shown(produced, self.options["images"], self.options["image_bytes"], notes)
+        names = {name for names in done for name in names}
+        kept = [line for line in lines if line.strip() not in names and not (line.strip() and self.own_file(line.strip()) in names)]
         return "\n".join(kept), images, blobs
 
     def new_images(self, folder_before):
@@ -237,21 +222,6 @@ def named_file(file):
 
 def is_store_of(node, name):
     return isinstance(node, repair.ast.Name) and node.id == name and isinstance(node.ctx, repair.ast.Store)
-
-
-def as_host_image(path, room):
-    """The bytes of an image file in a format that the host decodes, or None."""
-    if os.path.getsize(path) > room:
-        return None
-    if not path.lower().endswith(HOST_SUFFIXES):
-        from PIL import Image
-
-        buffer = io.BytesIO()
-        with Image.open(path) as image:
-            image.convert("RGB").save(buffer, "PNG", compress_level=1)
-        return buffer.getvalue() if buffer.tell() <= room else None
-    with open(path, "rb") as file:
-        return file.read(room)
 
 
 def seed_everything():
