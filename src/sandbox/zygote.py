@@ -10,6 +10,7 @@ FOLDER = sys.path[0]
 sys.dont_write_bytecode = True
 import jail
 from frames import Closed, read_frame, write_frame
+from old_names import add_old_names
 from session import Session, warm_up
 
 sys.path = [path for path in sys.path if path and path != FOLDER]
@@ -119,6 +120,7 @@ def import_allowed():
 
     cv2.setNumThreads(0)
     Image.init()
+    add_old_names()
 
 
 def module_places():

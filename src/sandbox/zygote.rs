@@ -187,9 +187,16 @@ fn lay_out(folder: &Path) -> io::Result<()> {
         ("zygote.py", include_str!("zygote.py")),
         ("frames.py", include_str!("frames.py")),
         ("jail.py", include_str!("jail.py")),
-        ("repair.py", include_str!("repair.py")),
-        ("shown.py", include_str!("shown.py")),
         ("session.py", include_str!("session.py")),
+        ("shown.py", include_str!("shown.py")),
+        ("guard.py", include_str!("guard.py")),
+        ("libraries.py", include_str!("libraries.py")),
+        ("old_names.py", include_str!("old_names.py")),
+        ("parts.py", include_str!("parts.py")),
+        ("paths.py", include_str!("paths.py")),
+        ("printed.py", include_str!("printed.py")),
+        ("repair.py", include_str!("repair.py")),
+        ("streams.py", include_str!("streams.py")),
     ] {
         fs::write(folder.join(name), code)?;
     }
