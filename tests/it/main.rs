@@ -34,6 +34,7 @@ mod resume;
 mod rollout;
 mod row_invariance;
 mod sandbox;
+mod sandbox_wire;
 mod scheduler;
 mod serve;
 mod serve_access;
