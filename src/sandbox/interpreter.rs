@@ -155,7 +155,8 @@ fn managed(cache: &Path) -> Result<Interpreter, SandboxError> {
         Probe::Has(interpreter) => Some(interpreter),
         Probe::Lacks(_) | Probe::Absent(_) => None,
     };
-    let is_current = fs::read_to_string(home.join(REQUIREMENTS)).is_ok_and(|made_with| made_with == PACKAGES.join("\n"));
+    let is_current =
+        fs::read_to_string(home.join(REQUIREMENTS)).is_ok_and(|made_with| made_with == PACKAGES.join("\n"));
     let reason = match &present {
         Some(interpreter) if is_current => return Ok(interpreter.clone()),
         Some(Interpreter { versions, .. }) => format!("that in use is {versions}, which this version does not pin"),

@@ -5,7 +5,6 @@ import io
 import os
 import random
 import sys
-import time
 import types
 
 import cv2
@@ -15,6 +14,7 @@ from PIL import Image
 import libraries
 import printed
 import repair
+import shown
 from guard import Guard
 from parts import Parts
 from paths import THYME_FOLDER, MovedFiles
@@ -23,7 +23,6 @@ from streams import Printed, Stream
 SET_TRACE, SET_PROFILE = sys.settrace, sys.setprofile
 # Modules that code may use without importing them.
 PRESET = "os random string math cmath json re time datetime itertools collections cv2 PIL".split()
-HOST_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp")
 MESSAGE_CHARACTERS, LINE_CHARACTERS = 2000, 200
 # Files and folders of the output folder that are looked at, names that a note lists, and values of `processed_path`.
 ENTRIES_MAX, NAMES_MAX, VALUES_MAX = 10_000, 20, 1000
@@ -59,7 +58,6 @@ class Session:
 
     def run(self, code):
         """One round: (header, blobs) of the reply."""
-        started = time.monotonic()
         self.round += 1
         self.made.clear()
         self.printed.clear()
@@ -103,10 +101,8 @@ class Session:
         header = {
             "status": status,
             "text": well_formed("\n".join([text] + notes) if notes else text),
-            "images": [well_formed(path) for path in images],
+            "images": images,
             "repairs": sorted(self.made),
-            "seconds": time.monotonic() - started,
-            "round": self.round,
         }
         return header, blobs
 
@@ -219,31 +215,14 @@ class Session:
             if not text.strip():
                 produced = [(self.moved.known(path), path) for path in left]
             else:
-                shown = ", ".join(os.path.basename(path) for path in left[:NAMES_MAX])
+                listed = ", ".join(os.path.basename(path) for path in left[:NAMES_MAX])
                 others = f" and {len(left) - NAMES_MAX} more" if len(left) > NAMES_MAX else ""
-                notes.append(f"[saved but not shown: {shown}{others}; print the path of an image to see it]")
-        images, blobs, shown = self.shown_images(produced, notes)
-        bare = {path for path, real in in_text if real in shown}
+                notes.append(f"[saved but not shown: {listed}{others}; print the path of an image to see it]")
+        images, blobs, done = shown.shown(produced, self.options["images"], self.options["image_bytes"], self.parts.shown_image, notes)
+        if any("widened" in image for image in images):
+            self.made.add("crop_clamp")
+        bare = {path for path, real in in_text if real in done}
         return "\n".join(line for line in text.split("\n") if line.strip() not in bare), images, blobs
-
-    def shown_images(self, produced, notes):
-        images, blobs, shown, room = [], [], set(), self.options["reply_bytes"]
-        for path, real in produced:
-            if len(images) == self.options["images"]:
-                notes.append(f"[only the first {len(images)} of {len(produced)} images are shown]")
-                break
-            image, widened = self.parts.shown_image(real)
-            if widened:
-                self.made.add("crop_clamp")
-            blob = b"".join(libraries.stored_png(image)) if widened else as_host_image(real, room)
-            if blob is None:
-                notes.append(f"[{os.path.basename(path)} is not an image that can be shown]")
-                continue
-            room -= len(blob)
-            images.append(path)
-            blobs.append(blob)
-            shown.add(real)
-        return images, blobs, shown
 
     def new_images(self, folder_before):
         """The images that were written into the output folder since, in the order of their names."""
@@ -305,19 +284,6 @@ def is_denial(error):
         return True
     is_read_only = issubclass(type(error), OSError) and error.errno == errno.EROFS
     return is_read_only or (type(error) is RuntimeError and "can't start new thread" in text_of(error))
-
-
-def as_host_image(path, room):
-    """The bytes of an image file in a format that the host decodes, or None."""
-    if os.path.getsize(path) > room:
-        return None
-    if not path.lower().endswith(HOST_SUFFIXES):
-        buffer = io.BytesIO()
-        with Image.open(path) as image:
-            image.convert("RGB").save(buffer, "PNG", compress_level=1)
-        return buffer.getvalue() if buffer.tell() <= room else None
-    with open(path, "rb") as file:
-        return file.read(room)
 
 
 def seed_everything():

@@ -1,9 +1,8 @@
-//! The preforked interpreter and its protocol: one Python process that forks a session for each connection to its socket.
-//! Everything that comes over a session's wire is hostile: lengths are bounded before they are read, nothing waits without a
-//! deadline. `zygote.py` is the other end.
+//! The preforked interpreter: one Python process that forks a session for each connection to its socket, and ends, stops or continues
+//! one on request. `zygote.py` is the other end.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -16,18 +15,20 @@ use serde::Deserialize;
 use serde_json::json;
 use tempfile::TempDir;
 
+use super::frames::{self, Limit};
 use super::interpreter::Interpreter;
 use super::jail::{self, Walls};
+use super::scratch::remove_whole;
 use super::{SandboxError, SandboxOptions};
 
+/// How long the end of a killed process is waited for before its files are removed.
+const BURIAL: Duration = Duration::from_secs(1);
 /// A cold import of numpy and OpenCV on a busy machine with a slow disk.
 const START_SECONDS: u64 = 120;
 /// The zygote answers a connection in milliseconds; beyond this it counts as dead.
 const ANSWER_SECONDS: u64 = 20;
 /// The CPU time of a session is limited to this many runs' time: the second line behind the watchdog.
 const CPU_RUNS: u64 = 64;
-/// How often the fallback scratch folder is measured while code runs.
-const MEASURE_EVERY: Duration = Duration::from_millis(50);
 
 /// A running zygote, killed with all its sessions when dropped.
 #[derive(Debug)]
@@ -113,7 +114,7 @@ impl Zygote {
         };
         let mut hello = [0; 8];
         let limit = Limit { deadline: Instant::now() + Duration::from_secs(ANSWER_SECONDS), folder: None };
-        read_exactly(&mut stream, &mut hello, &limit).map_err(|ended| io::Error::other(ended.to_string()))?;
+        frames::read_exactly(&mut stream, &mut hello, &limit).map_err(|ended| io::Error::other(ended.to_string()))?;
         let [process, number] =
             [0, 4].map(|at| u32::from_le_bytes([hello[at], hello[at + 1], hello[at + 2], hello[at + 3]]));
         if process == 0 {
@@ -123,18 +124,37 @@ impl Zygote {
         Ok(Wire { stream, process, folder })
     }
 
-    /// Ends a session's process, whatever it is doing.
+    /// Ends a session's process, whatever it is doing, and removes what it wrote.
     pub(super) fn kill(&self, wire: Wire) {
+        self.order(&wire, Order::Kill);
+        if let Some(folder) = &wire.folder {
+            frames::wait_for_the_end(&wire.stream, BURIAL);
+            remove_whole(folder);
+        }
+    }
+
+    /// Tells the zygote what to do to a session's process. Orders are carried out in the order in which they are given.
+    pub(super) fn order(&self, wire: &Wire, order: Order) {
+        let mut message = [0; 8];
+        message[..4].copy_from_slice(&wire.process.to_le_bytes());
+        message[4..].copy_from_slice(&(order as u32).to_le_bytes());
         let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
-        if control.write_all(&wire.process.to_le_bytes()).is_err() {
+        if control.write_all(&message).is_err() {
             // A zygote that cannot be told is ended, and its sessions with it.
             drop(self.child.lock().unwrap_or_else(PoisonError::into_inner).kill());
         }
-        if let Some(folder) = &wire.folder {
-            // Best effort: the whole folder goes with the zygote.
-            drop(fs::remove_dir_all(folder));
-        }
     }
+}
+
+/// What the zygote can do to a session's process; the numbers are those of `SIGNALS` in `zygote.py`.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Order {
+    /// End it.
+    Kill = 0,
+    /// Let none of its threads run.
+    Stop = 1,
+    /// Let it run again.
+    Continue = 2,
 }
 
 impl Drop for Zygote {
@@ -143,6 +163,7 @@ impl Drop for Zygote {
         // Both fail only when the process has ended already.
         drop(child.kill());
         drop(child.wait());
+        remove_whole(self.folder.path());
     }
 }
 
@@ -167,6 +188,7 @@ fn lay_out(folder: &Path) -> io::Result<()> {
         ("frames.py", include_str!("frames.py")),
         ("jail.py", include_str!("jail.py")),
         ("session.py", include_str!("session.py")),
+        ("shown.py", include_str!("shown.py")),
         ("guard.py", include_str!("guard.py")),
         ("libraries.py", include_str!("libraries.py")),
         ("old_names.py", include_str!("old_names.py")),
@@ -197,12 +219,12 @@ fn greet(control: &mut UnixStream, options: &SandboxOptions, folder: &Path) -> R
         "disk_bytes": options.disk_bytes,
         "output_bytes": options.output_bytes,
         "images": options.images,
-        "reply_bytes": options.reply_bytes,
+        "image_bytes": options.image_bytes,
         "cpu_seconds": options.timeout.as_secs().saturating_add(1).saturating_mul(CPU_RUNS),
     });
     let limit = Limit { deadline: Instant::now() + Duration::from_secs(START_SECONDS), folder: None };
-    write_frame(control, header, &[], &limit).map_err(|ended| ended.to_string())?;
-    let (header, _) = read_frame(control, &limit, 1 << 20, 0).map_err(|ended| ended.to_string())?;
+    frames::write_frame(control, header, &[], &limit).map_err(|ended| ended.to_string())?;
+    let header = frames::read_header(control, &limit, 1 << 20).map_err(|ended| ended.to_string())?;
     serde_json::from_slice(&header).map_err(|error| error.to_string())
 }
 
@@ -223,137 +245,9 @@ pub(super) struct Wire {
     pub(super) folder: Option<PathBuf>,
 }
 
-/// How long, and how full a folder may get, while the host waits.
-pub(super) struct Limit<'a> {
-    pub(super) deadline: Instant,
-    /// A folder to measure, and its bytes at most.
-    pub(super) folder: Option<(&'a Path, u64)>,
-}
-
-/// Why a frame did not arrive.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Ended {
-    /// The deadline passed.
-    #[error("it did not answer in time")]
-    Late,
-    /// The scratch folder grew over its limit.
-    #[error("its scratch folder is full")]
-    Full,
-    /// The process is gone.
-    #[error("the process ended")]
-    Gone,
-    /// The bytes are not a frame, or longer than allowed.
-    #[error("its answer is not well-formed: {0}")]
-    Malformed(&'static str),
-}
-
-/// Reads until `buffer` is full.
-fn read_exactly(stream: &mut UnixStream, buffer: &mut [u8], limit: &Limit) -> Result<(), Ended> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        let left = time_left(limit)?;
-        stream.set_read_timeout(Some(left)).map_err(|_| Ended::Gone)?;
-        match stream.read(&mut buffer[filled..]) {
-            Ok(0) => return Err(Ended::Gone),
-            Ok(count) => filled += count,
-            Err(error) if is_patient(&error) => {}
-            Err(_) => return Err(Ended::Gone),
-        }
+impl Wire {
+    /// What bounds the next exchange.
+    pub(super) fn limit(&self, deadline: Instant, options: &SandboxOptions) -> Limit {
+        Limit { deadline, folder: self.folder.clone().map(|folder| (folder, options.disk_bytes)) }
     }
-    Ok(())
-}
-
-fn is_patient(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
-}
-
-/// How long the next wait may be.
-fn time_left(limit: &Limit) -> Result<Duration, Ended> {
-    let left = limit.deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        return Err(Ended::Late);
-    }
-    let Some((folder, bytes_max)) = limit.folder else { return Ok(left) };
-    if folder_bytes(folder, bytes_max) > bytes_max { Err(Ended::Full) } else { Ok(left.min(MEASURE_EVERY)) }
-}
-
-/// The bytes of all files below a folder, counted until they exceed `enough`. Links are not followed.
-fn folder_bytes(folder: &Path, enough: u64) -> u64 {
-    let mut total = 0;
-    let mut waiting = vec![folder.to_owned()];
-    while let Some(folder) = waiting.pop() {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            let Ok(metadata) = entry.metadata() else { continue };
-            // Every entry costs, so that empty files without number are seen too.
-            total += metadata.len() + 4096;
-            if metadata.is_dir() {
-                waiting.push(entry.path());
-            }
-            if total > enough {
-                return total;
-            }
-        }
-    }
-    total
-}
-
-/// Writes a header and its blobs.
-pub(super) fn write_frame(
-    stream: &mut UnixStream,
-    mut header: serde_json::Value,
-    blobs: &[&[u8]],
-    limit: &Limit,
-) -> Result<(), Ended> {
-    header["blobs"] = blobs.iter().map(|blob| blob.len()).collect();
-    let header = header.to_string().into_bytes();
-    let length = u32::try_from(header.len()).map_err(|_| Ended::Malformed("a header over 4 GiB"))?;
-    for part in [&length.to_le_bytes()[..], &header].into_iter().chain(blobs.iter().copied()) {
-        write_all(stream, part, limit)?;
-    }
-    Ok(())
-}
-
-fn write_all(stream: &mut UnixStream, mut bytes: &[u8], limit: &Limit) -> Result<(), Ended> {
-    while !bytes.is_empty() {
-        stream.set_write_timeout(Some(time_left(limit)?)).map_err(|_| Ended::Gone)?;
-        match stream.write(bytes) {
-            Ok(0) => return Err(Ended::Gone),
-            Ok(count) => bytes = &bytes[count..],
-            Err(error) if is_patient(&error) => {}
-            Err(_) => return Err(Ended::Gone),
-        }
-    }
-    Ok(())
-}
-
-/// Reads a header (as bytes) and its blobs; refuses a header longer than `header_max` and blobs of more than `blobs_max` bytes in all.
-pub(super) fn read_frame(
-    stream: &mut UnixStream,
-    limit: &Limit,
-    header_max: usize,
-    blobs_max: usize,
-) -> Result<(Vec<u8>, Vec<Vec<u8>>), Ended> {
-    let mut length = [0; 4];
-    read_exactly(stream, &mut length, limit)?;
-    let length = u32::from_le_bytes(length) as usize;
-    if length > header_max {
-        return Err(Ended::Malformed("a header longer than allowed"));
-    }
-    let mut header = vec![0; length];
-    read_exactly(stream, &mut header, limit)?;
-
-    #[derive(Deserialize)]
-    struct Lengths {
-        blobs: Vec<usize>,
-    }
-    let lengths: Lengths = serde_json::from_slice(&header).map_err(|_| Ended::Malformed("a header without lengths"))?;
-    let mut blobs = Vec::new();
-    let mut left = blobs_max;
-    for length in lengths.blobs {
-        left = left.checked_sub(length).ok_or(Ended::Malformed("more bytes than allowed"))?;
-        let mut blob = vec![0; length];
-        read_exactly(stream, &mut blob, limit)?;
-        blobs.push(blob);
-    }
-    Ok((header, blobs))
 }

@@ -160,7 +160,8 @@ impl Run {
         if !named.is_empty() {
             self.say(&format!("tools run on {}", named.join(", ")));
         }
-        write_versions(&self.dir, of_tools).map_err(|e| CheckpointError::file("write", self.dir.join(VERSIONS_FILE))(e).into())
+        write_versions(&self.dir, of_tools)
+            .map_err(|e| CheckpointError::file("write", self.dir.join(VERSIONS_FILE))(e).into())
     }
 
     /// The folder.
