@@ -411,7 +411,7 @@ fn names_of_older_libraries_work() {
         ),
         (
             "import logging, warnings\nlogging.warning('careful')\nwarnings.warn('so')",
-            "WARNING:root:careful\n<code 1>:2: UserWarning: so",
+            "WARNING:root:careful\n<code 1>:3: UserWarning: so",
         ),
     ];
     for (code, expected) in table {
@@ -463,7 +463,7 @@ const ODD: &[&str] = &[
     "import sys\ndel sys.stdout, sys.stderr, sys.stdin",
     "del __builtins__",
     "__builtins__ = None",
-    "import builtins\nkept = vars(builtins)\nfor name in list(kept): del kept[name]",
+    "import builtins\nall = vars(builtins)\nfor name in list(all): del all[name]",
     "import builtins\nbuiltins.len = builtins.isinstance = builtins.sorted = builtins.open = builtins.str = None",
     "import sys\nsys.modules.clear()",
     "os.stat = os.path.join = os.scandir = os.getcwd = os.path.exists = None\ndel os.path",
