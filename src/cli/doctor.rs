@@ -69,7 +69,8 @@ fn sandbox() -> String {
         Ok(sandbox) => sandbox,
         Err(error) => return format!("python    missing or unusable\nsandbox   does not start: {error}\n"),
     };
-    let mut report = format!("python    {} with numpy, cv2 and PIL\n", sandbox.interpreter().path.display());
+    let interpreter = sandbox.interpreter();
+    let mut report = format!("python    {}: {}\n", interpreter.path.display(), interpreter.versions);
     let fallen = sandbox.walls().fallen();
     let verdict = if fallen.is_empty() { "all four guarantees hold" } else { "NOT SAFE: some guarantees do not hold" };
     let _ = writeln!(report, "sandbox   {verdict}");

@@ -22,6 +22,7 @@ use crate::rollout::engine_generator::EngineGenerator;
 use crate::rollout::environment::Task;
 use crate::rollout::registry;
 use crate::rollout::reward::{RewardSet, RewardSettings};
+use crate::telemetry::versions::{VERSIONS_FILE, write_versions};
 use crate::train::dataset::Dataset;
 
 const EXAMPLES: &str = r#"Examples:
@@ -101,6 +102,8 @@ pub fn run(arguments: EvalArguments) -> anyhow::Result<()> {
         let path = output.join("results.json");
         std::fs::write(&path, serde_json::to_string_pretty(&report)? + "\n")
             .with_context(|| format!("cannot write {}", path.display()))?;
+        write_versions(output, environment.versions())
+            .with_context(|| format!("cannot write {}", output.join(VERSIONS_FILE).display()))?;
         let mut lines = String::new();
         for transcript in groups.iter().flat_map(|group| &group.transcripts) {
             let task = &tasks[transcript.task];

@@ -1,6 +1,7 @@
 //! The contract of a tool: what an environment lets the model call. A failure of what the model asked is an output like any other;
 //! a [`ToolFault`] is a failure of the tool itself.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -20,6 +21,11 @@ pub trait Tool: Send + Sync {
     /// compute: each call has a thread to itself.
     fn parallel_calls(&self) -> Option<usize> {
         None
+    }
+
+    /// What its results depend on beside the call: names and versions of the programs that it runs.
+    fn versions(&self) -> BTreeMap<String, String> {
+        BTreeMap::new()
     }
 
     /// As many sessions on one task as its group has sequences. Called on a worker thread.

@@ -24,7 +24,7 @@ use serde_json::json;
 
 pub use error::SandboxError;
 pub use image::{InputImage, ProducedImage, plain_name, png, save_new};
-pub use interpreter::Interpreter;
+pub use interpreter::{Interpreter, Versions};
 pub use jail::{Guarantee, Walls};
 pub use repair::Repair;
 pub use reply::Widened;

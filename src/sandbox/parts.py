@@ -125,8 +125,12 @@ class Parts:
         length, time, box, pixels = self.files.get((status.st_dev, status.st_ino), (None, None, None, None))
         if (length, time) != (status.st_size, status.st_mtime_ns):
             return path, None
-        for form in self.forms():
-            if digest(cut(form, box)) == pixels:
-                wider = clamp_box(box, self.size)
-                return Image.fromarray(numpy.ascontiguousarray(cut(form, wider))), {"from": list(box), "to": list(wider)}
+        try:
+            for form in self.forms():
+                if digest(cut(form, box)) == pixels:
+                    wider = clamp_box(box, self.size)
+                    return Image.fromarray(numpy.ascontiguousarray(cut(form, wider))), {"from": list(box), "to": list(wider)}
+        except (cv2.error, MemoryError, OSError, TypeError, ValueError):
+            # A picture that one of the libraries cannot read.
+            pass
         return path, None

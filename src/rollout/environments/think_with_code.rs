@@ -1,6 +1,7 @@
 //! Thinking with code, as Thyme does it: the model thinks, writes Python between `<code>` and `</code>`, reads what came of it between
 //! `<sandbox_output>` and `</sandbox_output>` in the same message, and ends with `<answer>…</answer>`.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -136,6 +137,10 @@ impl Environment for ThinkWithCode {
 
     fn name(&self) -> &'static str {
         "think_with_code"
+    }
+
+    fn versions(&self) -> BTreeMap<String, String> {
+        self.tool.versions()
     }
 
     fn stop_strings(&self) -> Vec<String> {

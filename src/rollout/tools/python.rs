@@ -1,5 +1,6 @@
 //! Python in the sandbox as a tool: a session is one jailed process, in which variables persist from call to call.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::prompt::ImageSource;
 use crate::rollout::tool::{CallStatus, Subject, Tool, ToolFault, ToolImage, ToolOutput, ToolSession};
-use crate::sandbox::{Guarantee, InputImage, Sandbox, SandboxError, SandboxOptions, Session, Status};
+use crate::sandbox::{Guarantee, InputImage, Sandbox, SandboxError, SandboxOptions, Session, Status, Versions};
 
 /// Side in pixels of the blank picture that code finds when a task has none.
 const BLANK_SIDE: u32 = 64;
@@ -116,6 +117,12 @@ fn input(subject: &Subject<'_>) -> Result<InputImage, ToolFault> {
 impl Tool for Python {
     fn name(&self) -> &'static str {
         "python"
+    }
+
+    fn versions(&self) -> BTreeMap<String, String> {
+        let Versions { python, numpy, opencv, pillow } = self.sandbox.interpreter().versions.clone();
+        let named = [("python", python), ("numpy", numpy), ("opencv", opencv), ("pillow", pillow)];
+        named.map(|(name, version)| (name.to_owned(), version)).into()
     }
 
     fn open(&self, subject: &Subject<'_>, sessions: usize) -> Result<Vec<Box<dyn ToolSession>>, ToolFault> {
