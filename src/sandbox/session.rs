@@ -109,7 +109,7 @@ impl Session {
             self.rounds = 0;
         }
         let Some((_, wire)) = &mut self.process else { return Err(Failure::Theirs(Ended::Gone)) };
-        let limit = Limit { deadline, folder: wire.folder.as_deref().map(|folder| (folder, options.disk_bytes)) };
+        let limit = Limit { deadline, scratch: wire.scratch.as_ref().map(|scratch| (scratch, options.disk_bytes)) };
         if is_new {
             let setup = json!({"name": self.image.name, "size": [self.image.size.0, self.image.size.1]});
             zygote::write_frame(&mut wire.stream, setup, &[&self.image.bytes], &limit)?;
