@@ -9,6 +9,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::prompt::ImageSource;
+use crate::sandbox::Widened;
 
 /// A tool, shared by all sequences.
 pub trait Tool: Send + Sync {
@@ -44,6 +45,8 @@ pub struct Subject<'a> {
     pub images: &'a [ImageSource],
     /// Where relative paths of `images` start.
     pub folder: &'a Path,
+    /// The file name of the first picture, as the model was told it.
+    pub image_name: &'a str,
 }
 
 /// How a call went.
@@ -96,12 +99,14 @@ impl ToolOutput {
 /// An image that a tool made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ToolImage {
-    /// Its file name.
+    /// A plain file name, given by the tool and not by what the model asked: `image-1.png`.
     pub name: String,
-    /// The encoded file (PNG, JPEG, …).
-    pub bytes: Arc<[u8]>,
+    /// What the model called it, for text only.
+    pub label: String,
     /// Its pixels.
     pub pixels: Arc<RgbImage>,
+    /// Where it shows more than the model's crop.
+    pub widened: Option<Widened>,
 }
 
 /// A tool that cannot work.

@@ -3,19 +3,16 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Uid};
+use rustix::fs::{Gid, Uid};
 
-/// Folders in folders, at most: deeper ones count as a full disk.
-const DEPTH_MAX: usize = 64;
-/// What an entry costs beside its bytes, so that empty files without number are seen too.
+use super::scratch::folder_bytes;
+
+/// What an entry costs beside its bytes, as in a folder.
 const ENTRY_BYTES: u64 = 4096;
-/// A folder, opened for reading; never through a link.
-const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// The folder of one session, and the process that fills it.
 #[derive(Clone, Debug)]
@@ -28,12 +25,7 @@ impl Scratch {
     /// Whether more than `bytes` are held. What cannot be measured counts as more.
     pub(super) fn holds_more_than(&self, bytes: u64) -> bool {
         // In this order: a file goes from its name to a descriptor and from there to a mapping, never back.
-        let Some(named) = rustix::fs::open(&self.folder, FOLDER, Mode::empty()).ok().and_then(|folder| {
-            let mut total = 0;
-            count(folder, DEPTH_MAX, bytes, &mut total).then_some(total)
-        }) else {
-            return true;
-        };
+        let named = folder_bytes(&self.folder, bytes);
         // A process that just takes its user cannot be asked for a moment.
         let held = (0..5).find_map(|try_number| {
             std::thread::sleep(Duration::from_millis(2 * u64::from(try_number > 0)));
@@ -48,8 +40,12 @@ impl Scratch {
         let mut open = Vec::new();
         let mut total = 0u64;
         for entry in fs::read_dir(process.join("fd"))? {
-            // It may have been closed since.
-            let Ok(metadata) = entry.and_then(|entry| fs::metadata(entry.path())) else { continue };
+            let metadata = match fs::metadata(entry?.path()) {
+                Ok(metadata) => metadata,
+                // Closed since.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
             let file = (metadata.dev(), metadata.ino());
             if metadata.is_file() && metadata.nlink() == 0 && !open.contains(&file) {
                 total = total.saturating_add(metadata.len() + ENTRY_BYTES);
@@ -57,7 +53,9 @@ impl Scratch {
             }
         }
         let maps = fs::read(process.join("maps"))?;
-        let folder = self.folder.as_os_str().as_encoded_bytes();
+        // The paths of mappings name no links.
+        let folder = fs::canonicalize(&self.folder)?;
+        let folder = folder.as_os_str().as_encoded_bytes();
         for line in maps.split(|&byte| byte == b'\n') {
             let line = String::from_utf8_lossy(line);
             let mut fields = line.splitn(6, ' ');
@@ -71,92 +69,6 @@ impl Scratch {
         }
         Ok(total)
     }
-
-    /// Removes the folder, however deep: folders in folders are moved up before they are emptied. Best effort.
-    pub(super) fn remove(&self) {
-        let _ = remove_flat(&self.folder);
-    }
-}
-
-/// Adds up a folder until it exceeds `enough`; false if it cannot be measured.
-fn count(folder: OwnedFd, depth: usize, enough: u64, total: &mut u64) -> bool {
-    let Ok(entries) = Dir::new(folder) else { return false };
-    let Ok(folder) = entries.fd().and_then(rustix::io::dup) else { return false };
-    for entry in entries {
-        let Ok(entry) = entry else { return false };
-        let name = entry.file_name();
-        if matches!(name.to_bytes(), b"." | b"..") {
-            continue;
-        }
-        // Gone since it was listed.
-        let Ok(found) = rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
-        *total = total.saturating_add(u64::try_from(found.st_size).unwrap_or(0) + ENTRY_BYTES);
-        if *total > enough {
-            return true;
-        }
-        if FileType::from_raw_mode(found.st_mode) == FileType::Directory {
-            match open_folder(&folder, name) {
-                Ok(inner) => {
-                    if depth == 0 || !count(inner, depth - 1, enough, total) {
-                        return false;
-                    }
-                }
-                Err(rustix::io::Errno::NOENT) => {}
-                Err(_) => return false,
-            }
-        }
-    }
-    true
-}
-
-/// Opens a folder in a folder, also one whose mode forbids it to its owner.
-fn open_folder(folder: &OwnedFd, name: &std::ffi::CStr) -> rustix::io::Result<OwnedFd> {
-    rustix::fs::openat(folder, name, FOLDER, Mode::empty()).or_else(|error| match error {
-        rustix::io::Errno::ACCESS => {
-            rustix::fs::chmodat(folder, name, Mode::RWXU, AtFlags::empty())?;
-            rustix::fs::openat(folder, name, FOLDER, Mode::empty())
-        }
-        error => Err(error),
-    })
-}
-
-/// Removes a folder and what is in it, without depth.
-fn remove_flat(path: &Path) -> rustix::io::Result<()> {
-    let top = rustix::fs::open(path, FOLDER, Mode::empty())?;
-    let mut moved = 0u64;
-    loop {
-        let names = names_of(&top)?;
-        if names.is_empty() {
-            break;
-        }
-        for name in names {
-            if rustix::fs::unlinkat(&top, &name, AtFlags::empty()).is_ok() {
-                continue;
-            }
-            let inner = open_folder(&top, &name)?;
-            for inner_name in names_of(&inner)? {
-                if rustix::fs::unlinkat(&inner, &inner_name, AtFlags::empty()).is_err() {
-                    // A folder that is moved gets a new parent, which wants the right to write to it.
-                    drop(open_folder(&inner, &inner_name)?);
-                    moved += 1;
-                    rustix::fs::renameat(&inner, &inner_name, &top, format!("{moved}-of-removed"))?;
-                }
-            }
-            rustix::fs::unlinkat(&top, &name, AtFlags::REMOVEDIR)?;
-        }
-    }
-    rustix::fs::rmdir(path)
-}
-
-fn names_of(folder: &OwnedFd) -> rustix::io::Result<Vec<std::ffi::CString>> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(folder)? {
-        let entry = entry?;
-        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-            names.push(entry.file_name().to_owned());
-        }
-    }
-    Ok(names)
 }
 
 /// Reads what `/proc` shows of a process. Root without the capability to trace may not read that of another user, so this thread takes that
@@ -215,7 +127,6 @@ pub(super) fn is_unlocked(path: &Path) -> bool {
 mod tests {
     use super::*;
     use std::io::Write;
-    use std::os::unix::fs::PermissionsExt;
 
     fn scratch(folder: &Path) -> Scratch {
         Scratch { folder: folder.to_owned(), process: std::process::id() }
@@ -234,33 +145,5 @@ mod tests {
         assert!(held >= 100_000, "{held}");
         assert!(scratch(folder.path()).holds_more_than(100_000));
         drop(file);
-    }
-
-    #[test]
-    fn a_folder_without_end_counts_as_full_and_is_removed() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("scratch");
-        fs::create_dir(&path).unwrap();
-        let mut inner = rustix::fs::open(&path, FOLDER, Mode::empty()).unwrap();
-        for _ in 0..3000 {
-            rustix::fs::mkdirat(&inner, "deep", Mode::RWXU).unwrap();
-            inner = rustix::fs::openat(&inner, "deep", FOLDER, Mode::empty()).unwrap();
-        }
-        assert!(scratch(&path).holds_more_than(1 << 40));
-        scratch(&path).remove();
-        assert!(!path.exists());
-    }
-
-    #[test]
-    fn a_folder_that_its_owner_may_not_list_is_counted_and_removed() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("scratch");
-        fs::create_dir_all(path.join("hidden")).unwrap();
-        fs::write(path.join("hidden/file"), [0; 50_000]).unwrap();
-        fs::set_permissions(path.join("hidden"), fs::Permissions::from_mode(0o300)).unwrap();
-        assert!(scratch(&path).holds_more_than(50_000));
-        assert!(!scratch(&path).holds_more_than(200_000_000));
-        scratch(&path).remove();
-        assert!(!path.exists());
     }
 }

@@ -260,6 +260,8 @@ class Jail:
         if user is not None:
             os.chown(outputs, user, user)
         self.inputs, self.outputs = inputs, outputs
+        if not self.has_mounts:
+            spare_own_files(outputs)
         return image_path, outputs + "/"
 
     def session_user(self, number):
@@ -293,8 +295,6 @@ class Jail:
         prctl(PR_SET_PDEATHSIG, 9)
         # The host reads the open files of a session whose disk no tmpfs bounds; other sessions have no call to read them with.
         prctl(PR_SET_DUMPABLE, 0 if self.has_mounts else 1)
-        if not self.has_mounts:
-            spare_own_files(self.outputs)
         if self.landlock_version > 0:
             raised += self.raise_landlock()
         raised += self.raise_seccomp()

@@ -8,11 +8,14 @@
 mod calls;
 mod disk;
 mod error;
+mod frames;
 mod image;
 mod interpreter;
 mod jail;
 mod probe;
 mod repair;
+mod reply;
+mod scratch;
 mod session;
 mod zygote;
 
@@ -23,10 +26,11 @@ use std::time::Duration;
 use serde_json::json;
 
 pub use error::SandboxError;
-pub use image::{InputImage, ProducedImage};
+pub use image::{InputImage, ProducedImage, plain_name, png, save_new};
 pub use interpreter::Interpreter;
 pub use jail::{Attempt, Guarantee, Offered, Walls};
 pub use repair::Repair;
+pub use reply::Widened;
 pub use session::{Execution, Session, Status};
 
 use image::save_images;
@@ -45,8 +49,8 @@ pub struct SandboxOptions {
     pub output_bytes: usize,
     /// Images that one run may give back.
     pub images: usize,
-    /// Bytes of image files that one run may give back, in all.
-    pub reply_bytes: usize,
+    /// Bytes of pixels (three each) of the images that one run may give back, in all.
+    pub image_bytes: u64,
     /// Guarantees whose absence is accepted.
     pub consent: Vec<Guarantee>,
     /// As root, become this user before any wall is raised: the sandbox then has the rights of an ordinary user.
@@ -63,7 +67,7 @@ impl Default for SandboxOptions {
             disk_bytes: 64 << 20,
             output_bytes: 64 << 10,
             images: 16,
-            reply_bytes: 64 << 20,
+            image_bytes: 256 << 20,
             consent: Vec::new(),
             as_user: None,
             offered: Offered::default(),

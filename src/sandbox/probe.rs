@@ -15,6 +15,7 @@ use tempfile::NamedTempFile;
 
 use super::disk::{Scratch, is_unlocked};
 use super::jail::{Attempt, Guarantee};
+use super::scratch::remove_whole;
 
 /// The user of the trial session, where sessions are users of their own: `SESSION_USERS` of `jail.py`.
 const TRIAL_USER: u32 = 2_000_000_000;
@@ -100,7 +101,7 @@ impl Outside {
         if !has_mounts {
             let is_measured = trial.holds_more_than(TRIAL_DISK_BYTES);
             seen.push(attempt(Guarantee::Bounds, "hold more disk than allowed in removed files", is_measured));
-            trial.remove();
+            remove_whole(&trial.folder);
         }
         seen
     }

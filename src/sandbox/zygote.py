@@ -1,7 +1,8 @@
 """The zygote: imports once, shuts itself in, then forks one session per connection. `zygote.rs` is the other end of every wire.
 
 Wires: descriptor 0 is a listening Unix socket. The first connection is the control: the zygote reports its walls there and
-reads process numbers to kill; its end is the end of all. Every later connection is a session. `frames.py` is the form of messages.
+reads orders: a process number and what to do to it; its end is the end of all. Every later connection is a session, which says whether
+its walls stand before it reads any code, and answers each request with the request's own nonce. `frames.py` is the form of messages.
 """
 import sys
 
@@ -9,7 +10,8 @@ FOLDER = sys.path[0]
 sys.dont_write_bytecode = True
 import jail
 import probe
-from frames import HEADER, Closed, read_frame, write_frame
+from frames import Closed, read_frame, write_frame
+from old_names import add_old_names
 from session import Session, warm_up
 
 sys.path = [path for path in sys.path if path and path != FOLDER]
@@ -34,6 +36,11 @@ numpy numpy.random numpy.linalg numpy.fft cv2 PIL.Image PIL.ImageDraw PIL.ImageF
 PIL.ImageChops PIL.ImageStat PIL.ImageColor PIL.ImageMath PIL.ImageSequence PIL.ImageTransform""".split()
 
 
+# The orders of the host: a session's process number and the index of a signal.
+ORDER = struct.Struct("<II")
+SIGNALS = (signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT)
+
+
 def be_session(walls, options, wire, number):
     """The life of a session's process: set up, shut in, then round after round."""
     try:
@@ -55,10 +62,13 @@ def be_session(walls, options, wire, number):
         except BaseException as error:
             write_frame(wire, {"broken": f"{type(error).__name__}: {error}"})
             return
+        # No code has been read yet: whatever is said of the walls is said by this program.
+        write_frame(wire, {"ready": True})
         del picture
         while True:
             request, _ = read_frame(wire)
             header, blobs = session.run(request["code"])
+            header["nonce"] = request["nonce"]
             write_frame(wire, header, blobs)
     except (Closed, OSError):
         return
@@ -139,6 +149,7 @@ def import_allowed():
 
     cv2.setNumThreads(0)
     Image.init()
+    add_old_names()
 
 
 def module_places():
@@ -193,7 +204,7 @@ def main():
 
 
 def serve(walls, options, listener, control):
-    """Never waits for one session: accepts, forks, reaps, kills."""
+    """Never waits for one session: accepts, forks, reaps, kills, stops and continues."""
     wake_reading, wake_writing = os.pipe()
     os.set_blocking(wake_reading, False)
     os.set_blocking(wake_writing, False)
@@ -218,12 +229,12 @@ def serve(walls, options, listener, control):
             if not piece:
                 break
             wanted += piece
-            while len(wanted) >= 4:
-                (pid,) = HEADER.unpack(wanted[:4])
-                wanted = wanted[4:]
+            while len(wanted) >= ORDER.size:
+                pid, order = ORDER.unpack(wanted[:ORDER.size])
+                wanted = wanted[ORDER.size:]
                 # Only this process reaps, so the number of a listed child cannot have passed to another process.
                 if pid in children:
-                    os.kill(pid, signal.SIGKILL)
+                    os.kill(pid, SIGNALS[order])
         if listener.fileno() in ready:
             connection, _ = listener.accept()
             number += 1

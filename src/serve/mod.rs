@@ -1,6 +1,7 @@
 //! An OpenAI-compatible HTTP server. One thread owns the engine and the weights ([`desk`]); requests reach it through a channel, and tokens
 //! come back through a channel of each request. All that waits for the network runs on tokio, which stands nowhere else in this crate.
 
+pub mod access;
 pub mod acting;
 pub mod answers;
 pub mod batch;
@@ -31,6 +32,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 
+use access::Access;
 use acting::{Acting, Inbox};
 use desk::{Desk, Order};
 use error::ApiError;
@@ -84,8 +86,8 @@ pub struct Parts {
     pub defaults: Defaults,
     /// Names that the model goes by; the first is told.
     pub names: Vec<String>,
-    /// What clients must know, if anything.
-    pub api_key: Option<String>,
+    /// Who may use the server.
+    pub access: Access,
     /// Prompts that may wait for room.
     pub waiting_max: usize,
     /// In which chats are played to their end; without it each call is the client's to make.
@@ -99,7 +101,7 @@ pub struct App {
     prompts: Prompts,
     defaults: Defaults,
     names: Vec<String>,
-    api_key: Option<String>,
+    access: Access,
     environment: Option<Arc<dyn Environment>>,
     gauges: Arc<Gauges>,
     orders: Sender<Order>,
@@ -180,7 +182,7 @@ fn with_app(parts: Parts, work: impl FnOnce(App) -> Result<(), ServeError> + Sen
         prompts: parts.prompts,
         defaults: parts.defaults,
         names: parts.names,
-        api_key: parts.api_key,
+        access: parts.access,
         environment: parts.environment,
         gauges: gauges.clone(),
         orders,

@@ -61,7 +61,7 @@ print(processed_path)
     assert_eq!(execution.images.len(), 1);
     let expected = image::imageops::crop_imm(&picture(), 100, 50, 200, 200).to_image();
     assert_eq!(execution.images[0].image, expected);
-    assert!(execution.images[0].path.ends_with("/crop.png"));
+    assert!(execution.images[0].label.ends_with("/crop.png") && execution.images[0].name == "image-1.png");
     assert!(execution.repairs.is_empty(), "{:?}", execution.repairs);
 }
 
