@@ -12,6 +12,7 @@ use super::lines::print;
 use super::loaded::Loaded;
 use super::sampling::SamplingArguments;
 use crate::engine::speculation::Speculation;
+use crate::files::open::replace;
 use crate::prompt::image::PIXELS_MAX;
 use crate::prompt::{ImageSource, Message, Part, PictureSize};
 use crate::rollout::Update;
@@ -159,7 +160,7 @@ impl Crops<'_> {
         })?;
         self.saved += 1;
         let path = self.folder.join(format!("{}-{}", self.saved, image.name));
-        std::fs::write(&path, &*image.bytes)
+        replace(&path, &image.bytes)
             .with_context(|| format!("cannot write {}; free some space or choose another --crops", path.display()))?;
         Ok(path)
     }

@@ -10,7 +10,10 @@ use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
 use super::error::SandboxError;
+use crate::files::open::read;
 
+/// Most bytes of an input's file.
+const FILE_BYTES_MAX: u64 = 512 << 20;
 /// The largest side of an image that goes in or comes out, in pixels.
 const SIDE_MAX: u32 = 32_768;
 /// The memory that decoding an image of model code may take.
@@ -42,8 +45,8 @@ pub struct InputImage {
 impl InputImage {
     /// A file. Errors name it and what is wrong.
     pub fn read(path: &Path) -> Result<InputImage, SandboxError> {
-        let bytes =
-            fs::read(path).map_err(|error| SandboxError::Image { path: path.to_owned(), reason: error.to_string() })?;
+        let bytes = read(path, FILE_BYTES_MAX)
+            .map_err(|error| SandboxError::Image { path: path.to_owned(), reason: error.to_string() })?;
         InputImage::from_bytes(bytes, path)
     }
 
