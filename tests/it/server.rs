@@ -106,7 +106,11 @@ impl Server {
 
     /// A post with headers of its own.
     pub fn post_with(&self, path: &str, headers: &[(&str, &str)], body: &Value) -> Reply {
-        let request = headers.iter().fold(self.agent.post(self.url(path)), |r, (key, value)| r.header(*key, *value));
+        let mut request =
+            headers.iter().fold(self.agent.post(self.url(path)), |r, (key, value)| r.header(*key, *value));
+        if headers.iter().all(|(key, _)| !key.eq_ignore_ascii_case("content-type")) {
+            request = request.content_type("application/json");
+        }
         reply(request.send(body.to_string()).unwrap())
     }
 
@@ -133,7 +137,7 @@ impl Server {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let body = body.to_string();
         let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
             body.len()
         );
         stream.write_all(head.as_bytes()).unwrap();
