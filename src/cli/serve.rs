@@ -14,11 +14,13 @@ use tracing_subscriber::EnvFilter;
 use super::answering::{EnvironmentName, PREFILL_TOKENS};
 use super::device::Device;
 use super::generation_config::GenerationConfig;
+use super::isolated::{compiler, renderer};
 use super::lines::print;
 use crate::checkpoint::{config, folder, processor, weights};
 use crate::engine::EngineLimits;
 use crate::engine::kv_cache::KvCache;
 use crate::engine::speculation::Speculation;
+use crate::files::open::{SETTINGS_BYTES_MAX, read_text};
 use crate::model::Model;
 use crate::model::config::Config;
 use crate::ops::Backend;
@@ -194,6 +196,7 @@ impl ServingArguments {
         Ok(Parts {
             model,
             weights,
+            reload: weights::reload,
             limits,
             speculation: self.speculation,
             prompts: Prompts {
@@ -202,6 +205,7 @@ impl ServingArguments {
                 images,
                 images_max,
                 trusts_templates: self.trust_request_chat_template,
+                renderer: renderer(),
             },
             defaults,
             names: vec![name],
@@ -209,13 +213,14 @@ impl ServingArguments {
             waiting_max: usize::MAX,
             patience: NO_HURRY,
             environment: None,
+            compiler: compiler(),
         })
     }
 
     fn processor(&self, dir: &Path, config: &Config) -> anyhow::Result<Processor> {
-        let processor = processor::open(dir, config)?;
+        let processor = processor::open(dir, config, Some(renderer()))?;
         let Some(path) = &self.chat_template else { return Ok(processor) };
-        let source = std::fs::read_to_string(path)
+        let source = read_text(path, SETTINGS_BYTES_MAX)
             .with_context(|| format!("cannot read --chat-template {}; give a Jinja file", path.display()))?;
         processor.with_template(source).with_context(|| format!("--chat-template {}", path.display()))
     }

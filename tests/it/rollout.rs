@@ -2,6 +2,7 @@
 
 mod answers;
 mod calls;
+mod names;
 mod rewards;
 mod sources;
 
