@@ -291,7 +291,7 @@ fn printed_paths_are_found_whatever_stands_in_them() {
 fn a_megabyte_of_any_text_is_read_in_time() {
     let sandbox = Sandbox::start(SandboxOptions { output_bytes: 1 << 20, ..options() }).unwrap();
     let mut session = sandbox.session(InputImage::from_rgb(&picture(), Path::new("a.png")).unwrap());
-    session.run("for name in ('x.png', '.png', 'x y.png'): Image.open(image_path).save(name)").unwrap();
+    session.run("for name in ('x.png', 'x y.png'): Image.open(image_path).save(name)").unwrap();
     let pieces = [
         "x",
         " ",
