@@ -23,7 +23,6 @@ THYME_FOLDER = "/mnt/data/temp_processed_images"
 # Where every program may expect to write; files that lie there already are others'.
 SHARED_FOLDERS = {"/tmp", "/var/tmp", "/mnt/data"}
 TEMPORARY_FOLDERS = ("/tmp/", "/var/tmp/")
-WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 # Functions whose first argument is a file that exists.
 READERS = """stat lstat access listdir chmod utime readlink chdir remove unlink rmdir truncate getxattr setxattr listxattr""".split()
 
@@ -92,20 +91,20 @@ class MovedFiles:
             self.made.add("output_path")
         return self.folder + absolute
 
-    def as_known(self, error, path):
-        """An error, naming the path that code knows. In the folders that are shared nothing of others is seen, so what is refused there
-        is not there."""
-        absolute = self.absolute(path)
-        if error.errno == errno.EACCES and absolute and absolute.startswith(TEMPORARY_FOLDERS) and self.is_unseen(absolute):
+    def as_known(self, error, path, to_be_made=False):
+        """An error, naming the path that code knows."""
+        absolute = self.absolute(path) if error.errno in REFUSALS else None
+        if absolute and self.is_missing(absolute, to_be_made):
             return missing(path)
         error.filename = path
         return error
 
-    def is_unseen(self, path):
+    def is_missing(self, path, to_be_made):
+        """Whether what is refused is not there. In temporary folders nothing of others is seen."""
         try:
             self.plain_lstat(path)
         except OSError as error:
-            return error.errno == errno.EACCES
+            return (error.errno == errno.EACCES and path.startswith(TEMPORARY_FOLDERS)) or (error.errno == errno.ENOENT and not to_be_made)
         return False
 
     def tried(self, plain, path, *arguments, **named):
@@ -134,8 +133,12 @@ class MovedFiles:
                 failure = error
             place = self.place(path, failure.errno, is_folder) if named.get("dir_fd") is None else None
             if place is None:
-                raise self.as_known(failure, path)
-            return plain(place, *arguments, **named)
+                raise self.as_known(failure, path, to_be_made=True)
+            try:
+                return plain(place, *arguments, **named)
+            except OSError as error:
+                error.filename = path
+                raise
 
         return call
 
@@ -175,7 +178,7 @@ class MovedFiles:
 
         @functools.wraps(plain_os_open)
         def os_open(path, flags, mode=0o777, *, dir_fd=None):
-            return (making if flags & WRITING else reading)(path, flags, mode, dir_fd=dir_fd)
+            return (making if flags & os.O_CREAT else reading)(path, flags, mode, dir_fd=dir_fd)
 
         @functools.wraps(plain_open)
         def open_file(file, mode="r", buffering=-1, encoding=None, errors=None, newline=None, closefd=True, opener=None):
