@@ -8,6 +8,7 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 
 use super::device::Device;
+use super::isolated::renderer;
 use super::lines::refuse_input;
 use crate::checkpoint::{config, folder, processor, weights};
 use crate::engine::{Engine, EngineLimits};
@@ -78,7 +79,7 @@ pub fn run(arguments: EvalArguments) -> anyhow::Result<()> {
     let (dataset, tasks) = tasks(&arguments.data, arguments.limit)?;
     let dir = folder::resolve(model)?;
     let config = config::open(&dir)?;
-    let processor = Arc::new(processor::open(&dir, &config)?);
+    let processor = Arc::new(processor::open(&dir, &config, Some(renderer()))?);
     let backend = arguments.device.backend(&config)?;
     let model = Model::new(config, backend);
     let weights = weights::load(&model, &dir)?;

@@ -14,6 +14,7 @@ use tracing_subscriber::EnvFilter;
 use super::answering::{EnvironmentName, PREFILL_TOKENS};
 use super::device::Device;
 use super::generation_config::GenerationConfig;
+use super::isolated::{compiler, renderer};
 use super::lines::print;
 use crate::checkpoint::{config, folder, processor, weights};
 use crate::engine::EngineLimits;
@@ -202,6 +203,7 @@ impl ServingArguments {
                 images,
                 images_max,
                 trusts_templates: self.trust_request_chat_template,
+                renderer: renderer(),
             },
             defaults,
             names: vec![name],
@@ -209,11 +211,12 @@ impl ServingArguments {
             waiting_max: usize::MAX,
             patience: NO_HURRY,
             environment: None,
+            compiler: compiler(),
         })
     }
 
     fn processor(&self, dir: &Path, config: &Config) -> anyhow::Result<Processor> {
-        let processor = processor::open(dir, config)?;
+        let processor = processor::open(dir, config, Some(renderer()))?;
         let Some(path) = &self.chat_template else { return Ok(processor) };
         let source = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read --chat-template {}; give a Jinja file", path.display()))?;

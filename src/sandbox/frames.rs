@@ -3,13 +3,12 @@
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
-use super::scratch::folder_bytes;
+use super::disk::Scratch;
 
 /// How often the fallback scratch folder is measured while code runs.
 const MEASURE_EVERY: Duration = Duration::from_millis(50);
@@ -17,8 +16,8 @@ const MEASURE_EVERY: Duration = Duration::from_millis(50);
 /// How long, and how full a folder may get, while the host waits.
 pub(super) struct Limit {
     pub(super) deadline: Instant,
-    /// A folder to measure, and its bytes at most.
-    pub(super) folder: Option<(PathBuf, u64)>,
+    /// A scratch folder to measure, and its bytes at most.
+    pub(super) scratch: Option<(Scratch, u64)>,
 }
 
 /// Why a frame did not arrive.
@@ -74,8 +73,8 @@ fn time_left(limit: &Limit) -> Result<Duration, Ended> {
     if left.is_zero() {
         return Err(Ended::Late);
     }
-    let Some((folder, bytes_max)) = &limit.folder else { return Ok(left) };
-    if folder_bytes(folder, *bytes_max) > *bytes_max { Err(Ended::Full) } else { Ok(left.min(MEASURE_EVERY)) }
+    let Some((scratch, bytes_max)) = &limit.scratch else { return Ok(left) };
+    if scratch.holds_more_than(*bytes_max) { Err(Ended::Full) } else { Ok(left.min(MEASURE_EVERY)) }
 }
 
 /// Writes a header and its blobs.

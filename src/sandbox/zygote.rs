@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,9 +15,12 @@ use serde::Deserialize;
 use serde_json::json;
 use tempfile::TempDir;
 
+use super::calls;
+use super::disk::Scratch;
 use super::frames::{self, Limit};
 use super::interpreter::Interpreter;
-use super::jail::{self, Walls};
+use super::jail::{Attempt, Walls};
+use super::probe::Outside;
 use super::scratch::remove_whole;
 use super::{SandboxError, SandboxOptions};
 
@@ -52,6 +55,11 @@ struct Greeting {
     #[serde(default)]
     session: Vec<(String, String)>,
     #[serde(default)]
+    attempts: Vec<Attempt>,
+    /// The process of the trial session.
+    #[serde(default)]
+    trial: u32,
+    #[serde(default)]
     has_mounts: bool,
 }
 
@@ -61,7 +69,8 @@ impl Zygote {
         let folder = tempfile::Builder::new().prefix("thyme-sandbox-").tempdir();
         let folder = folder.map_err(|source| SandboxError::Folder { path: std::env::temp_dir(), source })?;
         let in_folder = |source: io::Error| SandboxError::Folder { path: folder.path().to_owned(), source };
-        lay_out(folder.path()).map_err(in_folder)?;
+        lay_out(folder.path(), options.as_user).map_err(in_folder)?;
+        let outside = Outside::new(folder.path(), options.as_user).map_err(in_folder)?;
         let socket = folder.path().join("socket");
         let listener = UnixListener::bind(&socket).map_err(in_folder)?;
         let log = fs::File::create(folder.path().join("log")).map_err(in_folder)?;
@@ -83,14 +92,20 @@ impl Zygote {
         let child = child.map_err(|source| SandboxError::Spawn { python: interpreter.path.clone(), source })?;
         let mut child = Reaped(Some(child));
         let mut control = UnixStream::connect(&socket).map_err(in_folder)?;
-        let greeting = greet(&mut control, options, folder.path());
+        let greeting = greet(&mut control, options, folder.path(), &outside);
         let greeting = greeting.map_err(|reason| SandboxError::Start { reason: with_log(reason, folder.path()) })?;
         if let Some(reason) = greeting.failure {
             return Err(SandboxError::Start { reason });
         }
         let raised =
             greeting.jail.iter().chain(&greeting.session).map(|(key, mechanism)| (key.as_str(), mechanism.as_str()));
-        let walls = Walls::new(raised);
+        let mut attempts = greeting.attempts;
+        let trial = Scratch { folder: folder.path().join("scratch/0"), process: greeting.trial };
+        attempts.extend(outside.seen_of(&trial, greeting.has_mounts));
+        let limit = Limit { deadline: Instant::now() + Duration::from_secs(ANSWER_SECONDS), scratch: None };
+        let reply = frames::write_frame(&mut control, json!({}), &[], &limit);
+        reply.map_err(|ended| SandboxError::Start { reason: with_log(ended.to_string(), folder.path()) })?;
+        let walls = Walls::new(raised, attempts);
         walls.judge(&options.consent)?;
         let child = child.0.take().ok_or_else(|| SandboxError::Start { reason: "the process is gone".into() })?;
         let has_mounts = greeting.has_mounts;
@@ -113,23 +128,24 @@ impl Zygote {
             None => UnixStream::connect(self.folder.path().join("socket"))?,
         };
         let mut hello = [0; 8];
-        let limit = Limit { deadline: Instant::now() + Duration::from_secs(ANSWER_SECONDS), folder: None };
+        let limit = Limit { deadline: Instant::now() + Duration::from_secs(ANSWER_SECONDS), scratch: None };
         frames::read_exactly(&mut stream, &mut hello, &limit).map_err(|ended| io::Error::other(ended.to_string()))?;
         let [process, number] =
             [0, 4].map(|at| u32::from_le_bytes([hello[at], hello[at + 1], hello[at + 2], hello[at + 3]]));
         if process == 0 {
             return Err(io::Error::from_raw_os_error(number as i32));
         }
-        let folder = (!self.has_mounts).then(|| self.folder.path().join("scratch").join(number.to_string()));
-        Ok(Wire { stream, process, folder })
+        let folder = self.folder.path().join("scratch").join(number.to_string());
+        let scratch = (!self.has_mounts).then_some(Scratch { folder, process });
+        Ok(Wire { stream, process, scratch })
     }
 
     /// Ends a session's process, whatever it is doing, and removes what it wrote.
     pub(super) fn kill(&self, wire: Wire) {
         self.order(&wire, Order::Kill);
-        if let Some(folder) = &wire.folder {
+        if let Some(scratch) = &wire.scratch {
             frames::wait_for_the_end(&wire.stream, BURIAL);
-            remove_whole(folder);
+            remove_whole(&scratch.folder);
         }
     }
 
@@ -180,13 +196,14 @@ impl Drop for Reaped {
 }
 
 /// The folder of one zygote: its code, the mount point of its root, and scratch folders where mounts cannot be had.
-fn lay_out(folder: &Path) -> io::Result<()> {
+fn lay_out(folder: &Path, as_user: Option<u32>) -> io::Result<()> {
     // Others may pass through (the sessions' users do), not look.
     fs::set_permissions(folder, fs::Permissions::from_mode(0o711))?;
     for (name, code) in [
         ("zygote.py", include_str!("zygote.py")),
         ("frames.py", include_str!("frames.py")),
         ("jail.py", include_str!("jail.py")),
+        ("probe.py", include_str!("probe.py")),
         ("session.py", include_str!("session.py")),
         ("shown.py", include_str!("shown.py")),
         ("guard.py", include_str!("guard.py")),
@@ -204,14 +221,29 @@ fn lay_out(folder: &Path) -> io::Result<()> {
         fs::create_dir(folder.join(name))?;
         fs::set_permissions(folder.join(name), fs::Permissions::from_mode(mode))?;
     }
+    if rustix::process::geteuid().is_root() && as_user.is_some() {
+        std::os::unix::fs::chown(folder.join("scratch"), as_user, as_user)?;
+    }
     Ok(())
 }
 
 /// Sends the options and waits for the greeting.
-fn greet(control: &mut UnixStream, options: &SandboxOptions, folder: &Path) -> Result<Greeting, String> {
-    let program = jail::seccomp_program().map_err(|error| error.to_string())?;
+fn greet(
+    control: &mut UnixStream,
+    options: &SandboxOptions,
+    folder: &Path,
+    outside: &Outside,
+) -> Result<Greeting, String> {
+    let programs = calls::programs(options.offered.seccomp).map_err(|error| error.to_string())?;
+    let hex = |program: &[u8]| program.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let header = json!({
-        "seccomp": program.iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
+        "seccomp": {
+            "allowed": hex(&programs.allowed),
+            "locks": hex(&programs.locks),
+            "attributes": hex(&programs.attributes),
+        },
+        "offered": options.offered,
+        "probe": outside.places(),
         "as_user": options.as_user,
         "new_root": folder.join("root"),
         "scratch_root": folder.join("scratch"),
@@ -222,7 +254,7 @@ fn greet(control: &mut UnixStream, options: &SandboxOptions, folder: &Path) -> R
         "image_bytes": options.image_bytes,
         "cpu_seconds": options.timeout.as_secs().saturating_add(1).saturating_mul(CPU_RUNS),
     });
-    let limit = Limit { deadline: Instant::now() + Duration::from_secs(START_SECONDS), folder: None };
+    let limit = Limit { deadline: Instant::now() + Duration::from_secs(START_SECONDS), scratch: None };
     frames::write_frame(control, header, &[], &limit).map_err(|ended| ended.to_string())?;
     let header = frames::read_header(control, &limit, 1 << 20).map_err(|ended| ended.to_string())?;
     serde_json::from_slice(&header).map_err(|error| error.to_string())
@@ -242,12 +274,12 @@ pub(super) struct Wire {
     pub(super) stream: UnixStream,
     process: u32,
     /// The scratch folder on the host, where the session could not mount its own.
-    pub(super) folder: Option<PathBuf>,
+    scratch: Option<Scratch>,
 }
 
 impl Wire {
     /// What bounds the next exchange.
     pub(super) fn limit(&self, deadline: Instant, options: &SandboxOptions) -> Limit {
-        Limit { deadline, folder: self.folder.clone().map(|folder| (folder, options.disk_bytes)) }
+        Limit { deadline, scratch: self.scratch.clone().map(|scratch| (scratch, options.disk_bytes)) }
     }
 }

@@ -6,6 +6,7 @@ pub mod acting;
 pub mod answers;
 pub mod batch;
 pub mod choice;
+mod compiler;
 pub mod connections;
 pub mod constraints;
 pub mod control;
@@ -34,6 +35,7 @@ use tokio::sync::{Semaphore, watch};
 
 use access::Access;
 use acting::{Acting, Inbox};
+use compiler::Compiler;
 use desk::{Desk, Order};
 use error::ApiError;
 use gauges::Gauges;
@@ -41,9 +43,10 @@ use prompts::Prompts;
 use sampling::Defaults;
 
 use crate::engine::request::GeneratorError;
-use crate::engine::sampling::grammar::Grammars;
+use crate::engine::sampling::grammar::Vocabulary;
 use crate::engine::speculation::Speculation;
 use crate::engine::{Engine, EngineLimits};
+use crate::isolated::Isolated;
 use crate::model::Model;
 use crate::model::parameters::Weights;
 use crate::ops::patch_embed::PixelScale;
@@ -94,6 +97,8 @@ pub struct Parts {
     pub environment: Option<Arc<dyn Environment>>,
     /// How long a client may stand still.
     pub patience: Duration,
+    /// Children that compile grammars, to see whether they can be.
+    pub compiler: Arc<Isolated>,
 }
 
 /// What the routes share.
@@ -108,7 +113,8 @@ pub struct App {
     /// Prompts that are made ready at once: each may hold a large picture.
     preparing: Arc<Semaphore>,
     /// Compiles grammars; made when the first is asked for.
-    grammars: OnceLock<Result<Grammars, String>>,
+    grammars: OnceLock<Result<Compiler, String>>,
+    compiler: Arc<Isolated>,
     /// Forms that are compiled at once.
     compiling: Arc<Semaphore>,
     /// Requests whose pictures are fetched at once.
@@ -137,8 +143,12 @@ impl App {
     ///
     /// # Errors
     /// When the tokenizer cannot be used for it.
-    fn grammars(&self) -> Result<&Grammars, ApiError> {
-        let make = || Grammars::new(self.prompts.processor.tokenizer(), self.defaults.vocab, &self.defaults.eos);
+    fn grammars(&self) -> Result<&Compiler, ApiError> {
+        let make = || {
+            let vocabulary =
+                Vocabulary::new(self.prompts.processor.tokenizer(), self.defaults.vocab, &self.defaults.eos);
+            Compiler::new(&vocabulary, &self.compiler)
+        };
         let grammars = self.grammars.get_or_init(make).as_ref();
         grammars.map_err(|reason| ApiError::failed(format!("the tokenizer cannot be used with grammars: {reason}")))
     }
@@ -188,6 +198,7 @@ fn with_app(parts: Parts, work: impl FnOnce(App) -> Result<(), ServeError> + Sen
         orders,
         preparing: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))),
         grammars: OnceLock::new(),
+        compiler: parts.compiler,
         compiling: Arc::new(Semaphore::new(1)),
         fetching: Arc::new(Semaphore::new(FETCHING_MAX)),
         bodies: Arc::new(Semaphore::new(routes::BODIES_KIB_MAX)),
