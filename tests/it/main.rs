@@ -11,6 +11,7 @@ mod engine_speed;
 mod errors;
 mod folders;
 mod foreign_rows;
+mod fuzz;
 mod grpo;
 mod hostile;
 mod keys;
