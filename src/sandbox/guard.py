@@ -15,18 +15,27 @@ import textwrap
 import time
 import zlib
 
+import cv2
+import numpy
+from PIL import Image
+
 GUARDED = (builtins, ast, codecs, io, json, json.encoder, json.decoder, os, posixpath, re, signal, stat, struct, textwrap, time, zlib)
 
+CALLED = {
+    cv2: "imread cvtColor",
+    numpy: "asarray ascontiguousarray frombuffer ndarray uint8 uint32 zeros",
+    Image: "Image open fromarray new",
+}
 CLASSES = (json.JSONEncoder, json.JSONDecoder)
 
 
 class Guard:
-    """The contents of the modules that reading results needs, as they were when the session began; of `libraries`, whose settings are
-    code's own, what can be called."""
+    """The contents of the modules that reading results needs, as they were when the session began; of libraries, whose settings are
+    code's own, what is called there."""
 
-    def __init__(self, libraries):
+    def __init__(self):
         self.kept = [(vars(module), dict(vars(module))) for module in GUARDED]
-        self.kept += [(vars(module), {name: value for name, value in vars(module).items() if callable(value)}) for module in libraries]
+        self.kept += [(vars(module), {name: vars(module)[name] for name in names.split()}) for module, names in CALLED.items()]
         self.methods = [(kind, name, method) for kind in CLASSES for name, method in vars(kind).items() if callable(method)]
         self.modules = dict(sys.modules)
         self.recursion = sys.getrecursionlimit()

@@ -22,6 +22,7 @@ REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EXDEV}
 THYME_FOLDER = "/mnt/data/temp_processed_images"
 # Where every program may expect to write; files that lie there already are others'.
 SHARED_FOLDERS = {"/tmp", "/var/tmp", "/mnt/data"}
+TEMPORARY_FOLDERS = ("/tmp/", "/var/tmp/")
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 # Functions whose first argument is a file that exists.
 READERS = """stat lstat access listdir chmod utime readlink chdir remove unlink rmdir truncate getxattr setxattr listxattr""".split()
@@ -36,7 +37,7 @@ class MovedFiles:
         self.shared = SHARED_FOLDERS | {os.path.dirname(image_path)}
         self.is_elsewhere = output_folder.rstrip("/") != THYME_FOLDER
         self.is_empty = True
-        self.plain_lstat, self.plain_makedirs = os.lstat, os.makedirs
+        self.plain_lstat, self.plain_makedirs, self.plain_scandir = os.lstat, os.makedirs, os.scandir
 
     def absolute(self, path):
         """The absolute path as text, or None for what names no file outside the output folder."""
@@ -81,7 +82,7 @@ class MovedFiles:
         is_shared = parent in self.shared and number != errno.ENOENT
         if self.exists(absolute) and (is_folder or not is_shared):
             return None
-        is_refused_folder = is_folder and number != errno.ENOENT
+        is_refused_folder = is_folder and number != errno.ENOENT and self.exists(parent)
         if not (is_in_moved or is_shared or is_refused_folder or (is_image(absolute) and not is_folder)):
             return None
         self.plain_makedirs(self.folder + parent, exist_ok=True)
@@ -89,13 +90,22 @@ class MovedFiles:
         self.made.add("output_path")
         return self.folder + absolute
 
+    def as_known(self, error, path):
+        """An error, naming the path that code knows. In the folders that are shared nothing of others is seen, so what is refused there
+        is not there."""
+        absolute = self.absolute(path)
+        is_unseen = error.errno == errno.EACCES and absolute and absolute.startswith(TEMPORARY_FOLDERS) and not self.exists(absolute)
+        if is_unseen:
+            return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        error.filename = path
+        return error
+
     def tried(self, plain, path, *arguments, **named):
-        """Calls `plain` on the path; an error names the path that code knows."""
+        """Calls `plain` on the path."""
         try:
             return plain(self.real(path), *arguments, **named)
         except OSError as error:
-            error.filename = path
-            raise
+            raise self.as_known(error, path) from error.__cause__
 
     def reader(self, plain):
         @functools.wraps(plain)
@@ -110,11 +120,11 @@ class MovedFiles:
         @functools.wraps(plain)
         def call(path, *arguments, **named):
             try:
-                return self.tried(plain, path, *arguments, **named)
+                return plain(self.real(path), *arguments, **named)
             except OSError as error:
                 place = self.place(path, error.errno, is_folder) if named.get("dir_fd") is None else None
                 if place is None:
-                    raise
+                    raise self.as_known(error, path) from error.__cause__
             return plain(place, *arguments, **named)
 
         return call
@@ -203,8 +213,7 @@ class MovedFiles:
                 found.append(plain(place))
             except OSError as error:
                 if place == places[-1]:
-                    error.filename = path
-                    raise
+                    raise self.as_known(error, path) from error.__cause__
         return found
 
     def is_output_folder(self, path):
