@@ -38,6 +38,7 @@ mod scheduler;
 mod serve;
 mod serve_constraints;
 mod serve_env;
+mod serve_isolation;
 mod serve_network;
 mod server;
 mod simt;
