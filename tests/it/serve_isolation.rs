@@ -177,7 +177,7 @@ fn doubling(expression: &str) -> String {
 fn templates() -> Vec<(String, &'static str)> {
     let grown = "more memory or a deeper stack";
     vec![
-        (format!("{{{{ {} }}}}", vec!["1"; 80_000].join("+\n")), ""),
+        (format!("{{{{ {} }}}}", vec!["1"; 60_000].join("+\n")), ""),
         (format!("{{{{ {}1 }}}}", "not\n".repeat(50_000)), ""),
         (format!("{{{{ {}1{} }}}}", "(".repeat(20_000), ")".repeat(20_000)), "recursion"),
         (format!("{{% if 0 %}}{}{{% endif %}}", "{% elif 0 %}\n".repeat(15_000)), ""),
@@ -198,7 +198,7 @@ fn templates() -> Vec<(String, &'static str)> {
         ("x".repeat(300_000), "bytes; at most"),
         ("x".repeat(100_000), "a line of 100000 bytes"),
         // Each list has the one before twice: what it is made of is small, what it writes is endless.
-        (doubling("[n.s, n.s]"), "longer than 4 seconds"),
+        (doubling("[n.s, n.s]"), "make it smaller"),
     ]
 }
 
@@ -262,7 +262,8 @@ fn a_batch_goes_on_behind_hostile_lines_and_again_when_it_is_resumed() {
     };
     let codes = run(&[]);
     assert_eq!((codes[1], codes[3], codes[4], codes.len()), (400, 400, 200, 5));
-    place.write("out.jsonl", "");
+    let text = std::fs::read_to_string(place.path("out.jsonl")).unwrap();
+    place.write("out.jsonl", text.split_inclusive('\n').next().unwrap());
     assert_eq!(run(&["--resume"]), codes);
 }
 
