@@ -113,7 +113,7 @@ pub struct ServingArguments {
     /// A Jinja file in place of the checkpoint's template.
     #[arg(long, value_name = "FILE")]
     chat_template: Option<PathBuf>,
-    /// Requests may bring templates of their own; such a template can keep the server busy.
+    /// Requests may bring templates of their own; each is rendered in a process apart, in at most 4 seconds and 1 GiB.
     #[arg(long)]
     trust_request_chat_template: bool,
     /// Pictures may be named in files below this folder; of `batch` the folder of the input without it.

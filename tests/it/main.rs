@@ -43,6 +43,7 @@ mod serve;
 mod serve_access;
 mod serve_constraints;
 mod serve_env;
+mod serve_isolation;
 mod serve_network;
 mod server;
 mod simt;
