@@ -1,6 +1,7 @@
 //! The one integration binary; one module per area.
 
 mod batch;
+mod checkpoint_files;
 mod cli;
 mod clients;
 mod command;
@@ -13,6 +14,7 @@ mod folders;
 mod foreign_rows;
 mod grpo;
 mod hostile;
+mod incomplete_weights;
 mod keys;
 mod kv_cache;
 mod large_vocabulary;
@@ -20,6 +22,7 @@ mod left_out;
 mod load;
 mod memory;
 mod observations;
+mod odd_files;
 mod one_policy;
 mod one_policy_served;
 mod ops;
