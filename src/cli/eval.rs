@@ -8,6 +8,7 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 
 use super::device::Device;
+use super::isolated::renderer;
 use super::lines::refuse_input;
 use crate::checkpoint::{config, folder, processor, weights};
 use crate::engine::{Engine, EngineLimits};
@@ -23,6 +24,7 @@ use crate::rollout::engine_generator::EngineGenerator;
 use crate::rollout::environment::Task;
 use crate::rollout::registry;
 use crate::rollout::reward::{RewardSet, RewardSettings};
+use crate::telemetry::versions::{VERSIONS_FILE, write_versions};
 use crate::train::dataset::Dataset;
 
 const EXAMPLES: &str = r#"Examples:
@@ -78,7 +80,7 @@ pub fn run(arguments: EvalArguments) -> anyhow::Result<()> {
     let (dataset, tasks) = tasks(&arguments.data, arguments.limit)?;
     let dir = folder::resolve(model)?;
     let config = config::open(&dir)?;
-    let processor = Arc::new(processor::open(&dir, &config)?);
+    let processor = Arc::new(processor::open(&dir, &config, Some(renderer()))?);
     let backend = arguments.device.backend(&config)?;
     let model = Model::new(config, backend);
     let weights = weights::load(&model, &dir)?;
@@ -102,6 +104,8 @@ pub fn run(arguments: EvalArguments) -> anyhow::Result<()> {
         let path = output.join("results.json");
         replace(&path, (serde_json::to_string_pretty(&report)? + "\n").as_bytes())
             .with_context(|| format!("cannot write {}", path.display()))?;
+        write_versions(output, environment.versions())
+            .with_context(|| format!("cannot write {}", output.join(VERSIONS_FILE).display()))?;
         let mut lines = String::new();
         for transcript in groups.iter().flat_map(|group| &group.transcripts) {
             let task = &tasks[transcript.task];

@@ -1,7 +1,8 @@
 //! A file of JSON lines, written line by line: what is done stays when the command is interrupted.
 
+use std::borrow::Cow;
 use std::fs::File;
-use std::io::{self, BufReader, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, IsTerminal, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -88,5 +89,31 @@ pub fn print(text: &str) -> anyhow::Result<bool> {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(error).context("cannot write to stdout"),
+    }
+}
+
+/// Writes text of the model or its code; a terminal must not obey what stands in it.
+pub fn print_untrusted(text: &str) -> anyhow::Result<bool> {
+    if io::stdout().is_terminal() { print(&visible(text)) } else { print(text) }
+}
+
+/// Control characters, line breaks and tabs apart, as the escapes that name them (`\u{1b}`).
+fn visible(text: &str) -> Cow<'_, str> {
+    let acts = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if !text.contains(acts) {
+        return Cow::Borrowed(text);
+    }
+    let shown = |c: char| if acts(c) { c.escape_default().to_string() } else { c.to_string() };
+    Cow::Owned(text.chars().map(shown).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::visible;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_shown_to_it() {
+        assert_eq!(visible("a\x1b[2J\r\u{9b}1m\x07\tb\n"), "a\\u{1b}[2J\\r\\u{9b}1m\\u{7}\tb\n");
+        assert_eq!(visible("žluťoučký 猫\n"), "žluťoučký 猫\n");
     }
 }

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::App;
+use super::access::Bodiless;
 use super::answers::{Form, Kind};
 use super::constraints::{Asked, ToolChoice};
 use super::desk::{Order, Running};
@@ -25,7 +26,7 @@ use crate::checkpoint::weights::ReloadError;
 use crate::prompt::{PixelLimits, PreparedImage, Processor, Prompt};
 
 /// Routes of a weight transfer over the network, which is not done here.
-const TRANSFER_ROUTES: [&str; 6] = [
+pub const TRANSFER_ROUTES: [&str; 6] = [
     "/init_weight_transfer_engine",
     "/start_weight_update",
     "/finish_weight_update",
@@ -72,7 +73,7 @@ async fn no_transfer() -> ApiError {
     ApiError::status(StatusCode::NOT_IMPLEMENTED, "no_weight_transfer", message)
 }
 
-async fn reset_prefix_cache(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
+async fn reset_prefix_cache(State(app): State<Arc<App>>, _: Bodiless) -> Result<Json<Value>, ApiError> {
     let (reply, forgotten) = oneshot::channel();
     app.order(Order::Forget(reply))?;
     forgotten.await.map_err(|_| ApiError::failed("the engine is gone"))?;

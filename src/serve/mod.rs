@@ -1,10 +1,12 @@
 //! An OpenAI-compatible HTTP server. One thread owns the engine and the weights ([`desk`]); requests reach it through a channel, and tokens
 //! come back through a channel of each request. All that waits for the network runs on tokio, which stands nowhere else in this crate.
 
+pub mod access;
 pub mod acting;
 pub mod answers;
 pub mod batch;
 pub mod choice;
+mod compiler;
 pub mod connections;
 pub mod constraints;
 pub mod control;
@@ -31,7 +33,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 
+use access::Access;
 use acting::{Acting, Inbox};
+use compiler::Compiler;
 use desk::{Desk, Order, Reload};
 use error::ApiError;
 use gauges::Gauges;
@@ -39,9 +43,10 @@ use prompts::Prompts;
 use sampling::Defaults;
 
 use crate::engine::request::GeneratorError;
-use crate::engine::sampling::grammar::Grammars;
+use crate::engine::sampling::grammar::Vocabulary;
 use crate::engine::speculation::Speculation;
 use crate::engine::{Engine, EngineLimits};
+use crate::isolated::Isolated;
 use crate::model::Model;
 use crate::model::parameters::Weights;
 use crate::ops::patch_embed::PixelScale;
@@ -86,14 +91,16 @@ pub struct Parts {
     pub defaults: Defaults,
     /// Names that the model goes by; the first is told.
     pub names: Vec<String>,
-    /// What clients must know, if anything.
-    pub api_key: Option<String>,
+    /// Who may use the server.
+    pub access: Access,
     /// Prompts that may wait for room.
     pub waiting_max: usize,
     /// In which chats are played to their end; without it each call is the client's to make.
     pub environment: Option<Arc<dyn Environment>>,
     /// How long a client may stand still.
     pub patience: Duration,
+    /// Children that compile grammars, to see whether they can be.
+    pub compiler: Arc<Isolated>,
 }
 
 /// What the routes share.
@@ -101,14 +108,15 @@ pub struct App {
     prompts: Prompts,
     defaults: Defaults,
     names: Vec<String>,
-    api_key: Option<String>,
+    access: Access,
     environment: Option<Arc<dyn Environment>>,
     gauges: Arc<Gauges>,
     orders: Sender<Order>,
     /// Prompts that are made ready at once: each may hold a large picture.
     preparing: Arc<Semaphore>,
     /// Compiles grammars; made when the first is asked for.
-    grammars: OnceLock<Result<Grammars, String>>,
+    grammars: OnceLock<Result<Compiler, String>>,
+    compiler: Arc<Isolated>,
     /// Forms that are compiled at once.
     compiling: Arc<Semaphore>,
     /// Requests whose pictures are fetched at once.
@@ -148,8 +156,12 @@ impl App {
     ///
     /// # Errors
     /// When the tokenizer cannot be used for it.
-    fn grammars(&self) -> Result<&Grammars, ApiError> {
-        let make = || Grammars::new(self.prompts.processor.tokenizer(), self.defaults.vocab, &self.defaults.eos);
+    fn grammars(&self) -> Result<&Compiler, ApiError> {
+        let make = || {
+            let vocabulary =
+                Vocabulary::new(self.prompts.processor.tokenizer(), self.defaults.vocab, &self.defaults.eos);
+            Compiler::new(&vocabulary, &self.compiler)
+        };
         let grammars = self.grammars.get_or_init(make).as_ref();
         grammars.map_err(|reason| ApiError::failed(format!("the tokenizer cannot be used with grammars: {reason}")))
     }
@@ -193,12 +205,13 @@ fn with_app(parts: Parts, work: impl FnOnce(App) -> Result<(), ServeError> + Sen
         prompts: parts.prompts,
         defaults: parts.defaults,
         names: parts.names,
-        api_key: parts.api_key,
+        access: parts.access,
         environment: parts.environment,
         gauges: gauges.clone(),
         orders,
         preparing: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))),
         grammars: OnceLock::new(),
+        compiler: parts.compiler,
         compiling: Arc::new(Semaphore::new(1)),
         fetching: Arc::new(Semaphore::new(FETCHING_MAX)),
         bodies: Arc::new(Semaphore::new(routes::BODIES_KIB_MAX)),

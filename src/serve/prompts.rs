@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::error::ApiError;
 use super::images::ImagePolicy;
 use super::openai::Request;
+use crate::isolated::Isolated;
 use crate::model::config::Config;
 use crate::prompt::positions::{Grid, positions};
 use crate::prompt::{
@@ -35,6 +36,8 @@ pub struct Prompts {
     pub images_max: usize,
     /// Requests may bring templates of their own.
     pub trusts_templates: bool,
+    /// Renders these.
+    pub renderer: Arc<Isolated>,
 }
 
 impl Prompts {
@@ -193,7 +196,7 @@ impl Prompts {
                 let message = "is not taken from a request; start the server with --chat-template or --trust-request-chat-template";
                 return Err(ApiError::field("chat_template", message));
             }
-            Some(source) => self.processor.render_by(source.clone(), messages, &options),
+            Some(source) => self.processor.render_by(source.clone(), Some(&self.renderer), messages, &options),
         }
         .map_err(|error| ApiError::field("messages", error))?;
         if let Some(end) = text.rfind(CONTINUE_MARK) {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequest, FromRequestParts, Path, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::http::{StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, extract};
@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::access::{check_content_type, guard};
 use super::answers::{Form, Kind, Writer};
 use super::constraints::{Asked, ToolChoice};
 use super::error::ApiError;
@@ -43,8 +44,6 @@ const BODY_BYTES_PER_SECOND: f64 = 65_536.0;
 const QUICK_JSON_BYTES: usize = 64 << 10;
 /// Values in a body at most: in memory a value is many times larger than on the wire.
 const VALUES_MAX: usize = 4 << 20;
-/// Routes that need no key: whether the server lives is no secret.
-const OPEN_ROUTES: [&str; 2] = ["/health", "/ping"];
 
 /// All routes.
 pub fn router(app: Arc<App>) -> Router {
@@ -62,28 +61,8 @@ pub fn router(app: Arc<App>) -> Router {
         .merge(control::routes())
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
-        .layer(from_fn_with_state(app.clone(), authorise))
+        .layer(from_fn_with_state(app.clone(), guard))
         .with_state(app)
-}
-
-/// Lets in who has the key.
-async fn authorise(State(app): State<Arc<App>>, request: extract::Request, next: Next) -> Response {
-    let is_open = OPEN_ROUTES.contains(&request.uri().path());
-    match &app.api_key {
-        Some(key) if !is_open && !has_key(request.headers(), key) => {
-            let message = "the API key is missing or wrong; send the header `Authorization: Bearer KEY` with the key that the server was \
-                           started with";
-            ApiError::status(StatusCode::UNAUTHORIZED, "invalid_api_key", message).into_response()
-        }
-        _ => next.run(request).await,
-    }
-}
-
-/// Compares in a time that does not tell how much of a key was right.
-fn has_key(headers: &HeaderMap, key: &str) -> bool {
-    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or("");
-    let given = given.strip_prefix("Bearer ").unwrap_or("").as_bytes();
-    given.len() == key.len() && given.iter().zip(key.as_bytes()).fold(0, |sum, (a, b)| sum | (a ^ b)) == 0
 }
 
 async fn unknown_route(request: extract::Request) -> ApiError {
@@ -110,11 +89,7 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<Arc<App>> for Wire<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: extract::Request, app: &Arc<App>) -> Result<Wire<T>, ApiError> {
-        let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        if content_type.is_some_and(|kind| !kind.to_ascii_lowercase().contains("json")) {
-            let message = "the body is not of type application/json; send the header `Content-Type: application/json`";
-            return Err(ApiError::status(StatusCode::UNSUPPORTED_MEDIA_TYPE, "wrong_content_type", message));
-        }
+        check_content_type(request.headers())?;
         let route = request.uri().path().to_owned();
         let (bytes, room) = read(request.into_body(), app).await?;
         let (value, unknown) = match bytes.len() {

@@ -32,7 +32,7 @@ pub enum Block<'a> {
     /// A picture.
     Image {
         /// What it is.
-        caption: &'a str,
+        caption: String,
         /// Its pixels.
         pixels: &'a RgbImage,
     },
@@ -92,7 +92,7 @@ mod tests {
             facts: vec![("reward", "1.5".to_owned()), ("end", "a|b".to_owned())],
             blocks: vec![
                 Block::Text { heading: "call", text: "<code>\n```python\nx\n```\n</code>" },
-                Block::Image { caption: "crop.png", pixels: &pixels },
+                Block::Image { caption: "crop.png".to_owned(), pixels: &pixels },
             ],
         };
         let path = sheet.write(&folder.path().join("samples"), "5-0").expect("a sheet");

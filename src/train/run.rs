@@ -1,5 +1,6 @@
 //! A run's folder: where it starts from, what it logs, when it saves, how it stops.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::files::open::{
 };
 use crate::recipe::SaveStrategy;
 use crate::recipe::plan::Plan;
+use crate::telemetry::versions::{VERSIONS_FILE, write_versions};
 use crate::telemetry::window::{Averages, Metric, Window};
 use crate::telemetry::{Metrics, Progress};
 
@@ -207,6 +209,16 @@ impl Run {
             run.say(&format!("resumed after step {start} of {steps}"));
         }
         Ok(run)
+    }
+
+    /// Writes down with what the run is made: `versions.json`, and a line of the log. `of_tools` has the programs that tools run.
+    pub fn note_versions(&self, of_tools: BTreeMap<String, String>) -> Result<(), TrainError> {
+        let named: Vec<String> = of_tools.iter().map(|(name, version)| format!("{name} {version}")).collect();
+        if !named.is_empty() {
+            self.say(&format!("tools run on {}", named.join(", ")));
+        }
+        write_versions(&self.dir, of_tools)
+            .map_err(|e| CheckpointError::file("write", self.dir.join(VERSIONS_FILE))(e).into())
     }
 
     /// The folder.
