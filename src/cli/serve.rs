@@ -234,6 +234,12 @@ impl ServingArguments {
     ) -> anyhow::Result<Defaults> {
         let ids = processor.special_ids();
         let eos = generation.eos()?;
+        if let Some(id) = eos.iter().find(|id| **id as usize >= config.vocab) {
+            anyhow::bail!(
+                "eos_token_id has {id}, and config.json a vocab_size of {}; take generation_config.json from the same checkpoint",
+                config.vocab
+            );
+        }
         Ok(Defaults {
             sampling: generation.sampling()?,
             max_tokens: generation.max_tokens()?,

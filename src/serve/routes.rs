@@ -71,7 +71,7 @@ async fn unknown_route(request: extract::Request) -> ApiError {
         request.method(),
         request.uri().path()
     );
-    ApiError::status(StatusCode::NOT_FOUND, "unknown_route", message)
+    ApiError::unknown_route(message)
 }
 
 async fn wrong_method(request: extract::Request) -> ApiError {
