@@ -7,6 +7,7 @@ use anyhow::Context;
 use clap::Args;
 
 use super::lines::print;
+use crate::files::open::{SETTINGS_BYTES_MAX, read_text};
 use crate::sandbox;
 
 /// Run Python on an image in the jail that model-written code runs in.
@@ -39,7 +40,7 @@ pub struct SandboxArguments {
 /// Runs the command.
 pub fn run(arguments: &SandboxArguments) -> anyhow::Result<()> {
     let path = &arguments.code;
-    let code = std::fs::read_to_string(path)
+    let code = read_text(path, SETTINGS_BYTES_MAX)
         .with_context(|| format!("cannot read {}; give a UTF-8 file of Python", path.display()))?;
     let out = match &arguments.out {
         Some(out) => out.clone(),

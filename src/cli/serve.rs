@@ -20,6 +20,7 @@ use crate::checkpoint::{config, folder, processor, weights};
 use crate::engine::EngineLimits;
 use crate::engine::kv_cache::KvCache;
 use crate::engine::speculation::Speculation;
+use crate::files::open::{SETTINGS_BYTES_MAX, read_text};
 use crate::model::Model;
 use crate::model::config::Config;
 use crate::ops::Backend;
@@ -195,6 +196,7 @@ impl ServingArguments {
         Ok(Parts {
             model,
             weights,
+            reload: weights::reload,
             limits,
             speculation: self.speculation,
             prompts: Prompts {
@@ -218,7 +220,7 @@ impl ServingArguments {
     fn processor(&self, dir: &Path, config: &Config) -> anyhow::Result<Processor> {
         let processor = processor::open(dir, config, Some(renderer()))?;
         let Some(path) = &self.chat_template else { return Ok(processor) };
-        let source = std::fs::read_to_string(path)
+        let source = read_text(path, SETTINGS_BYTES_MAX)
             .with_context(|| format!("cannot read --chat-template {}; give a Jinja file", path.display()))?;
         processor.with_template(source).with_context(|| format!("--chat-template {}", path.display()))
     }

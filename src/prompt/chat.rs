@@ -2,7 +2,6 @@
 //! rendered to prompt text by the checkpoint's own chat template.
 
 use std::borrow::Cow;
-use std::fs::File;
 use std::io::{BufReader, Cursor};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +17,7 @@ use thiserror::Error;
 use super::image::{ImageError, decode_bytes, decode_file, stored_size};
 use super::jinja;
 use super::size::PictureSize;
+use crate::files::open::open_regular;
 use crate::files::{is_elsewhere, local_path};
 use crate::isolated::Isolated;
 
@@ -188,7 +188,7 @@ impl ImageSource {
     /// Width and height as stored, if the header says them; no pixel is decoded. Relative paths start at `folder`.
     pub fn stored_size(&self, folder: &Path) -> Option<(u32, u32)> {
         match self {
-            ImageSource::Path(path) => stored_size(BufReader::new(File::open(folder.join(path)).ok()?)),
+            ImageSource::Path(path) => stored_size(BufReader::new(open_regular(&folder.join(path)).ok()?)),
             ImageSource::DataUrl(url) => stored_size(Cursor::new(data_of(url).ok()?)),
             ImageSource::Memory(pixels) => Some(pixels.dimensions()),
             ImageSource::Sized(source, _) => source.stored_size(folder),

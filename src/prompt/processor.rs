@@ -11,6 +11,7 @@ use thiserror::Error;
 use super::chat::{ChatError, ChatTemplate, Message, RenderOptions};
 use super::image::{ImageError, ImageProblem, ImageSettings, PreparedImage};
 use super::tokenizer::{Tokenizer, TokenizerError};
+use crate::files::open::{self as files, SETTINGS_BYTES_MAX, TOKENIZER_BYTES_MAX};
 use crate::hub::keys::{PREPROCESSOR, PROCESSOR, SIZE, TOKENIZER, accept, warnings as key_warnings};
 use crate::hub::{POINTER_REMEDY, is_lfs_pointer};
 use crate::isolated::Isolated;
@@ -397,7 +398,7 @@ fn own_added_tokens(folder: &Path) -> Vec<String> {
     struct File {
         added_tokens: Vec<Added>,
     }
-    let bytes = std::fs::read(folder.join("tokenizer.json")).unwrap_or_default();
+    let bytes = files::read(&folder.join("tokenizer.json"), TOKENIZER_BYTES_MAX).unwrap_or_default();
     let tokens = serde_json::from_slice(&bytes).map_or(Vec::new(), |file: File| file.added_tokens);
     tokens.into_iter().map(|token| token.content).collect()
 }
@@ -497,8 +498,15 @@ fn parse_image_settings(json: &Value) -> Result<ImageSettings, String> {
         mean: channels(&json["image_mean"], "image_mean", default.mean)?,
         std: channels(&json["image_std"], "image_std", default.std)?,
     };
-    if settings.std.contains(&0.0) {
-        return Err("image_std has a zero; give three positive numbers".to_owned());
+    let is_deviation = |std: &f32| std.is_finite() && *std > 0.0;
+    if !settings.std.iter().all(is_deviation) {
+        return Err(format!("image_std is {:?}; give three numbers above 0", settings.std));
+    }
+    if !settings.mean.iter().all(|mean| mean.is_finite()) {
+        return Err(format!("image_mean is {:?}; give three finite numbers", settings.mean));
+    }
+    if settings.min_pixels > settings.max_pixels {
+        return Err(format!("min_pixels is {}, above max_pixels {}", settings.min_pixels, settings.max_pixels));
     }
     Ok(settings)
 }
@@ -522,7 +530,7 @@ fn channels(value: &Value, key: &str, default: [f32; 3]) -> Result<[f32; 3], Str
 
 /// The text of a file, or none when it does not exist.
 fn read_text(path: &Path) -> Result<Option<String>, PromptError> {
-    match std::fs::read_to_string(path) {
+    match files::read_text(path, SETTINGS_BYTES_MAX) {
         Ok(text) if is_lfs_pointer(text.as_bytes()) => {
             Err(PromptError::Invalid { path: path.to_owned(), reason: POINTER_REMEDY.to_owned() })
         }

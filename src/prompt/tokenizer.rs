@@ -11,6 +11,7 @@ use tokenizers::{AddedToken, Encoding, Model, Normalizer, OffsetType, PreTokeniz
 
 use super::added_tokens::Declared;
 use super::tokenizer_bounds;
+use crate::files::open::{TOKENIZER_BYTES_MAX, read};
 use crate::hub::{POINTER_REMEDY, is_lfs_pointer};
 
 /// A tokenizer that cannot be read or used.
@@ -125,7 +126,7 @@ impl Tokenizer {
     /// When the file is missing, damaged, or not byte-level BPE.
     pub fn open(folder: &Path) -> Result<Self, TokenizerError> {
         let path = folder.join("tokenizer.json");
-        let text = match std::fs::read(&path) {
+        let text = match read(&path, TOKENIZER_BYTES_MAX) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(TokenizerError::Missing { path }),
             Err(source) => return Err(TokenizerError::Read { path, source }),

@@ -11,7 +11,10 @@ use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Li
 
 use super::error::SandboxError;
 use super::reply::Widened;
+use crate::files::open::read;
 
+/// Most bytes of an input's file.
+const FILE_BYTES_MAX: u64 = 512 << 20;
 /// The largest side of an image that goes in or comes out, in pixels.
 pub(super) const SIDE_MAX: u32 = 32_768;
 /// The memory that decoding an input image may take.
@@ -43,8 +46,8 @@ pub struct InputImage {
 impl InputImage {
     /// A file. Errors name it and what is wrong.
     pub fn read(path: &Path) -> Result<InputImage, SandboxError> {
-        let bytes =
-            fs::read(path).map_err(|error| SandboxError::Image { path: path.to_owned(), reason: error.to_string() })?;
+        let bytes = read(path, FILE_BYTES_MAX)
+            .map_err(|error| SandboxError::Image { path: path.to_owned(), reason: error.to_string() })?;
         InputImage::from_bytes(bytes, path)
     }
 

@@ -22,6 +22,7 @@ use super::openai::Request;
 use super::prompts::is_remote;
 use super::routes::{Entry, Wire, answer, fetch, fetch_pictures, prepare};
 use crate::checkpoint::folder;
+use crate::checkpoint::weights::ReloadError;
 use crate::prompt::{PixelLimits, PreparedImage, Processor, Prompt};
 
 /// Routes of a weight transfer over the network, which is not done here.
@@ -111,7 +112,10 @@ async fn update_weights(
     let (reply, reloaded) = oneshot::channel();
     app.order(Order::Reload(dir.clone(), update.running, reply))?;
     let reloaded = reloaded.await.map_err(|_| ApiError::failed("the engine is gone"))?;
-    let version = reloaded.map_err(|error| ApiError::field(param, format!("cannot be used: {error}")))?;
+    let version = reloaded.map_err(|error| match error {
+        ReloadError::Refused(error) => ApiError::field(param, format!("cannot be used: {error}")),
+        ReloadError::Incomplete(error) => ApiError::incomplete_weights(&error.to_string()),
+    })?;
     tracing::info!("weights of {} are version {version}", dir.display());
     Ok(Json(
         json!({"success": true, "message": format!("weights read from {}", dir.display()), "weights_version": version}),

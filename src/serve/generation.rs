@@ -17,7 +17,7 @@ use super::gauges::Active;
 use super::openai::Usage;
 use super::prompt_logprobs::TokenLogprobs;
 use super::sampling::Settings;
-use crate::engine::request::{GeneratorError, Stops};
+use crate::engine::request::Stops;
 use crate::prompt::Prompt;
 
 /// Answers under way.
@@ -33,7 +33,7 @@ pub struct Generation {
     choices: Vec<Growing>,
     /// Answers that have not ended.
     open: usize,
-    events: UnboundedReceiver<Result<desk::News, GeneratorError>>,
+    events: UnboundedReceiver<Result<desk::News, ApiError>>,
     /// News that was looked at already.
     first: Option<News>,
     began: Instant,
@@ -219,5 +219,8 @@ impl Drop for Generation {
 async fn score(app: &App, prompt: Prompt, top: usize) -> Result<Vec<TokenLogprobs>, ApiError> {
     let (reply, scored) = oneshot::channel();
     app.order(Order::Score(prompt, top, reply))?;
-    scored.await.map_err(|_| ApiError::failed("the engine is gone"))
+    scored.await.map_err(|_| match app.gauges.incomplete_weights() {
+        Some(reason) => ApiError::incomplete_weights(&reason),
+        None => ApiError::failed("the engine is gone"),
+    })
 }

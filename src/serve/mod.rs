@@ -36,7 +36,7 @@ use tokio::sync::{Semaphore, watch};
 use access::Access;
 use acting::{Acting, Inbox};
 use compiler::Compiler;
-use desk::{Desk, Order};
+use desk::{Desk, Order, Reload};
 use error::ApiError;
 use gauges::Gauges;
 use prompts::Prompts;
@@ -79,6 +79,8 @@ pub struct Parts {
     pub model: Model,
     /// Its weights.
     pub weights: Weights,
+    /// How those of a folder are read over them.
+    pub reload: Reload,
     /// Sizes of the engine.
     pub limits: EngineLimits,
     /// Whether the engine drafts.
@@ -139,6 +141,17 @@ impl App {
         self.orders.send(order).map_err(|_| ApiError::failed("the engine is gone"))
     }
 
+    /// Checks that the server generates: it does not go down, and its weights are whole.
+    ///
+    /// # Errors
+    /// When it does not.
+    fn check_ready(&self) -> Result<(), ApiError> {
+        if self.is_draining() {
+            return Err(ApiError::draining());
+        }
+        self.gauges.incomplete_weights().map_or(Ok(()), |reason| Err(ApiError::incomplete_weights(&reason)))
+    }
+
     /// What compiles grammars.
     ///
     /// # Errors
@@ -182,7 +195,7 @@ pub fn run(parts: Parts, listener: TcpListener) -> Result<(), ServeError> {
 fn with_app(parts: Parts, work: impl FnOnce(App) -> Result<(), ServeError> + Send) -> Result<(), ServeError> {
     let (orders, ordered) = channel();
     let gauges = Arc::new(Gauges::new(parts.waiting_max));
-    gauges.set_weights_version(parts.weights.version);
+    gauges.set_weights(parts.weights.version, None);
     let settings = parts.prompts.processor.image_settings();
     let scale = PixelScale { mean: settings.mean, std: settings.std };
     let engine = Engine::new(parts.model.clone(), parts.prompts.processor.clone(), parts.limits);
@@ -212,7 +225,7 @@ fn with_app(parts: Parts, work: impl FnOnce(App) -> Result<(), ServeError> + Sen
     std::thread::scope(|scope| {
         let network = std::thread::Builder::new().name("network".to_owned()).spawn_scoped(scope, move || work(app))?;
         let acting = environment.as_deref().map(|environment| Acting::start(scope, &processor, environment, &inbox));
-        Desk::new((parts.model, parts.weights), engine, scale, ordered, acting, gauges).run()?;
+        Desk::new((parts.model, parts.weights, parts.reload), engine, scale, ordered, acting, gauges).run()?;
         network.join().unwrap_or(Err(ServeError::Thread))
     })
 }

@@ -253,18 +253,13 @@ impl FromRequestParts<Arc<App>> for Entry {
 
     async fn from_request_parts(_: &mut Parts, app: &Arc<App>) -> Result<Entry, ApiError> {
         let active = app.gauges.begin();
-        if app.is_draining() {
-            return Err(ApiError::draining());
-        }
+        app.check_ready()?;
         Ok(Entry { active, waiting: app.gauges.enter().map_err(ApiError::too_many)? })
     }
 }
 
 async fn health(State(app): State<Arc<App>>) -> Response {
-    match app.is_draining() {
-        true => ApiError::draining().into_response(),
-        false => StatusCode::OK.into_response(),
-    }
+    app.check_ready().map_or_else(ApiError::into_response, |()| StatusCode::OK.into_response())
 }
 
 async fn version() -> Json<Value> {
