@@ -26,6 +26,7 @@ use crate::ops::attention::PAGE_TOKENS;
 use crate::prompt::Processor;
 use crate::recipe::memory::{pages_beside_weights, readable_bytes};
 use crate::serve::choice::LogprobsMode;
+use crate::serve::cost::TokenBytes;
 use crate::serve::images::ImagePolicy;
 use crate::serve::prompts::{IMAGES_MAX, Prompts};
 use crate::serve::sampling::Defaults;
@@ -115,7 +116,10 @@ pub struct ServingArguments {
     allowed_media_domains: Vec<String>,
     /// Which log-probabilities are told: at temperature 1, or under the distribution drawn from.
     #[arg(long, value_enum, value_name = "MODE", default_value_t)]
-    logprobs_mode: LogprobsMode,
+    pub logprobs_mode: LogprobsMode,
+    /// How many of the likeliest tokens a request may have told in each place (logprobs, top_logprobs, prompt_logprobs); -1 for any number.
+    #[arg(long, value_name = "N", default_value_t = 20, allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
+    max_logprobs: i64,
     /// Whether to draft what comes next from what was said before, and check several tokens in a step; it changes no token.
     #[arg(long, value_enum, value_name = "MODE", default_value_t)]
     pub speculation: Speculation,
@@ -226,6 +230,8 @@ impl ServingArguments {
             context_tokens: config.context_tokens,
             vocab: config.vocab,
             logprobs_mode: self.logprobs_mode,
+            max_logprobs: usize::try_from(self.max_logprobs).ok(),
+            token_bytes: TokenBytes::of(processor.tokenizer(), config.vocab),
         })
     }
 

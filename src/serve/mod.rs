@@ -2,17 +2,21 @@
 //! come back through a channel of each request. All that waits for the network runs on tokio, which stands nowhere else in this crate.
 
 pub mod acting;
+pub mod answer_logprobs;
 pub mod answers;
 pub mod batch;
 pub mod choice;
 pub mod connections;
 pub mod constraints;
 pub mod control;
+pub mod cost;
 pub mod desk;
 pub mod error;
+pub mod fields;
 pub mod gauges;
 pub mod generation;
 pub mod images;
+pub mod json_schema;
 pub mod openai;
 pub mod played;
 pub mod prompt_logprobs;

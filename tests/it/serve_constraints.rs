@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::server::{Server, says};
+use crate::server::{Server, joined_calls, says};
 
 const CHAT: &str = "/v1/chat/completions";
 const TEXT: &str = "/v1/completions";
@@ -26,8 +26,8 @@ fn streamed(server: &Server, path: &str, body: Value) -> (String, Vec<Value>, Va
     let chunks = server.stream(path, body);
     let choices: Vec<&Value> = chunks.iter().flat_map(|chunk| chunk["choices"].as_array().unwrap()).collect();
     let text = |choice: &&Value| choice["text"].as_str().or(choice["delta"]["content"].as_str()).map(str::to_owned);
-    let calls = choices.iter().filter_map(|choice| choice["delta"]["tool_calls"].as_array()).flatten().cloned();
-    (choices.iter().filter_map(text).collect(), calls.collect(), choices.last().unwrap()["finish_reason"].clone())
+    let pieces = choices.iter().filter_map(|choice| choice["delta"]["tool_calls"].as_array()).flatten();
+    (choices.iter().filter_map(text).collect(), joined_calls(pieces), choices.last().unwrap()["finish_reason"].clone())
 }
 
 // ---- forms ----
@@ -323,7 +323,7 @@ fn a_placeholder_of_pictures_cannot_be_asked_for() {
 fn penalties_and_biases_follow_their_formula() {
     const ALLOWED: [u64; 4] = [64, 65, 66, 67];
     let (presence, frequency, temperature) = (0.7, 0.3, 0.8);
-    let server = Server::start(&["--logprobs-mode", "processed_logprobs"]);
+    let server = Server::start(&["--logprobs-mode", "processed_logprobs", "--max-logprobs", "-1"]);
     let body = plain(
         json!({"allowed_token_ids": ALLOWED, "presence_penalty": presence, "frequency_penalty": frequency,
         "logit_bias": {"66": 1.5}, "temperature": temperature, "logprobs": 9, "max_tokens": 25, "seed": 4, "return_tokens_as_token_ids": true}),

@@ -212,6 +212,27 @@ pub fn events(text: &str) -> Vec<Value> {
     events.into_iter().map(|event| serde_json::from_str(event).unwrap()).collect()
 }
 
+/// The calls that the pieces of a stream make: name, id and type come with the first piece of each, and only with it.
+pub fn joined_calls<'a>(pieces: impl Iterator<Item = &'a Value>) -> Vec<Value> {
+    let mut calls = Vec::<Value>::new();
+    for piece in pieces {
+        let index = piece["index"].as_u64().unwrap() as usize;
+        if index == calls.len() {
+            assert!(piece["id"].is_string() && piece["type"] == "function", "{piece}");
+            assert!(piece["function"]["name"].is_string(), "{piece}");
+            calls.push(piece.clone());
+            continue;
+        }
+        assert_eq!(index + 1, calls.len(), "calls come one after the other: {piece}");
+        let keys: Vec<&String> = piece.as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["index", "function"], "{piece}");
+        let more = piece["function"]["arguments"].as_str().unwrap();
+        let arguments = calls[index]["function"]["arguments"].as_str().unwrap().to_owned() + more;
+        calls[index]["function"]["arguments"] = arguments.into();
+    }
+    calls
+}
+
 /// All that comes on a connection.
 pub fn read_all(mut stream: TcpStream) -> String {
     let mut text = String::new();
