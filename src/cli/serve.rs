@@ -44,6 +44,8 @@ const EXAMPLES: &str = r#"Example:
 
 Requests may ask for logit_bias, allowed_token_ids, bad_words, min_tokens, presence_penalty and frequency_penalty, and for answers of a form:
 response_format (json_object, json_schema), structured_outputs (json, json_object, regex, choice, grammar), tool_choice (required, a function).
+Of a JSON schema, `uniqueItems` and a `format` that is not known are not enforced. `max_tokens: 0` with `echo` and `logprobs` scores a prompt. An
+answer of more than 256 MiB of JSON is refused before it starts.
 
 Whoever reaches the address can use the server, load other weights into it too; --api-key asks for a key. Ctrl-C or SIGTERM ends it when
 the requests that it has are answered. RUST_LOG=debug tells more."#;

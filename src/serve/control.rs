@@ -17,7 +17,7 @@ use super::answers::{Form, Kind};
 use super::constraints::{Asked, ToolChoice};
 use super::desk::{Order, Running};
 use super::error::ApiError;
-use super::fields::{whole_number, wholes, with_whole_floats};
+use super::fields::{object, optional_object, whole_number, wholes, with_whole_floats};
 use super::openai::Request;
 use super::prompts::is_remote;
 use super::routes::{Entry, Wire, answer, fetch, fetch_pictures, prepare};
@@ -132,7 +132,7 @@ struct Features {
     #[serde(default, deserialize_with = "with_whole_floats")]
     mm_processor_kwargs: Option<PixelLimits>,
     /// Where they stand in the prompt, for clients that look; when handed back, the token ids say it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     mm_placeholders: Placeholders,
 }
 
@@ -188,8 +188,9 @@ struct Generate {
     request_id: Option<String>,
     #[serde(deserialize_with = "wholes")]
     token_ids: Vec<u32>,
+    #[serde(default, deserialize_with = "optional_object")]
     features: Option<Features>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     sampling_params: Request,
 }
 

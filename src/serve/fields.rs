@@ -3,7 +3,8 @@
 use std::fmt::{Display, Formatter};
 use std::marker::PhantomData;
 
-use serde::de::{Error, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::error::Category;
@@ -109,7 +110,46 @@ pub fn optional_wholes<'de, D: Deserializer<'de>, T: Integer>(deserializer: D) -
     Ok(list.map(|list| list.into_iter().map(|whole| whole.0).collect()))
 }
 
-/// Reads a small value in which each whole number may be spelled as a float, or null.
+/// An object: serde would take a list for one too, as the fields in order.
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Object<T>, D::Error> {
+        deserializer.deserialize_map(ObjectVisitor(PhantomData))
+    }
+}
+
+struct ObjectVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+    type Value = Object<T>;
+
+    fn expecting(&self, formatter: &mut Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+    }
+}
+
+/// Reads an object.
+///
+/// # Errors
+/// When it is none, or those of the type.
+pub fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Object::deserialize(deserializer).map(|object| object.0)
+}
+
+/// Reads an object or null.
+///
+/// # Errors
+/// When it is neither, or those of the type.
+pub fn optional_object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    Ok(Option::<Object<T>>::deserialize(deserializer)?.map(|object| object.0))
+}
+
+/// Reads a small object without lists in which each whole number may be spelled as a float, or null.
 ///
 /// # Errors
 /// Those of the type.
@@ -117,8 +157,19 @@ pub fn with_whole_floats<'de, D: Deserializer<'de>, T: serde::de::DeserializeOwn
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
     let Some(mut value) = Option::<Value>::deserialize(deserializer)? else { return Ok(None) };
+    if has_list(&value) {
+        return Err(D::Error::custom("must be an object of numbers, not a list"));
+    }
     make_whole(&mut value);
     serde_json::from_value(value).map(Some).map_err(|error| D::Error::custom(in_json_words(&error)))
+}
+
+fn has_list(value: &Value) -> bool {
+    match value {
+        Value::Array(_) => true,
+        Value::Object(fields) => fields.values().any(has_list),
+        _ => false,
+    }
 }
 
 /// Puts whole numbers in place of floats that are whole, in all that a value holds.
@@ -161,6 +212,9 @@ pub fn in_json_words(error: &serde_json::Error) -> String {
         && let Some((found, expected)) = rest.rsplit_once(", expected ")
     {
         return format!("must be {}, not {}", expected_words(expected), found_words(found));
+    }
+    if text.starts_with("invalid length ") {
+        return "has too few or too many entries".to_owned();
     }
     if let Some(rest) = text.strip_prefix("missing field ") {
         return format!("lacks the field {rest}");

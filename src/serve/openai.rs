@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use super::answer_logprobs::{ChatLogprobs, PromptLogprobs, TextLogprobs};
-use super::fields::{Whole, in_json_words, optional_wholes, whole, with_whole_floats};
+use super::fields::{Whole, in_json_words, optional_object, optional_wholes, whole, with_whole_floats};
 use crate::prompt::PixelLimits;
 use crate::rollout::transcript::TurnKind;
 
@@ -22,6 +22,7 @@ pub struct Request {
     /// Send tokens as they come.
     pub stream: Option<bool>,
     /// What a stream brings besides.
+    #[serde(deserialize_with = "optional_object")]
     pub stream_options: Option<StreamOptions>,
     /// Answers to each prompt.
     #[serde(deserialize_with = "whole")]

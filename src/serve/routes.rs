@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::answers::{Form, Kind, ToolCalls, Writer};
 use super::constraints::{Asked, ToolChoice};
 use super::error::ApiError;
-use super::fields::{in_json_words, shorten, wholes};
+use super::fields::{Object, in_json_words, shorten, wholes};
 use super::gauges::{Active, Waiting};
 use super::generation::Generation;
 use super::openai::Request;
@@ -174,7 +174,7 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, Vec<String>), ApiError
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let (mut track, mut unknown) = (serde_path_to_error::Track::new(), Vec::new());
     let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);
-    let parsed = serde_ignored::deserialize(tracked, |path| {
+    let parsed: Result<Object<T>, _> = serde_ignored::deserialize(tracked, |path| {
         if unknown.len() < UNKNOWN_FIELDS_MAX {
             unknown.push(shorten(&path.to_string()));
         }
@@ -185,7 +185,7 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, Vec<String>), ApiError
     };
     let value = parsed.map_err(|error| wrong(error, track.path().to_string()))?;
     json.end().map_err(|error| wrong(error, ".".to_owned()))?;
-    Ok((value, unknown))
+    Ok((value.0, unknown))
 }
 
 impl App {

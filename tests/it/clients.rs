@@ -10,7 +10,7 @@ use crate::server::{Server, init};
 #[test]
 #[ignore = "needs the package openai; run: THYME_OPENAI_PYTHON=python cargo test --test it the_openai_client -- --ignored"]
 fn the_openai_client_is_content() {
-    let server = Server::start(&["--api-key", "sk-key", "--max-logprobs", "-1"]);
+    let server = Server::start_with_tools(&["--api-key", "sk-key", "--max-logprobs", "-1"]);
     let address = format!("http://{}/v1", server.address);
     let said = check("openai", &[&address, "--api-key", "sk-key"]);
     assert_eq!(said.matches(": ok").count(), 7, "{said}");

@@ -171,7 +171,7 @@ fn expect_a_call(call: &Value) -> String {
 
 #[test]
 fn calls_can_be_forced() {
-    let server = Server::start(&[]);
+    let server = Server::start_with_tools(&[]);
     let body = json!({"messages": says("Look"), "tools": tools(), "max_tokens": 200, "tool_choice": "required",
         "parallel_tool_calls": false, "n": 8, "seed": 3});
     let mut names = Vec::new();
@@ -377,7 +377,7 @@ fn the_likeliest_tokens_can_be_those_of_the_distribution_drawn_from() {
 
 #[test]
 fn what_cannot_be_asked_is_named_with_its_field() {
-    let server = Server::start(&[]);
+    let server = Server::start_with_tools(&[]);
     let tool = json!([{"type": "function", "function": {"name": "crop"}}]);
     for (more, field, says_so) in [
         (json!({"logit_bias": {"x": 1}}), "logit_bias", "\"x\""),

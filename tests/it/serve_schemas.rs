@@ -106,7 +106,7 @@ fn every_schema_of_pydantic_holds_an_answer() {
 /// Random weights that like nothing but white space: an answer goes on in spite of them.
 #[test]
 fn white_space_comes_to_an_end() {
-    let server = Server::start(&[]);
+    let server = Server::start_with_tools(&[]);
     let blank = server.post("/tokenize", &json!({"prompt": " "})).json()["tokens"][0].clone();
     let line = server.post("/tokenize", &json!({"prompt": "\n"})).json()["tokens"][0].clone();
     let likes = json!({blank.to_string(): 100, line.to_string(): 100});

@@ -120,7 +120,7 @@ fn more_of_the_likeliest_than_the_server_allows_are_refused() {
     assert_eq!(by_default.post(TEXT, &json!({"prompt": "a", "logprobs": 20, "max_tokens": 1})).status, 200);
     assert_eq!(by_default.post(TEXT, &json!({"prompt": "a", "logprobs": 21, "max_tokens": 1})).error().0, 400);
     let open = Server::start(&["--max-logprobs", "-1"]);
-    let all = open.complete(json!({"prompt": "ab", "logprobs": -1, "prompt_logprobs": -1, "max_tokens": 1, "return_tokens_as_token_ids": true}));
+    let all = open.complete(json!({"prompt": "red plate", "logprobs": -1, "prompt_logprobs": -1, "max_tokens": 1, "return_tokens_as_token_ids": true}));
     assert_eq!(all["choices"][0]["logprobs"]["top_logprobs"][0].as_object().unwrap().len(), 768);
     assert_eq!(all["choices"][0]["prompt_logprobs"][1].as_object().unwrap().len(), 768);
 }
@@ -134,7 +134,10 @@ fn an_answer_that_would_be_too_large_is_refused_before_it_starts() {
         (json!({"max_tokens": 3000, "n": 4096, "logprobs": 5}), "max_tokens"),
         (json!({"max_tokens": 3000, "n": 64, "logprobs": -1}), "max_tokens"),
         (json!({"max_tokens": 3000, "n": 4000, "logprobs": 0, "return_token_ids": true, "stream": true}), "max_tokens"),
-        (json!({"prompt": vec!["ab"; 2000], "max_tokens": 1, "prompt_logprobs": -1, "n": 2}), "prompt_logprobs"),
+        (
+            json!({"prompt": vec!["red plate blue"; 2000], "max_tokens": 1, "prompt_logprobs": -1, "n": 2}),
+            "prompt_logprobs",
+        ),
         (json!({"prompt": vec![vec![70; 4000]; 8], "max_tokens": 0, "echo": true, "logprobs": -1}), "prompt_logprobs"),
     ] {
         let mut body = rows(json!("a"), 1);
@@ -146,4 +149,30 @@ fn an_answer_that_would_be_too_large_is_refused_before_it_starts() {
     let chat = json!({"messages": says("a"), "n": 4000, "max_tokens": 3000, "logprobs": true, "top_logprobs": 20});
     assert_eq!(server.post(CHAT, &chat).error().0, 400);
     assert_eq!(server.metric("generation_tokens_total"), 0.0, "nothing was drawn for what was refused");
+}
+
+/// The size that a refusal names is that of the answer, were it given.
+#[test]
+fn the_cost_that_is_told_is_near_the_real_one() {
+    let server = Server::start(&["--max-logprobs", "-1"]);
+    for (path, body) in [
+        (TEXT, json!({"prompt": "a", "logprobs": 5})),
+        (TEXT, json!({"prompt": "a", "logprobs": -1})),
+        (TEXT, json!({"prompt": "a", "logprobs": 0, "return_token_ids": true, "return_tokens_as_token_ids": true})),
+        (CHAT, json!({"messages": says("a"), "logprobs": true, "top_logprobs": 5})),
+        (CHAT, json!({"messages": says("a"), "logprobs": true, "return_token_ids": true})),
+    ] {
+        let ask = |n: usize, tokens: usize| {
+            let mut body = body.clone();
+            let more = json!({"n": n, "max_tokens": tokens, "min_tokens": tokens, "ignore_eos": true, "temperature": 1, "seed": 1});
+            body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            server.post(path, &body)
+        };
+        let real = ask(4, 60).text.len() as f64 / 240.0;
+        let (status, message, _) = ask(4096, 3000).error();
+        assert_eq!(status, 400);
+        let told = message.split(" make ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+        let told = told.parse::<f64>().unwrap() * f64::from(1 << 20) / (4096.0 * 3000.0);
+        assert!((0.75..1.6).contains(&(told / real)), "{body}: {told} bytes a token are told, {real} are real");
+    }
 }

@@ -39,7 +39,7 @@ const ARGUMENTS: &str = "{\"box\": [10, 20], \"why\": \"größer than </tool_cal
 
 #[test]
 fn a_call_is_streamed_as_it_grows() {
-    let server = Server::start(&[]);
+    let server = Server::start_with_tools(&[]);
     for more in [
         json!({}),
         json!({"logprobs": true, "top_logprobs": 2}),
@@ -69,7 +69,7 @@ fn a_call_is_streamed_as_it_grows() {
 
 #[test]
 fn marks_of_calls_are_never_content() {
-    let server = Server::start(&[]);
+    let server = Server::start_with_tools(&[]);
     for (said, content, calls) in [
         ("<tool_call>not JSON</tool_call> so", json!("not JSON so"), vec![]),
         ("<tool_call>{\"name\": 5}</tool_call>", json!("{\"name\": 5}"), vec![]),
@@ -105,7 +105,7 @@ fn marks_of_calls_are_never_content() {
 
 #[test]
 fn a_call_that_is_cut_is_a_call_so_far() {
-    let server = Server::start(&[]);
+    let server = Server::start_with_tools(&[]);
     let said = format!("Now {CALL}");
     let (mut with_call, mut without) = (0, 0);
     for tokens in 1..60 {
@@ -133,7 +133,7 @@ fn a_call_that_is_cut_is_a_call_so_far() {
 
 #[test]
 fn where_no_tool_may_be_called_marks_are_left_out() {
-    let server = Server::start(&[]);
+    let server = Server::start_with_tools(&[]);
     let body = saying("a <tool_call>{\"name\": \"crop\"}</tool_call>", json!({"tool_choice": "none"}));
     let choice = server.chat(body.clone())["choices"][0].clone();
     assert_eq!(choice["message"], json!({"role": "assistant", "content": "a {\"name\": \"crop\"}"}));

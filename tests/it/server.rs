@@ -45,7 +45,8 @@ impl Reply {
     pub fn error(&self) -> (u16, String, Value) {
         let json: Value = serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("{}: {}", self.status, self.text));
         let error = &json["error"];
-        let keys: Vec<&String> = error.as_object().unwrap().keys().collect();
+        let keys: Vec<&String> =
+            error.as_object().unwrap_or_else(|| panic!("{}: {json}", self.status)).keys().collect();
         assert_eq!(keys, ["message", "type", "param", "code"]);
         (self.status, error["message"].as_str().unwrap().to_owned(), error["param"].clone())
     }
@@ -65,6 +66,15 @@ impl Server {
         init(&workplace, "tiny", 0);
         let model = workplace.path("tiny");
         Server::start_on(workplace, &model, arguments)
+    }
+
+    /// With the checkpoint's template behind one that shows tools, which its own does not.
+    pub fn start_with_tools(arguments: &[&str]) -> Server {
+        let workplace = Workplace::new();
+        let own = std::fs::read_to_string(workplace.path("model/chat_template.jinja")).unwrap();
+        let template =
+            workplace.write("tools.jinja", &format!("{{% if tools %}}{{{{ tools | tojson }}}}{{% endif %}}{own}"));
+        Server::start_in(workplace, &[&["--chat-template", template.to_str().unwrap()], arguments].concat())
     }
 
     /// On another model.
