@@ -1,5 +1,8 @@
-//! What all readers of users' files share: the addresses of pictures, and what a file of JSON lines may begin with. It lies below the leaves,
-//! because data files, request files and the server read the same addresses.
+//! What all readers of users' files share: how files are opened ([`open`]), lines of JSON ([`lines`]), the addresses of pictures, and what a
+//! file of JSON lines may begin with. It lies below the leaves, because data files, request files and the server read the same addresses.
+
+pub mod lines;
+pub mod open;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;

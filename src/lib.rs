@@ -16,6 +16,7 @@
 //! leaves: prompt  sandbox  telemetry  tasks
 //! files                        addresses and encodings, which leaves read too
 //! hub                          the keys of a checkpoint's files
+//! isolated                     children for work that may end a process
 //! ```
 
 pub mod checkpoint;
@@ -26,6 +27,7 @@ pub mod engine;
 pub mod eval;
 pub mod files;
 pub mod hub;
+pub mod isolated;
 pub mod model;
 pub mod ops;
 pub mod prompt;

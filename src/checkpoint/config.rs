@@ -5,6 +5,7 @@ use std::path::Path;
 use super::CheckpointError;
 use super::contents::refuse_contents;
 use super::files::TensorFiles;
+use crate::files::open::is_there;
 use crate::model::config::{self, Config};
 use crate::prompt;
 
@@ -15,7 +16,7 @@ use crate::prompt;
 /// When the config cannot be read, or says what is not built.
 pub fn open(dir: &Path) -> Result<Config, CheckpointError> {
     // A folder that belongs to another kind says so before its missing config does.
-    if !dir.join("config.json").exists()
+    if !is_there(&dir.join("config.json"))
         && let Err(error @ CheckpointError::OtherForm { .. }) = refuse_contents(dir)
     {
         return Err(error);
@@ -30,7 +31,7 @@ pub fn open(dir: &Path) -> Result<Config, CheckpointError> {
         tracing::warn!("{warning}");
     }
     // A folder without weights, or with damaged ones, is reported where they are read.
-    if config.tied && TensorFiles::open(dir).is_ok_and(|files| files.has_own_head()) {
+    if config.tied && TensorFiles::open(dir).and_then(|files| files.has_own_head()).unwrap_or(false) {
         tracing::warn!(
             "{}: tie_word_embeddings is true, but lm_head.weight differs from model.embed_tokens.weight, so it is the head, as in \
              transformers; set tie_word_embeddings to false",

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::CheckpointError;
+use crate::files::open::{SETTINGS_BYTES_MAX, is_there, read};
 
 /// Files that trainers write and that are not weights, though their names end as those of pickled weights do.
 const NO_WEIGHTS: [&str; 5] = ["training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "rng_state.pth"];
@@ -67,10 +68,10 @@ impl std::fmt::Display for OtherForm {
 pub(super) fn refuse_contents(dir: &Path) -> Result<(), CheckpointError> {
     let holds = |form: OtherForm| Err(CheckpointError::OtherForm { path: dir.to_owned(), form });
     let adapter = dir.join("adapter_config.json");
-    if adapter.is_file() {
+    if is_there(&adapter) {
         return holds(OtherForm::Adapter(base_of(&adapter)));
     }
-    if ["model.safetensors", "model.safetensors.index.json"].iter().any(|name| dir.join(name).exists()) {
+    if ["model.safetensors", "model.safetensors.index.json"].iter().any(|name| is_there(&dir.join(name))) {
         return Ok(());
     }
     let mut names = names_of(dir);
@@ -102,7 +103,7 @@ pub(super) fn refuse_contents(dir: &Path) -> Result<(), CheckpointError> {
 
 /// The model that an adapter says it belongs to.
 fn base_of(adapter: &PathBuf) -> Option<String> {
-    let json: Value = serde_json::from_slice(&std::fs::read(adapter).ok()?).ok()?;
+    let json: Value = serde_json::from_slice(&read(adapter, SETTINGS_BYTES_MAX).ok()?).ok()?;
     json["base_model_name_or_path"].as_str().map(str::to_owned)
 }
 

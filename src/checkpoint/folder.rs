@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::{CheckpointError, weights};
+use crate::files::open::{SETTINGS_BYTES_MAX, TOKENIZER_BYTES_MAX, is_there, read, read_text, replace};
 use crate::model::Model;
 use crate::model::config::{self, Config};
 use crate::model::parameters::Weights;
@@ -43,7 +44,7 @@ pub fn resolve(name: &str) -> Result<PathBuf, CheckpointError> {
     let (repository, revision) = name.split_once('@').unwrap_or((name, "main"));
     let (organisation, model) = repository.split_once('/').ok_or_else(not_found)?;
     let root = cache.join(format!("models--{organisation}--{model}"));
-    let reference = std::fs::read_to_string(root.join("refs").join(revision));
+    let reference = read_text(&root.join("refs").join(revision), SETTINGS_BYTES_MAX);
     let commit = reference.as_deref().map_or(revision, str::trim);
     let snapshot = root.join("snapshots").join(commit);
     if snapshot.is_dir() { Ok(snapshot) } else { Err(not_found()) }
@@ -86,15 +87,16 @@ fn say_whether_tied(model: &Model, dir: &Path) -> Result<(), CheckpointError> {
         text.remove("tie_word_embeddings");
     }
     let path = dir.join("config.json");
-    std::fs::write(&path, format!("{json:#}\n")).map_err(CheckpointError::file("write", path))
+    replace(&path, format!("{json:#}\n").as_bytes()).map_err(CheckpointError::file("write", path))
 }
 
 /// Copies the files beside the weights.
 pub fn copy_companions(from: &Path, to: &Path) -> Result<(), CheckpointError> {
     for name in COMPANIONS {
         let source = from.join(name);
-        if source.exists() {
-            std::fs::copy(&source, to.join(name)).map_err(CheckpointError::file("copy", source))?;
+        if is_there(&source) {
+            let bytes = read(&source, TOKENIZER_BYTES_MAX);
+            bytes.and_then(|bytes| replace(&to.join(name), &bytes)).map_err(CheckpointError::file("copy", source))?;
         }
     }
     Ok(())
@@ -112,7 +114,7 @@ pub fn write_whole(dir: &Path, fill: impl FnOnce(&Path) -> Result<(), Checkpoint
     }
     let old = sibling(dir, REPLACED);
     remove(&old)?;
-    if dir.exists() {
+    if is_there(dir) {
         std::fs::rename(dir, &old).map_err(CheckpointError::file("replace", dir))?;
     }
     std::fs::rename(&temporary, dir).map_err(CheckpointError::file("rename to", dir))?;

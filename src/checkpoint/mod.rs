@@ -91,6 +91,23 @@ pub enum CheckpointError {
         /// What is wrong.
         reason: String,
     },
+    /// A file that somebody wrote to.
+    #[error(
+        "{0} changed while it was read; write a checkpoint under another name, and rename its folder when it is whole"
+    )]
+    Changed(PathBuf),
+    /// A saved run whose numbers cannot be those of a run.
+    #[error(
+        "{path}: `{name}` {problem}; go on from an earlier checkpoint, or start anew from this one as `model.path`"
+    )]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// A tensor of the optimizer, or a key of the trainer's state.
+        name: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A tensor that the config asks for is not there.
     #[error(
         "{path} has no tensor `{name}`, which config.json asks for (it has `{example}`); take config.json and weights from the same \

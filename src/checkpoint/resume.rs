@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::Dtype;
 
 use super::CheckpointError;
-use super::files::{StoredTensor, TensorFiles};
+use super::files::TensorFiles;
 use super::folder::{PARTIAL, REPLACED, remove, sibling};
 use super::weights::{Outgoing, write_safetensors};
+use crate::files::open::is_there;
 use crate::model::Model;
 use crate::model::parameters::Parameters;
 use crate::ops::adamw::Moment;
@@ -80,7 +81,8 @@ fn outgoing<'a>(model: &'a Model, tensor: &'a Tensor) -> Outgoing<'a> {
 /// Reads back what [`save_moments`] wrote, for the parameters present in `moments`.
 ///
 /// # Errors
-/// A parameter without state, and one whose moments are stored in another form than those of `moments`.
+/// A parameter without state, one whose moments are stored in another form than those of `moments`, and state that no optimizer has: of
+/// another element type or shape, not finite, or a second moment below zero.
 pub fn load_moments(
     model: &Model,
     moments: &mut Parameters<Option<Moments>>,
@@ -93,49 +95,78 @@ pub fn load_moments(
             let missing = |_| CheckpointError::MissingMoments { path: dir.to_owned(), name: spec.name().to_owned() };
             files.tensor(&format!("{}.{suffix}", spec.name())).map_err(missing)
         };
-        let load = |suffix: &str, tensor: &mut Tensor| {
-            let StoredTensor { bytes, shape, .. } = stored(suffix)?;
-            overwrite(model, bytes, tensor).ok_or_else(|| CheckpointError::Shape {
-                path: dir.to_owned(),
-                name: format!("{}.{suffix}", spec.name()),
-                found: shape.to_vec(),
-                expected: tensor.shape().to_vec(),
-            })?;
-            Ok::<_, CheckpointError>(())
+        let load = |suffix: &str, holds: fn(f32) -> bool, tensor: &mut Tensor| {
+            let loaded = stored(suffix)?;
+            let name = format!("{}.{suffix}", spec.name());
+            let wrong = |problem: String| CheckpointError::State {
+                path: dir.join(OPTIMIZER_FILE),
+                name: name.clone(),
+                problem,
+            };
+            let expected = stored_dtype(tensor);
+            if loaded.dtype != expected {
+                return Err(wrong(format!("has element type {:?}; it must be {expected:?}", loaded.dtype)));
+            }
+            if loaded.shape != tensor.shape() {
+                let (found, expected) = (loaded.shape.to_vec(), tensor.shape().to_vec());
+                return Err(CheckpointError::Shape { path: dir.to_owned(), name, found, expected });
+            }
+            let bytes = loaded.read()?;
+            match overwrite(model, &bytes, tensor, holds) {
+                None => Ok(()),
+                Some((index, value)) => Err(wrong(format!("is {value} at element {index}, which no optimizer keeps"))),
+            }
         };
-        load("remainder", &mut moments.remainder)?;
-        for (suffix, scales_suffix, moment) in [("m", "m_scales", &mut moments.m), ("v", "v_scales", &mut moments.v)] {
+        load("remainder", |_| true, &mut moments.remainder)?;
+        let of_second = |value: f32| value.is_finite() && value >= 0.0;
+        for (suffix, scales_suffix, holds, moment) in [
+            ("m", "m_scales", f32::is_finite as fn(f32) -> bool, &mut moments.m),
+            ("v", "v_scales", of_second, &mut moments.v),
+        ] {
             let (is_8bit, expects_8bit) = (stored(suffix)?.dtype == Dtype::U8, moment.scales.is_some());
             if is_8bit != expects_8bit {
                 let [found, expected] = [is_8bit, expects_8bit].map(|is| if is { "adamw_8bit" } else { "adamw" });
                 let (path, name) = (dir.to_owned(), spec.name().to_owned());
                 return Err(CheckpointError::MomentKind { path, name, found, expected });
             }
-            load(suffix, &mut moment.values)?;
+            load(suffix, holds, &mut moment.values)?;
             if let Some(scales) = &mut moment.scales {
-                load(scales_suffix, scales)?;
+                load(scales_suffix, of_second, scales)?;
             }
         }
     }
-    Ok(())
+    files.check_unchanged()
 }
 
-/// Writes little-endian elements over a tensor's, where it has as many.
-fn overwrite(model: &Model, bytes: &[u8], tensor: &mut Tensor) -> Option<()> {
+/// The element type that a tensor is stored with.
+fn stored_dtype(tensor: &Tensor) -> Dtype {
+    match tensor.dtype() {
+        ops::Dtype::I16 => Dtype::I16,
+        ops::Dtype::U8 => Dtype::U8,
+        _ => Dtype::F32,
+    }
+}
+
+/// Writes little-endian elements over a tensor's, unless `holds` says no to a float: which one, and its value.
+fn overwrite(model: &Model, bytes: &[u8], tensor: &mut Tensor, holds: fn(f32) -> bool) -> Option<(usize, f32)> {
     let floats: Vec<f32>;
     let remainders: Vec<i16>;
-    let values = match tensor.dtype() {
-        ops::Dtype::I16 => {
+    let values = match stored_dtype(tensor) {
+        Dtype::I16 => {
             remainders = bytes.as_chunks::<2>().0.iter().map(|b| i16::from_le_bytes(*b)).collect();
             Host::I16(&remainders)
         }
-        ops::Dtype::F32 => {
+        Dtype::F32 => {
             floats = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+            if let Some(index) = floats.iter().position(|&value| !holds(value)) {
+                return Some((index, floats[index]));
+            }
             Host::F32(&floats)
         }
         _ => Host::U8(bytes),
     };
-    (values.len() == tensor.len()).then(|| model.backend.overwrite(tensor, values))
+    model.backend.overwrite(tensor, values);
+    None
 }
 
 /// The checkpoints of a run folder, `(step, folder)`, ascending; unfinished ones are not listed.
@@ -144,7 +175,9 @@ pub fn list(run: &Path) -> Vec<(u64, PathBuf)> {
     let mut found: Vec<(u64, PathBuf)> = entries
         .filter_map(|entry| {
             let name = entry.file_name();
-            let step = name.to_str()?.strip_prefix(CHECKPOINT)?.parse().ok()?;
+            let number = name.to_str()?.strip_prefix(CHECKPOINT)?;
+            // Only as this program writes it: two names must not mean one step.
+            let step = number.parse().ok().filter(|step: &u64| step.to_string() == number)?;
             Some((step, entry.path()))
         })
         .collect();
@@ -170,7 +203,7 @@ pub fn tidy(run: &Path) -> Result<(), CheckpointError> {
         let (name, path) = (entry.file_name(), entry.path());
         let Some(name) = name.to_str().filter(|name| name.starts_with(CHECKPOINT)) else { continue };
         if let Some(whole) = name.strip_suffix(REPLACED).map(|name| run.join(name))
-            && !whole.exists()
+            && !is_there(&whole)
         {
             std::fs::rename(&path, &whole).map_err(CheckpointError::file("restore", &whole))?;
         } else if name.ends_with(PARTIAL) || name.ends_with(REPLACED) {

@@ -8,8 +8,9 @@ use std::path::Path;
 use half::bf16;
 use safetensors::tensor::{Dtype, View};
 
-use super::files::{HEAD, TensorFiles};
+use super::files::{HEAD, StoredTensor, TensorFiles};
 use super::{CheckpointError, ForeignTensor};
+use crate::files::open::{is_there, open_regular, replace};
 use crate::model::Model;
 use crate::model::config::Config;
 use crate::model::parameters::{Parameters, Spec, Weights};
@@ -46,28 +47,36 @@ const QUANTISED_PARTS: &[&str] = &[
 /// of weights that are rounded to bf16.
 ///
 /// # Errors
-/// When the folder's tensors are not those of the layout.
+/// When the folder's tensors are not those of the layout, or change meanwhile.
 pub fn load(model: &Model, dir: &Path) -> Result<Weights, CheckpointError> {
     let files = open(model, dir)?;
-    let mut converted = None;
     let values = Parameters::try_from_layout(&model.layout, |spec| {
-        let values = read_parameter(&files, spec, &mut converted)?;
+        let values = read_parameter(&files, spec)?;
         Ok::<_, CheckpointError>(model.backend.upload(Host::Bf16(&values), &spec.shape, ops::Dtype::Bf16))
     })?;
-    if let Some(dtype) = converted {
+    files.check_unchanged()?;
+    let mut sources = model.layout.specs.iter().flat_map(|spec| &spec.sources);
+    let dtype =
+        sources.find_map(|(name, _)| Some(files.tensor(name).ok()?.dtype).filter(|dtype| *dtype != Dtype::BF16));
+    if let Some(dtype) = dtype {
         tracing::info!("weights of {} are {dtype:?}; converted to bf16", dir.display());
     }
     Ok(Weights { values, version: 0 })
 }
 
-/// Reads the weights of a folder over the present ones, in the same tensors. All is looked through before the first is changed, so that an
-/// unusable folder changes nothing.
+/// A folder whose weights fit a model: all were looked through, none is kept.
+#[derive(Debug)]
+pub struct Checked {
+    files: TensorFiles,
+}
+
+/// Looks through the weights of a folder that are to stand in place of a model's present ones: names, shapes, element types and values.
 ///
 /// # Errors
 /// As [`load`], and where the folder's config describes another model.
-pub fn reload(model: &Model, weights: &mut Weights, dir: &Path) -> Result<(), CheckpointError> {
+pub fn check(model: &Model, dir: &Path) -> Result<Checked, CheckpointError> {
     let own = &model.config;
-    if dir.join("config.json").exists() {
+    if is_there(&dir.join("config.json")) {
         let Config { context_tokens, init_std, tied, .. } = *own;
         if (Config { context_tokens, init_std, tied, ..Config::open(dir)? }) != *own {
             return Err(CheckpointError::OtherConfig(dir.to_owned()));
@@ -75,16 +84,53 @@ pub fn reload(model: &Model, weights: &mut Weights, dir: &Path) -> Result<(), Ch
     }
     let files = open(model, dir)?;
     for spec in &model.layout.specs {
-        read_parameter(&files, spec, &mut None)?;
+        for (name, stored) in parameter(&files, spec)? {
+            if let Some(index) = stored.first_not_finite()? {
+                return Err(not_finite(&files, name, index));
+            }
+        }
     }
-    for (spec, tensor) in model.layout.specs.iter().zip(weights.values.iter_mut()) {
-        model.backend.overwrite(tensor, Host::Bf16(&read_parameter(&files, spec, &mut None)?));
-    }
-    weights.version += 1;
-    Ok(())
+    files.check_unchanged()?;
+    Ok(Checked { files })
 }
 
-/// The files of a folder, checked for tensors that the layout has no place for.
+impl Checked {
+    /// Reads the weights over the present ones, in the same tensors.
+    ///
+    /// # Errors
+    /// When the files changed since they were looked through, or cannot be read any more. Then some weights are the old ones and some the
+    /// new ones: they are of no use until a folder is read whole.
+    pub fn copy(self, model: &Model, weights: &mut Weights) -> Result<(), CheckpointError> {
+        // Whatever comes of it, what was computed with the old weights is void.
+        weights.version += 1;
+        for (spec, tensor) in model.layout.specs.iter().zip(weights.values.iter_mut()) {
+            model.backend.overwrite(tensor, Host::Bf16(&read_parameter(&self.files, spec)?));
+        }
+        self.files.check_unchanged()
+    }
+}
+
+/// Why a folder's weights do not stand in place of the present ones.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// They cannot be used; the present ones are as they were.
+    #[error(transparent)]
+    Refused(CheckpointError),
+    /// They were read in part only: neither the present weights nor the new ones are there.
+    #[error(transparent)]
+    Incomplete(CheckpointError),
+}
+
+/// Reads the weights of a folder over the present ones, in the same tensors. All is looked through before the first is changed, so that an
+/// unusable folder changes nothing, and no weight is there twice.
+///
+/// # Errors
+/// Those of [`check`] and of [`Checked::copy`].
+pub fn reload(model: &Model, weights: &mut Weights, dir: &Path) -> Result<(), ReloadError> {
+    check(model, dir).map_err(ReloadError::Refused)?.copy(model, weights).map_err(ReloadError::Incomplete)
+}
+
+/// The files of a folder, checked for tensors that the layout has no place for, and for those that it asks for.
 fn open(model: &Model, dir: &Path) -> Result<TensorFiles, CheckpointError> {
     let files = TensorFiles::open(dir)?;
     files.notes().iter().for_each(|note| tracing::warn!("{note}"));
@@ -96,7 +142,7 @@ fn open(model: &Model, dir: &Path) -> Result<TensorFiles, CheckpointError> {
             return Err(CheckpointError::ForeignTensor { path: dir.to_owned(), name: (*name).to_owned(), kind });
         }
     }
-    if model.config.tied && files.has_own_head() {
+    if model.config.tied && files.has_own_head()? {
         return Err(CheckpointError::OwnHead(dir.to_owned()));
     }
     if let [first, ..] = unused.as_slice() {
@@ -107,22 +153,18 @@ fn open(model: &Model, dir: &Path) -> Result<TensorFiles, CheckpointError> {
             if unused.len() > 1 { ", ..." } else { "" }
         );
     }
+    // Nothing is allocated for what the files do not hold.
+    model.layout.specs.iter().try_for_each(|spec| parameter(&files, spec).map(drop))?;
     Ok(files)
 }
 
-/// One parameter's values: its sources stacked by rows.
-fn read_parameter(
-    files: &TensorFiles,
-    spec: &Spec,
-    converted: &mut Option<Dtype>,
-) -> Result<Vec<bf16>, CheckpointError> {
-    let mut values = Vec::with_capacity(spec.len());
+/// The stored tensors that a parameter is made of, of the shapes and element types that it asks for.
+fn parameter<'a>(files: &'a TensorFiles, spec: &'a Spec) -> Result<Vec<(&'a str, StoredTensor<'a>)>, CheckpointError> {
     let cols = spec.len() / spec.shape[0];
-    for (name, rows) in &spec.sources {
+    let source = |(name, rows): &'a (String, usize)| {
         let stored = files.tensor(name)?;
         // Matrices may be stored with more dimensions (the patch embedding's convolution); rows and elements must agree.
-        let elements: usize = stored.shape.iter().product();
-        if stored.shape.first() != Some(rows) || elements != rows * cols {
+        if stored.shape.first() != Some(rows) || stored.len() != rows * cols {
             let expected = if spec.shape.len() == 1 { vec![*rows] } else { vec![*rows, cols] };
             return Err(CheckpointError::Shape {
                 path: files.dir().to_owned(),
@@ -131,20 +173,36 @@ fn read_parameter(
                 expected,
             });
         }
-        let read = stored.values().ok_or_else(|| CheckpointError::Dtype {
-            path: files.dir().to_owned(),
-            name: name.clone(),
-            dtype: format!("{:?}", stored.dtype),
-        })?;
-        if stored.dtype != Dtype::BF16 {
-            *converted = Some(stored.dtype);
+        if !stored.is_float() {
+            return Err(CheckpointError::Dtype {
+                path: files.dir().to_owned(),
+                name: name.clone(),
+                dtype: format!("{:?}", stored.dtype),
+            });
         }
-        if let Some(index) = read.iter().position(|v| !v.is_finite()) {
-            return Err(CheckpointError::NotFinite { path: files.dir().to_owned(), name: name.clone(), index });
+        Ok((name.as_str(), stored))
+    };
+    spec.sources.iter().map(source).collect()
+}
+
+/// One parameter's values: its sources stacked by rows.
+fn read_parameter(files: &TensorFiles, spec: &Spec) -> Result<Vec<bf16>, CheckpointError> {
+    let sources = parameter(files, spec)?;
+    let mut values = vec![bf16::ZERO; spec.len()];
+    let mut rest = values.as_mut_slice();
+    for (name, stored) in sources {
+        let (own, others) = rest.split_at_mut(stored.len());
+        stored.read_bf16(own)?;
+        if let Some(index) = own.iter().position(|value| !value.is_finite()) {
+            return Err(not_finite(files, name, index));
         }
-        values.extend(read);
+        rest = others;
     }
     Ok(values)
+}
+
+fn not_finite(files: &TensorFiles, name: &str, index: usize) -> CheckpointError {
+    CheckpointError::NotFinite { path: files.dir().to_owned(), name: name.to_owned(), index }
 }
 
 /// Writes all weights into `dir` under their released names, in as many files as their size asks for.
@@ -236,7 +294,7 @@ fn write_shards(dir: &Path, tensors: Vec<Named<'_>>) -> Result<(), CheckpointErr
     }
     let index = serde_json::json!({"metadata": {"total_size": total}, "weight_map": weight_map});
     let path = dir.join("model.safetensors.index.json");
-    std::fs::write(&path, format!("{index:#}\n")).map_err(CheckpointError::file("write", path))
+    replace(&path, format!("{index:#}\n").as_bytes()).map_err(CheckpointError::file("write", path))
 }
 
 /// Writes one safetensors file marked as transformers expects, and flushes it to the disk.
@@ -250,11 +308,10 @@ pub(super) fn write_safetensors<'a>(
         other => std::io::Error::other(other.to_string()),
     };
     // The library writes a file that only its owner may read; this one gets the rights that any new file gets.
-    let rights =
-        std::fs::File::create(path).and_then(|file| file.metadata()).map_err(CheckpointError::file("create", path))?;
+    let rights = replace(path, &[]).and_then(|()| path.metadata()).map_err(CheckpointError::file("create", path))?;
     safetensors::serialize_to_file(tensors, Some(metadata), path)
         .map_err(|e| CheckpointError::file("write", path)(as_io(e)))?;
-    let file = std::fs::File::open(path).map_err(CheckpointError::file("read", path))?;
+    let file = open_regular(path).map_err(CheckpointError::file("read", path))?;
     file.set_permissions(rights.permissions())
         .and_then(|()| file.sync_all())
         .map_err(CheckpointError::file("flush", path))

@@ -42,7 +42,7 @@ Each of the first kind gets n reply lines, in order:
 Log-probs are natural, at temperature 1 or, with --logprobs-mode processed_logprobs, under the distribution drawn from; tokens that tools
 brought have null. finish_reason is "stop" or "length"; with an environment it
 is the name of how the trajectory ended (answered, end_of_turn, total_tokens, ...), and text holds the observations too.
-Each of the second kind gets one line as `serve` would answer it; flags stand for fields that a body lacks:
+Each of the second kind, whose url is /v1/chat/completions or /v1/completions, gets one line as `serve` would answer it; flags stand for fields that a body lacks:
   {"id", "custom_id", "response": {"status_code", "request_id", "body"}, "error"}
 
 Replies are written in the order of the requests, each as soon as those before it are. With --resume a run that was killed goes on behind

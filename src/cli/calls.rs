@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -14,11 +13,15 @@ use serde_json::{Map, Value};
 use super::batch::Written;
 use super::lines::Lines;
 use super::sampling::SamplingArguments;
-use crate::files::{foreign_start, json_line};
+use crate::files::json_line;
+use crate::files::lines::{self, JsonLines};
+use crate::files::open::open_regular;
 use crate::serve::Parts;
 use crate::serve::batch::{Call, Reply, answer_calls};
 use crate::serve::error::ApiError;
 
+/// The routes that a call may name: those of OpenAI's batch files that this server has.
+const ROUTES: [&str; 2] = ["/v1/chat/completions", "/v1/completions"];
 /// Calls under way for each sequence that is decoded: some are made ready meanwhile.
 const IN_FLIGHT: usize = 2;
 
@@ -55,24 +58,9 @@ struct Line<'a> {
 /// # Errors
 /// When it cannot be read, or holds something else than JSON lines.
 pub fn are_in(path: &Path) -> anyhow::Result<bool> {
-    let mut reader = BufReader::new(open(path)?);
-    let start = reader.fill_buf().with_context(|| format!("cannot read {}", path.display()))?;
-    if let Some(problem) = foreign_start(start) {
-        anyhow::bail!("{}: {problem}", path.display());
-    }
-    let mut line = Vec::new();
-    while reader.read_until(b'\n', &mut line).with_context(|| format!("cannot read {}", path.display()))? > 0 {
-        if !json_line(&line).is_empty() {
-            let fields: Option<Map<String, Value>> = serde_json::from_slice(json_line(&line)).ok();
-            return Ok(fields.is_some_and(|fields| fields.contains_key("custom_id")));
-        }
-        line.clear();
-    }
-    Ok(false)
-}
-
-fn open(path: &Path) -> anyhow::Result<File> {
-    File::open(path).with_context(|| format!("cannot read {}; give a file of JSON lines", path.display()))
+    let Some(line) = JsonLines::open(path)?.next_line()?.map(|line| line.json.to_vec()) else { return Ok(false) };
+    let fields: Option<Map<String, Value>> = serde_json::from_slice(&line).ok();
+    Ok(fields.is_some_and(|fields| fields.contains_key("custom_id")))
 }
 
 impl Calls {
@@ -85,24 +73,18 @@ impl Calls {
         if n > 1 {
             fields.insert("n".to_owned(), n.into());
         }
-        let file = open(path)?;
-        let (mut list, mut ids, mut start, mut number) = (Vec::new(), BTreeSet::new(), 0, 0);
-        let (mut reader, mut text) = (BufReader::new(&file), Vec::new());
-        while reader.read_until(b'\n', &mut text).with_context(|| format!("cannot read {}", path.display()))? > 0 {
-            number += 1;
-            let (at, bytes) = (start, text.len());
-            start += bytes as u64;
-            if !json_line(&text).is_empty() {
-                let line = read_line(&text).with_context(|| format!("{}:{number}", path.display()))?;
-                anyhow::ensure!(
-                    ids.insert(line.custom_id.clone()),
-                    "{}:{number}: the custom_id {:?} was there before; give each line its own",
-                    path.display(),
-                    line.custom_id
-                );
-                list.push(Place { custom_id: line.custom_id, start: at, bytes });
-            }
-            text.clear();
+        let file = open_regular(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let (mut list, mut ids) = (Vec::new(), BTreeSet::new());
+        let mut lines = JsonLines::open(path)?;
+        while let Some(lines::Line { number, start, bytes, json, .. }) = lines.next_line()? {
+            let line = read_line(json).with_context(|| format!("{}:{number}", path.display()))?;
+            anyhow::ensure!(
+                ids.insert(line.custom_id.clone()),
+                "{}:{number}: the custom_id {:?} was there before; give each line its own",
+                path.display(),
+                line.custom_id
+            );
+            list.push(Place { custom_id: line.custom_id, start, bytes });
         }
         Ok(Calls { path: path.to_owned(), file, list, fields, seed: sampling.seed })
     }
@@ -157,6 +139,9 @@ impl Calls {
         let mut text = vec![0; place.bytes];
         self.file.read_exact_at(&mut text, place.start).map_err(ApiError::failed)?;
         let line = read_line(&text).map_err(ApiError::failed)?;
+        if !ROUTES.contains(&line.url.as_str()) {
+            return Err(ApiError::field("url", format!("is {:?}; a batch calls {}", line.url, ROUTES.join(" and "))));
+        }
         let wrong = |error: serde_json::Error| ApiError::bad(format!("the body is no JSON object: {error}"));
         let mut body: Map<String, Value> = serde_json::from_str(line.body.get()).map_err(wrong)?;
         for (key, value) in &self.fields {

@@ -13,7 +13,7 @@ use crate::cuda::kernels::COMPILED;
 use crate::cuda::{self, Cuda};
 use crate::model::config::Config;
 use crate::ops::{Backend, Footprint};
-use crate::recipe::memory::available_bytes;
+use crate::recipe::memory::{available_bytes, readable_bytes, weights_bytes};
 use crate::telemetry::readings::GpuReadings;
 
 /// Where to compute.
@@ -85,6 +85,15 @@ impl Opened {
                     "the heads of the {part} model are {dim} wide; the CUDA kernels take multiples of 16 up to 128: use --device cpu"
                 );
             }
+        }
+        let (needed, available) = (weights_bytes(config), self.available_bytes()?);
+        if let Some(available) = available.filter(|available| needed > u128::from(*available)) {
+            anyhow::bail!(
+                "config.json describes weights of {}, and {} of memory are available: take it from the checkpoint again, or use a machine \
+                 with more memory",
+                readable_bytes(needed),
+                readable_bytes(available.into())
+            );
         }
         match (self.device, &self.gpu) {
             (Device::Simt, _) => {

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::device::{gpu, kernels};
 use super::lines::print;
-use crate::sandbox::{Guarantee, Sandbox, SandboxOptions};
+use crate::sandbox::{Guarantee, Sandbox, SandboxOptions, Walls};
 
 /// Say what was found on this machine, and the remedy for what is missing.
 #[derive(Debug, Args)]
@@ -69,21 +69,38 @@ fn sandbox() -> String {
         Ok(sandbox) => sandbox,
         Err(error) => return format!("python    missing or unusable\nsandbox   does not start: {error}\n"),
     };
-    let mut report = format!("python    {} with numpy, cv2 and PIL\n", sandbox.interpreter().path.display());
+    let interpreter = sandbox.interpreter();
+    let mut report = format!("python    {}: {}\n", interpreter.path.display(), interpreter.versions);
     let fallen = sandbox.walls().fallen();
     let verdict = if fallen.is_empty() { "all four guarantees hold" } else { "NOT SAFE: some guarantees do not hold" };
     let _ = writeln!(report, "sandbox   {verdict}");
     for guarantee in Guarantee::ALL {
-        let walls = sandbox.walls().of(guarantee);
-        let by = match walls {
-            [] => format!(
-                "nothing holds it. Run where Landlock, user namespaces or seccomp are offered (a container may forbid them), or accept \
-                 it with sandbox.consent = [\"{}\"] in the recipe",
-                guarantee.key()
-            ),
-            walls => walls.join(", "),
-        };
-        let _ = writeln!(report, "          {}: {by}", guarantee.promise());
+        report.push_str(&wall(sandbox.walls(), guarantee));
+    }
+    report
+}
+
+/// One guarantee: its mechanisms, and how many attempts of the probe were refused; a line for each that was not.
+fn wall(walls: &Walls, guarantee: Guarantee) -> String {
+    let breaches = walls.breaches(guarantee);
+    let tried = walls.attempts(guarantee).count();
+    let mut report = format!("  {:<10} {}\n", guarantee.key(), guarantee.promise());
+    let mechanisms = match walls.of(guarantee) {
+        [] => "no mechanism".to_owned(),
+        mechanisms => mechanisms.join(", "),
+    };
+    let _ = writeln!(report, "             by {mechanisms}");
+    let _ = writeln!(report, "             probe: {} of {tried} attempts refused", tried - breaches.len());
+    for breach in &breaches {
+        let _ = writeln!(report, "             NOT REFUSED: {breach}");
+    }
+    if walls.fallen().contains(&guarantee) {
+        let _ = writeln!(
+            report,
+            "             remedy: run where Landlock, user namespaces or seccomp are offered (a container may forbid them), or accept it \
+             with sandbox.consent = [\"{}\"] in the recipe",
+            guarantee.key()
+        );
     }
     report
 }

@@ -8,13 +8,15 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 
 use super::device::Device;
+use super::isolated::renderer;
 use super::lines::refuse_input;
 use crate::checkpoint::{config, folder, processor, weights};
 use crate::engine::{Engine, EngineLimits};
 use crate::eval::predictions::{Column, PredictionError, score_lines};
 use crate::eval::report::figure;
 use crate::eval::{evaluate, faults, sample};
-use crate::files::foreign_start;
+use crate::files::lines::JsonLines;
+use crate::files::open::{replace, write_output};
 use crate::model::Model;
 use crate::ops::attention::PAGE_TOKENS;
 use crate::recipe::{Method, layers};
@@ -22,6 +24,7 @@ use crate::rollout::engine_generator::EngineGenerator;
 use crate::rollout::environment::Task;
 use crate::rollout::registry;
 use crate::rollout::reward::{RewardSet, RewardSettings};
+use crate::telemetry::versions::{VERSIONS_FILE, write_versions};
 use crate::train::dataset::Dataset;
 
 const EXAMPLES: &str = r#"Examples:
@@ -77,7 +80,7 @@ pub fn run(arguments: EvalArguments) -> anyhow::Result<()> {
     let (dataset, tasks) = tasks(&arguments.data, arguments.limit)?;
     let dir = folder::resolve(model)?;
     let config = config::open(&dir)?;
-    let processor = Arc::new(processor::open(&dir, &config)?);
+    let processor = Arc::new(processor::open(&dir, &config, Some(renderer()))?);
     let backend = arguments.device.backend(&config)?;
     let model = Model::new(config, backend);
     let weights = weights::load(&model, &dir)?;
@@ -99,8 +102,10 @@ pub fn run(arguments: EvalArguments) -> anyhow::Result<()> {
     if let Some(output) = &arguments.output {
         std::fs::create_dir_all(output).with_context(|| format!("cannot create {}", output.display()))?;
         let path = output.join("results.json");
-        std::fs::write(&path, serde_json::to_string_pretty(&report)? + "\n")
+        replace(&path, (serde_json::to_string_pretty(&report)? + "\n").as_bytes())
             .with_context(|| format!("cannot write {}", path.display()))?;
+        write_versions(output, environment.versions())
+            .with_context(|| format!("cannot write {}", output.join(VERSIONS_FILE).display()))?;
         let mut lines = String::new();
         for transcript in groups.iter().flat_map(|group| &group.transcripts) {
             let task = &tasks[transcript.task];
@@ -108,7 +113,7 @@ pub fn run(arguments: EvalArguments) -> anyhow::Result<()> {
             lines += &format!("{}\n", sample::line(task, transcript, &scores));
         }
         let path = output.join("samples.jsonl");
-        std::fs::write(&path, lines).with_context(|| format!("cannot write {}", path.display()))?;
+        replace(&path, lines.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
 }
@@ -122,16 +127,12 @@ fn score_predictions(arguments: &EvalArguments) -> anyhow::Result<()> {
         None => RewardSet::answer_only(),
     };
     refuse_input(output, input)?;
-    let bytes = std::fs::read(input).with_context(|| format!("cannot read {}", input.display()))?;
-    if let Some(problem) = foreign_start(&bytes) {
-        anyhow::bail!("{}: {problem}", input.display());
-    }
-    let (lines, columns) = score_lines(&bytes, &rewards)
-        .map_err(|PredictionError { line, problem }| anyhow::anyhow!("{}:{line}: {problem}", input.display()))?;
+    let (lines, columns) = score_lines(JsonLines::open(input)?, &rewards).map_err(|error| match error {
+        PredictionError::Line { line, problem } => anyhow::anyhow!("{}:{line}: {problem}", input.display()),
+        PredictionError::Lines(error) => error.into(),
+    })?;
     let cannot = || format!("cannot write {}; give a file in a folder that exists", output.display());
-    let partial = PathBuf::from(format!("{}.partial", output.display()));
-    std::fs::write(&partial, lines).with_context(cannot)?;
-    std::fs::rename(&partial, output).with_context(cannot)?;
+    write_output(output, lines.as_bytes()).with_context(cannot)?;
     print_columns(&columns);
     Ok(())
 }

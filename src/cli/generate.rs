@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::answering::{Answering, EnvironmentName, Room};
 use super::device::Device;
-use super::lines::print;
+use super::lines::{print, print_untrusted};
 use super::loaded::Loaded;
 use super::sampling::SamplingArguments;
 use crate::engine::speculation::Speculation;
@@ -16,8 +16,9 @@ use crate::prompt::image::PIXELS_MAX;
 use crate::prompt::{ImageSource, Message, Part, PictureSize};
 use crate::rollout::Update;
 use crate::rollout::environment::Task;
-use crate::rollout::tool::{ToolImage, ToolOutput};
+use crate::rollout::tool::ToolOutput;
 use crate::rollout::transcript::End;
+use crate::sandbox::save_new;
 
 /// Bytes of keys and values that are kept at most, unless the question alone needs more.
 const CACHE_BYTES: usize = 4 << 30;
@@ -82,7 +83,7 @@ impl GenerateArguments {
         let (mut said, mut end) = (Ok(()), None);
         let mut watch = |update: Update<'_>| {
             let step = match update {
-                Update::Text { text, .. } => print(text).map(drop),
+                Update::Text { text, .. } => print_untrusted(text).map(drop),
                 Update::Observed { call, text, .. } => crops.show(&call.output, text),
                 Update::Finished(transcript) => {
                     end = Some(transcript.end);
@@ -138,29 +139,21 @@ impl GenerateArguments {
 /// Where the terminal form puts what tools made.
 struct Crops<'a> {
     folder: &'a Path,
+    /// The number of the last.
     saved: usize,
 }
 
 impl Crops<'_> {
     /// Shows an observation and says where each of its images was saved.
     fn show(&mut self, output: &ToolOutput, text: &str) -> anyhow::Result<()> {
-        print(&format!("\n{text}\n"))?;
+        print_untrusted(&format!("\n{text}\n"))?;
         for image in &output.images {
-            let path = self.save(image)?;
+            let (path, number) = save_new(&image.pixels, self.folder, "image", self.saved + 1)
+                .context("cannot save a crop; choose another folder with --crops")?;
+            self.saved = number;
             let (width, height) = image.pixels.dimensions();
             print(&format!("[{width}x{height} image saved as {}]\n", path.display()))?;
         }
         Ok(())
-    }
-
-    fn save(&mut self, image: &ToolImage) -> anyhow::Result<PathBuf> {
-        std::fs::create_dir_all(self.folder).with_context(|| {
-            format!("cannot make the folder {}; choose another with --crops", self.folder.display())
-        })?;
-        self.saved += 1;
-        let path = self.folder.join(format!("{}-{}", self.saved, image.name));
-        std::fs::write(&path, &*image.bytes)
-            .with_context(|| format!("cannot write {}; free some space or choose another --crops", path.display()))?;
-        Ok(path)
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde_json::{Map, Value};
 
+use crate::files::open::{self as files, SETTINGS_BYTES_MAX};
 use crate::hub::keys::{GENERATION, shown, warnings};
 use crate::hub::{POINTER_REMEDY, is_lfs_pointer};
 use crate::model::config;
@@ -21,7 +22,7 @@ impl GenerationConfig {
     /// answer where it does not.
     pub fn open(dir: &Path) -> anyhow::Result<GenerationConfig> {
         let path = dir.join("generation_config.json");
-        let mut keys: Map<String, Value> = match std::fs::read(&path) {
+        let mut keys: Map<String, Value> = match files::read(&path, SETTINGS_BYTES_MAX) {
             Ok(bytes) if is_lfs_pointer(&bytes) => anyhow::bail!("{} {POINTER_REMEDY}", path.display()),
             Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| {
                 format!("{} is not a JSON object; copy it again from the checkpoint", path.display())

@@ -8,6 +8,7 @@ use clap::Args;
 use super::device::Device;
 use super::lines::print;
 use crate::checkpoint::{CheckpointError, folder, init, weights};
+use crate::files::open::{SETTINGS_BYTES_MAX, is_there, read_text, replace};
 use crate::model::Model;
 use crate::model::config::Config;
 use crate::ops::Tensor;
@@ -35,14 +36,15 @@ pub struct InitArguments {
 /// Runs the command.
 pub fn run(arguments: &InitArguments) -> anyhow::Result<()> {
     let (path, out) = (&arguments.config, &arguments.out);
-    let text = std::fs::read_to_string(path)
+    let text = read_text(path, SETTINGS_BYTES_MAX)
         .with_context(|| format!("cannot read {}; give a checkpoint's config.json", path.display()))?;
     let json = serde_json::from_str(&text).with_context(|| format!("{} is not valid JSON", path.display()))?;
     let config = Config::from_json(&json).with_context(|| path.display().to_string())?;
     for warning in Config::warnings(&json) {
         tracing::warn!("{}: {warning}", path.display());
     }
-    let is_taken = std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) || out.is_file();
+    let is_empty = std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_none());
+    let is_taken = is_there(out) && !is_empty;
     anyhow::ensure!(!is_taken, "{} is there already; choose another --out, or remove it first", out.display());
     let out = std::path::absolute(out).with_context(|| format!("{} is no path", out.display()))?;
     let backend = arguments.device.backend(&config)?;
@@ -51,7 +53,7 @@ pub fn run(arguments: &InitArguments) -> anyhow::Result<()> {
     let companions = path.parent().unwrap_or(Path::new(""));
     folder::write_whole(&out, |dir| {
         folder::copy_companions(companions, dir)?;
-        std::fs::write(dir.join("config.json"), &text)
+        replace(&dir.join("config.json"), text.as_bytes())
             .map_err(CheckpointError::file("write", dir.join("config.json")))?;
         weights::save(&model, &random, dir)
     })?;

@@ -1,14 +1,20 @@
 //! A file of JSON lines, written line by line: what is done stays when the command is interrupted.
 
+use std::borrow::Cow;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, IsTerminal, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::files::json_line;
+use crate::files::lines::JsonLines;
+use crate::files::open::{create_output, is_there, open_regular_to_write};
+
+/// Most bytes of a reply that a run goes on behind.
+const REPLY_BYTES_MAX: u64 = 1 << 30;
 
 /// An open output file.
 #[derive(Debug)]
@@ -21,7 +27,7 @@ impl Lines {
     /// Makes or empties `path`, which must not be the command's own `input`.
     pub fn create(path: &Path, input: &Path) -> anyhow::Result<Lines> {
         refuse_input(path, input)?;
-        let file = File::create(path)
+        let file = create_output(path)
             .with_context(|| format!("cannot create {}; give a file in a folder that exists", path.display()))?;
         Ok(Lines { path: path.to_owned(), file })
     }
@@ -36,12 +42,14 @@ impl Lines {
     ) -> anyhow::Result<(Lines, usize)> {
         refuse_input(path, input)?;
         let cannot = || format!("cannot open {}; give a file in a folder that exists", path.display());
-        let mut file =
-            File::options().read(true).write(true).create(true).truncate(false).open(path).with_context(cannot)?;
-        let (mut whole, mut end, mut line) = (0, 0, Vec::new());
-        let mut reader = BufReader::new(&file);
-        while reader.read_until(b'\n', &mut line).with_context(cannot)? > 0 && line.ends_with(b"\n") {
-            let reply: Option<Map<String, Value>> = serde_json::from_slice(json_line(&line)).ok();
+        if !is_there(path) {
+            return Ok((Lines::create(path, input)?, 0));
+        }
+        let mut file = open_regular_to_write(path).with_context(cannot)?;
+        let (mut whole, mut end) = (0, 0);
+        let mut lines = JsonLines::of_reader(path, BufReader::new(&file), REPLY_BYTES_MAX);
+        while let Some(line) = lines.next_line()?.filter(|line| line.is_whole) {
+            let reply: Option<Map<String, Value>> = serde_json::from_slice(line.json).ok();
             let id = reply.as_ref().and_then(|reply| reply.get(key)).unwrap_or(&Value::Null);
             let expected = ids.next().unwrap_or(Value::Null);
             anyhow::ensure!(
@@ -50,8 +58,7 @@ impl Lines {
                 whole + 1,
                 path.display()
             );
-            (whole, end) = (whole + 1, end + line.len() as u64);
-            line.clear();
+            (whole, end) = (whole + 1, line.start + line.bytes as u64);
         }
         file.set_len(end).and_then(|()| file.seek(SeekFrom::Start(end))).with_context(cannot)?;
         Ok((Lines { path: path.to_owned(), file }, whole))
@@ -69,7 +76,8 @@ impl Lines {
 
 /// Refuses an output that is the command's own input.
 pub fn refuse_input(path: &Path, input: &Path) -> anyhow::Result<()> {
-    let is_input = matches!((path.canonicalize(), input.canonicalize()), (Ok(a), Ok(b)) if a == b);
+    let is_input =
+        matches!((path.metadata(), input.metadata()), (Ok(a), Ok(b)) if (a.dev(), a.ino()) == (b.dev(), b.ino()));
     anyhow::ensure!(!is_input, "--output {} is the input file; choose another", path.display());
     Ok(())
 }
@@ -81,5 +89,31 @@ pub fn print(text: &str) -> anyhow::Result<bool> {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(error).context("cannot write to stdout"),
+    }
+}
+
+/// Writes text of the model or its code; a terminal must not obey what stands in it.
+pub fn print_untrusted(text: &str) -> anyhow::Result<bool> {
+    if io::stdout().is_terminal() { print(&visible(text)) } else { print(text) }
+}
+
+/// Control characters, line breaks and tabs apart, as the escapes that name them (`\u{1b}`).
+fn visible(text: &str) -> Cow<'_, str> {
+    let acts = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if !text.contains(acts) {
+        return Cow::Borrowed(text);
+    }
+    let shown = |c: char| if acts(c) { c.escape_default().to_string() } else { c.to_string() };
+    Cow::Owned(text.chars().map(shown).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::visible;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_shown_to_it() {
+        assert_eq!(visible("a\x1b[2J\r\u{9b}1m\x07\tb\n"), "a\\u{1b}[2J\\r\\u{9b}1m\\u{7}\tb\n");
+        assert_eq!(visible("žluťoučký 猫\n"), "žluťoučký 猫\n");
     }
 }

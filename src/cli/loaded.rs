@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 
 use super::device::Device;
+use super::isolated::renderer;
 use super::requests::{Form, Problem, Request};
 use crate::checkpoint::{config, folder, processor, weights};
 use crate::model::Model;
@@ -37,7 +38,7 @@ impl Loaded {
         let config = config::open(&dir)?;
         let image_settings = read_image_settings(&dir)?;
         processor::check_images(&image_settings, &config, &dir)?;
-        let processor = Processor::open(&dir).map(Arc::new);
+        let processor = Processor::open_with(&dir, Some(renderer())).map(Arc::new);
         if let Ok(processor) = &processor {
             processor::check_tokens(processor, &config, &dir)?;
         }

@@ -5,6 +5,7 @@ mod calls;
 pub mod device;
 mod generation_config;
 pub mod interrupt;
+pub mod isolated;
 mod lines;
 mod loaded;
 mod requests;
@@ -55,6 +56,8 @@ enum Command {
     Data(data::DataArguments),
     Init(init::InitArguments),
     Doctor(doctor::DoctorArguments),
+    #[command(hide = true)]
+    Isolated(isolated::IsolatedArguments),
 }
 
 impl Arguments {
@@ -72,6 +75,7 @@ impl Arguments {
             Command::Data(arguments) => data::run(arguments),
             Command::Init(arguments) => init::run(&arguments),
             Command::Doctor(arguments) => doctor::run(&arguments),
+            Command::Isolated(arguments) => isolated::run(&arguments),
         }
     }
 }

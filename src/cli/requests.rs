@@ -6,7 +6,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use crate::files::{foreign_start, json_line, object_remedy};
+use crate::files::lines::{JsonLines, Line, LinesError, MESSAGES_MAX, PICTURES_MAX};
+use crate::files::object_remedy;
+use crate::files::open::open_regular;
 use crate::prompt::{
     ImageError, ImageProblem, ImageSource, Message, PixelLimits, PositionError, PromptError, SizeError,
 };
@@ -16,21 +18,8 @@ use crate::tasks::forms::{Foreign, foreign_request};
 #[derive(Debug, Error)]
 pub enum RequestError {
     /// The file.
-    #[error("cannot read {}: {source}; give a file of JSON lines", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A file that holds something else than JSON lines.
-    #[error("{}: {problem}", path.display())]
-    Foreign {
-        /// The file.
-        path: PathBuf,
-        /// What it is, and the remedy.
-        problem: &'static str,
-    },
+    #[error(transparent)]
+    Lines(#[from] LinesError),
     /// A line that is no request.
     #[error("{}:{line}: {problem}", path.display())]
     Line {
@@ -96,6 +85,16 @@ pub enum Problem {
     /// It cannot be opened: what the rollout says.
     #[error("{0}")]
     Unopened(String),
+    /// More than any model takes.
+    #[error("the line has {found} {things}, and at most {most} are taken; give fewer")]
+    TooMany {
+        /// How many there are.
+        found: usize,
+        /// How many there may be.
+        most: usize,
+        /// Of what.
+        things: &'static str,
+    },
     /// No tokens.
     #[error("there are no tokens; give at least one")]
     Empty,
@@ -187,18 +186,11 @@ impl Requests {
     /// # Errors
     /// The first line that is wrong.
     pub fn read(path: &Path) -> Result<Requests, RequestError> {
-        let bytes = std::fs::read(path).map_err(|source| RequestError::Read { path: path.to_owned(), source })?;
-        if let Some(problem) = foreign_start(&bytes) {
-            return Err(RequestError::Foreign { path: path.to_owned(), problem });
-        }
+        let mut lines = JsonLines::open(path)?;
         let mut requests = Requests { path: path.to_owned(), list: Vec::new() };
-        for (index, line) in bytes.split(|&byte| byte == b'\n').enumerate() {
-            let line = json_line(line);
-            if line.is_empty() {
-                continue;
-            }
-            let line_error = |problem| RequestError::Line { path: path.to_owned(), line: index + 1, problem };
-            let request = parse(line, index + 1).map_err(line_error)?;
+        while let Some(Line { number, json, .. }) = lines.next_line()? {
+            let line_error = |problem| RequestError::Line { path: path.to_owned(), line: number, problem };
+            let request = parse(json, number).map_err(line_error)?;
             requests.find_images(&request).map_err(|error| requests.error(&request, error.into()))?;
             requests.list.push(request);
         }
@@ -221,12 +213,8 @@ impl Requests {
         for source in request.sources() {
             let ImageSource::Path(path) = source.original() else { continue };
             let path = self.folder().join(path);
-            let metadata = std::fs::metadata(&path);
-            let reason = match metadata {
-                Ok(metadata) if metadata.is_file() => continue,
-                Ok(_) => "it is not a file".to_owned(),
-                Err(error) => format!("{error}; relative paths start at the folder of the input file"),
-            };
+            let Err(error) = open_regular(&path) else { continue };
+            let reason = format!("{error}; relative paths start at the folder of the input file");
             return Err(ImageError::unreadable(&path.display().to_string(), &reason));
         }
         Ok(())
@@ -258,5 +246,14 @@ fn parse(line: &[u8], number: usize) -> Result<Request, Problem> {
         }
     };
     let limits = raw.mm_processor_kwargs.unwrap_or_default();
-    Ok(Request { line: number, id: raw.id, form, images, limits })
+    let request = Request { line: number, id: raw.id, form, images, limits };
+    let messages = if let Form::Messages(messages) = &request.form { messages.len() } else { 0 };
+    for (found, most, things) in
+        [(request.sources().len(), PICTURES_MAX, "pictures"), (messages, MESSAGES_MAX, "messages")]
+    {
+        if found > most {
+            return Err(Problem::TooMany { found, most, things });
+        }
+    }
+    Ok(request)
 }

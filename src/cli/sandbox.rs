@@ -7,6 +7,7 @@ use anyhow::Context;
 use clap::Args;
 
 use super::lines::print;
+use crate::files::open::{SETTINGS_BYTES_MAX, read_text};
 use crate::sandbox;
 
 /// Run Python on an image in the jail that model-written code runs in.
@@ -19,6 +20,7 @@ crop.py finds the picture at `image_path` and saves into `temp_output_dir`; a sa
   Image.open(image_path).crop((0, 0, 200, 200)).save(path)
   print(path)
 
+Images are saved as new files image-1.png, image-2.png, ...; a number that is taken is passed over.
 Prints {\"status\": \"ok|error|timeout|denied\", \"text\", \"images\": [paths], \"seconds\"}; the exit status is 0 whenever the code was run.")]
 pub struct SandboxArguments {
     /// The picture that the code works on.
@@ -38,7 +40,7 @@ pub struct SandboxArguments {
 /// Runs the command.
 pub fn run(arguments: &SandboxArguments) -> anyhow::Result<()> {
     let path = &arguments.code;
-    let code = std::fs::read_to_string(path)
+    let code = read_text(path, SETTINGS_BYTES_MAX)
         .with_context(|| format!("cannot read {}; give a UTF-8 file of Python", path.display()))?;
     let out = match &arguments.out {
         Some(out) => out.clone(),
@@ -53,8 +55,14 @@ pub fn run(arguments: &SandboxArguments) -> anyhow::Result<()> {
         // Goes only if it is empty: nothing came back.
         let _ = std::fs::remove_dir(&out);
     }
-    print(&format!("{}\n", result?))?;
+    print(&format!("{}\n", escaped(&result?.to_string())))?;
     Ok(())
+}
+
+/// JSON in which no control character stands as itself: those beyond the first 32 are JSON as they are, and a terminal obeys them.
+fn escaped(json: &str) -> String {
+    let escape = |c: char| if c.is_control() { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
+    json.chars().map(escape).collect()
 }
 
 /// Reads a positive number of seconds.
@@ -63,5 +71,18 @@ fn seconds(text: &str) -> Result<Duration, String> {
     match Duration::try_from_secs_f64(seconds) {
         Ok(duration) if !duration.is_zero() && seconds <= 86_400.0 => Ok(duration),
         _ => Err("give a number of seconds above 0 and at most 86400".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_for_a_terminal_holds_no_control_characters_and_means_the_same() {
+        let said = serde_json::json!({"text": "\x1b[2J \u{9b}31m \x7f ž"});
+        let line = escaped(&said.to_string());
+        assert!(!line.chars().any(char::is_control), "{line:?}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&line).unwrap(), said);
     }
 }

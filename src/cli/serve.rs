@@ -1,7 +1,7 @@
 //! `thyme-engine serve`: an OpenAI-compatible HTTP server.
 
 use std::io::IsTerminal;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,17 +14,20 @@ use tracing_subscriber::EnvFilter;
 use super::answering::{EnvironmentName, PREFILL_TOKENS};
 use super::device::Device;
 use super::generation_config::GenerationConfig;
+use super::isolated::{compiler, renderer};
 use super::lines::print;
 use crate::checkpoint::{config, folder, processor, weights};
 use crate::engine::EngineLimits;
 use crate::engine::kv_cache::KvCache;
 use crate::engine::speculation::Speculation;
+use crate::files::open::{SETTINGS_BYTES_MAX, read_text};
 use crate::model::Model;
 use crate::model::config::Config;
 use crate::ops::Backend;
 use crate::ops::attention::PAGE_TOKENS;
 use crate::prompt::Processor;
 use crate::recipe::memory::{pages_beside_weights, readable_bytes};
+use crate::serve::access::{Access, Hosts, Origins};
 use crate::serve::choice::LogprobsMode;
 use crate::serve::cost::TokenBytes;
 use crate::serve::images::ImagePolicy;
@@ -44,10 +47,11 @@ const EXAMPLES: &str = r#"Example:
 
 Requests may ask for logit_bias, allowed_token_ids, bad_words, min_tokens, presence_penalty and frequency_penalty, and for answers of a form:
 response_format (json_object, json_schema), structured_outputs (json, json_object, regex, choice, grammar), tool_choice (required, a function).
-Of a JSON schema, `uniqueItems` and a `format` that is not known are not enforced. `max_tokens: 0` with `echo` and `logprobs` scores a prompt. An
+`tools` need a chat template that shows them to the model (--chat-template). Of a JSON schema, `uniqueItems` and a `format` that is not known are not enforced. `max_tokens: 0` with `echo` and `logprobs` scores a prompt. An
 answer of more than 256 MiB of JSON is refused before it starts.
 
-Whoever reaches the address can use the server, load other weights into it too; --api-key asks for a key. Ctrl-C or SIGTERM ends it when
+Whoever reaches the address can use the server, load other weights into it too; --api-key asks for a key. Web pages of other origins cannot,
+unless --allowed-origins names them, and never change weights. Bodies are JSON, and said to be. Ctrl-C or SIGTERM ends it when
 the requests that it has are answered. RUST_LOG=debug tells more."#;
 
 /// Serve a model to clients of OpenAI's API.
@@ -63,9 +67,17 @@ pub struct ServeArguments {
     /// Port; 0 for any that is free.
     #[arg(long, value_name = "PORT", default_value_t = 8000)]
     port: u16,
-    /// What clients must send as `Authorization: Bearer KEY`.
+    /// What clients must send as `Authorization: Bearer KEY`; the flag may be repeated, one key for each client.
     #[arg(long, value_name = "KEY", env = "THYME_API_KEY", hide_env_values = true)]
-    api_key: Option<String>,
+    api_key: Vec<String>,
+    /// Web origins whose pages may use the server, as in https://example.com; repeated, with commas, or a JSON list; * for all, none without it. Routes that
+    /// change weights are for no page.
+    #[arg(long, value_name = "ORIGIN")]
+    allowed_origins: Vec<String>,
+    /// Names that the server goes by besides localhost and loopback addresses, given in the same ways; * for any name. Without it a server at a loopback address goes
+    /// by no other, any other server by all.
+    #[arg(long, value_name = "HOST")]
+    allowed_hosts: Vec<String>,
     /// Names that the model goes by; MODEL without it.
     #[arg(long, value_name = "NAME", num_args = 1..)]
     served_model_name: Vec<String>,
@@ -140,13 +152,14 @@ pub fn run(arguments: ServeArguments) -> anyhow::Result<()> {
     let listener = TcpListener::bind((host, port))
         .with_context(|| format!("cannot listen at {host}:{port}; choose another --host or --port"))?;
     let address = listener.local_addr().context("the address cannot be read")?;
+    let access = access(&arguments, address.ip())?;
     let parts = Parts {
         names: if arguments.served_model_name.is_empty() {
             vec![arguments.model.clone()]
         } else {
             arguments.served_model_name
         },
-        api_key: arguments.api_key,
+        access,
         waiting_max: arguments.max_queued_requests,
         patience: Duration::from_secs(arguments.client_timeout.into()),
         environment: arguments.environment.start(None)?,
@@ -189,6 +202,7 @@ impl ServingArguments {
         Ok(Parts {
             model,
             weights,
+            reload: weights::reload,
             limits,
             speculation: self.speculation,
             prompts: Prompts {
@@ -197,20 +211,22 @@ impl ServingArguments {
                 images,
                 images_max,
                 trusts_templates: self.trust_request_chat_template,
+                renderer: renderer(),
             },
             defaults,
             names: vec![name],
-            api_key: None,
+            access: Access::default(),
             waiting_max: usize::MAX,
             patience: NO_HURRY,
             environment: None,
+            compiler: compiler(),
         })
     }
 
     fn processor(&self, dir: &Path, config: &Config) -> anyhow::Result<Processor> {
-        let processor = processor::open(dir, config)?;
+        let processor = processor::open(dir, config, Some(renderer()))?;
         let Some(path) = &self.chat_template else { return Ok(processor) };
-        let source = std::fs::read_to_string(path)
+        let source = read_text(path, SETTINGS_BYTES_MAX)
             .with_context(|| format!("cannot read --chat-template {}; give a Jinja file", path.display()))?;
         processor.with_template(source).with_context(|| format!("--chat-template {}", path.display()))
     }
@@ -285,6 +301,36 @@ impl ServingArguments {
         let pages = (longest * sequences).min(affordable).max(longest);
         EngineLimits { pages, prefill_chunk_tokens: PREFILL_TOKENS, sequences }
     }
+}
+
+/// Who may use a server that listens at an address.
+fn access(arguments: &ServeArguments, address: IpAddr) -> anyhow::Result<Access> {
+    Access::check_keys(&arguments.api_key)
+        .map_err(|reason| anyhow::anyhow!("--api-key (or THYME_API_KEY) {reason}"))?;
+    let origins = list("--allowed-origins", &arguments.allowed_origins)?;
+    let origins = Origins::read(&origins).map_err(|reason| anyhow::anyhow!("--allowed-origins: {reason}"))?;
+    if origins == Origins::Any {
+        tracing::warn!("--allowed-origins *: every web page that a user of this network opens can use the server");
+    }
+    let hosts = list("--allowed-hosts", &arguments.allowed_hosts)?;
+    let hosts = Hosts::read(address, &hosts).map_err(|reason| anyhow::anyhow!("--allowed-hosts: {reason}"))?;
+    Ok(Access { api_keys: arguments.api_key.clone(), origins, hosts })
+}
+
+/// Values of a flag, each a value, several with commas between them, or a JSON list.
+fn list(flag: &str, values: &[String]) -> anyhow::Result<Vec<String>> {
+    let mut list = Vec::new();
+    for value in values {
+        if value.trim_start().starts_with('[') && value.contains('"') || value.trim() == "[]" {
+            let read: Vec<String> = serde_json::from_str(value).with_context(|| {
+                format!("{flag} is {value}, which is no JSON list of texts; give for example [\"*\"]")
+            })?;
+            list.extend(read);
+        } else {
+            list.extend(value.split(',').map(|value| value.trim().to_owned()));
+        }
+    }
+    Ok(list)
 }
 
 /// `4`, or `{"image": 4}`, or `image=4`.

@@ -7,6 +7,8 @@ use tracing_chrome::{ChromeLayerBuilder, FlushGuard};
 use tracing_subscriber::filter::{EnvFilter, LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
 
+use crate::files::open::create_output;
+
 /// Starts both; the file is whole when what this returns is dropped. `RUST_LOG` says which messages are shown.
 pub fn start(file: Option<&Path>) -> anyhow::Result<Option<FlushGuard>> {
     let shown = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
@@ -20,7 +22,7 @@ pub fn start(file: Option<&Path>) -> anyhow::Result<Option<FlushGuard>> {
         registry.init();
         return Ok(None);
     };
-    let writer = std::fs::File::create(path).with_context(|| format!("--trace: cannot create {}", path.display()))?;
+    let writer = create_output(path).with_context(|| format!("--trace: cannot create {}", path.display()))?;
     let (spans, guard) = ChromeLayerBuilder::new().writer(std::io::BufWriter::new(writer)).include_args(true).build();
     // Our own spans; the engine's parts are at the level of debugging.
     let ours = Targets::new().with_target(env!("CARGO_CRATE_NAME"), LevelFilter::DEBUG);

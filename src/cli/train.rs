@@ -8,6 +8,7 @@ use clap::Args;
 
 use super::device::{Device, on_workers};
 use super::interrupt::raise_on_interrupt;
+use super::isolated::renderer;
 use crate::recipe::Method;
 use crate::recipe::layers;
 use crate::recipe::memory::{MemoryPlan, readable_bytes};
@@ -43,7 +44,7 @@ pub struct TrainArguments {
 
 /// Runs the command.
 pub fn run(arguments: TrainArguments) -> anyhow::Result<()> {
-    let mut plan = Plan::new(layers::load(&arguments.recipe, &arguments.settings)?)?;
+    let mut plan = Plan::new(layers::load(&arguments.recipe, &arguments.settings)?)?.rendered_by(renderer());
     let device = arguments.device.open()?;
     let available = device.available_bytes()?;
     let memory = plan.fit(&plan.processor()?, arguments.device.footprint(), available);

@@ -1,6 +1,7 @@
 //! Scores answers that exist: lines with `answer` or `text`, `solution` and `question`, by the rewards of a recipe and without a model.
 
 use std::fmt;
+use std::io::BufRead;
 
 use serde::de::{MapAccess, Visitor};
 use serde::ser::SerializeMap;
@@ -10,7 +11,8 @@ use serde_json::value::RawValue;
 use thiserror::Error;
 
 use super::columns_of;
-use crate::files::{json_line, object_remedy};
+use crate::files::lines::{JsonLines, Line, LinesError};
+use crate::files::object_remedy;
 use crate::rollout::reward::{Needs, RewardSet, Score, View, answer_in};
 use crate::rollout::transcript::End;
 use crate::tasks::Solution;
@@ -19,14 +21,20 @@ use crate::tasks::Solution;
 const SCORES: &str = "scores";
 const UNSCORED: &str = "unscored";
 
-/// A line that cannot be scored.
+/// Lines that cannot be scored.
 #[derive(Debug, Error)]
-#[error("line {line}: {problem}")]
-pub struct PredictionError {
-    /// The line, from 1.
-    pub line: usize,
-    /// What is wrong with it, and the remedy.
-    pub problem: String,
+pub enum PredictionError {
+    /// Their file.
+    #[error(transparent)]
+    Lines(#[from] LinesError),
+    /// A line.
+    #[error("line {line}: {problem}")]
+    Line {
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it, and the remedy.
+        problem: String,
+    },
 }
 
 /// What one reward said of all lines.
@@ -50,12 +58,14 @@ pub struct Column {
 ///
 /// # Errors
 /// The first line that is no object, has neither column, or a column of another type.
-pub fn score_lines(bytes: &[u8], rewards: &RewardSet) -> Result<(String, Vec<Column>), PredictionError> {
-    let mut written = String::with_capacity(bytes.len());
+pub fn score_lines(
+    mut lines: JsonLines<impl BufRead>,
+    rewards: &RewardSet,
+) -> Result<(String, Vec<Column>), PredictionError> {
+    let mut written = String::new();
     let mut columns: Vec<Column> = rewards.weights().map(|(name, _)| Column { name, ..Column::default() }).collect();
-    let lines = bytes.split(|&byte| byte == b'\n').map(json_line).enumerate();
-    for (number, line) in lines.filter(|(_, line)| !line.is_empty()) {
-        let wrong = |problem: String| PredictionError { line: number + 1, problem };
+    while let Some(Line { number, json: line, .. }) = lines.next_line()? {
+        let wrong = |problem: String| PredictionError::Line { line: number, problem };
         let mut row: Row = serde_json::from_slice(line)
             .map_err(|error| wrong(format!("not a JSON object ({error}); {}", object_remedy(line))))?;
         let prediction = Prediction::read(&row).map_err(wrong)?;
@@ -191,11 +201,18 @@ impl Serialize for Row {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::files::lines::LINE_BYTES_MAX;
     use crate::rollout::reward::RewardSettings;
 
+    fn lines(text: &str) -> JsonLines<&[u8]> {
+        JsonLines::of_reader(Path::new("lines"), text.as_bytes(), LINE_BYTES_MAX)
+    }
+
     fn score(text: &str) -> Result<(String, Vec<Column>), PredictionError> {
-        score_lines(text.as_bytes(), &RewardSet::answer_only())
+        score_lines(lines(text), &RewardSet::answer_only())
     }
 
     #[test]
@@ -219,13 +236,13 @@ mod tests {
     fn what_a_line_does_not_have_is_unscored_by_name() {
         let rewards = RewardSet::new(&RewardSettings::default()).unwrap();
         let line = "{\"answer\":\"7\",\"solution\":\"7\",\"question\":\"q\"}";
-        let (written, _) = score_lines(line.as_bytes(), &rewards).unwrap();
+        let (written, _) = score_lines(lines(line), &rewards).unwrap();
         assert!(
             written.contains("\"scores\":{\"format\":null,\"answer\":1.0,\"consistency\":null,\"tool_success\":null}"),
             "{written}"
         );
         let text = "{\"text\":\"<think>7</think>\\n<sandbox_output><answer>8</answer></sandbox_output><answer>7</answer>\",\"solution\":\"7\"}";
-        let (written, _) = score_lines(text.as_bytes(), &rewards).unwrap();
+        let (written, _) = score_lines(lines(text), &rewards).unwrap();
         assert!(written.contains("\"answer\":1.0,\"consistency\":1.0"), "{written}");
     }
 

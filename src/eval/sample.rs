@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 use super::columns_of;
 use crate::rollout::environment::Task;
 use crate::rollout::reward::{Score, Scores};
+use crate::rollout::tool::ToolImage;
 use crate::rollout::transcript::{Transcript, TurnKind};
+use crate::sandbox::Widened;
 use crate::telemetry::samples::{Block, SampleSheet};
 
 /// Writes `dir/<name>.md` with the question and its pictures, the turns, and what the tool returned, and the pictures beside it.
@@ -18,7 +20,7 @@ pub fn write(dir: &Path, name: &str, task: &Task, transcript: &Transcript, score
     // A picture that cannot be read any more is left out; the rollout has reported it.
     let pictures: Vec<Arc<RgbImage>> = task.images.iter().filter_map(|image| image.load(&task.folder).ok()).collect();
     let mut blocks = vec![Block::Text { heading: "question", text: &task.question }];
-    blocks.extend(pictures.iter().map(|pixels| Block::Image { caption: "picture", pixels }));
+    blocks.extend(pictures.iter().map(|pixels| Block::Image { caption: "picture".to_owned(), pixels }));
     let mut calls = transcript.calls.iter();
     for turn in &transcript.turns {
         let heading = match turn.kind {
@@ -30,7 +32,7 @@ pub fn write(dir: &Path, name: &str, task: &Task, transcript: &Transcript, score
         blocks.push(Block::Text { heading, text: &turn.text });
         if turn.kind == TurnKind::Observation {
             let shown = calls.next().into_iter().flat_map(|call| &call.output.images[..call.images_shown]);
-            blocks.extend(shown.map(|image| Block::Image { caption: &image.name, pixels: &image.pixels }));
+            blocks.extend(shown.map(|image| Block::Image { caption: caption(image), pixels: &image.pixels }));
         }
     }
     let mut facts = vec![
@@ -49,12 +51,32 @@ pub fn line(task: &Task, transcript: &Transcript, scores: &Scores) -> Value {
     let calls: Vec<Value> = transcript
         .calls
         .iter()
-        .map(|call| json!({"request": call.request, "status": call.output.status, "images": call.images_shown}))
+        .map(|call| {
+            let mut line = json!({"request": call.request, "status": call.output.status, "images": call.images_shown});
+            let shown = call.output.images[..call.images_shown].iter().enumerate();
+            let widened: Vec<Value> = shown
+                .filter_map(|(image, shown)| {
+                    shown.widened.as_ref().map(|by| json!({"image": image, "from": by.from, "to": by.to}))
+                })
+                .collect();
+            if !widened.is_empty() {
+                line["widened"] = widened.into();
+            }
+            line
+        })
         .collect();
     json!({
         "question": task.question, "solution": task.solution.to_json(), "text": transcript.text(), "scores": values, "unscored": reasons,
         "reward": scores.total.value(), "calls": calls, "tokens": transcript.completion_tokens(), "end": transcript.end.name(),
     })
+}
+
+/// An image's name, and the boxes where it shows more than the model's crop.
+fn caption(image: &ToolImage) -> String {
+    match &image.widened {
+        None => image.name.clone(),
+        Some(Widened { from, to }) => format!("{}, the crop {from:?} widened to {to:?}", image.name),
+    }
 }
 
 fn shown(score: &Score) -> String {

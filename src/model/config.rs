@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::rope::{Rope, rope_warnings};
+use crate::files::open::{self as files, SETTINGS_BYTES_MAX};
 use crate::hub::keys::{ANY_LEVEL, Effect, TEXT, TOP, VISION, VISION_ROPE, accept, shown, warnings};
 use crate::hub::{POINTER_REMEDY, is_lfs_pointer};
 use crate::ops::attention::Heads;
@@ -17,6 +18,10 @@ const WIDTH_MAX: usize = 1 << 20;
 const LAYERS_MAX: usize = 1 << 10;
 /// Most pixels, frames or units along a side of a patch.
 const PATCH_MAX: usize = 32;
+/// Largest epsilon of a norm, and largest standard deviation of initial weights.
+const SMALL_MAX: f64 = 1.0;
+/// Largest base of rotary angles.
+const BASE_MAX: f64 = 1e15;
 /// `rms_norm_eps` where a config has none.
 const NORM_EPSILON: f64 = 1e-5;
 /// Base of the vision tower's angles where a config has none.
@@ -179,15 +184,15 @@ impl Config {
             heads: Heads { heads, kv_heads, head_dim: text.size_or("head_dim", dim / heads)? },
             vocab: text.size("vocab_size")?,
             tied: root.flag_or("tie_word_embeddings", false)? || text.flag_or("tie_word_embeddings", false)?,
-            norm_epsilon: text.number_or("rms_norm_eps", NORM_EPSILON)? as f32,
+            norm_epsilon: text.epsilon_or("rms_norm_eps", NORM_EPSILON)?,
             rope: Rope::from_keys(text, context_tokens)?,
             context_tokens,
-            init_std: text.number_or("initializer_range", 0.02)? as f32,
+            init_std: text.deviation_or("initializer_range", 0.02)?,
             vision: VisionConfig::from_keys(family, vision)?,
             image_pad: image_pad as u32,
             video_pad: root.size_or("video_token_id", image_pad + 1)? as u32,
         };
-        config.check(vision)
+        config.check(vision, text.find("head_dim").is_some())
     }
 
     /// Tokens that stand for images and videos, as far as the vocabulary has them. They are read and never drawn: a drawn one would stand for
@@ -204,7 +209,7 @@ impl Config {
         Sections::of(root).map_or(Vec::new(), Sections::warnings)
     }
 
-    fn check(self, vision: Keys<'_>) -> Result<Config, ConfigError> {
+    fn check(self, vision: Keys<'_>, has_head_dim: bool) -> Result<Config, ConfigError> {
         let contradiction = |text: String| Err(ConfigError::Contradiction(text));
         let Heads { heads, kv_heads, head_dim } = self.heads;
         if heads.max(kv_heads) * head_dim > WIDTH_MAX || self.layers.max(self.vision.depth) > LAYERS_MAX {
@@ -221,6 +226,12 @@ impl Config {
                 "patches of {} px and {} frames merged {} by {}, a vision MLP of {}; at most {PATCH_MAX} and {WIDTH_MAX} are possible",
                 self.vision.patch, self.vision.frames, self.vision.merge, self.vision.merge, self.vision.hidden
             ));
+        }
+        if head_dim * heads != self.dim && !has_head_dim {
+            return contradiction(format!("hidden_size {} is not a multiple of {heads} attention heads", self.dim));
+        }
+        if head_dim == 0 {
+            return contradiction(format!("{heads} attention heads are more than the hidden_size of {}", self.dim));
         }
         if heads % kv_heads != 0 {
             return contradiction(format!("{heads} heads are not a multiple of {kv_heads} key-value heads"));
@@ -395,7 +406,8 @@ impl<'a> Sections<'a> {
 pub fn read(dir: &Path) -> Result<Value, ConfigError> {
     let path = dir.join("config.json");
     let name = path.display().to_string();
-    let bytes = std::fs::read(&path).map_err(|source| ConfigError::Read { path: name.clone(), source })?;
+    let bytes =
+        files::read(&path, SETTINGS_BYTES_MAX).map_err(|source| ConfigError::Read { path: name.clone(), source })?;
     if is_lfs_pointer(&bytes) {
         return Err(ConfigError::Pointer(name));
     }
@@ -435,19 +447,35 @@ impl<'a> Keys<'a> {
     /// A number, or `default` where there is none.
     pub fn number_or(self, key: &str, default: f64) -> Result<f64, ConfigError> {
         let Some(value) = self.find(key) else { return Ok(default) };
-        value.as_f64().filter(|number| *number >= 0.0).ok_or_else(|| self.wrong(key, "a number from 0"))
+        let number = value.as_f64().filter(|number| (0.0..=BASE_MAX).contains(number));
+        number.ok_or_else(|| self.wrong(key, "a number from 0 to 1e15"))
+    }
+
+    /// A norm's epsilon, or `default` where there is none. Above zero as an f32, so that a row of zeros has a norm.
+    fn epsilon_or(self, key: &str, default: f64) -> Result<f32, ConfigError> {
+        let Some(value) = self.find(key) else { return Ok(default as f32) };
+        let epsilon = value.as_f64().filter(|epsilon| *epsilon as f32 > 0.0 && *epsilon <= SMALL_MAX);
+        epsilon.map(|epsilon| epsilon as f32).ok_or_else(|| self.wrong(key, "a number above 0 and at most 1"))
+    }
+
+    /// The deviation of initial weights, or `default` where there is none.
+    fn deviation_or(self, key: &str, default: f64) -> Result<f32, ConfigError> {
+        let Some(value) = self.find(key) else { return Ok(default as f32) };
+        let deviation = value.as_f64().filter(|deviation| (0.0..=SMALL_MAX).contains(deviation));
+        deviation.map(|deviation| deviation as f32).ok_or_else(|| self.wrong(key, "a number from 0 to 1"))
     }
 
     /// The base of rotary angles, or `default` where there is none.
     pub fn base_or(self, key: &str, default: f64) -> Result<f64, ConfigError> {
         let Some(value) = self.find(key) else { return Ok(default) };
-        value.as_f64().filter(|base| *base > 1.0).ok_or_else(|| self.wrong(key, "a number above 1"))
+        let base = value.as_f64().filter(|base| *base > 1.0 && *base <= BASE_MAX);
+        base.ok_or_else(|| self.wrong(key, "a number above 1 and at most 1e15"))
     }
 
     /// A number of at least 1.
     pub fn at_least_one(self, key: &str) -> Result<f64, ConfigError> {
-        let number = self.find(key).and_then(Value::as_f64).filter(|number| *number >= 1.0);
-        number.ok_or_else(|| self.wrong(key, "a number from 1"))
+        let number = self.find(key).and_then(Value::as_f64).filter(|number| (1.0..=BASE_MAX).contains(number));
+        number.ok_or_else(|| self.wrong(key, "a number from 1 to 1e15"))
     }
 
     fn at_least_one_or(self, key: &str, default: f64) -> Result<f64, ConfigError> {

@@ -1,20 +1,24 @@
 //! Conversations: messages of text and pictures, read from OpenAI-style JSON or from Thyme's form with `<image>` marks, and
 //! rendered to prompt text by the checkpoint's own chat template.
 
-use std::fs::File;
+use std::borrow::Cow;
 use std::io::{BufReader, Cursor};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ::image::RgbImage;
-use serde::{Deserialize, Deserializer};
+use minijinja::Environment;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 use super::data_url;
 use super::image::{ImageError, decode_bytes, decode_file, stored_size};
+use super::jinja;
 use super::size::PictureSize;
+use crate::files::open::open_regular;
 use crate::files::{is_elsewhere, local_path};
+use crate::isolated::Isolated;
 
 /// Where an image stands in the string contents of Thyme's data.
 pub const IMAGE_MARK: &str = "<image>";
@@ -183,7 +187,7 @@ impl ImageSource {
     /// Width and height as stored, if the header says them; no pixel is decoded. Relative paths start at `folder`.
     pub fn stored_size(&self, folder: &Path) -> Option<(u32, u32)> {
         match self {
-            ImageSource::Path(path) => stored_size(BufReader::new(File::open(folder.join(path)).ok()?)),
+            ImageSource::Path(path) => stored_size(BufReader::new(open_regular(&folder.join(path)).ok()?)),
             ImageSource::DataUrl(url) => stored_size(Cursor::new(data_of(url).ok()?)),
             ImageSource::Memory(pixels) => Some(pixels.dimensions()),
             ImageSource::Sized(source, _) => source.stored_size(folder),
@@ -330,29 +334,57 @@ pub struct RenderOptions {
     pub variables: Map<String, Value>,
 }
 
-/// A compiled chat template, with the special tokens that it may name.
+/// A chat template, with the special tokens that it may name.
 pub struct ChatTemplate {
-    environment: minijinja::Environment<'static>,
+    source: String,
     special_tokens: Map<String, Value>,
+    renderer: Renderer,
 }
 
-const TEMPLATE_NAME: &str = "chat";
+/// Who renders a template.
+enum Renderer {
+    /// This process, for those who trust the template: it may take any memory.
+    Own(Box<Environment<'static>>),
+    /// A child, which is stopped where the template takes more than it may.
+    Isolated(Arc<Isolated>),
+}
+
+/// What a child renders: without variables it only compiles the template.
+#[derive(Debug, Serialize, Deserialize)]
+struct Rendering<'a> {
+    source: Cow<'a, str>,
+    variables: Option<Cow<'a, Map<String, Value>>>,
+}
 
 impl ChatTemplate {
-    /// Compiles a template. `special_tokens` are variables such as `bos_token`.
+    /// Compiles a template that is rendered in this process. `special_tokens` are variables such as `bos_token`.
     ///
     /// # Errors
-    /// When the source is not valid Jinja.
+    /// When the source is not valid Jinja, or too large.
     pub fn compile(source: String, special_tokens: Map<String, Value>) -> Result<Self, ChatError> {
-        let mut environment = super::jinja::environment();
-        environment.add_template_owned(TEMPLATE_NAME, source).map_err(template_error)?;
-        Ok(ChatTemplate { environment, special_tokens })
+        let environment = jinja::compile(&source).map_err(ChatError::Template)?;
+        Ok(ChatTemplate { source, special_tokens, renderer: Renderer::Own(Box::new(environment)) })
+    }
+
+    /// Compiles a template that is rendered by a child of [`TemplateWork`].
+    ///
+    /// # Errors
+    /// When the source is not valid Jinja, too large, or ends the child.
+    pub fn isolated(
+        source: String,
+        special_tokens: Map<String, Value>,
+        renderer: &Arc<Isolated>,
+    ) -> Result<Self, ChatError> {
+        jinja::check_size(&source).map_err(ChatError::Template)?;
+        let job = Rendering { source: Cow::Borrowed(&source), variables: None };
+        renderer.call(&job).map_err(|error| ChatError::Template(error.to_string()))?;
+        Ok(ChatTemplate { source, special_tokens, renderer: Renderer::Isolated(renderer.clone()) })
     }
 
     /// The prompt text of a conversation; each image stands as the template writes it (`<|image_pad|>` for Qwen).
     ///
     /// # Errors
-    /// When the template refuses the messages.
+    /// When the template refuses the messages, or takes more steps, text, time or memory than it may.
     pub fn render(&self, messages: &[Message], options: &RenderOptions) -> Result<String, ChatError> {
         let mut variables = self.special_tokens.clone();
         variables.extend(options.variables.clone());
@@ -360,12 +392,38 @@ impl ChatTemplate {
         variables.insert("tools".to_owned(), options.tools.clone().unwrap_or(Value::Null));
         variables.insert("documents".to_owned(), Value::Null);
         variables.insert("add_generation_prompt".to_owned(), Value::Bool(options.add_generation_prompt));
-        let template = self.environment.get_template(TEMPLATE_NAME).map_err(template_error)?;
-        template.render(minijinja::Value::from_serialize(&variables)).map_err(template_error)
+        match &self.renderer {
+            Renderer::Own(environment) => jinja::render(environment, &variables).map_err(ChatError::Template),
+            Renderer::Isolated(child) => {
+                let job = Rendering { source: Cow::Borrowed(&self.source), variables: Some(Cow::Owned(variables)) };
+                let text = child.call(&job).map_err(|error| ChatError::Template(error.to_string()))?;
+                Ok(text.as_str().unwrap_or_default().to_owned())
+            }
+        }
     }
 }
 
-/// The error with its detail and line, on one line.
-fn template_error(error: minijinja::Error) -> ChatError {
-    ChatError::Template(error.to_string())
+/// The child's side of [`ChatTemplate::isolated`]: it keeps the template that it compiled last.
+#[derive(Default)]
+pub struct TemplateWork {
+    compiled: Mutex<Option<(String, Environment<'static>)>>,
+}
+
+impl TemplateWork {
+    /// Does a job.
+    ///
+    /// # Errors
+    /// What is wrong with the template.
+    pub fn render(&self, job: Value) -> Result<Value, String> {
+        let job: Rendering<'_> = serde_json::from_value(job).map_err(|error| error.to_string())?;
+        let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        let environment = match &mut *compiled {
+            Some((source, environment)) if *source == job.source => environment,
+            other => &mut other.insert((job.source.to_string(), jinja::compile(&job.source)?)).1,
+        };
+        match job.variables {
+            Some(variables) => jinja::render(environment, &variables).map(Value::String),
+            None => Ok(Value::Null),
+        }
+    }
 }

@@ -14,6 +14,7 @@ use super::png::{self, Png};
 use super::positions::Grid;
 use super::resize::resize_bicubic;
 use super::size::PictureSize;
+use crate::files::open::read;
 
 /// The longest side that is decoded.
 pub const SIDE_MAX: u32 = 16_384;
@@ -107,14 +108,7 @@ impl ImageProblem {
 /// When it is missing, damaged, of another format, or of an unusable size. Sizes are checked before pixels are decoded.
 pub fn decode_file(path: &Path) -> Result<RgbImage, ImageError> {
     let name = path.display().to_string();
-    let read = || {
-        let bytes = std::fs::metadata(path)?.len();
-        if bytes > FILE_BYTES_MAX {
-            return Err(std::io::Error::other(format!("the file has {bytes} bytes, more than {FILE_BYTES_MAX}")));
-        }
-        std::fs::read(path)
-    };
-    let bytes = read().map_err(|error| ImageError::unreadable(&name, &error.to_string()))?;
+    let bytes = read(path, FILE_BYTES_MAX).map_err(|error| ImageError::unreadable(&name, &error.to_string()))?;
     decode_bytes(&bytes, &name)
 }
 

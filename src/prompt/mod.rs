@@ -14,8 +14,9 @@ mod resize;
 mod simd;
 pub mod size;
 pub mod tokenizer;
+mod tokenizer_bounds;
 
-pub use chat::{ChatError, ChatTemplate, ImageSource, Message, Part, RenderOptions, place_images};
+pub use chat::{ChatError, ChatTemplate, ImageSource, Message, Part, RenderOptions, TemplateWork, place_images};
 pub use image::{ImageError, ImageProblem, ImageSettings, PreparedImage, smart_resize};
 pub use positions::{Grid, PositionCursor, PositionError, WindowOrder};
 pub use processor::{IMAGE_MARKUP, Processor, Prompt, PromptError, SpecialIds, read_image_settings, warnings};

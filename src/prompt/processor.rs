@@ -11,8 +11,10 @@ use thiserror::Error;
 use super::chat::{ChatError, ChatTemplate, Message, RenderOptions};
 use super::image::{ImageError, ImageProblem, ImageSettings, PreparedImage};
 use super::tokenizer::{Tokenizer, TokenizerError};
+use crate::files::open::{self as files, SETTINGS_BYTES_MAX, TOKENIZER_BYTES_MAX};
 use crate::hub::keys::{PREPROCESSOR, PROCESSOR, SIZE, TOKENIZER, accept, warnings as key_warnings};
 use crate::hub::{POINTER_REMEDY, is_lfs_pointer};
+use crate::isolated::Isolated;
 
 /// How a picture is written in prompt text, as the chat template writes it.
 pub const IMAGE_MARKUP: &str = "<|vision_start|><|image_pad|><|vision_end|>";
@@ -106,6 +108,8 @@ pub struct Processor {
     template: Option<ChatTemplate>,
     image_settings: ImageSettings,
     special_ids: SpecialIds,
+    /// Who renders templates; this process without one.
+    renderer: Option<Arc<Isolated>>,
 }
 
 impl Processor {
@@ -117,6 +121,14 @@ impl Processor {
     /// When a file is missing or damaged, or says what is not built, or the tokenizer lacks a special token. A missing template is an error
     /// only when messages are rendered.
     pub fn open(folder: &Path) -> Result<Self, PromptError> {
+        Processor::open_with(folder, None)
+    }
+
+    /// [`Processor::open`]; templates are rendered by children, if one is given: whatever a template does, this process goes on.
+    ///
+    /// # Errors
+    /// As that has them.
+    pub fn open_with(folder: &Path, renderer: Option<Arc<Isolated>>) -> Result<Self, PromptError> {
         let config_path = folder.join("tokenizer_config.json");
         let config = read_json(&config_path)?;
         if let Some(Value::Object(config)) = &config {
@@ -135,11 +147,12 @@ impl Processor {
             endoftext: id("<|endoftext|>")?,
         };
         Ok(Processor {
-            template: read_template(folder)?,
+            template: read_template(folder, renderer.as_ref())?,
             image_settings: read_image_settings(folder)?,
             folder: folder.to_owned(),
             tokenizer,
             special_ids,
+            renderer,
         })
     }
 
@@ -160,13 +173,13 @@ impl Processor {
     /// # Errors
     /// When it is not valid Jinja.
     pub fn with_template(mut self, source: String) -> Result<Self, PromptError> {
-        self.template = Some(self.compile(source)?);
+        self.template = Some(self.compile(source, self.renderer.as_ref())?);
         Ok(self)
     }
 
-    fn compile(&self, source: String) -> Result<ChatTemplate, PromptError> {
+    fn compile(&self, source: String, renderer: Option<&Arc<Isolated>>) -> Result<ChatTemplate, PromptError> {
         let config = read_json(&self.folder.join("tokenizer_config.json"))?.unwrap_or(Value::Null);
-        Ok(ChatTemplate::compile(source, special_tokens(&config))?)
+        Ok(compile(source, &config, renderer)?)
     }
 
     /// The tokenizer.
@@ -206,17 +219,18 @@ impl Processor {
         Ok(self.template.as_ref().ok_or_else(no_template)?.render(messages, options)?)
     }
 
-    /// [`Processor::render`] by another chat template.
+    /// [`Processor::render`] by another chat template, in another child if one is given.
     ///
     /// # Errors
     /// When it is not valid Jinja, or refuses the messages.
     pub fn render_by(
         &self,
         source: String,
+        renderer: Option<&Arc<Isolated>>,
         messages: &[Message],
         options: &RenderOptions,
     ) -> Result<String, PromptError> {
-        Ok(self.compile(source)?.render(messages, options)?)
+        Ok(self.compile(source, renderer)?.render(messages, options)?)
     }
 
     /// Token ids of a prompt text in which each `<|image_pad|>` stands for one of `images`, in order; it becomes as many
@@ -296,7 +310,7 @@ impl Processor {
 }
 
 /// The first template that the folder has, compiled with the special tokens of `tokenizer_config.json`.
-fn read_template(folder: &Path) -> Result<Option<ChatTemplate>, PromptError> {
+fn read_template(folder: &Path, renderer: Option<&Arc<Isolated>>) -> Result<Option<ChatTemplate>, PromptError> {
     let config_path = folder.join("tokenizer_config.json");
     let config = read_json(&config_path)?.unwrap_or(Value::Null);
     let source = match read_text(&folder.join("chat_template.jinja"))? {
@@ -315,8 +329,15 @@ fn read_template(folder: &Path) -> Result<Option<ChatTemplate>, PromptError> {
             }
         }
     };
-    let compile = |source| ChatTemplate::compile(source, special_tokens(&config));
-    Ok(source.map(compile).transpose()?)
+    Ok(source.map(|source| compile(source, &config, renderer)).transpose()?)
+}
+
+/// A template with the special tokens of `tokenizer_config.json`.
+fn compile(source: String, config: &Value, renderer: Option<&Arc<Isolated>>) -> Result<ChatTemplate, ChatError> {
+    match renderer {
+        Some(renderer) => ChatTemplate::isolated(source, special_tokens(config), renderer),
+        None => ChatTemplate::compile(source, special_tokens(config)),
+    }
 }
 
 /// A template as a string, or the one named `default` of several.
@@ -377,7 +398,7 @@ fn own_added_tokens(folder: &Path) -> Vec<String> {
     struct File {
         added_tokens: Vec<Added>,
     }
-    let bytes = std::fs::read(folder.join("tokenizer.json")).unwrap_or_default();
+    let bytes = files::read(&folder.join("tokenizer.json"), TOKENIZER_BYTES_MAX).unwrap_or_default();
     let tokens = serde_json::from_slice(&bytes).map_or(Vec::new(), |file: File| file.added_tokens);
     tokens.into_iter().map(|token| token.content).collect()
 }
@@ -477,8 +498,15 @@ fn parse_image_settings(json: &Value) -> Result<ImageSettings, String> {
         mean: channels(&json["image_mean"], "image_mean", default.mean)?,
         std: channels(&json["image_std"], "image_std", default.std)?,
     };
-    if settings.std.contains(&0.0) {
-        return Err("image_std has a zero; give three positive numbers".to_owned());
+    let is_deviation = |std: &f32| std.is_finite() && *std > 0.0;
+    if !settings.std.iter().all(is_deviation) {
+        return Err(format!("image_std is {:?}; give three numbers above 0", settings.std));
+    }
+    if !settings.mean.iter().all(|mean| mean.is_finite()) {
+        return Err(format!("image_mean is {:?}; give three finite numbers", settings.mean));
+    }
+    if settings.min_pixels > settings.max_pixels {
+        return Err(format!("min_pixels is {}, above max_pixels {}", settings.min_pixels, settings.max_pixels));
     }
     Ok(settings)
 }
@@ -502,7 +530,7 @@ fn channels(value: &Value, key: &str, default: [f32; 3]) -> Result<[f32; 3], Str
 
 /// The text of a file, or none when it does not exist.
 fn read_text(path: &Path) -> Result<Option<String>, PromptError> {
-    match std::fs::read_to_string(path) {
+    match files::read_text(path, SETTINGS_BYTES_MAX) {
         Ok(text) if is_lfs_pointer(text.as_bytes()) => {
             Err(PromptError::Invalid { path: path.to_owned(), reason: POINTER_REMEDY.to_owned() })
         }

@@ -1,13 +1,17 @@
 //! Text to token ids and back, by the checkpoint's `tokenizer.json` (byte-level BPE). Knows the exact bytes of every token,
 //! so text can be streamed without ever showing half a character.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use thiserror::Error;
 use tokenizers::{AddedToken, Encoding, Model, Normalizer, OffsetType, PreTokenizedString, PreTokenizer};
 
 use super::added_tokens::Declared;
+use super::tokenizer_bounds;
+use crate::files::open::{TOKENIZER_BYTES_MAX, read};
 use crate::hub::{POINTER_REMEDY, is_lfs_pointer};
 
 /// A tokenizer that cannot be read or used.
@@ -37,6 +41,14 @@ pub enum TokenizerError {
         /// The file.
         path: PathBuf,
         /// What the parser said.
+        reason: String,
+    },
+    /// The file asks for more than a tokenizer needs.
+    #[error("{} cannot be used: {reason}", path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and the remedy.
         reason: String,
     },
     /// What git-lfs left in place of the file.
@@ -90,6 +102,11 @@ pub enum TokenizerError {
 /// Unicode's normal form C makes a text at most so many times shorter: three letters of Hangul become one syllable.
 const NORMALISED_SHRINK: usize = 3;
 
+/// Texts of so many letters are encoded when a tokenizer is read, of each of these: they take well below a millisecond.
+const PROBE_LETTERS: usize = 40;
+const PROBES: [&str; 9] = ["a", "A", "1", " ", "\n", ".", "'", "é", "好"];
+const PROBE_TIME_MAX: Duration = Duration::from_secs(1);
+
 /// A byte-level BPE tokenizer. Encoding takes `&self` and may run on many threads.
 pub struct Tokenizer {
     path: PathBuf,
@@ -109,7 +126,7 @@ impl Tokenizer {
     /// When the file is missing, damaged, or not byte-level BPE.
     pub fn open(folder: &Path) -> Result<Self, TokenizerError> {
         let path = folder.join("tokenizer.json");
-        let text = match std::fs::read(&path) {
+        let text = match read(&path, TOKENIZER_BYTES_MAX) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(TokenizerError::Missing { path }),
             Err(source) => return Err(TokenizerError::Read { path, source }),
@@ -122,11 +139,36 @@ impl Tokenizer {
         if !names_byte_level(&json["decoder"]) {
             return Err(TokenizerError::NotByteLevel { path });
         }
-        let mut inner = tokenizers::Tokenizer::from_bytes(&text).map_err(|error| invalid(error.to_string()))?;
+        tokenizer_bounds::check(&json).map_err(|reason| TokenizerError::Unusable { path: path.clone(), reason })?;
+        drop(json);
+        // What it does not read it may panic at.
+        let read = catch_unwind(AssertUnwindSafe(|| tokenizers::Tokenizer::from_bytes(&text)));
+        let read = read.map_err(|_| invalid("its parts contradict each other".to_owned()))?;
+        let mut inner = read.map_err(|error| invalid(error.to_string()))?;
         // transformers sets both anew on every call; a saved setting must not cut a prompt.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|error| invalid(error.to_string()))?;
-        Ok(Self::index(path, inner))
+        let tokenizer = Self::index(path, inner);
+        tokenizer.check_speed()?;
+        Ok(tokenizer)
+    }
+
+    /// Checks that no pattern takes endless for a text of one letter again and again.
+    fn check_speed(&self) -> Result<(), TokenizerError> {
+        for letter in PROBES {
+            let began = Instant::now();
+            // What cannot be encoded is said where it is asked for.
+            let _ = self.encode(&letter.repeat(PROBE_LETTERS));
+            if began.elapsed() > PROBE_TIME_MAX {
+                let reason = format!(
+                    "a pattern of its pre_tokenizer or normalizer takes {:.1} s for {PROBE_LETTERS} times {letter:?}; \
+                     repeat nothing that is repeated within itself",
+                    began.elapsed().as_secs_f64()
+                );
+                return Err(TokenizerError::Unusable { path: self.path.clone(), reason });
+            }
+        }
+        Ok(())
     }
 
     /// The same with the tokens that `tokenizer_config.json` (`config`) or `added_tokens.json` (`added`) declare, as transformers adds them.

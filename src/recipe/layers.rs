@@ -7,6 +7,7 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use super::Recipe;
+use crate::files::open::{SETTINGS_BYTES_MAX, read_text};
 
 /// Longest chain of `extends`.
 const EXTENDS_MAX: usize = 8;
@@ -64,7 +65,8 @@ fn read_layers(path: &Path, depth: usize) -> Result<Table, RecipeError> {
     if depth > EXTENDS_MAX {
         return Err(RecipeError::Circle(path.to_owned()));
     }
-    let text = std::fs::read_to_string(path).map_err(|source| RecipeError::Read { path: path.to_owned(), source })?;
+    let text =
+        read_text(path, SETTINGS_BYTES_MAX).map_err(|source| RecipeError::Read { path: path.to_owned(), source })?;
     let wrong = |e: toml::de::Error| RecipeError::Toml { path: path.to_owned(), message: explain(&e) };
     let mut table: Table = text.parse().map_err(wrong)?;
     let layer: Layer = toml::from_str(&text).map_err(wrong)?;

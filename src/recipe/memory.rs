@@ -190,6 +190,11 @@ impl fmt::Display for MemoryPlan {
     }
 }
 
+/// What a model's weights take.
+pub fn weights_bytes(config: &Config) -> u128 {
+    2 * Layout::new(config).elements() as u128
+}
+
 /// What this machine has left, where it says so (`MemAvailable` of /proc/meminfo).
 pub fn available_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;

@@ -1,11 +1,13 @@
 //! From recipe to plan: paths opened, contradictions refused, memory added up; nothing large is loaded yet.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::layers::explain;
 use super::memory::MemoryPlan;
 use super::{Method, Recipe};
 use crate::checkpoint::{CheckpointError, config, folder, processor};
+use crate::isolated::Isolated;
 use crate::model::config::Config;
 use crate::ops::Footprint;
 use crate::prompt::{Processor, PromptError};
@@ -27,6 +29,8 @@ pub struct Plan {
     pub config: Config,
     /// The environment's limits of tokens.
     pub limits: TokenLimits,
+    /// Renders the chat template; this process without one.
+    renderer: Option<Arc<Isolated>>,
 }
 
 /// Why a recipe cannot be run.
@@ -90,7 +94,12 @@ impl Plan {
         check_contradictions(&recipe)?;
         let model_dir = folder::resolve(&recipe.model.path)?;
         let config = config::open(&model_dir)?;
-        Ok(Plan { recipe, model_dir, config, limits })
+        Ok(Plan { recipe, model_dir, config, limits, renderer: None })
+    }
+
+    /// The same with children that render the chat template.
+    pub fn rendered_by(self, renderer: Arc<Isolated>) -> Plan {
+        Plan { renderer: Some(renderer), ..self }
     }
 
     /// The run's folder.
@@ -100,7 +109,7 @@ impl Plan {
 
     /// The checkpoint's processor, with the recipe's image sizes.
     pub fn processor(&self) -> Result<Processor, PromptError> {
-        let mut processor = processor::open(&self.model_dir, &self.config)?;
+        let mut processor = processor::open(&self.model_dir, &self.config, self.renderer.clone())?;
         if let Some(pixels) = self.recipe.model.min_pixels {
             processor = processor.with_min_pixels(pixels);
         }

@@ -9,6 +9,8 @@ pub const CODE_CLOSE: &str = "</code>";
 
 /// The strings that open a fence.
 const FENCES: [&str; 2] = ["```", "~~~"];
+/// So many opening tags are looked at from the first on, and so many at the end: a text may consist of them.
+const TAGS_MAX: usize = 16;
 
 /// A call in a turn's text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +29,11 @@ pub fn find_call(text: &str) -> Option<FoundCall<'_>> {
     let lower = text.to_ascii_lowercase();
     let first = lower.find(CODE_OPEN)?;
     let end = first + lower[first..].find(CODE_CLOSE)?;
-    let mut tags = lower[..end].match_indices(CODE_OPEN).map(|(at, _)| at).peekable();
+    let mut tags: Vec<usize> = lower[..end].match_indices(CODE_OPEN).map(|(at, _)| at).collect();
+    if tags.len() > 2 * TAGS_MAX {
+        tags.drain(TAGS_MAX..tags.len() - TAGS_MAX);
+    }
+    let mut tags = tags.into_iter().peekable();
     while let Some(start) = tags.next() {
         let inside = start + CODE_OPEN.len();
         if tags.peek().is_none_or(|later| holds(&text[inside..end], later - inside)) {
@@ -74,7 +80,8 @@ fn without_fence(inside: &str) -> &str {
 /// into others.
 fn find_fence(inside: &str) -> Option<Range<usize>> {
     let (mut first, mut from) = (None, 0);
-    while let Some((is_python, code)) = next_fence(inside, from) {
+    let mut strings = OpenStrings::new(inside);
+    while let Some((is_python, code)) = next_fence(inside, from, &mut strings) {
         from = line_end(inside, code.end);
         if inside[code.clone()].trim().is_empty() {
             continue;
@@ -87,17 +94,9 @@ fn find_fence(inside: &str) -> Option<Range<usize>> {
     first
 }
 
-/// The first fence that opens at byte `from` or behind it: whether its info word names Python, and its code. It opens where a line begins,
-/// or, before an info word, behind a space or a colon.
-fn next_fence(inside: &str, from: usize) -> Option<(bool, Range<usize>)> {
-    let opens = |at: &usize| {
-        let before = &inside[line_start(inside, *at)..*at];
-        let info = inside[*at..line_end(inside, *at)].trim_start_matches(['`', '~']).trim();
-        let is_opening = before.trim().is_empty() || (before.ends_with([' ', ':']) && is_info(info));
-        is_opening && !ends_in_string(&inside[from..*at])
-    };
-    let places = |fence| inside[from..].match_indices(fence).map(|(at, _)| from + at).find(opens);
-    let at = FENCES.into_iter().filter_map(places).min()?;
+/// The first fence that opens at byte `from`, where a line begins, or behind it: whether its info word names Python, and its code.
+fn next_fence(inside: &str, from: usize, strings: &mut OpenStrings<'_>) -> Option<(bool, Range<usize>)> {
+    let at = next_opening(inside, from, strings)?;
     let behind = inside[at..].trim_start_matches(&inside[at..=at]);
     let mark = &inside[at..inside.len() - behind.len()];
     let end_of_line = line_end(inside, at);
@@ -107,23 +106,53 @@ fn next_fence(inside: &str, from: usize) -> Option<(bool, Range<usize>)> {
     let word = info.split_whitespace().next().unwrap_or("");
     let is_python = names_python(word.trim_matches(['{', '}', '.']));
     if close.is_none() && is_info(info) && end_of_line < inside.len() {
-        return Some((is_python, end_of_line..closing(inside, end_of_line, mark)));
+        return Some((is_python, end_of_line..closing(inside, end_of_line, mark, strings)));
     }
     // Code on the line of the fence.
     let code =
         line.trim_start().strip_prefix(word).filter(|_| is_python).unwrap_or(line).trim_start_matches([' ', '\t']);
     let start = end_of_line - code.len();
-    let end = close.map_or_else(|| closing(inside, start, mark), |close| at + mark.len() + close);
+    let end = close.map_or_else(|| closing(inside, start, mark, strings), |close| at + mark.len() + close);
     Some((is_python, start.min(end)..end))
 }
 
+/// Where the first fence opens at byte `from`, where a line begins, or behind it: where a line begins, or, before an info word, behind a
+/// space or a colon. Every byte is looked at a bounded number of times, however many marks there are.
+fn next_opening(inside: &str, from: usize, strings: &mut OpenStrings<'_>) -> Option<usize> {
+    strings.restart(from);
+    let (mut at, mut end_of_line) = (from, from);
+    // The text of the line without white space around it, and where it begins.
+    let (mut first, mut line) = (from, "");
+    loop {
+        at += inside[at..].find(['`', '~'])?;
+        if at >= end_of_line {
+            let start = inside[end_of_line..at].rfind('\n').map_or(end_of_line, |end| end_of_line + end + 1);
+            end_of_line = line_end(inside, at);
+            let whole = &inside[start..end_of_line];
+            line = whole.trim();
+            first = start + whole.len() - whole.trim_start().len();
+        }
+        let rest = &line[at - first..];
+        let run = rest.len() - rest.trim_start_matches(&inside[at..=at]).len();
+        let is_opening = FENCES.iter().any(|fence| rest.starts_with(fence)) && {
+            let info = || is_info(rest.trim_start_matches(['`', '~']).trim_start());
+            at == first || (inside[..at].ends_with([' ', ':']) && info())
+        };
+        if is_opening && !strings.are_open_at(at) {
+            return Some(at);
+        }
+        at += run;
+    }
+}
+
 /// Where the code of a fence ends: before a line of nothing but its mark, or a mark at the end; else at the end.
-fn closing(inside: &str, start: usize, mark: &str) -> usize {
+fn closing(inside: &str, start: usize, mark: &str, strings: &mut OpenStrings<'_>) -> usize {
+    strings.restart(start);
     let mut at = start;
     for line in inside[start..].split_inclusive('\n') {
         let bare = line.trim();
         let is_mark = bare.len() >= mark.len() && bare.trim_start_matches(&mark[..1]).is_empty();
-        if is_mark && !ends_in_string(&inside[start..at]) {
+        if is_mark && !strings.are_open_at(at) {
             return at;
         }
         at += line.len();
@@ -132,9 +161,38 @@ fn closing(inside: &str, start: usize, mark: &str) -> usize {
     start + rest.strip_suffix(mark).unwrap_or(rest).len()
 }
 
-/// Whether a text leaves a string of several lines open.
-fn ends_in_string(text: &str) -> bool {
-    ["\"\"\"", "'''"].iter().any(|quotes| text.matches(quotes).count() % 2 == 1)
+/// Whether strings of several lines are open in a text that is read forwards.
+struct OpenStrings<'a> {
+    text: &'a str,
+    /// For each kind of quotes: where the next ones stand, and whether a string of the kind is open before them.
+    quotes: [(&'static str, Option<usize>, bool); 2],
+}
+
+impl<'a> OpenStrings<'a> {
+    fn new(text: &'a str) -> Self {
+        Self { text, quotes: ["\"\"\"", "'''"].map(|quotes| (quotes, text.find(quotes), false)) }
+    }
+
+    /// Begins at byte `from`, with no string open.
+    fn restart(&mut self, from: usize) {
+        for (quotes, next, is_open) in &mut self.quotes {
+            *is_open = false;
+            if next.is_some_and(|next| next < from) {
+                *next = self.text[from..].find(*quotes).map(|at| from + at);
+            }
+        }
+    }
+
+    /// Whether a string that opened since the beginning is open at byte `at`.
+    fn are_open_at(&mut self, at: usize) -> bool {
+        for (quotes, next, is_open) in &mut self.quotes {
+            while let Some(found) = next.map(|next| next + quotes.len()).filter(|found| *found <= at) {
+                *is_open = !*is_open;
+                *next = self.text[found..].find(*quotes).map(|at| found + at);
+            }
+        }
+        self.quotes.iter().any(|(_, _, is_open)| *is_open)
+    }
 }
 
 /// The byte at which the line that `at` stands in begins.

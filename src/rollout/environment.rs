@@ -2,6 +2,7 @@
 //! it with an observation or ends the sequence. Its state for one sequence is an [`Episode`].
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -116,6 +117,11 @@ pub trait Environment: Send + Sync {
 
     /// The tags between which `code_temperature` holds, if the environment has such.
     fn code_tags(&self) -> Option<(String, String)>;
+
+    /// What its tool's results depend on, as [`super::tool::Tool::versions`].
+    fn versions(&self) -> BTreeMap<String, String> {
+        BTreeMap::new()
+    }
 
     /// Runs of [`Episode::run`] at a time, as [`super::tool::Tool::parallel_calls`].
     fn parallel_calls(&self) -> Option<usize> {

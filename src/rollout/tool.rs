@@ -1,6 +1,7 @@
 //! The contract of a tool: what an environment lets the model call. A failure of what the model asked is an output like any other;
 //! a [`ToolFault`] is a failure of the tool itself.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::prompt::ImageSource;
+use crate::sandbox::Widened;
 
 /// A tool, shared by all sequences.
 pub trait Tool: Send + Sync {
@@ -19,6 +21,11 @@ pub trait Tool: Send + Sync {
     /// compute: each call has a thread to itself.
     fn parallel_calls(&self) -> Option<usize> {
         None
+    }
+
+    /// What its results depend on beside the call: names and versions of the programs that it runs.
+    fn versions(&self) -> BTreeMap<String, String> {
+        BTreeMap::new()
     }
 
     /// As many sessions on one task as its group has sequences. Called on a worker thread.
@@ -44,6 +51,8 @@ pub struct Subject<'a> {
     pub images: &'a [ImageSource],
     /// Where relative paths of `images` start.
     pub folder: &'a Path,
+    /// The file name of the first picture, as the model was told it.
+    pub image_name: &'a str,
 }
 
 /// How a call went.
@@ -96,12 +105,14 @@ impl ToolOutput {
 /// An image that a tool made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ToolImage {
-    /// Its file name.
+    /// A plain file name, given by the tool and not by what the model asked: `image-1.png`.
     pub name: String,
-    /// The encoded file (PNG, JPEG, …).
-    pub bytes: Arc<[u8]>,
+    /// What the model called it, for text only.
+    pub label: String,
     /// Its pixels.
     pub pixels: Arc<RgbImage>,
+    /// Where it shows more than the model's crop.
+    pub widened: Option<Widened>,
 }
 
 /// A tool that cannot work.

@@ -7,15 +7,17 @@ use super::jail::Guarantee;
 /// Why the sandbox could not start or go on. What model code does wrong is never one of these: it is an [`Execution`].
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
-    /// A guarantee has no mechanism on this machine.
+    /// A guarantee does not hold on this machine.
     #[error(
-        "the sandbox cannot hold on this machine that {}: no mechanism for it is left. Run where Landlock, user namespaces or \
+        "the sandbox cannot hold on this machine that {}: from inside, the probe could {}. Run where Landlock, user namespaces or \
          seccomp are offered, or accept it with `sandbox.consent = [\"{}\"]` in the recipe",
-        guarantee.promise(), guarantee.key()
+        guarantee.promise(), if breaches.is_empty() { "not try it".to_owned() } else { breaches.join(", ") }, guarantee.key()
     )]
     NoWall {
-        /// The guarantee that nothing holds.
+        /// The guarantee that does not hold.
         guarantee: Guarantee,
+        /// What the probe could do.
+        breaches: Vec<String>,
     },
     /// `THYME_PYTHON` names an interpreter that will not do.
     #[error(

@@ -1,32 +1,36 @@
 //! Images that go into the jail and come out of it.
 
-use std::fs;
-use std::io::Cursor;
+use std::fs::{self, File};
+use std::io::{self, Cursor, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
 
 use super::error::SandboxError;
+use super::reply::Widened;
+use crate::files::open::read;
 
+/// Most bytes of an input's file.
+const FILE_BYTES_MAX: u64 = 512 << 20;
 /// The largest side of an image that goes in or comes out, in pixels.
-const SIDE_MAX: u32 = 32_768;
-/// The memory that decoding an image of model code may take.
-pub(super) const PRODUCED_DECODE_BYTES: u64 = 256 << 20;
+pub(super) const SIDE_MAX: u32 = 32_768;
 /// The memory that decoding an input image may take.
 const INPUT_DECODE_BYTES: u64 = 2 << 30;
 
-/// An image that code produced, checked and decoded on the host.
+/// An image that code produced. The jail decodes it; what crosses the wire is pixels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProducedImage {
-    /// The path as the code named it; it exists only inside the jail.
-    pub path: String,
-    /// The file as the code wrote it.
-    pub bytes: Vec<u8>,
+    /// A plain file name by its place among the images of the run: `image-1.png`, `image-2.png`, …
+    pub name: String,
+    /// The path as the code named it, for text only: one line of bounded length. It exists only inside the jail.
+    pub label: String,
     /// The pixels; alpha is laid onto white.
     pub image: RgbImage,
+    /// Where the image shows more than the code cut out.
+    pub widened: Option<Widened>,
 }
 
 /// The input image of a session, shared cheaply by the sequences of a group: the picture that the model was shown, so that
@@ -42,8 +46,8 @@ pub struct InputImage {
 impl InputImage {
     /// A file. Errors name it and what is wrong.
     pub fn read(path: &Path) -> Result<InputImage, SandboxError> {
-        let bytes =
-            fs::read(path).map_err(|error| SandboxError::Image { path: path.to_owned(), reason: error.to_string() })?;
+        let bytes = read(path, FILE_BYTES_MAX)
+            .map_err(|error| SandboxError::Image { path: path.to_owned(), reason: error.to_string() })?;
         InputImage::from_bytes(bytes, path)
     }
 
@@ -51,17 +55,22 @@ impl InputImage {
     pub fn from_bytes(bytes: Vec<u8>, path: &Path) -> Result<InputImage, SandboxError> {
         let (image, is_as_stored) = decode(&bytes, INPUT_DECODE_BYTES)
             .map_err(|reason| SandboxError::Image { path: path.to_owned(), reason })?;
-        let (size, name) = ((image.width(), image.height()), file_name(path, "image.png"));
+        let (size, name) = ((image.width(), image.height()), plain_name(path, "image.png"));
         // PIL and OpenCV look at the first bytes, not at the name: under its own name a PNG is found where the prompt says.
-        let bytes = if is_as_stored { bytes } else { png(&flatten(image), path)? };
+        let bytes = if is_as_stored { bytes } else { input_png(&flatten(image), path)? };
         Ok(InputImage { bytes: bytes.into(), name, size })
     }
 
     /// Pixels, written as PNG. `path` gives the name that code sees.
     pub fn from_rgb(image: &RgbImage, path: &Path) -> Result<InputImage, SandboxError> {
-        let bytes = png(image, path)?;
-        let name = Path::new(&file_name(path, "image.png")).with_extension("png");
-        Ok(InputImage { bytes: bytes.into(), name: file_name(&name, "image.png"), size: image.dimensions() })
+        let bytes = input_png(image, path)?;
+        let name = Path::new(&plain_name(path, "image.png")).with_extension("png");
+        Ok(InputImage { bytes: bytes.into(), name: plain_name(&name, "image.png"), size: image.dimensions() })
+    }
+
+    /// The same image under another file name, which is taken if it is a plain one.
+    pub fn named(self, name: &str) -> InputImage {
+        InputImage { name: plain_name(Path::new(name), &self.name), ..self }
     }
 
     /// Width and height in pixels, as code sees them.
@@ -70,16 +79,23 @@ impl InputImage {
     }
 }
 
-/// Pixels as a PNG file; `path` is named in errors.
-fn png(image: &RgbImage, path: &Path) -> Result<Vec<u8>, SandboxError> {
+/// Pixels as a PNG file.
+///
+/// # Errors
+/// When the encoder refuses them.
+pub fn png(image: &RgbImage) -> Result<Vec<u8>, ImageError> {
     let mut bytes = Vec::new();
-    let written = image.write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png);
-    written.map_err(|error| SandboxError::Image { path: path.to_owned(), reason: error.to_string() })?;
+    image.write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png)?;
     Ok(bytes)
 }
 
-/// The last part of a path if it is a plain name, else `otherwise`.
-fn file_name(path: &Path, otherwise: &str) -> String {
+/// An input image as a PNG file; `path` is named in errors.
+fn input_png(image: &RgbImage, path: &Path) -> Result<Vec<u8>, SandboxError> {
+    png(image).map_err(|error| SandboxError::Image { path: path.to_owned(), reason: error.to_string() })
+}
+
+/// The last part of a path if it is a plain file name with a suffix, else `otherwise`. It is how code and prompt name the input image.
+pub fn plain_name(path: &Path, otherwise: &str) -> String {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or(otherwise);
     let is_plain =
         name.len() <= 100 && name.chars().all(|c| c.is_alphanumeric() || "._- ".contains(c)) && !name.starts_with('.');
@@ -88,7 +104,7 @@ fn file_name(path: &Path, otherwise: &str) -> String {
 
 /// Decodes untrusted bytes within limits and applies EXIF orientation; also whether the stored pixels are already upright and
 /// opaque.
-pub(super) fn decode(bytes: &[u8], memory_bytes: u64) -> Result<(DynamicImage, bool), String> {
+fn decode(bytes: &[u8], memory_bytes: u64) -> Result<(DynamicImage, bool), String> {
     // A decoder that panics on damaged bytes must not end the run.
     catch_unwind(AssertUnwindSafe(|| decode_upright(bytes, memory_bytes)))
         .unwrap_or_else(|_| Err("the data is damaged".to_owned()))
@@ -113,7 +129,7 @@ fn decode_upright(bytes: &[u8], memory_bytes: u64) -> Result<(DynamicImage, bool
 }
 
 /// The pixels, alpha laid onto white.
-pub(super) fn flatten(image: DynamicImage) -> RgbImage {
+fn flatten(image: DynamicImage) -> RgbImage {
     if !image.color().has_alpha() {
         return image.into_rgb8();
     }
@@ -126,21 +142,47 @@ pub(super) fn flatten(image: DynamicImage) -> RgbImage {
     })
 }
 
-/// Writes each image under the name that code gave it, if it is a plain and new one.
-pub(super) fn save_images(images: &[ProducedImage], folder: &Path) -> Result<Vec<PathBuf>, SandboxError> {
+/// Writes an image into `folder`, which is made if it is missing, as a new file `<stem>-<number>.png`: the first number from `number` on
+/// that is free. Never writes over a file or through a link. Gives the path and the number.
+///
+/// # Errors
+/// When the folder or the file cannot be made or written; it names which.
+pub fn save_new(
+    image: &RgbImage,
+    folder: &Path,
+    stem: &str,
+    mut number: usize,
+) -> Result<(PathBuf, usize), SandboxError> {
     let failed = |path: &Path, source| SandboxError::Output { path: path.to_owned(), source };
-    if !images.is_empty() {
-        fs::create_dir_all(folder).map_err(|source| failed(folder, source))?;
-    }
-    let mut paths: Vec<PathBuf> = Vec::new();
-    for (index, image) in images.iter().enumerate() {
-        let numbered = format!("image-{}.png", index + 1);
-        let mut path = folder.join(file_name(Path::new(&image.path), &numbered));
-        if paths.contains(&path) {
-            path = folder.join(&numbered);
+    fs::create_dir_all(folder).map_err(|source| failed(folder, source))?;
+    let bytes = png(image).map_err(|error| failed(folder, io::Error::other(error)))?;
+    loop {
+        let path = folder.join(format!("{stem}-{number}.png"));
+        match File::create_new(&path) {
+            Ok(mut file) => {
+                return match file.write_all(&bytes) {
+                    Ok(()) => Ok((path, number)),
+                    Err(source) => {
+                        // Half an image is none. That it could not be written is what is reported.
+                        drop(fs::remove_file(&path));
+                        Err(failed(&path, source))
+                    }
+                };
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
+            Err(source) => return Err(failed(&path, source)),
         }
-        fs::write(&path, &image.bytes).map_err(|source| failed(&path, source))?;
+    }
+}
+
+/// Writes the images of a run as new files `image-1.png`, `image-2.png`, … of `folder`; a number that is taken is passed over.
+pub(super) fn save_images(images: &[ProducedImage], folder: &Path) -> Result<Vec<PathBuf>, SandboxError> {
+    let mut paths = Vec::new();
+    let mut next = 1;
+    for produced in images {
+        let (path, number) = save_new(&produced.image, folder, "image", next)?;
         paths.push(path);
+        next = number + 1;
     }
     Ok(paths)
 }

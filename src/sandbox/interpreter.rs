@@ -1,25 +1,56 @@
 //! Finds a Python that has what model code needs: `THYME_PYTHON`, else the user's python3, else a managed environment that is
 //! made once, with pip, under the user's cache folder.
 
-use std::ffi::OsString;
+use std::fmt;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use serde::{Deserialize, Serialize};
+
 use super::SandboxError;
 
-/// What model code imports by the names on the left is installed by those on the right.
-const PACKAGES: [&str; 3] = ["numpy", "opencv-python-headless", "pillow"];
+/// What the managed environment holds, as pip takes it: exact versions, so that the same code gives the same values on every machine.
+/// Code that models learned from was mostly written for numpy 1 and OpenCV 4.
+const PACKAGES: [&str; 7] = [
+    "numpy==1.26.4; python_version < '3.13'",
+    "numpy==2.1.3; python_version == '3.13'",
+    "numpy==2.3.5; python_version > '3.13'",
+    "opencv-python-headless==4.11.0.86; python_version <= '3.13'",
+    "opencv-python-headless==4.13.0.92; python_version > '3.13'",
+    "pillow==11.3.0; python_version <= '3.13'",
+    "pillow==12.0.0; python_version > '3.13'",
+];
+/// The file of the managed environment that lists what it was made with.
+const REQUIREMENTS: &str = "requirements.txt";
 
-/// Prints the real path of the interpreter, or the modules that it lacks.
+/// Prints, as JSON, the real path of the interpreter and the versions, or the modules that it lacks.
 const PROBE: &str = r#"
-import sys
+import json, sys
 from importlib.util import find_spec
+
+def version(module, *packages):
+    from importlib import metadata
+    for package in packages:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            pass
+    return __import__(module).__version__
+
 if sys.version_info < (3, 9):
-    print("lacks:python 3.9 or newer")
+    print(json.dumps({"lacks": "python 3.9 or newer"}))
+elif missing := [name for name in ("numpy", "cv2", "PIL") if find_spec(name) is None]:
+    print(json.dumps({"lacks": ", ".join(missing)}))
 else:
-    missing = [name for name in ("numpy", "cv2", "PIL") if find_spec(name) is None]
-    print("lacks:" + ", ".join(missing) if missing else "has:" + sys.executable)
+    opencv = [f"opencv-{kind}" for kind in ("python-headless", "python", "contrib-python-headless", "contrib-python")]
+    versions = {
+        "python": sys.version.split()[0],
+        "numpy": version("numpy", "numpy"),
+        "opencv": version("cv2", *opencv),
+        "pillow": version("PIL", "pillow"),
+    }
+    print(json.dumps({"path": sys.executable, "versions": versions}))
 "#;
 
 /// A Python interpreter that has numpy, cv2 and PIL.
@@ -27,6 +58,28 @@ else:
 pub struct Interpreter {
     /// The executable itself, not a shim.
     pub path: PathBuf,
+    /// What it is and has.
+    pub versions: Versions,
+}
+
+/// What model code runs on: the values that it computes may depend on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Versions {
+    /// Of Python.
+    pub python: String,
+    /// Of numpy.
+    pub numpy: String,
+    /// Of the package that `cv2` comes from.
+    pub opencv: String,
+    /// Of Pillow.
+    pub pillow: String,
+}
+
+impl fmt::Display for Versions {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Versions { python, numpy, opencv, pillow } = self;
+        write!(formatter, "Python {python} with numpy {numpy}, OpenCV {opencv} and Pillow {pillow}")
+    }
 }
 
 impl Interpreter {
@@ -34,24 +87,32 @@ impl Interpreter {
     pub fn find() -> Result<Interpreter, SandboxError> {
         if let Some(python) = std::env::var_os("THYME_PYTHON").filter(|python| !python.is_empty()) {
             return match probe(Path::new(&python)) {
-                Probe::Has(path) => Ok(Interpreter { path }),
+                Probe::Has(interpreter) => Ok(interpreter),
                 Probe::Lacks(modules) => {
                     Err(SandboxError::ThymePython { python: python.into(), reason: format!("it lacks {modules}") })
                 }
                 Probe::Absent(reason) => Err(SandboxError::ThymePython { python: python.into(), reason }),
             };
         }
-        if let Probe::Has(path) = probe(Path::new("python3")) {
-            return Ok(Interpreter { path });
+        if let Probe::Has(interpreter) = probe(Path::new("python3")) {
+            return Ok(interpreter);
         }
         managed(&cache_folder()?)
     }
 }
 
 enum Probe {
-    Has(PathBuf),
+    Has(Interpreter),
     Lacks(String),
     Absent(String),
+}
+
+/// What `PROBE` prints.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Found {
+    Has { path: PathBuf, versions: Versions },
+    Lacks { lacks: String },
 }
 
 fn probe(python: &Path) -> Probe {
@@ -67,11 +128,10 @@ fn probe(python: &Path) -> Probe {
         Ok(output) => output,
         Err(error) => return Probe::Absent(error.to_string()),
     };
-    let said = String::from_utf8_lossy(&output.stdout);
-    match said.trim().split_once(':') {
-        Some(("has", path)) if !path.is_empty() => Probe::Has(path.into()),
-        Some(("lacks", modules)) => Probe::Lacks(modules.to_owned()),
-        _ => Probe::Absent(last_line(&output.stderr)),
+    match serde_json::from_slice(&output.stdout) {
+        Ok(Found::Has { path, versions }) => Probe::Has(Interpreter { path, versions }),
+        Ok(Found::Lacks { lacks }) => Probe::Lacks(lacks),
+        Err(_) => Probe::Absent(last_line(&output.stderr)),
     }
 }
 
@@ -83,31 +143,64 @@ fn cache_folder() -> Result<PathBuf, SandboxError> {
     cache.map(|cache| cache.join("thyme-engine")).ok_or(SandboxError::NoCacheFolder)
 }
 
-/// The managed environment under `cache`, made if need be. One process makes it; others wait for that one.
+/// The managed environment under `cache`, made if there is none with the packages of this version. One process makes it; others wait
+/// for that one. Where it cannot be made anew, that with other packages is used, and this is said.
 fn managed(cache: &Path) -> Result<Interpreter, SandboxError> {
     let home = cache.join("python");
-    let python = home.join("bin/python");
     let in_cache = |source: std::io::Error| SandboxError::Folder { path: cache.to_owned(), source };
     fs::create_dir_all(cache).map_err(in_cache)?;
     let lock = File::create(cache.join("python.lock")).map_err(in_cache)?;
     lock.lock().map_err(in_cache)?;
-    if let Probe::Has(path) = probe(&python) {
-        return Ok(Interpreter { path });
+    let present = match probe(&home.join("bin/python")) {
+        Probe::Has(interpreter) => Some(interpreter),
+        Probe::Lacks(_) | Probe::Absent(_) => None,
+    };
+    let is_current =
+        fs::read_to_string(home.join(REQUIREMENTS)).is_ok_and(|made_with| made_with == PACKAGES.join("\n"));
+    let reason = match &present {
+        Some(interpreter) if is_current => return Ok(interpreter.clone()),
+        Some(Interpreter { versions, .. }) => format!("that in use is {versions}, which this version does not pin"),
+        None => "python3 lacks numpy, cv2 or PIL".to_owned(),
+    };
+    eprintln!("thyme-engine: {reason}; making an environment in {} (once, with pip)", home.display());
+    let made = make(&cache.join("python.partial"), present.is_some()).and_then(|partial| {
+        if home.exists() {
+            fs::remove_dir_all(&home).map_err(in_cache)?;
+        }
+        fs::rename(partial, &home).map_err(in_cache)?;
+        has(&home)
+    });
+    match (made, present) {
+        (Err(error), Some(interpreter)) if interpreter.path.exists() => {
+            eprintln!("thyme-engine: {error}; going on with {}", interpreter.versions);
+            Ok(interpreter)
+        }
+        (made, _) => made,
     }
-    eprintln!(
-        "thyme-engine: python3 lacks numpy, cv2 or PIL; making an environment of its own in {} (once, with pip)",
-        home.display()
-    );
+}
+
+/// Makes an environment at `home`, in place of what is there. Without patience a network that is not there costs no minutes.
+fn make(home: &Path, is_impatient: bool) -> Result<&Path, SandboxError> {
+    let in_home = |source: std::io::Error| SandboxError::Folder { path: home.to_owned(), source };
     if home.exists() {
-        fs::remove_dir_all(&home).map_err(in_cache)?;
+        fs::remove_dir_all(home).map_err(in_home)?;
     }
-    let folder: OsString = home.clone().into();
-    step(Command::new("python3").args(["-m", "venv"]).arg(folder), "python3 -m venv")?;
-    let mut install = Command::new(&python);
-    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]).args(PACKAGES);
-    step(&mut install, "pip install")?;
-    match probe(&python) {
-        Probe::Has(path) => Ok(Interpreter { path }),
+    step(Command::new("python3").args(["-m", "venv"]).arg(home), "python3 -m venv")?;
+    let mut install = Command::new(home.join("bin/python"));
+    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]);
+    if is_impatient {
+        install.args(["--retries", "0"]);
+    }
+    step(install.args(PACKAGES), "pip install")?;
+    has(home)?;
+    fs::write(home.join(REQUIREMENTS), PACKAGES.join("\n")).map_err(in_home)?;
+    Ok(home)
+}
+
+/// The interpreter of an environment that was made just now.
+fn has(home: &Path) -> Result<Interpreter, SandboxError> {
+    match probe(&home.join("bin/python")) {
+        Probe::Has(interpreter) => Ok(interpreter),
         Probe::Lacks(reason) | Probe::Absent(reason) => Err(SandboxError::MakePython {
             step: "pip install".into(),
             reason: format!("the new environment lacks {reason}"),

@@ -1,9 +1,11 @@
 """The walls, as system calls through ctypes: the zygote raises those of the whole jail once, every session raises its own.
 
-Each wall is a function that raises OSError where the kernel does not offer it. `jail.rs` compiles the seccomp program and
-judges what stands.
+Each wall is a function that raises OSError where the kernel does not offer it. `calls.rs` compiles the seccomp programs, `probe.py`
+tries to break the walls, `jail.rs` judges what holds.
 """
 import ctypes
+import fcntl
+import functools
 import os
 import resource
 import shutil
@@ -19,6 +21,10 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NE
 NOBODY = 65534
 # Where model code finds its files; Thyme's prompts and checkpoints use this place.
 DATA = "/mnt/data"
+# The folders at the top of every Linux: the jail's root has those of the host, in name only.
+TOP_FOLDERS = "bin boot dev etc home lib lib32 lib64 libx32 media mnt opt proc root run sbin srv sys tmp usr var".split()
+# The sessions of root are users of their own, from this number on. No one else has such a number.
+SESSION_USERS = 2_000_000_000
 
 
 def check(result, what):
@@ -95,7 +101,7 @@ def copy_shape(source, target):
 
 
 def enter_mount_namespace(new_root, readable):
-    """A root that holds the modules, read-only, and `/mnt/data`; every other top-level folder is there in name only, mode 0."""
+    """A root that holds the modules, read-only, and `/mnt/data`; every other usual folder is there in name only, mode 0."""
     unshare(CLONE_NEWNS)
     mount(None, "/", None, MS_REC | MS_PRIVATE)
     mount("thyme-jail", new_root, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")
@@ -107,13 +113,14 @@ def enter_mount_namespace(new_root, readable):
             except OSError:
                 pass
     os.makedirs(new_root + DATA, 0o755, exist_ok=True)
-    for name in os.listdir("/"):
+    for name in TOP_FOLDERS:
         place = os.path.join(new_root, name)
         if os.path.islink("/" + name):
             if not os.path.lexists(place):
                 os.symlink(os.readlink("/" + name), place)
         elif os.path.isdir("/" + name) and not os.path.exists(place):
             os.mkdir(place, 0)
+    os.chmod(new_root, 0o111)
     mount(None, new_root, None, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV)
     os.chdir(new_root)
     if libc.pivot_root(b".", b".") == 0:
@@ -130,11 +137,12 @@ class Jail:
     def __init__(self, options, readable):
         self.options = options
         self.readable = [path for path in readable if os.path.exists(path)]
-        self.seccomp = bytes.fromhex(options["seccomp"])
+        self.seccomp = {name: bytes.fromhex(program) for name, program in options["seccomp"].items()}
         self.has_mounts = self.has_pid_namespace = False
+        self.is_parent = True
         self.pid_namespace = None
         self.raised = []
-        self.landlock_version = max(0, libc.syscall(444, None, 0, 1))
+        self.landlock_version = min(max(0, libc.syscall(444, None, 0, 1)), options["offered"]["landlock"])
         with open("/proc/self/statm") as file:
             self.own_bytes = int(file.read().split()[0]) * resource.getpagesize()
 
@@ -146,19 +154,26 @@ class Jail:
             os.setresgid(as_user, as_user, as_user)
             os.setresuid(as_user, as_user, as_user)
         self.is_root = os.geteuid() == 0
-        new_root, readable = self.options["new_root"], self.readable
-        direct = self.is_root and possible(lambda: unshare(CLONE_NEWNS))
-        if not direct and possible(lambda: (enter_user_namespace(), unshare(CLONE_NEWNS), mount("x", new_root, "tmpfs", 0))):
+        new_root, readable, offered = self.options["new_root"], self.readable, self.options["offered"]
+        direct = self.is_root and offered["namespaces_of_root"] and possible(lambda: unshare(CLONE_NEWNS))
+        mount_as_nobody = lambda: (enter_user_namespace(), unshare(CLONE_NEWNS), mount("x", new_root, "tmpfs", 0))
+        as_nobody = not direct and offered["user_namespaces"] and possible(mount_as_nobody)
+        self.is_root = self.is_root and not as_nobody
+        self.start_stranger()
+        if as_nobody:
             enter_user_namespace()
-            self.is_root = False
             self.raised.append(("processes", "user namespace"))
+        elif not direct:
+            return
         if possible(lambda: unshare(CLONE_NEWNET)):
             unshare(CLONE_NEWNET)
             self.raised.append(("network", "network namespace"))
         for flag in (CLONE_NEWIPC, CLONE_NEWUTS):
             if possible(lambda: unshare(flag)):
                 unshare(flag)
-        if possible(lambda: unshare(CLONE_NEWPID)):
+        # The host looks at a session that has no mounts of its own, so it must know its process by the number that it has there.
+        has_mounts = possible(lambda: enter_mount_namespace(new_root, readable))
+        if has_mounts and possible(lambda: unshare(CLONE_NEWPID)):
             unshare(CLONE_NEWPID)
             self.become_first_process()
             # Opened before the root changes: /proc is not in the jail.
@@ -168,19 +183,39 @@ class Jail:
                 pass
             self.has_pid_namespace = self.pid_namespace is not None and possible(self.renew_pid_namespace)
             self.raised.append(("processes", "pid namespace"))
-        if possible(lambda: enter_mount_namespace(new_root, readable)):
+        if has_mounts:
             enter_mount_namespace(new_root, readable)
             self.has_mounts = True
             self.raised += [("reads", "mount namespace"), ("bounds", "tmpfs of fixed size")]
+
+    def start_stranger(self):
+        """A process outside all walls, of the user that the trial session is: it waits until `stranger_wire` is closed."""
+        reading, self.stranger_wire = os.pipe()
+        self.stranger = os.fork()
+        if self.stranger == 0:
+            os.closerange(0, reading)
+            os.closerange(reading + 1, 256)
+            if self.is_root:
+                take_user(SESSION_USERS)
+            os.read(reading, 1)
+            os._exit(0)
+        os.close(reading)
+
+    def end_stranger(self):
+        os.close(self.stranger_wire)
+        if self.is_parent:
+            os.waitpid(self.stranger, 0)
 
     def become_first_process(self):
         """Goes on in the first process of the new pid namespace; the one left behind only waits, and dies with it."""
         pid = os.fork()
         if pid == 0:
             prctl(PR_SET_PDEATHSIG, 9)
+            self.is_parent = False
             return
         os.closerange(0, 256)
-        os.waitpid(pid, 0)
+        while os.waitpid(-1, 0)[0] != pid:
+            pass
         self.remove_folder()
         os._exit(0)
 
@@ -225,11 +260,13 @@ class Jail:
         if user is not None:
             os.chown(outputs, user, user)
         self.inputs, self.outputs = inputs, outputs
+        if not self.has_mounts:
+            spare_own_files(outputs)
         return image_path, outputs + "/"
 
     def session_user(self, number):
         """As root, every session is a user of its own."""
-        return 2_000_000_000 + number % 100_000_000 if self.is_root else None
+        return SESSION_USERS + number % 100_000_000 if self.is_root else None
 
     def shut(self, number):
         """The walls around one session, after which nothing but model code runs. Returns what was raised."""
@@ -256,7 +293,8 @@ class Jail:
         self.drop_capabilities()
         # A change of user clears it, so it comes after.
         prctl(PR_SET_PDEATHSIG, 9)
-        prctl(PR_SET_DUMPABLE, 0)
+        # The host reads the open files of a session whose disk no tmpfs bounds; other sessions have no call to read them with.
+        prctl(PR_SET_DUMPABLE, 0 if self.has_mounts else 1)
         if self.landlock_version > 0:
             raised += self.raise_landlock()
         raised += self.raise_seccomp()
@@ -264,13 +302,7 @@ class Jail:
 
     def leave_root(self, number):
         for user in (self.session_user(number), NOBODY):
-            try:
-                os.setgroups([])
-                os.setresgid(user, user, user)
-                os.setresuid(user, user, user)
-            except OSError:
-                continue
-            if os.geteuid() != 0:
+            if take_user(user):
                 return [("reads", "own user id"), ("processes", "own user id")]
         return []
 
@@ -309,7 +341,8 @@ class Jail:
             rule = struct.pack("=Qi", access, folder)
             check(libc.syscall(445, ruleset, 1, rule, 0), "landlock_add_rule")
             os.close(folder)
-        check(libc.syscall(446, ruleset, 0), "landlock_restrict_self")
+        # From version 7 on the kernel would log each refusal: hostile code must not fill the log.
+        check(libc.syscall(446, ruleset, 1 if version >= 7 else 0), "landlock_restrict_self")
         os.close(ruleset)
         raised = [("reads", f"Landlock (version {version})")]
         if version >= 4:
@@ -319,10 +352,63 @@ class Jail:
         return raised
 
     def raise_seccomp(self):
-        if not self.seccomp:
-            return []
-        program = ctypes.create_string_buffer(self.seccomp)
-        header = struct.pack("HxxxxxxP", len(self.seccomp) // 8, ctypes.addressof(program))
-        if libc.prctl(PR_SET_SECCOMP, ctypes.c_ulong(2), header, 0, 0) < 0:
-            return []
-        return [("network", "seccomp"), ("processes", "seccomp")]
+        # The first program forbids to raise another, so it comes last.
+        for name in ["locks"] + ([] if self.has_mounts else ["attributes"]) + ["allowed"]:
+            if not self.seccomp[name]:
+                return []
+            program = ctypes.create_string_buffer(self.seccomp[name])
+            header = struct.pack("HxxxxxxP", len(self.seccomp[name]) // 8, ctypes.addressof(program))
+            if libc.prctl(PR_SET_SECCOMP, ctypes.c_ulong(2), header, 0, 0) < 0:
+                return []
+        raised = [("network", "seccomp"), ("processes", "seccomp"), ("bounds", "seccomp")]
+        return raised + ([] if self.has_mounts else [("reads", "seccomp")])
+
+
+def take_user(user):
+    """Becomes this user for good; whether it could, and is not root."""
+    try:
+        os.setgroups([])
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
+    except OSError:
+        return False
+    return os.geteuid() != 0
+
+
+def spare_own_files(folder):
+    """Lets code that sets modes, times or lengths of its own files go on where seccomp refuses those calls for all files: modes and times
+    stay as they are, a length is set through a descriptor. Files outside are refused as before."""
+    real_folder = os.path.realpath(folder) + "/"
+
+    def is_own(path):
+        if isinstance(path, int):
+            # Only files of its own can be open for writing.
+            return fcntl.fcntl(path, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+        return (os.path.realpath(os.fsdecode(path)) + "/").startswith(real_folder)
+
+    def spare(call):
+        @functools.wraps(call)
+        def spared(path, *arguments, **named):
+            try:
+                return call(path, *arguments, **named)
+            except PermissionError:
+                if not is_own(path):
+                    raise
+                os.stat(path)
+                return None
+
+        return spared
+
+    def truncate(path, length):
+        if isinstance(path, int):
+            return os.ftruncate(path, length)
+        descriptor = os.open(path, os.O_WRONLY)
+        try:
+            return os.ftruncate(descriptor, length)
+        finally:
+            os.close(descriptor)
+
+    for name in ("chmod", "fchmod", "utime"):
+        setattr(os, name, spare(getattr(os, name)))
+    os.truncate = truncate
+    os.listxattr = lambda path=None, *, follow_symlinks=True: []

@@ -3,13 +3,19 @@
 //!
 //! Code sees `image_path`, `temp_output_dir` and an ordinary namespace; an image that it names by `processed_path` or by
 //! printing its path comes back as an image, what it prints otherwise as text. The jail keeps four promises ([`Guarantee`]),
-//! each by several mechanisms; [`Sandbox::walls`] says which stand on this machine.
+//! each by several mechanisms; [`Sandbox::walls`] says which stand on this machine, and what a probe found that tried to break them.
 
+mod calls;
+mod disk;
 mod error;
+mod frames;
 mod image;
 mod interpreter;
 mod jail;
+mod probe;
 mod repair;
+mod reply;
+mod scratch;
 mod session;
 mod zygote;
 
@@ -20,10 +26,11 @@ use std::time::Duration;
 use serde_json::json;
 
 pub use error::SandboxError;
-pub use image::{InputImage, ProducedImage};
-pub use interpreter::Interpreter;
-pub use jail::{Guarantee, Walls};
+pub use image::{InputImage, ProducedImage, plain_name, png, save_new};
+pub use interpreter::{Interpreter, Versions};
+pub use jail::{Attempt, Guarantee, Offered, Walls};
 pub use repair::Repair;
+pub use reply::Widened;
 pub use session::{Execution, Session, Status};
 
 use image::save_images;
@@ -42,12 +49,14 @@ pub struct SandboxOptions {
     pub output_bytes: usize,
     /// Images that one run may give back.
     pub images: usize,
-    /// Bytes of image files that one run may give back, in all.
-    pub reply_bytes: usize,
+    /// Bytes of pixels (three each) of the images that one run may give back, in all.
+    pub image_bytes: u64,
     /// Guarantees whose absence is accepted.
     pub consent: Vec<Guarantee>,
     /// As root, become this user before any wall is raised: the sandbox then has the rights of an ordinary user.
     pub as_user: Option<u32>,
+    /// The walls as if the kernel offered no more than these.
+    pub offered: Offered,
 }
 
 impl Default for SandboxOptions {
@@ -58,9 +67,10 @@ impl Default for SandboxOptions {
             disk_bytes: 64 << 20,
             output_bytes: 64 << 10,
             images: 16,
-            reply_bytes: 64 << 20,
+            image_bytes: 256 << 20,
             consent: Vec::new(),
             as_user: None,
+            offered: Offered::default(),
         }
     }
 }
@@ -92,7 +102,7 @@ impl Sandbox {
         Ok(Sandbox { shared: Arc::new(Shared { options, interpreter, zygote: Mutex::new(zygote) }), walls })
     }
 
-    /// Which mechanisms stand for which guarantee.
+    /// Which mechanisms stand for which guarantee, and whether they hold it.
     pub fn walls(&self) -> &Walls {
         &self.walls
     }

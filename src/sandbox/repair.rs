@@ -12,11 +12,11 @@ pub enum Repair {
     Indentation,
     /// A literal path of an image that does not exist became the path of the input image.
     ImagePath,
-    /// A box was clamped to the image and to at least 64 px per side.
+    /// A part of the input image was shown wider than it was cut out: inside the image, and at least 64 px per side where it has them.
     CropClamp,
     /// `cv.` (`cv3.`, `cv4.`, `CV.`) became `cv2.`.
     Cv2Name,
-    /// A literal path of an output under `/mnt/data` or `/tmp` became one in the output folder.
+    /// What was written where nothing may be written went into the output folder instead.
     OutputPath,
     /// A picture with transparency or a palette was saved as JPEG, which has neither: laid onto white, as RGB.
     JpegMode,

@@ -1,60 +1,39 @@
-"""What model code runs in: its namespace, the rounds of a session, what is repaired while code runs, and what comes of a round."""
+"""What model code runs in: its namespace, the rounds of a session, and what comes of a round."""
 import builtins
 import errno
 import io
 import os
-import re
-import struct
+import random
 import sys
-import time
 import types
-import zlib
 
+import cv2
+import numpy
+from PIL import Image
+
+import libraries
+import printed
 import repair
+import shown
+from guard import Guard
+from parts import Parts
+from paths import THYME_FOLDER, MovedFiles
+from streams import Printed, Stream
 
+SET_TRACE, SET_PROFILE = sys.settrace, sys.setprofile
 # Modules that code may use without importing them.
 PRESET = "os random string math cmath json re time datetime itertools collections cv2 PIL".split()
-HOST_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp")
-PRINTED_PATH = re.compile(r"[^\s'\"<>|,;()\[\]{}]+\.(?:png|jpe?g|bmp|gif|tiff?|webp)", re.IGNORECASE)
-# Pillow's modes that `stored_png` writes: channels, and PNG's number for the colour type. Larger images are compressed.
-STORED_MODES = {"L": (1, 0), "RGB": (3, 2), "RGBA": (4, 6)}
-STORED_PIXELS_MAX = 1 << 20
-
-
-class Output(io.TextIOBase):
-    """Standard output of model code: kept up to a limit, counted beyond it."""
-
-    def __init__(self, limit):
-        self.limit, self.count, self.kept, self.pieces = limit, 0, 0, []
-
-    def writable(self):
-        return True
-
-    def write(self, text):
-        if not isinstance(text, str):
-            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        room = self.limit - self.kept
-        if room > 0:
-            piece = text[:room]
-            self.pieces.append(piece)
-            self.kept += len(piece)
-        self.count += len(text)
-        return len(text)
-
-    def text(self):
-        note = f"\n[output cut: {self.kept} of {self.count} characters]" if self.count > self.kept else ""
-        return "".join(self.pieces) + note
+MESSAGE_CHARACTERS, LINE_CHARACTERS = 2000, 200
+# Files and folders of the output folder that are looked at, names that a note lists, and values of `processed_path`.
+ENTRIES_MAX, NAMES_MAX, VALUES_MAX = 10_000, 20, 1000
 
 
 class Session:
     """One sequence's process: its namespace lives as long as it does."""
 
     def __init__(self, options, setup, picture, image_path, output_folder):
-        import numpy
-        from PIL import Image
-
         self.options, self.image_path, self.output_folder = options, image_path, output_folder
-        self.round, self.made, self.opened, self.moved, self.sources = 0, set(), set(), set(), {}
+        self.round, self.made, self.opened, self.sources = 0, set(), set(), {}
         self.size = tuple(setup["size"])
         self.name = os.path.basename(image_path)
         os.chdir(output_folder)
@@ -63,203 +42,251 @@ class Session:
         sys.modules["__main__"] = module
         sys.argv = ["code"]
         self.namespace = vars(module)
-        for name in PRESET:
-            self.namespace[name] = sys.modules[name]
-        self.namespace.update(numpy=numpy, np=numpy, Image=Image, UnidentifiedImageError=sys.modules["PIL"].UnidentifiedImageError)
-        self.namespace.update(image_path=image_path, temp_output_dir=output_folder)
-        self.seen = set()
-        patch_libraries(self)
+        # What code finds, in every round: it may have cleared its namespace.
+        self.given = {name: sys.modules[name] for name in PRESET}
+        self.given.update(numpy=numpy, np=numpy, Image=Image, UnidentifiedImageError=sys.modules["PIL"].UnidentifiedImageError)
+        self.given.update(image_path=image_path, temp_output_dir=output_folder, __name__="__main__")
+        self.printed = Printed(options["output_bytes"])
+        self.streams = ()
+        self.parts = Parts(image_path, self.size)
+        self.moved = MovedFiles(output_folder, image_path, self.made)
+        self.moved.patch()
+        libraries.patch_libraries(self)
+        for name in OWN_MODULES:
+            sys.modules.pop(name, None)
+        self.guard = Guard((numpy, Image, cv2))
 
     def run(self, code):
         """One round: (header, blobs) of the reply."""
-        started = time.monotonic()
         self.round += 1
-        self.made = set()
+        self.made.clear()
+        self.printed.clear()
         filename = f"<code {self.round}>"
-        output = Output(self.options["output_bytes"])
-        status, assigned, folder_before = "ok", False, self.folder()
-        streams = sys.stdout, sys.stderr
-        sys.stdout = sys.stderr = output
+        status, message, assigned, failure = "ok", "", False, None
+        self.repair_folder()
+        folder_before = self.images_of_folder()
+        self.take_streams()
         try:
+            self.sources[filename] = code.split("\n")
             tree, code = repair.parse(code, filename, self.made)
             self.sources[filename] = code.split("\n")
-            repairs = repair.Repairs(self.image_path, self.output_folder, self.size, self.namespace, self.made)
-            tree = repairs.run(tree)
-            self.opened = repairs.opened
-            self.moved |= repairs.moved
-            assigned = any(is_store_of(node, "processed_path") for node in repair.ast.walk(tree))
-            exec(compile(tree, filename, "exec"), self.namespace)
-        except SystemExit as error:
-            if error.code not in (None, 0):
-                status, message = "error", f"SystemExit: {error.code}"
+            repairs = repair.Repairs(self.image_path, self.is_file, self.namespace, self.made)
+            if tree is not None:
+                repairs.run(tree)
+            self.opened, assigned = repairs.opened, repairs.assigns_processed_path
+            # A tree has less room for depth than the text that it is of.
+            exec(compile(tree if repairs.is_changed else code, filename, "exec"), self.namespace)
         except BaseException as error:
-            status, message = self.describe(error, filename)
-        finally:
-            sys.stdout, sys.stderr = streams
-        text = output.text()
-        images, blobs, notes = [], [], []
+            failure = error
+        # A function that traces calls may raise in ours. Python takes it away when it has.
+        for _ in (1, 2, 3, 4):
+            try:
+                SET_TRACE(None)
+                SET_PROFILE(None)
+            except BaseException:
+                pass
+        self.guard.restore()
+        if failure is not None:
+            status, message = self.described(failure, filename)
+            # Its frames hold what the code computed.
+            failure = None
+        text, images, blobs, notes = self.printed_text(), [], [], []
         try:
+            self.repair_folder()
             text, images, blobs = self.collect(text, assigned, folder_before, notes)
         except BaseException as error:
-            notes.append(f"the results could not be read: {type(error).__name__}")
-        if status != "ok":
+            notes.append(f"the results could not be read: {kind_of(error)}")
+        if message:
             text = f"{text.rstrip()}\n{message}" if text.strip() else message
-        text = "\n".join([text] + notes) if notes else text
         header = {
             "status": status,
-            "text": text.encode("utf-8", "replace").decode("utf-8"),
+            "text": well_formed("\n".join([text] + notes) if notes else text),
             "images": images,
             "repairs": sorted(self.made),
-            "seconds": time.monotonic() - started,
-            "round": self.round,
         }
         return header, blobs
 
+    def take_streams(self):
+        """Standard streams as at the start of a program. Those of the round before go on: a logger may hold them."""
+        if not self.streams or any(stream.closed or stream.buffer.closed for stream in self.streams):
+            self.streams = Stream(self.printed, "<stdout>"), Stream(self.printed, "<stderr>")
+        sys.stdout = sys.__stdout__ = self.streams[0]
+        sys.stderr = sys.__stderr__ = self.streams[1]
+        sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BytesIO(), "utf-8")
+        self.namespace.update({name: value for name, value in self.given.items() if name not in self.namespace}, __builtins__=builtins)
+
+    def printed_text(self):
+        for name in ("stdout", "stderr"):
+            try:
+                # A wrapper that code put around a stream may hold some back.
+                getattr(sys, name).flush()
+            except BaseException:
+                pass
+        for stream in self.streams:
+            stream.buffer.finish()
+        return self.printed.text()
+
+    def repair_folder(self):
+        """Makes the output folder usable again: code may have shut, removed or left it."""
+        folder = self.output_folder.rstrip("/")
+        try:
+            if os.path.islink(folder) or (os.path.lexists(folder) and not os.path.isdir(folder)):
+                os.unlink(folder)
+            os.makedirs(folder, exist_ok=True)
+            if os.stat(folder).st_mode & 0o700 != 0o700:
+                os.chmod(folder, 0o700)
+            if not is_current_folder():
+                os.chdir(folder)
+        except OSError:
+            pass
+
+    def described(self, error, filename):
+        """(status, text) of an exception. What it says of itself is code of the model's, too, and may raise."""
+        try:
+            return self.describe(error, filename)
+        except BaseException:
+            return "error", f"{kind_of(error)} (what it says cannot be read)"
+
     def describe(self, error, filename):
         """(status, text): type and message, and the line of the model's code."""
-        kind = type(error).__name__
-        denied = any(is_denial(cause) for cause in causes_of(error))
-        status = "denied" if denied else "error"
-        if isinstance(error, SyntaxError) and error.filename == filename:
-            line, said = error.lineno or 0, error.msg
-            source = (error.text or "").strip()
+        kind, line, source = kind_of(error), 0, ""
+        if issubclass(type(error), SystemExit):
+            code = error.code
+            is_failure = code is not None and not (isinstance(code, int) and code == 0)
+            return ("error", f"SystemExit: {text_of(code)}") if is_failure else ("ok", "")
+        status = "denied" if any(is_denial(cause) for cause in causes_of(error)) else "error"
+        if issubclass(type(error), SyntaxError) and error.filename == filename:
+            line, said = error.lineno if isinstance(error.lineno, int) else 0, text_of(error.msg)
+            source = self.source(filename, line)
         else:
-            said, line, source, trace = str(error)[:2000], 0, "", error.__traceback__
+            said, trace = text_of(error), BaseException.__traceback__.__get__(error)
             while trace is not None:
-                lines = self.sources.get(trace.tb_frame.f_code.co_filename)
-                if lines is not None:
-                    line = trace.tb_lineno
-                    source = lines[line - 1].strip() if 0 < line <= len(lines) else ""
+                name = trace.tb_frame.f_code.co_filename
+                if name in self.sources:
+                    line, source = trace.tb_lineno, self.source(name, trace.tb_lineno)
                 trace = trace.tb_next
-        if isinstance(error, ModuleNotFoundError):
+        if issubclass(type(error), ModuleNotFoundError):
             said += " (not installed; there are the standard library, numpy, cv2 and PIL)"
         message = f"{kind}: {said}" if said else kind
-        return status, f"{message} (line {line}: {source[:200]})" if line else message
+        return status, f"{message} (line {line}: {source})" if line else message
 
-    def folder(self):
-        """What lies in the output folder: {path: time of change}."""
-        return {entry.path: entry.stat().st_mtime_ns for entry in os.scandir(self.output_folder) if entry.is_file(follow_symlinks=False)}
+    def source(self, filename, line):
+        """A line of the model's code, cut."""
+        lines = self.sources[filename]
+        return lines[line - 1].strip()[:LINE_CHARACTERS] if 0 < line <= len(lines) else ""
+
+    def entries(self):
+        """(path, whether it is a regular file, time of change) of what lies in the output folder, subfolders included."""
+        waiting, count = [self.output_folder.rstrip("/")], 0
+        while waiting and count < ENTRIES_MAX:
+            try:
+                with os.scandir(waiting.pop()) as listed:
+                    for entry in listed:
+                        count += 1
+                        if entry.is_dir(follow_symlinks=False):
+                            waiting.append(entry.path)
+                        elif count <= ENTRIES_MAX:
+                            yield entry.path, entry.is_file(follow_symlinks=False), entry.stat(follow_symlinks=False).st_mtime_ns
+            except OSError:
+                continue
+
+    def images_of_folder(self):
+        """The image files in the output folder: {path: time of change}."""
+        return {path: time for path, is_file, time in self.entries() if is_file and printed.is_image(path)}
 
     def collect(self, text, assigned, folder_before, notes):
         """The images that the code names by `processed_path` or by printing, else those it newly made; the text without bare paths."""
         named = []
         if assigned:
             value = self.namespace.get("processed_path")
-            named += [str(path) for path in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(path, (str, os.PathLike))]
-        lines = text.split("\n")
-        for line in lines:
-            found = [line.strip()] + PRINTED_PATH.findall(line)
-            named += [path for path in found if path.lower().endswith(repair.IMAGE_SUFFIXES)]
+            values = value[:VALUES_MAX] if isinstance(value, (list, tuple)) else [value]
+            paths = [os.fsdecode(path) for path in values if isinstance(path, (str, os.PathLike))]
+            named += [(path, file) for path in paths if (file := self.own_file(path))]
+        names = {os.path.basename(path) for path, _, _ in self.entries()} | {self.name}
+        in_text, has_more = printed.named_paths(text, names, self.own_file)
+        if has_more:
+            notes.append(f"[only the first {printed.PLACES} names of images in the text were looked at]")
         produced, seen = [], set()
-        for path in named:
-            real = self.own_file(path)
-            if real and real not in seen:
+        for path, real in named + in_text:
+            if real not in seen:
                 seen.add(real)
                 produced.append((path, real))
-        if not produced and not text.strip():
-            produced = [(path, path) for path in self.new_images(folder_before)]
-        elif not produced and (left := self.new_images(folder_before)):
-            names = ", ".join(os.path.basename(path) for path in left)
-            notes.append(f"[saved but not shown: {names}; print the path of an image to see it]")
-        images, blobs, room = [], [], self.options["reply_bytes"]
-        for path, real in produced:
-            if len(images) == self.options["images"]:
-                notes.append(f"[only the first {len(images)} of {len(produced)} images are shown]")
-                break
-            blob = as_host_image(real, room)
-            if blob is None:
-                notes.append(f"[{os.path.basename(path)} is not an image that can be shown]")
-                continue
-            room -= len(blob)
-            images.append(path)
-            blobs.append(blob)
-        shown = {path for path in images} | {self.own_file(path) for path in images}
-        kept = [line for line in lines if line.strip() not in shown and not (line.strip() and self.own_file(line.strip()) in shown)]
-        return "\n".join(kept), images, blobs
+        if not produced and (left := self.new_images(folder_before)):
+            if not text.strip():
+                produced = [(self.moved.known(path), path) for path in left]
+            else:
+                listed = ", ".join(os.path.basename(path) for path in left[:NAMES_MAX])
+                others = f" and {len(left) - NAMES_MAX} more" if len(left) > NAMES_MAX else ""
+                notes.append(f"[saved but not shown: {listed}{others}; print the path of an image to see it]")
+        images, blobs, done = shown.shown(produced, self.options["images"], self.options["image_bytes"], self.parts.shown_image, notes)
+        if any("widened" in image for image in images):
+            self.made.add("crop_clamp")
+        bare = {path for path, real in in_text if real in done}
+        return "\n".join(line for line in text.split("\n") if line.strip() not in bare), images, blobs
 
     def new_images(self, folder_before):
         """The images that were written into the output folder since, in the order of their names."""
-        now = self.folder()
-        return sorted(path for path in now if folder_before.get(path) != now[path] and path.lower().endswith(repair.IMAGE_SUFFIXES))
+        now = self.images_of_folder()
+        return sorted(path for path in now if folder_before.get(path) != now[path])
+
+    def is_file(self, path):
+        """Whether a path exists, or will: the output folder is code's own."""
+        own = (self.output_folder, THYME_FOLDER + "/")
+        return path.startswith(own) or os.path.exists(path)
 
     def own_file(self, path):
         """The real path of a regular file in the session's folders, or None."""
         try:
-            real = os.path.realpath(path.replace(repair.THYME_FOLDER + "/", self.output_folder))
-            inside = real.startswith((self.output_folder, os.path.dirname(self.image_path) + "/"))
-            return real if inside and os.path.isfile(real) else None
+            path = self.moved.real(path)
+            real = os.path.realpath(path) if os.path.isfile(path) else ""
+            return real if real.startswith((self.output_folder, os.path.dirname(self.image_path) + "/")) else None
         except (OSError, ValueError):
             return None
 
 
-def stored_png(image):
-    """The parts of a PNG of the image, without filters or compression."""
-    import numpy
-
-    channels, colour = STORED_MODES[image.mode]
-    rows = numpy.zeros((image.height, 1 + image.width * channels), numpy.uint8)
-    rows[:, 1:] = numpy.frombuffer(image.tobytes(), numpy.uint8).reshape(image.height, -1)
-
-    header = b"IHDR" + struct.pack(">IIBBBBB", image.width, image.height, 8, colour, 0, 0, 0)
-    pixels = zlib.compress(rows, 0)
-    check = zlib.crc32(pixels, zlib.crc32(b"IDAT"))
-    start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
-    end = struct.pack(">I", check) + struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
-    return start + struct.pack(">I", len(pixels)) + b"IDAT", pixels, end
+def is_current_folder():
+    try:
+        return bool(os.getcwd())
+    except OSError:
+        return False
 
 
-def write_whole(file, part):
-    view = memoryview(part)
-    while view:
-        view = view[file.write(view):]
+def kind_of(error):
+    """The name of an exception's type, whatever its class says."""
+    return type.__dict__["__name__"].__get__(type(error))
+
+
+def text_of(value):
+    """What a value says of itself, cut; of an exception that is code of the model's."""
+    try:
+        return str.__getitem__(str(value), slice(MESSAGE_CHARACTERS))
+    except BaseException as error:
+        return f"(its text cannot be read: {kind_of(error)})"
+
+
+def well_formed(text):
+    """The text as Unicode that can be sent: lone surrogates, as in a file name that is no UTF-8, are written as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def causes_of(error):
     """The exception and those that it arose from."""
     seen = []
-    while error is not None and error not in seen and len(seen) < 10:
+    while error is not None and all(error is not other for other in seen) and len(seen) < 10:
         seen.append(error)
-        error = error.__cause__ or error.__context__
+        error = BaseException.__cause__.__get__(error) or BaseException.__context__.__get__(error)
     return seen
 
 
 def is_denial(error):
     """Whether a wall raised this: a refused call or file, a read-only place, a failed look-up of a host, a refused thread."""
-    if isinstance(error, PermissionError) or type(error).__name__ == "gaierror":
+    if issubclass(type(error), PermissionError) or kind_of(error) == "gaierror":
         return True
-    return getattr(error, "errno", None) == errno.EROFS or "can't start new thread" in str(error)
-
-
-def named_file(file):
-    """The path that a file argument names, or an empty text for an open file."""
-    return os.fspath(file) if isinstance(file, (str, os.PathLike)) else ""
-
-
-def is_store_of(node, name):
-    return isinstance(node, repair.ast.Name) and node.id == name and isinstance(node.ctx, repair.ast.Store)
-
-
-def as_host_image(path, room):
-    """The bytes of an image file in a format that the host decodes, or None."""
-    if os.path.getsize(path) > room:
-        return None
-    if not path.lower().endswith(HOST_SUFFIXES):
-        from PIL import Image
-
-        buffer = io.BytesIO()
-        with Image.open(path) as image:
-            image.convert("RGB").save(buffer, "PNG", compress_level=1)
-        return buffer.getvalue() if buffer.tell() <= room else None
-    with open(path, "rb") as file:
-        return file.read(room)
+    is_read_only = issubclass(type(error), OSError) and error.errno == errno.EROFS
+    return is_read_only or (type(error) is RuntimeError and "can't start new thread" in text_of(error))
 
 
 def seed_everything():
-    import random
-
-    import cv2
-    import numpy
-
     random.seed(0)
     numpy.random.seed(0)
     cv2.setRNGSeed(0)
@@ -267,104 +294,16 @@ def seed_everything():
     numpy.random.default_rng = lambda seed=0: make(0 if seed is None else seed)
 
 
-def patch_libraries(session):
-    """What is repaired while code runs: paths of the input image, crops of it, JPEGs with alpha, slow PNG compression; and names
-    that these libraries had when most code that models learned from was written."""
-    import cv2
-    import numpy
-    from PIL import Image, ImageDraw
-
-    width, height = session.size
-    plain_open, plain_imread, plain_imwrite = Image.open, cv2.imread, cv2.imwrite
-    plain_crop, plain_save = Image.Image.crop, Image.Image.save
-
-    def real_path(path):
-        is_own = isinstance(path, str) and path.startswith(session.output_folder) and path not in session.moved
-        if isinstance(path, str) and not is_own and not os.path.exists(path):
-            is_literal = (path in session.opened or path in session.moved) and path.lower().endswith(repair.IMAGE_SUFFIXES)
-            if is_literal or os.path.basename(path) == session.name:
-                session.made.add("image_path")
-                return session.image_path
-        return path
-
-    def open_image(fp, *arguments, **named):
-        return plain_open(real_path(fp), *arguments, **named)
-
-    def imread(filename, *arguments, **named):
-        return plain_imread(real_path(filename), *arguments, **named)
-
-    def crop(self, box=None):
-        if box is not None and self.size == session.size:
-            try:
-                wanted = repair.clamp_box(box, self.size)
-            except (TypeError, ValueError, IndexError, OverflowError):
-                return plain_crop(self, box)
-            if tuple(round(side) for side in box) != wanted:
-                session.made.add("crop_clamp")
-                box = wanted
-        return plain_crop(self, box)
-
-    def save(self, fp, format=None, **named):
-        target = named_file(fp)
-        if target in session.moved:
-            session.made.add("output_path")
-        is_jpeg = (format or "").upper() in ("JPEG", "JPG") or (not format and target.lower().endswith((".jpg", ".jpeg")))
-        if is_jpeg and self.mode in ("RGBA", "LA", "PA", "P", "RGBa", "La"):
-            session.made.add("jpeg_mode")
-            layer = self.convert("RGBA")
-            self = Image.new("RGB", layer.size, "white")
-            self.paste(layer, mask=layer)
-        # The folder is thrown away soon: the same pixels, in a tenth of the time.
-        suffix = os.path.splitext(target)[1].lower()
-        if (format or suffix[1:]).upper() == "PNG" and not named and suffix in (".png", ""):
-            if self.mode in STORED_MODES and 0 < self.width * self.height <= STORED_PIXELS_MAX:
-                if hasattr(fp, "write"):
-                    fp.write(b"".join(stored_png(self)))
-                else:
-                    with open(fp, "wb", buffering=0) as file:
-                        for part in stored_png(self):
-                            write_whole(file, part)
-                return None
-            named["compress_level"] = 1
-        return plain_save(self, fp, format, **named)
-
-    def imwrite(filename, img, *arguments, **named):
-        if named_file(filename) in session.moved:
-            session.made.add("output_path")
-        return plain_imwrite(filename, img, *arguments, **named)
-
-    def text_size(self, text, font=None, *arguments, **named):
-        return self.textbbox((0, 0), text, font, *arguments, **named)[2:]
-
-    def cut(array, top, bottom, left, right):
-        bounds = (top, bottom, left, right)
-        own = getattr(array, "shape", ())[:2] == (height, width) and all(hasattr(bound, "__index__") for bound in bounds)
-        if own:
-            # A negative end counts from the far side, as everywhere in Python; a negative start is a box that sticks out.
-            bottom, right = (bottom + height if bottom < 0 else bottom), (right + width if right < 0 else right)
-            rows, columns = repair.clamp_span(top, bottom, height), repair.clamp_span(left, right, width)
-            if rows + columns != (top, bottom, left, right):
-                session.made.add("crop_clamp")
-            (top, bottom), (left, right) = rows, columns
-        return array[top:bottom, left:right]
-
-    Image.open, cv2.imread, cv2.imwrite = open_image, imread, imwrite
-    Image.Image.crop, Image.Image.save = crop, save
-    # There is no screen: showing is nothing, as on any server.
-    Image.Image.show = cv2.imshow = cv2.destroyAllWindows = lambda *_, **__: None
-    cv2.waitKey = lambda *_: -1
-    Image.ANTIALIAS, ImageDraw.ImageDraw.textsize = Image.Resampling.LANCZOS, text_size
-    numpy.int, numpy.float, numpy.int0 = int, float, numpy.intp
-    setattr(builtins, repair.SLICE_FUNCTION, cut)
-
-
 def warm_up():
     """Takes the usual path once, so that a session that waits for its sequence owns the pages that its first run will touch."""
-    from PIL import Image
-
     made = set()
     tree, _ = repair.parse("a = 1\nb.c(a, f'{a}')", "<code 0>", made)
-    compile(repair.Repairs("", "", (64, 64), (), made).run(tree), "<code 0>", "exec")
-    memory = io.BytesIO(b"".join(stored_png(Image.new("RGB", (64, 64)))))
+    repair.Repairs("", bool, (), made).run(tree)
+    compile(tree, "<code 0>", "exec")
+    memory = io.BytesIO(b"".join(libraries.stored_png(Image.new("RGB", (64, 64)))))
     Image.open(memory).crop((0, 0, 64, 64)).tobytes()
     seed_everything()
+
+
+# Out of the way of modules that code names like these.
+OWN_MODULES = "jail frames session libraries printed repair guard parts paths streams old_names shown".split()

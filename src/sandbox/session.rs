@@ -8,9 +8,14 @@ use serde_json::json;
 
 use super::Shared;
 use super::error::SandboxError;
-use super::image::{InputImage, PRODUCED_DECODE_BYTES, ProducedImage, decode, flatten};
+use super::frames::{self, Ended};
+use super::image::{InputImage, ProducedImage};
 use super::repair::Repair;
-use super::zygote::{self, Ended, Limit, Wire, Zygote};
+use super::reply::{Reply, judge_readiness};
+use super::zygote::{Order, Wire, Zygote};
+
+/// Bytes of the answer to the set-up.
+const READINESS_BYTES: usize = 64 << 10;
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,31 +54,16 @@ pub struct Session {
     shared: Arc<Shared>,
     image: InputImage,
     process: Option<(Arc<Zygote>, Wire)>,
-    /// Runs since the process was forked.
-    rounds: u64,
+    /// Whether the process has answered a request, so that it has variables.
+    has_variables: bool,
     /// A process with variables was killed or died, and no run since has said so.
     lost: bool,
-}
-
-/// What a session's process answers. It is not trusted.
-#[derive(Deserialize)]
-struct Reply {
-    broken: Option<String>,
-    status: Option<Status>,
-    #[serde(default)]
-    text: String,
-    #[serde(default)]
-    images: Vec<String>,
-    #[serde(default)]
-    repairs: Vec<String>,
-    #[serde(default)]
-    round: u64,
 }
 
 impl Session {
     /// A session whose process is forked at the first run.
     pub(super) fn new(shared: Arc<Shared>, image: InputImage) -> Session {
-        Session { shared, image, process: None, rounds: 0, lost: false }
+        Session { shared, image, process: None, has_variables: false, lost: false }
     }
 
     /// Runs code to its end or to the deadline. Errors are ours; the code's own are in the [`Execution`].
@@ -81,14 +71,11 @@ impl Session {
         let started = Instant::now();
         let variables_lost = std::mem::take(&mut self.lost);
         let mut execution = match self.exchange(code, started) {
-            Ok((reply, blobs)) => {
-                if let Some(reason) = reply.broken {
-                    self.end_process();
-                    return Err(SandboxError::WallFell { reason });
-                }
-                self.execution_of(reply, blobs)
+            Ok(execution) => execution,
+            Err(Failure::Ours(error)) => {
+                self.end_process();
+                return Err(error);
             }
-            Err(Failure::Ours(error)) => return Err(error),
             Err(Failure::Theirs(ended)) => self.after_the_end(&ended),
         };
         if variables_lost && execution.status != Status::Ok {
@@ -99,57 +86,51 @@ impl Session {
         Ok(execution)
     }
 
-    /// One request and its reply.
-    fn exchange(&mut self, code: &str, started: Instant) -> Result<(Reply, Vec<Vec<u8>>), Failure> {
+    /// One request and its reply. The process runs only in between: it is stopped once it has answered.
+    fn exchange(&mut self, code: &str, started: Instant) -> Result<Execution, Failure> {
         let options = &self.shared.options;
         let deadline = started + options.timeout;
-        let is_new = self.process.is_none();
-        if is_new {
-            self.process = Some(self.shared.connect().map_err(Failure::Ours)?);
-            self.rounds = 0;
-        }
-        let Some((_, wire)) = &mut self.process else { return Err(Failure::Theirs(Ended::Gone)) };
-        let limit = Limit { deadline, folder: wire.folder.as_deref().map(|folder| (folder, options.disk_bytes)) };
-        if is_new {
-            let setup = json!({"name": self.image.name, "size": [self.image.size.0, self.image.size.1]});
-            zygote::write_frame(&mut wire.stream, setup, &[&self.image.bytes], &limit)?;
-        }
-        self.rounds += 1;
-        zygote::write_frame(&mut wire.stream, json!({"code": code}), &[], &limit)?;
-        // A character is at most 12 bytes of JSON; paths and messages are short beside the rest.
-        let header_max = options.output_bytes * 12 + (1 << 20);
-        let (header, blobs) = zygote::read_frame(&mut wire.stream, &limit, header_max, options.reply_bytes)?;
-        let reply: Reply = serde_json::from_slice(&header).map_err(|_| Ended::Malformed("not a reply"))?;
-        if reply.broken.is_none() && (reply.round != self.rounds || reply.images.len() != blobs.len()) {
-            return Err(Ended::Malformed("a reply to another request").into());
-        }
-        Ok((reply, blobs))
-    }
-
-    fn execution_of(&self, reply: Reply, blobs: Vec<Vec<u8>>) -> Execution {
-        let options = &self.shared.options;
-        // The interpreter has cut the text; one that lies about it is cut here.
-        let mut text: String = reply.text.chars().take(options.output_bytes + (8 << 10)).collect();
-        let mut images = Vec::new();
-        for (path, bytes) in reply.images.into_iter().zip(blobs).take(options.images) {
-            match decode(&bytes, PRODUCED_DECODE_BYTES) {
-                Ok((image, _)) => images.push(ProducedImage { path, bytes, image: flatten(image) }),
-                Err(reason) => text.push_str(&format!("\n[{path} cannot be shown: {reason}]")),
+        let nonce = format!("{:016x}{:016x}", random()?, random()?);
+        let request = json!({"code": code, "nonce": nonce});
+        let (zygote, wire) = match &mut self.process {
+            Some((zygote, wire)) => {
+                // What it said since its last answer, it said unasked: nothing that it says is believed any more.
+                frames::expect_silence(&wire.stream).map_err(Ended::before_the_run)?;
+                zygote.order(wire, Order::Continue);
+                let limit = wire.limit(deadline, options);
+                frames::write_frame(&mut wire.stream, request, &[], &limit)?;
+                (zygote, wire)
             }
+            None => {
+                self.has_variables = false;
+                let (zygote, wire) = self.process.insert(begin(&self.shared, &self.image, &request, deadline)?);
+                (zygote, wire)
+            }
+        };
+        let limit = wire.limit(deadline, options);
+        // A character is at most 12 bytes of JSON; labels and messages are short beside the rest.
+        let header_max = options.output_bytes * 12 + (1 << 20);
+        let header = frames::read_header(&mut wire.stream, &limit, header_max)?;
+        let reply = Reply::read(&header, &nonce, options, self.image.size)?;
+        let mut blobs = Vec::new();
+        for &bytes in reply.blobs() {
+            blobs.push(frames::read_blob(&mut wire.stream, &limit, bytes as usize)?);
         }
-        Execution {
-            status: reply.status.unwrap_or(Status::Error),
-            text,
-            images,
-            seconds: 0.0,
+        frames::expect_silence(&wire.stream)?;
+        zygote.order(wire, Order::Stop);
+        self.has_variables = true;
+        Ok(Execution {
+            status: reply.status,
+            text: reply.text(options),
             repairs: Repair::of_names(&reply.repairs),
+            images: reply.images(blobs)?,
+            seconds: 0.0,
             variables_lost: false,
-        }
+        })
     }
 
-    /// The process did not answer: it is ended, and the execution says why.
+    /// The process did not answer, or not as it must: it is ended, and the execution says why.
     fn after_the_end(&mut self, ended: &Ended) -> Execution {
-        let had_variables = self.rounds > 1;
         self.end_process();
         self.lost = true;
         let (status, mut text) = match ended {
@@ -163,8 +144,13 @@ impl Session {
             ),
             Ended::Gone => (Status::Error, "The code ended its own interpreter.".to_owned()),
             Ended::Malformed(_) => (Status::Denied, "The code disturbed the interpreter and was ended.".to_owned()),
+            Ended::Unasked => (
+                Status::Denied,
+                "The code was not run: that of an earlier run had disturbed the interpreter, which was ended."
+                    .to_owned(),
+            ),
         };
-        if had_variables {
+        if std::mem::take(&mut self.has_variables) {
             text.push_str(" The variables of earlier runs are lost.");
         }
         Execution { status, text, images: Vec::new(), seconds: 0.0, repairs: Vec::new(), variables_lost: false }
@@ -183,10 +169,69 @@ impl Drop for Session {
     }
 }
 
+/// A new session's process that has been sent its set-up and its first request, after its answer to the set-up: its walls stand. One
+/// that ends before it is ready has run nothing, and another is taken, once.
+fn begin(
+    shared: &Shared,
+    image: &InputImage,
+    request: &serde_json::Value,
+    deadline: Instant,
+) -> Result<(Arc<Zygote>, Wire), Failure> {
+    let attempt = || {
+        let (zygote, mut wire) = shared.connect().map_err(Failure::Ours)?;
+        match set_up(&mut wire, shared, image, request, deadline) {
+            Ok(()) => Ok((zygote, wire)),
+            Err(failure) => {
+                zygote.kill(wire);
+                Err(failure)
+            }
+        }
+    };
+    match attempt() {
+        Err(Failure::Theirs(Ended::Gone)) => attempt(),
+        done => done,
+    }
+    .map_err(|failure| match failure {
+        Failure::Theirs(ended @ (Ended::Gone | Ended::Malformed(_))) => {
+            Failure::Ours(SandboxError::Fork { reason: format!("before it was ready, {ended}") })
+        }
+        other => other,
+    })
+}
+
+/// The process reads the request only after it has answered the set-up, so the first answer is not that of code.
+fn set_up(
+    wire: &mut Wire,
+    shared: &Shared,
+    image: &InputImage,
+    request: &serde_json::Value,
+    deadline: Instant,
+) -> Result<(), Failure> {
+    let limit = wire.limit(deadline, &shared.options);
+    let setup = json!({"name": image.name, "size": [image.size.0, image.size.1]});
+    frames::write_frame(&mut wire.stream, setup, &[&image.bytes], &limit)?;
+    // A process that cannot be shut in answers why and ends, perhaps before it can be sent more.
+    let sent = frames::write_frame(&mut wire.stream, request.clone(), &[], &limit);
+    let header = frames::read_header(&mut wire.stream, &limit, READINESS_BYTES)?;
+    judge_readiness(&header)?;
+    Ok(sent?)
+}
+
+/// A number that nobody can guess.
+fn random() -> Result<u64, SandboxError> {
+    getrandom::u64().map_err(|error| SandboxError::Fork { reason: format!("no random number: {error}") })
+}
+
 /// Why there is no reply: the sandbox failed, or the code's process did.
 enum Failure {
     Ours(SandboxError),
     Theirs(Ended),
+}
+
+impl From<SandboxError> for Failure {
+    fn from(error: SandboxError) -> Failure {
+        Failure::Ours(error)
+    }
 }
 
 impl From<Ended> for Failure {

@@ -1,33 +1,44 @@
 """The zygote: imports once, shuts itself in, then forks one session per connection. `zygote.rs` is the other end of every wire.
 
 Wires: descriptor 0 is a listening Unix socket. The first connection is the control: the zygote reports its walls there and
-reads process numbers to kill; its end is the end of all. Every later connection is a session. `frames.py` is the form of messages.
+reads orders: a process number and what to do to it; its end is the end of all. Every later connection is a session, which says whether
+its walls stand before it reads any code, and answers each request with the request's own nonce. `frames.py` is the form of messages.
 """
 import sys
 
 FOLDER = sys.path[0]
 sys.dont_write_bytecode = True
 import jail
-from frames import HEADER, Closed, read_frame, write_frame
+import probe
+from frames import Closed, read_frame, write_frame
+from old_names import add_old_names
 from session import Session, warm_up
 
 sys.path = [path for path in sys.path if path and path != FOLDER]
 
 import gc
+import glob
 import importlib
 import json
 import os
+import re
 import resource
 import select
 import signal
 import socket
 import struct
+import sysconfig
 
 ALLOWED = """string math cmath random itertools functools collections datetime copy base64 pathlib tempfile shutil glob fractions decimal
 heapq bisect textwrap typing dataclasses enum traceback warnings colorsys csv operator uuid hashlib threading logging statistics
 subprocess urllib.request pickle inspect contextlib abc numbers array zlib pprint timeit calendar locale encodings.idna unicodedata
 numpy numpy.random numpy.linalg numpy.fft cv2 PIL.Image PIL.ImageDraw PIL.ImageFont PIL.ImageOps PIL.ImageEnhance PIL.ImageFilter
 PIL.ImageChops PIL.ImageStat PIL.ImageColor PIL.ImageMath PIL.ImageSequence PIL.ImageTransform""".split()
+
+
+# The orders of the host: a session's process number and the index of a signal.
+ORDER = struct.Struct("<II")
+SIGNALS = (signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT)
 
 
 def be_session(walls, options, wire, number):
@@ -51,10 +62,13 @@ def be_session(walls, options, wire, number):
         except BaseException as error:
             write_frame(wire, {"broken": f"{type(error).__name__}: {error}"})
             return
+        # No code has been read yet: whatever is said of the walls is said by this program.
+        write_frame(wire, {"ready": True})
         del picture
         while True:
             request, _ = read_frame(wire)
             header, blobs = session.run(request["code"])
+            header["nonce"] = request["nonce"]
             write_frame(wire, header, blobs)
     except (Closed, OSError):
         return
@@ -76,26 +90,51 @@ def fork_session(walls, options, wire, number, inherited):
     return pid
 
 
-def trial(walls, options):
-    """What a session of the real kind can raise here: a list of (guarantee, mechanism), or the reason why it cannot start."""
+def trial(walls, options, loader):
+    """What a session of the real kind can raise here, and what it can do nevertheless: the reply, the process, which lives on for the
+    host to look at it, and the descriptor that it waits for."""
     reading, writing = os.pipe()
+    waiting, release = os.pipe()
     pid = walls.fork()
     if pid == 0:
         try:
+            os.setsid()
+            null = os.open(os.devnull, os.O_RDWR)
+            for standard in (0, 1, 2):
+                os.dup2(null, standard)
+            for descriptor in range(3, 256):
+                if descriptor not in (writing, waiting):
+                    try:
+                        os.close(descriptor)
+                    except OSError:
+                        pass
+            # Enough disk to see that it is bounded.
+            walls.options = {**options, "disk_bytes": min(options["disk_bytes"], 1 << 20)}
             walls.part_from_others()
             walls.make_scratch(0, "trial.png", b"")
-            reply = {"session": walls.shut(0)}
+            raised = walls.shut(0)
+            tried = probe.Probe(walls, options["probe"])
+            reply = {"session": raised, "attempts": tried.attempts()}
+            tried.hold_for_the_host()
         except BaseException as error:
             reply = {"failure": f"{type(error).__name__}: {error}"}
-        os.write(writing, json.dumps(reply).encode())
+        os.write(writing, json.dumps(reply).encode() + b"\n")
+        if "failure" not in reply:
+            probe.execute(loader)
+            os.write(writing, b"refused\n")
+            os.read(waiting, 1)
         os._exit(0)
     os.close(writing)
-    line = b""
-    while piece := os.read(reading, 65536):
-        line += piece
+    os.close(waiting)
+    said = b""
+    while said.count(b"\n") < 2 and (piece := os.read(reading, 65536)):
+        said += piece
     os.close(reading)
-    os.waitpid(pid, 0)
-    return json.loads(line) if line else {"failure": "the trial session died"}
+    reply, *last = said.splitlines() or [b'{"failure": "the trial session died"}']
+    reply = json.loads(reply)
+    if "failure" not in reply:
+        reply["attempts"].append((probe.PROCESSES, "start another program", last == [b"refused"]))
+    return reply, pid, release
 
 
 def import_allowed():
@@ -110,17 +149,28 @@ def import_allowed():
 
     cv2.setNumThreads(0)
     Image.init()
+    add_old_names()
 
 
 def module_places():
-    """The files and folders that imports and shared libraries may still be read from."""
-    places = ["/lib", "/lib64", "/lib32", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/usr/share/fonts"]
-    for prefix in {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}:
-        whole = os.path.realpath(prefix) not in ("/", "/usr", "/usr/local")
-        places += [prefix] if whole else [os.path.join(prefix, "lib"), os.path.join(prefix, "lib64")]
-    places += [path for path in sys.path if os.path.basename(path) in ("site-packages", "dist-packages")]
-    places = sorted({path.rstrip("/") for path in places if os.path.exists(path)})
-    return [path for path in places if not any(path.startswith(other + "/") for other in places)]
+    """The files and folders that imports and shared libraries may still be read from: the folders of modules and of libraries, and
+    nothing else of the folders that they lie in."""
+    places = ["/usr/share/zoneinfo", "/usr/share/fonts", sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")]
+    for name in ("numpy", "cv2", "PIL"):
+        folder = os.path.dirname(sys.modules[name].__file__)
+        places += [folder] + glob.glob(os.path.join(glob.escape(os.path.dirname(folder)), "*.libs"))
+    places += [path for path in sys.path if os.path.basename(path.rstrip("/")) in ("site-packages", "dist-packages", "lib-dynload")]
+    with open("/proc/self/maps") as file:
+        mapped = {line.split(maxsplit=5)[5].strip() for line in file if ".so" in line}
+    for path in mapped:
+        folder = os.path.dirname(path)
+        # A folder of libraries is called lib, or lies in one, as those of one architecture do.
+        is_library_folder = any(re.fullmatch("lib(32|64|x32)?", part) for part in folder.split("/")[-2:])
+        places.append(folder if is_library_folder else path)
+        # `/lib` and `/usr/lib` are one folder on most systems, and each is looked up by its own name.
+        places += [other for other in (folder[len("/usr"):], "/usr" + folder) if is_library_folder and os.path.exists(other) and os.path.samefile(folder, other)]
+    places = {name for path in places if os.path.exists(path) for name in (os.path.abspath(path), os.path.realpath(path))}
+    return [path for path in sorted(places) if not any(path.startswith(other + "/") for other in places)]
 
 
 def main():
@@ -131,14 +181,21 @@ def main():
     options, _ = read_frame(control.fileno())
     try:
         import_allowed()
-        walls = jail.Jail(options, module_places())
+        walls = jail.Jail(options, module_places() + [options["probe"]["module"]])
+        # `/proc` is not in the jail.
+        loader = probe.loader()
         walls.enter()
-        tried = trial(walls, options)
+        tried, tried_process, release = trial(walls, options, loader)
+        walls.end_stranger()
     except BaseException as error:
         write_frame(control.fileno(), {"failure": f"{type(error).__name__}: {error}"})
         return
     options["expected"] = tried.get("session", [])
-    write_frame(control.fileno(), {"jail": walls.raised, "has_mounts": walls.has_mounts, **tried})
+    write_frame(control.fileno(), {"jail": walls.raised, "has_mounts": walls.has_mounts, "trial": tried_process, **tried})
+    # The host has looked at the trial once it answers.
+    read_frame(control.fileno())
+    os.close(release)
+    os.waitpid(tried_process, 0)
     gc.collect()
     gc.freeze()
     serve(walls, options, listener, control)
@@ -147,7 +204,7 @@ def main():
 
 
 def serve(walls, options, listener, control):
-    """Never waits for one session: accepts, forks, reaps, kills."""
+    """Never waits for one session: accepts, forks, reaps, kills, stops and continues."""
     wake_reading, wake_writing = os.pipe()
     os.set_blocking(wake_reading, False)
     os.set_blocking(wake_writing, False)
@@ -172,12 +229,12 @@ def serve(walls, options, listener, control):
             if not piece:
                 break
             wanted += piece
-            while len(wanted) >= 4:
-                (pid,) = HEADER.unpack(wanted[:4])
-                wanted = wanted[4:]
+            while len(wanted) >= ORDER.size:
+                pid, order = ORDER.unpack(wanted[:ORDER.size])
+                wanted = wanted[ORDER.size:]
                 # Only this process reaps, so the number of a listed child cannot have passed to another process.
                 if pid in children:
-                    os.kill(pid, signal.SIGKILL)
+                    os.kill(pid, SIGNALS[order])
         if listener.fileno() in ready:
             connection, _ = listener.accept()
             number += 1

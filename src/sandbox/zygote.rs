@@ -1,13 +1,12 @@
-//! The preforked interpreter and its protocol: one Python process that forks a session for each connection to its socket.
-//! Everything that comes over a session's wire is hostile: lengths are bounded before they are read, nothing waits without a
-//! deadline. `zygote.py` is the other end.
+//! The preforked interpreter: one Python process that forks a session for each connection to its socket, and ends, stops or continues
+//! one on request. `zygote.py` is the other end.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,18 +15,23 @@ use serde::Deserialize;
 use serde_json::json;
 use tempfile::TempDir;
 
+use super::calls;
+use super::disk::Scratch;
+use super::frames::{self, Limit};
 use super::interpreter::Interpreter;
-use super::jail::{self, Walls};
+use super::jail::{Attempt, Walls};
+use super::probe::Outside;
+use super::scratch::remove_whole;
 use super::{SandboxError, SandboxOptions};
 
+/// How long the end of a killed process is waited for before its files are removed.
+const BURIAL: Duration = Duration::from_secs(1);
 /// A cold import of numpy and OpenCV on a busy machine with a slow disk.
 const START_SECONDS: u64 = 120;
 /// The zygote answers a connection in milliseconds; beyond this it counts as dead.
 const ANSWER_SECONDS: u64 = 20;
 /// The CPU time of a session is limited to this many runs' time: the second line behind the watchdog.
 const CPU_RUNS: u64 = 64;
-/// How often the fallback scratch folder is measured while code runs.
-const MEASURE_EVERY: Duration = Duration::from_millis(50);
 
 /// A running zygote, killed with all its sessions when dropped.
 #[derive(Debug)]
@@ -51,6 +55,11 @@ struct Greeting {
     #[serde(default)]
     session: Vec<(String, String)>,
     #[serde(default)]
+    attempts: Vec<Attempt>,
+    /// The process of the trial session.
+    #[serde(default)]
+    trial: u32,
+    #[serde(default)]
     has_mounts: bool,
 }
 
@@ -60,7 +69,8 @@ impl Zygote {
         let folder = tempfile::Builder::new().prefix("thyme-sandbox-").tempdir();
         let folder = folder.map_err(|source| SandboxError::Folder { path: std::env::temp_dir(), source })?;
         let in_folder = |source: io::Error| SandboxError::Folder { path: folder.path().to_owned(), source };
-        lay_out(folder.path()).map_err(in_folder)?;
+        lay_out(folder.path(), options.as_user).map_err(in_folder)?;
+        let outside = Outside::new(folder.path(), options.as_user).map_err(in_folder)?;
         let socket = folder.path().join("socket");
         let listener = UnixListener::bind(&socket).map_err(in_folder)?;
         let log = fs::File::create(folder.path().join("log")).map_err(in_folder)?;
@@ -82,14 +92,20 @@ impl Zygote {
         let child = child.map_err(|source| SandboxError::Spawn { python: interpreter.path.clone(), source })?;
         let mut child = Reaped(Some(child));
         let mut control = UnixStream::connect(&socket).map_err(in_folder)?;
-        let greeting = greet(&mut control, options, folder.path());
+        let greeting = greet(&mut control, options, folder.path(), &outside);
         let greeting = greeting.map_err(|reason| SandboxError::Start { reason: with_log(reason, folder.path()) })?;
         if let Some(reason) = greeting.failure {
             return Err(SandboxError::Start { reason });
         }
         let raised =
             greeting.jail.iter().chain(&greeting.session).map(|(key, mechanism)| (key.as_str(), mechanism.as_str()));
-        let walls = Walls::new(raised);
+        let mut attempts = greeting.attempts;
+        let trial = Scratch { folder: folder.path().join("scratch/0"), process: greeting.trial };
+        attempts.extend(outside.seen_of(&trial, greeting.has_mounts));
+        let limit = Limit { deadline: Instant::now() + Duration::from_secs(ANSWER_SECONDS), scratch: None };
+        let reply = frames::write_frame(&mut control, json!({}), &[], &limit);
+        reply.map_err(|ended| SandboxError::Start { reason: with_log(ended.to_string(), folder.path()) })?;
+        let walls = Walls::new(raised, attempts);
         walls.judge(&options.consent)?;
         let child = child.0.take().ok_or_else(|| SandboxError::Start { reason: "the process is gone".into() })?;
         let has_mounts = greeting.has_mounts;
@@ -112,29 +128,49 @@ impl Zygote {
             None => UnixStream::connect(self.folder.path().join("socket"))?,
         };
         let mut hello = [0; 8];
-        let limit = Limit { deadline: Instant::now() + Duration::from_secs(ANSWER_SECONDS), folder: None };
-        read_exactly(&mut stream, &mut hello, &limit).map_err(|ended| io::Error::other(ended.to_string()))?;
+        let limit = Limit { deadline: Instant::now() + Duration::from_secs(ANSWER_SECONDS), scratch: None };
+        frames::read_exactly(&mut stream, &mut hello, &limit).map_err(|ended| io::Error::other(ended.to_string()))?;
         let [process, number] =
             [0, 4].map(|at| u32::from_le_bytes([hello[at], hello[at + 1], hello[at + 2], hello[at + 3]]));
         if process == 0 {
             return Err(io::Error::from_raw_os_error(number as i32));
         }
-        let folder = (!self.has_mounts).then(|| self.folder.path().join("scratch").join(number.to_string()));
-        Ok(Wire { stream, process, folder })
+        let folder = self.folder.path().join("scratch").join(number.to_string());
+        let scratch = (!self.has_mounts).then_some(Scratch { folder, process });
+        Ok(Wire { stream, process, scratch })
     }
 
-    /// Ends a session's process, whatever it is doing.
+    /// Ends a session's process, whatever it is doing, and removes what it wrote.
     pub(super) fn kill(&self, wire: Wire) {
+        self.order(&wire, Order::Kill);
+        if let Some(scratch) = &wire.scratch {
+            frames::wait_for_the_end(&wire.stream, BURIAL);
+            remove_whole(&scratch.folder);
+        }
+    }
+
+    /// Tells the zygote what to do to a session's process. Orders are carried out in the order in which they are given.
+    pub(super) fn order(&self, wire: &Wire, order: Order) {
+        let mut message = [0; 8];
+        message[..4].copy_from_slice(&wire.process.to_le_bytes());
+        message[4..].copy_from_slice(&(order as u32).to_le_bytes());
         let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
-        if control.write_all(&wire.process.to_le_bytes()).is_err() {
+        if control.write_all(&message).is_err() {
             // A zygote that cannot be told is ended, and its sessions with it.
             drop(self.child.lock().unwrap_or_else(PoisonError::into_inner).kill());
         }
-        if let Some(folder) = &wire.folder {
-            // Best effort: the whole folder goes with the zygote.
-            drop(fs::remove_dir_all(folder));
-        }
     }
+}
+
+/// What the zygote can do to a session's process; the numbers are those of `SIGNALS` in `zygote.py`.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Order {
+    /// End it.
+    Kill = 0,
+    /// Let none of its threads run.
+    Stop = 1,
+    /// Let it run again.
+    Continue = 2,
 }
 
 impl Drop for Zygote {
@@ -143,6 +179,7 @@ impl Drop for Zygote {
         // Both fail only when the process has ended already.
         drop(child.kill());
         drop(child.wait());
+        remove_whole(self.folder.path());
     }
 }
 
@@ -159,15 +196,24 @@ impl Drop for Reaped {
 }
 
 /// The folder of one zygote: its code, the mount point of its root, and scratch folders where mounts cannot be had.
-fn lay_out(folder: &Path) -> io::Result<()> {
+fn lay_out(folder: &Path, as_user: Option<u32>) -> io::Result<()> {
     // Others may pass through (the sessions' users do), not look.
     fs::set_permissions(folder, fs::Permissions::from_mode(0o711))?;
     for (name, code) in [
         ("zygote.py", include_str!("zygote.py")),
         ("frames.py", include_str!("frames.py")),
         ("jail.py", include_str!("jail.py")),
-        ("repair.py", include_str!("repair.py")),
+        ("probe.py", include_str!("probe.py")),
         ("session.py", include_str!("session.py")),
+        ("shown.py", include_str!("shown.py")),
+        ("guard.py", include_str!("guard.py")),
+        ("libraries.py", include_str!("libraries.py")),
+        ("old_names.py", include_str!("old_names.py")),
+        ("parts.py", include_str!("parts.py")),
+        ("paths.py", include_str!("paths.py")),
+        ("printed.py", include_str!("printed.py")),
+        ("repair.py", include_str!("repair.py")),
+        ("streams.py", include_str!("streams.py")),
     ] {
         fs::write(folder.join(name), code)?;
     }
@@ -175,14 +221,29 @@ fn lay_out(folder: &Path) -> io::Result<()> {
         fs::create_dir(folder.join(name))?;
         fs::set_permissions(folder.join(name), fs::Permissions::from_mode(mode))?;
     }
+    if rustix::process::geteuid().is_root() && as_user.is_some() {
+        std::os::unix::fs::chown(folder.join("scratch"), as_user, as_user)?;
+    }
     Ok(())
 }
 
 /// Sends the options and waits for the greeting.
-fn greet(control: &mut UnixStream, options: &SandboxOptions, folder: &Path) -> Result<Greeting, String> {
-    let program = jail::seccomp_program().map_err(|error| error.to_string())?;
+fn greet(
+    control: &mut UnixStream,
+    options: &SandboxOptions,
+    folder: &Path,
+    outside: &Outside,
+) -> Result<Greeting, String> {
+    let programs = calls::programs(options.offered.seccomp).map_err(|error| error.to_string())?;
+    let hex = |program: &[u8]| program.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let header = json!({
-        "seccomp": program.iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
+        "seccomp": {
+            "allowed": hex(&programs.allowed),
+            "locks": hex(&programs.locks),
+            "attributes": hex(&programs.attributes),
+        },
+        "offered": options.offered,
+        "probe": outside.places(),
         "as_user": options.as_user,
         "new_root": folder.join("root"),
         "scratch_root": folder.join("scratch"),
@@ -190,12 +251,12 @@ fn greet(control: &mut UnixStream, options: &SandboxOptions, folder: &Path) -> R
         "disk_bytes": options.disk_bytes,
         "output_bytes": options.output_bytes,
         "images": options.images,
-        "reply_bytes": options.reply_bytes,
+        "image_bytes": options.image_bytes,
         "cpu_seconds": options.timeout.as_secs().saturating_add(1).saturating_mul(CPU_RUNS),
     });
-    let limit = Limit { deadline: Instant::now() + Duration::from_secs(START_SECONDS), folder: None };
-    write_frame(control, header, &[], &limit).map_err(|ended| ended.to_string())?;
-    let (header, _) = read_frame(control, &limit, 1 << 20, 0).map_err(|ended| ended.to_string())?;
+    let limit = Limit { deadline: Instant::now() + Duration::from_secs(START_SECONDS), scratch: None };
+    frames::write_frame(control, header, &[], &limit).map_err(|ended| ended.to_string())?;
+    let header = frames::read_header(control, &limit, 1 << 20).map_err(|ended| ended.to_string())?;
     serde_json::from_slice(&header).map_err(|error| error.to_string())
 }
 
@@ -213,140 +274,12 @@ pub(super) struct Wire {
     pub(super) stream: UnixStream,
     process: u32,
     /// The scratch folder on the host, where the session could not mount its own.
-    pub(super) folder: Option<PathBuf>,
+    scratch: Option<Scratch>,
 }
 
-/// How long, and how full a folder may get, while the host waits.
-pub(super) struct Limit<'a> {
-    pub(super) deadline: Instant,
-    /// A folder to measure, and its bytes at most.
-    pub(super) folder: Option<(&'a Path, u64)>,
-}
-
-/// Why a frame did not arrive.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Ended {
-    /// The deadline passed.
-    #[error("it did not answer in time")]
-    Late,
-    /// The scratch folder grew over its limit.
-    #[error("its scratch folder is full")]
-    Full,
-    /// The process is gone.
-    #[error("the process ended")]
-    Gone,
-    /// The bytes are not a frame, or longer than allowed.
-    #[error("its answer is not well-formed: {0}")]
-    Malformed(&'static str),
-}
-
-/// Reads until `buffer` is full.
-fn read_exactly(stream: &mut UnixStream, buffer: &mut [u8], limit: &Limit) -> Result<(), Ended> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        let left = time_left(limit)?;
-        stream.set_read_timeout(Some(left)).map_err(|_| Ended::Gone)?;
-        match stream.read(&mut buffer[filled..]) {
-            Ok(0) => return Err(Ended::Gone),
-            Ok(count) => filled += count,
-            Err(error) if is_patient(&error) => {}
-            Err(_) => return Err(Ended::Gone),
-        }
+impl Wire {
+    /// What bounds the next exchange.
+    pub(super) fn limit(&self, deadline: Instant, options: &SandboxOptions) -> Limit {
+        Limit { deadline, scratch: self.scratch.clone().map(|scratch| (scratch, options.disk_bytes)) }
     }
-    Ok(())
-}
-
-fn is_patient(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
-}
-
-/// How long the next wait may be.
-fn time_left(limit: &Limit) -> Result<Duration, Ended> {
-    let left = limit.deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        return Err(Ended::Late);
-    }
-    let Some((folder, bytes_max)) = limit.folder else { return Ok(left) };
-    if folder_bytes(folder, bytes_max) > bytes_max { Err(Ended::Full) } else { Ok(left.min(MEASURE_EVERY)) }
-}
-
-/// The bytes of all files below a folder, counted until they exceed `enough`. Links are not followed.
-fn folder_bytes(folder: &Path, enough: u64) -> u64 {
-    let mut total = 0;
-    let mut waiting = vec![folder.to_owned()];
-    while let Some(folder) = waiting.pop() {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            let Ok(metadata) = entry.metadata() else { continue };
-            // Every entry costs, so that empty files without number are seen too.
-            total += metadata.len() + 4096;
-            if metadata.is_dir() {
-                waiting.push(entry.path());
-            }
-            if total > enough {
-                return total;
-            }
-        }
-    }
-    total
-}
-
-/// Writes a header and its blobs.
-pub(super) fn write_frame(
-    stream: &mut UnixStream,
-    mut header: serde_json::Value,
-    blobs: &[&[u8]],
-    limit: &Limit,
-) -> Result<(), Ended> {
-    header["blobs"] = blobs.iter().map(|blob| blob.len()).collect();
-    let header = header.to_string().into_bytes();
-    let length = u32::try_from(header.len()).map_err(|_| Ended::Malformed("a header over 4 GiB"))?;
-    for part in [&length.to_le_bytes()[..], &header].into_iter().chain(blobs.iter().copied()) {
-        write_all(stream, part, limit)?;
-    }
-    Ok(())
-}
-
-fn write_all(stream: &mut UnixStream, mut bytes: &[u8], limit: &Limit) -> Result<(), Ended> {
-    while !bytes.is_empty() {
-        stream.set_write_timeout(Some(time_left(limit)?)).map_err(|_| Ended::Gone)?;
-        match stream.write(bytes) {
-            Ok(0) => return Err(Ended::Gone),
-            Ok(count) => bytes = &bytes[count..],
-            Err(error) if is_patient(&error) => {}
-            Err(_) => return Err(Ended::Gone),
-        }
-    }
-    Ok(())
-}
-
-/// Reads a header (as bytes) and its blobs; refuses a header longer than `header_max` and blobs of more than `blobs_max` bytes in all.
-pub(super) fn read_frame(
-    stream: &mut UnixStream,
-    limit: &Limit,
-    header_max: usize,
-    blobs_max: usize,
-) -> Result<(Vec<u8>, Vec<Vec<u8>>), Ended> {
-    let mut length = [0; 4];
-    read_exactly(stream, &mut length, limit)?;
-    let length = u32::from_le_bytes(length) as usize;
-    if length > header_max {
-        return Err(Ended::Malformed("a header longer than allowed"));
-    }
-    let mut header = vec![0; length];
-    read_exactly(stream, &mut header, limit)?;
-
-    #[derive(Deserialize)]
-    struct Lengths {
-        blobs: Vec<usize>,
-    }
-    let lengths: Lengths = serde_json::from_slice(&header).map_err(|_| Ended::Malformed("a header without lengths"))?;
-    let mut blobs = Vec::new();
-    let mut left = blobs_max;
-    for length in lengths.blobs {
-        left = left.checked_sub(length).ok_or(Ended::Malformed("more bytes than allowed"))?;
-        let mut blob = vec![0; length];
-        read_exactly(stream, &mut blob, limit)?;
-        blobs.push(blob);
-    }
-    Ok((header, blobs))
 }

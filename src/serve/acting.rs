@@ -147,7 +147,8 @@ impl<'a> Acting<'a> {
         let listeners = &mut self.listeners;
         let received = self.trajectories.receive(generator, false, &mut |update| tell(listeners, update));
         let ready = received.unwrap_or_else(|error| {
-            self.fail(generator, &error.to_string());
+            tracing::error!("{error}");
+            self.fail(generator, &|| ApiError::failed(&error));
             Vec::new()
         });
         let mut prepared = Vec::new();
@@ -230,15 +231,21 @@ impl<'a> Acting<'a> {
     }
 
     /// Tells all who wait that nothing will come.
-    pub fn fail(&mut self, generator: &mut dyn Generator, reason: &str) {
-        tracing::error!("{reason}");
+    pub fn fail(&mut self, generator: &mut dyn Generator, error: &dyn Fn() -> ApiError) {
         self.trajectories.close_all(generator);
         for listener in std::mem::take(&mut self.listeners).into_values() {
-            let _ = listener.events.send(Err(ApiError::failed(reason)));
+            let _ = listener.events.send(Err(error()));
         }
         for job in std::mem::take(&mut self.preparing).into_values().chain(std::mem::take(&mut self.queue)) {
-            job.refuse(ApiError::failed(reason));
+            job.refuse(error());
         }
+    }
+}
+
+impl Prepared {
+    /// Tells the client why there is no answer, if it still listens.
+    pub fn refuse(self, error: ApiError) {
+        self.job.refuse(error);
     }
 }
 

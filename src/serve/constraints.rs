@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::App;
+use super::compiler::Compiler;
 use super::error::ApiError;
 use super::fields::shorten;
 use super::json_schema;
@@ -14,7 +15,7 @@ use super::openai::Request;
 use super::routes::on_thread;
 use super::sampling::{Defaults, check};
 use crate::engine::sampling::constraints::Constraints;
-use crate::engine::sampling::grammar::{Form, Grammar, Grammars};
+use crate::engine::sampling::grammar::{Form, Grammar};
 use crate::prompt::Tokenizer;
 
 /// Entries of a list of a request at most: biases, bad words, choices.
@@ -402,7 +403,7 @@ fn literal(text: &str) -> String {
     Value::from(text).to_string()
 }
 
-fn compile(grammars: &Grammars, param: &str, form: &Form) -> Result<Grammar, ApiError> {
+fn compile(grammars: &Compiler, param: &str, form: &Form) -> Result<Grammar, ApiError> {
     grammars.compile(form).map_err(|reason| {
         let reason: String = reason.chars().take(REASON_CHARACTERS_MAX).collect();
         ApiError::field(param, format!("cannot be used: {reason}"))

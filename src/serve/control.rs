@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::App;
+use super::access::Bodiless;
 use super::answers::{Form, Kind};
 use super::constraints::{Asked, ToolChoice};
 use super::desk::{Order, Running};
@@ -23,12 +24,13 @@ use super::prompts::is_remote;
 use super::routes::{Entry, Wire, answer, fetch, fetch_pictures, prepare};
 use super::sampling::check;
 use crate::checkpoint::folder;
+use crate::checkpoint::weights::ReloadError;
 use crate::prompt::{PixelLimits, PreparedImage, Processor, Prompt};
 
 /// Bytes of a name that a client gives its request.
 const REQUEST_ID_BYTES_MAX: usize = 256;
 /// Routes of a weight transfer over the network, which is not done here.
-const TRANSFER_ROUTES: [&str; 6] = [
+pub const TRANSFER_ROUTES: [&str; 6] = [
     "/init_weight_transfer_engine",
     "/start_weight_update",
     "/finish_weight_update",
@@ -75,7 +77,7 @@ async fn no_transfer() -> ApiError {
     ApiError::status(StatusCode::NOT_IMPLEMENTED, "no_weight_transfer", message)
 }
 
-async fn reset_prefix_cache(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
+async fn reset_prefix_cache(State(app): State<Arc<App>>, _: Bodiless) -> Result<Json<Value>, ApiError> {
     let (reply, forgotten) = oneshot::channel();
     app.order(Order::Forget(reply))?;
     forgotten.await.map_err(|_| ApiError::failed("the engine is gone"))?;
@@ -114,7 +116,10 @@ async fn update_weights(
     let (reply, reloaded) = oneshot::channel();
     app.order(Order::Reload(dir.clone(), update.running, reply))?;
     let reloaded = reloaded.await.map_err(|_| ApiError::failed("the engine is gone"))?;
-    let version = reloaded.map_err(|error| ApiError::field(param, format!("cannot be used: {error}")))?;
+    let version = reloaded.map_err(|error| match error {
+        ReloadError::Refused(error) => ApiError::field(param, format!("cannot be used: {error}")),
+        ReloadError::Incomplete(error) => ApiError::incomplete_weights(&error.to_string()),
+    })?;
     tracing::info!("weights of {} are version {version}", dir.display());
     Ok(Json(
         json!({"success": true, "message": format!("weights read from {}", dir.display()), "weights_version": version}),

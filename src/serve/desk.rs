@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
@@ -16,7 +16,7 @@ use super::acting::{ActJob, Acting, Prepared};
 use super::error::ApiError;
 use super::gauges::{Gauges, Waiting};
 use super::prompt_logprobs::{Scoring, TokenLogprobs};
-use crate::checkpoint::{CheckpointError, weights};
+use crate::checkpoint::weights::ReloadError;
 use crate::engine::Engine;
 use crate::engine::request::{Event, GeneratorError, Opening, Sampled, Sampling, StopReason, Stops};
 use crate::engine::sampling::constraints::Constraints;
@@ -38,7 +38,7 @@ pub enum Order {
     /// Give the log-probabilities of a prompt's tokens, and of so many of the likeliest in each place.
     Score(Prompt, usize, oneshot::Sender<Vec<TokenLogprobs>>),
     /// Read the weights of a folder in place of the present ones; the answer is their version.
-    Reload(PathBuf, Running, oneshot::Sender<Result<u64, CheckpointError>>),
+    Reload(PathBuf, Running, oneshot::Sender<Result<u64, ReloadError>>),
     /// Forget what was computed for earlier prompts, but for what is in use.
     Forget(oneshot::Sender<()>),
     /// Somebody left before the end.
@@ -87,7 +87,7 @@ pub struct Job {
     /// Nothing of the answers is given out before all have ended.
     pub may_restart: bool,
     /// Where news goes. When nobody listens any more, the job is given up.
-    pub events: UnboundedSender<Result<News, GeneratorError>>,
+    pub events: UnboundedSender<Result<News, ApiError>>,
 }
 
 /// What happened to a job.
@@ -133,10 +133,16 @@ enum Waiter {
     Act(Box<Prepared>),
 }
 
+/// Reads the weights of a folder over those of a model.
+pub type Reload = fn(&Model, &mut Weights, &Path) -> Result<(), ReloadError>;
+
 /// The engine, the weights, and who waits for what.
 pub struct Desk<'a> {
     model: Model,
     weights: Weights,
+    reload: Reload,
+    /// Why the weights are incomplete. Nothing is computed with such weights.
+    incomplete: Option<String>,
     engine: Engine,
     pixel_scale: PixelScale,
     orders: Receiver<Order>,
@@ -155,7 +161,7 @@ pub struct Desk<'a> {
 impl<'a> Desk<'a> {
     /// With nothing to do yet.
     pub fn new(
-        (model, weights): (Model, Weights),
+        (model, weights, reload): (Model, Weights, Reload),
         engine: Engine,
         pixel_scale: PixelScale,
         orders: Receiver<Order>,
@@ -165,6 +171,8 @@ impl<'a> Desk<'a> {
         Desk {
             model,
             weights,
+            reload,
+            incomplete: None,
             engine,
             pixel_scale,
             orders,
@@ -194,17 +202,22 @@ impl<'a> Desk<'a> {
     fn take(&mut self, order: Order) {
         // Whoever ordered may have gone; then nobody hears the answer.
         match order {
-            Order::Generate(job) => self.waiting.push_back(Waiter::Job(job)),
-            Order::Act(job) => match &mut self.acting {
-                Some(acting) => acting.add(*job),
-                None => job.refuse(ApiError::failed("this server has no environment")),
+            Order::Generate(queued) => match &self.incomplete {
+                None => self.waiting.push_back(Waiter::Job(queued)),
+                Some(reason) => drop(queued.job.events.send(Err(ApiError::incomplete_weights(reason)))),
             },
+            Order::Act(job) => match (&mut self.acting, &self.incomplete) {
+                (_, Some(reason)) => job.refuse(ApiError::incomplete_weights(reason)),
+                (Some(acting), None) => acting.add(*job),
+                (None, None) => job.refuse(ApiError::failed("this server has no environment")),
+            },
+            // Whose weights are incomplete is told by the routes, when nothing comes back.
+            Order::Score(..) if self.incomplete.is_some() => {}
             Order::Score(prompt, top, reply) => {
                 self.scorings.push_back(Scoring::new(&self.model, prompt, top, reply));
             }
             Order::Reload(dir, running, reply) => {
-                let reloaded = weights::reload(&self.model, &mut self.weights, &dir);
-                self.gauges.set_weights_version(self.weights.version);
+                let reloaded = self.read_weights(&dir);
                 if reloaded.is_ok() && running == Running::Restart {
                     self.restart();
                 }
@@ -298,6 +311,23 @@ impl<'a> Desk<'a> {
         }
     }
 
+    /// Reads other weights over the present ones. If that ends half-way nothing goes on, so that no answer mixes them; a folder that is read
+    /// whole makes the server of use again.
+    fn read_weights(&mut self, dir: &Path) -> Result<(), ReloadError> {
+        let reloaded = (self.reload)(&self.model, &mut self.weights, dir);
+        match &reloaded {
+            Ok(()) => self.incomplete = None,
+            Err(ReloadError::Refused(_)) => {}
+            Err(ReloadError::Incomplete(error)) => self.incomplete = Some(error.to_string()),
+        }
+        self.gauges.set_weights(self.weights.version, self.incomplete.clone());
+        if let (Err(_), Some(reason)) = (&reloaded, self.incomplete.clone()) {
+            tracing::error!("the weights are incomplete: {reason}");
+            self.end_all(&|| ApiError::incomplete_weights(&reason));
+        }
+        reloaded
+    }
+
     /// Puts the jobs that may start over back to the front of the queue.
     fn restart(&mut self) {
         let mut jobs: Vec<Arc<Job>> = Vec::new();
@@ -371,7 +401,7 @@ impl<'a> Desk<'a> {
             }
             Err(GeneratorError::Full) => return Some(queued),
             Err(error) => {
-                let _ = job.events.send(Err(error));
+                let _ = job.events.send(Err(error.into()));
             }
         }
         None
@@ -417,17 +447,26 @@ impl<'a> Desk<'a> {
 
     /// Tells all who wait that nothing will come.
     fn fail(&mut self, error: GeneratorError) -> GeneratorError {
-        if let Some(acting) = &mut self.acting {
-            let mut generator = EngineGenerator { engine: &mut self.engine, weights: &self.weights };
-            acting.fail(&mut generator, &error.to_string());
-        }
-        let jobs = self.waiting.iter().filter_map(|waiter| match waiter {
-            Waiter::Job(queued) => Some(&queued.job.events),
-            Waiter::Act(_) => None,
-        });
-        for events in jobs.chain(self.listeners.values().map(|listener| &listener.job.events)) {
-            let _ = events.send(Err(GeneratorError::Failed(error.to_string().into())));
-        }
+        let reason = error.to_string();
+        self.end_all(&|| GeneratorError::Failed(reason.clone().into()).into());
         error
+    }
+
+    /// Ends all that waits or is under way, with an error.
+    fn end_all(&mut self, error: &dyn Fn() -> ApiError) {
+        if let Some(acting) = &mut self.acting {
+            acting.fail(&mut EngineGenerator { engine: &mut self.engine, weights: &self.weights }, error);
+        }
+        for waiter in self.waiting.drain(..) {
+            match waiter {
+                Waiter::Job(queued) => drop(queued.job.events.send(Err(error()))),
+                Waiter::Act(prepared) => prepared.refuse(error()),
+            }
+        }
+        for (sequence, listener) in std::mem::take(&mut self.listeners) {
+            self.engine.close(sequence);
+            let _ = listener.job.events.send(Err(error()));
+        }
+        self.scorings.clear();
     }
 }

@@ -71,6 +71,15 @@ impl ApiError {
         ApiError::status(StatusCode::REQUEST_TIMEOUT, "slow_body", message)
     }
 
+    /// New weights were read in part only.
+    pub fn incomplete_weights(reason: &str) -> ApiError {
+        let message = format!(
+            "the weights are incomplete, since reading others over them ended half-way: {reason}; nothing is generated until a whole \
+             checkpoint is loaded with POST /update_weights"
+        );
+        ApiError::status(StatusCode::SERVICE_UNAVAILABLE, "incomplete_weights", message)
+    }
+
     /// The engine is gone.
     pub fn failed(message: impl Display) -> ApiError {
         ApiError::status(StatusCode::INTERNAL_SERVER_ERROR, "engine_failed", message)

@@ -18,6 +18,8 @@ pub struct Gauges {
     cache_usage: AtomicU64,
     engine: Mutex<Statistics>,
     weights_version: AtomicU64,
+    /// Why the weights are incomplete.
+    incomplete_weights: Mutex<Option<String>>,
     prompt_tokens: AtomicU64,
     generation_tokens: AtomicU64,
     /// Microseconds in which tools ran, while others decoded and while nothing did.
@@ -78,6 +80,7 @@ impl Gauges {
             cache_usage: AtomicU64::new(0),
             engine: Mutex::default(),
             weights_version: AtomicU64::new(0),
+            incomplete_weights: Mutex::default(),
             prompt_tokens: AtomicU64::new(0),
             generation_tokens: AtomicU64::new(0),
             tool_wait: Default::default(),
@@ -118,8 +121,14 @@ impl Gauges {
         self.weights_version.load(Ordering::Relaxed)
     }
 
+    /// Why the weights are of no use, where they are incomplete.
+    pub fn incomplete_weights(&self) -> Option<String> {
+        self.incomplete_weights.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The weights have changed.
-    pub fn set_weights_version(&self, version: u64) {
+    pub fn set_weights(&self, version: u64, incomplete: Option<String>) {
+        *self.incomplete_weights.lock().unwrap_or_else(PoisonError::into_inner) = incomplete;
         self.weights_version.store(version, Ordering::Relaxed);
     }
 

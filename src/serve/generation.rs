@@ -17,7 +17,7 @@ use super::gauges::Active;
 use super::openai::Usage;
 use super::prompt_logprobs::TokenLogprobs;
 use super::sampling::Settings;
-use crate::engine::request::{GeneratorError, StopReason, Stops};
+use crate::engine::request::{StopReason, Stops};
 use crate::prompt::Prompt;
 
 /// Answers under way.
@@ -35,7 +35,7 @@ pub struct Generation {
     open: usize,
     /// Answers that end without a token, and are still to be told so.
     ended: Range<usize>,
-    events: UnboundedReceiver<Result<desk::News, GeneratorError>>,
+    events: UnboundedReceiver<Result<desk::News, ApiError>>,
     /// News that was looked at already.
     first: Option<News>,
     began: Instant,
@@ -239,5 +239,8 @@ impl Drop for Generation {
 async fn score(app: &App, prompt: Prompt, top: usize) -> Result<Vec<TokenLogprobs>, ApiError> {
     let (reply, scored) = oneshot::channel();
     app.order(Order::Score(prompt, top, reply))?;
-    scored.await.map_err(|_| ApiError::failed("the engine is gone"))
+    scored.await.map_err(|_| match app.gauges.incomplete_weights() {
+        Some(reason) => ApiError::incomplete_weights(&reason),
+        None => ApiError::failed("the engine is gone"),
+    })
 }

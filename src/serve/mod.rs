@@ -1,11 +1,13 @@
 //! An OpenAI-compatible HTTP server. One thread owns the engine and the weights ([`desk`]); requests reach it through a channel, and tokens
 //! come back through a channel of each request. All that waits for the network runs on tokio, which stands nowhere else in this crate.
 
+pub mod access;
 pub mod acting;
 pub mod answer_logprobs;
 pub mod answers;
 pub mod batch;
 pub mod choice;
+mod compiler;
 pub mod connections;
 pub mod constraints;
 pub mod control;
@@ -35,17 +37,20 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 
+use access::Access;
 use acting::{Acting, Inbox};
-use desk::{Desk, Order};
+use compiler::Compiler;
+use desk::{Desk, Order, Reload};
 use error::ApiError;
 use gauges::Gauges;
 use prompts::Prompts;
 use sampling::Defaults;
 
 use crate::engine::request::GeneratorError;
-use crate::engine::sampling::grammar::Grammars;
+use crate::engine::sampling::grammar::Vocabulary;
 use crate::engine::speculation::Speculation;
 use crate::engine::{Engine, EngineLimits};
+use crate::isolated::Isolated;
 use crate::model::Model;
 use crate::model::parameters::Weights;
 use crate::ops::patch_embed::PixelScale;
@@ -78,6 +83,8 @@ pub struct Parts {
     pub model: Model,
     /// Its weights.
     pub weights: Weights,
+    /// How those of a folder are read over them.
+    pub reload: Reload,
     /// Sizes of the engine.
     pub limits: EngineLimits,
     /// Whether the engine drafts.
@@ -88,14 +95,16 @@ pub struct Parts {
     pub defaults: Defaults,
     /// Names that the model goes by; the first is told.
     pub names: Vec<String>,
-    /// What clients must know, if anything.
-    pub api_key: Option<String>,
+    /// Who may use the server.
+    pub access: Access,
     /// Prompts that may wait for room.
     pub waiting_max: usize,
     /// In which chats are played to their end; without it each call is the client's to make.
     pub environment: Option<Arc<dyn Environment>>,
     /// How long a client may stand still.
     pub patience: Duration,
+    /// Children that compile grammars, to see whether they can be.
+    pub compiler: Arc<Isolated>,
 }
 
 /// What the routes share.
@@ -103,14 +112,15 @@ pub struct App {
     prompts: Prompts,
     defaults: Defaults,
     names: Vec<String>,
-    api_key: Option<String>,
+    access: Access,
     environment: Option<Arc<dyn Environment>>,
     gauges: Arc<Gauges>,
     orders: Sender<Order>,
     /// Prompts that are made ready at once: each may hold a large picture.
     preparing: Arc<Semaphore>,
     /// Compiles grammars; made when the first is asked for.
-    grammars: OnceLock<Result<Grammars, String>>,
+    grammars: OnceLock<Result<Compiler, String>>,
+    compiler: Arc<Isolated>,
     /// Forms that are compiled at once.
     compiling: Arc<Semaphore>,
     /// Requests whose pictures are fetched at once.
@@ -135,12 +145,27 @@ impl App {
         self.orders.send(order).map_err(|_| ApiError::failed("the engine is gone"))
     }
 
+    /// Checks that the server generates: it does not go down, and its weights are whole.
+    ///
+    /// # Errors
+    /// When it does not.
+    fn check_ready(&self) -> Result<(), ApiError> {
+        if self.is_draining() {
+            return Err(ApiError::draining());
+        }
+        self.gauges.incomplete_weights().map_or(Ok(()), |reason| Err(ApiError::incomplete_weights(&reason)))
+    }
+
     /// What compiles grammars.
     ///
     /// # Errors
     /// When the tokenizer cannot be used for it.
-    fn grammars(&self) -> Result<&Grammars, ApiError> {
-        let make = || Grammars::new(self.prompts.processor.tokenizer(), self.defaults.vocab, &self.defaults.eos);
+    fn grammars(&self) -> Result<&Compiler, ApiError> {
+        let make = || {
+            let vocabulary =
+                Vocabulary::new(self.prompts.processor.tokenizer(), self.defaults.vocab, &self.defaults.eos);
+            Compiler::new(&vocabulary, &self.compiler)
+        };
         let grammars = self.grammars.get_or_init(make).as_ref();
         grammars.map_err(|reason| ApiError::failed(format!("the tokenizer cannot be used with grammars: {reason}")))
     }
@@ -174,7 +199,7 @@ pub fn run(parts: Parts, listener: TcpListener) -> Result<(), ServeError> {
 fn with_app(parts: Parts, work: impl FnOnce(App) -> Result<(), ServeError> + Send) -> Result<(), ServeError> {
     let (orders, ordered) = channel();
     let gauges = Arc::new(Gauges::new(parts.waiting_max));
-    gauges.set_weights_version(parts.weights.version);
+    gauges.set_weights(parts.weights.version, None);
     let settings = parts.prompts.processor.image_settings();
     let scale = PixelScale { mean: settings.mean, std: settings.std };
     let engine = Engine::new(parts.model.clone(), parts.prompts.processor.clone(), parts.limits);
@@ -184,12 +209,13 @@ fn with_app(parts: Parts, work: impl FnOnce(App) -> Result<(), ServeError> + Sen
         prompts: parts.prompts,
         defaults: parts.defaults,
         names: parts.names,
-        api_key: parts.api_key,
+        access: parts.access,
         environment: parts.environment,
         gauges: gauges.clone(),
         orders,
         preparing: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))),
         grammars: OnceLock::new(),
+        compiler: parts.compiler,
         compiling: Arc::new(Semaphore::new(1)),
         fetching: Arc::new(Semaphore::new(FETCHING_MAX)),
         bodies: Arc::new(Semaphore::new(routes::BODIES_KIB_MAX)),
@@ -203,7 +229,7 @@ fn with_app(parts: Parts, work: impl FnOnce(App) -> Result<(), ServeError> + Sen
     std::thread::scope(|scope| {
         let network = std::thread::Builder::new().name("network".to_owned()).spawn_scoped(scope, move || work(app))?;
         let acting = environment.as_deref().map(|environment| Acting::start(scope, &processor, environment, &inbox));
-        Desk::new((parts.model, parts.weights), engine, scale, ordered, acting, gauges).run()?;
+        Desk::new((parts.model, parts.weights, parts.reload), engine, scale, ordered, acting, gauges).run()?;
         network.join().unwrap_or(Err(ServeError::Thread))
     })
 }

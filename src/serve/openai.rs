@@ -8,6 +8,7 @@ use super::answer_logprobs::{ChatLogprobs, PromptLogprobs, TextLogprobs};
 use super::fields::{Whole, in_json_words, optional_object, optional_wholes, whole, with_whole_floats};
 use crate::prompt::PixelLimits;
 use crate::rollout::transcript::TurnKind;
+use crate::sandbox::Widened;
 
 /// What the generating routes may be asked: OpenAI's fields and those of vLLM. One type serves them all; a route reads what it knows.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -235,12 +236,25 @@ pub struct TrajectoryTurn {
     /// The images of an observation, as data URLs.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub images: Vec<String>,
+    /// Which of them show more than the model's crop.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub widened: Vec<WidenedImage>,
     /// Where asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_ids: Option<Vec<u32>>,
     /// Where asked for; null for what the model did not draw.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logprobs: Option<Vec<Option<f32>>>,
+}
+
+/// An image that shows more than the model's crop.
+#[derive(Debug, Serialize)]
+pub struct WidenedImage {
+    /// Its place in `images`, from 0.
+    pub image: usize,
+    /// `from` and `to`: left, top, right, bottom, in pixels of the picture.
+    #[serde(flatten)]
+    pub boxes: Widened,
 }
 
 /// What the assistant says.

@@ -20,7 +20,7 @@ use super::choice::finite;
 use super::desk::Order;
 use super::error::ApiError;
 use super::gauges::Active;
-use super::openai::{Answer, ChatChoice, ChatMessage, Request, TrajectoryTurn, Usage};
+use super::openai::{Answer, ChatChoice, ChatMessage, Request, TrajectoryTurn, Usage, WidenedImage};
 use super::routes::{Entry, Room, prepare};
 use super::sampling::Settings;
 use super::{App, constraints, seconds_since_1970};
@@ -28,6 +28,7 @@ use crate::rollout::RolloutSettings;
 use crate::rollout::environment::{Environment, TokenLimits};
 use crate::rollout::tool::ToolImage;
 use crate::rollout::transcript::{End, Transcript, Turn, TurnKind};
+use crate::sandbox::png;
 
 const CHUNK: &str = "chat.completion.chunk";
 
@@ -166,7 +167,7 @@ impl Played {
         let (mut choices, mut prompt) = (Vec::new(), None);
         while let Some(act) = self.next().await? {
             if let ActKind::Finished(transcript) = act.kind {
-                choices.push(self.whole_choice(act.choice, &transcript));
+                choices.push(self.whole_choice(act.choice, &transcript).await?);
                 prompt.get_or_insert_with(|| transcript.token_ids[..transcript.prompt_tokens].to_vec());
             }
         }
@@ -176,7 +177,7 @@ impl Played {
         Ok(Json(answer).into_response())
     }
 
-    fn whole_choice(&self, index: usize, transcript: &Transcript) -> ChatChoice {
+    async fn whole_choice(&self, index: usize, transcript: &Transcript) -> Result<ChatChoice, ApiError> {
         let mut content = final_text(transcript);
         if transcript.end == End::StopString && !self.settings.include_stop {
             let stops = self.settings.stops.strings.iter();
@@ -185,33 +186,35 @@ impl Played {
         }
         let message = ChatMessage { role: Some("assistant"), content: Some(content), tool_calls: Vec::new() };
         let after_prompt = || transcript.token_ids[transcript.prompt_tokens..].to_vec();
-        ChatChoice {
+        Ok(ChatChoice {
             message: Some(message),
             token_ids: self.settings.token_ids.then(after_prompt),
-            trajectory: Some(self.turns(transcript)),
+            trajectory: Some(self.turns(transcript).await?),
             ..finished(index, &transcript.end)
-        }
+        })
     }
 
     /// All that followed the prompt.
-    fn turns(&self, transcript: &Transcript) -> Vec<TrajectoryTurn> {
-        let mut shown = transcript.calls.iter().map(|call| &call.output.images[..call.images_shown]);
+    async fn turns(&self, transcript: &Transcript) -> Result<Vec<TrajectoryTurn>, ApiError> {
+        let shown = transcript.calls.iter().map(|call| call.output.images[..call.images_shown].to_vec());
+        let mut shown = shown_images(shown.collect()).await?.into_iter();
         let turn = |turn: &Turn| TrajectoryTurn {
             kind: turn.kind,
             text: turn.text.clone(),
-            images: if turn.kind == TurnKind::Observation {
-                data_urls(shown.next().unwrap_or(&[]))
-            } else {
-                Vec::new()
-            },
             token_ids: self.settings.token_ids.then(|| transcript.token_ids[turn.tokens.clone()].to_vec()),
             logprobs: self.settings.logprobs.map(|_| {
                 let sampled = transcript.sampled[turn.tokens.clone()].iter();
                 let mode = self.app.defaults.logprobs_mode;
                 sampled.map(|token| token.as_ref().map(|token| finite(mode.of(token)))).collect()
             }),
+            images: Vec::new(),
+            widened: Vec::new(),
         };
-        transcript.turns.iter().map(turn).collect()
+        let mut turns: Vec<TrajectoryTurn> = transcript.turns.iter().map(turn).collect();
+        for turn in turns.iter_mut().filter(|turn| turn.kind == TurnKind::Observation) {
+            (turn.images, turn.widened) = shown.next().unwrap_or_default();
+        }
+        Ok(turns)
     }
 
     /// Answers in pieces.
@@ -222,7 +225,7 @@ impl Played {
         let mut ready = VecDeque::new();
         if let Some(act) = self.next().await? {
             ready.extend((0..self.settings.n).map(|number| self.chunk(opening(number))));
-            ready.push_back(self.chunk(piece(act)));
+            ready.push_back(self.chunk(piece(act).await?));
         }
         let state = Stream { ready, played: Some(self) };
         Ok(events_response(stream::unfold(state, |mut state| async move {
@@ -276,7 +279,10 @@ impl Stream {
         }
         let played = self.played.as_mut()?;
         match played.next().await {
-            Ok(Some(act)) => return Some(played.chunk(piece(act))),
+            Ok(Some(act)) => match piece(act).await {
+                Ok(piece) => return Some(played.chunk(piece)),
+                Err(error) => self.ready.push_back(event(&error.body())),
+            },
             Ok(None) if played.include_usage => {
                 self.ready.push_back(event(&played.answer(CHUNK, Vec::new(), Some(played.usage))));
             }
@@ -296,25 +302,21 @@ fn opening(index: usize) -> ChatChoice {
 }
 
 /// What happened, as a piece of a stream: what the model writes is content, what it reads is a turn of the trajectory.
-fn piece(act: Act) -> ChatChoice {
+async fn piece(act: Act) -> Result<ChatChoice, ApiError> {
     let content = |text: String| Some(ChatMessage { content: Some(text), ..ChatMessage::default() });
     let index = act.choice;
-    match act.kind {
+    Ok(match act.kind {
         ActKind::Text(text) => ChatChoice { index, delta: content(text), ..ChatChoice::default() },
         ActKind::Observed(text, images) => {
-            let turn = TrajectoryTurn {
-                kind: TurnKind::Observation,
-                text,
-                images: data_urls(&images),
-                token_ids: None,
-                logprobs: None,
-            };
+            let (images, widened) = shown_images(vec![images]).await?.pop().unwrap_or_default();
+            let kind = TurnKind::Observation;
+            let turn = TrajectoryTurn { kind, text, images, widened, token_ids: None, logprobs: None };
             ChatChoice { index, delta: content(String::new()), trajectory: Some(vec![turn]), ..ChatChoice::default() }
         }
         ActKind::Finished(transcript) => {
             ChatChoice { delta: content(String::new()), ..finished(index, &transcript.end) }
         }
-    }
+    })
 }
 
 /// A choice that says how it ended.
@@ -333,10 +335,21 @@ fn final_text(transcript: &Transcript) -> String {
     turns[from..].iter().map(|turn| turn.text.as_str()).collect()
 }
 
-fn data_urls(images: &[ToolImage]) -> Vec<String> {
+/// The images of each observation as data URLs, and which of them are widened. Encoding takes a thread of its own: images are large.
+async fn shown_images(observations: Vec<Vec<ToolImage>>) -> Result<Vec<(Vec<String>, Vec<WidenedImage>)>, ApiError> {
+    let encode = move || observations.iter().map(|images| Ok((data_urls(images)?, widened(images)))).collect();
+    tokio::task::spawn_blocking(encode).await.map_err(ApiError::failed)?
+}
+
+fn data_urls(images: &[ToolImage]) -> Result<Vec<String>, ApiError> {
     let url = |image: &ToolImage| {
-        let kind = image::guess_format(&image.bytes).map_or("image/png", |format| format.to_mime_type());
-        format!("data:{kind};base64,{}", BASE64_STANDARD.encode(&image.bytes))
+        let bytes = png(&image.pixels).map_err(ApiError::failed)?;
+        Ok(format!("data:image/png;base64,{}", BASE64_STANDARD.encode(bytes)))
     };
     images.iter().map(url).collect()
+}
+
+fn widened(images: &[ToolImage]) -> Vec<WidenedImage> {
+    let boxes = |(image, shown): (usize, &ToolImage)| Some(WidenedImage { image, boxes: shown.widened.clone()? });
+    images.iter().enumerate().filter_map(boxes).collect()
 }

@@ -11,6 +11,7 @@ use super::fields::{shorten, whole_value};
 use super::images::ImagePolicy;
 use super::openai::Request;
 use super::sampling::check;
+use crate::isolated::Isolated;
 use crate::model::config::Config;
 use crate::prompt::positions::{Grid, positions};
 use crate::prompt::{
@@ -43,6 +44,8 @@ pub struct Prompts {
     pub images_max: usize,
     /// Requests may bring templates of their own.
     pub trusts_templates: bool,
+    /// Renders these.
+    pub renderer: Arc<Isolated>,
 }
 
 impl Prompts {
@@ -237,7 +240,7 @@ impl Prompts {
                 let message = "is not taken from a request; start the server with --chat-template or --trust-request-chat-template";
                 return Err(ApiError::field("chat_template", message));
             }
-            Some(source) => self.processor.render_by(source.clone(), messages, options),
+            Some(source) => self.processor.render_by(source.clone(), Some(&self.renderer), messages, options),
         }
         .map_err(|error| ApiError::field("messages", error))
     }

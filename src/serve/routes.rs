@@ -7,8 +7,8 @@ use std::time::Duration;
 use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequest, FromRequestParts, Path, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::http::{StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, extract};
@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::access::{check_content_type, guard};
 use super::answers::{Form, Kind, ToolCalls, Writer};
 use super::constraints::{Asked, ToolChoice};
 use super::error::ApiError;
@@ -49,8 +50,6 @@ const VALUES_MAX: usize = 4 << 20;
 const UNKNOWN_FIELDS_MAX: usize = 32;
 /// Token ids that are turned into text at a time, if the context is not larger.
 const DETOKENIZED_MAX: usize = 65_536;
-/// Routes that need no key: whether the server lives is no secret.
-const OPEN_ROUTES: [&str; 2] = ["/health", "/ping"];
 
 /// All routes.
 pub fn router(app: Arc<App>) -> Router {
@@ -68,28 +67,8 @@ pub fn router(app: Arc<App>) -> Router {
         .merge(control::routes())
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
-        .layer(from_fn_with_state(app.clone(), authorise))
+        .layer(from_fn_with_state(app.clone(), guard))
         .with_state(app)
-}
-
-/// Lets in who has the key.
-async fn authorise(State(app): State<Arc<App>>, request: extract::Request, next: Next) -> Response {
-    let is_open = OPEN_ROUTES.contains(&request.uri().path());
-    match &app.api_key {
-        Some(key) if !is_open && !has_key(request.headers(), key) => {
-            let message = "the API key is missing or wrong; send the header `Authorization: Bearer KEY` with the key that the server was \
-                           started with";
-            ApiError::status(StatusCode::UNAUTHORIZED, "invalid_api_key", message).into_response()
-        }
-        _ => next.run(request).await,
-    }
-}
-
-/// Compares in a time that does not tell how much of a key was right.
-fn has_key(headers: &HeaderMap, key: &str) -> bool {
-    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or("");
-    let given = given.strip_prefix("Bearer ").unwrap_or("").as_bytes();
-    given.len() == key.len() && given.iter().zip(key.as_bytes()).fold(0, |sum, (a, b)| sum | (a ^ b)) == 0
 }
 
 async fn unknown_route(request: extract::Request) -> ApiError {
@@ -116,11 +95,7 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<Arc<App>> for Wire<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: extract::Request, app: &Arc<App>) -> Result<Wire<T>, ApiError> {
-        let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        if content_type.is_some_and(|kind| !kind.to_ascii_lowercase().contains("json")) {
-            let message = "the body is not of type application/json; send the header `Content-Type: application/json`";
-            return Err(ApiError::status(StatusCode::UNSUPPORTED_MEDIA_TYPE, "wrong_content_type", message));
-        }
+        check_content_type(request.headers())?;
         let route = request.uri().path().to_owned();
         let (bytes, room) = read(request.into_body(), app).await?;
         let (value, unknown) = match bytes.len() {
@@ -286,18 +261,13 @@ impl FromRequestParts<Arc<App>> for Entry {
 
     async fn from_request_parts(_: &mut Parts, app: &Arc<App>) -> Result<Entry, ApiError> {
         let active = app.gauges.begin();
-        if app.is_draining() {
-            return Err(ApiError::draining());
-        }
+        app.check_ready()?;
         Ok(Entry { active, waiting: app.gauges.enter().map_err(ApiError::too_many)? })
     }
 }
 
 async fn health(State(app): State<Arc<App>>) -> Response {
-    match app.is_draining() {
-        true => ApiError::draining().into_response(),
-        false => StatusCode::OK.into_response(),
-    }
+    app.check_ready().map_or_else(ApiError::into_response, |()| StatusCode::OK.into_response())
 }
 
 async fn version() -> Json<Value> {

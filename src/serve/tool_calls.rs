@@ -14,6 +14,8 @@ pub struct ToolCallReader {
     call: Option<Call>,
     /// Calls that were begun.
     begun: usize,
+    /// White space behind a call or the text behind it.
+    blank: String,
     /// What looks like a call is text, without its marks.
     ignores_calls: bool,
 }
@@ -86,6 +88,7 @@ impl ToolCallReader {
             said.truncate(at);
             self.say(&said, pieces);
             if mark == OPEN && !self.ignores_calls {
+                self.blank.clear();
                 self.call = Some(Call::default());
                 return Some(std::mem::take(&mut self.held));
             }
@@ -128,11 +131,14 @@ impl ToolCallReader {
         }
     }
 
-    /// Blank lines between calls and behind them say nothing.
-    fn say(&self, text: &str, pieces: &mut Vec<Piece>) {
-        let is_blank = text.trim().is_empty() && (text.is_empty() || self.begun > 0);
-        if !is_blank {
-            pieces.push(Piece::Text(text.to_owned()));
+    /// White space between calls and behind all text says nothing.
+    fn say(&mut self, text: &str, pieces: &mut Vec<Piece>) {
+        let mut said = std::mem::take(&mut self.blank) + text;
+        if self.begun > 0 {
+            self.blank = said.split_off(said.trim_end().len());
+        }
+        if !said.is_empty() {
+            pieces.push(Piece::Text(said));
         }
     }
 }
@@ -519,6 +525,7 @@ mod tests {
                 vec![call("a", "{\"x\": \"un\n"), call("b", "{}")],
             ),
             ("<tool_call>{\"name\": \"a\"} or so</tool_call>", " or so", vec![call("a", "{}")]),
+            ("<tool_call>{\"name\": \"a\"}</tool_call> \n b c \n", " \n b c", vec![call("a", "{}")]),
             ("<tool_call><function=a></function></tool_call>", "<function=a></function>", vec![]),
         ] {
             assert_eq!(read(&[text]), (said.to_owned(), calls.clone()), "{text}");

@@ -1,18 +1,19 @@
 //! Thyme's two JSONL forms: tasks of reinforcement learning (`messages`, `images`, `solution`, `question`) and demonstrations
 //! (`image`, `question`, `response`). Reading gives paths, not pixels: decoding pictures is the reader's affair.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Cursor, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use image::RgbImage;
+use image::{ImageFormat, RgbImage};
 use serde_json::{Map, Value, json};
 
 use super::forms::{Foreign, foreign_data, has_content, unused_key, unused_mark};
 use super::needle::{self, Kind, Mixture, Split};
 use super::{Example, Message, Role, Solution};
-use crate::files::{foreign_start, is_elsewhere, json_line, local_path, object_remedy};
+use crate::files::lines::{JsonLines, Line, LinesError, MESSAGES_MAX, PICTURES_MAX};
+use crate::files::open::{Replacement, replace};
+use crate::files::{is_elsewhere, local_path, object_remedy};
 
 /// Why a data file could not be read or written; each names the place and the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -27,14 +28,9 @@ pub enum DataError {
         /// Why not.
         source: io::Error,
     },
-    /// A file holds something else than JSON lines.
-    #[error("{path}: {problem}")]
-    Foreign {
-        /// The file.
-        path: PathBuf,
-        /// What it is, and the remedy.
-        problem: &'static str,
-    },
+    /// A file that cannot be read as JSON lines.
+    #[error(transparent)]
+    Lines(#[from] LinesError),
     /// A line is not a JSON object.
     #[error("{path}:{line}: not a JSON object ({problem}); {remedy}")]
     Json {
@@ -126,16 +122,12 @@ pub fn read(path: &Path) -> Result<Vec<Record>, DataError> {
 /// # Errors
 /// When the file cannot be read, holds no JSON lines, or none at all.
 pub fn rows(path: &Path) -> Result<Vec<Result<Record, DataError>>, DataError> {
-    let bytes = std::fs::read(path).map_err(|source| DataError::Io { action: "read", path: path.into(), source })?;
-    if let Some(problem) = foreign_start(&bytes) {
-        return Err(DataError::Foreign { path: path.into(), problem });
-    }
+    let mut lines = JsonLines::open(path)?;
     let (file, folder): (Arc<Path>, _) = (path.into(), path.parent().unwrap_or(Path::new("")));
-    let lines = (1..).zip(bytes.split(|&byte| byte == b'\n')).map(|(number, line)| (number, json_line(line)));
-    let rows: Vec<_> = lines
-        .filter(|(_, line)| !line.is_empty())
-        .map(|(number, line)| Place { file: &file, line: number, folder }.record(line))
-        .collect();
+    let mut rows = Vec::new();
+    while let Some(Line { number, json, .. }) = lines.next_line()? {
+        rows.push(Place { file: &file, line: number, folder }.record(json));
+    }
     if rows.is_empty() { Err(DataError::Empty { path: path.into() }) } else { Ok(rows) }
 }
 
@@ -188,6 +180,10 @@ impl Place<'_> {
             .map_err(|error| self.wrong("messages", error.to_string(), remedy))?;
         if messages.is_empty() {
             return Err(self.wrong("messages", "the list is empty", remedy));
+        }
+        if messages.len() > MESSAGES_MAX {
+            let problem = format!("there are {} messages, and at most {MESSAGES_MAX} are taken", messages.len());
+            return Err(self.wrong("messages", problem, "shorten the conversation"));
         }
         if object.get("system").is_some_and(has_content) {
             let remedy = "beside `messages` the system message is the first of them";
@@ -270,6 +266,10 @@ impl Place<'_> {
         };
         match object.get(key) {
             None | Some(Value::Null) => Ok(Vec::new()),
+            Some(Value::Array(values)) if values.len() > PICTURES_MAX => {
+                let problem = format!("there are {} pictures, and at most {PICTURES_MAX} are taken", values.len());
+                Err(self.wrong(key, problem, "give fewer in a line"))
+            }
             Some(Value::Array(values)) => values.iter().map(path).collect(),
             Some(value) => Ok(vec![path(value)?]),
         }
@@ -321,7 +321,8 @@ pub fn write_needle(
     std::fs::create_dir_all(&pictures).map_err(|source| DataError::Io { action: "create", path: pictures, source })?;
     let path = folder.join("data.jsonl");
     let fault = |source| DataError::Io { action: "write", path: path.clone(), source };
-    let mut lines = BufWriter::new(File::create(&path).map_err(fault)?);
+    let mut new = Replacement::begin(&path).map_err(fault)?;
+    let mut lines = BufWriter::new(new.file());
     for index in 0..count {
         let example = match file {
             NeedleFile::Tasks => needle::example(Kind::Task, split, seed, index),
@@ -341,11 +342,15 @@ pub fn write_needle(
     }
     lines.flush().map_err(fault)?;
     drop(lines);
+    new.finish().map_err(fault)?;
     Ok(path)
 }
 
 fn save(picture: &RgbImage, path: &Path) -> Result<(), DataError> {
-    picture.save(path).map_err(|error| DataError::Picture { path: path.into(), problem: error.to_string() })
+    let fault = |problem: String| DataError::Picture { path: path.into(), problem };
+    let mut png = Cursor::new(Vec::new());
+    picture.write_to(&mut png, ImageFormat::Png).map_err(|error| fault(error.to_string()))?;
+    replace(path, png.get_ref()).map_err(|error| fault(error.to_string()))
 }
 
 /// A line of Thyme's RL form.

@@ -36,7 +36,7 @@ impl Events {
         let host = if host.trim().is_empty() { "localhost" } else { host.trim() };
         let seconds = wall_time();
         let name = format!("{PREFIX}{}.{host}.{}.0", free_second(dir, seconds as u64)?, std::process::id());
-        let mut file = File::create(dir.join(name))?;
+        let mut file = File::create_new(dir.join(name))?;
         file.write_all(&record(&version_event(seconds)))?;
         file.write_all(&record(&start_event(seconds, first)))?;
         Ok(Events { file })

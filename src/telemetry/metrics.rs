@@ -1,10 +1,11 @@
 //! `metrics.jsonl` and TensorBoard's event file: a run's numbers, flushed step by step.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
 use super::events::{self, Events};
+use crate::files::open::{append_own, is_there};
 
 /// Appends a run's numbers.
 #[derive(Debug)]
@@ -18,11 +19,10 @@ impl Metrics {
     /// run, whose `metrics.jsonl` is gone, are removed.
     pub fn open(dir: &Path, first: u64) -> io::Result<Metrics> {
         let path = dir.join("metrics.jsonl");
-        if !path.exists() {
+        if !is_there(&path) {
             events::remove_all(dir)?;
         }
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
-        Ok(Metrics { file, events: Events::create(dir, first)? })
+        Ok(Metrics { file: append_own(&path)?, events: Events::create(dir, first)? })
     }
 
     /// Writes a step to both: in `metrics.jsonl` one line of `step`, then each name with its value. Values that are not finite become

@@ -5,6 +5,7 @@ pub mod metrics;
 pub mod progress;
 pub mod readings;
 pub mod samples;
+pub mod versions;
 pub mod window;
 
 pub use metrics::Metrics;

@@ -1,10 +1,12 @@
 //! `samples/`: what the model did, as Markdown that one can open, with its pictures as PNG beside it.
 
 use std::fmt::Write as _;
-use std::io;
+use std::io::{self, Cursor};
 use std::path::{Path, PathBuf};
 
-use image::RgbImage;
+use image::{ImageFormat, RgbImage};
+
+use crate::files::open::replace;
 
 /// One trajectory to look at.
 #[derive(Clone, Debug, Default)]
@@ -30,7 +32,7 @@ pub enum Block<'a> {
     /// A picture.
     Image {
         /// What it is.
-        caption: &'a str,
+        caption: String,
         /// Its pixels.
         pixels: &'a RgbImage,
     },
@@ -58,13 +60,15 @@ impl SampleSheet<'_> {
                     pictures += 1;
                     let file = format!("{name}-{pictures}.png");
                     let (width, height) = pixels.dimensions();
-                    pixels.save(dir.join(&file)).map_err(io::Error::other)?;
+                    let mut png = Cursor::new(Vec::new());
+                    pixels.write_to(&mut png, ImageFormat::Png).map_err(io::Error::other)?;
+                    replace(&dir.join(&file), png.get_ref())?;
                     let _ = write!(page, "\n**{caption}**, {width}x{height}\n\n![{caption}]({file})\n");
                 }
             }
         }
         let path = dir.join(format!("{name}.md"));
-        std::fs::write(&path, page)?;
+        replace(&path, page.as_bytes())?;
         Ok(path)
     }
 }
@@ -88,7 +92,7 @@ mod tests {
             facts: vec![("reward", "1.5".to_owned()), ("end", "a|b".to_owned())],
             blocks: vec![
                 Block::Text { heading: "call", text: "<code>\n```python\nx\n```\n</code>" },
-                Block::Image { caption: "crop.png", pixels: &pixels },
+                Block::Image { caption: "crop.png".to_owned(), pixels: &pixels },
             ],
         };
         let path = sheet.write(&folder.path().join("samples"), "5-0").expect("a sheet");

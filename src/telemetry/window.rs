@@ -61,6 +61,11 @@ struct Entry {
 }
 
 impl Window {
+    /// Whether a window that was read can be one of a run of so many steps.
+    pub fn fits(&self, steps: u64) -> bool {
+        self.steps <= steps && self.entries.iter().all(|entry| entry.measured <= self.steps)
+    }
+
     /// Takes in one step.
     pub fn add_step(&mut self, metrics: Vec<Metric>) {
         self.steps += 1;

@@ -12,7 +12,7 @@ use super::left_out::LeftOut;
 use super::metrics::{line_of, report_metrics, update_metrics};
 use super::owners::Owners;
 use super::policy::{Learned, Policy, PolicySettings};
-use super::run::{Run, TrainerState};
+use super::run::{Run, SAMPLES_FOLDER, TrainerState};
 use super::sample::Layout;
 use super::{Session, SkippedUpdates, TrainError, device_metrics, open_learner, starting_weights};
 use crate::checkpoint::CheckpointError;
@@ -133,6 +133,7 @@ impl<'a> Trainer<'a> {
         let limits = engine_limits(plan, model.backend.activation_bytes());
         let engine = Engine::new(model.clone(), processor.clone(), limits).with_speculation(recipe.engine.speculation);
         let run = Run::open(plan, state.global_step, recipe.steps(dataset.len()), session.stop.clone())?;
+        run.note_versions(environment.versions())?;
         let settings = PolicySettings {
             grpo: recipe.grpo.clone(),
             completion_tokens_max: environment.limits().total,
@@ -351,7 +352,7 @@ impl<'a> Trainer<'a> {
 
     /// Writes some of a step's rollouts as pages: the first of each group, then the second of each.
     fn write_completions(&self, step: u64, tasks: &[Task], rollouts: &Rollouts) -> Result<(), TrainError> {
-        let dir = self.run.dir().join("samples");
+        let dir = self.run.dir().join(SAMPLES_FOLDER);
         let in_turn = (0..self.recipe.grpo.num_generations).flat_map(|member| {
             rollouts.groups.iter().zip(&rollouts.scores).map(move |(group, scores)| (group, scores, member))
         });
@@ -366,7 +367,7 @@ impl<'a> Trainer<'a> {
 
     /// Writes the first of the held-out transcripts as pages.
     fn write_samples(&self, name: &str, groups: &[Group]) -> Result<(), TrainError> {
-        let dir = self.run.dir().join("samples");
+        let dir = self.run.dir().join(SAMPLES_FOLDER);
         for group in groups.iter().take(SAMPLES) {
             let (task, transcript) = (&self.held_out[group.task], &group.transcripts[0]);
             let scores = self.rewards.score(transcript, &task.question, &task.solution);

@@ -15,6 +15,11 @@ pub struct LeftOut {
 }
 
 impl LeftOut {
+    /// How many were drawn.
+    pub fn drawn(self) -> u64 {
+        self.drawn
+    }
+
     /// How many were left out.
     pub fn total(self) -> u64 {
         self.left_out

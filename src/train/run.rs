@@ -1,5 +1,6 @@
 //! A run's folder: where it starts from, what it logs, when it saves, how it stops.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,8 +14,10 @@ use super::left_out::LeftOut;
 use super::{Session, SkippedUpdates, TrainError};
 use crate::checkpoint::resume::CHECKPOINT;
 use crate::checkpoint::{CheckpointError, folder, resume};
+use crate::files::open::{SETTINGS_BYTES_MAX, append_own, check_own, is_there, read, read_text, replace};
 use crate::recipe::SaveStrategy;
 use crate::recipe::plan::Plan;
+use crate::telemetry::versions::{VERSIONS_FILE, write_versions};
 use crate::telemetry::window::{Averages, Metric, Window};
 use crate::telemetry::{Metrics, Progress};
 
@@ -23,6 +26,12 @@ const STATE_FILE: &str = "trainer_state.json";
 const WINDOW_FILE: &str = "logging_window.json";
 const METRICS_FILE: &str = "metrics.jsonl";
 const LOG_FILE: &str = "log.txt";
+/// Folder of what the model did.
+pub const SAMPLES_FOLDER: &str = "samples";
+/// Most bytes of `metrics.jsonl`.
+const METRICS_BYTES_MAX: u64 = 8 << 30;
+/// No count of a run comes near it, and none that is read can overflow by counting on.
+const COUNT_MAX: u64 = 1 << 48;
 
 /// An open run folder.
 #[derive(Debug)]
@@ -59,6 +68,29 @@ pub struct TrainerState {
     pub left_out: LeftOut,
 }
 
+impl TrainerState {
+    /// The key whose value cannot be that of a run saved at `step`, and what is wrong with it.
+    fn problem(&self, step: u64) -> Option<(&'static str, String)> {
+        let counts = [
+            ("updates", self.updates),
+            ("skipped.total", self.skipped.total),
+            ("left_out.drawn", self.left_out.drawn()),
+        ];
+        if self.global_step != step {
+            return Some(("global_step", format!("is {}, and the folder's name says {step}", self.global_step)));
+        }
+        if let Some((key, count)) = counts.into_iter().find(|(_, count)| *count > COUNT_MAX) {
+            return Some((key, format!("is {count}, more than any run counts")));
+        }
+        if self.skipped.in_a_row > self.skipped.total {
+            return Some(("skipped.in_a_row", format!("is {}, more than skipped.total", self.skipped.in_a_row)));
+        }
+        let left_out = self.left_out.total();
+        (left_out > self.left_out.drawn())
+            .then(|| ("left_out.left_out", format!("is {left_out}, more than left_out.drawn")))
+    }
+}
+
 /// Where a run takes up.
 #[derive(Clone, PartialEq, Debug)]
 pub struct ResumePoint {
@@ -76,7 +108,7 @@ pub struct ResumePoint {
 pub fn start_point(run: &Path, session: &Session) -> Result<Option<ResumePoint>, TrainError> {
     resume::tidy(run)?;
     match resume::list(run).pop() {
-        Some((_, newest)) if session.resume => Ok(Some(resume_point(newest)?)),
+        Some((step, newest)) if session.resume => Ok(Some(resume_point(step, newest)?)),
         Some((step, _)) if !session.overwrite => {
             Err(TrainError::Occupied { dir: run.to_owned(), newest: format!("{CHECKPOINT}{step}") })
         }
@@ -88,25 +120,40 @@ pub fn start_point(run: &Path, session: &Session) -> Result<Option<ResumePoint>,
     }
 }
 
-fn resume_point(dir: PathBuf) -> Result<ResumePoint, CheckpointError> {
-    let state = read_json(dir.join(STATE_FILE))?;
-    Ok(ResumePoint { dir, state })
+fn resume_point(step: u64, dir: PathBuf) -> Result<ResumePoint, CheckpointError> {
+    let state: TrainerState = read_json(dir.join(STATE_FILE))?;
+    match state.problem(step) {
+        Some((key, problem)) => {
+            Err(CheckpointError::State { path: dir.join(STATE_FILE), name: key.to_owned(), problem })
+        }
+        None => Ok(ResumePoint { dir, state }),
+    }
 }
 
-/// The window that a checkpoint was saved in; a checkpoint without one was saved between two.
-fn window_of(checkpoint: &Path) -> Result<Window, CheckpointError> {
+/// The window that a checkpoint was saved in at a step; a checkpoint without one was saved between two.
+fn window_of(checkpoint: &Path, step: u64) -> Result<Window, CheckpointError> {
     let path = checkpoint.join(WINDOW_FILE);
-    if path.exists() { read_json(path) } else { Ok(Window::default()) }
+    if !is_there(&path) {
+        return Ok(Window::default());
+    }
+    let window: Window = read_json(path.clone())?;
+    match window.fits(step) {
+        true => Ok(window),
+        false => {
+            let problem = format!("counts more steps than the {step} of the checkpoint");
+            Err(CheckpointError::State { path, name: "steps".to_owned(), problem })
+        }
+    }
 }
 
 fn read_json<T: DeserializeOwned>(path: PathBuf) -> Result<T, CheckpointError> {
-    let text = std::fs::read_to_string(&path).map_err(CheckpointError::file("read", &path))?;
+    let text = read_text(&path, SETTINGS_BYTES_MAX).map_err(CheckpointError::file("read", &path))?;
     serde_json::from_str(&text).map_err(|e| CheckpointError::Damaged { path, reason: e.to_string() })
 }
 
 fn write_json(path: PathBuf, value: &impl Serialize) -> Result<(), CheckpointError> {
     let text = serde_json::to_string_pretty(value).expect("numbers serialise");
-    std::fs::write(&path, text + "\n").map_err(CheckpointError::file("write", path))
+    replace(&path, (text + "\n").as_bytes()).map_err(CheckpointError::file("write", path))
 }
 
 impl Run {
@@ -118,12 +165,22 @@ impl Run {
         let path = dir.join("recipe.toml");
         let mut recipe = plan.recipe.clone();
         recipe.training.max_steps = Some(steps);
-        std::fs::write(&path, recipe.to_toml()).map_err(CheckpointError::file("write", path))?;
-        let window = match start {
-            0 => Window::default(),
-            _ => window_of(&dir.join(format!("{CHECKPOINT}{start}")))?,
-        };
+        let checkpoint = dir.join(format!("{CHECKPOINT}{start}"));
+        if start > steps {
+            let problem = format!("is {start}, and the recipe has {steps} steps; raise `training.max_steps`");
+            return Err(CheckpointError::State {
+                path: checkpoint.join(STATE_FILE),
+                name: "global_step".to_owned(),
+                problem,
+            }
+            .into());
+        }
+        let window = if start == 0 { Window::default() } else { window_of(&checkpoint, start)? };
         let metrics = dir.join(METRICS_FILE);
+        if start > 0 {
+            check_own_files(&dir)?;
+        }
+        replace(&path, recipe.to_toml().as_bytes()).map_err(CheckpointError::file("write", path))?;
         match start {
             0 => forget(&dir)?,
             _ => keep_steps(&metrics, start).map_err(CheckpointError::file("shorten", &metrics))?,
@@ -152,6 +209,16 @@ impl Run {
         Ok(run)
     }
 
+    /// Writes down with what the run is made: `versions.json`, and a line of the log. `of_tools` has the programs that tools run.
+    pub fn note_versions(&self, of_tools: BTreeMap<String, String>) -> Result<(), TrainError> {
+        let named: Vec<String> = of_tools.iter().map(|(name, version)| format!("{name} {version}")).collect();
+        if !named.is_empty() {
+            self.say(&format!("tools run on {}", named.join(", ")));
+        }
+        write_versions(&self.dir, of_tools)
+            .map_err(|e| CheckpointError::file("write", self.dir.join(VERSIONS_FILE))(e).into())
+    }
+
     /// The folder.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -178,7 +245,7 @@ impl Run {
 
     /// What was logged at `step` under the given names, if a line has them all; NaN for null.
     pub fn logged<const N: usize>(&self, step: u64, names: [&str; N]) -> Option<[f64; N]> {
-        let text = std::fs::read_to_string(self.dir.join(METRICS_FILE)).ok()?;
+        let text = read_text(&self.dir.join(METRICS_FILE), METRICS_BYTES_MAX).ok()?;
         text.lines().find_map(|line| values_of(line, step, names))
     }
 
@@ -191,7 +258,7 @@ impl Run {
     /// Says a line on the terminal and in `log.txt`.
     pub fn say(&self, line: &str) {
         self.progress.say(line);
-        let file = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.join(LOG_FILE));
+        let file = append_own(&self.dir.join(LOG_FILE));
         // The line has been said; a log file that cannot be written is not worth ending a run for.
         let _ = file.and_then(|mut file| writeln!(file, "{line}"));
     }
@@ -249,6 +316,14 @@ fn values_of<const N: usize>(line: &str, step: u64, names: [&str; N]) -> Option<
     values.filter(|_| line["step"] == step)?.try_into().ok()
 }
 
+/// Refuses a folder in which what the run writes to would lead elsewhere.
+fn check_own_files(dir: &Path) -> Result<(), CheckpointError> {
+    [METRICS_FILE, LOG_FILE, SAMPLES_FOLDER].iter().try_for_each(|name| {
+        let path = dir.join(name);
+        check_own(&path).map_err(CheckpointError::file("write", path))
+    })
+}
+
 /// Removes what an earlier run left: its logs, its samples and its checkpoints.
 fn forget(dir: &Path) -> Result<(), CheckpointError> {
     for stale in [METRICS_FILE, LOG_FILE] {
@@ -259,7 +334,7 @@ fn forget(dir: &Path) -> Result<(), CheckpointError> {
             _ => {}
         }
     }
-    let samples = dir.join("samples");
+    let samples = dir.join(SAMPLES_FOLDER);
     match std::fs::remove_dir_all(&samples) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             return Err(CheckpointError::file("remove", samples)(error));
@@ -271,7 +346,7 @@ fn forget(dir: &Path) -> Result<(), CheckpointError> {
 
 /// Cuts off the lines of steps behind `last`, and a line that was not written to its end.
 fn keep_steps(metrics: &Path, last: u64) -> std::io::Result<()> {
-    let bytes = match std::fs::read(metrics) {
+    let bytes = match read(metrics, METRICS_BYTES_MAX) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         read => read?,
     };
@@ -284,9 +359,7 @@ fn keep_steps(metrics: &Path, last: u64) -> std::io::Result<()> {
     if kept.len() == bytes.len() {
         return Ok(());
     }
-    let shorter = metrics.with_extension("jsonl.partial");
-    std::fs::write(&shorter, kept)?;
-    std::fs::rename(shorter, metrics)
+    replace(metrics, &kept)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Supervised fine-tuning: maximum likelihood of the assistant's own words, over packs of demonstrations.
 
+use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Instant;
 
@@ -26,6 +27,7 @@ pub fn train(plan: &Plan, session: &Session) -> Result<(), TrainError> {
         open_learner(plan, session, &processor)?;
     let steps = recipe.steps(dataset.len());
     let mut run = Run::open(plan, start, steps, session.stop.clone())?;
+    run.note_versions(BTreeMap::new())?;
     let mut owners = Some(Owners::default());
     std::thread::scope(|scope| {
         let batches = prepare_ahead(scope, &dataset, &processor, plan, start..steps);

@@ -177,6 +177,40 @@ fn replies_to_other_requests_are_not_gone_on_with() {
 }
 
 #[test]
+fn a_call_names_no_route_but_those_that_generate() {
+    let desk = Desk::new();
+    let urls = [
+        "/update_weights",
+        "/update_weights_from_disk",
+        "/reset_prefix_cache",
+        "/v1/completions/",
+        "//v1/completions",
+        "/v1/completions?x=1",
+        "/v1/%63ompletions",
+        "/tokenize",
+        "/health",
+        "/v1/completions",
+    ];
+    let body = json!({"weight_dir": desk.path("tiny"), "prompt": "One", "max_tokens": 2});
+    desk.write(&urls.map(|url| call(url, url, body.clone())));
+    let replies = desk.run(&[]);
+    for (url, reply) in urls.iter().zip(&replies) {
+        let response = &reply["response"];
+        if *url == "/v1/completions" {
+            assert_eq!(response["status_code"], 200, "{reply}");
+            continue;
+        }
+        assert_eq!(
+            (&response["status_code"], &response["body"]["error"]["param"]),
+            (&json!(400), &json!("url")),
+            "{reply}"
+        );
+        let message = response["body"]["error"]["message"].as_str().unwrap();
+        assert!(message.contains("a batch calls /v1/chat/completions and /v1/completions"), "{message}");
+    }
+}
+
+#[test]
 fn a_bad_call_is_named_with_its_line() {
     let desk = Desk::new();
     let good = call("a", "/v1/completions", json!({"prompt": "One"}));

@@ -232,7 +232,7 @@ pub(super) fn set(file: &'static str, key: &'static str, value: Value) -> Box<dy
 /// What a folder makes of a text: token ids, and the log-probs of the base checkpoint's ids.
 pub(super) fn read_folder(folder: &Path) -> Result<(Vec<u32>, Vec<f32>), Box<dyn std::error::Error>> {
     let config = checkpoint::config::open(folder)?;
-    let processor = processor::open(folder, &Config { vocab: config.vocab.max(1024), ..config.clone() })?;
+    let processor = processor::open(folder, &Config { vocab: config.vocab.max(1024), ..config.clone() }, None)?;
     let ids = processor.tokenizer().encode("One two <|im_start|>three<|extra|> four")?;
     let model = Model::new(config, Arc::new(Cpu::new()));
     let weights = weights::load(&model, folder)?;

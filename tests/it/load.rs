@@ -207,7 +207,7 @@ impl World {
         let body = &self.bodies[&conduct];
         let path = if body.contains("\"messages\"") { "/v1/chat/completions" } else { "/v1/completions" };
         let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
             body.len()
         );
         let (mut reader, mut writer) = stream.into_split();
@@ -566,7 +566,7 @@ fn rate(stream: bool, waiting: usize) -> f64 {
     let open = |count: usize| {
         for _ in 0..count {
             let request = format!(
-                "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+                "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
                 body.len()
             );
             runtime.spawn(async move {

@@ -68,7 +68,12 @@ struct Saying(std::collections::VecDeque<(String, Option<RgbImage>)>);
 impl ToolSession for Saying {
     fn run(&mut self, _: &str) -> Result<ToolOutput, ToolFault> {
         let (text, picture) = self.0.pop_front().expect("an output for each call");
-        let image = |pixels| ToolImage { name: "crop.png".into(), pixels: Arc::new(pixels), bytes: Arc::from([]) };
+        let image = |pixels| ToolImage {
+            name: "image-1.png".into(),
+            label: "crop.png".into(),
+            pixels: Arc::new(pixels),
+            widened: None,
+        };
         Ok(ToolOutput { images: picture.into_iter().map(image).collect(), ..ToolOutput::text(CallStatus::Ok, text) })
     }
 }

@@ -2,6 +2,7 @@
 
 mod answers;
 mod calls;
+mod names;
 mod rewards;
 mod sources;
 
@@ -132,12 +133,12 @@ impl ToolSession for FakeSession {
             "image" => {
                 let sides: Vec<u32> = rest.split(' ').map(|side| side.parse().unwrap()).collect();
                 let pixels = Arc::new(RgbImage::new(sides[0], sides[1]));
-                let image = ToolImage { name: "crop.png".into(), bytes: Arc::from(&b"png"[..]), pixels };
+                let image = ToolImage { name: "image-1.png".into(), label: "crop.png".into(), pixels, widened: None };
                 ToolOutput { images: vec![image], ..ToolOutput::text(CallStatus::Ok, "") }
             }
             "images" => {
                 let pixels = Arc::new(RgbImage::new(28, 28));
-                let image = ToolImage { name: "crop.png".into(), bytes: Arc::from(&b"png"[..]), pixels };
+                let image = ToolImage { name: "image-1.png".into(), label: "crop.png".into(), pixels, widened: None };
                 ToolOutput { images: vec![image; rest.parse().unwrap()], ..ToolOutput::text(CallStatus::Ok, "here") }
             }
             "error" => ToolOutput::text(CallStatus::Error, rest),

@@ -146,7 +146,7 @@ fn errors_speak_of_json_with_the_path_of_the_field() {
         (CHAT, json!({"messages": {}}), "messages", "must be a list, not an object"),
         (CHAT, json!({"messages": "hello"}), "messages", "must be a list, not the string \"hello\""),
         (CHAT, json!({"messages": says("a"), "stream": "yes"}), "stream", "must be true or false, not the string"),
-        (CHAT, json!({"messages": says("a"), "stream_options": []}), "stream_options", "an object"),
+        (CHAT, json!({"messages": says("a"), "stream_options": []}), "stream_options", "a JSON object, not a list"),
         (
             CHAT,
             json!({"messages": says("a"), "stream_options": {"include_usage": 1}}),
@@ -178,7 +178,7 @@ fn errors_speak_of_json_with_the_path_of_the_field() {
         (TEXT, json!({"prompt": "a", "stop": {"a": 1}}), "stop", "a string or a list of strings"),
         ("/detokenize", json!({"tokens": "a"}), "tokens", "must be a list"),
         ("/detokenize", json!({"tokens": [-1]}), "tokens[0]", "from 0"),
-        (TOKENS, json!({"token_ids": [1], "sampling_params": []}), "sampling_params", "an object"),
+        (TOKENS, json!({"token_ids": [1], "sampling_params": []}), "sampling_params", "a JSON object, not a list"),
         (TOKENS, json!({"token_ids": [1], "sampling_params": {"n": "x"}}), "sampling_params.n", "a whole number"),
         (TOKENS, json!({"token_ids": [1], "features": {"images": 5}}), "features.images", "must be a list"),
         (TOKENS, json!({"token_ids": [1], "request_id": "x".repeat(300)}), "request_id", "at most 256"),

@@ -149,10 +149,10 @@ fn who_sends_too_slowly_is_given_up() {
     let server = Server::start(&["--client-timeout", "1"]);
     let began = Instant::now();
     let mut head = TcpStream::connect(&server.address).unwrap();
-    head.write_all(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n").unwrap();
+    head.write_all(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n").unwrap();
     assert_eq!(read_all(head), "");
     let mut body = TcpStream::connect(&server.address).unwrap();
-    body.write_all(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 30\r\n\r\n{\"prompt\":").unwrap();
+    body.write_all(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 30\r\n\r\n{\"prompt\":").unwrap();
     let answer = read_all(body);
     assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("slow_body"), "{answer}");
     assert!(began.elapsed() < Duration::from_secs(20));

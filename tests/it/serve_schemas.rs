@@ -87,8 +87,12 @@ fn every_schema_of_pydantic_holds_an_answer() {
             let text = choice["message"]["content"].as_str().unwrap();
             assert!(longest_run(text) <= RUN_MAX, "{name}: {text:?}");
             if choice["finish_reason"] == "stop" {
-                let value: Value =
-                    serde_json::from_str(text).unwrap_or_else(|error| panic!("{name}: {error}: {text:?}"));
+                let value: Value = match serde_json::from_str(text) {
+                    Ok(value) => value,
+                    // JSON knows no largest number.
+                    Err(error) if error.to_string().starts_with("number out of range") => continue,
+                    Err(error) => panic!("{name}: {error}: {text:?}"),
+                };
                 assert!(fits(&value, schema, schema), "{name}: {text}");
                 *ended.entry(name.to_owned()).or_default() += 1;
                 answers.push(json!({"name": name, "text": text}));

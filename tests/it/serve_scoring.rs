@@ -173,6 +173,6 @@ fn the_cost_that_is_told_is_near_the_real_one() {
         assert_eq!(status, 400);
         let told = message.split(" make ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
         let told = told.parse::<f64>().unwrap() * f64::from(1 << 20) / (4096.0 * 3000.0);
-        assert!((0.75..1.6).contains(&(told / real)), "{body}: {told} bytes a token are told, {real} are real");
+        assert!((0.75..1.8).contains(&(told / real)), "{body}: {told} bytes a token are told, {real} are real");
     }
 }

@@ -1,5 +1,6 @@
 //! A server on a tiny model with random weights, and what one says to it.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
@@ -79,9 +80,18 @@ impl Server {
 
     /// On another model.
     pub fn start_on(workplace: Workplace, model: &Path, arguments: &[&str]) -> Server {
+        Server::start_by(workplace, model, arguments, Stdio::inherit())
+    }
+
+    /// On another model; what it says of faults goes to a file.
+    pub fn start_with_log(workplace: Workplace, model: &Path, arguments: &[&str], log: &Path) -> Server {
+        Server::start_by(workplace, model, arguments, File::create(log).unwrap().into())
+    }
+
+    fn start_by(workplace: Workplace, model: &Path, arguments: &[&str], log: Stdio) -> Server {
         let mut command = Command::new(env!("CARGO_BIN_EXE_thyme-engine"));
         command.arg("serve").arg(model).args(["--port", "0", "--served-model-name", "tiny"]);
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        command.args(arguments).env("RUST_BACKTRACE", "0").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         let mut child = command.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -106,7 +116,11 @@ impl Server {
 
     /// A post with headers of its own.
     pub fn post_with(&self, path: &str, headers: &[(&str, &str)], body: &Value) -> Reply {
-        let request = headers.iter().fold(self.agent.post(self.url(path)), |r, (key, value)| r.header(*key, *value));
+        let mut request =
+            headers.iter().fold(self.agent.post(self.url(path)), |r, (key, value)| r.header(*key, *value));
+        if headers.iter().all(|(key, _)| !key.eq_ignore_ascii_case("content-type")) {
+            request = request.content_type("application/json");
+        }
         reply(request.send(body.to_string()).unwrap())
     }
 
@@ -133,7 +147,7 @@ impl Server {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let body = body.to_string();
         let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
             body.len()
         );
         stream.write_all(head.as_bytes()).unwrap();
@@ -177,6 +191,11 @@ impl Server {
     pub fn terminate(&self) {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), rustix::process::Signal::TERM)
             .unwrap();
+    }
+
+    /// How it ended, if it did.
+    pub fn try_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
     }
 
     /// How it ended.

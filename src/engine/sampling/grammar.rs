@@ -5,8 +5,9 @@ use std::sync::Arc;
 use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
 use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{Matcher, ParserFactory};
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
 
+pub use super::form::Form;
 use crate::prompt::Tokenizer;
 
 /// States of a grammar's lexer at most, of one or two kilobytes each: what a compiled grammar may grow to.
@@ -14,15 +15,29 @@ const LEXER_STATES_MAX: usize = 20_000;
 /// Symbols of a grammar at most.
 const SYMBOLS_MAX: usize = 100_000;
 
-/// What an answer must look like.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Form {
-    /// JSON that fits a JSON schema.
-    JsonSchema(Value),
-    /// Text that a regular expression matches as a whole.
-    Regex(String),
-    /// Text of a grammar in Lark's notation, as llguidance reads it.
-    Lark(String),
+/// What a grammar needs to know of a tokenizer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Vocabulary {
+    /// The bytes of all tokens, one after the other.
+    bytes: Vec<u8>,
+    /// Token `id` is `bytes[ends[id - 1]..ends[id]]`.
+    ends: Vec<usize>,
+    /// The tokens that end a turn.
+    eos: Vec<u32>,
+}
+
+impl Vocabulary {
+    /// Of a model of `vocab` ids whose turns end with a token of `eos`.
+    pub fn new(tokenizer: &Tokenizer, vocab: usize, eos: &[u32]) -> Vocabulary {
+        let (mut bytes, mut ends) = (Vec::new(), Vec::with_capacity(vocab));
+        for id in 0..vocab as u32 {
+            // A byte that no text has stands before special tokens: no text that a grammar allows is one of them.
+            bytes.extend(tokenizer.is_special(id).then_some(TokTrie::SPECIAL_TOKEN_MARKER));
+            bytes.extend_from_slice(tokenizer.token_bytes(id));
+            ends.push(bytes.len());
+        }
+        Vocabulary { bytes, ends, eos: eos.to_vec() }
+    }
 }
 
 /// Compiles grammars for one vocabulary.
@@ -38,13 +53,23 @@ impl Grammars {
     /// # Errors
     /// When the vocabulary cannot be used for it.
     pub fn new(tokenizer: &Tokenizer, vocab: usize, eos: &[u32]) -> Result<Grammars, String> {
-        // A byte that no text has stands before special tokens: no text that a grammar allows is one of them.
-        let bytes = |id: u32| match tokenizer.is_special(id) {
-            true => [&[TokTrie::SPECIAL_TOKEN_MARKER], tokenizer.token_bytes(id)].concat(),
-            false => tokenizer.token_bytes(id).to_vec(),
+        Grammars::of_vocabulary(&Vocabulary::new(tokenizer, vocab, eos))
+    }
+
+    /// [`Grammars::new`] by what it needs of a tokenizer.
+    ///
+    /// # Errors
+    /// As that has them.
+    pub fn of_vocabulary(vocabulary: &Vocabulary) -> Result<Grammars, String> {
+        let Vocabulary { bytes, ends, eos } = vocabulary;
+        let token = |id: usize| {
+            let start = if id == 0 { 0 } else { ends[id - 1] };
+            bytes.get(start..ends[id]).map(<[u8]>::to_vec).ok_or_else(|| "a token has no bytes".to_owned())
         };
-        let tokens: Vec<Vec<u8>> = (0..vocab as u32).map(bytes).collect();
-        let trie = TokTrie::from(&TokRxInfo::new(vocab as u32, eos[0]), &tokens).with_eos_tokens(eos);
+        let tokens = (0..ends.len()).map(token).collect::<Result<Vec<_>, _>>()?;
+        let &end = eos.first().ok_or("no token ends a turn")?;
+        let vocab = tokens.len();
+        let trie = TokTrie::from(&TokRxInfo::new(vocab as u32, end), &tokens).with_eos_tokens(eos);
         // How text is cut into tokens is left to the model.
         let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
         let slices = llguidance::earley::SlicedBiasComputer::general_slices();

@@ -2,6 +2,7 @@
 
 pub mod adaptive_temperature;
 pub mod constraints;
+pub mod form;
 pub mod grammar;
 pub mod likeliest;
 pub mod stop;

@@ -1,6 +1,7 @@
 //! Thinking with code, as Thyme does it: the model thinks, writes Python between `<code>` and `</code>`, reads what came of it between
 //! `<sandbox_output>` and `</sandbox_output>` in the same message, and ends with `<answer>…</answer>`.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use crate::rollout::environment::{
 };
 use crate::rollout::tool::{CallStatus, Subject, Tool, ToolFault, ToolOutput, ToolSession};
 use crate::rollout::transcript::{End, TurnKind};
+use crate::sandbox::plain_name;
 
 /// Opens an answer.
 pub const ANSWER_OPEN: &str = "<answer>";
@@ -23,6 +25,9 @@ pub const ANSWER_CLOSE: &str = "</answer>";
 pub const OUTPUT_OPEN: &str = "<sandbox_output>";
 /// Closes an observation.
 pub const OUTPUT_CLOSE: &str = "</sandbox_output>";
+
+/// The name of a picture that has no usable file name.
+const UNNAMED: &str = "image.png";
 
 /// The system prompt for tasks that bring no messages of their own.
 pub const SYSTEM_PROMPT: &str = "\
@@ -84,7 +89,7 @@ impl ThinkWithCode {
     }
 
     /// Thyme's conversation for a question about images.
-    fn messages(&self, task: &Task) -> Result<Vec<Message>, EnvironmentError> {
+    fn messages(&self, task: &Task, image_name: &str) -> Result<Vec<Message>, EnvironmentError> {
         let mut parts = Vec::new();
         let mut size = None;
         for source in &task.images {
@@ -92,13 +97,13 @@ impl ThinkWithCode {
             size = size.or(Some(pixels.dimensions()));
             parts.push(Part::Image(ImageSource::Memory(pixels).sized(source.size())));
         }
-        parts.push(Part::Text(user_prompt(&task.question, task.images.first().map(image_name).zip(size))));
+        parts.push(Part::Text(user_prompt(&task.question, size.map(|size| (image_name, size)))));
         Ok(vec![Message::text("system", &*self.settings.system_prompt), Message::new("user", parts)])
     }
 }
 
 /// The text of Thyme's user message after its image: the question, the image's name and original size in pixels, the form of the reply.
-pub fn user_prompt(question: &str, image: Option<(String, (u32, u32))>) -> String {
+pub fn user_prompt(question: &str, image: Option<(&str, (u32, u32))>) -> String {
     let mut text = String::new();
     match image {
         Some((name, (width, height))) => text.push_str(&format!(
@@ -114,13 +119,15 @@ pub fn user_prompt(question: &str, image: Option<(String, (u32, u32))>) -> Strin
     text
 }
 
-/// The file name of an image, under which code finds it too.
-fn image_name(source: &ImageSource) -> String {
-    let name = match source.original() {
-        ImageSource::Path(path) => path.file_name().and_then(|name| name.to_str()),
-        ImageSource::DataUrl(_) | ImageSource::Memory(_) | ImageSource::Sized(..) => None,
+/// The name of the first picture, the same in the prompt and for code: its file name if that is plain text to the tokenizer.
+fn image_name(processor: &Processor, images: &[ImageSource]) -> Result<String, EnvironmentError> {
+    let name = match images.first().map(ImageSource::original) {
+        Some(ImageSource::Path(path)) => plain_name(path, UNNAMED),
+        _ => UNNAMED.to_owned(),
     };
-    name.unwrap_or("image.png").to_owned()
+    let tokenizer = processor.tokenizer();
+    let is_text = tokenizer.encode(&name)? == tokenizer.encode_plain(&name)?;
+    Ok(if is_text { name } else { UNNAMED.to_owned() })
 }
 
 impl Environment for ThinkWithCode {
@@ -130,6 +137,10 @@ impl Environment for ThinkWithCode {
 
     fn name(&self) -> &'static str {
         "think_with_code"
+    }
+
+    fn versions(&self) -> BTreeMap<String, String> {
+        self.tool.versions()
     }
 
     fn stop_strings(&self) -> Vec<String> {
@@ -147,7 +158,7 @@ impl Environment for ThinkWithCode {
     fn open(&self, processor: &Processor, task: &Task, group_size: usize) -> Result<Scene, EnvironmentError> {
         let written;
         let messages = if task.messages.is_empty() && task.prompt.is_none() {
-            written = self.messages(task)?;
+            written = self.messages(task, &image_name(processor, &task.images)?)?;
             &written
         } else {
             &task.messages
@@ -163,7 +174,8 @@ impl Environment for ThinkWithCode {
         } else {
             &task.images
         };
-        let subject = Subject { images, folder: Path::new(&task.folder) };
+        let image_name = image_name(processor, images)?;
+        let subject = Subject { images, folder: Path::new(&task.folder), image_name: &image_name };
         let sessions = self.tool.open(&subject, group_size)?;
         let episode = |session| -> Box<dyn Episode> { Box::new(CodeEpisode::new(Arc::clone(&self.settings), session)) };
         Ok(Scene { prompt, episodes: sessions.into_iter().map(episode).collect() })
@@ -248,7 +260,7 @@ impl Episode for CodeEpisode {
                     self.images += 1;
                     shown.push(Arc::new(prepared));
                 }
-                Err(problem) => add_line(&mut text, format!("The image {} cannot be shown: it {problem}", image.name)),
+                Err(problem) => add_line(&mut text, format!("The image {} cannot be shown: it {problem}", image.label)),
             }
         }
         if text.is_empty() && shown.is_empty() {

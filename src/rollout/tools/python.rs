@@ -1,5 +1,6 @@
 //! Python in the sandbox as a tool: a session is one jailed process, in which variables persist from call to call.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::prompt::ImageSource;
 use crate::rollout::tool::{CallStatus, Subject, Tool, ToolFault, ToolImage, ToolOutput, ToolSession};
-use crate::sandbox::{Guarantee, InputImage, Sandbox, SandboxError, SandboxOptions, Session, Status};
+use crate::sandbox::{Guarantee, InputImage, Sandbox, SandboxError, SandboxOptions, Session, Status, Versions};
 
 /// Side in pixels of the blank picture that code finds when a task has none.
 const BLANK_SIDE: u32 = 64;
@@ -95,25 +96,33 @@ fn fault(error: SandboxError) -> ToolFault {
     ToolFault { tool: "python", reason: error.to_string() }
 }
 
-/// The picture that code works on: the task's first, as it came.
+/// The picture that code works on: the task's first, as it came, under the name that the model was told.
 fn input(subject: &Subject<'_>) -> Result<InputImage, ToolFault> {
+    let unnamed = Path::new("image.png");
     let Some(source) = subject.images.first() else {
         let blank = image::RgbImage::from_pixel(BLANK_SIDE, BLANK_SIDE, image::Rgb([255; 3]));
-        return InputImage::from_rgb(&blank, Path::new("image.png")).map_err(fault);
+        return InputImage::from_rgb(&blank, unnamed).map_err(fault);
     };
-    match source.original() {
-        ImageSource::Path(path) => InputImage::read(&subject.folder.join(path)).map_err(fault),
+    let input = match source.original() {
+        ImageSource::Path(path) => InputImage::read(&subject.folder.join(path)).map_err(fault)?,
         ImageSource::DataUrl(_) | ImageSource::Memory(_) | ImageSource::Sized(..) => {
             let pixels =
                 source.load(subject.folder).map_err(|error| ToolFault { tool: "python", reason: error.to_string() })?;
-            InputImage::from_rgb(&pixels, Path::new("image.png")).map_err(fault)
+            InputImage::from_rgb(&pixels, unnamed).map_err(fault)?
         }
-    }
+    };
+    Ok(input.named(subject.image_name))
 }
 
 impl Tool for Python {
     fn name(&self) -> &'static str {
         "python"
+    }
+
+    fn versions(&self) -> BTreeMap<String, String> {
+        let Versions { python, numpy, opencv, pillow } = self.sandbox.interpreter().versions.clone();
+        let named = [("python", python), ("numpy", numpy), ("opencv", opencv), ("pillow", pillow)];
+        named.map(|(name, version)| (name.to_owned(), version)).into()
     }
 
     fn open(&self, subject: &Subject<'_>, sessions: usize) -> Result<Vec<Box<dyn ToolSession>>, ToolFault> {
@@ -135,9 +144,10 @@ impl ToolSession for PythonSession {
             Status::Denied => CallStatus::Denied,
         };
         let image = |produced: crate::sandbox::ProducedImage| ToolImage {
-            name: Path::new(&produced.path).file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            bytes: produced.bytes.into(),
+            name: produced.name,
+            label: Path::new(&produced.label).file_name().unwrap_or_default().to_string_lossy().into_owned(),
             pixels: produced.image.into(),
+            widened: produced.widened,
         };
         Ok(ToolOutput {
             status,

@@ -1,6 +1,9 @@
 //! The answer reward beside pairs that people judged, and beside pairs that are right or wrong by how they are made.
 
+use std::path::Path;
+
 use thyme_engine::eval::predictions::score_lines;
+use thyme_engine::files::lines::{JsonLines, LINE_BYTES_MAX};
 use thyme_engine::ops::sample::philox_uniform;
 use thyme_engine::rollout::reward::{RewardSet, Score};
 use thyme_engine::rollout::rewards::answer::fits;
@@ -18,7 +21,8 @@ fn verdict(answer: &str, solution: &str, question: &str) -> Verdict {
 
 #[test]
 fn every_judged_pair_scores_as_it_was_judged() {
-    let (scored, _) = score_lines(PAIRS.as_bytes(), &RewardSet::answer_only()).unwrap();
+    let pairs = JsonLines::of_reader(Path::new("answers.jsonl"), PAIRS.as_bytes(), LINE_BYTES_MAX);
+    let (scored, _) = score_lines(pairs, &RewardSet::answer_only()).unwrap();
     let mut faults = Vec::new();
     for line in scored.lines() {
         let line: serde_json::Value = serde_json::from_str(line).unwrap();

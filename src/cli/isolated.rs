@@ -1,0 +1,67 @@
+//! `thyme-engine isolated`: the child's side of work that may end a process. The commands start it; nobody calls it by hand.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+use serde_json::Value;
+
+use crate::engine::sampling::grammar::{Form, Grammars, Vocabulary};
+use crate::isolated::{Isolated, serve_jobs};
+use crate::prompt::TemplateWork;
+
+/// This program, even where its file was replaced since.
+const THIS_PROGRAM: &str = "/proc/self/exe";
+/// Seconds that a job may take.
+const LIMIT_SECONDS: u64 = 4;
+
+/// Do jobs for another process of this program.
+#[derive(Debug, Args)]
+pub struct IsolatedArguments {
+    /// What the jobs are.
+    #[arg(value_enum)]
+    work: Work,
+}
+
+/// What a child does.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Work {
+    /// Renders chat templates.
+    Templates,
+    /// Compiles grammars, to see whether they can be.
+    Grammars,
+}
+
+/// Children that render chat templates.
+pub fn renderer() -> Arc<Isolated> {
+    children("templates")
+}
+
+/// Children that compile grammars, once they are told a vocabulary.
+pub fn compiler() -> Arc<Isolated> {
+    children("grammars")
+}
+
+fn children(work: &str) -> Arc<Isolated> {
+    Arc::new(Isolated::new(PathBuf::from(THIS_PROGRAM), &["isolated", work], LIMIT_SECONDS))
+}
+
+/// Runs the command.
+pub fn run(arguments: &IsolatedArguments) -> anyhow::Result<()> {
+    match arguments.work {
+        Work::Templates => serve_jobs(|_| Ok(TemplateWork::default()), TemplateWork::render)?,
+        Work::Grammars => serve_jobs(grammars, check)?,
+    }
+    Ok(())
+}
+
+fn grammars(vocabulary: Value) -> Result<Grammars, String> {
+    let vocabulary: Vocabulary = serde_json::from_value(vocabulary).map_err(|error| error.to_string())?;
+    Grammars::of_vocabulary(&vocabulary)
+}
+
+fn check(grammars: &Grammars, form: Value) -> Result<Value, String> {
+    let form: Form = serde_json::from_value(form).map_err(|error| error.to_string())?;
+    grammars.compile(&form)?;
+    Ok(Value::Null)
+}

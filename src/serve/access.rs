@@ -1,0 +1,447 @@
+//! Who may use the server: the key, and what a browser tells of the page that asks. A page of another site must neither read answers nor change
+//! anything, whatever address it reaches the server by.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::body::{Body, HttpBody};
+use axum::extract::{FromRequest, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use super::App;
+use super::control::TRANSFER_ROUTES;
+use super::error::ApiError;
+
+/// Routes that need no key: whether the server lives is no secret.
+const OPEN_ROUTES: [&str; 2] = ["/health", "/ping"];
+/// Routes that change the server for all, beside those of a transfer of weights.
+const ADMIN_ROUTES: [&str; 3] = ["/update_weights", "/update_weights_from_disk", "/reset_prefix_cache"];
+/// What a page of an allowed origin may do.
+const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, OPTIONS");
+/// Headers that it may send where it does not say which.
+const HEADERS: HeaderValue = HeaderValue::from_static("authorization, content-type");
+/// Headers of answers that it may read besides those that all may.
+const EXPOSED_HEADERS: HeaderValue = HeaderValue::from_static("retry-after");
+/// Seconds for which a browser need not ask again.
+const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
+/// Says which kind of site a request comes from; browsers set it.
+const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const REQUEST_PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-control-request-private-network");
+const ALLOW_PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-control-allow-private-network");
+
+/// Who may use the server.
+#[derive(Clone, Debug, Default)]
+pub struct Access {
+    /// What clients must know, one of these; empty for no key.
+    pub api_keys: Vec<String>,
+    /// Web origins whose pages may use the server.
+    pub origins: Origins,
+    /// Names that the server goes by.
+    pub hosts: Hosts,
+}
+
+/// Web origins, as in `https://example.com:8443`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Origins {
+    /// All of them.
+    Any,
+    /// These, in the form in which browsers send them.
+    Listed(Vec<String>),
+}
+
+impl Default for Origins {
+    fn default() -> Origins {
+        Origins::Listed(Vec::new())
+    }
+}
+
+/// Names in a request's `Host`, with or without a port.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Hosts {
+    /// Any name.
+    #[default]
+    Any,
+    /// Names and addresses of this machine for itself, and these.
+    Loopback(Vec<String>),
+}
+
+/// What a request says of where it comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Sender<'a> {
+    /// A program, or a page of the server's own origin.
+    Own,
+    /// A page of an allowed origin.
+    Allowed(&'a HeaderValue),
+    /// A page of another origin.
+    Foreign,
+}
+
+impl Origins {
+    /// Reads origins; `*` is all of them.
+    ///
+    /// # Errors
+    /// The first that is none.
+    pub fn read(values: &[String]) -> Result<Origins, String> {
+        if values.iter().any(|value| value == "*") {
+            return Ok(Origins::Any);
+        }
+        let read = |value: &String| {
+            origin(value.strip_suffix('/').unwrap_or(value)).ok_or_else(|| {
+                format!("{value:?} is no origin; give a scheme and a host, such as https://example.com:8443, or *")
+            })
+        };
+        values.iter().map(read).collect::<Result<_, _>>().map(Origins::Listed)
+    }
+}
+
+impl Hosts {
+    /// Of a server that listens at an address, with the names that its operator gives; `*` is any name.
+    ///
+    /// # Errors
+    /// The first that is none.
+    pub fn read(address: IpAddr, values: &[String]) -> Result<Hosts, String> {
+        if values.iter().any(|value| value == "*") || (values.is_empty() && !address.is_loopback()) {
+            return Ok(Hosts::Any);
+        }
+        let read = |value: &String| {
+            split_host(&value.to_ascii_lowercase())
+                .map(|(name, port)| port.map_or(name.to_owned(), |port| format!("{name}:{port}")))
+                .ok_or_else(|| {
+                    format!("{value:?} is no host; give a name or an address, such as models.example.com or *")
+                })
+        };
+        values.iter().map(read).collect::<Result<_, _>>().map(Hosts::Loopback)
+    }
+
+    /// Whether the server goes by a name that it is called.
+    fn have(&self, name: &str, port: Option<u16>) -> bool {
+        match self {
+            Hosts::Any => true,
+            Hosts::Loopback(listed) => is_loopback(name) || is_listed(listed, name, port),
+        }
+    }
+
+    /// Whether a page whose origin is this host must be the server's own: a name that somebody else can give to the server's address
+    /// does not say so.
+    fn own(&self, name: &str, port: Option<u16>) -> bool {
+        let is_address = name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+        match self {
+            Hosts::Any => is_loopback(name) || is_address,
+            Hosts::Loopback(_) => self.have(name, port),
+        }
+    }
+}
+
+fn is_listed(listed: &[String], name: &str, port: Option<u16>) -> bool {
+    let with_port = port.map(|port| format!("{name}:{port}"));
+    listed.iter().any(|listed| listed == name || Some(listed) == with_port.as_ref())
+}
+
+/// Whether a host is this machine for itself, whatever a name server says.
+fn is_loopback(name: &str) -> bool {
+    let is_address = name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    is_address || name == "localhost" || name.ends_with(".localhost")
+}
+
+/// Name, in brackets if it is an address of version 6, and port of a host in lower case.
+fn split_host(host: &str) -> Option<(&str, Option<u16>)> {
+    let end = if host.starts_with('[') { host.find(']')? + 1 } else { host.find(':').unwrap_or(host.len()) };
+    let (name, port) = host.split_at(end);
+    let port = match port.strip_prefix(':') {
+        Some(port) => Some(port.parse().ok().filter(|_| port.bytes().all(|byte| byte.is_ascii_digit()))?),
+        None if port.is_empty() => None,
+        None => return None,
+    };
+    let is_name = match name.strip_prefix('[') {
+        Some(address) => address.trim_end_matches(']').parse::<IpAddr>().is_ok_and(|address| address.is_ipv6()),
+        None => {
+            let is_of_names = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+            !name.is_empty() && name.bytes().all(is_of_names)
+        }
+    };
+    is_name.then_some((name.strip_suffix('.').unwrap_or(name), port))
+}
+
+/// Scheme, name and port of an origin in lower case; the port of the scheme where none is said.
+fn split_origin(origin: &str) -> Option<(&str, &str, Option<u16>)> {
+    let (scheme, host) = origin.split_once("://")?;
+    let is_scheme = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
+    let (name, port) = split_host(host)?;
+    let own_port = match scheme {
+        "http" => Some(80),
+        "https" => Some(443),
+        _ => None,
+    };
+    (!scheme.is_empty() && scheme.bytes().all(is_scheme)).then_some((scheme, name, port.or(own_port)))
+}
+
+/// An origin in one form.
+fn origin(text: &str) -> Option<String> {
+    let text = text.to_ascii_lowercase();
+    let (scheme, name, port) = split_origin(&text)?;
+    Some(port.map_or_else(|| format!("{scheme}://{name}"), |port| format!("{scheme}://{name}:{port}")))
+}
+
+impl Access {
+    /// Checks keys: each must be one that a client can send.
+    ///
+    /// # Errors
+    /// What is wrong with the first that is none.
+    pub fn check_keys(keys: &[String]) -> Result<(), String> {
+        for key in keys {
+            if key.is_empty() {
+                return Err("is empty; give the key that clients must send, or leave it out to ask for none".to_owned());
+            }
+            if key.trim() != key || key.chars().any(char::is_control) {
+                return Err("has white space at its ends or control characters, which no client can send in a header"
+                    .to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    /// The host that a request is for, in lower case; none where it does not say.
+    ///
+    /// # Errors
+    /// When it says so in no understandable way.
+    fn host(headers: &HeaderMap, uri: &Uri) -> Result<Option<String>, ApiError> {
+        let mut hosts = headers.get_all(header::HOST).iter();
+        let unclear = || ApiError::bad("the header `Host` is not one name or address; send one");
+        let host = match (hosts.next(), hosts.next()) {
+            (None, _) => uri.authority().map(|authority| authority.as_str().to_owned()),
+            (Some(host), None) => Some(host.to_str().map_err(|_| unclear())?.to_owned()),
+            (Some(_), Some(_)) => return Err(unclear()),
+        };
+        Ok(host.map(|host| host.to_ascii_lowercase()))
+    }
+
+    /// Where a request comes from.
+    ///
+    /// # Errors
+    /// When it is for another server.
+    fn sender<'a>(&self, headers: &'a HeaderMap, uri: &Uri) -> Result<Sender<'a>, ApiError> {
+        let host = Access::host(headers, uri)?;
+        let host = host.as_deref().map(|host| split_host(host).ok_or(host)).transpose();
+        let host = host.map_err(foreign_host)?;
+        if let Some((name, port)) = host
+            && !self.hosts.have(name, port)
+        {
+            return Err(foreign_host(name));
+        }
+        let mut origins = headers.get_all(header::ORIGIN).iter();
+        let sender = match (origins.next(), origins.next()) {
+            (None, _) => self.sender_without_origin(headers),
+            (Some(origin), None) => self.sender_of(origin, host),
+            (Some(_), Some(_)) => Sender::Foreign,
+        };
+        Ok(sender)
+    }
+
+    /// A browser names the origin of whatever can change something; a request without is a program's, unless a browser says otherwise.
+    fn sender_without_origin(&self, headers: &HeaderMap) -> Sender<'static> {
+        let is_own = |site: &HeaderValue| matches!(site.as_bytes(), b"same-origin" | b"none");
+        match headers.get_all(FETCH_SITE).iter().all(is_own) {
+            true => Sender::Own,
+            false => Sender::Foreign,
+        }
+    }
+
+    fn sender_of<'a>(&self, header: &'a HeaderValue, host: Option<(&str, Option<u16>)>) -> Sender<'a> {
+        let text = header.to_str().unwrap_or_default().to_ascii_lowercase();
+        if let (Some((scheme, name, port)), Some((own, own_port))) = (split_origin(&text), host) {
+            let own_port = own_port.or(if scheme == "https" { Some(443) } else { Some(80) });
+            if (name, port) == (own, own_port) && matches!(scheme, "http" | "https") && self.hosts.own(own, own_port) {
+                return Sender::Own;
+            }
+        }
+        match &self.origins {
+            Origins::Any => Sender::Allowed(header),
+            Origins::Listed(listed) if origin(&text).is_some_and(|origin| listed.contains(&origin)) => {
+                Sender::Allowed(header)
+            }
+            Origins::Listed(_) => Sender::Foreign,
+        }
+    }
+
+    /// Whether one of the keys, if there are any, stands in a request; its number.
+    fn key(&self, headers: &HeaderMap) -> Option<usize> {
+        let given = headers.get(header::AUTHORIZATION).map_or(&b""[..], HeaderValue::as_bytes);
+        let (scheme, given) = given.split_at_checked(7).unwrap_or_default();
+        let given = if scheme.eq_ignore_ascii_case(b"Bearer ") { given } else { b"" };
+        self.api_keys.iter().position(|key| is_equal(key.as_bytes(), given))
+    }
+
+    /// Whether pages of an origin that is told may read what others may not.
+    fn allowed_origin(&self, origin: &HeaderValue) -> HeaderValue {
+        if self.origins == Origins::Any { HeaderValue::from_static("*") } else { origin.clone() }
+    }
+}
+
+/// Compares in a time that does not tell how much of a key was right.
+fn is_equal(key: &[u8], given: &[u8]) -> bool {
+    given.len() == key.len() && given.iter().zip(key).fold(0, |sum, (a, b)| sum | (a ^ b)) == 0
+}
+
+/// Whether a route changes the server for all: a page of another origin may never use it, even where it may use the others.
+fn is_of_admins(path: &str) -> bool {
+    ADMIN_ROUTES.contains(&path) || TRANSFER_ROUTES.contains(&path)
+}
+
+fn foreign_host(name: &str) -> ApiError {
+    let name: String = name.chars().take(100).collect();
+    let message = format!(
+        "this server does not go by the name {name:?}; use http://localhost or its address, or start it with --allowed-hosts"
+    );
+    ApiError::status(StatusCode::FORBIDDEN, "foreign_host", message)
+}
+
+fn foreign_origin(path: &str) -> ApiError {
+    let message = match is_of_admins(path) {
+        true => format!("{path} is not for pages of other origins; call it from a program"),
+        false => {
+            "pages of this origin may not use the server; start it with --allowed-origins and the origin".to_owned()
+        }
+    };
+    ApiError::status(StatusCode::FORBIDDEN, "foreign_origin", message)
+}
+
+/// Lets in who has the key, and no page of a foreign origin. What a page may not read anyway, a link to it may show.
+pub async fn guard(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let access = &app.access;
+    let headers = request.headers();
+    let path = request.uri().path();
+    let is_admin = is_of_admins(path);
+    let is_read = matches!(*request.method(), Method::GET | Method::HEAD) && !headers.contains_key(header::ORIGIN);
+    let origin = match access.sender(headers, request.uri()) {
+        Err(error) => return error.into_response(),
+        Ok(Sender::Own) => None,
+        Ok(Sender::Allowed(origin)) if !is_admin => Some(access.allowed_origin(origin)),
+        Ok(Sender::Foreign) if is_read && !is_admin => None,
+        Ok(_) => return vary(foreign_origin(path).into_response()),
+    };
+    if let Some(origin) = &origin
+        && request.method() == Method::OPTIONS
+        && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+    {
+        return shared(preflight(headers), origin.clone());
+    }
+    let key = access.key(headers);
+    let is_open = access.api_keys.is_empty() || OPEN_ROUTES.contains(&path);
+    let response = if !is_open && key.is_none() {
+        let message = "the API key is missing or wrong; send the header `Authorization: Bearer KEY` with the key that the server was \
+                       started with";
+        ApiError::status(StatusCode::UNAUTHORIZED, "invalid_api_key", message).into_response()
+    } else {
+        request.extensions_mut().insert(Key(key));
+        next.run(request).await
+    };
+    match origin {
+        Some(origin) => shared(response, origin),
+        None => vary(response),
+    }
+}
+
+/// Which of the keys a request brought.
+#[derive(Clone, Copy, Debug)]
+pub struct Key(pub Option<usize>);
+
+/// What a browser asks before it lets a page send a request.
+fn preflight(headers: &HeaderMap) -> Response {
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    let asked = headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
+    let own = response.headers_mut();
+    own.insert(header::ACCESS_CONTROL_ALLOW_METHODS, METHODS);
+    own.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, asked.unwrap_or(HEADERS));
+    own.insert(header::ACCESS_CONTROL_MAX_AGE, MAX_AGE);
+    if headers.contains_key(REQUEST_PRIVATE_NETWORK) {
+        own.insert(ALLOW_PRIVATE_NETWORK, HeaderValue::from_static("true"));
+    }
+    response
+}
+
+/// An answer that a page of an origin may read.
+fn shared(response: Response, origin: HeaderValue) -> Response {
+    let mut response = vary(response);
+    response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    response.headers_mut().insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED_HEADERS);
+    response
+}
+
+/// Answers differ by origin: a cache must not mix them.
+fn vary(mut response: Response) -> Response {
+    response.headers_mut().append(header::VARY, HeaderValue::from_static("origin"));
+    response
+}
+
+/// Checks that a body is said to be JSON: what a page can send without asking first is not.
+///
+/// # Errors
+/// When it is said to be something else, or nothing is said.
+pub fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    let mut kinds = headers.get_all(header::CONTENT_TYPE).iter();
+    let is_json = match (kinds.next(), kinds.next()) {
+        (Some(kind), None) => kind.to_str().is_ok_and(is_json),
+        _ => false,
+    };
+    if is_json {
+        return Ok(());
+    }
+    let message = "the body is not said to be of type application/json; send the header `Content-Type: application/json` (curl: -H \
+                   'Content-Type: application/json')";
+    Err(ApiError::status(StatusCode::UNSUPPORTED_MEDIA_TYPE, "wrong_content_type", message))
+}
+
+fn is_json(kind: &str) -> bool {
+    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let suffixed = kind.strip_prefix("application/").and_then(|kind| kind.strip_suffix("+json"));
+    kind == "application/json" || suffixed.is_some_and(|kind| !kind.is_empty() && !kind.contains([',', ' ', '/']))
+}
+
+/// A request of a route that needs no body: it has none, or one of JSON, which is not read.
+pub struct Bodiless;
+
+impl<S: Sync> FromRequest<S> for Bodiless {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Bodiless, ApiError> {
+        let is_empty = Body::size_hint(request.body()).exact() == Some(0);
+        match is_empty && !request.headers().contains_key(header::CONTENT_TYPE) {
+            true => Ok(Bodiless),
+            false => check_content_type(request.headers()).map(|()| Bodiless),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_and_hosts_are_compared_in_one_form() {
+        assert_eq!(origin("HTTP://Example.com"), origin("http://example.com:80"));
+        assert_eq!(origin("https://a").as_deref(), Some("https://a:443"));
+        assert_eq!(origin("https://a."), origin("https://a"));
+        for wrong in
+            ["null", "", "a", "http://", "http://a/b", "http://a b", "http://a:99999", "http://u@a", "http://[::g]"]
+        {
+            assert_eq!(origin(wrong), None, "{wrong}");
+        }
+        for (host, name, port) in [
+            ("localhost:80", "localhost", Some(80)),
+            ("127.0.0.1", "127.0.0.1", None),
+            ("[::1]:8000", "[::1]", Some(8000)),
+            ("localhost.", "localhost", None),
+        ] {
+            assert_eq!(split_host(host), Some((name, port)));
+            assert!(is_loopback(name));
+        }
+        for wrong in ["", ":80", "[::1", "[a]", "a:b", "a:+1", "a:", "a/b", "a@b", "127.0.0.1.evil.example\0"] {
+            assert_eq!(split_host(wrong), None, "{wrong}");
+        }
+        for foreign in ["localhost.evil.example", "evil.example", "127.0.0.1.evil.example", "10.0.0.1", "0.0.0.0"] {
+            assert!(!is_loopback(split_host(foreign).unwrap().0), "{foreign}");
+        }
+    }
+}
