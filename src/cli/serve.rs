@@ -47,8 +47,8 @@ const EXAMPLES: &str = r#"Example:
 
 Requests may ask for logit_bias, allowed_token_ids, bad_words, min_tokens, presence_penalty and frequency_penalty, and for answers of a form:
 response_format (json_object, json_schema), structured_outputs (json, json_object, regex, choice, grammar), tool_choice (required, a function).
-`tools` need a chat template that shows them to the model (--chat-template). Of a JSON schema, `uniqueItems` and a `format` that is not known are not enforced. `max_tokens: 0` with `echo` and `logprobs` scores a prompt. An
-answer of more than 256 MiB of JSON is refused before it starts.
+`tools` need a chat template that shows them to the model (--chat-template). Of a JSON schema, `uniqueItems` and a `format` that is not known
+are not enforced. `max_tokens: 0` with `echo` and `logprobs` scores a prompt. An answer of more than 256 MiB of JSON is refused before it starts.
 
 Whoever reaches the address can use the server, load other weights into it too; --api-key asks for a key. Web pages of other origins cannot,
 unless --allowed-origins names them, and never change weights. Bodies are JSON, and said to be. Ctrl-C or SIGTERM ends it when
