@@ -148,7 +148,9 @@ impl Calls {
         for (key, value) in &self.fields {
             body.entry(key).or_insert_with(|| value.clone());
         }
-        body.entry("seed").or_insert_with(|| (self.seed.wrapping_add(number as u64) as i64).into());
+        let seed = self.seed.wrapping_add(number as u64) as i64;
+        // -1 would stand for a random one.
+        body.entry("seed").or_insert_with(|| if seed == -1 { i64::MIN } else { seed }.into());
         body.insert("stream".to_owned(), Value::Bool(false));
         Ok(Call { url: line.url, body: Value::Object(body) })
     }

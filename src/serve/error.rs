@@ -11,6 +11,9 @@ use crate::engine::request::GeneratorError;
 /// Seconds after which a client may try again.
 const RETRY_SECONDS: u32 = 1;
 
+/// Characters of a message at most: what a client sent may be repeated in it.
+const MESSAGE_CHARACTERS_MAX: usize = 2000;
+
 /// A request that was not answered.
 #[derive(Debug)]
 pub struct ApiError {
@@ -23,7 +26,12 @@ pub struct ApiError {
 impl ApiError {
     /// A request that is wrong.
     pub fn bad(message: impl Display) -> ApiError {
-        ApiError { status: StatusCode::BAD_REQUEST, message: message.to_string(), param: None, code: None }
+        let mut message = message.to_string();
+        if let Some((end, _)) = message.char_indices().nth(MESSAGE_CHARACTERS_MAX) {
+            message.truncate(end);
+            message.push_str("...");
+        }
+        ApiError { status: StatusCode::BAD_REQUEST, message, param: None, code: None }
     }
 
     /// A field whose value is wrong.
