@@ -56,6 +56,7 @@ mod server;
 mod simt;
 mod small_policy;
 mod speculation;
+mod starvation;
 mod tasks;
 mod tidy;
 mod trace;
