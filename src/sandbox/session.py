@@ -300,8 +300,10 @@ def warm_up():
     tree, _ = repair.parse("a = 1\nb.c(a, f'{a}')", "<code 0>", made)
     repair.Repairs("", bool, (), made).run(tree)
     compile(tree, "<code 0>", "exec")
-    memory = io.BytesIO(b"".join(libraries.stored_png(Image.new("RGB", (64, 64)))))
-    Image.open(memory).crop((0, 0, 64, 64)).tobytes()
+    image = Image.new("RGB", (64, 64))
+    memory = io.BytesIO(b"".join(libraries.stored_png(image, image.tobytes())))
+    shown.flat(shown.upright(Image.open(memory))).crop((0, 0, 64, 64)).tobytes()
+    Guard()
     seed_everything()
 
 

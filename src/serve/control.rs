@@ -18,13 +18,18 @@ use super::answers::{Form, Kind};
 use super::constraints::{Asked, ToolChoice};
 use super::desk::{Order, Running};
 use super::error::ApiError;
+use super::fair::Client;
+use super::fields::{object, optional_object, whole_number, wholes, with_whole_floats};
 use super::openai::Request;
-use super::prompts::is_remote;
-use super::routes::{Entry, Wire, answer, fetch, fetch_pictures, prepare};
+use super::prompts::{is_remote, picture_count};
+use super::routes::{Entry, Wire, answer, cost_of, fetch, fetch_pictures, prepare};
+use super::sampling::check;
 use crate::checkpoint::folder;
 use crate::checkpoint::weights::ReloadError;
 use crate::prompt::{PixelLimits, PreparedImage, Processor, Prompt};
 
+/// Bytes of a name that a client gives its request.
+const REQUEST_ID_BYTES_MAX: usize = 256;
 /// Routes of a weight transfer over the network, which is not done here.
 pub const TRANSFER_ROUTES: [&str; 6] = [
     "/init_weight_transfer_engine",
@@ -124,27 +129,33 @@ async fn update_weights(
 
 /// A conversation's pictures, on their way through a client that only hands them back.
 #[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(expecting = "an object")]
 struct Features {
     images: Vec<String>,
     /// The sizes that the messages ask for them, in the messages' own keys or null; of all or of none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     image_sizes: Vec<Value>,
+    #[serde(default, deserialize_with = "with_whole_floats")]
     mm_processor_kwargs: Option<PixelLimits>,
     /// Where they stand in the prompt, for clients that look; when handed back, the token ids say it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     mm_placeholders: Placeholders,
 }
 
 /// Runs of token ids that stand for pictures.
 #[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(expecting = "an object")]
 struct Placeholders {
     image: Vec<Run>,
 }
 
 /// Token ids that stand for one picture.
 #[derive(Debug, Deserialize, Serialize)]
+#[serde(expecting = "an object with offset and length")]
 struct Run {
+    #[serde(deserialize_with = "whole_number")]
     offset: usize,
+    #[serde(deserialize_with = "whole_number")]
     length: usize,
 }
 
@@ -163,12 +174,17 @@ impl Placeholders {
     }
 }
 
-async fn render(State(app): State<Arc<App>>, Wire(request, _room): Wire<Request>) -> Result<Json<Value>, ApiError> {
+async fn render(
+    State(app): State<Arc<App>>,
+    client: Client,
+    Wire(request, room): Wire<Request>,
+) -> Result<Json<Value>, ApiError> {
     app.model_name(request.model.as_deref())?;
-    let request = fetch_pictures(&app, request).await?;
+    let request = fetch_pictures(&app, client, request).await?;
+    let cost = cost_of(room.bytes, picture_count(&request));
     let (images, image_sizes) = app.prompts.features(&request)?;
     let mm_processor_kwargs = request.mm_processor_kwargs;
-    let prompt = prepare(&app, move |app| app.prompts.chat(&request)).await?;
+    let prompt = prepare(&app, client, cost, move |app| app.prompts.chat(&request)).await?;
     let mm_placeholders = Placeholders::of(&prompt, &app.prompts.processor);
     let features =
         (!images.is_empty()).then_some(Features { images, image_sizes, mm_processor_kwargs, mm_placeholders });
@@ -181,9 +197,11 @@ async fn render(State(app): State<Arc<App>>, Wire(request, _room): Wire<Request>
 struct Generate {
     model: Option<String>,
     request_id: Option<String>,
+    #[serde(deserialize_with = "wholes")]
     token_ids: Vec<u32>,
+    #[serde(default, deserialize_with = "optional_object")]
     features: Option<Features>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     sampling_params: Request,
 }
 
@@ -193,8 +211,15 @@ async fn generate(
     Wire(generate, room): Wire<Generate>,
 ) -> Result<Response, ApiError> {
     let Generate { model, request_id, token_ids, features, sampling_params } = generate;
+    let id_bytes = request_id.as_ref().map_or(0, String::len);
+    check(
+        "request_id",
+        format!("{id_bytes} bytes long"),
+        id_bytes <= REQUEST_ID_BYTES_MAX,
+        &format!("at most {REQUEST_ID_BYTES_MAX}"),
+    )?;
     let request = Request { model, stream: None, ..sampling_params };
-    let features = fetch_features(&app, features.unwrap_or_default()).await?;
+    let features = fetch_features(&app, entry.client, features.unwrap_or_default()).await?;
     let make = move |app: &App, _: &Request| {
         let images = app.prompts.load(&features.images, &features.image_sizes, features.mm_processor_kwargs)?;
         Ok(vec![app.prompts.tokens("token_ids", token_ids, images)?])
@@ -205,11 +230,12 @@ async fn generate(
 }
 
 /// Fetches pictures that lie on the network.
-async fn fetch_features(app: &Arc<App>, mut features: Features) -> Result<Features, ApiError> {
-    if !features.images.iter().any(|address| is_remote(address)) {
+async fn fetch_features(app: &Arc<App>, client: Client, mut features: Features) -> Result<Features, ApiError> {
+    let pictures = features.images.iter().filter(|address| is_remote(address)).count();
+    if pictures == 0 {
         return Ok(features);
     }
-    fetch(app, move |app| {
+    fetch(app, (client, pictures), move |app| {
         let remote = features.images.iter_mut().filter(|address| is_remote(address));
         app.prompts.fetch(remote.map(|address| (address, "features".to_owned())))?;
         Ok(features)

@@ -13,11 +13,13 @@ use super::App;
 use super::choice::{Choice, Finish, LogprobsMode};
 use super::desk::{self, Job, Order, Progress, Queued, Token};
 use super::error::ApiError;
+use super::fair::Client;
 use super::gauges::Active;
 use super::openai::Usage;
 use super::prompt_logprobs::TokenLogprobs;
+use super::routes::Entry;
 use super::sampling::Settings;
-use crate::engine::request::Stops;
+use crate::engine::request::{StopReason, Stops};
 use crate::prompt::Prompt;
 
 /// Answers under way.
@@ -29,15 +31,17 @@ pub struct Generation {
     /// Token ids of each prompt.
     pub prompts: Vec<Vec<u32>>,
     /// For each prompt, where asked for.
-    pub prompt_logprobs: Vec<Vec<TokenLogprobs>>,
+    pub prompt_logprobs: Vec<Arc<Vec<TokenLogprobs>>>,
     choices: Vec<Growing>,
     /// Answers that have not ended.
     open: usize,
+    /// Answers that end without a token, and are still to be told so.
+    ended: Range<usize>,
     events: UnboundedReceiver<Result<desk::News, ApiError>>,
     /// News that was looked at already.
     first: Option<News>,
     began: Instant,
-    _active: Active,
+    _active: Arc<Active>,
 }
 
 /// An answer, and when its tokens came.
@@ -66,6 +70,8 @@ pub struct Drawn {
     pub token: Option<Token>,
     /// New text.
     pub text: String,
+    /// Characters that were complete before the token.
+    pub offset: usize,
     /// How the answer ended, if it did.
     pub finish: Option<Finish>,
 }
@@ -86,23 +92,28 @@ impl Generation {
         settings: Settings,
         prompts: Vec<Prompt>,
         is_stream: bool,
-        active: Active,
+        entry: Entry,
     ) -> Result<Generation, ApiError> {
         let began = Instant::now();
         let settings = Arc::new(settings);
         let mut prompt_logprobs = Vec::new();
         if let Some(top) = settings.prompt_logprobs {
             for prompt in &prompts {
-                prompt_logprobs.push(score(app, prompt.clone(), top).await?);
+                prompt_logprobs.push(Arc::new(score(app, entry.client, prompt.clone(), top).await?));
             }
         }
         let (sender, events) = unbounded_channel();
         let choices = prompts.len() * settings.n;
+        let is_scored_only = settings.max_tokens == Some(0);
         let token_ids = prompts.iter().map(|prompt| prompt.token_ids.clone()).collect();
         for (number, prompt) in prompts.into_iter().enumerate() {
             app.gauges.count_prompt(prompt.token_ids.len());
+            if is_scored_only {
+                continue;
+            }
             let tokens = app.defaults.answer_tokens(&settings, prompt.token_ids.len());
             let job = Job {
+                client: entry.client,
                 prompt,
                 first: number * settings.n,
                 n: settings.n,
@@ -115,7 +126,7 @@ impl Generation {
                 may_restart: !is_stream,
                 events: sender.clone(),
             };
-            app.order(Order::Generate(Queued { job: Arc::new(job), waiting: app.gauges.wait() }))?;
+            app.order(Order::Generate(Queued::new(Arc::new(job), app.gauges.wait(), Some(entry.place.clone()))))?;
         }
         let growing = || Growing::new(&settings, began);
         Ok(Generation {
@@ -123,12 +134,13 @@ impl Generation {
             prompts: token_ids,
             prompt_logprobs,
             choices: std::iter::repeat_with(growing).take(choices).collect(),
+            ended: if is_scored_only { 0..choices } else { 0..0 },
             settings,
             open: choices,
             events,
             first: None,
             began,
-            _active: active,
+            _active: entry.active,
         })
     }
 
@@ -142,6 +154,10 @@ impl Generation {
     pub async fn next(&mut self) -> Result<Option<News>, ApiError> {
         if let Some(first) = self.first.take() {
             return Ok(Some(first));
+        }
+        if let Some(choice) = self.ended.next() {
+            let progress = Progress { choice, token: None, stopped: Some(StopReason::TurnTokens) };
+            return Ok(Some(News::Drawn(self.drawn(progress))));
         }
         if self.open == 0 {
             return Ok(None);
@@ -163,6 +179,7 @@ impl Generation {
         let delta = growing.choice.take(&progress, self.app.prompts.processor.tokenizer(), &self.app.defaults.eos);
         let now = Instant::now();
         match growing.first_token {
+            _ if progress.token.is_none() => {}
             None => {
                 growing.first_token = Some(now);
                 self.app.gauges.count_first_token((now - self.began).as_secs_f64());
@@ -172,7 +189,13 @@ impl Generation {
         growing.last_token = now;
         growing.has_ended = delta.finish.is_some();
         self.open -= usize::from(growing.has_ended);
-        Drawn { choice: progress.choice, token: progress.token, text: delta.text, finish: delta.finish }
+        Drawn {
+            choice: progress.choice,
+            token: progress.token,
+            text: delta.text,
+            offset: delta.offset,
+            finish: delta.finish,
+        }
     }
 
     /// Notes how an answer ended.
@@ -216,9 +239,9 @@ impl Drop for Generation {
 }
 
 /// Log-probabilities of a prompt.
-async fn score(app: &App, prompt: Prompt, top: usize) -> Result<Vec<TokenLogprobs>, ApiError> {
+async fn score(app: &App, client: Client, prompt: Prompt, top: usize) -> Result<Vec<TokenLogprobs>, ApiError> {
     let (reply, scored) = oneshot::channel();
-    app.order(Order::Score(prompt, top, reply))?;
+    app.order(Order::Score(client, prompt, top, reply))?;
     scored.await.map_err(|_| match app.gauges.incomplete_weights() {
         Some(reason) => ApiError::incomplete_weights(&reason),
         None => ApiError::failed("the engine is gone"),

@@ -46,7 +46,8 @@ impl Reply {
     pub fn error(&self) -> (u16, String, Value) {
         let json: Value = serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("{}: {}", self.status, self.text));
         let error = &json["error"];
-        let keys: Vec<&String> = error.as_object().unwrap().keys().collect();
+        let keys: Vec<&String> =
+            error.as_object().unwrap_or_else(|| panic!("{}: {json}", self.status)).keys().collect();
         assert_eq!(keys, ["message", "type", "param", "code"]);
         (self.status, error["message"].as_str().unwrap().to_owned(), error["param"].clone())
     }
@@ -68,18 +69,38 @@ impl Server {
         Server::start_on(workplace, &model, arguments)
     }
 
+    /// With the checkpoint's template behind one that shows tools, which its own does not.
+    pub fn start_with_tools(arguments: &[&str]) -> Server {
+        let workplace = Workplace::new();
+        let own = std::fs::read_to_string(workplace.path("model/chat_template.jinja")).unwrap();
+        let template =
+            workplace.write("tools.jinja", &format!("{{% if tools %}}{{{{ tools | tojson }}}}{{% endif %}}{own}"));
+        Server::start_in(workplace, &[&["--chat-template", template.to_str().unwrap()], arguments].concat())
+    }
+
     /// On another model.
     pub fn start_on(workplace: Workplace, model: &Path, arguments: &[&str]) -> Server {
-        Server::start_by(workplace, model, arguments, Stdio::inherit())
+        let command = Command::new(env!("CARGO_BIN_EXE_thyme-engine"));
+        Server::start_by(command, workplace, model, arguments, Stdio::inherit())
     }
 
     /// On another model; what it says of faults goes to a file.
     pub fn start_with_log(workplace: Workplace, model: &Path, arguments: &[&str], log: &Path) -> Server {
-        Server::start_by(workplace, model, arguments, File::create(log).unwrap().into())
+        let command = Command::new(env!("CARGO_BIN_EXE_thyme-engine"));
+        Server::start_by(command, workplace, model, arguments, File::create(log).unwrap().into())
     }
 
-    fn start_by(workplace: Workplace, model: &Path, arguments: &[&str], log: Stdio) -> Server {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_thyme-engine"));
+    /// With so many descriptors at most.
+    pub fn start_with_descriptors(descriptors: u32) -> Server {
+        let workplace = Workplace::new();
+        init(&workplace, "tiny", 0);
+        let (model, limit) = (workplace.path("tiny"), format!("ulimit -n {descriptors} && exec \"$@\""));
+        let mut command = Command::new("sh");
+        command.args(["-c", &limit, "sh", env!("CARGO_BIN_EXE_thyme-engine")]);
+        Server::start_by(command, workplace, &model, &[], Stdio::inherit())
+    }
+
+    fn start_by(mut command: Command, workplace: Workplace, model: &Path, arguments: &[&str], log: Stdio) -> Server {
         command.arg("serve").arg(model).args(["--port", "0", "--served-model-name", "tiny"]);
         command.args(arguments).env("RUST_BACKTRACE", "0").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         let mut child = command.spawn().unwrap();
@@ -229,6 +250,27 @@ pub fn events(text: &str) -> Vec<Value> {
         .collect();
     assert_eq!(events.pop(), Some("[DONE]"));
     events.into_iter().map(|event| serde_json::from_str(event).unwrap()).collect()
+}
+
+/// The calls that the pieces of a stream make: name, id and type come with the first piece of each, and only with it.
+pub fn joined_calls<'a>(pieces: impl Iterator<Item = &'a Value>) -> Vec<Value> {
+    let mut calls = Vec::<Value>::new();
+    for piece in pieces {
+        let index = piece["index"].as_u64().unwrap() as usize;
+        if index == calls.len() {
+            assert!(piece["id"].is_string() && piece["type"] == "function", "{piece}");
+            assert!(piece["function"]["name"].is_string(), "{piece}");
+            calls.push(piece.clone());
+            continue;
+        }
+        assert_eq!(index + 1, calls.len(), "calls come one after the other: {piece}");
+        let keys: Vec<&String> = piece.as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["index", "function"], "{piece}");
+        let more = piece["function"]["arguments"].as_str().unwrap();
+        let arguments = calls[index]["function"]["arguments"].as_str().unwrap().to_owned() + more;
+        calls[index]["function"]["arguments"] = arguments.into();
+    }
+    calls
 }
 
 /// All that comes on a connection.
