@@ -24,6 +24,7 @@ use crate::rollout::Update;
 use crate::rollout::environment::{EnvironmentError, Task, Tasks};
 use crate::rollout::transcript::{End, Transcript};
 use crate::serve::Parts;
+use crate::serve::choice::LogprobsMode;
 use crate::telemetry::Progress;
 
 /// More tokens than an environment adds to a question that it puts in its own words.
@@ -38,7 +39,8 @@ A request line is one of
   {"custom_id", "method": "POST", "url": "/v1/chat/completions", "body": {...}}  (OpenAI's batch file)
 Each of the first kind gets n reply lines, in order:
   {"id", "prompt_token_ids", "token_ids", "text", "logprobs", "finish_reason"}
-Log-probs are natural, at temperature 1; tokens that tools brought have null. finish_reason is "stop" or "length"; with an environment it
+Log-probs are natural, at temperature 1 or, with --logprobs-mode processed_logprobs, under the distribution drawn from; tokens that tools
+brought have null. finish_reason is "stop" or "length"; with an environment it
 is the name of how the trajectory ended (answered, end_of_turn, total_tokens, ...), and text holds the observations too.
 Each of the second kind, whose url is /v1/chat/completions or /v1/completions, gets one line as `serve` would answer it; flags stand for fields that a body lacks:
   {"id", "custom_id", "response": {"status_code", "request_id", "body"}, "error"}
@@ -131,7 +133,7 @@ impl BatchArguments {
                 return ControlFlow::Continue(());
             }
             let tokens = transcript.own_tokens();
-            let reply = reply(&answering, &requests, first, transcript);
+            let reply = reply(&answering, &requests, first, transcript, self.serving.logprobs_mode);
             failed = written.add(place, reply, tokens, &mut output);
             if failed.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
@@ -223,6 +225,7 @@ fn reply<'a>(
     requests: &'a Requests,
     first: usize,
     transcript: Transcript,
+    mode: LogprobsMode,
 ) -> anyhow::Result<Reply<'a>> {
     let request = &requests.list[first + transcript.task];
     if let End::TaskFailed(reason) = transcript.end {
@@ -235,7 +238,7 @@ fn reply<'a>(
         prompt_token_ids: prompt_token_ids.to_vec(),
         token_ids: token_ids.to_vec(),
         text: text(answering, &transcript),
-        logprobs: logprobs.iter().map(|sampled| Some(sampled.as_ref()?.raw)).collect(),
+        logprobs: logprobs.iter().map(|sampled| sampled.as_ref().map(|sampled| mode.of(sampled))).collect(),
         finish_reason: if answering.has_tools { transcript.end.name() } else { finish_reason(&transcript.end) },
     })
 }

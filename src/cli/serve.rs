@@ -29,6 +29,7 @@ use crate::prompt::Processor;
 use crate::recipe::memory::{pages_beside_weights, readable_bytes};
 use crate::serve::access::{Access, Hosts, Origins};
 use crate::serve::choice::LogprobsMode;
+use crate::serve::cost::TokenBytes;
 use crate::serve::images::ImagePolicy;
 use crate::serve::prompts::{IMAGES_MAX, Prompts};
 use crate::serve::sampling::Defaults;
@@ -46,6 +47,8 @@ const EXAMPLES: &str = r#"Example:
 
 Requests may ask for logit_bias, allowed_token_ids, bad_words, min_tokens, presence_penalty and frequency_penalty, and for answers of a form:
 response_format (json_object, json_schema), structured_outputs (json, json_object, regex, choice, grammar), tool_choice (required, a function).
+`tools` need a chat template that shows them to the model (--chat-template). Of a JSON schema, `uniqueItems` and a `format` that is not known
+are not enforced. `max_tokens: 0` with `echo` and `logprobs` scores a prompt. An answer of more than 256 MiB of JSON is refused before it starts.
 
 Whoever reaches the address can use the server, load other weights into it too; --api-key asks for a key. Web pages of other origins cannot,
 unless --allowed-origins names them, and never change weights. Bodies are JSON, and said to be. Ctrl-C or SIGTERM ends it when
@@ -113,7 +116,7 @@ pub struct ServingArguments {
     /// A Jinja file in place of the checkpoint's template.
     #[arg(long, value_name = "FILE")]
     chat_template: Option<PathBuf>,
-    /// Requests may bring templates of their own; such a template can keep the server busy.
+    /// Requests may bring templates of their own; each is rendered in a process apart, in at most 4 seconds and 1 GiB.
     #[arg(long)]
     trust_request_chat_template: bool,
     /// Pictures may be named in files below this folder; of `batch` the folder of the input without it.
@@ -127,7 +130,10 @@ pub struct ServingArguments {
     allowed_media_domains: Vec<String>,
     /// Which log-probabilities are told: at temperature 1, or under the distribution drawn from.
     #[arg(long, value_enum, value_name = "MODE", default_value_t)]
-    logprobs_mode: LogprobsMode,
+    pub logprobs_mode: LogprobsMode,
+    /// How many of the likeliest tokens a request may have told in each place (logprobs, top_logprobs, prompt_logprobs); -1 for any number.
+    #[arg(long, value_name = "N", default_value_t = 20, allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
+    max_logprobs: i64,
     /// Whether to draft what comes next from what was said before, and check several tokens in a step; it changes no token.
     #[arg(long, value_enum, value_name = "MODE", default_value_t)]
     pub speculation: Speculation,
@@ -234,6 +240,12 @@ impl ServingArguments {
     ) -> anyhow::Result<Defaults> {
         let ids = processor.special_ids();
         let eos = generation.eos()?;
+        if let Some(id) = eos.iter().find(|id| **id as usize >= config.vocab) {
+            anyhow::bail!(
+                "eos_token_id has {id}, and config.json a vocab_size of {}; take generation_config.json from the same checkpoint",
+                config.vocab
+            );
+        }
         Ok(Defaults {
             sampling: generation.sampling()?,
             max_tokens: generation.max_tokens()?,
@@ -242,6 +254,8 @@ impl ServingArguments {
             context_tokens: config.context_tokens,
             vocab: config.vocab,
             logprobs_mode: self.logprobs_mode,
+            max_logprobs: usize::try_from(self.max_logprobs).ok(),
+            token_bytes: TokenBytes::of(processor.tokenizer(), config.vocab),
         })
     }
 

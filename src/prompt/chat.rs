@@ -7,13 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ::image::RgbImage;
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use minijinja::Environment;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
+use super::data_url;
 use super::image::{ImageError, decode_bytes, decode_file, stored_size};
 use super::jinja;
 use super::size::PictureSize;
@@ -142,9 +141,9 @@ impl ImageSource {
         if is_elsewhere(text) {
             return Err(format!("image {text:?} is on the network and is not fetched; download it and give its path"));
         }
-        Ok(match text.get(..5) {
-            Some(scheme) if scheme.eq_ignore_ascii_case("data:") => ImageSource::DataUrl(text.to_owned()),
-            _ => ImageSource::Path(local_path(text)),
+        Ok(match data_url::is_data_url(text) {
+            true => ImageSource::DataUrl(text.to_owned()),
+            false => ImageSource::Path(local_path(text)),
         })
     }
 
@@ -313,10 +312,7 @@ fn read_address(source: &Value) -> Result<ImageSource, String> {
 
 /// The bytes that a data URL holds.
 fn data_of(url: &str) -> Result<Vec<u8>, ImageError> {
-    let unreadable = |reason: &str| ImageError::unreadable(&shorten(url), reason);
-    let (_, data) =
-        url.split_once(";base64,").ok_or_else(|| unreadable("it is not base64; write data:image/png;base64,..."))?;
-    BASE64_STANDARD.decode(data.trim()).map_err(|error| unreadable(&format!("bad base64: {error}")))
+    data_url::decode(url).map_err(|reason| ImageError::unreadable(&shorten(url), &reason))
 }
 
 /// The first characters of a long text, for messages.

@@ -3,6 +3,7 @@
 
 mod added_tokens;
 pub mod chat;
+pub mod data_url;
 mod gif;
 pub mod image;
 mod jinja;

@@ -11,17 +11,16 @@ use futures_util::{FutureExt, Stream, stream};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::choice::{Finish, finite};
+use super::answer_logprobs::{ChatLogprobs, Names, PromptLogprobs, TextLogprobs, TextPlace};
+use super::choice::Finish;
+use super::constraints::ToolChoice;
 use super::desk::Token;
 use super::error::ApiError;
 use super::generation::{Drawn, Generation, News};
-use super::openai::{
-    Answer, ChatChoice, ChatLogprob, ChatLogprobs, ChatMessage, FunctionCall, PromptLogprob, PromptLogprobs,
-    TextChoice, TextLogprobs, TokenAnswer, ToolCall, Usage,
-};
-use super::prompt_logprobs::{Ranked, TokenLogprobs};
+use super::openai::{Answer, ChatChoice, ChatMessage, FunctionCall, Request, TextChoice, TokenAnswer, ToolCall, Usage};
 use super::seconds_since_1970;
-use super::tool_calls::{Piece, ToolCallReader};
+use super::tool_calls::{Piece, Rest, ToolCallReader};
+use crate::prompt::StreamDecoder;
 
 /// What answers look like.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -35,13 +34,36 @@ pub enum Kind {
     Tokens,
 }
 
+/// What becomes of calls in the text.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ToolCalls {
+    /// There are no tools: the text is given out as it is.
+    #[default]
+    Ignored,
+    /// Tools are shown, but none may be called: marks of calls are left out of the text.
+    Unmarked,
+    /// They are given out as calls.
+    Read,
+}
+
+impl ToolCalls {
+    /// What a request asks.
+    pub fn of(request: &Request, choice: &ToolChoice) -> ToolCalls {
+        match choice {
+            ToolChoice::None if request.tools.as_ref().is_none_or(Vec::is_empty) => ToolCalls::Ignored,
+            ToolChoice::None => ToolCalls::Unmarked,
+            ToolChoice::Auto | ToolChoice::Forced(..) => ToolCalls::Read,
+        }
+    }
+}
+
 /// Which form, and what a stream brings besides.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Form {
     /// What answers look like.
     pub kind: Kind,
-    /// Calls are looked for.
-    pub reads_tool_calls: bool,
+    /// What becomes of calls in the text.
+    pub tool_calls: ToolCalls,
     /// The text begins with the prompt.
     pub echo: bool,
     /// A stream ends with the counts of tokens.
@@ -58,8 +80,7 @@ pub struct Writer {
     /// Version of the weights that the last token was drawn under.
     version: u64,
     readers: Vec<ToolCallReader>,
-    /// Characters of tokens written so far, of each answer.
-    offsets: Vec<usize>,
+    names: Names,
 }
 
 /// An answer, or what is new of it.
@@ -67,7 +88,10 @@ pub struct Writer {
 struct Part {
     text: String,
     calls: Vec<ToolCall>,
+    /// Where something is told of them.
     tokens: Vec<Token>,
+    /// Of a completion with log-probabilities: characters of the text before each token.
+    offsets: Vec<usize>,
     finish: Option<Finish>,
 }
 
@@ -75,8 +99,14 @@ impl Part {
     /// What comes behind it.
     fn extend(&mut self, next: Part) {
         self.text.push_str(&next.text);
-        self.calls.extend(next.calls);
+        for call in next.calls {
+            match self.calls.last_mut() {
+                Some(last) if last.index == call.index => last.function.arguments.push_str(&call.function.arguments),
+                _ => self.calls.push(call),
+            }
+        }
         self.tokens.extend(next.tokens);
+        self.offsets.extend(next.offsets);
         self.finish = next.finish;
     }
 }
@@ -90,8 +120,8 @@ impl Writer {
             id,
             model,
             created: seconds_since_1970(),
-            readers: (0..answers).map(|_| ToolCallReader::default()).collect(),
-            offsets: vec![0; answers],
+            readers: (0..answers).map(|_| reader(form)).collect(),
+            names: Names { app: generation.app.clone(), as_ids: generation.settings.tokens_as_ids },
             version: generation.app.gauges.weights_version(),
             generation,
         }
@@ -106,7 +136,7 @@ impl Writer {
                 News::Restarted(choices) => {
                     for choice in choices {
                         wholes[choice] = Part::default();
-                        self.readers[choice] = ToolCallReader::default();
+                        self.readers[choice] = reader(self.form);
                     }
                     continue;
                 }
@@ -129,7 +159,10 @@ impl Writer {
             return Ok(Json(answer).into_response());
         }
         for (choice, message) in choices.iter_mut().zip(messages) {
-            choice.message = message.map(|message| ChatMessage { role: Some("assistant"), ..message });
+            choice.message = message.map(|mut message| {
+                message.tool_calls.iter_mut().for_each(|call| call.index = None);
+                ChatMessage { role: Some("assistant"), ..message }
+            });
         }
         let mut answer = self.answer("chat.completion", choices, usage);
         answer.prompt_token_ids = self.generation.settings.token_ids.then(|| self.generation.prompts[0].clone());
@@ -156,7 +189,9 @@ impl Writer {
         let answers = 0..self.generation.answers();
         if self.form.kind == Kind::Text {
             let echoes = answers.filter(|_| self.form.echo).map(|number| {
-                let choice = self.text_choice_of(number, self.prompt_text(number), None, Vec::new());
+                let (text, places) = self.echoed(number);
+                let mut choice = self.text_choice_of(number, text, None, &[]);
+                choice.logprobs = self.text_logprobs(places);
                 event(&self.answer("text_completion", vec![choice], None))
             });
             return echoes.collect();
@@ -204,21 +239,39 @@ impl Writer {
     /// Takes calls out of the text.
     fn part(&mut self, drawn: Drawn) -> Part {
         self.version = drawn.token.as_ref().map_or(self.version, |token| token.version);
-        let mut part = Part { tokens: drawn.token.into_iter().collect(), finish: drawn.finish, ..Part::default() };
-        if !self.form.reads_tool_calls {
+        let has_offsets = self.form.kind == Kind::Text && self.generation.settings.logprobs.is_some();
+        let offsets = drawn.token.iter().filter(|_| has_offsets).map(|_| drawn.offset).collect();
+        let mut part =
+            Part { tokens: drawn.token.into_iter().collect(), offsets, finish: drawn.finish, ..Part::default() };
+        if self.form.tool_calls == ToolCalls::Ignored {
             part.text = drawn.text;
         } else {
             let reader = &mut self.readers[drawn.choice];
-            for piece in reader.read(&drawn.text, part.finish.is_some()) {
-                match piece {
-                    Piece::Text(text) => part.text.push_str(&text),
-                    Piece::Call(number, name, arguments) => part.calls.push(ToolCall {
+            let rest = match &part.finish {
+                None => Rest::Open,
+                Some(finish) if finish.reason == "length" => Rest::Cut,
+                Some(_) => Rest::Said,
+            };
+            for piece in reader.read(&drawn.text, rest) {
+                let call = match piece {
+                    Piece::Text(text) => {
+                        part.text.push_str(&text);
+                        continue;
+                    }
+                    Piece::Begin(number, name) => ToolCall {
                         index: Some(number),
-                        id: format!("call_{}_{}_{number}", self.id, drawn.choice),
-                        kind: "function",
-                        function: FunctionCall { name, arguments },
-                    }),
-                }
+                        id: Some(format!("call_{}_{}_{number}", self.id, drawn.choice)),
+                        kind: Some("function"),
+                        function: FunctionCall { name: Some(name), arguments: String::new() },
+                    },
+                    Piece::Arguments(number, arguments) => ToolCall {
+                        index: Some(number),
+                        id: None,
+                        kind: None,
+                        function: FunctionCall { name: None, arguments },
+                    },
+                };
+                part.extend(Part { calls: vec![call], finish: part.finish.clone(), ..Part::default() });
             }
             if let Some(finish) = &mut part.finish
                 && reader.has_calls()
@@ -249,51 +302,44 @@ impl Writer {
 
     fn chat_choice(&self, index: usize, part: Part) -> ChatChoice {
         let settings = &self.generation.settings;
-        let entry = |id: u32, logprob: f32, top_logprobs: Option<Vec<ChatLogprob>>| ChatLogprob {
-            token: self.token_text(id),
-            logprob: finite(logprob),
-            bytes: self.tokenizer().token_bytes(id).to_vec(),
-            top_logprobs,
-        };
-        let logprob = |token: &Token| {
-            let top = token.likeliest.iter().map(|&(id, logprob)| entry(id, logprob, None)).collect();
-            entry(token.drawn.id, self.logprob(token), Some(top))
-        };
         let has_content = !part.text.is_empty() || part.calls.is_empty();
         let (finish_reason, stop_reason) = reasons(part.finish);
         ChatChoice {
             index,
             message: None,
-            logprobs: settings.logprobs.map(|_| ChatLogprobs { content: part.tokens.iter().map(logprob).collect() }),
             delta: Some(ChatMessage { role: None, content: has_content.then_some(part.text), tool_calls: part.calls }),
             finish_reason,
             stop_reason,
             token_ids: settings.token_ids.then(|| part.tokens.iter().map(|token| token.drawn.id).collect()),
             weights_versions: weights_versions(&part.tokens),
+            logprobs: settings.logprobs.map(|_| ChatLogprobs { tokens: part.tokens, names: self.names.clone() }),
             trajectory: None,
             end: None,
         }
     }
 
-    fn text_choice(&mut self, number: usize, part: Part, is_whole: bool) -> TextChoice {
-        let mut logprobs = self.generation.settings.logprobs.map(|_| TextLogprobs::default());
-        let echoes = self.form.echo && is_whole;
-        let mut offset = self.offsets[number];
-        if let Some(logprobs) = &mut logprobs {
-            if echoes {
-                self.add_prompt_logprobs(number, logprobs, &mut offset);
-            }
-            for token in &part.tokens {
-                let own = (token.drawn.id, self.logprob(token));
-                let top = token.likeliest.iter().copied().chain([own]);
-                let top = top.map(|(id, logprob)| (self.token_text(id), finite(logprob))).collect();
-                self.add_logprob(logprobs, own.0, Some(own.1), Some(top), &mut offset);
+    /// An answer, or what is new of it. Where the prompt is echoed it stands before the whole, and offsets count from its beginning.
+    fn text_choice(&self, number: usize, part: Part, is_whole: bool) -> TextChoice {
+        let (mut text, mut places, mut characters) = (String::new(), Vec::new(), 0);
+        if self.form.echo {
+            let (prompt, prompt_places) = self.echoed(number);
+            characters = prompt.chars().count();
+            if is_whole {
+                (text, places) = (prompt, prompt_places);
             }
         }
-        self.offsets[number] = offset;
-        let text = if echoes { self.prompt_text(number) + &part.text } else { part.text };
-        let mut choice = self.text_choice_of(number, text, part.finish, part.tokens);
-        choice.logprobs = logprobs;
+        text.push_str(&part.text);
+        let mut choice = self.text_choice_of(number, text, part.finish, &part.tokens);
+        let place = |(token, offset): (Token, usize)| TextPlace {
+            id: token.drawn.id,
+            logprob: Some(self.names.logprob(&token)),
+            likeliest: token.likeliest,
+            offset: characters + offset,
+        };
+        if self.generation.settings.logprobs.is_some() {
+            places.extend(part.tokens.into_iter().zip(part.offsets).map(place));
+            choice.logprobs = self.text_logprobs(places);
+        }
         if is_whole {
             let prompt = self.generation.prompt_of(number);
             choice.prompt_token_ids =
@@ -303,11 +349,11 @@ impl Writer {
         choice
     }
 
-    fn text_choice_of(&self, index: usize, text: String, finish: Option<Finish>, tokens: Vec<Token>) -> TextChoice {
+    fn text_choice_of(&self, index: usize, text: String, finish: Option<Finish>, tokens: &[Token]) -> TextChoice {
         let (finish_reason, stop_reason) = reasons(finish);
         let token_ids = self.generation.settings.token_ids.then(|| tokens.iter().map(|token| token.drawn.id).collect());
         TextChoice {
-            weights_versions: weights_versions(&tokens),
+            weights_versions: weights_versions(tokens),
             index,
             text,
             logprobs: None,
@@ -319,63 +365,44 @@ impl Writer {
         }
     }
 
-    /// An echoed prompt's tokens; the first has nothing to be predicted from.
-    fn add_prompt_logprobs(&self, number: usize, logprobs: &mut TextLogprobs, offset: &mut usize) {
-        let prompt = self.generation.prompt_of(number);
-        let scored = self.generation.prompt_logprobs.get(prompt).map(Vec::as_slice).unwrap_or_default();
-        let scored = std::iter::once(None).chain(scored.iter().map(Some));
-        for (&id, place) in self.generation.prompts[prompt].iter().zip(scored) {
-            let own = place.map(|place| finite(place.tokens[0].logprob));
-            let entry = |place: &TokenLogprobs| {
-                place.tokens.iter().map(|token| (self.token_text(token.id), finite(token.logprob))).collect()
-            };
-            self.add_logprob(logprobs, id, own, place.map(entry), offset);
-        }
+    fn text_logprobs(&self, places: Vec<TextPlace>) -> Option<TextLogprobs> {
+        self.generation.settings.logprobs.map(|_| TextLogprobs { places, names: self.names.clone() })
     }
 
-    fn add_logprob(
-        &self,
-        logprobs: &mut TextLogprobs,
-        id: u32,
-        logprob: Option<f32>,
-        top: Option<BTreeMap<String, f32>>,
-        offset: &mut usize,
-    ) {
-        logprobs.tokens.push(self.token_text(id));
-        logprobs.token_logprobs.push(logprob);
-        logprobs.top_logprobs.push(top);
-        logprobs.text_offset.push(*offset);
-        *offset += self.tokenizer().decode(&[id], self.generation.settings.skip_special).chars().count();
+    /// The text of an echoed prompt and, where log-probabilities are wanted, its tokens; the first has nothing to be predicted from.
+    fn echoed(&self, number: usize) -> (String, Vec<TextPlace>) {
+        let prompt = self.generation.prompt_of(number);
+        let ids = &self.generation.prompts[prompt];
+        let (mut decoder, mut text, mut places, mut characters) =
+            (StreamDecoder::default(), String::new(), Vec::new(), 0);
+        let scored = self.generation.prompt_logprobs.get(prompt);
+        for (place, &id) in ids.iter().enumerate() {
+            let own = place.checked_sub(1).and_then(|before| scored?.get(before)).map(|place| &place.tokens);
+            if self.generation.settings.logprobs.is_some() {
+                places.push(TextPlace {
+                    id,
+                    logprob: own.map(|tokens| tokens[0].logprob),
+                    likeliest: own
+                        .map_or_else(Vec::new, |tokens| tokens.iter().map(|token| (token.id, token.logprob)).collect()),
+                    offset: characters,
+                });
+            }
+            let added = decoder.push(self.tokenizer().token_bytes(id));
+            characters += added.chars().count();
+            text.push_str(&added);
+        }
+        text.push_str(&decoder.finish());
+        (text, places)
     }
 
     /// For each of a prompt's tokens but the first its own log-probability and the likeliest ones', by id.
     fn prompt_logprobs(&self, prompt: usize) -> Option<PromptLogprobs> {
-        let entry = |token: &Ranked| {
-            let decoded_token = self.tokenizer().decode(&[token.id], false);
-            (token.id.to_string(), PromptLogprob { logprob: finite(token.logprob), rank: token.rank, decoded_token })
-        };
-        let place = |place: &TokenLogprobs| Some(place.tokens.iter().map(entry).collect());
-        let places = self.generation.prompt_logprobs.get(prompt)?.iter().map(place);
-        Some(std::iter::once(None).chain(places).collect())
-    }
-
-    fn prompt_text(&self, number: usize) -> String {
-        self.tokenizer().decode(&self.generation.prompts[self.generation.prompt_of(number)], false)
+        let places = self.generation.prompt_logprobs.get(prompt)?.clone();
+        Some(PromptLogprobs { places, names: self.names.clone() })
     }
 
     fn tokenizer(&self) -> &crate::prompt::Tokenizer {
         self.generation.app.prompts.processor.tokenizer()
-    }
-
-    fn logprob(&self, token: &Token) -> f32 {
-        self.generation.app.defaults.logprobs_mode.of(&token.drawn)
-    }
-
-    fn token_text(&self, id: u32) -> String {
-        match self.generation.settings.tokens_as_ids {
-            true => format!("token_id:{id}"),
-            false => self.tokenizer().decode(&[id], false),
-        }
     }
 }
 
@@ -420,6 +447,13 @@ impl Pieces {
             self.writer = None;
         }
         Some(events)
+    }
+}
+
+fn reader(form: Form) -> ToolCallReader {
+    match form.tool_calls {
+        ToolCalls::Unmarked => ToolCallReader::without_calls(),
+        ToolCalls::Ignored | ToolCalls::Read => ToolCallReader::default(),
     }
 }
 

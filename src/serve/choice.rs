@@ -54,6 +54,8 @@ pub struct Choice {
     text: String,
     /// Bytes of the text that were given out.
     given: usize,
+    /// Characters of the text.
+    characters: usize,
     /// Tokens so far.
     pub tokens: usize,
 }
@@ -63,6 +65,8 @@ pub struct Choice {
 pub struct Delta {
     /// Text.
     pub text: String,
+    /// Characters that were complete before the token: where it begins in the text, or where the character does that it is a part of.
+    pub offset: usize,
     /// How the answer ended, if it did.
     pub finish: Option<Finish>,
 }
@@ -79,12 +83,12 @@ pub struct Finish {
 impl Choice {
     /// An empty answer.
     pub fn new(settings: Arc<Settings>) -> Choice {
-        Choice { settings, decoder: StreamDecoder::default(), text: String::new(), given: 0, tokens: 0 }
+        Choice { settings, decoder: StreamDecoder::default(), text: String::new(), given: 0, characters: 0, tokens: 0 }
     }
 
     /// Takes a token, or the end without one.
     pub fn take(&mut self, progress: &Progress, tokenizer: &Tokenizer, eos: &[u32]) -> Delta {
-        let before = self.text.len();
+        let (before, offset) = (self.text.len(), self.characters);
         if let Some(token) = &progress.token {
             self.tokens += 1;
             let id = token.drawn.id;
@@ -94,9 +98,10 @@ impl Choice {
                 self.text.push_str(&self.decoder.push(tokenizer.token_bytes(id)));
             }
         }
+        self.characters += self.text[before..].chars().count();
         let Some(reason) = progress.stopped else {
             let end = self.text.len() - self.held();
-            return Delta { text: self.give(end), finish: None };
+            return Delta { text: self.give(end), offset, finish: None };
         };
         self.text.push_str(&self.decoder.finish());
         let mut end = self.text.len();
@@ -110,7 +115,7 @@ impl Choice {
             }
         }
         let finish = Finish { reason: finish_reason(reason), stop: self.stop(reason, eos) };
-        Delta { text: self.give(end), finish: Some(finish) }
+        Delta { text: self.give(end), offset, finish: Some(finish) }
     }
 
     /// The text from what was given out to `end`.

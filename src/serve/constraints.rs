@@ -9,6 +9,8 @@ use serde_json::{Map, Value, json};
 use super::App;
 use super::compiler::Compiler;
 use super::error::ApiError;
+use super::fields::shorten;
+use super::json_schema;
 use super::openai::Request;
 use super::routes::on_thread;
 use super::sampling::{Defaults, check};
@@ -18,6 +20,8 @@ use crate::prompt::Tokenizer;
 
 /// Entries of a list of a request at most: biases, bad words, choices.
 const ENTRIES_MAX: usize = 1024;
+/// Bytes of a function's name at most.
+const NAME_BYTES_MAX: usize = 256;
 /// Bytes of a form at most, and of all bad words.
 const FORM_BYTES_MAX: usize = 32 << 10;
 const BAD_WORDS_BYTES_MAX: usize = 16 << 10;
@@ -82,7 +86,7 @@ impl Asked {
             frequency_penalty: penalty("frequency_penalty", request.frequency_penalty)?,
             bad_words: Vec::new(),
             allowed: read_allowed(request.allowed_token_ids.as_deref(), defaults)?,
-            min_tokens: read_min_tokens(request)?,
+            min_tokens: read_min_tokens(request, defaults)?,
             grammar: None,
         };
         Ok(Asked { constraints, bad_words: read_bad_words(request)?, form: read_form(request, tools)? })
@@ -119,6 +123,7 @@ impl ToolChoice {
     /// When they do not fit each other.
     pub fn read(request: &Request) -> Result<ToolChoice, ApiError> {
         let tools = request.tools.as_deref().unwrap_or_default();
+        let functions = tools.iter().enumerate().map(read_function).collect::<Result<Vec<_>, ApiError>>()?;
         let wrong = |message: String| Err(ApiError::field("tool_choice", message));
         let named = match &request.tool_choice {
             Some(Value::String(choice)) if choice == "none" => return Ok(ToolChoice::None),
@@ -128,7 +133,7 @@ impl ToolChoice {
             Some(choice) => match choice.pointer("/function/name").and_then(Value::as_str) {
                 Some(name) => Some(Some(name)),
                 None => {
-                    let choice: String = choice.to_string().chars().take(100).collect();
+                    let choice = shorten(&choice.to_string());
                     let forms =
                         "\"none\", \"auto\", \"required\" or {\"type\": \"function\", \"function\": {\"name\": ...}}";
                     return wrong(format!("is {choice}; it must be {forms}"));
@@ -138,13 +143,12 @@ impl ToolChoice {
         let Some(name) = named else {
             return Ok(if tools.is_empty() { ToolChoice::None } else { ToolChoice::Auto });
         };
-        let functions = tools.iter().enumerate().map(read_function).collect::<Result<Vec<_>, ApiError>>()?;
         let callable: Vec<_> = functions.into_iter().filter(|(own, _)| name.is_none_or(|name| name == own)).collect();
         match (callable.is_empty(), name) {
             (false, None) => Ok(ToolChoice::Forced(callable, request.parallel_tool_calls.unwrap_or(true))),
             (false, Some(_)) => Ok(ToolChoice::Forced(callable, false)),
             (true, None) => wrong("is \"required\", but there are no tools; give some in `tools`".to_owned()),
-            (true, Some(name)) => wrong(format!("names {name:?}, which is not among the tools")),
+            (true, Some(name)) => wrong(format!("names {:?}, which is not among the tools", shorten(name))),
         }
     }
 }
@@ -152,7 +156,16 @@ impl ToolChoice {
 /// A tool's name and the schema of its arguments.
 fn read_function((number, tool): (usize, &Value)) -> Result<(String, Value), ApiError> {
     let name = tool.pointer("/function/name").and_then(Value::as_str);
-    let name = name.ok_or_else(|| ApiError::field(&format!("tools[{number}]"), "has no function.name"))?;
+    let param = || format!("tools[{number}]");
+    let name = name.ok_or_else(|| ApiError::field(&param(), "has no function.name, which must be a string"))?;
+    let bytes = name.len();
+    let range = format!("between 1 and {NAME_BYTES_MAX}");
+    check(
+        &format!("{}.function.name", param()),
+        format!("{bytes} bytes long"),
+        (1..=NAME_BYTES_MAX).contains(&bytes),
+        &range,
+    )?;
     let parameters = tool.pointer("/function/parameters").filter(|parameters| !parameters.is_null());
     Ok((name.to_owned(), parameters.cloned().unwrap_or_else(|| json!({"type": "object", "properties": {}}))))
 }
@@ -163,11 +176,11 @@ fn read_bias(bias: Option<&Map<String, Value>>, defaults: &Defaults) -> Result<B
     check("logit_bias", bias.len(), bias.len() <= ENTRIES_MAX, &format!("at most {ENTRIES_MAX} entries"))?;
     let entry = |(key, value): (&String, &Value)| {
         let id = key.parse().ok().filter(|id: &u32| (*id as usize) < vocab);
-        let range = format!("has {key:?}; token ids are whole numbers below {vocab}, where the model's end");
+        let range = format!("has {:?}; token ids are whole numbers below {vocab}, where the model's end", shorten(key));
         let id = id.ok_or_else(|| ApiError::field("logit_bias", range))?;
-        let value = value
-            .as_f64()
-            .ok_or_else(|| ApiError::field("logit_bias", format!("has {value} for {key}; give a number")))?;
+        let value = value.as_f64().ok_or_else(|| {
+            ApiError::field("logit_bias", format!("has {} for {key}; give a number", shorten(&value.to_string())))
+        })?;
         if value > 0.0 {
             refuse_placeholder("logit_bias", id, defaults)?;
         }
@@ -193,6 +206,13 @@ fn read_allowed(ids: Option<&[u32]>, defaults: &Defaults) -> Result<Option<Vec<u
     let Some(ids) = ids else { return Ok(None) };
     check("allowed_token_ids", "an empty list", !ids.is_empty(), "one of at least one id")?;
     let vocab = defaults.vocab;
+    let count = format!("a list of {}", ids.len());
+    check(
+        "allowed_token_ids",
+        count,
+        ids.len() <= vocab,
+        &format!("of at most {vocab} ids, as many as the model has"),
+    )?;
     let range = format!("below {vocab}, where the model's ids end");
     for &id in ids {
         check("allowed_token_ids", id, (id as usize) < vocab, &range)?;
@@ -201,19 +221,19 @@ fn read_allowed(ids: Option<&[u32]>, defaults: &Defaults) -> Result<Option<Vec<u
     Ok(Some(ids.to_vec()))
 }
 
-fn read_min_tokens(request: &Request) -> Result<usize, ApiError> {
+fn read_min_tokens(request: &Request, defaults: &Defaults) -> Result<usize, ApiError> {
     let tokens = request.min_tokens.unwrap_or(0);
     let max = request.max_completion_tokens.or(request.max_tokens);
-    let range = format!("at most {}, as max_tokens is", max.unwrap_or(0));
-    check("min_tokens", tokens, max.is_none_or(|max| tokens <= max), &range)?;
+    let (most, which) = max.map_or((defaults.context_tokens, "the context"), |max| (max, "max_tokens"));
+    check("min_tokens", tokens, tokens <= most, &format!("at most {most}, as {which} is"))?;
     Ok(tokens)
 }
 
 fn read_bad_words(request: &Request) -> Result<Vec<String>, ApiError> {
     let words = request.bad_words.clone().unwrap_or_default();
-    check("bad_words", "a list", words.len() <= ENTRIES_MAX, &format!("of at most {ENTRIES_MAX} texts"))?;
+    check("bad_words", "a list", words.len() <= ENTRIES_MAX, &format!("of at most {ENTRIES_MAX} strings"))?;
     if words.iter().any(|word| word.trim_start().is_empty()) {
-        return Err(ApiError::field("bad_words", "has a text that is empty"));
+        return Err(ApiError::field("bad_words", "has a string that is empty"));
     }
     let bytes: usize = words.iter().map(String::len).sum();
     check(
@@ -257,7 +277,10 @@ fn read_form(request: &Request, tools: &ToolChoice) -> Result<Option<(&'static s
         }
     }
     if let ToolChoice::Forced(functions, several) = tools {
-        forms.push(("tool_choice", calls_form(functions, *several)));
+        let prepared =
+            |(name, parameters): &(String, Value)| Ok((name.clone(), read_schema("tools", parameters.clone())?));
+        let functions = functions.iter().map(prepared).collect::<Result<Vec<_>, ApiError>>()?;
+        forms.push(("tool_choice", calls_form(&functions, *several)));
     }
     if let [(first, _), (second, _), ..] = forms.as_slice() {
         return Err(ApiError::field(
@@ -265,15 +288,25 @@ fn read_form(request: &Request, tools: &ToolChoice) -> Result<Option<(&'static s
             format!("and `{first}` both say what the answer looks like; send one of them"),
         ));
     }
-    let form = forms.pop();
-    if let Some((param, form)) = &form {
-        let bytes = match form {
-            Form::JsonSchema(schema) => schema.to_string().len(),
-            Form::Regex(text) | Form::Lark(text) => text.len(),
-        };
-        check(param, format!("{bytes} bytes long"), bytes <= FORM_BYTES_MAX, &format!("at most {FORM_BYTES_MAX}"))?;
+    let Some((param, form)) = forms.pop() else { return Ok(None) };
+    Ok(Some(match form {
+        Form::JsonSchema(schema) => (param, Form::JsonSchema(read_schema(param, schema)?)),
+        Form::Regex(text) | Form::Lark(text) if text.len() > FORM_BYTES_MAX => return Err(too_long(param, text.len())),
+        form => (param, form),
+    }))
+}
+
+/// A schema in the words of the grammars.
+fn read_schema(param: &str, schema: Value) -> Result<Value, ApiError> {
+    let bytes = schema.to_string().len();
+    if bytes > FORM_BYTES_MAX {
+        return Err(too_long(param, bytes));
     }
-    Ok(form)
+    json_schema::prepare(schema).map_err(|reason| ApiError::field(param, format!("cannot be used: {reason}")))
+}
+
+fn too_long(param: &str, bytes: usize) -> ApiError {
+    ApiError::field(param, format!("is {bytes} bytes long; it must be at most {FORM_BYTES_MAX}"))
 }
 
 /// OpenAI's form; none for any text.
@@ -307,7 +340,7 @@ fn read_structured_outputs(outputs: &Value) -> Result<Form, ApiError> {
             "disable_any_whitespace" | "disable_fallback" => {}
             _ if value == false => {}
             other => {
-                let other: String = other.chars().take(60).collect();
+                let other = shorten(other);
                 return Err(ApiError::field(
                     PARAM,
                     format!("has {other:?}, which is not supported; send one of {}", KINDS.join(", ")),
@@ -340,11 +373,11 @@ fn read_kind(param: &str, kind: &str, value: &Value) -> Result<Form, ApiError> {
             let literals: Option<Vec<String>> = choices.iter().map(|choice| Some(literal(choice.as_str()?))).collect();
             match literals {
                 Some(literals) => Ok(Form::Lark(format!("start: {}", literals.join(" | ")))),
-                None => wrong("a list of texts"),
+                None => wrong("a list of strings"),
             }
         }
-        ("choice", _) => wrong(&format!("a list of 1 to {ENTRIES_MAX} texts")),
-        _ => wrong("a text"),
+        ("choice", _) => wrong(&format!("a list of 1 to {ENTRIES_MAX} strings")),
+        _ => wrong("a string"),
     }
 }
 

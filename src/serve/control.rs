@@ -18,13 +18,17 @@ use super::answers::{Form, Kind};
 use super::constraints::{Asked, ToolChoice};
 use super::desk::{Order, Running};
 use super::error::ApiError;
+use super::fields::{object, optional_object, whole_number, wholes, with_whole_floats};
 use super::openai::Request;
 use super::prompts::is_remote;
 use super::routes::{Entry, Wire, answer, fetch, fetch_pictures, prepare};
+use super::sampling::check;
 use crate::checkpoint::folder;
 use crate::checkpoint::weights::ReloadError;
 use crate::prompt::{PixelLimits, PreparedImage, Processor, Prompt};
 
+/// Bytes of a name that a client gives its request.
+const REQUEST_ID_BYTES_MAX: usize = 256;
 /// Routes of a weight transfer over the network, which is not done here.
 pub const TRANSFER_ROUTES: [&str; 6] = [
     "/init_weight_transfer_engine",
@@ -124,27 +128,33 @@ async fn update_weights(
 
 /// A conversation's pictures, on their way through a client that only hands them back.
 #[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(expecting = "an object")]
 struct Features {
     images: Vec<String>,
     /// The sizes that the messages ask for them, in the messages' own keys or null; of all or of none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     image_sizes: Vec<Value>,
+    #[serde(default, deserialize_with = "with_whole_floats")]
     mm_processor_kwargs: Option<PixelLimits>,
     /// Where they stand in the prompt, for clients that look; when handed back, the token ids say it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     mm_placeholders: Placeholders,
 }
 
 /// Runs of token ids that stand for pictures.
 #[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(expecting = "an object")]
 struct Placeholders {
     image: Vec<Run>,
 }
 
 /// Token ids that stand for one picture.
 #[derive(Debug, Deserialize, Serialize)]
+#[serde(expecting = "an object with offset and length")]
 struct Run {
+    #[serde(deserialize_with = "whole_number")]
     offset: usize,
+    #[serde(deserialize_with = "whole_number")]
     length: usize,
 }
 
@@ -181,9 +191,11 @@ async fn render(State(app): State<Arc<App>>, Wire(request, _room): Wire<Request>
 struct Generate {
     model: Option<String>,
     request_id: Option<String>,
+    #[serde(deserialize_with = "wholes")]
     token_ids: Vec<u32>,
+    #[serde(default, deserialize_with = "optional_object")]
     features: Option<Features>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     sampling_params: Request,
 }
 
@@ -193,6 +205,13 @@ async fn generate(
     Wire(generate, room): Wire<Generate>,
 ) -> Result<Response, ApiError> {
     let Generate { model, request_id, token_ids, features, sampling_params } = generate;
+    let id_bytes = request_id.as_ref().map_or(0, String::len);
+    check(
+        "request_id",
+        format!("{id_bytes} bytes long"),
+        id_bytes <= REQUEST_ID_BYTES_MAX,
+        &format!("at most {REQUEST_ID_BYTES_MAX}"),
+    )?;
     let request = Request { model, stream: None, ..sampling_params };
     let features = fetch_features(&app, features.unwrap_or_default()).await?;
     let make = move |app: &App, _: &Request| {

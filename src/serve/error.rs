@@ -11,6 +11,9 @@ use crate::engine::request::GeneratorError;
 /// Seconds after which a client may try again.
 const RETRY_SECONDS: u32 = 1;
 
+/// Characters of a message at most: what a client sent may be repeated in it.
+const MESSAGE_CHARACTERS_MAX: usize = 2000;
+
 /// A request that was not answered.
 #[derive(Debug)]
 pub struct ApiError {
@@ -23,7 +26,12 @@ pub struct ApiError {
 impl ApiError {
     /// A request that is wrong.
     pub fn bad(message: impl Display) -> ApiError {
-        ApiError { status: StatusCode::BAD_REQUEST, message: message.to_string(), param: None, code: None }
+        let mut message = message.to_string();
+        if let Some((end, _)) = message.char_indices().nth(MESSAGE_CHARACTERS_MAX) {
+            message.truncate(end);
+            message.push_str("...");
+        }
+        ApiError { status: StatusCode::BAD_REQUEST, message, param: None, code: None }
     }
 
     /// A field whose value is wrong.
@@ -34,6 +42,11 @@ impl ApiError {
     /// Any other status.
     pub fn status(status: StatusCode, code: &'static str, message: impl Display) -> ApiError {
         ApiError { status, code: Some(code), ..ApiError::bad(message) }
+    }
+
+    /// There is no such address.
+    pub fn unknown_route(message: impl Display) -> ApiError {
+        ApiError::status(StatusCode::NOT_FOUND, "unknown_route", message)
     }
 
     /// The queue is full.
@@ -75,6 +88,11 @@ impl ApiError {
     /// The engine is gone.
     pub fn failed(message: impl Display) -> ApiError {
         ApiError::status(StatusCode::INTERNAL_SERVER_ERROR, "engine_failed", message)
+    }
+
+    /// Its HTTP status.
+    pub fn status_code(&self) -> StatusCode {
+        self.status
     }
 
     /// The JSON that tells the client.

@@ -17,7 +17,7 @@ use super::gauges::Active;
 use super::openai::Usage;
 use super::prompt_logprobs::TokenLogprobs;
 use super::sampling::Settings;
-use crate::engine::request::Stops;
+use crate::engine::request::{StopReason, Stops};
 use crate::prompt::Prompt;
 
 /// Answers under way.
@@ -29,10 +29,12 @@ pub struct Generation {
     /// Token ids of each prompt.
     pub prompts: Vec<Vec<u32>>,
     /// For each prompt, where asked for.
-    pub prompt_logprobs: Vec<Vec<TokenLogprobs>>,
+    pub prompt_logprobs: Vec<Arc<Vec<TokenLogprobs>>>,
     choices: Vec<Growing>,
     /// Answers that have not ended.
     open: usize,
+    /// Answers that end without a token, and are still to be told so.
+    ended: Range<usize>,
     events: UnboundedReceiver<Result<desk::News, ApiError>>,
     /// News that was looked at already.
     first: Option<News>,
@@ -66,6 +68,8 @@ pub struct Drawn {
     pub token: Option<Token>,
     /// New text.
     pub text: String,
+    /// Characters that were complete before the token.
+    pub offset: usize,
     /// How the answer ended, if it did.
     pub finish: Option<Finish>,
 }
@@ -93,14 +97,18 @@ impl Generation {
         let mut prompt_logprobs = Vec::new();
         if let Some(top) = settings.prompt_logprobs {
             for prompt in &prompts {
-                prompt_logprobs.push(score(app, prompt.clone(), top).await?);
+                prompt_logprobs.push(Arc::new(score(app, prompt.clone(), top).await?));
             }
         }
         let (sender, events) = unbounded_channel();
         let choices = prompts.len() * settings.n;
+        let is_scored_only = settings.max_tokens == Some(0);
         let token_ids = prompts.iter().map(|prompt| prompt.token_ids.clone()).collect();
         for (number, prompt) in prompts.into_iter().enumerate() {
             app.gauges.count_prompt(prompt.token_ids.len());
+            if is_scored_only {
+                continue;
+            }
             let tokens = app.defaults.answer_tokens(&settings, prompt.token_ids.len());
             let job = Job {
                 prompt,
@@ -123,6 +131,7 @@ impl Generation {
             prompts: token_ids,
             prompt_logprobs,
             choices: std::iter::repeat_with(growing).take(choices).collect(),
+            ended: if is_scored_only { 0..choices } else { 0..0 },
             settings,
             open: choices,
             events,
@@ -142,6 +151,10 @@ impl Generation {
     pub async fn next(&mut self) -> Result<Option<News>, ApiError> {
         if let Some(first) = self.first.take() {
             return Ok(Some(first));
+        }
+        if let Some(choice) = self.ended.next() {
+            let progress = Progress { choice, token: None, stopped: Some(StopReason::TurnTokens) };
+            return Ok(Some(News::Drawn(self.drawn(progress))));
         }
         if self.open == 0 {
             return Ok(None);
@@ -163,6 +176,7 @@ impl Generation {
         let delta = growing.choice.take(&progress, self.app.prompts.processor.tokenizer(), &self.app.defaults.eos);
         let now = Instant::now();
         match growing.first_token {
+            _ if progress.token.is_none() => {}
             None => {
                 growing.first_token = Some(now);
                 self.app.gauges.count_first_token((now - self.began).as_secs_f64());
@@ -172,7 +186,13 @@ impl Generation {
         growing.last_token = now;
         growing.has_ended = delta.finish.is_some();
         self.open -= usize::from(growing.has_ended);
-        Drawn { choice: progress.choice, token: progress.token, text: delta.text, finish: delta.finish }
+        Drawn {
+            choice: progress.choice,
+            token: progress.token,
+            text: delta.text,
+            offset: delta.offset,
+            finish: delta.finish,
+        }
     }
 
     /// Notes how an answer ended.

@@ -15,6 +15,7 @@ use super::error::ApiError;
 use super::prompts::is_remote;
 use crate::files::local_path;
 use crate::prompt::ImageSource;
+use crate::prompt::data_url::is_data_url;
 
 /// The pictures of a request that are fetched are no larger together.
 const FETCHED_BYTES_MAX: u64 = 64 << 20;
@@ -51,7 +52,7 @@ impl ImagePolicy {
 
     /// The picture that `address` names, as field `param` of a request. What lies on the network was fetched before.
     pub fn source(&self, address: &str, param: &str) -> Result<ImageSource, ApiError> {
-        if address.starts_with("data:") {
+        if is_data_url(address) {
             return Ok(ImageSource::DataUrl(address.to_owned()));
         }
         if is_remote(address) {

@@ -3,6 +3,7 @@
 
 pub mod access;
 pub mod acting;
+pub mod answer_logprobs;
 pub mod answers;
 pub mod batch;
 pub mod choice;
@@ -10,11 +11,14 @@ mod compiler;
 pub mod connections;
 pub mod constraints;
 pub mod control;
+pub mod cost;
 pub mod desk;
 pub mod error;
+pub mod fields;
 pub mod gauges;
 pub mod generation;
 pub mod images;
+pub mod json_schema;
 pub mod openai;
 pub mod played;
 pub mod prompt_logprobs;

@@ -1,10 +1,11 @@
 //! The wire types: what the generating routes are asked, and OpenAI's answers with vLLM's additions.
 
-use std::collections::BTreeMap;
-
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
+use super::answer_logprobs::{ChatLogprobs, PromptLogprobs, TextLogprobs};
+use super::fields::{Whole, in_json_words, optional_object, optional_wholes, whole, with_whole_floats};
 use crate::prompt::PixelLimits;
 use crate::rollout::transcript::TurnKind;
 use crate::sandbox::Widened;
@@ -22,16 +23,20 @@ pub struct Request {
     /// Send tokens as they come.
     pub stream: Option<bool>,
     /// What a stream brings besides.
+    #[serde(deserialize_with = "optional_object")]
     pub stream_options: Option<StreamOptions>,
     /// Answers to each prompt.
+    #[serde(deserialize_with = "whole")]
     pub n: Option<usize>,
-    /// The same seed gives the same answer.
+    /// The same seed gives the same answer; -1 is another each time.
+    #[serde(deserialize_with = "whole")]
     pub seed: Option<i64>,
     /// 0 draws the likeliest token.
     pub temperature: Option<f32>,
     /// Keep the likeliest tokens with at least this mass.
     pub top_p: Option<f32>,
     /// Keep the likeliest tokens; 0 or -1 keeps all.
+    #[serde(deserialize_with = "whole")]
     pub top_k: Option<i64>,
     /// Keep tokens of at least this share of the likeliest's probability.
     pub min_p: Option<f32>,
@@ -46,16 +51,21 @@ pub struct Request {
     /// Texts that the answer must not have.
     pub bad_words: Option<Vec<String>>,
     /// The only tokens that may be drawn.
+    #[serde(deserialize_with = "optional_wholes")]
     pub allowed_token_ids: Option<Vec<u32>>,
     /// Tokens of an answer.
+    #[serde(deserialize_with = "whole")]
     pub max_tokens: Option<usize>,
     /// The same under its newer name, which wins.
+    #[serde(deserialize_with = "whole")]
     pub max_completion_tokens: Option<usize>,
     /// Tokens of an answer before anything may end it.
+    #[serde(deserialize_with = "whole")]
     pub min_tokens: Option<usize>,
     /// A text that ends an answer, or several.
     pub stop: Option<Value>,
     /// Tokens that end an answer.
+    #[serde(deserialize_with = "optional_wholes")]
     pub stop_token_ids: Option<Vec<u32>>,
     /// Leave the text or token that ended an answer in it.
     pub include_stop_str_in_output: Option<bool>,
@@ -65,9 +75,11 @@ pub struct Request {
     pub skip_special_tokens: Option<bool>,
     /// In a chat whether log-probabilities are wanted, else how many of the likeliest tokens beside the drawn one's.
     pub logprobs: Option<LogprobsAsked>,
-    /// In a chat how many of the likeliest tokens.
+    /// In a chat how many of the likeliest tokens; -1 for all.
+    #[serde(deserialize_with = "whole")]
     pub top_logprobs: Option<i64>,
     /// Log-probabilities of the prompt, and of so many of the likeliest tokens in each place.
+    #[serde(deserialize_with = "whole")]
     pub prompt_logprobs: Option<i64>,
     /// Begin the text with the prompt.
     pub echo: Option<bool>,
@@ -88,6 +100,7 @@ pub struct Request {
     /// A grammar in Lark's notation.
     pub guided_grammar: Option<Value>,
     /// Only 1 is known.
+    #[serde(deserialize_with = "whole")]
     pub best_of: Option<usize>,
     /// None is known.
     pub suffix: Option<String>,
@@ -106,6 +119,7 @@ pub struct Request {
     /// More variables of the template.
     pub chat_template_kwargs: Option<Map<String, Value>>,
     /// How pictures are resized.
+    #[serde(deserialize_with = "with_whole_floats")]
     pub mm_processor_kwargs: Option<PixelLimits>,
     /// Of a server with an environment: the temperature inside code; 0 without it.
     pub code_temperature: Option<f32>,
@@ -115,20 +129,32 @@ pub struct Request {
 
 /// What a stream brings besides.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, expecting = "an object")]
 pub struct StreamOptions {
     /// The counts of tokens in a last chunk.
     pub include_usage: Option<bool>,
 }
 
 /// `logprobs` of a chat or of a completion.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(untagged, expecting = "true, false or a number")]
+#[derive(Clone, Copy, Debug)]
 pub enum LogprobsAsked {
     /// Whether.
     Whether(bool),
     /// How many of the likeliest.
     Count(i64),
+}
+
+impl<'de> Deserialize<'de> for LogprobsAsked {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<LogprobsAsked, D::Error> {
+        match Value::deserialize(deserializer)? {
+            Value::Bool(whether) => Ok(LogprobsAsked::Whether(whether)),
+            number @ Value::Number(_) => match serde_json::from_value::<Whole<i64>>(number) {
+                Ok(count) => Ok(LogprobsAsked::Count(count.0)),
+                Err(error) => Err(D::Error::custom(in_json_words(&error))),
+            },
+            _ => Err(D::Error::custom("must be true, false or a whole number")),
+        }
+    }
 }
 
 /// Counts of tokens.
@@ -250,11 +276,12 @@ pub struct ToolCall {
     /// In a stream its number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub index: Option<usize>,
-    /// Unique.
-    pub id: String,
-    /// `function`.
-    #[serde(rename = "type")]
-    pub kind: &'static str,
+    /// Unique; in a stream in the call's first piece only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// `function`; in a stream in the call's first piece only.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<&'static str>,
     /// What is called.
     pub function: FunctionCall,
 }
@@ -262,31 +289,11 @@ pub struct ToolCall {
 /// A function's name and arguments.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct FunctionCall {
-    /// The name.
-    pub name: String,
-    /// The arguments, as JSON text.
-    pub arguments: String,
-}
-
-/// Log-probabilities of a chat's tokens.
-#[derive(Debug, Serialize)]
-pub struct ChatLogprobs {
-    /// One for each token.
-    pub content: Vec<ChatLogprob>,
-}
-
-/// A token of a chat.
-#[derive(Debug, Serialize)]
-pub struct ChatLogprob {
-    /// Its text.
-    pub token: String,
-    /// The natural logarithm of its probability.
-    pub logprob: f32,
-    /// Its bytes.
-    pub bytes: Vec<u8>,
-    /// The likeliest tokens in its place; of these none has a list of its own.
+    /// The name; in a stream in the call's first piece only.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub top_logprobs: Option<Vec<ChatLogprob>>,
+    pub name: Option<String>,
+    /// The arguments, as the model wrote them; in a stream what is new of them.
+    pub arguments: String,
 }
 
 /// A choice of a completion.
@@ -315,33 +322,6 @@ pub struct TextChoice {
     /// Where asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_logprobs: Option<PromptLogprobs>,
-}
-
-/// Log-probabilities of a completion's tokens, one entry a token in each list.
-#[derive(Debug, Default, Serialize)]
-pub struct TextLogprobs {
-    /// Texts.
-    pub tokens: Vec<String>,
-    /// Log-probabilities; none for the first token of an echoed prompt.
-    pub token_logprobs: Vec<Option<f32>>,
-    /// The likeliest tokens' and the drawn one's by text.
-    pub top_logprobs: Vec<Option<BTreeMap<String, f32>>>,
-    /// Where each begins in the text, in characters.
-    pub text_offset: Vec<usize>,
-}
-
-/// For each token of a prompt, by id, itself and the likeliest in its place; none for the first token.
-pub type PromptLogprobs = Vec<Option<BTreeMap<String, PromptLogprob>>>;
-
-/// A token in a prompt.
-#[derive(Debug, Serialize)]
-pub struct PromptLogprob {
-    /// The natural logarithm of its probability.
-    pub logprob: f32,
-    /// 1 for the likeliest.
-    pub rank: usize,
-    /// Its text.
-    pub decoded_token: String,
 }
 
 /// The answers of `/inference/v1/generate`.

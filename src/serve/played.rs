@@ -15,7 +15,7 @@ use futures_util::stream;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::acting::{Act, ActJob, ActKind};
-use super::answers::{event, events_response};
+use super::answers::{Kind, event, events_response};
 use super::choice::finite;
 use super::desk::Order;
 use super::error::ApiError;
@@ -51,6 +51,8 @@ pub async fn answer(
     let Entry { active, waiting } = entry;
     let own = environment.limits();
     let total = asked.unwrap_or(own.total);
+    let played = Settings { max_tokens: Some(total), ..settings.clone() };
+    app.defaults.admit(&played, Kind::Chat, &[0])?;
     let mut sampling = settings.sampling.clone();
     sampling.code_temperature = Some(code_temperature.unwrap_or(0.0));
     let job = ActJob {
@@ -93,6 +95,7 @@ fn refuse_unplayable(request: &Request) -> Result<(), ApiError> {
         ("tools", request.tools.as_ref().is_some_and(|tools| !tools.is_empty())),
         ("top_logprobs", request.top_logprobs.unwrap_or(0) > 0),
         ("prompt_logprobs", request.prompt_logprobs.is_some()),
+        ("echo", request.echo.unwrap_or(false)),
         ("stop_token_ids", request.stop_token_ids.as_ref().is_some_and(|ids| !ids.is_empty())),
         ("ignore_eos", request.ignore_eos.unwrap_or(false)),
         ("continue_final_message", request.continue_final_message.unwrap_or(false)),

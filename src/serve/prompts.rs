@@ -7,8 +7,10 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
+use super::fields::{shorten, whole_value};
 use super::images::ImagePolicy;
 use super::openai::Request;
+use super::sampling::check;
 use crate::isolated::Isolated;
 use crate::model::config::Config;
 use crate::prompt::positions::{Grid, positions};
@@ -20,6 +22,12 @@ use crate::rollout::environment::Task;
 
 /// Pictures in one prompt at most, where the operator says nothing.
 pub const IMAGES_MAX: usize = 64;
+
+/// Messages of a conversation and parts of them, and tools, at most.
+const MESSAGES_MAX: usize = 16_384;
+const TOOLS_MAX: usize = 1024;
+/// Bytes of more variables for the template.
+const VARIABLES_BYTES_MAX: usize = 1 << 20;
 
 /// Stands behind the text that an unfinished last message goes on from.
 const CONTINUE_MARK: &str = "\u{1}thyme-continue\u{1}";
@@ -63,6 +71,13 @@ impl Prompts {
         if values.is_empty() {
             return Err(ApiError::field("messages", "is missing or empty; give at least one message"));
         }
+        let parts: usize = values.iter().map(|value| 1 + value["content"].as_array().map_or(0, Vec::len)).sum();
+        check(
+            "messages",
+            format!("{parts} messages and parts of them"),
+            parts <= MESSAGES_MAX,
+            &format!("at most {MESSAGES_MAX}"),
+        )?;
         self.check_image_count(pictures(values).count())?;
         let source =
             |picture: Picture<'_>| Ok(self.images.source(picture.address, &picture.param)?.sized(picture.size()?));
@@ -74,7 +89,10 @@ impl Prompts {
     /// The prompts of a completion.
     pub fn completion(&self, request: &Request) -> Result<Vec<Prompt>, ApiError> {
         let wrong = || {
-            ApiError::field("prompt", "must be a text, a list of texts, a list of token ids, or a list of such lists")
+            ApiError::field(
+                "prompt",
+                "must be a string, a list of strings, a list of token ids, or a list of such lists",
+            )
         };
         match &request.prompt {
             Some(Value::String(text)) => Ok(vec![self.text(text)?]),
@@ -162,9 +180,11 @@ impl Prompts {
     }
 
     fn ids(&self, values: &[Value]) -> Result<Prompt, ApiError> {
+        self.check_room("prompt", values.len())?;
         let id = |value: &Value| {
-            let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
-            id.ok_or_else(|| ApiError::field("prompt", format!("has {value}; a token id is a whole number from 0 on")))
+            let id = whole_value(value).and_then(|id| u32::try_from(id).ok());
+            let wrong = || format!("has {}; a token id is a whole number from 0 on", shorten(&value.to_string()));
+            id.ok_or_else(|| ApiError::field("prompt", wrong()))
         };
         let token_ids = values.iter().map(id).collect::<Result<Vec<u32>, ApiError>>()?;
         self.checked("prompt", Prompt { token_ids, images: Vec::new() })
@@ -185,26 +205,44 @@ impl Prompts {
             };
             text.push_str(CONTINUE_MARK);
         }
-        let options = RenderOptions {
-            add_generation_prompt: opens,
-            tools: request.tools.clone().filter(|tools| !tools.is_empty()).map(Value::Array),
-            variables: request.chat_template_kwargs.clone().unwrap_or_default(),
-        };
-        let mut text = match &request.chat_template {
-            None => self.processor.render(messages, &options),
-            Some(_) if !self.trusts_templates => {
-                let message = "is not taken from a request; start the server with --chat-template or --trust-request-chat-template";
-                return Err(ApiError::field("chat_template", message));
-            }
-            Some(source) => self.processor.render_by(source.clone(), Some(&self.renderer), messages, &options),
+        let tools = request.tools.as_ref().filter(|tools| !tools.is_empty());
+        let count = tools.map_or(0, Vec::len);
+        check("tools", format!("a list of {count}"), count <= TOOLS_MAX, &format!("of at most {TOOLS_MAX}"))?;
+        let variables = request.chat_template_kwargs.clone().unwrap_or_default();
+        let bytes = serde_json::to_vec(&variables).map_or(0, |json| json.len());
+        check(
+            "chat_template_kwargs",
+            format!("{bytes} bytes long"),
+            bytes <= VARIABLES_BYTES_MAX,
+            &format!("at most {VARIABLES_BYTES_MAX}"),
+        )?;
+        let options =
+            RenderOptions { add_generation_prompt: opens, tools: tools.cloned().map(Value::Array), variables };
+        let mut text = self.render_by(messages, request, &options)?;
+        if tools.is_some() && text == self.render_by(messages, request, &RenderOptions { tools: None, ..options })? {
+            let message = "cannot be shown to this model: its chat template does not name them; leave them out, or start the server with \
+                           a --chat-template that does";
+            return Err(ApiError::field("tools", message));
         }
-        .map_err(|error| ApiError::field("messages", error))?;
         if let Some(end) = text.rfind(CONTINUE_MARK) {
             text.truncate(end);
         } else if goes_on {
             return Err(ApiError::field("continue_final_message", "does not work with this model's chat template"));
         }
         Ok(text)
+    }
+
+    /// The text of a conversation, by the template of the request or the server's own.
+    fn render_by(&self, messages: &[Message], request: &Request, options: &RenderOptions) -> Result<String, ApiError> {
+        match &request.chat_template {
+            None => self.processor.render(messages, options),
+            Some(_) if !self.trusts_templates => {
+                let message = "is not taken from a request; start the server with --chat-template or --trust-request-chat-template";
+                return Err(ApiError::field("chat_template", message));
+            }
+            Some(source) => self.processor.render_by(source.clone(), Some(&self.renderer), messages, options),
+        }
+        .map_err(|error| ApiError::field("messages", error))
     }
 
     /// Decodes pictures and cuts them into patches. How many tokens they take is known before a pixel is decoded.
@@ -267,6 +305,14 @@ impl Prompts {
     }
 }
 
+/// How many prompts a request has.
+pub fn count(request: &Request) -> usize {
+    match &request.prompt {
+        Some(Value::Array(list)) if list.iter().any(|prompt| prompt.is_string() || prompt.is_array()) => list.len(),
+        _ => 1,
+    }
+}
+
 /// A part of a message's content that names a picture.
 struct Picture<'a> {
     part: &'a Value,
@@ -309,7 +355,8 @@ pub fn remote_pictures(request: &mut Request) -> impl Iterator<Item = (&mut Stri
 
 /// Whether an address lies on the network.
 pub fn is_remote(address: &str) -> bool {
-    address.starts_with("http://") || address.starts_with("https://")
+    let has_scheme = |scheme: &str| address.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
+    has_scheme("http://") || has_scheme("https://")
 }
 
 fn field(message: usize, part: usize) -> String {
@@ -353,7 +400,7 @@ fn read_message<'a>(
             let part = |(place, part)| read_part(part, &format!("{param}.content[{place}]"), sources);
             parts.iter().enumerate().map(part).collect::<Result<_, ApiError>>()?
         }
-        Some(_) => return Err(ApiError::field(&format!("{param}.content"), "must be a text or a list of parts")),
+        Some(_) => return Err(ApiError::field(&format!("{param}.content"), "must be a string or a list of parts")),
     };
     let is_other = |key: &str| key != "role" && key != "content";
     let mut other: Map<String, Value> =
@@ -396,7 +443,7 @@ fn read_part<'a>(
             "names no picture; give {\"type\": \"image_url\", \"image_url\": {\"url\": \"data:...\"}}",
         )),
         Some(other) => {
-            let other: String = other.chars().take(60).collect();
+            let other = shorten(other);
             Err(ApiError::field(param, format!("is of type {other:?}; known types: text, image_url")))
         }
         None => Err(ApiError::field(param, "has no type; known types: text, image_url")),

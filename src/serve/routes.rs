@@ -20,13 +20,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::access::{check_content_type, guard};
-use super::answers::{Form, Kind, Writer};
+use super::answers::{Form, Kind, ToolCalls, Writer};
 use super::constraints::{Asked, ToolChoice};
 use super::error::ApiError;
+use super::fields::{Object, in_json_words, shorten, wholes};
 use super::gauges::{Active, Waiting};
 use super::generation::Generation;
-use super::openai::{LogprobsAsked, Request};
-use super::prompts::remote_pictures;
+use super::openai::Request;
+use super::prompts::{self, remote_pictures};
+use super::sampling::check;
 use super::{App, control, played};
 use crate::prompt::Prompt;
 
@@ -44,6 +46,10 @@ const BODY_BYTES_PER_SECOND: f64 = 65_536.0;
 const QUICK_JSON_BYTES: usize = 64 << 10;
 /// Values in a body at most: in memory a value is many times larger than on the wire.
 const VALUES_MAX: usize = 4 << 20;
+/// Fields of a body that nobody knows and that are remembered.
+const UNKNOWN_FIELDS_MAX: usize = 32;
+/// Token ids that are turned into text at a time, if the context is not larger.
+const DETOKENIZED_MAX: usize = 65_536;
 
 /// All routes.
 pub fn router(app: Arc<App>) -> Router {
@@ -71,7 +77,7 @@ async fn unknown_route(request: extract::Request) -> ApiError {
         request.method(),
         request.uri().path()
     );
-    ApiError::status(StatusCode::NOT_FOUND, "unknown_route", message)
+    ApiError::unknown_route(message)
 }
 
 async fn wrong_method(request: extract::Request) -> ApiError {
@@ -143,17 +149,18 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, Vec<String>), ApiError
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let (mut track, mut unknown) = (serde_path_to_error::Track::new(), Vec::new());
     let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);
-    let parsed = serde_ignored::deserialize(tracked, |path| unknown.push(path.to_string()));
-    let wrong = |error: serde_json::Error, path: String| match error.classify() {
-        serde_json::error::Category::Data if path != "." => {
-            ApiError::field(&path, format!("is of the wrong type: {error}"))
+    let parsed: Result<Object<T>, _> = serde_ignored::deserialize(tracked, |path| {
+        if unknown.len() < UNKNOWN_FIELDS_MAX {
+            unknown.push(shorten(&path.to_string()));
         }
-        serde_json::error::Category::Data => ApiError::bad(format!("the body is of the wrong form: {error}")),
-        _ => ApiError::bad(format!("the body is not valid JSON: {error}")),
+    });
+    let wrong = |error: serde_json::Error, path: String| match error.classify() {
+        serde_json::error::Category::Data if path != "." => ApiError::field(&shorten(&path), in_json_words(&error)),
+        _ => ApiError::bad(format!("the body {}", in_json_words(&error))),
     };
     let value = parsed.map_err(|error| wrong(error, track.path().to_string()))?;
     json.end().map_err(|error| wrong(error, ".".to_owned()))?;
-    Ok((value, unknown))
+    Ok((value.0, unknown))
 }
 
 impl App {
@@ -186,7 +193,8 @@ impl App {
         match self.names.iter().find(|name| *name == asked) {
             Some(name) => Ok(name.clone()),
             None => {
-                let message = format!("there is no model `{asked}`; this server has `{}`", self.names.join("`, `"));
+                let message =
+                    format!("there is no model `{}`; this server has `{}`", shorten(asked), self.names.join("`, `"));
                 Err(ApiError::status(StatusCode::NOT_FOUND, "model_not_found", message))
             }
         }
@@ -302,7 +310,7 @@ async fn chat_completions(
         return played::answer(app, &*environment, entry, (request, room)).await;
     }
     let tools = ToolChoice::read(&request)?;
-    let form = Form { kind: Kind::Chat, reads_tool_calls: tools != ToolChoice::None, ..form(&request) };
+    let form = Form { kind: Kind::Chat, tool_calls: ToolCalls::of(&request, &tools), ..form(&request) };
     let asked = Asked::read(&request, &tools, &app.defaults)?;
     answer(app, entry, (request, asked, room), None, form, |app, request| Ok(vec![app.prompts.chat(request)?])).await
 }
@@ -310,12 +318,9 @@ async fn chat_completions(
 async fn completions(
     State(app): State<Arc<App>>,
     entry: Entry,
-    Wire(mut request, room): Wire<Request>,
+    Wire(request, room): Wire<Request>,
 ) -> Result<Response, ApiError> {
     let form = Form { kind: Kind::Text, echo: request.echo.unwrap_or(false), ..form(&request) };
-    if let (true, Some(LogprobsAsked::Count(count)), None) = (form.echo, request.logprobs, request.prompt_logprobs) {
-        request.prompt_logprobs = Some(count);
-    }
     let asked = Asked::read(&request, &ToolChoice::None, &app.defaults)?;
     answer(app, entry, (request, asked, room), None, form, |app, request| app.prompts.completion(request)).await
 }
@@ -337,6 +342,13 @@ pub async fn answer(
 ) -> Result<Response, ApiError> {
     let model = app.model_name(request.model.as_deref())?;
     let mut settings = app.defaults.settings(&request)?;
+    if form.kind != Kind::Text && settings.echo {
+        return Err(ApiError::field(
+            "echo",
+            "has no effect on this route; leave it out, or send the prompt to /v1/completions",
+        ));
+    }
+    app.defaults.check_answers(prompts::count(&request), &settings)?;
     settings.token_ids |= form.kind == Kind::Tokens;
     settings.tokens_as_ids |= form.kind == Kind::Tokens;
     let is_stream = request.stream.unwrap_or(false);
@@ -347,7 +359,8 @@ pub async fn answer(
     settings.constraints = asked.compile(&app).await?;
     let prompts = prepare(&app, move |app| make(app, &request)).await?;
     drop(room);
-    app.defaults.check_answers(prompts.len(), &settings)?;
+    let tokens: Vec<usize> = prompts.iter().map(|prompt| prompt.token_ids.len()).collect();
+    app.defaults.admit(&settings, form.kind, &tokens)?;
     let generation = Generation::start(&app, settings, prompts, is_stream, entry.active).await?;
     drop(entry.waiting);
     let id = id.unwrap_or_else(|| app.request_id(if form.kind == Kind::Chat { "chatcmpl" } else { "cmpl" }));
@@ -379,6 +392,7 @@ async fn tokenize(State(app): State<Arc<App>>, Wire(request, _room): Wire<Reques
 #[serde(expecting = "a JSON object")]
 struct Detokenize {
     model: Option<String>,
+    #[serde(deserialize_with = "wholes")]
     tokens: Vec<u32>,
 }
 
@@ -387,5 +401,11 @@ async fn detokenize(
     Wire(request, _room): Wire<Detokenize>,
 ) -> Result<Json<Value>, ApiError> {
     app.model_name(request.model.as_deref())?;
+    let (count, most) = (request.tokens.len(), app.defaults.context_tokens.max(DETOKENIZED_MAX));
+    check("tokens", format!("a list of {count}"), count <= most, &format!("of at most {most} token ids"))?;
+    let vocab = app.defaults.vocab;
+    for &id in &request.tokens {
+        check("tokens", id, (id as usize) < vocab, &format!("below {vocab}, where the model's ids end"))?;
+    }
     Ok(Json(json!({"prompt": app.prompts.processor.tokenizer().decode(&request.tokens, false)})))
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::choice::LogprobsMode;
+use super::cost::TokenBytes;
 use super::error::ApiError;
 use super::openai::{LogprobsAsked, Request};
 use crate::engine::request::{Sampling, Stops};
@@ -15,6 +16,8 @@ const ANSWERS_MAX: usize = 4096;
 /// Stop strings and stop tokens of a request at most, and bytes of a string.
 const STOPS_MAX: usize = 64;
 const STOP_BYTES_MAX: usize = 1024;
+/// The seed that stands for none, as in vLLM.
+const RANDOM_SEED: i64 = -1;
 /// Lower positive temperatures are raised to this one, as in vLLM.
 const TEMPERATURE_MIN: f32 = 0.01;
 
@@ -35,6 +38,10 @@ pub struct Defaults {
     pub vocab: usize,
     /// Which log-probabilities are told.
     pub logprobs_mode: LogprobsMode,
+    /// How many of the likeliest tokens may be asked for in a place; none for any number.
+    pub max_logprobs: Option<usize>,
+    /// How large tokens are on the wire.
+    pub token_bytes: TokenBytes,
 }
 
 /// A request's settings.
@@ -60,6 +67,10 @@ pub struct Settings {
     pub logprobs: Option<usize>,
     /// Log-probabilities of the prompt, with so many of the likeliest.
     pub prompt_logprobs: Option<usize>,
+    /// The prompt stands before a completion's text.
+    pub echo: bool,
+    /// The request says which tokens are likely.
+    pub chooses_tokens: bool,
     /// Ids are wanted.
     pub token_ids: bool,
     /// `token_id:N` stands for a token's text.
@@ -75,12 +86,19 @@ impl Defaults {
         refuse_unknown(request)?;
         let n = request.n.unwrap_or(1);
         check("n", n, (1..=ANSWERS_MAX).contains(&n), &format!("between 1 and {ANSWERS_MAX}"))?;
-        let max_tokens = request.max_completion_tokens.or(request.max_tokens).or(self.max_tokens);
+        let (param, max_tokens) = match request.max_completion_tokens {
+            Some(tokens) => ("max_completion_tokens", Some(tokens)),
+            None => ("max_tokens", request.max_tokens.or(self.max_tokens)),
+        };
+        let echo = request.echo.unwrap_or(false);
         if let Some(tokens) = max_tokens {
-            check("max_tokens", tokens, tokens > 0, "1 or more")?;
+            let scores = echo || request.prompt_logprobs.is_some();
+            check(param, tokens, tokens > 0 || scores, "1 or more; with echo or prompt_logprobs it may be 0")?;
         }
-        let prompt_logprobs = request.prompt_logprobs.map(|count| count_of("prompt_logprobs", count)).transpose()?;
-        if prompt_logprobs.is_some() && request.stream.unwrap_or(false) {
+        let logprobs = self.logprobs(request)?;
+        let asked =
+            request.prompt_logprobs.map(|count| self.likeliest("prompt_logprobs", "prompt", count)).transpose()?;
+        if asked.is_some() && request.stream.unwrap_or(false) {
             return Err(ApiError::field("prompt_logprobs", "cannot be streamed; send stream = false"));
         }
         Ok(Settings {
@@ -89,19 +107,28 @@ impl Defaults {
             stops: self.stops(request)?,
             max_tokens,
             n,
-            seed: request.seed.map(|seed| seed as u64),
+            seed: request.seed.filter(|seed| *seed != RANDOM_SEED).map(|seed| seed as u64),
             include_stop: request.include_stop_str_in_output.unwrap_or(false),
             skip_special: request.skip_special_tokens.unwrap_or(true),
-            logprobs: self.logprobs(request)?,
-            prompt_logprobs,
+            logprobs,
+            prompt_logprobs: asked.or(logprobs.filter(|_| echo)),
+            echo,
+            chooses_tokens: request.allowed_token_ids.is_some()
+                || request
+                    .logit_bias
+                    .as_ref()
+                    .is_some_and(|bias| bias.values().any(|value| value.as_f64() > Some(0.0))),
             token_ids: request.return_token_ids.unwrap_or(false),
             tokens_as_ids: request.return_tokens_as_token_ids.unwrap_or(false),
         })
     }
 
     /// Checks that the answers to so many prompts are not too many.
+    ///
+    /// # Errors
+    /// When they are.
     pub fn check_answers(&self, prompts: usize, settings: &Settings) -> Result<(), ApiError> {
-        let answers = prompts * settings.n;
+        let answers = prompts.saturating_mul(settings.n);
         check("prompt", format!("{answers} answers"), answers <= ANSWERS_MAX, &format!("at most {ANSWERS_MAX} with n"))
     }
 
@@ -113,16 +140,33 @@ impl Defaults {
 
     /// Whether tokens' log-probabilities are wanted, and how many of the likeliest.
     fn logprobs(&self, request: &Request) -> Result<Option<usize>, ApiError> {
-        let top = request.top_logprobs.map(|count| count_of("top_logprobs", count)).transpose()?;
+        let top = request.top_logprobs.map(|count| self.likeliest("top_logprobs", "sample", count)).transpose()?;
         let asked = match request.logprobs {
             None | Some(LogprobsAsked::Whether(false)) if top.unwrap_or(0) > 0 => {
                 return Err(ApiError::field("top_logprobs", "needs logprobs = true beside it"));
             }
             None | Some(LogprobsAsked::Whether(false)) => None,
             Some(LogprobsAsked::Whether(true)) => Some(top.unwrap_or(0)),
-            Some(LogprobsAsked::Count(count)) => Some(count_of("logprobs", count)?),
+            Some(LogprobsAsked::Count(count)) => Some(self.likeliest("logprobs", "sample", count)?),
         };
         Ok(asked)
+    }
+
+    /// A number of the likeliest tokens; -1 is all.
+    fn likeliest(&self, param: &str, what: &str, count: i64) -> Result<usize, ApiError> {
+        let asked = if count == -1 { Ok(self.vocab) } else { usize::try_from(count) };
+        let asked = asked
+            .map_err(|_| ApiError::field(param, format!("is {count}; it must be 0 or more, or -1 for all tokens")))?;
+        match self.max_logprobs.filter(|max| asked > *max) {
+            None => Ok(asked.min(self.vocab)),
+            Some(max) => {
+                let message = format!(
+                    "is {count}: requested {what} logprobs of {asked}, which is greater than max allowed: {max}; ask for fewer, or start \
+                     the server with a larger --max-logprobs (-1: any number)"
+                );
+                Err(ApiError::field(param, message))
+            }
+        }
     }
 
     fn sampling(&self, request: &Request) -> Result<Sampling, ApiError> {
@@ -153,27 +197,34 @@ impl Defaults {
             Some(Value::String(text)) => vec![text.clone()],
             Some(Value::Array(list)) => {
                 let text = |value: &Value| value.as_str().map(str::to_owned);
+                check(
+                    "stop",
+                    format!("a list of {}", list.len()),
+                    list.len() <= STOPS_MAX,
+                    &format!("of at most {STOPS_MAX} strings"),
+                )?;
                 let texts: Option<Vec<String>> = list.iter().map(text).collect();
-                texts.ok_or_else(|| ApiError::field("stop", "must be a text or a list of texts"))?
+                texts.ok_or_else(|| ApiError::field("stop", "must be a string or a list of strings"))?
             }
-            Some(_) => return Err(ApiError::field("stop", "must be a text or a list of texts")),
+            Some(_) => return Err(ApiError::field("stop", "must be a string or a list of strings")),
         };
-        check("stop", "a list", strings.len() <= STOPS_MAX, &format!("of at most {STOPS_MAX} texts"))?;
         let is_usable = |text: &String| !text.is_empty() && text.len() <= STOP_BYTES_MAX;
         if !strings.iter().all(is_usable) {
-            let message = format!("has a text that is empty or longer than {STOP_BYTES_MAX} bytes");
+            let message = format!("has a string that is empty or longer than {STOP_BYTES_MAX} bytes");
             return Err(ApiError::field("stop", message));
         }
         let mut token_ids = Vec::new();
         if !request.ignore_eos.unwrap_or(false) {
             token_ids.extend(&self.eos);
         }
-        for &id in request.stop_token_ids.as_deref().unwrap_or_default() {
+        let asked = request.stop_token_ids.as_deref().unwrap_or_default();
+        let count = format!("a list of {}", asked.len());
+        check("stop_token_ids", count, asked.len() <= STOPS_MAX, &format!("of at most {STOPS_MAX} ids"))?;
+        for &id in asked {
             let range = format!("below {}, where the model's ids end", self.vocab);
             check("stop_token_ids", id, (id as usize) < self.vocab, &range)?;
             token_ids.push(id);
         }
-        check("stop_token_ids", "a list", token_ids.len() <= 2 * STOPS_MAX, &format!("of at most {STOPS_MAX} ids"))?;
         Ok(Stops { strings, token_ids, ..Stops::default() })
     }
 }
@@ -189,10 +240,6 @@ fn refuse_unknown(request: &Request) -> Result<(), ApiError> {
         }
     }
     Ok(())
-}
-
-fn count_of(param: &str, count: i64) -> Result<usize, ApiError> {
-    usize::try_from(count).map_err(|_| ApiError::field(param, format!("is {count}; it must be 0 or more")))
 }
 
 /// Whether a value holds, or why not.

@@ -1,6 +1,6 @@
-//! Calls in the model's text, `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` as Hermes and Qwen write them, read as it comes.
-
-use serde_json::Value;
+//! Calls in the model's text, `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` as Hermes and Qwen write them, read as they grow.
+//! The marks themselves are never given out: what stands between them and is no call is given out as text without them, as is a mark that has
+//! no partner.
 
 const OPEN: &str = "<tool_call>";
 const CLOSE: &str = "</tool_call>";
@@ -8,11 +8,16 @@ const CLOSE: &str = "</tool_call>";
 /// Splits text into what is said and what is called.
 #[derive(Debug, Default)]
 pub struct ToolCallReader {
-    /// Text that was not given out.
+    /// Text outside of calls that was not given out: it may be the beginning of a mark.
     held: String,
-    inside: bool,
-    /// Calls so far.
-    calls: usize,
+    /// The call that is being read.
+    call: Option<Call>,
+    /// Calls that were begun.
+    begun: usize,
+    /// White space behind a call or the text behind it.
+    blank: String,
+    /// What looks like a call is text, without its marks.
+    ignores_calls: bool,
 }
 
 /// A piece of an answer.
@@ -20,134 +25,526 @@ pub struct ToolCallReader {
 pub enum Piece {
     /// Text.
     Text(String),
-    /// A call: its number, the function's name, its arguments as JSON text.
-    Call(usize, String, String),
+    /// A call begins: its number and the function's name.
+    Begin(usize, String),
+    /// More of the arguments of the call of that number.
+    Arguments(usize, String),
+}
+
+/// What is known of the end of an answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rest {
+    /// More will come.
+    Open,
+    /// Nothing will come: the model has said all.
+    Said,
+    /// Nothing will come: the answer was cut.
+    Cut,
 }
 
 impl ToolCallReader {
-    /// Takes text; `is_last` where none will follow. What begins like a call and is none stays text.
-    pub fn read(&mut self, text: &str, is_last: bool) -> Vec<Piece> {
-        self.held.push_str(text);
+    /// Only takes the marks out of the text.
+    pub fn without_calls() -> ToolCallReader {
+        ToolCallReader { ignores_calls: true, ..ToolCallReader::default() }
+    }
+
+    /// Takes text, and what is known of what follows it.
+    pub fn read(&mut self, text: &str, rest: Rest) -> Vec<Piece> {
         let mut pieces = Vec::new();
+        let mut text = text.to_owned();
         loop {
-            let mark = if self.inside { CLOSE } else { OPEN };
-            let Some(at) = self.held.find(mark) else { break };
-            let piece: String = self.held.drain(..at + mark.len()).collect();
-            let piece = &piece[..at];
-            if !self.inside {
-                self.say(piece, &mut pieces);
-            } else {
-                match call(piece) {
-                    Some((name, arguments)) => {
-                        pieces.push(Piece::Call(self.calls, name, arguments));
-                        self.calls += 1;
-                    }
-                    None => pieces.push(Piece::Text(format!("{OPEN}{piece}{CLOSE}"))),
+            match &mut self.call {
+                Some(call) => {
+                    let Some(behind) = call.read(&text, &mut self.begun, &mut pieces) else { break };
+                    text.drain(..behind);
+                    self.end_call(&mut pieces);
+                }
+                None => {
+                    self.held.push_str(&text);
+                    let Some(behind) = self.read_outside(&mut pieces) else { break };
+                    text = behind;
                 }
             }
-            self.inside = !self.inside;
         }
-        if is_last {
-            let rest = std::mem::take(&mut self.held);
-            match (self.inside, call(&rest)) {
-                // The model may end its turn without the closing mark.
-                (true, Some((name, arguments))) => {
-                    pieces.push(Piece::Call(self.calls, name, arguments));
-                    self.calls += 1;
-                }
-                (true, None) => pieces.push(Piece::Text(format!("{OPEN}{rest}"))),
-                (false, _) => self.say(&rest, &mut pieces),
-            }
-        } else if !self.inside {
-            let kept = (1..OPEN.len()).rev().find(|&n| self.held.ends_with(&OPEN[..n])).unwrap_or(0);
-            let said: String = self.held.drain(..self.held.len() - kept).collect();
-            self.say(&said, &mut pieces);
+        if rest != Rest::Open {
+            self.finish(rest, &mut pieces);
         }
         pieces
     }
 
-    /// Whether there was a call.
+    /// Whether a call was begun.
     pub fn has_calls(&self) -> bool {
-        self.calls > 0
+        self.begun > 0
     }
 
-    /// Blank lines between calls and behind them say nothing.
-    fn say(&self, text: &str, pieces: &mut Vec<Piece>) {
-        let is_blank = text.trim().is_empty() && (text.is_empty() || self.calls > 0);
-        if !is_blank {
-            pieces.push(Piece::Text(text.to_owned()));
+    /// Gives out text up to a mark; what stands behind an opening mark comes back.
+    fn read_outside(&mut self, pieces: &mut Vec<Piece>) -> Option<String> {
+        loop {
+            let open = self.held.find(OPEN).map(|at| (at, OPEN));
+            let close = self.held.find(CLOSE).map(|at| (at, CLOSE));
+            let Some((at, mark)) = open.into_iter().chain(close).min() else { break };
+            let rest = self.held.split_off(at + mark.len());
+            let mut said = std::mem::replace(&mut self.held, rest);
+            said.truncate(at);
+            self.say(&said, pieces);
+            if mark == OPEN && !self.ignores_calls {
+                self.blank.clear();
+                self.call = Some(Call::default());
+                return Some(std::mem::take(&mut self.held));
+            }
+        }
+        let said: String = self.held.drain(..self.held.len() - begun_mark(&self.held)).collect();
+        self.say(&said, pieces);
+        None
+    }
+
+    /// The call that was read is over.
+    fn end_call(&mut self, pieces: &mut Vec<Piece>) {
+        let Some(call) = self.call.take() else { return };
+        if !call.has_begun {
+            self.say(&without_marks(&call.text), pieces);
+        } else if call.is_whole() {
+            // Braces too many are a slip, and say nothing.
+            let behind = without_marks(&call.text[call.end..]);
+            if !behind.trim_matches(|c: char| c == '}' || c.is_whitespace()).is_empty() {
+                self.say(&behind, pieces);
+            }
+        }
+    }
+
+    fn finish(&mut self, rest: Rest, pieces: &mut Vec<Piece>) {
+        if let Some(call) = &mut self.call {
+            call.give_held(pieces);
+            if call.is_readable() && !call.has_begun {
+                // All that is there may become a call: the name alone is one without arguments so far, less than that is nothing.
+                call.begin(&mut self.begun, pieces);
+                if !call.has_begun && rest == Rest::Cut {
+                    self.call = None;
+                }
+            }
+            self.end_call(pieces);
+        }
+        let held = std::mem::take(&mut self.held);
+        // One character is more likely a text's own than a cut mark's.
+        if rest == Rest::Said || held.len() == 1 {
+            self.say(&held, pieces);
+        }
+    }
+
+    /// White space between calls and behind all text says nothing.
+    fn say(&mut self, text: &str, pieces: &mut Vec<Piece>) {
+        let mut said = std::mem::take(&mut self.blank) + text;
+        if self.begun > 0 {
+            self.blank = said.split_off(said.trim_end().len());
+        }
+        if !said.is_empty() {
+            pieces.push(Piece::Text(said));
         }
     }
 }
 
-/// Name and arguments of a call.
-fn call(text: &str) -> Option<(String, String)> {
-    let json: Value = serde_json::from_str(text.trim()).ok()?;
-    let name = json["name"].as_str()?.to_owned();
-    let arguments = match json.get("arguments").or_else(|| json.get("parameters")) {
-        None | Some(Value::Null) => "{}".to_owned(),
-        Some(Value::String(text)) => text.clone(),
-        Some(arguments) => arguments.to_string(),
-    };
-    Some((name, arguments))
+/// Bytes at the end of a text that may be the beginning of a mark.
+fn begun_mark(text: &str) -> usize {
+    let begun = |mark: &str| (1..mark.len()).rev().find(|&n| text.ends_with(&mark[..n])).unwrap_or(0);
+    begun(OPEN).max(begun(CLOSE))
+}
+
+fn without_marks(text: &str) -> String {
+    text.replace(OPEN, "").replace(CLOSE, "")
+}
+
+/// Where in the JSON of a call the reader stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Place {
+    /// Before the brace.
+    #[default]
+    Start,
+    /// Before a key, or the closing brace where there was no key yet.
+    Key,
+    /// In a key.
+    InKey,
+    /// Before a colon.
+    Colon,
+    /// Before a value.
+    Value,
+    /// In a value.
+    InValue,
+    /// Behind a value.
+    Comma,
+    /// Behind the closing brace.
+    End,
+    /// Where no JSON is.
+    Broken,
+}
+
+/// A call as it grows. Its text is looked at once, byte by byte.
+#[derive(Debug, Default)]
+struct Call {
+    /// All that stands behind the opening mark.
+    text: String,
+    /// Bytes that were looked at.
+    seen: usize,
+    place: Place,
+    /// Where the present key or value begins.
+    from: usize,
+    /// Lists and objects that are open within the present value.
+    depth: usize,
+    in_string: bool,
+    is_escaped: bool,
+    key: String,
+    name: Option<String>,
+    number: usize,
+    has_begun: bool,
+    has_arguments: bool,
+    /// The present value is given out as it grows, and was up to this byte.
+    given: Option<usize>,
+    /// Arguments that wait for the name.
+    waiting: Option<String>,
+    /// Where its JSON ends.
+    end: usize,
+}
+
+impl Call {
+    /// Takes text. If the closing mark is in it, how many of its bytes belong to the call with the mark.
+    fn read(&mut self, text: &str, begun: &mut usize, pieces: &mut Vec<Piece>) -> Option<usize> {
+        let before = self.text.len();
+        self.text.push_str(text);
+        while self.seen < self.text.len() {
+            let byte = self.text.as_bytes()[self.seen];
+            // Within a string of sound JSON the mark is a text like any other.
+            if byte == b'<' && !self.in_string {
+                let rest = &self.text[self.seen..];
+                if rest.starts_with(CLOSE) {
+                    let end = self.seen;
+                    self.text.truncate(end);
+                    self.give_to(end, pieces);
+                    return Some(end + CLOSE.len() - before);
+                }
+                if CLOSE.starts_with(rest) {
+                    break;
+                }
+            }
+            self.seen += 1;
+            self.step(byte, begun, pieces);
+        }
+        self.give_to(self.seen, pieces);
+        None
+    }
+
+    fn is_whole(&self) -> bool {
+        self.place == Place::End
+    }
+
+    /// Whether all so far is the beginning of an object.
+    fn is_readable(&self) -> bool {
+        !matches!(self.place, Place::Broken | Place::End)
+    }
+
+    /// Takes the byte before `seen`.
+    fn step(&mut self, byte: u8, begun: &mut usize, pieces: &mut Vec<Piece>) {
+        let at = self.seen - 1;
+        let is_space = byte.is_ascii_whitespace();
+        match (self.place, byte) {
+            (Place::Start | Place::Key | Place::Colon | Place::Value | Place::Comma, _) if is_space => {}
+            (Place::Start, b'{') => self.place = Place::Key,
+            (Place::Key, b'"') => (self.place, self.from, self.in_string) = (Place::InKey, at, true),
+            (Place::Key | Place::Comma, b'}') => self.close(begun, pieces),
+            (Place::InKey, _) => {
+                if self.ends_string(byte) {
+                    self.key = unquoted(&self.text[self.from..self.seen]).unwrap_or_default();
+                    self.place = Place::Colon;
+                }
+            }
+            (Place::Colon, b':') => self.place = Place::Value,
+            (Place::Value, b',' | b'}' | b']') => self.place = Place::Broken,
+            (Place::Value, _) => {
+                (self.place, self.from, self.depth) = (Place::InValue, at, 0);
+                self.in_string = byte == b'"';
+                self.depth += usize::from(matches!(byte, b'{' | b'['));
+                self.start_value(byte, begun, pieces);
+            }
+            (Place::InValue, _) => self.step_in_value(byte, at, begun, pieces),
+            (Place::Comma, b',') => self.place = Place::Key,
+            (Place::End | Place::Broken, _) => {}
+            _ => self.place = Place::Broken,
+        }
+    }
+
+    fn step_in_value(&mut self, byte: u8, at: usize, begun: &mut usize, pieces: &mut Vec<Piece>) {
+        if self.in_string {
+            if self.ends_string(byte) && self.depth == 0 {
+                self.end_value(self.seen, begun, pieces);
+            }
+            return;
+        }
+        match byte {
+            b'"' if self.depth > 0 => self.in_string = true,
+            b'{' | b'[' => self.depth += 1,
+            b'}' | b']' if self.depth > 0 => {
+                self.depth -= 1;
+                if self.depth == 0 {
+                    self.end_value(self.seen, begun, pieces);
+                }
+            }
+            b'}' | b',' | b' ' | b'\t' | b'\r' | b'\n' if self.depth == 0 => {
+                self.end_value(at, begun, pieces);
+                self.step(byte, begun, pieces);
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes a byte of a string. A line break in one is no JSON.
+    fn ends_string(&mut self, byte: u8) -> bool {
+        match byte {
+            _ if self.is_escaped => self.is_escaped = false,
+            b'\\' => self.is_escaped = true,
+            b'\n' => (self.in_string, self.place) = (false, Place::Broken),
+            b'"' => {
+                self.in_string = false;
+                return true;
+            }
+            _ => {}
+        }
+        false
+    }
+
+    /// Arguments that are an object are given out as they grow, once the name is known.
+    fn start_value(&mut self, byte: u8, begun: &mut usize, pieces: &mut Vec<Piece>) {
+        if self.is_arguments() && self.name.is_some() && matches!(byte, b'{' | b'[') {
+            self.begin(begun, pieces);
+            (self.given, self.has_arguments) = (Some(self.from), true);
+        }
+    }
+
+    fn end_value(&mut self, end: usize, begun: &mut usize, pieces: &mut Vec<Piece>) {
+        self.place = Place::Comma;
+        if self.given.is_some() {
+            self.give_to(end, pieces);
+            self.given = None;
+            return;
+        }
+        let value = &self.text[self.from..end];
+        match self.key.as_str() {
+            "name" if self.name.is_none() => match unquoted(value) {
+                Some(name) => self.name = Some(name),
+                None => self.place = Place::Broken,
+            },
+            "arguments" | "parameters" if !self.has_arguments => {
+                let arguments = match unquoted(value) {
+                    Some(text) => text,
+                    None if value == "null" => return,
+                    None => value.to_owned(),
+                };
+                self.has_arguments = true;
+                self.waiting = Some(arguments);
+            }
+            _ => return,
+        }
+        if self.name.is_some() && self.waiting.is_some() {
+            self.begin(begun, pieces);
+        }
+    }
+
+    fn is_arguments(&self) -> bool {
+        !self.has_arguments && (self.key == "arguments" || self.key == "parameters")
+    }
+
+    /// The object is whole.
+    fn close(&mut self, begun: &mut usize, pieces: &mut Vec<Piece>) {
+        self.end = self.seen;
+        self.begin(begun, pieces);
+        if !self.has_begun {
+            self.place = Place::Broken;
+            return;
+        }
+        self.place = Place::End;
+        if !self.has_arguments {
+            pieces.push(Piece::Arguments(self.number, "{}".to_owned()));
+        }
+    }
+
+    /// Tells the name, if it is known, and the arguments that waited for it.
+    fn begin(&mut self, begun: &mut usize, pieces: &mut Vec<Piece>) {
+        let Some(name) = &self.name else { return };
+        if !self.has_begun {
+            (self.has_begun, self.number) = (true, *begun);
+            *begun += 1;
+            pieces.push(Piece::Begin(self.number, name.clone()));
+        }
+        pieces.extend(self.waiting.take().map(|arguments| Piece::Arguments(self.number, arguments)));
+    }
+
+    /// Gives out the present value up to a byte.
+    fn give_to(&mut self, end: usize, pieces: &mut Vec<Piece>) {
+        if let Some(from) = self.given
+            && from < end
+        {
+            pieces.push(Piece::Arguments(self.number, self.text[from..end].to_owned()));
+            self.given = Some(end);
+        }
+    }
+
+    /// Gives out what was held back as the possible beginning of the closing mark, which it is, or is no more.
+    fn give_held(&mut self, pieces: &mut Vec<Piece>) {
+        let rest = &self.text[self.seen..];
+        if rest.len() == 1 && !self.is_whole() {
+            self.seen = self.text.len();
+            self.give_to(self.seen, pieces);
+        } else {
+            self.text.truncate(self.seen);
+        }
+    }
+}
+
+/// The text that a JSON string stands for.
+fn unquoted(json: &str) -> Option<String> {
+    serde_json::from_str(json).ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const ANSWER: &str = "Let me look. <tool_call>\n{\"name\": \"crop\", \"arguments\": {\"x\": 1}}\n</tool_call>\n<tool_call>{\"name\": \"zoom\"}</tool_call>";
+    const ANSWER: &str = "Let me look. <tool_call>\n{\"name\": \"crop\", \"arguments\": {\"x\": 1, \"t\": \"a</tool_call>}\\\"\"}}\n</tool_call>\n<tool_call>{\"name\": \"zoom\"}</tool_call>";
+    const CROP: &str = "{\"x\": 1, \"t\": \"a</tool_call>}\\\"\"}";
 
-    fn pieces(texts: &[&str]) -> Vec<Piece> {
+    /// Text, and the calls' names and arguments.
+    type Read = (String, Vec<(String, String)>);
+
+    fn read_to(texts: &[&str], rest: Rest) -> Read {
         let mut reader = ToolCallReader::default();
-        let mut pieces: Vec<Piece> = texts.iter().flat_map(|text| reader.read(text, false)).collect();
-        pieces.extend(reader.read("", true));
-        pieces
+        let mut pieces: Vec<Piece> = texts.iter().flat_map(|text| reader.read(text, Rest::Open)).collect();
+        pieces.extend(reader.read("", rest));
+        let (mut said, mut calls) = (String::new(), Vec::<(String, String)>::new());
+        for piece in pieces {
+            match piece {
+                Piece::Text(text) => said += &text,
+                Piece::Begin(number, name) => {
+                    assert_eq!(number, calls.len());
+                    calls.push((name, String::new()));
+                }
+                Piece::Arguments(number, text) => calls[number].1 += &text,
+            }
+        }
+        (said, calls)
     }
 
-    fn call(number: usize, name: &str, arguments: &str) -> Piece {
-        Piece::Call(number, name.to_owned(), arguments.to_owned())
+    fn read(texts: &[&str]) -> Read {
+        read_to(texts, Rest::Said)
+    }
+
+    fn call(name: &str, arguments: &str) -> (String, String) {
+        (name.to_owned(), arguments.to_owned())
     }
 
     #[test]
-    fn calls_are_taken_out_of_the_text() {
-        let expected = [Piece::Text("Let me look. ".to_owned()), call(0, "crop", "{\"x\":1}"), call(1, "zoom", "{}")];
-        assert_eq!(pieces(&[ANSWER]), expected);
-    }
-
-    #[test]
-    fn where_the_text_is_cut_does_not_matter() {
+    fn calls_are_taken_out_of_the_text_wherever_it_is_cut() {
+        let expected = ("Let me look. ".to_owned(), vec![call("crop", CROP), call("zoom", "{}")]);
+        assert_eq!(read(&[ANSWER]), expected);
         for at in 1..ANSWER.len() {
-            let found = pieces(&[&ANSWER[..at], &ANSWER[at..]]);
-            let calls: Vec<&Piece> = found.iter().filter(|piece| matches!(piece, Piece::Call(..))).collect();
-            assert_eq!(calls, [&call(0, "crop", "{\"x\":1}"), &call(1, "zoom", "{}")]);
-            let said: String = found
-                .iter()
-                .filter_map(|piece| match piece {
-                    Piece::Text(text) => Some(text.as_str()),
-                    Piece::Call(..) => None,
-                })
-                .collect();
-            assert_eq!(said, "Let me look. ");
+            assert_eq!(read(&[&ANSWER[..at], &ANSWER[at..]]), expected, "{at}");
+        }
+        let bytes: Vec<&str> = (0..ANSWER.len()).map(|at| &ANSWER[at..=at]).collect();
+        assert_eq!(read(&bytes), expected);
+    }
+
+    #[test]
+    fn where_no_call_is_allowed_the_text_is_without_marks() {
+        let mut reader = ToolCallReader::without_calls();
+        let pieces = reader.read("a <tool_call>{\"name\": \"crop\"}</tool_call>", Rest::Said);
+        let said: String =
+            pieces.iter().map(|piece| if let Piece::Text(text) = piece { text } else { "call" }).collect();
+        assert_eq!((said.as_str(), reader.has_calls()), ("a {\"name\": \"crop\"}", false));
+    }
+
+    #[test]
+    fn arguments_are_given_out_as_they_grow() {
+        let mut reader = ToolCallReader::default();
+        let mut seen = Vec::new();
+        for text in
+            ["<tool_call>{\"name\": \"cr", "op\", \"arguments\": {", "\"x\": ", "[1, 2", "]}", "}</tool", "_call>"]
+        {
+            seen.push(reader.read(text, Rest::Open));
+        }
+        let arguments = |text: &str| vec![Piece::Arguments(0, text.to_owned())];
+        let begin = Piece::Begin(0, "crop".to_owned());
+        let expected = [
+            Vec::new(),
+            [vec![begin], arguments("{")].concat(),
+            arguments("\"x\": "),
+            arguments("[1, 2"),
+            arguments("]}"),
+            Vec::new(),
+            Vec::new(),
+        ];
+        assert_eq!(seen, expected);
+        assert!(reader.has_calls());
+    }
+
+    #[test]
+    fn every_order_and_spelling_of_a_call_is_read() {
+        for (text, expected) in [
+            ("{\"arguments\": {\"x\": 1}, \"name\": \"crop\"}", "{\"x\": 1}"),
+            ("{\"name\": \"crop\", \"parameters\": {\"x\": [\"}\"]}}", "{\"x\": [\"}\"]}"),
+            ("{\"name\": \"crop\", \"arguments\": \"{\\\"x\\\": 1}\"}", "{\"x\": 1}"),
+            ("{\"name\": \"crop\", \"arguments\": null}", "{}"),
+            ("{\"name\": \"crop\", \"arguments\": 5 , \"id\": 7}", "5"),
+            ("{\"id\": {\"a\": []}, \"name\": \"crop\", \"arguments\": {}}}", "{}"),
+            ("{\"na\\u006de\": \"cr\\u006fp\"}", "{}"),
+        ] {
+            let whole = format!("<tool_call>{text}</tool_call>");
+            let expected = (String::new(), vec![call("crop", expected)]);
+            assert_eq!(read(&[&whole]), expected, "{text}");
+            for at in 1..whole.len() {
+                assert_eq!(read(&[&whole[..at], &whole[at..]]), expected, "{text} {at}");
+            }
+            assert_eq!(read(&[&format!("<tool_call>{text}")]), expected, "the model may end without the mark: {text}");
         }
     }
 
     #[test]
-    fn what_is_no_call_stays_text() {
-        for text in ["a < b", "<tool_call>soon", "<tool_call>{\"x\": 1}</tool_call> then", "5 <tool"] {
-            let said: String = pieces(&[text])
-                .into_iter()
-                .map(|piece| match piece {
-                    Piece::Text(text) => text,
-                    Piece::Call(..) => panic!("{text} is no call"),
-                })
-                .collect();
-            assert_eq!(said, text);
+    fn marks_are_never_text() {
+        for (text, said, calls) in [
+            ("a < b", "a < b", vec![]),
+            ("5 <tool", "5 <tool", vec![]),
+            ("<tool_call>soon", "soon", vec![]),
+            ("<tool_call>{\"x\": 1}</tool_call> then", "{\"x\": 1} then", vec![]),
+            ("a</tool_call>b", "ab", vec![]),
+            ("<tool_call><tool_call>{\"name\": \"a\"}</tool_call>", "{\"name\": \"a\"}", vec![]),
+            ("<tool_call>{\"name\": \"a\", oops}</tool_call>", "{\"name\": \"a\", oops}", vec![]),
+            ("<tool_call>{\"name\": 3, \"arguments\": {}}</tool_call>", "{\"name\": 3, \"arguments\": {}}", vec![]),
+            (
+                "<tool_call>{\"name\": \"a\", \"arguments\": {\"x\": oops}}</tool_call>",
+                "",
+                vec![call("a", "{\"x\": oops}")],
+            ),
+            (
+                "<tool_call>{\"name\": \"a\", \"arguments\": {\"x\": \"un\n</tool_call><tool_call>{\"name\": \"b\"}</tool_call>",
+                "",
+                vec![call("a", "{\"x\": \"un\n"), call("b", "{}")],
+            ),
+            ("<tool_call>{\"name\": \"a\"} or so</tool_call>", " or so", vec![call("a", "{}")]),
+            ("<tool_call>{\"name\": \"a\"}</tool_call> \n b c \n", " \n b c", vec![call("a", "{}")]),
+            ("<tool_call><function=a></function></tool_call>", "<function=a></function>", vec![]),
+        ] {
+            assert_eq!(read(&[text]), (said.to_owned(), calls.clone()), "{text}");
+            for at in (1..text.len()).filter(|at| text.is_char_boundary(*at)) {
+                assert_eq!(read(&[&text[..at], &text[at..]]), (said.to_owned(), calls.clone()), "{text} {at}");
+            }
         }
     }
 
+    /// Wherever an answer is cut by its length, what was called so far is a call, and no mark is text.
     #[test]
-    fn a_call_may_end_with_the_answer() {
-        assert_eq!(pieces(&["<tool_call>{\"name\": \"crop\", \"arguments\": \"{}\"}"]), [call(0, "crop", "{}")]);
+    fn a_cut_call_is_a_call_so_far() {
+        for at in 0..ANSWER.len() {
+            let (said, calls) = read_to(&[&ANSWER[..at]], Rest::Cut);
+            assert!("Let me look. ".starts_with(&said) || said == "Let me look. <", "{at}: {said}");
+            if let Some((name, arguments)) = calls.first() {
+                assert!(name == "crop" && CROP.starts_with(arguments.as_str()), "{at}: {arguments}");
+            }
+            assert_eq!(calls.is_empty(), at < ANSWER.find(", \"arg").unwrap(), "{at}");
+        }
     }
 }

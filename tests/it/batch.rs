@@ -200,13 +200,9 @@ fn a_call_names_no_route_but_those_that_generate() {
             assert_eq!(response["status_code"], 200, "{reply}");
             continue;
         }
-        assert_eq!(
-            (&response["status_code"], &response["body"]["error"]["param"]),
-            (&json!(400), &json!("url")),
-            "{reply}"
-        );
+        assert_eq!(response["status_code"], 404, "{reply}");
         let message = response["body"]["error"]["message"].as_str().unwrap();
-        assert!(message.contains("a batch calls /v1/chat/completions and /v1/completions"), "{message}");
+        assert!(message.contains("it calls /v1/chat/completions and /v1/completions"), "{message}");
     }
 }
 
@@ -224,5 +220,32 @@ fn a_bad_call_is_named_with_its_line() {
         desk.write(&[good.clone(), bad]);
         let said = desk.refused(&[]);
         assert!(said.contains("in.jsonl:2") && said.contains(remedy), "{said}");
+    }
+}
+
+/// The engine's own form tells the log-probabilities that are asked for, those of the routes.
+#[test]
+fn processed_logprobs_are_those_of_the_distribution_drawn_from() {
+    let desk = Desk::new();
+    desk.write(&[json!({"id": 1, "prompt": "red plate"})]);
+    let sampling = ["--temperature", "0.5", "--top-k", "3", "--seed", "4", "--max-tokens", "12", "--overwrite"];
+    let told = |mode: &str| desk.run(&[&sampling[..], &["--logprobs-mode", mode]].concat())[0].clone();
+    let (raw, processed) = (told("raw_logprobs"), told("processed_logprobs"));
+    assert_eq!(raw["token_ids"], processed["token_ids"]);
+    assert_eq!(raw["logprobs"], desk.run(&sampling)[0]["logprobs"], "raw ones without the flag");
+    let ids: Vec<&Value> =
+        [&raw["prompt_token_ids"], &raw["token_ids"]].iter().flat_map(|ids| ids.as_array().unwrap()).collect();
+    let body = json!({"prompt": ids, "max_tokens": 1, "prompt_logprobs": 3});
+    desk.write(&[call("all", "/v1/completions", body)]);
+    let scored = desk.run(&["--overwrite"])[0]["response"]["body"]["choices"][0]["prompt_logprobs"].clone();
+    let prompt = raw["prompt_token_ids"].as_array().unwrap().len();
+    for (place, id) in raw["token_ids"].as_array().unwrap().iter().enumerate() {
+        let entries: Vec<&Value> = scored[prompt + place].as_object().unwrap().values().collect();
+        let raw_of = |entry: &Value| entry["logprob"].as_f64().unwrap();
+        let mass: f64 = entries.iter().map(|entry| (raw_of(entry) / 0.5).exp()).sum();
+        let own = raw_of(&scored[prompt + place][id.to_string()]);
+        assert!((raw["logprobs"][place].as_f64().unwrap() - own).abs() < 1e-4, "{place}");
+        let expected = own / 0.5 - mass.ln();
+        assert!((processed["logprobs"][place].as_f64().unwrap() - expected).abs() < 1e-3, "{place}: {expected}");
     }
 }

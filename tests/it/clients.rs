@@ -10,7 +10,7 @@ use crate::server::{Server, init};
 #[test]
 #[ignore = "needs the package openai; run: THYME_OPENAI_PYTHON=python cargo test --test it the_openai_client -- --ignored"]
 fn the_openai_client_is_content() {
-    let server = Server::start(&["--api-key", "sk-key"]);
+    let server = Server::start_with_tools(&["--api-key", "sk-key", "--max-logprobs", "-1"]);
     let address = format!("http://{}/v1", server.address);
     let said = check("openai", &[&address, "--api-key", "sk-key"]);
     assert_eq!(said.matches(": ok").count(), 7, "{said}");
@@ -19,7 +19,7 @@ fn the_openai_client_is_content() {
 #[test]
 #[ignore = "needs the package trl; run: THYME_TRL_PYTHON=python cargo test --test it the_trl_client -- --ignored"]
 fn the_trl_client_is_content() {
-    let server = Server::start(&["--logprobs-mode", "processed_logprobs"]);
+    let server = Server::start(&["--logprobs-mode", "processed_logprobs", "--max-logprobs", "-1"]);
     init(&server.workplace, "other", 1);
     let other = server.workplace.path("other");
     let said = check("trl", &[&format!("http://{}", server.address), "--weights", other.to_str().unwrap()]);
@@ -47,7 +47,8 @@ fn evaluate(client: &str) -> String {
     let mut data = Command::new(env!("CARGO_BIN_EXE_thyme-engine"));
     data.args(["data", "needle", "--count", "16", "--seed", "0", "--split", "held_out", "--out"]).arg(&pictures);
     succeed(data);
-    let server = Server::start_on(workplace, &root().join("recipes/tiny-sft"), &["--api-key", "sk-key"]);
+    let server =
+        Server::start_on(workplace, &root().join("recipes/tiny-sft"), &["--api-key", "sk-key", "--max-logprobs", "-1"]);
     let address = format!("http://{}/v1", server.address);
     check(client, &[&address, pictures.to_str().unwrap(), "--api-key", "sk-key"])
 }

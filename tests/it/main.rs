@@ -1,6 +1,7 @@
 //! The one integration binary; one module per area.
 
 mod batch;
+mod checkpoint_files;
 mod cli;
 mod clients;
 mod command;
@@ -14,6 +15,7 @@ mod foreign_rows;
 mod fuzz;
 mod grpo;
 mod hostile;
+mod incomplete_weights;
 mod keys;
 mod kv_cache;
 mod large_vocabulary;
@@ -22,6 +24,7 @@ mod load;
 mod long_texts;
 mod memory;
 mod observations;
+mod odd_files;
 mod one_policy;
 mod one_policy_served;
 mod ops;
@@ -43,7 +46,12 @@ mod serve;
 mod serve_access;
 mod serve_constraints;
 mod serve_env;
+mod serve_fields;
+mod serve_isolation;
 mod serve_network;
+mod serve_schemas;
+mod serve_scoring;
+mod serve_tool_calls;
 mod server;
 mod simt;
 mod small_policy;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::server::{Server, says};
+use crate::server::{Server, joined_calls, says};
 
 const CHAT: &str = "/v1/chat/completions";
 const TEXT: &str = "/v1/completions";
@@ -26,8 +26,8 @@ fn streamed(server: &Server, path: &str, body: Value) -> (String, Vec<Value>, Va
     let chunks = server.stream(path, body);
     let choices: Vec<&Value> = chunks.iter().flat_map(|chunk| chunk["choices"].as_array().unwrap()).collect();
     let text = |choice: &&Value| choice["text"].as_str().or(choice["delta"]["content"].as_str()).map(str::to_owned);
-    let calls = choices.iter().filter_map(|choice| choice["delta"]["tool_calls"].as_array()).flatten().cloned();
-    (choices.iter().filter_map(text).collect(), calls.collect(), choices.last().unwrap()["finish_reason"].clone())
+    let pieces = choices.iter().filter_map(|choice| choice["delta"]["tool_calls"].as_array()).flatten();
+    (choices.iter().filter_map(text).collect(), joined_calls(pieces), choices.last().unwrap()["finish_reason"].clone())
 }
 
 // ---- forms ----
@@ -171,7 +171,7 @@ fn expect_a_call(call: &Value) -> String {
 
 #[test]
 fn calls_can_be_forced() {
-    let server = Server::start(&[]);
+    let server = Server::start_with_tools(&[]);
     let body = json!({"messages": says("Look"), "tools": tools(), "max_tokens": 200, "tool_choice": "required",
         "parallel_tool_calls": false, "n": 8, "seed": 3});
     let mut names = Vec::new();
@@ -323,7 +323,7 @@ fn a_placeholder_of_pictures_cannot_be_asked_for() {
 fn penalties_and_biases_follow_their_formula() {
     const ALLOWED: [u64; 4] = [64, 65, 66, 67];
     let (presence, frequency, temperature) = (0.7, 0.3, 0.8);
-    let server = Server::start(&["--logprobs-mode", "processed_logprobs"]);
+    let server = Server::start(&["--logprobs-mode", "processed_logprobs", "--max-logprobs", "-1"]);
     let body = plain(
         json!({"allowed_token_ids": ALLOWED, "presence_penalty": presence, "frequency_penalty": frequency,
         "logit_bias": {"66": 1.5}, "temperature": temperature, "logprobs": 9, "max_tokens": 25, "seed": 4, "return_tokens_as_token_ids": true}),
@@ -377,7 +377,7 @@ fn the_likeliest_tokens_can_be_those_of_the_distribution_drawn_from() {
 
 #[test]
 fn what_cannot_be_asked_is_named_with_its_field() {
-    let server = Server::start(&[]);
+    let server = Server::start_with_tools(&[]);
     let tool = json!([{"type": "function", "function": {"name": "crop"}}]);
     for (more, field, says_so) in [
         (json!({"logit_bias": {"x": 1}}), "logit_bias", "\"x\""),

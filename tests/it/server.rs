@@ -46,7 +46,8 @@ impl Reply {
     pub fn error(&self) -> (u16, String, Value) {
         let json: Value = serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("{}: {}", self.status, self.text));
         let error = &json["error"];
-        let keys: Vec<&String> = error.as_object().unwrap().keys().collect();
+        let keys: Vec<&String> =
+            error.as_object().unwrap_or_else(|| panic!("{}: {json}", self.status)).keys().collect();
         assert_eq!(keys, ["message", "type", "param", "code"]);
         (self.status, error["message"].as_str().unwrap().to_owned(), error["param"].clone())
     }
@@ -66,6 +67,15 @@ impl Server {
         init(&workplace, "tiny", 0);
         let model = workplace.path("tiny");
         Server::start_on(workplace, &model, arguments)
+    }
+
+    /// With the checkpoint's template behind one that shows tools, which its own does not.
+    pub fn start_with_tools(arguments: &[&str]) -> Server {
+        let workplace = Workplace::new();
+        let own = std::fs::read_to_string(workplace.path("model/chat_template.jinja")).unwrap();
+        let template =
+            workplace.write("tools.jinja", &format!("{{% if tools %}}{{{{ tools | tojson }}}}{{% endif %}}{own}"));
+        Server::start_in(workplace, &[&["--chat-template", template.to_str().unwrap()], arguments].concat())
     }
 
     /// On another model.
@@ -229,6 +239,27 @@ pub fn events(text: &str) -> Vec<Value> {
         .collect();
     assert_eq!(events.pop(), Some("[DONE]"));
     events.into_iter().map(|event| serde_json::from_str(event).unwrap()).collect()
+}
+
+/// The calls that the pieces of a stream make: name, id and type come with the first piece of each, and only with it.
+pub fn joined_calls<'a>(pieces: impl Iterator<Item = &'a Value>) -> Vec<Value> {
+    let mut calls = Vec::<Value>::new();
+    for piece in pieces {
+        let index = piece["index"].as_u64().unwrap() as usize;
+        if index == calls.len() {
+            assert!(piece["id"].is_string() && piece["type"] == "function", "{piece}");
+            assert!(piece["function"]["name"].is_string(), "{piece}");
+            calls.push(piece.clone());
+            continue;
+        }
+        assert_eq!(index + 1, calls.len(), "calls come one after the other: {piece}");
+        let keys: Vec<&String> = piece.as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["index", "function"], "{piece}");
+        let more = piece["function"]["arguments"].as_str().unwrap();
+        let arguments = calls[index]["function"]["arguments"].as_str().unwrap().to_owned() + more;
+        calls[index]["function"]["arguments"] = arguments.into();
+    }
+    calls
 }
 
 /// All that comes on a connection.

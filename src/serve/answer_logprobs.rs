@@ -1,0 +1,192 @@
+//! Log-probabilities on their way into JSON. They are kept as ids and numbers, and become text only while an answer is written: a token with
+//! its text, its bytes and those of the likeliest takes many times the memory.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::ser::{SerializeSeq, SerializeStruct};
+use serde::{Serialize, Serializer};
+
+use super::App;
+use super::choice::finite;
+use super::desk::Token;
+use super::prompt_logprobs::TokenLogprobs;
+
+/// How an answer names tokens.
+#[derive(Clone)]
+pub struct Names {
+    /// The server.
+    pub app: Arc<App>,
+    /// Write `token_id:N` in place of a token's text.
+    pub as_ids: bool,
+}
+
+impl Names {
+    /// A token's text.
+    fn text(&self, id: u32) -> String {
+        match self.as_ids {
+            true => format!("token_id:{id}"),
+            false => self.decoded(id),
+        }
+    }
+
+    fn decoded(&self, id: u32) -> String {
+        self.app.prompts.processor.tokenizer().decode(&[id], false)
+    }
+
+    fn bytes(&self, id: u32) -> &[u8] {
+        self.app.prompts.processor.tokenizer().token_bytes(id)
+    }
+
+    /// The log-probability of a drawn token that is told.
+    pub fn logprob(&self, token: &Token) -> f32 {
+        self.app.defaults.logprobs_mode.of(&token.drawn)
+    }
+}
+
+impl std::fmt::Debug for Names {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Names").field("as_ids", &self.as_ids).finish_non_exhaustive()
+    }
+}
+
+/// A list that is made while it is written.
+struct Listed<I>(I);
+
+impl<I: Iterator + Clone> Serialize for Listed<I>
+where
+    I::Item: Serialize,
+{
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut list = serializer.serialize_seq(self.0.size_hint().1)?;
+        for entry in self.0.clone() {
+            list.serialize_element(&entry)?;
+        }
+        list.end()
+    }
+}
+
+/// Log-probabilities of a chat's tokens: `{"content": [...]}`, an entry a token.
+#[derive(Debug)]
+pub struct ChatLogprobs {
+    /// The tokens.
+    pub tokens: Vec<Token>,
+    /// Their names.
+    pub names: Names,
+}
+
+impl Serialize for ChatLogprobs {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let entries = self.tokens.iter().map(|token| ChatEntry {
+            id: token.drawn.id,
+            logprob: self.names.logprob(token),
+            likeliest: Some(&token.likeliest),
+            names: &self.names,
+        });
+        let mut whole = serializer.serialize_struct("ChatLogprobs", 1)?;
+        whole.serialize_field("content", &Listed(entries))?;
+        whole.end()
+    }
+}
+
+/// A token of a chat: its text, the natural logarithm of its probability, its bytes, and the likeliest tokens in its place, of which none has
+/// a list of its own.
+struct ChatEntry<'a> {
+    id: u32,
+    logprob: f32,
+    likeliest: Option<&'a [(u32, f32)]>,
+    names: &'a Names,
+}
+
+impl Serialize for ChatEntry<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut entry = serializer.serialize_struct("ChatLogprob", 3 + usize::from(self.likeliest.is_some()))?;
+        entry.serialize_field("token", &self.names.text(self.id))?;
+        entry.serialize_field("logprob", &finite(self.logprob))?;
+        entry.serialize_field("bytes", self.names.bytes(self.id))?;
+        if let Some(likeliest) = self.likeliest {
+            let names = self.names;
+            let entries = likeliest.iter().map(|&(id, logprob)| ChatEntry { id, logprob, likeliest: None, names });
+            entry.serialize_field("top_logprobs", &Listed(entries))?;
+        }
+        entry.end()
+    }
+}
+
+/// Log-probabilities of a completion's tokens: `tokens`, `token_logprobs`, `top_logprobs` and `text_offset`, in each list one entry a token.
+#[derive(Debug)]
+pub struct TextLogprobs {
+    /// The tokens, those of an echoed prompt first.
+    pub places: Vec<TextPlace>,
+    /// Their names.
+    pub names: Names,
+}
+
+/// A token of a completion.
+#[derive(Debug)]
+pub struct TextPlace {
+    /// The token.
+    pub id: u32,
+    /// Its log-probability; none for the first token of an echoed prompt, which has nothing to be predicted from.
+    pub logprob: Option<f32>,
+    /// The likeliest tokens in its place.
+    pub likeliest: Vec<(u32, f32)>,
+    /// Characters of the text that are complete before it.
+    pub offset: usize,
+}
+
+impl Serialize for TextLogprobs {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let places = self.places.iter();
+        let top = |place: &TextPlace| {
+            let own = place.logprob.map(|logprob| (place.id, logprob))?;
+            let all = place.likeliest.iter().copied().chain([own]);
+            Some(all.map(|(id, logprob)| (self.names.text(id), finite(logprob))).collect::<BTreeMap<_, _>>())
+        };
+        let mut whole = serializer.serialize_struct("TextLogprobs", 4)?;
+        whole.serialize_field("tokens", &Listed(places.clone().map(|place| self.names.text(place.id))))?;
+        whole.serialize_field("token_logprobs", &Listed(places.clone().map(|place| place.logprob.map(finite))))?;
+        whole.serialize_field("top_logprobs", &Listed(places.clone().map(top)))?;
+        whole.serialize_field("text_offset", &Listed(places.map(|place| place.offset)))?;
+        whole.end()
+    }
+}
+
+/// For each token of a prompt, by id, itself and the likeliest in its place; null for the first token.
+#[derive(Debug)]
+pub struct PromptLogprobs {
+    /// The places behind the first.
+    pub places: Arc<Vec<TokenLogprobs>>,
+    /// The tokens' names.
+    pub names: Names,
+}
+
+/// A token in a prompt.
+#[derive(Serialize)]
+struct PromptLogprob {
+    /// The natural logarithm of its probability.
+    logprob: f32,
+    /// 1 for the likeliest.
+    rank: usize,
+    /// Its text.
+    decoded_token: String,
+}
+
+impl Serialize for PromptLogprobs {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let place = |place: &TokenLogprobs| {
+            let tokens = place.tokens.iter().map(|token| {
+                let decoded_token = self.names.decoded(token.id);
+                let entry = PromptLogprob { logprob: finite(token.logprob), rank: token.rank, decoded_token };
+                (token.id.to_string(), entry)
+            });
+            tokens.collect::<BTreeMap<_, _>>()
+        };
+        let mut list = serializer.serialize_seq(Some(self.places.len() + 1))?;
+        list.serialize_element(&None::<()>)?;
+        for scored in self.places.iter() {
+            list.serialize_element(&place(scored))?;
+        }
+        list.end()
+    }
+}
