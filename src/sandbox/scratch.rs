@@ -167,7 +167,7 @@ mod tests {
         fs::write(folder.join("moved-1"), "x").unwrap();
         symlink(outside.path(), folder.join("link")).unwrap();
         symlink(&kept, folder.join("locked/link")).unwrap();
-        nest(&folder, 3000);
+        nest(&folder, 500);
         for name in ["locked/inner", "locked", ""] {
             mode(&folder.join(name), 0);
         }
