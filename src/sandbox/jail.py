@@ -92,8 +92,14 @@ def bind_read_only(source, target):
 
 
 def copy_shape(source, target):
-    """An empty place of the same kind as `source`, its parents readable by all."""
-    os.makedirs(os.path.dirname(target), 0o755, exist_ok=True)
+    """An empty place of the same kind as `source`. All may pass through its parents, and none may list them."""
+    missing = []
+    parent = os.path.dirname(target)
+    while not os.path.isdir(parent):
+        missing.append(parent)
+        parent = os.path.dirname(parent)
+    for parent in reversed(missing):
+        os.mkdir(parent, 0o111)
     if os.path.isdir(source):
         os.makedirs(target, 0o755, exist_ok=True)
     else:

@@ -15,7 +15,6 @@ use tempfile::NamedTempFile;
 
 use super::disk::{Scratch, is_unlocked};
 use super::jail::{Attempt, Guarantee};
-use super::scratch::remove_whole;
 
 /// The user of the trial session, where sessions are users of their own: `SESSION_USERS` of `jail.py`.
 const TRIAL_USER: u32 = 2_000_000_000;
@@ -93,15 +92,13 @@ impl Outside {
         })
     }
 
-    /// What only the host can see of the trial session, while its process lives: its locks, and removed files that it holds. The folder of
-    /// the trial goes with this look.
+    /// What only the host can see of the trial session, while its process lives: its locks, and removed files that it holds.
     pub(super) fn seen_of(&self, trial: &Scratch, has_mounts: bool) -> Vec<Attempt> {
         let attempt = |guarantee, name: &str, refused| Attempt { guarantee, name: name.to_owned(), refused };
         let mut seen = vec![attempt(Guarantee::Reads, "lock a module's file for others", is_unlocked(&self.module()))];
         if !has_mounts {
             let is_measured = trial.holds_more_than(TRIAL_DISK_BYTES);
             seen.push(attempt(Guarantee::Bounds, "hold more disk than allowed in removed files", is_measured));
-            remove_whole(&trial.folder);
         }
         seen
     }

@@ -91,8 +91,8 @@ def fork_session(walls, options, wire, number, inherited):
 
 
 def trial(walls, options, loader):
-    """What a session of the real kind can raise here, and what it can do nevertheless: the reply, the process, which lives on for the
-    host to look at it, and the descriptor that it waits for."""
+    """What a session of the real kind can raise here, and what it can do nevertheless: the reply, and how to end it. The process lives on
+    for the host to look at it; its last act is to start another program, and the end says whether that was refused."""
     reading, writing = os.pipe()
     waiting, release = os.pipe()
     pid = walls.fork()
@@ -120,21 +120,28 @@ def trial(walls, options, loader):
             reply = {"failure": f"{type(error).__name__}: {error}"}
         os.write(writing, json.dumps(reply).encode() + b"\n")
         if "failure" not in reply:
+            os.read(waiting, 1)
             probe.execute(loader)
             os.write(writing, b"refused\n")
-            os.read(waiting, 1)
         os._exit(0)
     os.close(writing)
     os.close(waiting)
-    said = b""
-    while said.count(b"\n") < 2 and (piece := os.read(reading, 65536)):
-        said += piece
-    os.close(reading)
-    reply, *last = said.splitlines() or [b'{"failure": "the trial session died"}']
-    reply = json.loads(reply)
-    if "failure" not in reply:
-        reply["attempts"].append((probe.PROCESSES, "start another program", last == [b"refused"]))
-    return reply, pid, release
+
+    def line():
+        said = b""
+        while not said.endswith(b"\n") and (piece := os.read(reading, 65536)):
+            said += piece
+        return said
+
+    def end():
+        os.close(release)
+        refused = line() == b"refused\n"
+        os.close(reading)
+        os.waitpid(pid, 0)
+        return refused
+
+    said = line()
+    return {"trial": pid, **json.loads(said or b'{"failure": "the trial session died"}')}, end
 
 
 def import_allowed():
@@ -168,7 +175,9 @@ def module_places():
         is_library_folder = any(re.fullmatch("lib(32|64|x32)?", part) for part in folder.split("/")[-2:])
         places.append(folder if is_library_folder else path)
         # `/lib` and `/usr/lib` are one folder on most systems, and each is looked up by its own name.
-        places += [other for other in (folder[len("/usr"):], "/usr" + folder) if is_library_folder and os.path.exists(other) and os.path.samefile(folder, other)]
+        other = folder[len("/usr"):] if folder.startswith("/usr/") else "/usr" + folder
+        if is_library_folder and os.path.exists(other) and os.path.samefile(folder, other):
+            places.append(other)
     places = {name for path in places if os.path.exists(path) for name in (os.path.abspath(path), os.path.realpath(path))}
     return [path for path in sorted(places) if not any(path.startswith(other + "/") for other in places)]
 
@@ -185,17 +194,16 @@ def main():
         # `/proc` is not in the jail.
         loader = probe.loader()
         walls.enter()
-        tried, tried_process, release = trial(walls, options, loader)
+        tried, end_trial = trial(walls, options, loader)
         walls.end_stranger()
     except BaseException as error:
         write_frame(control.fileno(), {"failure": f"{type(error).__name__}: {error}"})
         return
     options["expected"] = tried.get("session", [])
-    write_frame(control.fileno(), {"jail": walls.raised, "has_mounts": walls.has_mounts, "trial": tried_process, **tried})
+    write_frame(control.fileno(), {"jail": walls.raised, "has_mounts": walls.has_mounts, **tried})
     # The host has looked at the trial once it answers.
     read_frame(control.fileno())
-    os.close(release)
-    os.waitpid(tried_process, 0)
+    write_frame(control.fileno(), {"refused": end_trial()})
     gc.collect()
     gc.freeze()
     serve(walls, options, listener, control)

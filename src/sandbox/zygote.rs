@@ -19,7 +19,7 @@ use super::calls;
 use super::disk::Scratch;
 use super::frames::{self, Limit};
 use super::interpreter::Interpreter;
-use super::jail::{Attempt, Walls};
+use super::jail::{Attempt, Guarantee, Walls};
 use super::probe::Outside;
 use super::scratch::remove_whole;
 use super::{SandboxError, SandboxOptions};
@@ -102,9 +102,11 @@ impl Zygote {
         let mut attempts = greeting.attempts;
         let trial = Scratch { folder: folder.path().join("scratch/0"), process: greeting.trial };
         attempts.extend(outside.seen_of(&trial, greeting.has_mounts));
-        let limit = Limit { deadline: Instant::now() + Duration::from_secs(ANSWER_SECONDS), scratch: None };
-        let reply = frames::write_frame(&mut control, json!({}), &[], &limit);
-        reply.map_err(|ended| SandboxError::Start { reason: with_log(ended.to_string(), folder.path()) })?;
+        let refused = end_trial(&mut control);
+        let refused = refused.map_err(|reason| SandboxError::Start { reason: with_log(reason, folder.path()) })?;
+        let name = "start another program".to_owned();
+        attempts.push(Attempt { guarantee: Guarantee::Processes, name, refused });
+        remove_whole(&trial.folder);
         let walls = Walls::new(raised, attempts);
         walls.judge(&options.consent)?;
         let child = child.0.take().ok_or_else(|| SandboxError::Start { reason: "the process is gone".into() })?;
@@ -258,6 +260,18 @@ fn greet(
     frames::write_frame(control, header, &[], &limit).map_err(|ended| ended.to_string())?;
     let header = frames::read_header(control, &limit, 1 << 20).map_err(|ended| ended.to_string())?;
     serde_json::from_slice(&header).map_err(|error| error.to_string())
+}
+
+/// Lets the trial session try its last, which would end it: to start another program. Whether that was refused.
+fn end_trial(control: &mut UnixStream) -> Result<bool, String> {
+    #[derive(Deserialize)]
+    struct LastAttempt {
+        refused: bool,
+    }
+    let limit = Limit { deadline: Instant::now() + Duration::from_secs(ANSWER_SECONDS), scratch: None };
+    frames::write_frame(control, json!({}), &[], &limit).map_err(|ended| ended.to_string())?;
+    let header = frames::read_header(control, &limit, 1 << 10).map_err(|ended| ended.to_string())?;
+    serde_json::from_slice(&header).map(|last: LastAttempt| last.refused).map_err(|error| error.to_string())
 }
 
 fn with_log(reason: String, folder: &Path) -> String {
