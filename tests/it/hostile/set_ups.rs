@@ -163,9 +163,9 @@ fn files_of_its_own_are_copied_and_changed_without_namespaces() {
     let (_, options) = own_set_ups().into_iter().find(|(name, _)| name.ends_with("no namespaces")).unwrap();
     let sandbox = Sandbox::start(options).unwrap();
     let mut session = sandbox.session(InputImage::from_rgb(&picture(), Path::new("a.png")).unwrap());
-    let code = "import shutil, tempfile, sqlite3, pathlib, fcntl
-for copy in (shutil.copy, shutil.copy2, shutil.copyfile):
-    copy(image_path, 'copy.png')
+    let code = "import shutil, tempfile, pathlib, fcntl
+for name, copy in (('a', shutil.copy), ('b', shutil.copy2), ('copy', shutil.copyfile)):
+    copy(image_path, name + '.png')
 os.makedirs('tree/inner')
 open('tree/inner/file', 'w').write('x')
 shutil.copytree('tree', 'tree2')
@@ -180,23 +180,18 @@ with open('copy.png', 'r+b') as file:
 os.truncate('tree/inner/file', 0)
 print(os.path.getsize('tree/inner/file'), os.path.getsize('tree2/inner/file'))
 with tempfile.TemporaryFile() as file: file.write(b'x')
-base = sqlite3.connect('base.db')
-base.execute('create table t (a)')
-base.execute('insert into t values (7)')
-base.commit()
-print(base.execute('select a from t').fetchall())
 try: os.chmod('missing', 0)
 except FileNotFoundError: print('missing')
 try: os.chmod(os.__file__, 0o777)
 except PermissionError: print('refused')";
     let execution = session.run(code).unwrap();
-    assert_eq!((execution.status, execution.text.trim()), (Status::Ok, "0 1\n[(7,)]\nmissing\nrefused"));
+    assert_eq!((execution.status, execution.text.trim()), (Status::Ok, "0 1\nmissing\nrefused"));
 }
 
 #[test]
 fn a_lock_of_one_sequence_is_not_seen_by_another() {
-    let lock = "import fcntl, struct
-file = open(np.__file__)
+    let lock = "import fcntl, glob, struct
+file = next(open(path) for path in [np.__file__] + glob.glob('/usr/lib/*/libc.so.6') if os.access(path, os.R_OK))
 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
 fcntl.fcntl(file, 37, struct.pack('hhqqi4x', fcntl.F_RDLCK, 0, 0, 0, 0))
@@ -240,7 +235,7 @@ fn only_the_folders_of_modules_can_be_read() {
             let sandbox = Sandbox::start_with(options, Interpreter { path: python.clone() }).unwrap();
             let mut session = sandbox.session(InputImage::from_rgb(&picture(), Path::new("a.png")).unwrap());
             let code = format!(
-                "import sqlite3, ssl, ctypes, xml.dom.minidom\nfor path in {secrets:?}:\n    try: print(open(path).read())\n    except OSError: print('refused')\nprint(len(np.__file__) > 0, cv2.imread(image_path).shape)"
+                "for path in {secrets:?}:\n    try: print(open(path).read())\n    except OSError: print('refused')\nprint(len(np.__file__) > 0, cv2.imread(image_path).shape)"
             );
             let execution = session.run(&code).unwrap();
             let expected = format!("{}True (480, 640, 3)", "refused\n".repeat(secrets.len()));
