@@ -165,16 +165,16 @@ fn files_of_its_own_are_copied_and_changed_without_namespaces() {
     let mut session = sandbox.session(InputImage::from_rgb(&picture(), Path::new("a.png")).unwrap());
     let code = "import shutil, tempfile, pathlib, fcntl
 for name, copy in (('a', shutil.copy), ('b', shutil.copy2), ('copy', shutil.copyfile)):
-    copy(image_path, name + '.png')
+    copy(image_path, name + '.dat')
 os.makedirs('tree/inner')
 open('tree/inner/file', 'w').write('x')
 shutil.copytree('tree', 'tree2')
-os.chmod('copy.png', 0o600)
-os.utime('copy.png', (1, 1))
-os.utime('copy.png')
-pathlib.Path('copy.png').touch()
-pathlib.Path('copy.png').chmod(0o644)
-with open('copy.png', 'r+b') as file:
+os.chmod('copy.dat', 0o600)
+os.utime('copy.dat', (1, 1))
+os.utime('copy.dat')
+pathlib.Path('copy.dat').touch()
+pathlib.Path('copy.dat').chmod(0o644)
+with open('copy.dat', 'r+b') as file:
     os.fchmod(file.fileno(), 0o600)
     fcntl.flock(file, fcntl.LOCK_EX)
 os.truncate('tree/inner/file', 0)
@@ -190,8 +190,9 @@ except PermissionError: print('refused')";
 
 #[test]
 fn a_lock_of_one_sequence_is_not_seen_by_another() {
-    let lock = "import fcntl, glob, struct
-file = next(open(path) for path in [np.__file__] + glob.glob('/usr/lib/*/libc.so.6') if os.access(path, os.R_OK))
+    let lock = "import fcntl, struct, sysconfig
+library = f\"/usr/lib/{sysconfig.get_config_var('MULTIARCH')}/libc.so.6\"
+file = next(open(path) for path in (np.__file__, library) if os.access(path, os.R_OK))
 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
 fcntl.fcntl(file, 37, struct.pack('hhqqi4x', fcntl.F_RDLCK, 0, 0, 0, 0))
