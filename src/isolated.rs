@@ -2,6 +2,7 @@
 //! hears that it failed. A child does one job after the other; frames on its pipes are a length of four bytes and JSON.
 
 use std::io::{self, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -94,10 +95,8 @@ impl Isolated {
     /// What the job's own fault is, or that it ended or outlasted the child.
     pub fn call(&self, job: &impl Serialize) -> Result<Value, IsolatedError> {
         let mut place = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut running = match place.take() {
-            Some(running) => running,
-            None => Running::start(self)?,
-        };
+        let living = place.take().and_then(Running::if_living);
+        let mut running = living.map_or_else(|| Running::start(self), Ok)?;
         let answer = running.ask(&json(job), self.limit_seconds)?;
         // Dropping it waits for its end.
         if !answer.is_last {
@@ -114,12 +113,19 @@ impl std::fmt::Debug for Isolated {
 }
 
 impl Running {
+    /// The child, unless somebody ended it between two jobs.
+    fn if_living(mut self) -> Option<Running> {
+        matches!(self.child.try_wait(), Ok(None)).then_some(self)
+    }
+
     fn start(isolated: &Isolated) -> Result<Running, IsolatedError> {
         let unusable = |error: io::Error| IsolatedError::Unusable(error.to_string());
         let mut command = Command::new(&isolated.program);
         command.args(&isolated.arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         // What it says of its end is said by whoever waits for it, and to trace it takes memory.
         command.env("RUST_BACKTRACE", "0");
+        // Ctrl-C is for its parent, which may have requests to answer; it ends with its parent.
+        command.process_group(0);
         let mut child = command.spawn().map_err(unusable)?;
         let (mut stdout, (send, replies)) = (child.stdout.take(), channel());
         let listen = move || {

@@ -140,7 +140,8 @@ impl Calls {
         self.file.read_exact_at(&mut text, place.start).map_err(ApiError::failed)?;
         let line = read_line(&text).map_err(ApiError::failed)?;
         if !ROUTES.contains(&line.url.as_str()) {
-            return Err(ApiError::field("url", format!("is {:?}; a batch calls {}", line.url, ROUTES.join(" and "))));
+            let message = format!("there is no {:?} in a batch; it calls {}", line.url, ROUTES.join(" and "));
+            return Err(ApiError::unknown_route(message));
         }
         let wrong = |error: serde_json::Error| ApiError::bad(format!("the body is no JSON object: {error}"));
         let mut body: Map<String, Value> = serde_json::from_str(line.body.get()).map_err(wrong)?;

@@ -50,11 +50,13 @@ impl GenerationConfig {
             Value::Bool(false) => false,
             _ => return self.wrong("do_sample", "true or false"),
         };
-        let temperature = self.number("temperature", |x| x >= 0.0, "a number from 0")?;
+        let temperature =
+            self.number("temperature", |x| x >= 0.0 && (x as f32).is_finite(), "a number from 0 to 3.4e38")?;
         let top_k = self.number("top_k", |k| k >= -1.0 && k.fract() == 0.0, "a whole number from -1")?;
-        let top_p = self.number("top_p", |p| p > 0.0 && p <= 1.0, "a number above 0 and at most 1")?;
+        let top_p = self.number("top_p", |p| p as f32 > 0.0 && p <= 1.0, "a number above 0 and at most 1")?;
         let min_p = self.number("min_p", |p| (0.0..=1.0).contains(&p), "a number between 0 and 1")?;
-        let penalty = self.number("repetition_penalty", |x| x > 0.0, "a number above 0")?;
+        let penalty =
+            self.number("repetition_penalty", |x| x as f32 > 0.0 && (x as f32).is_finite(), "a number above 0")?;
         let or = |value: Option<f64>, default: f32| value.map_or(default, |value| value as f32);
         Ok(Sampling {
             temperature: if sampled { or(temperature, default.temperature) } else { 0.0 },

@@ -116,7 +116,7 @@ pub struct ServingArguments {
     /// A Jinja file in place of the checkpoint's template.
     #[arg(long, value_name = "FILE")]
     chat_template: Option<PathBuf>,
-    /// Requests may bring templates of their own; such a template can keep the server busy.
+    /// Requests may bring templates of their own; each is rendered in a process apart, in at most 4 seconds and 1 GiB.
     #[arg(long)]
     trust_request_chat_template: bool,
     /// Pictures may be named in files below this folder; of `batch` the folder of the input without it.
@@ -240,6 +240,12 @@ impl ServingArguments {
     ) -> anyhow::Result<Defaults> {
         let ids = processor.special_ids();
         let eos = generation.eos()?;
+        if let Some(id) = eos.iter().find(|id| **id as usize >= config.vocab) {
+            anyhow::bail!(
+                "eos_token_id has {id}, and config.json a vocab_size of {}; take generation_config.json from the same checkpoint",
+                config.vocab
+            );
+        }
         Ok(Defaults {
             sampling: generation.sampling()?,
             max_tokens: generation.max_tokens()?,

@@ -27,7 +27,7 @@ use request::{Event, GeneratorError, Opening, Sampled, StopReason};
 use sampling::Sampler;
 use sampling::likeliest::{likeliest, likeliest_processed};
 use scheduler::{Chunk, Schedule, schedule, schedule_ahead};
-use sequence::{PromptRole, Sequence};
+use sequence::{PromptRole, Sequence, SequenceState};
 use speculation::{DRAFT_TOKENS_MAX, Speculation, Speculator};
 
 use crate::model::Model;
@@ -114,6 +114,8 @@ pub struct Engine {
     groups_opened: u64,
     /// Sequences opened so far.
     opened: u64,
+    /// Open sequences that are paused.
+    paused: usize,
     statistics: Statistics,
     images: EncodedImages,
     speculator: Speculator,
@@ -135,6 +137,7 @@ impl Engine {
             ahead: Vec::new(),
             groups_opened: 0,
             opened: 0,
+            paused: 0,
             statistics: Statistics::default(),
             images: EncodedImages::default(),
             speculator: Speculator::default(),
@@ -189,7 +192,7 @@ impl Engine {
     /// Opens a group of sequences on one prompt, which is computed once. They begin when there are pages for them.
     ///
     /// # Errors
-    /// [`GeneratorError::Full`] while as many are open as may be, [`GeneratorError::EmptyPrompt`] if there is nothing to go on from,
+    /// [`GeneratorError::Full`] while as many are open and not paused as may be, [`GeneratorError::EmptyPrompt`] if there is nothing to go on from,
     /// [`GeneratorError::TooLong`] if the prompt is longer than the model's context, [`GeneratorError::NeverFits`] if the pages do not
     /// suffice even for one of them alone.
     pub fn open(&mut self, opening: &Opening) -> Result<(), GeneratorError> {
@@ -206,7 +209,7 @@ impl Engine {
         if needed > pages {
             return Err(GeneratorError::NeverFits { prompt, tokens: longest - prompt, needed, pages });
         }
-        let open = self.sequences.len();
+        let open = self.sequences.len() - self.paused;
         if open > 0 && open + opening.sequences.len() > self.limits.sequences {
             return Err(GeneratorError::Full);
         }
@@ -244,9 +247,53 @@ impl Engine {
         sequence.append(ids, images, &self.model.config).map_err(|e| GeneratorError::Failed(Box::new(e)))
     }
 
+    /// Lets a sequence rest, so that another can be opened in its place; it keeps its pages until somebody wants them. Whether it rests changes
+    /// none of its tokens.
+    pub fn pause(&mut self, number: u64) {
+        self.set_paused(number, true);
+    }
+
+    /// Lets a sequence go on that rests.
+    pub fn resume(&mut self, number: u64) {
+        self.set_paused(number, false);
+    }
+
+    fn set_paused(&mut self, number: u64, is_paused: bool) {
+        let Some(sequence) = self.sequences.get_mut(&number).filter(|sequence| sequence.is_paused() != is_paused)
+        else {
+            return;
+        };
+        sequence.set_paused(is_paused);
+        self.paused = if is_paused { self.paused + 1 } else { self.paused - 1 };
+        self.groups.get_mut(&sequence.group).expect("a sequence's group is open").is_settled = false;
+        self.ahead.retain(|chunk| chunk.sequence != number);
+        sequence.give_spare_pages_back(self.cache.pool());
+    }
+
+    /// How many more sequences can be opened, or go on.
+    pub fn free_places(&self) -> usize {
+        (self.limits.sequences + self.paused).saturating_sub(self.sequences.len())
+    }
+
+    /// Open sequences that rest.
+    pub fn paused(&self) -> usize {
+        self.paused
+    }
+
+    /// Sequences open together at most.
+    pub fn places(&self) -> usize {
+        self.limits.sequences
+    }
+
+    /// What an open sequence does.
+    pub fn state(&self, number: u64) -> Option<SequenceState> {
+        self.sequences.get(&number).map(Sequence::state)
+    }
+
     /// Forgets a sequence and frees what it alone held.
     pub fn close(&mut self, number: u64) {
         let Some(mut sequence) = self.sequences.remove(&number) else { return };
+        self.paused -= usize::from(sequence.is_paused());
         self.ahead.retain(|chunk| chunk.sequence != number);
         let group = self.groups.get_mut(&sequence.group).expect("a sequence's group is open");
         group.members.retain(|&member| member != number);
@@ -353,7 +400,13 @@ impl Engine {
             }
             let is_candidate = |member: &&u64| {
                 let sequence = &self.sequences[*member];
-                sequence.computed > 0 || !sequence.is_stopped()
+                // One that is paused leads nobody to what is not computed.
+                let common = sequence.prompt_tokens() - 1;
+                if sequence.is_paused() {
+                    sequence.computed >= common
+                } else {
+                    sequence.computed > 0 || !sequence.is_stopped()
+                }
             };
             let candidates = group.members.iter().filter(is_candidate);
             let Some(&leader) = candidates.max_by_key(|&&member| (self.sequences[&member].computed, Reverse(member)))

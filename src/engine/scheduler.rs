@@ -39,17 +39,21 @@ impl Chunk {
     }
 }
 
+/// What is no longer than such a part of the prompt tokens of a forward is short.
+const SHORT_SHARE: usize = 8;
+
 /// Open sequences by number.
 type Sequences = BTreeMap<u64, Sequence>;
 
 /// One pass over all sequences, the earliest opened first: every decoding sequence's one token, and prompt and observation tokens of the
-/// others, at most `prefill_tokens` of these. It begins behind the tokens that [`schedule_ahead`] has `decided` on.
+/// others, at most `prefill_tokens` of these, of which up to a half is kept for short ones. It begins behind the tokens that [`schedule_ahead`] has `decided` on.
 ///
 /// A sequence without pages gets some if there are enough for what it computes now, and one for each that runs already: they will soon
-/// want them. It begins behind what others left of the same beginning. Nobody overtakes one that has to wait, so that each has its turn.
-/// A sequence that has pages takes more of them from others where none is left: from those that have stopped, and then from those that
+/// want them. It begins behind what others left of the same beginning. Nobody overtakes one that has to wait for pages, so that each has its
+/// turn.
+/// A sequence that has pages takes more of them from others where none is left: from those that have stopped or are paused, and then from those that
 /// were opened later, the latest first. They compute theirs again when there is room, to the same bits. The earliest always goes on. Where
-/// nothing else could be computed, one that begins takes pages from those that have stopped.
+/// nothing else could be computed, one that begins takes pages from those that have stopped or are paused.
 pub fn schedule(
     sequences: &mut Sequences,
     cache: &mut KvCache,
@@ -57,16 +61,24 @@ pub fn schedule(
     prefill_tokens: usize,
 ) -> Schedule {
     let (mut budget, mut may_begin) = (prefill_tokens, true);
+    let short = prefill_tokens / SHORT_SHARE;
+    let is_short = |sequence: &Sequence| (2..=short).contains(&sequence.to_compute());
     let is_decided: HashSet<u64> = decided.iter().map(|chunk| chunk.sequence).collect();
     let mut schedule = Schedule { chunks: decided, ..Schedule::default() };
     let open = sequences.iter().filter(|(number, _)| !is_decided.contains(number));
     let running = open.filter(|(_, sequence)| sequence.is_running());
     let mut order: Vec<(u64, u64)> = running.map(|(number, sequence)| (sequence.opened, *number)).collect();
     order.sort_unstable();
+    // Short ones do not wait until the long ones before them are done.
+    let short_tokens =
+        order.iter().map(|(_, number)| &sequences[number]).filter(|s| is_short(s)).map(Sequence::to_compute);
+    let mut kept = short_tokens.sum::<usize>().min(prefill_tokens / 2);
     for (_, number) in order {
         let sequence = sequences.get_mut(&number).expect("numbers are of open sequences");
         let is_begun = sequence.has_pages();
-        let may_compute = budget > 0 || (is_begun && sequence.to_compute() == 1);
+        let share = if is_short(sequence) { budget } else { budget.saturating_sub(kept) };
+        kept -= if is_short(sequence) { sequence.to_compute().min(kept) } else { 0 };
+        let may_compute = share > 0 || (is_begun && sequence.to_compute() == 1);
         if !may_compute || !(is_begun || may_begin) {
             continue;
         }
@@ -75,13 +87,13 @@ pub fn schedule(
         }
         let tokens = match sequence.to_compute() {
             decoding @ (0 | 1) => decoding,
-            waiting => waiting.min(budget),
+            waiting => waiting.min(share),
         };
         let tokens = sequence.computed..sequence.computed + tokens;
         let spare = if is_begun { 0 } else { schedule.chunks.len() };
         let gives: Giving = match (is_begun, schedule.chunks.is_empty()) {
-            (true, _) => |giver, taker| giver.is_stopped() || giver.opened > taker,
-            (false, true) => |giver, _| giver.is_stopped(),
+            (true, _) => |giver, taker| giver.is_idle() || giver.opened > taker,
+            (false, true) => |giver, _| giver.is_idle(),
             (false, false) => |_, _| false,
         };
         let has_room = make_room(sequences, cache, (number, &tokens), spare, gives, &mut schedule.preempted);
@@ -164,7 +176,7 @@ fn make_room(
         }
         let givers = sequences.iter_mut().filter(|(other, giver)| **other != number && giver.has_pages());
         let givers = givers.map(|(_, giver)| giver).filter(|giver| gives(giver, opened));
-        let Some(giver) = givers.min_by_key(|giver| (!giver.is_stopped(), Reverse(giver.opened))) else { return false };
+        let Some(giver) = givers.min_by_key(|giver| (!giver.is_idle(), Reverse(giver.opened))) else { return false };
         giver.release(cache.pool());
         *preempted += 1;
     }

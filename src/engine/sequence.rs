@@ -46,6 +46,22 @@ pub struct Sequence {
     prompt_tokens: usize,
     turn_tokens: usize,
     is_running: bool,
+    is_paused: bool,
+}
+
+/// What an open sequence does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SequenceState {
+    /// It computes and draws.
+    Running,
+    /// It computes the prompt for others of its group, or waits for it.
+    Beginning,
+    /// It rests until it is resumed.
+    Paused,
+    /// It has stopped, and may be appended to.
+    Stopped,
+    /// It has stopped, and would rest if it were appended to.
+    StoppedAside,
 }
 
 /// Who computes a group's common prompt.
@@ -100,6 +116,7 @@ impl Sequence {
             prompt_tokens: opening.token_ids.len(),
             turn_tokens: 0,
             is_running: true,
+            is_paused: false,
         };
         sequence.extend(&opening.token_ids, &opening.images, config)?;
         Ok(sequence)
@@ -264,7 +281,33 @@ impl Sequence {
 
     /// Whether it takes part in the next step.
     pub fn is_running(&self) -> bool {
-        self.is_running && self.prompt_role != PromptRole::Waits
+        self.is_running && !self.is_paused && self.prompt_role != PromptRole::Waits
+    }
+
+    /// What it does.
+    pub fn state(&self) -> SequenceState {
+        match (self.is_paused, self.is_running, self.prompt_role) {
+            (true, false, _) => SequenceState::StoppedAside,
+            (true, true, _) => SequenceState::Paused,
+            (false, false, _) => SequenceState::Stopped,
+            (false, true, PromptRole::Alone) => SequenceState::Running,
+            (false, true, PromptRole::Leads | PromptRole::Waits) => SequenceState::Beginning,
+        }
+    }
+
+    /// Lets it rest, or go on.
+    pub fn set_paused(&mut self, is_paused: bool) {
+        self.is_paused = is_paused;
+    }
+
+    /// Whether it rests until others have had their turn.
+    pub fn is_paused(&self) -> bool {
+        self.is_paused
+    }
+
+    /// Whether it wants nothing computed now, and so gives its pages to whoever does.
+    pub fn is_idle(&self) -> bool {
+        self.is_stopped() || self.is_paused
     }
 
     /// Whether it has stopped (and is not waiting for its prompt).

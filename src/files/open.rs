@@ -16,6 +16,9 @@ pub const TOKENIZER_BYTES_MAX: u64 = 256 << 20;
 
 /// Rights of a new file, of which the umask takes some.
 const NEW_FILE_MODE: u32 = 0o666;
+/// What is wrong with a link in a folder of the program's own.
+const OWN_LINK: &str =
+    "it is a symbolic link, through which nothing is written; remove it, or put the file itself there";
 /// Major and minor number of /dev/null.
 const NULL_DEVICE: (u32, u32) = (1, 3);
 
@@ -159,18 +162,28 @@ pub fn append_own(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Refuses what a folder of the program's own may not hold in place of a file or folder: a link, a FIFO, a device.
+/// Refuses a link, or anything but a regular file, where a folder of the program's own has a file.
 ///
 /// # Errors
 /// When it is one.
 pub fn check_own(path: &Path) -> io::Result<()> {
-    let Ok(metadata) = path.symlink_metadata() else { return Ok(()) };
-    if metadata.is_symlink() {
-        return Err(refused(
-            "it is a symbolic link, through which nothing is written; remove it, or put the file itself there",
-        ));
+    match path.symlink_metadata() {
+        Ok(metadata) if metadata.is_symlink() => Err(refused(OWN_LINK)),
+        Ok(metadata) => check_regular(&metadata),
+        Err(_) => Ok(()),
     }
-    if metadata.is_dir() { Ok(()) } else { check_regular(&metadata) }
+}
+
+/// Refuses a link, or anything but a folder, where a folder of the program's own has another.
+///
+/// # Errors
+/// When it is one.
+pub fn check_own_folder(path: &Path) -> io::Result<()> {
+    match path.symlink_metadata() {
+        Ok(metadata) if metadata.is_symlink() => Err(refused(OWN_LINK)),
+        Ok(metadata) if !metadata.is_dir() => Err(refused("it is no folder; remove it")),
+        _ => Ok(()),
+    }
 }
 
 /// What a name leads to. A link to nothing is not a missing file: it says where it leads.

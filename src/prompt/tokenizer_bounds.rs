@@ -14,6 +14,8 @@ const IDS_MORE: u64 = 1 << 16;
 const NESTED_PARTS_MAX: usize = 4;
 /// Parts at most.
 const PARTS_MAX: usize = 64;
+/// A letter of a text may become so many bytes.
+const GROWTH_MAX: usize = 256;
 /// Bytes of a pattern at most, and groups within groups; that of Qwen has 150 bytes and one.
 const PATTERN_BYTES_MAX: usize = 8 << 10;
 const NESTED_GROUPS_MAX: usize = 50;
@@ -37,15 +39,9 @@ fn check_tokens(tokenizer: &Value) -> Result<(), String> {
     if !kind.is_null() && kind != "BPE" {
         return Err(format!("model.type is {}; only \"BPE\" is supported", shown(kind)));
     }
-    let vocabulary = &tokenizer["model"]["vocab"];
-    let vocabulary = vocabulary.as_object().ok_or_else(|| {
-        format!("model.vocab is {}; it must be an object that gives each token an id", shown(vocabulary))
-    })?;
-    let added = match &tokenizer["added_tokens"] {
-        Value::Null => &[],
-        Value::Array(added) => added.as_slice(),
-        other => return Err(format!("added_tokens is {}; it must be a list", shown(other))),
-    };
+    // What is of another type is refused where it is read.
+    let Some(vocabulary) = tokenizer["model"]["vocab"].as_object() else { return Ok(()) };
+    let added = tokenizer["added_tokens"].as_array().map(Vec::as_slice).unwrap_or_default();
     let max = IDS_PER_TOKEN * (vocabulary.len() + added.len()) as u64 + IDS_MORE;
     let mut tokens = BTreeMap::new();
     for (token, id) in vocabulary {
@@ -84,7 +80,7 @@ fn check_id(place: &str, token: &str, id: &Value, max: u64) -> Result<u64, Strin
 
 /// Parts, parts of sequences among them, and their patterns.
 fn check_parts(place: &str, part: &Value) -> Result<(), String> {
-    let (mut open, mut parts) = (vec![(part, 0)], 0);
+    let (mut open, mut parts, mut growth) = (vec![(part, 0)], 0, 1usize);
     while let Some((part, depth)) = open.pop() {
         parts += 1;
         if depth > NESTED_PARTS_MAX || parts > PARTS_MAX {
@@ -94,6 +90,11 @@ fn check_parts(place: &str, part: &Value) -> Result<(), String> {
         }
         if part["type"] == "Precompiled" {
             return Err(format!("{place} has a part of type \"Precompiled\", which no byte-level BPE has; remove it"));
+        }
+        let written = [&part["content"], &part["prepend"]].into_iter().filter_map(Value::as_str).map(str::len);
+        growth = written.fold(growth, |growth, bytes| growth.saturating_mul(bytes.max(1)));
+        if growth > GROWTH_MAX {
+            return Err(format!("{place} makes a text more than {GROWTH_MAX} times longer; insert shorter texts"));
         }
         for pattern in [&part["pattern"]["Regex"], &part["pattern"]["String"], &part["pattern"], &part["content"]] {
             check_pattern(place, pattern.as_str().unwrap_or_default())?;

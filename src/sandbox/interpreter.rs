@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,8 @@ const PACKAGES: [&str; 7] = [
 ];
 /// The file of the managed environment that lists what it was made with.
 const REQUIREMENTS: &str = "requirements.txt";
+/// When an environment that could not be made is tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Prints, as JSON, the real path of the interpreter and the versions, or the modules that it lacks.
 const PROBE: &str = r#"
@@ -144,7 +147,7 @@ fn cache_folder() -> Result<PathBuf, SandboxError> {
 }
 
 /// The managed environment under `cache`, made if there is none with the packages of this version. One process makes it; others wait
-/// for that one. Where it cannot be made anew, that with other packages is used, and this is said.
+/// for that one. Where it cannot be made anew, that with other packages is used for a day, and this is said.
 fn managed(cache: &Path) -> Result<Interpreter, SandboxError> {
     let home = cache.join("python");
     let in_cache = |source: std::io::Error| SandboxError::Folder { path: cache.to_owned(), source };
@@ -155,10 +158,11 @@ fn managed(cache: &Path) -> Result<Interpreter, SandboxError> {
         Probe::Has(interpreter) => Some(interpreter),
         Probe::Lacks(_) | Probe::Absent(_) => None,
     };
-    let is_current =
-        fs::read_to_string(home.join(REQUIREMENTS)).is_ok_and(|made_with| made_with == PACKAGES.join("\n"));
+    let is_current = names_packages(&home.join(REQUIREMENTS));
+    let tried = cache.join("python.tried");
+    let was_tried = names_packages(&tried) && age_of(&tried).is_some_and(|age| age < RETRY_AFTER);
     let reason = match &present {
-        Some(interpreter) if is_current => return Ok(interpreter.clone()),
+        Some(interpreter) if is_current || was_tried => return Ok(interpreter.clone()),
         Some(Interpreter { versions, .. }) => format!("that in use is {versions}, which this version does not pin"),
         None => "python3 lacks numpy, cv2 or PIL".to_owned(),
     };
@@ -172,11 +176,22 @@ fn managed(cache: &Path) -> Result<Interpreter, SandboxError> {
     });
     match (made, present) {
         (Err(error), Some(interpreter)) if interpreter.path.exists() => {
-            eprintln!("thyme-engine: {error}; going on with {}", interpreter.versions);
+            eprintln!("thyme-engine: {error}; going on for a day with {}", interpreter.versions);
+            fs::write(tried, PACKAGES.join("\n")).map_err(in_cache)?;
             Ok(interpreter)
         }
         (made, _) => made,
     }
+}
+
+/// Whether a file lists the packages of this version.
+fn names_packages(path: &Path) -> bool {
+    fs::read_to_string(path).is_ok_and(|text| text == PACKAGES.join("\n"))
+}
+
+/// How long ago a file was written.
+fn age_of(path: &Path) -> Option<Duration> {
+    fs::metadata(path).ok()?.modified().ok()?.elapsed().ok()
 }
 
 /// Makes an environment at `home`, in place of what is there. Without patience a network that is not there costs no minutes.

@@ -10,7 +10,8 @@ import cv2
 import numpy
 from PIL import Image
 
-from parts import BOX, pixels_of
+import shown
+from parts import BOX, clamp_box, pixels_of
 from printed import is_image
 
 # Pillow's modes that `stored_png` writes: channels, and PNG's number for the colour type. Larger images are compressed.
@@ -18,18 +19,18 @@ STORED_MODES = {"L": (1, 0), "RGB": (3, 2), "RGBA": (4, 6)}
 STORED_PIXELS_MAX = 1 << 20
 
 
-def stored_png(image):
-    """The parts of a PNG of the image, without filters or compression."""
+def stored_png(image, pixels):
+    """The parts of a PNG of the image, whose bytes `pixels` are, without filters or compression."""
     channels, colour = STORED_MODES[image.mode]
     rows = numpy.zeros((image.height, 1 + image.width * channels), numpy.uint8)
-    rows[:, 1:] = numpy.frombuffer(image.tobytes(), numpy.uint8).reshape(image.height, -1)
+    rows[:, 1:] = numpy.frombuffer(pixels, numpy.uint8).reshape(image.height, -1)
 
     header = b"IHDR" + struct.pack(">IIBBBBB", image.width, image.height, 8, colour, 0, 0, 0)
-    pixels = zlib.compress(rows, 0)
-    check = zlib.crc32(pixels, zlib.crc32(b"IDAT"))
+    packed = zlib.compress(rows, 0)
+    check = zlib.crc32(packed, zlib.crc32(b"IDAT"))
     start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
     end = struct.pack(">I", check) + struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
-    return start + struct.pack(">I", len(pixels)) + b"IDAT", pixels, end
+    return start + struct.pack(">I", len(packed)) + b"IDAT", packed, end
 
 
 def write_whole(file, part):
@@ -118,19 +119,22 @@ def patch_libraries(session):
         write(self, fp, target, format, named)
         if target:
             box = vars(self).get(BOX)
-            parts.written(target, box, pixels_of(self) if box else None)
+            is_shown_wider = box and clamp_box(box, session.size) != box
+            parts.written(target, box, pixels_of(self) if is_shown_wider else None)
 
     def write(image, fp, target, format, named):
         # The folder is thrown away soon: the same pixels, in a tenth of the time.
         suffix = os.path.splitext(target)[1].lower()
         if (format or suffix[1:]).upper() == "PNG" and not named and suffix in (".png", ""):
             if image.mode in STORED_MODES and 0 < image.width * image.height <= STORED_PIXELS_MAX:
+                pixels = image.tobytes()
                 if hasattr(fp, "write"):
-                    fp.write(b"".join(stored_png(image)))
+                    fp.write(b"".join(stored_png(image, pixels)))
                 else:
                     with builtins.open(fp, "wb", buffering=0) as file:
-                        for part in stored_png(image):
+                        for part in stored_png(image, pixels):
                             write_whole(file, part)
+                        shown.remember(file, image, pixels)
                 return
             named["compress_level"] = 1
         plain_save(image, fp, format, **named)

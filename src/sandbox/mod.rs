@@ -1,5 +1,5 @@
 //! Model-written Python in a jail. A [`Sandbox`] holds one preforked interpreter; a [`Session`] is one sequence's process, in
-//! which variables persist from run to run. A leaf: it imports no other module of the crate.
+//! which variables persist from run to run. A leaf: of the crate it imports `files` only.
 //!
 //! Code sees `image_path`, `temp_output_dir` and an ordinary namespace; an image that it names by `processed_path` or by
 //! printing its path comes back as an image, what it prints otherwise as text. The jail keeps four promises ([`Guarantee`]),

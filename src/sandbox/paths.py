@@ -22,6 +22,7 @@ REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EXDEV}
 THYME_FOLDER = "/mnt/data/temp_processed_images"
 # Where every program may expect to write; files that lie there already are others'.
 SHARED_FOLDERS = {"/tmp", "/var/tmp", "/mnt/data"}
+TEMPORARY_FOLDERS = ("/tmp/", "/var/tmp/")
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 # Functions whose first argument is a file that exists.
 READERS = """stat lstat access listdir chmod utime readlink chdir remove unlink rmdir truncate getxattr setxattr listxattr""".split()
@@ -36,7 +37,7 @@ class MovedFiles:
         self.shared = SHARED_FOLDERS | {os.path.dirname(image_path)}
         self.is_elsewhere = output_folder.rstrip("/") != THYME_FOLDER
         self.is_empty = True
-        self.plain_lstat, self.plain_makedirs = os.lstat, os.makedirs
+        self.plain_lstat, self.plain_makedirs, self.plain_scandir = os.lstat, os.makedirs, os.scandir
 
     def absolute(self, path):
         """The absolute path as text, or None for what names no file outside the output folder."""
@@ -81,21 +82,39 @@ class MovedFiles:
         is_shared = parent in self.shared and number != errno.ENOENT
         if self.exists(absolute) and (is_folder or not is_shared):
             return None
-        is_refused_folder = is_folder and number != errno.ENOENT
+        is_refused_folder = is_folder and number != errno.ENOENT and self.exists(parent)
         if not (is_in_moved or is_shared or is_refused_folder or (is_image(absolute) and not is_folder)):
             return None
         self.plain_makedirs(self.folder + parent, exist_ok=True)
         self.is_empty = False
-        self.made.add("output_path")
+        # The folders above the output folder, by its name in prompts, are no outputs.
+        if not (THYME_FOLDER + "/").startswith(absolute + "/"):
+            self.made.add("output_path")
         return self.folder + absolute
 
+    def as_known(self, error, path):
+        """An error, naming the path that code knows. In the folders that are shared nothing of others is seen, so what is refused there
+        is not there."""
+        absolute = self.absolute(path)
+        if error.errno == errno.EACCES and absolute and absolute.startswith(TEMPORARY_FOLDERS) and self.is_unseen(absolute):
+            return missing(path)
+        error.filename = path
+        return error
+
+    def is_unseen(self, path):
+        try:
+            self.plain_lstat(path)
+        except OSError as error:
+            return error.errno == errno.EACCES
+        return False
+
     def tried(self, plain, path, *arguments, **named):
-        """Calls `plain` on the path; an error names the path that code knows."""
+        """Calls `plain` on the path."""
         try:
             return plain(self.real(path), *arguments, **named)
         except OSError as error:
-            error.filename = path
-            raise
+            failure = self.as_known(error, path)
+        raise failure
 
     def reader(self, plain):
         @functools.wraps(plain)
@@ -110,11 +129,12 @@ class MovedFiles:
         @functools.wraps(plain)
         def call(path, *arguments, **named):
             try:
-                return self.tried(plain, path, *arguments, **named)
+                return plain(self.real(path), *arguments, **named)
             except OSError as error:
-                place = self.place(path, error.errno, is_folder) if named.get("dir_fd") is None else None
-                if place is None:
-                    raise
+                failure = error
+            place = self.place(path, failure.errno, is_folder) if named.get("dir_fd") is None else None
+            if place is None:
+                raise self.as_known(failure, path)
             return plain(place, *arguments, **named)
 
         return call
@@ -125,12 +145,13 @@ class MovedFiles:
             try:
                 return plain(self.real(src), self.real(dst), **named)
             except OSError as error:
-                if not self.exists(self.real(src)):
-                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), src, None, dst) from None
-                place = self.place(dst, error.errno)
-                if place is None:
-                    error.filename, error.filename2 = src, dst
-                    raise
+                failure = error
+            if not self.exists(self.real(src)):
+                raise missing(src, dst)
+            place = self.place(dst, failure.errno)
+            if place is None:
+                failure.filename, failure.filename2 = src, dst
+                raise failure
             return plain(self.real(src), place, **named)
 
         return call
@@ -196,19 +217,18 @@ class MovedFiles:
 
     def listed(self, plain, path):
         """What `plain` gives for each of the folder's places; a place that may not be listed is left out where another may."""
-        places = self.both(path)
-        found = []
-        for place in places:
+        found, failure = [], None
+        for place in self.both(path):
             try:
                 found.append(plain(place))
             except OSError as error:
-                if place == places[-1]:
-                    error.filename = path
-                    raise
+                failure = self.as_known(error, path)
+        if not found:
+            raise failure
         return found
 
     def is_output_folder(self, path):
-        return not self.is_empty and isinstance(path, (str, os.PathLike)) and os.path.abspath(path) + "/" == self.output_folder
+        return not self.is_empty and isinstance(path, (str, os.PathLike)) and os.path.abspath(self.real(path)) + "/" == self.output_folder
 
     def listing(self, plain):
         @functools.wraps(plain)
@@ -226,6 +246,12 @@ class MovedFiles:
             return found[0] if len(found) == 1 and not self.is_output_folder(path) else Scanned(found)
 
         return scandir
+
+
+def missing(*paths):
+    """The error of a file that is not there."""
+    first, *second = paths
+    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), first, *([None, *second] if second else []))
 
 
 class Scanned:

@@ -6,12 +6,16 @@ from printed import is_image
 
 PATH_NAMES = {"image_path", "img_path", "input_path", "input_image_path", "image_file"}
 OPENCV_NAMES = {"cv", "cv3", "cv4", "CV"}
+# Longer code is run as it is.
+CHARACTERS_MAX = 1 << 18
 OPENERS, SAVERS = {"open", "imread"}, {"save", "imwrite"}
 
 
 def parse(code, filename, made):
-    """The syntax tree, with the indentation repaired if that is what it takes, and the code that it is of; None for code that is nested
-    too deeply for a tree, else the SyntaxError of the code as written."""
+    """The syntax tree, with the indentation repaired if that is what it takes, and the code that it is of; None for code that is too
+    long to be repaired or nested too deeply for a tree, else the SyntaxError of the code as written."""
+    if len(code) > CHARACTERS_MAX:
+        return None, code
     try:
         return ast.parse(code, filename), code
     except RecursionError:

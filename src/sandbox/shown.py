@@ -15,6 +15,11 @@ UPRIGHT = {
 }
 
 
+# The size and the pixels of the RGB images that were saved last, by what identifies an unchanged file.
+SAVED_MAX = 4
+saved = {}
+
+
 class NotShown(Exception):
     """Why an image is not shown."""
 
@@ -33,9 +38,11 @@ def shown(files, images_max, bytes_max, shown_image, notes):
             file = status.st_dev, status.st_ino
             if file not in seen:
                 image, widened = shown_image(path)
-                image = flat(within(image, room, bytes_max)) if widened else read(path, room, bytes_max)
-                pixels = image.tobytes()
-                entry = {"label": short(label), "width": image.width, "height": image.height}
+                size, pixels = (None, None) if widened else saved.get(identity(status), (None, None))
+                if pixels is None or len(pixels) > room:
+                    image = flat(within(image, room, bytes_max)) if widened else read(path, room, bytes_max)
+                    size, pixels = image.size, image.tobytes()
+                entry = {"label": short(label), "width": size[0], "height": size[1]}
                 entries.append({**entry, "widened": widened} if widened else entry)
                 blobs.append(pixels)
                 room -= len(pixels)
@@ -45,6 +52,18 @@ def shown(files, images_max, bytes_max, shown_image, notes):
             reason = "there is not enough memory to decode it" if isinstance(error, MemoryError) else str(error)
             notes.append(f"[{short(os.path.basename(label))} cannot be shown: {short(reason)}]")
     return entries, blobs, done
+
+
+def identity(status):
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def remember(file, image, pixels):
+    """Notes that an open file holds these pixels of an image and nothing else: while it is unchanged it need not be decoded."""
+    if image.mode == "RGB":
+        saved[identity(os.fstat(file.fileno()))] = image.size, pixels
+        if len(saved) > SAVED_MAX:
+            del saved[next(iter(saved))]
 
 
 def within(image, room, bytes_max):

@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequest, Request, State};
@@ -11,8 +12,10 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::App;
+use super::connections::Peer;
 use super::control::TRANSFER_ROUTES;
 use super::error::ApiError;
+use super::fair::Client;
 
 /// Routes that need no key: whether the server lives is no secret.
 const OPEN_ROUTES: [&str; 2] = ["/health", "/ping"];
@@ -334,7 +337,10 @@ pub async fn guard(State(app): State<Arc<App>>, mut request: Request, next: Next
                        started with";
         ApiError::status(StatusCode::UNAUTHORIZED, "invalid_api_key", message).into_response()
     } else {
-        request.extensions_mut().insert(Key(key));
+        let address = request.extensions().get().map(|Peer(address)| *address);
+        let number = app.requests.fetch_add(1, Ordering::Relaxed);
+        let client = Client::new(key.filter(|_| access.api_keys.len() > 1), address, number);
+        request.extensions_mut().insert(client);
         next.run(request).await
     };
     match origin {
@@ -342,10 +348,6 @@ pub async fn guard(State(app): State<Arc<App>>, mut request: Request, next: Next
         None => vary(response),
     }
 }
-
-/// Which of the keys a request brought.
-#[derive(Clone, Copy, Debug)]
-pub struct Key(pub Option<usize>);
 
 /// What a browser asks before it lets a page send a request.
 fn preflight(headers: &HeaderMap) -> Response {

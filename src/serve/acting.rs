@@ -2,14 +2,17 @@
 //! goes back to the model, until it has answered.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::{Mutex, PoisonError};
 use std::thread::Scope;
 
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::error::ApiError;
+use super::fair::{Client, FairQueue, Place};
 use super::gauges::Waiting;
+use super::seats::Claim;
 use crate::engine::request::{Event, GeneratorError};
 use crate::prompt::Processor;
 use crate::rollout::environment::{Environment, EnvironmentError, Scene, Task, Tasks, TokenLimits};
@@ -19,8 +22,19 @@ use crate::rollout::trajectories::{Start, Trajectories};
 use crate::rollout::transcript::Transcript;
 use crate::rollout::{RolloutSettings, Update};
 
+/// A chat that costs more to make ready is large: it has more than a picture or two.
+const LARGE_COST: u64 = 3 << 20;
+/// Chats that are ready and wait for places at most.
+const PREPARED_MAX: usize = 64;
+
 /// A chat to play, several times at once.
 pub struct ActJob {
+    /// Whose it is.
+    pub client: Client,
+    /// Number of its first answer in the request.
+    pub first: usize,
+    /// What making it ready costs.
+    pub cost: u64,
     /// The conversation so far.
     pub task: Task,
     /// How many answers, how tokens are drawn, and what stops them besides the environment.
@@ -29,8 +43,10 @@ pub struct ActJob {
     pub limits: TokenLimits,
     /// Where news goes. When nobody listens any more, the job is given up.
     pub events: UnboundedSender<Result<Act, ApiError>>,
-    /// Its place in the queue.
+    /// It counts as waiting until it is opened.
     pub waiting: Waiting,
+    /// Its place in line.
+    pub place: Option<Arc<Place>>,
 }
 
 /// What happened in an answer.
@@ -76,9 +92,22 @@ impl Tasks for Inbox {
 
 /// A chat that a worker made ready.
 pub struct Prepared {
-    job: ActJob,
+    /// The chat.
+    pub job: ActJob,
     number: usize,
     scene: Scene,
+}
+
+impl Prepared {
+    /// What it claims places by.
+    pub fn claim(&self) -> Claim {
+        Claim::new(self.job.client, self.prompt_tokens(), self.job.settings.group_size, self.job.limits.total)
+    }
+
+    /// Tokens of its prompt.
+    pub fn prompt_tokens(&self) -> usize {
+        self.scene.prompt.token_ids.len()
+    }
 }
 
 /// Whom a sequence's news goes to.
@@ -92,7 +121,7 @@ pub struct Acting<'a> {
     trajectories: Trajectories<'a>,
     inbox: &'a Inbox,
     /// Chats that no worker has yet, and those that one makes ready.
-    queue: VecDeque<ActJob>,
+    queue: FairQueue<ActJob>,
     preparing: BTreeMap<usize, ActJob>,
     /// Chats that were ever given to a worker.
     numbered: usize,
@@ -110,7 +139,7 @@ impl<'a> Acting<'a> {
         Acting {
             trajectories: Trajectories::start(scope, 0, processor, environment, inbox),
             inbox,
-            queue: VecDeque::new(),
+            queue: FairQueue::default(),
             preparing: BTreeMap::new(),
             numbered: 0,
             listeners: BTreeMap::new(),
@@ -119,12 +148,12 @@ impl<'a> Acting<'a> {
 
     /// Takes a chat.
     pub fn add(&mut self, job: ActJob) {
-        self.queue.push_back(job);
+        self.queue.push(job.client, job.cost, job);
     }
 
     /// Sequences that are open.
-    pub fn open_sequences(&self) -> usize {
-        self.listeners.len()
+    pub fn sequences(&self) -> impl ExactSizeIterator<Item = u64> {
+        self.listeners.keys().copied()
     }
 
     /// Whether a sequence waits for its next token.
@@ -142,8 +171,8 @@ impl<'a> Acting<'a> {
         self.trajectories.is_working()
     }
 
-    /// Takes what the workers have done, and gives them more; the chats that are ready to be opened.
-    pub fn receive(&mut self, generator: &mut dyn Generator) -> Vec<Prepared> {
+    /// Takes what the workers have done, and gives them more; the chats that are ready to be opened, beside so many that wait for it already.
+    pub fn receive(&mut self, generator: &mut dyn Generator, waiting: usize) -> Vec<Prepared> {
         let listeners = &mut self.listeners;
         let received = self.trajectories.receive(generator, false, &mut |update| tell(listeners, update));
         let ready = received.unwrap_or_else(|error| {
@@ -159,14 +188,18 @@ impl<'a> Acting<'a> {
                 Err(error) => job.refuse(environment_error(&error)),
             }
         }
-        self.prepare_ahead(prepared.len());
+        self.prepare_ahead(prepared.len() + waiting);
         prepared
     }
 
-    /// Lets workers make a few chats more ready than are open.
+    /// Lets workers make a few chats more ready than are open. Large ones leave a worker to others, and are not made ready far ahead.
     fn prepare_ahead(&mut self, prepared: usize) {
-        while self.preparing.len() + prepared < self.trajectories.preparing_threads() + 2 {
-            let Some(mut job) = self.queue.pop_front() else { return };
+        let threads = self.trajectories.preparing_threads();
+        let is_large = |job: &ActJob| job.cost > LARGE_COST;
+        while self.preparing.len() < threads + 2 && prepared < PREPARED_MAX {
+            let large = self.preparing.values().filter(|job| is_large(job)).count();
+            let takes_large = prepared < threads + 2 && (large == 0 || large + 1 < threads);
+            let Some(mut job) = self.queue.pop_where(|job| takes_large || !is_large(job)) else { return };
             if job.events.is_closed() {
                 continue;
             }
@@ -191,14 +224,14 @@ impl<'a> Acting<'a> {
         let start = Start {
             task: prepared.number,
             first_sequence: first,
-            first_counter: Some(0),
+            first_counter: Some(job.first as u64),
             limits: job.limits,
             settings: &job.settings,
         };
         match self.trajectories.open(generator, &mut prepared.scene, &start) {
             Ok(()) => {
                 for choice in 0..job.settings.group_size {
-                    let listener = Listener { choice, events: job.events.clone() };
+                    let listener = Listener { choice: job.first + choice, events: job.events.clone() };
                     self.listeners.insert(first + choice as u64, listener);
                 }
                 Ok(job.settings.group_size)
@@ -236,7 +269,8 @@ impl<'a> Acting<'a> {
         for listener in std::mem::take(&mut self.listeners).into_values() {
             let _ = listener.events.send(Err(error()));
         }
-        for job in std::mem::take(&mut self.preparing).into_values().chain(std::mem::take(&mut self.queue)) {
+        let queued = std::iter::from_fn(|| self.queue.pop_where(|_| true));
+        for job in std::mem::take(&mut self.preparing).into_values().chain(queued) {
             job.refuse(error());
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::body::{Body, to_bytes};
-use axum::http::{Request, StatusCode, header};
+use axum::http::{Request, header};
 use futures_util::{StreamExt, stream};
 use serde_json::Value;
 use tower::ServiceExt;
@@ -88,5 +88,5 @@ async fn answer(router: axum::Router, call: Call) -> Reply {
 }
 
 fn refusal(error: &ApiError) -> Reply {
-    Reply { status: StatusCode::BAD_REQUEST.as_u16(), body: error.body() }
+    Reply { status: error.status_code().as_u16(), body: error.body() }
 }

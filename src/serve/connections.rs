@@ -1,20 +1,28 @@
 //! Connections: taken as long as there are descriptors for them, dropped where a client stands still, ended in good order. A client that
-//! dawdles costs a descriptor and little memory, and that for a while only.
+//! dawdles costs a descriptor and little memory, and that for a while only; where descriptors are short, until another comes.
 
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io::{Error, ErrorKind};
-use std::sync::Arc;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::{Body, Bytes, HttpBody};
+use axum::http::Request;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustix::net::{Shutdown, shutdown, sockopt};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{sleep, timeout};
+use tower::{ServiceExt, service_fn};
 
 /// Descriptors that connections leave to files and to what libraries open.
 const SPARE_DESCRIPTORS: u64 = 256;
@@ -24,8 +32,108 @@ const CONNECTIONS_MAX: u64 = 1 << 16;
 const BACKLOG: i32 = 4096;
 /// How long nothing is taken when the system has nothing to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often a connection that waits for a place has another make room.
+const PLACE_INTERVAL: Duration = Duration::from_millis(100);
 /// A connection that is over is read for so long: the system would throw away an answer on its way to who is still sending.
 const LINGER: Duration = Duration::from_secs(1);
+
+/// The address that a request came from.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub IpAddr);
+
+/// Connections on which no request is answered, the longest idle first. Each can be told to make room.
+#[derive(Debug, Default)]
+struct Idle(Mutex<(u64, BTreeMap<u64, Arc<Notify>>)>);
+
+impl Idle {
+    fn state(&self) -> MutexGuard<'_, (u64, BTreeMap<u64, Arc<Notify>>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the longest idle.
+    fn make_room(&self) {
+        if let Some((_, leave)) = self.state().1.pop_first() {
+            leave.notify_one();
+        }
+    }
+}
+
+/// A connection among the idle ones, as long as it is.
+#[derive(Debug)]
+struct Standing {
+    idle: Arc<Idle>,
+    leave: Arc<Notify>,
+    number: Mutex<u64>,
+}
+
+impl Standing {
+    fn new(idle: &Arc<Idle>) -> Arc<Standing> {
+        let standing = Standing { idle: idle.clone(), leave: Arc::default(), number: Mutex::default() };
+        standing.rest();
+        Arc::new(standing)
+    }
+
+    fn rest(&self) {
+        let mut state = self.idle.state();
+        state.0 += 1;
+        let number = state.0;
+        state.1.insert(number, self.leave.clone());
+        *self.number.lock().unwrap_or_else(PoisonError::into_inner) = number;
+    }
+
+    fn work(&self) {
+        let number = *self.number.lock().unwrap_or_else(PoisonError::into_inner);
+        self.idle.state().1.remove(&number);
+    }
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        self.work();
+    }
+}
+
+/// A request that is being answered on a connection.
+struct Busy(Arc<Standing>);
+
+impl Busy {
+    fn new(standing: &Arc<Standing>) -> Busy {
+        standing.work();
+        Busy(standing.clone())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.rest();
+    }
+}
+
+/// The body of an answer: its connection is busy until it is sent.
+struct BusyBody {
+    body: Body,
+    _busy: Busy,
+}
+
+impl HttpBody for BusyBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
 
 /// Takes connections and answers them by `router` until `end` is true, then waits until each has its last answer. A client that takes
 /// longer than `patience` over the head of a request, or does not read for so long, is dropped.
@@ -37,20 +145,27 @@ pub async fn serve(listener: TcpListener, router: Router, patience: Duration, mu
     let free = Arc::new(Semaphore::new(max as usize));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(patience);
+    let idle = Arc::<Idle>::default();
     loop {
         let next = async {
-            let place = free.clone().acquire_owned().await;
-            (place, listener.accept().await)
+            let accepted = listener.accept().await;
+            let mut place = free.clone().try_acquire_owned().ok();
+            while place.is_none() && accepted.is_ok() {
+                idle.make_room();
+                place = timeout(PLACE_INTERVAL, free.clone().acquire_owned()).await.ok().and_then(Result::ok);
+            }
+            (place, accepted)
         };
         let (place, accepted) = tokio::select! {
             () = is_true(&mut end) => break,
             next = next => next,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 let (http, router, end) = (http.clone(), router.clone(), end.clone());
+                let standing = Standing::new(&idle);
                 tokio::spawn(async move {
-                    attend(stream, &http, router, patience, end).await;
+                    attend(stream, peer.ip(), &http, router, patience, standing, end).await;
                     drop(place);
                 });
             }
@@ -65,15 +180,25 @@ pub async fn serve(listener: TcpListener, router: Router, patience: Duration, mu
 /// Answers the requests of a connection.
 async fn attend(
     stream: TcpStream,
+    address: IpAddr,
     http: &http1::Builder,
     router: Router,
     patience: Duration,
+    standing: Arc<Standing>,
     mut end: watch::Receiver<bool>,
 ) {
     if let Err(error) = prepare(&stream, patience) {
         tracing::debug!("a connection has not all its settings: {error}");
     }
-    let mut connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let leave = standing.leave.clone();
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        let busy = Busy::new(&standing);
+        request.extensions_mut().insert(Peer(address));
+        let answered = router.clone().oneshot(request);
+        let busy_body = |body| Body::new(BusyBody { body, _busy: busy });
+        Box::pin(async { answered.await.map(|response| response.map(busy_body)) })
+    });
+    let mut connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     let mut is_ending = false;
     loop {
         tokio::select! {
@@ -83,6 +208,7 @@ async fn attend(
                 }
                 return;
             }
+            () = leave.notified() => return,
             () = is_true(&mut end), if !is_ending => {
                 is_ending = true;
                 std::pin::Pin::new(&mut connection).graceful_shutdown();

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::App;
 use super::compiler::Compiler;
 use super::error::ApiError;
+use super::fair::Client;
 use super::fields::shorten;
 use super::json_schema;
 use super::openai::Request;
@@ -101,12 +102,12 @@ impl Asked {
     ///
     /// # Errors
     /// Why a form cannot be used.
-    pub async fn compile(self, app: &Arc<App>) -> Result<Arc<Constraints>, ApiError> {
+    pub async fn compile(self, app: &Arc<App>, (client, bytes): (Client, u64)) -> Result<Arc<Constraints>, ApiError> {
         if self.bad_words.is_empty() && self.form.is_none() {
             return Ok(Arc::new(self.constraints));
         }
         // In places of its own: whoever sends large forms holds up others who send forms, and nobody else.
-        on_thread(app, &app.compiling, move |app| {
+        on_thread(app, &app.compiling, (client, bytes), move |app| {
             let tokenizer = app.prompts.processor.tokenizer();
             let grammar = self.form.map(|(param, form)| compile(app.grammars()?, param, &form)).transpose()?;
             let bad_words = tokens_of_words(&self.bad_words, tokenizer)?;

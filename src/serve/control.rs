@@ -18,10 +18,11 @@ use super::answers::{Form, Kind};
 use super::constraints::{Asked, ToolChoice};
 use super::desk::{Order, Running};
 use super::error::ApiError;
+use super::fair::Client;
 use super::fields::{object, optional_object, whole_number, wholes, with_whole_floats};
 use super::openai::Request;
-use super::prompts::is_remote;
-use super::routes::{Entry, Wire, answer, fetch, fetch_pictures, prepare};
+use super::prompts::{is_remote, picture_count};
+use super::routes::{Entry, Wire, answer, cost_of, fetch, fetch_pictures, prepare};
 use super::sampling::check;
 use crate::checkpoint::folder;
 use crate::checkpoint::weights::ReloadError;
@@ -173,12 +174,17 @@ impl Placeholders {
     }
 }
 
-async fn render(State(app): State<Arc<App>>, Wire(request, _room): Wire<Request>) -> Result<Json<Value>, ApiError> {
+async fn render(
+    State(app): State<Arc<App>>,
+    client: Client,
+    Wire(request, room): Wire<Request>,
+) -> Result<Json<Value>, ApiError> {
     app.model_name(request.model.as_deref())?;
-    let request = fetch_pictures(&app, request).await?;
+    let request = fetch_pictures(&app, client, request).await?;
+    let cost = cost_of(room.bytes, picture_count(&request));
     let (images, image_sizes) = app.prompts.features(&request)?;
     let mm_processor_kwargs = request.mm_processor_kwargs;
-    let prompt = prepare(&app, move |app| app.prompts.chat(&request)).await?;
+    let prompt = prepare(&app, client, cost, move |app| app.prompts.chat(&request)).await?;
     let mm_placeholders = Placeholders::of(&prompt, &app.prompts.processor);
     let features =
         (!images.is_empty()).then_some(Features { images, image_sizes, mm_processor_kwargs, mm_placeholders });
@@ -213,7 +219,7 @@ async fn generate(
         &format!("at most {REQUEST_ID_BYTES_MAX}"),
     )?;
     let request = Request { model, stream: None, ..sampling_params };
-    let features = fetch_features(&app, features.unwrap_or_default()).await?;
+    let features = fetch_features(&app, entry.client, features.unwrap_or_default()).await?;
     let make = move |app: &App, _: &Request| {
         let images = app.prompts.load(&features.images, &features.image_sizes, features.mm_processor_kwargs)?;
         Ok(vec![app.prompts.tokens("token_ids", token_ids, images)?])
@@ -224,11 +230,12 @@ async fn generate(
 }
 
 /// Fetches pictures that lie on the network.
-async fn fetch_features(app: &Arc<App>, mut features: Features) -> Result<Features, ApiError> {
-    if !features.images.iter().any(|address| is_remote(address)) {
+async fn fetch_features(app: &Arc<App>, client: Client, mut features: Features) -> Result<Features, ApiError> {
+    let pictures = features.images.iter().filter(|address| is_remote(address)).count();
+    if pictures == 0 {
         return Ok(features);
     }
-    fetch(app, move |app| {
+    fetch(app, (client, pictures), move |app| {
         let remote = features.images.iter_mut().filter(|address| is_remote(address));
         app.prompts.fetch(remote.map(|address| (address, "features".to_owned())))?;
         Ok(features)

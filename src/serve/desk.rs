@@ -1,6 +1,6 @@
 //! The loop that owns the engine and the weights: orders come through a channel, tokens go back through each order's own.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,18 +14,27 @@ use tokio::sync::oneshot;
 
 use super::acting::{ActJob, Acting, Prepared};
 use super::error::ApiError;
+use super::fair::{Client, FairQueue, Place, Spot};
 use super::gauges::{Gauges, Waiting};
 use super::prompt_logprobs::{Scoring, TokenLogprobs};
+use super::seats::{Claim, Seats};
 use crate::checkpoint::weights::ReloadError;
 use crate::engine::Engine;
 use crate::engine::request::{Event, GeneratorError, Opening, Sampled, Sampling, StopReason, Stops};
 use crate::engine::sampling::constraints::Constraints;
+use crate::engine::sequence::SequenceState;
 use crate::model::Model;
 use crate::model::parameters::Weights;
 use crate::ops::patch_embed::PixelScale;
 use crate::prompt::Prompt;
 use crate::rollout::engine_generator::EngineGenerator;
 
+/// Sequences of a request that are opened at once while others wait.
+const GROUP_MAX: usize = 8;
+/// Tokens of an answer that a turn costs at most, however long the answer may become.
+const TURN_COST_MAX: usize = 256;
+/// Prompts of several pieces that are scored beside each other.
+const SCORINGS_MAX: usize = 4;
 /// How often workers are looked at while there is nothing to decode.
 const WORKERS_INTERVAL: Duration = Duration::from_millis(1);
 
@@ -36,7 +45,7 @@ pub enum Order {
     /// Play a chat to its end.
     Act(Box<ActJob>),
     /// Give the log-probabilities of a prompt's tokens, and of so many of the likeliest in each place.
-    Score(Prompt, usize, oneshot::Sender<Vec<TokenLogprobs>>),
+    Score(Client, Prompt, usize, oneshot::Sender<Vec<TokenLogprobs>>),
     /// Read the weights of a folder in place of the present ones; the answer is their version.
     Reload(PathBuf, Running, oneshot::Sender<Result<u64, ReloadError>>),
     /// Forget what was computed for earlier prompts, but for what is in use.
@@ -59,13 +68,26 @@ pub enum Running {
 /// A prompt that waits for room.
 pub struct Queued {
     /// What is asked.
-    pub job: Arc<Job>,
-    /// Its place in the queue.
-    pub waiting: Waiting,
+    job: Arc<Job>,
+    /// Which of its answers are not opened yet.
+    answers: Range<usize>,
+    /// It counts as waiting until all are.
+    _waiting: Waiting,
+    /// Its place in line, left with the first.
+    place: Option<Arc<Place>>,
+}
+
+impl Queued {
+    /// All of a job waits.
+    pub fn new(job: Arc<Job>, waiting: Waiting, place: Option<Arc<Place>>) -> Queued {
+        Queued { answers: 0..job.n, job, _waiting: waiting, place }
+    }
 }
 
 /// A prompt to answer, several times at once.
 pub struct Job {
+    /// Whose it is.
+    pub client: Client,
     /// The prompt.
     pub prompt: Prompt,
     /// Number of its first answer in the request.
@@ -127,10 +149,53 @@ struct Listener {
     job: Arc<Job>,
 }
 
-/// Something that waits for room.
+/// Something that waits for places in the engine.
 enum Waiter {
     Job(Queued),
     Act(Box<Prepared>),
+    /// A sequence that rests, and counts as waiting.
+    Paused {
+        sequence: u64,
+        claim: Claim,
+        _waiting: Waiting,
+    },
+}
+
+impl Waiter {
+    /// What it claims places by.
+    fn claim(&self) -> Claim {
+        match self {
+            Waiter::Job(queued) => {
+                let job = &queued.job;
+                Claim::new(job.client, job.prompt.token_ids.len(), job.n, job.stops.total_tokens)
+            }
+            Waiter::Act(prepared) => prepared.claim(),
+            Waiter::Paused { claim, .. } => *claim,
+        }
+    }
+
+    /// Places that it wants at least.
+    fn places(&self) -> usize {
+        match self {
+            Waiter::Act(prepared) => prepared.job.settings.group_size,
+            Waiter::Job(_) | Waiter::Paused { .. } => 1,
+        }
+    }
+
+    /// What its next turn costs: the prompt, and the tokens that its sequences may draw until others have a turn. Who was paused has paid.
+    fn cost(&self) -> u64 {
+        let (prompt, sequences, tokens) = match self {
+            Waiter::Job(queued) => {
+                let job = &queued.job;
+                (job.prompt.token_ids.len(), queued.answers.len().min(GROUP_MAX), job.stops.total_tokens)
+            }
+            Waiter::Act(prepared) => {
+                (prepared.prompt_tokens(), prepared.job.settings.group_size, prepared.job.limits.total)
+            }
+            Waiter::Paused { .. } => return 0,
+        };
+        (prompt + sequences * tokens.min(TURN_COST_MAX)) as u64
+    }
 }
 
 /// Reads the weights of a folder over those of a model.
@@ -146,12 +211,16 @@ pub struct Desk<'a> {
     engine: Engine,
     pixel_scale: PixelScale,
     orders: Receiver<Order>,
-    waiting: VecDeque<Waiter>,
+    waiting: FairQueue<Waiter>,
+    /// Who sits in the engine's places.
+    seats: Seats,
+    /// Sequences that left their places while a tool is at work for them.
+    aside: BTreeSet<u64>,
     listeners: BTreeMap<u64, Listener>,
     /// Where the server has an environment.
     acting: Option<Acting<'a>>,
-    /// Prompts to score, one after the other.
-    scorings: VecDeque<Scoring>,
+    /// Prompts to score, piece by piece in turns.
+    scorings: FairQueue<(Client, Scoring)>,
     /// There may be something that nobody listens to.
     somebody_left: bool,
     sequences_opened: u64,
@@ -176,10 +245,12 @@ impl<'a> Desk<'a> {
             engine,
             pixel_scale,
             orders,
-            waiting: VecDeque::new(),
+            waiting: FairQueue::default(),
+            seats: Seats::default(),
+            aside: BTreeSet::new(),
             listeners: BTreeMap::new(),
             acting,
-            scorings: VecDeque::new(),
+            scorings: FairQueue::default(),
             somebody_left: false,
             sequences_opened: 0,
             gauges,
@@ -203,7 +274,7 @@ impl<'a> Desk<'a> {
         // Whoever ordered may have gone; then nobody hears the answer.
         match order {
             Order::Generate(queued) => match &self.incomplete {
-                None => self.waiting.push_back(Waiter::Job(queued)),
+                None => self.wait(Waiter::Job(queued)),
                 Some(reason) => drop(queued.job.events.send(Err(ApiError::incomplete_weights(reason)))),
             },
             Order::Act(job) => match (&mut self.acting, &self.incomplete) {
@@ -213,8 +284,9 @@ impl<'a> Desk<'a> {
             },
             // Whose weights are incomplete is told by the routes, when nothing comes back.
             Order::Score(..) if self.incomplete.is_some() => {}
-            Order::Score(prompt, top, reply) => {
-                self.scorings.push_back(Scoring::new(&self.model, prompt, top, reply));
+            Order::Score(client, prompt, top, reply) => {
+                let scoring = Scoring::new(&self.model, prompt, top, reply);
+                self.scorings.push(client, scoring.next_tokens(), (client, scoring));
             }
             Order::Reload(dir, running, reply) => {
                 let reloaded = self.read_weights(&dir);
@@ -277,14 +349,23 @@ impl<'a> Desk<'a> {
     fn receive(&mut self) {
         let Some(acting) = &mut self.acting else { return };
         let mut generator = EngineGenerator { engine: &mut self.engine, weights: &self.weights };
-        self.waiting.extend(acting.receive(&mut generator).into_iter().map(|prepared| Waiter::Act(Box::new(prepared))));
+        let ready = self.waiting.iter().filter(|(_, waiter)| matches!(waiter, Waiter::Act(_))).count();
+        for prepared in acting.receive(&mut generator, ready) {
+            self.wait(Waiter::Act(Box::new(prepared)));
+        }
+    }
+
+    /// Puts something in the queue for places.
+    fn wait(&mut self, waiter: Waiter) {
+        self.waiting.push(waiter.claim().client, waiter.cost(), waiter);
     }
 
     /// Closes what nobody listens to any more.
     fn give_up_abandoned(&mut self) {
         self.waiting.retain(|waiter| match waiter {
             Waiter::Job(queued) => !queued.job.events.is_closed(),
-            Waiter::Act(_) => true,
+            Waiter::Act(prepared) => !prepared.job.events.is_closed(),
+            Waiter::Paused { .. } => true,
         });
         if let Some(acting) = &mut self.acting {
             acting.give_up_abandoned(&mut EngineGenerator { engine: &mut self.engine, weights: &self.weights });
@@ -297,17 +378,32 @@ impl<'a> Desk<'a> {
             }
             is_heard
         });
+        self.forget_closed();
     }
 
-    /// A piece of the first prompt that is to be scored.
+    /// Forgets sequences that are closed.
+    fn forget_closed(&mut self) {
+        let engine = &self.engine;
+        self.waiting.retain(|waiter| match waiter {
+            Waiter::Paused { sequence, .. } => engine.state(*sequence).is_some(),
+            Waiter::Job(_) | Waiter::Act(_) => true,
+        });
+        self.aside.retain(|sequence| engine.state(*sequence).is_some());
+        self.seats.forget_closed(engine);
+    }
+
+    /// A piece of a prompt that is to be scored. Those that are begun hold keys and values, so they are few.
     fn score(&mut self) {
-        let Some(scoring) = self.scorings.front_mut() else { return };
-        let is_awaited = !scoring.is_abandoned();
-        if is_awaited && !scoring.is_done() {
+        self.scorings.retain(|(_, scoring)| !scoring.is_abandoned());
+        let begun = self.scorings.iter().filter(|(_, (_, scoring))| scoring.is_begun()).count();
+        let may = |scoring: &Scoring| begun < SCORINGS_MAX || scoring.is_begun() || scoring.is_short();
+        let Some((client, mut scoring)) = self.scorings.pop_where(|(_, scoring)| may(scoring)) else { return };
+        if !scoring.is_done() {
             scoring.advance(&self.model, &self.weights, self.pixel_scale);
         }
-        if !is_awaited || scoring.is_done() {
-            self.scorings.pop_front().into_iter().for_each(Scoring::finish);
+        match scoring.is_done() {
+            true => scoring.finish(),
+            false => self.scorings.push(client, scoring.next_tokens(), (client, scoring)),
         }
     }
 
@@ -328,61 +424,134 @@ impl<'a> Desk<'a> {
         reloaded
     }
 
-    /// Puts the jobs that may start over back to the front of the queue.
+    /// Puts the jobs that may start over back into the queue, whole.
     fn restart(&mut self) {
         let mut jobs: Vec<Arc<Job>> = Vec::new();
+        let mut add = |job: &Arc<Job>| {
+            if job.may_restart && !jobs.iter().any(|other| Arc::ptr_eq(other, job)) {
+                jobs.push(job.clone());
+            }
+            !job.may_restart
+        };
         let engine = &mut self.engine;
         self.listeners.retain(|&sequence, listener| {
-            if listener.job.may_restart {
+            let stays = add(&listener.job);
+            if !stays {
                 engine.close(sequence);
-                if !jobs.iter().any(|job| Arc::ptr_eq(job, &listener.job)) {
-                    jobs.push(listener.job.clone());
-                }
             }
-            !listener.job.may_restart
+            stays
         });
-        for job in jobs.into_iter().rev() {
+        // Of some the rest was still waiting.
+        self.waiting.retain(|waiter| match waiter {
+            Waiter::Job(queued) if queued.answers.start > 0 => add(&queued.job),
+            Waiter::Job(_) | Waiter::Act(_) | Waiter::Paused { .. } => true,
+        });
+        self.forget_closed();
+        for job in jobs {
             let _ = job.events.send(Ok(News::Restarted(job.first..job.first + job.n)));
-            self.waiting.push_front(Waiter::Job(Queued { job, waiting: self.gauges.wait() }));
+            let waiting = self.gauges.wait();
+            self.wait(Waiter::Job(Queued::new(job, waiting, None)));
         }
     }
 
-    /// Opens what waits in order, as long as there is room.
+    /// Gives places to those who wait, in fair order. Where none is free, who holds many gives one up to who holds few, and who is long at it to
+    /// who is soon done.
     fn admit(&mut self) {
-        while let Some(waiter) = self.waiting.pop_front() {
-            let refused = match waiter {
+        self.step_aside();
+        while !self.waiting.is_empty() {
+            let free = self.engine.free_places();
+            let first = self.waiting.iter().next().map(|(spot, waiter)| (spot, waiter.places()));
+            let spot = match first {
+                Some((spot, places)) if places <= free => Some(spot),
+                _ => self.make_room(free),
+            };
+            let Some(waiter) = spot.and_then(|spot| self.waiting.take(spot)) else { return };
+            let rest = match waiter {
                 Waiter::Job(job) => self.open(job).map(Waiter::Job),
                 Waiter::Act(prepared) => self.open_chat(prepared).map(Waiter::Act),
+                Waiter::Paused { sequence, .. } => {
+                    self.engine.resume(sequence);
+                    self.seats.resume(sequence);
+                    None
+                }
             };
-            if let Some(waiter) = refused {
-                self.waiting.push_front(waiter);
-                return;
+            if let Some(rest) = rest {
+                self.wait(rest);
             }
         }
+    }
+
+    /// Lets those rest for which a tool is at work, and queue again when it has answered.
+    fn step_aside(&mut self) {
+        let Some(acting) = &self.acting else { return };
+        for sequence in acting.sequences() {
+            if self.engine.state(sequence) == Some(SequenceState::Stopped) {
+                self.engine.pause(sequence);
+                self.aside.insert(sequence);
+            }
+        }
+        let is_back = |sequence: &&u64| self.engine.state(**sequence) != Some(SequenceState::StoppedAside);
+        for sequence in self.aside.iter().filter(is_back).copied().collect::<Vec<_>>() {
+            self.aside.remove(&sequence);
+            if self.engine.state(sequence).is_some()
+                && let Some(claim) = self.seats.claim(sequence)
+            {
+                let waiting = self.gauges.wait();
+                self.wait(Waiter::Paused { sequence, claim, _waiting: waiting });
+            }
+        }
+    }
+
+    /// Lets sequences rest for the first in the queue for whom others have to: where it waits. What is free meanwhile is kept for the very first.
+    /// Few rest, so that they find their pages again.
+    fn make_room(&mut self, free: usize) -> Option<Spot> {
+        self.forget_closed();
+        if self.engine.paused().saturating_sub(self.aside.len()) >= self.engine.places() {
+            return None;
+        }
+        let holders = self.seats.holders(&self.engine);
+        let waiters = self.waiting.iter().enumerate();
+        let (number, spot, claim, places) = waiters
+            .map(|(number, (spot, waiter))| (number, spot, waiter.claim(), waiter.places()))
+            .find(|(_, _, claim, _)| holders.victim(*claim).is_some())?;
+        let missing = places - if number == 0 { free } else { 0 };
+        for _ in 0..missing {
+            let victim = self.seats.holders(&self.engine).victim(claim)?;
+            let rests = self.seats.claim(victim)?;
+            self.engine.pause(victim);
+            let waiting = self.gauges.wait();
+            self.wait(Waiter::Paused { sequence: victim, claim: rests, _waiting: waiting });
+        }
+        Some(spot)
     }
 
     /// Opens a chat; it comes back if there is no room.
     fn open_chat(&mut self, prepared: Box<Prepared>) -> Option<Box<Prepared>> {
         let acting = self.acting.as_mut()?;
+        let claim = prepared.claim();
+        let first = self.sequences_opened;
         let mut generator = EngineGenerator { engine: &mut self.engine, weights: &self.weights };
-        match acting.open(&mut generator, prepared, self.sequences_opened) {
+        match acting.open(&mut generator, prepared, first) {
             Ok(opened) => {
                 self.sequences_opened += opened as u64;
+                (first..self.sequences_opened).for_each(|sequence| self.seats.insert(sequence, claim));
                 None
             }
             Err(prepared) => Some(prepared),
         }
     }
 
-    /// Opens a job; it comes back if there is no room.
-    fn open(&mut self, queued: Queued) -> Option<Queued> {
-        let job = &queued.job;
+    /// Opens as many answers of a job as there are places for, or a few while others wait; the rest comes back.
+    fn open(&mut self, mut queued: Queued) -> Option<Queued> {
+        let job = queued.job.clone();
         let first = self.sequences_opened;
+        let most = if self.waiting.is_empty() { usize::MAX } else { GROUP_MAX };
+        let n = queued.answers.len().min(most).min(self.engine.free_places());
         let opening = Opening {
             token_ids: job.prompt.token_ids.clone(),
             images: job.prompt.images.clone(),
-            sequences: (first..first + job.n as u64).collect(),
-            first_counter: Some(0),
+            sequences: (first..first + n as u64).collect(),
+            first_counter: Some(queued.answers.start as u64),
             likeliest: job.likeliest,
             likeliest_processed: job.likeliest_processed,
             seed: job.seed,
@@ -393,25 +562,30 @@ impl<'a> Desk<'a> {
         };
         match self.engine.open(&opening) {
             Ok(()) => {
-                self.sequences_opened += job.n as u64;
-                for (place, sequence) in opening.sequences.into_iter().enumerate() {
-                    let listener = Listener { choice: job.first + place, job: job.clone() };
+                self.sequences_opened += n as u64;
+                let claim = Claim::new(job.client, job.prompt.token_ids.len(), job.n, job.stops.total_tokens);
+                for (sequence, answer) in opening.sequences.into_iter().zip(queued.answers.by_ref()) {
+                    let listener = Listener { choice: job.first + answer, job: job.clone() };
                     self.listeners.insert(sequence, listener);
+                    self.seats.insert(sequence, claim);
                 }
+                queued.place = None;
             }
-            Err(GeneratorError::Full) => return Some(queued),
+            Err(GeneratorError::Full) => {}
             Err(error) => {
                 let _ = job.events.send(Err(error.into()));
+                return None;
             }
         }
-        None
+        (!queued.answers.is_empty()).then_some(queued)
     }
 
     fn measure(&mut self) {
         let (free, pages) = self.engine.pages();
         let usage = 1.0 - free as f64 / pages.max(1) as f64;
-        let acting = self.acting.as_ref().map_or(0, Acting::open_sequences);
-        self.gauges.set_load(self.listeners.len() + acting, usage, self.engine.statistics());
+        let acting = self.acting.as_ref().map_or(0, |acting| acting.sequences().len());
+        let resting = self.engine.paused().saturating_sub(self.aside.len());
+        self.gauges.set_load((self.listeners.len() + acting).saturating_sub(resting), usage, self.engine.statistics());
     }
 
     /// Gives tokens to those who wait for them. A sequence's stop comes right behind its last token, or alone where
@@ -433,6 +607,7 @@ impl<'a> Desk<'a> {
                 }
                 Event::Stopped { sequence, reason } => (sequence, None, Some(reason)),
             };
+            self.seats.count(sequence);
             if let Some(listener) = self.listeners.get(&sequence) {
                 let version = self.weights.version;
                 let token = drawn.map(|(drawn, likeliest)| Token { drawn, likeliest, version });
@@ -457,16 +632,18 @@ impl<'a> Desk<'a> {
         if let Some(acting) = &mut self.acting {
             acting.fail(&mut EngineGenerator { engine: &mut self.engine, weights: &self.weights }, error);
         }
-        for waiter in self.waiting.drain(..) {
+        while let Some(waiter) = self.waiting.pop_where(|_| true) {
             match waiter {
                 Waiter::Job(queued) => drop(queued.job.events.send(Err(error()))),
                 Waiter::Act(prepared) => prepared.refuse(error()),
+                Waiter::Paused { .. } => {}
             }
         }
         for (sequence, listener) in std::mem::take(&mut self.listeners) {
             self.engine.close(sequence);
             let _ = listener.job.events.send(Err(error()));
         }
-        self.scorings.clear();
+        self.scorings = FairQueue::default();
+        self.forget_closed();
     }
 }

@@ -44,6 +44,11 @@ impl ApiError {
         ApiError { status, code: Some(code), ..ApiError::bad(message) }
     }
 
+    /// There is no such address.
+    pub fn unknown_route(message: impl Display) -> ApiError {
+        ApiError::status(StatusCode::NOT_FOUND, "unknown_route", message)
+    }
+
     /// The queue is full.
     pub fn too_many(waiting: usize) -> ApiError {
         let message = format!("{waiting} requests are waiting already; try again later");
@@ -83,6 +88,11 @@ impl ApiError {
     /// The engine is gone.
     pub fn failed(message: impl Display) -> ApiError {
         ApiError::status(StatusCode::INTERNAL_SERVER_ERROR, "engine_failed", message)
+    }
+
+    /// Its HTTP status.
+    pub fn status_code(&self) -> StatusCode {
+        self.status
     }
 
     /// The JSON that tells the client.

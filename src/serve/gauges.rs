@@ -12,7 +12,6 @@ use crate::engine::Statistics;
 pub struct Gauges {
     running: AtomicUsize,
     waiting: AtomicUsize,
-    waiting_max: usize,
     active: AtomicUsize,
     /// Bits of an `f64`.
     cache_usage: AtomicU64,
@@ -70,12 +69,11 @@ impl Drop for Active {
 }
 
 impl Gauges {
-    /// All zero, with room for so many waiting jobs.
-    pub fn new(waiting_max: usize) -> Gauges {
+    /// All zero.
+    pub fn new() -> Gauges {
         Gauges {
             running: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
-            waiting_max,
             active: AtomicUsize::new(0),
             cache_usage: AtomicU64::new(0),
             engine: Mutex::default(),
@@ -92,14 +90,7 @@ impl Gauges {
         }
     }
 
-    /// A request comes to wait, if there is room; how many wait if not.
-    pub fn enter(self: &Arc<Gauges>) -> Result<Waiting, usize> {
-        let place = self.wait();
-        let others = self.waiting.load(Ordering::Relaxed) - 1;
-        if others < self.waiting_max { Ok(place) } else { Err(others) }
-    }
-
-    /// A job comes to wait. Those of one request come in together, however many they are.
+    /// A request or a job comes to wait.
     pub fn wait(self: &Arc<Gauges>) -> Waiting {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         Waiting(self.clone())

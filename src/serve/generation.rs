@@ -13,9 +13,11 @@ use super::App;
 use super::choice::{Choice, Finish, LogprobsMode};
 use super::desk::{self, Job, Order, Progress, Queued, Token};
 use super::error::ApiError;
+use super::fair::Client;
 use super::gauges::Active;
 use super::openai::Usage;
 use super::prompt_logprobs::TokenLogprobs;
+use super::routes::Entry;
 use super::sampling::Settings;
 use crate::engine::request::{StopReason, Stops};
 use crate::prompt::Prompt;
@@ -39,7 +41,7 @@ pub struct Generation {
     /// News that was looked at already.
     first: Option<News>,
     began: Instant,
-    _active: Active,
+    _active: Arc<Active>,
 }
 
 /// An answer, and when its tokens came.
@@ -90,14 +92,14 @@ impl Generation {
         settings: Settings,
         prompts: Vec<Prompt>,
         is_stream: bool,
-        active: Active,
+        entry: Entry,
     ) -> Result<Generation, ApiError> {
         let began = Instant::now();
         let settings = Arc::new(settings);
         let mut prompt_logprobs = Vec::new();
         if let Some(top) = settings.prompt_logprobs {
             for prompt in &prompts {
-                prompt_logprobs.push(Arc::new(score(app, prompt.clone(), top).await?));
+                prompt_logprobs.push(Arc::new(score(app, entry.client, prompt.clone(), top).await?));
             }
         }
         let (sender, events) = unbounded_channel();
@@ -111,6 +113,7 @@ impl Generation {
             }
             let tokens = app.defaults.answer_tokens(&settings, prompt.token_ids.len());
             let job = Job {
+                client: entry.client,
                 prompt,
                 first: number * settings.n,
                 n: settings.n,
@@ -123,7 +126,7 @@ impl Generation {
                 may_restart: !is_stream,
                 events: sender.clone(),
             };
-            app.order(Order::Generate(Queued { job: Arc::new(job), waiting: app.gauges.wait() }))?;
+            app.order(Order::Generate(Queued::new(Arc::new(job), app.gauges.wait(), Some(entry.place.clone()))))?;
         }
         let growing = || Growing::new(&settings, began);
         Ok(Generation {
@@ -137,7 +140,7 @@ impl Generation {
             events,
             first: None,
             began,
-            _active: active,
+            _active: entry.active,
         })
     }
 
@@ -236,9 +239,9 @@ impl Drop for Generation {
 }
 
 /// Log-probabilities of a prompt.
-async fn score(app: &App, prompt: Prompt, top: usize) -> Result<Vec<TokenLogprobs>, ApiError> {
+async fn score(app: &App, client: Client, prompt: Prompt, top: usize) -> Result<Vec<TokenLogprobs>, ApiError> {
     let (reply, scored) = oneshot::channel();
-    app.order(Order::Score(prompt, top, reply))?;
+    app.order(Order::Score(client, prompt, top, reply))?;
     scored.await.map_err(|_| match app.gauges.incomplete_weights() {
         Some(reason) => ApiError::incomplete_weights(&reason),
         None => ApiError::failed("the engine is gone"),

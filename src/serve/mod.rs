@@ -14,6 +14,7 @@ pub mod control;
 pub mod cost;
 pub mod desk;
 pub mod error;
+pub mod fair;
 pub mod fields;
 pub mod gauges;
 pub mod generation;
@@ -25,11 +26,12 @@ pub mod prompt_logprobs;
 pub mod prompts;
 pub mod routes;
 pub mod sampling;
+pub mod seats;
 pub mod tool_calls;
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -42,6 +44,7 @@ use acting::{Acting, Inbox};
 use compiler::Compiler;
 use desk::{Desk, Order, Reload};
 use error::ApiError;
+use fair::{Line, Turns};
 use gauges::Gauges;
 use prompts::Prompts;
 use sampling::Defaults;
@@ -58,8 +61,14 @@ use crate::rollout::environment::Environment;
 
 /// How often the end of the last request is looked for at the end.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(20);
-/// Requests whose pictures are fetched at once.
-const FETCHING_MAX: usize = 16;
+/// Requests whose pictures are fetched at once, and more of those that name few.
+const FETCHING_MAX: usize = 12;
+const FETCHING_FEW_MAX: usize = 4;
+const FEW_PICTURES: u64 = 2;
+/// Answers of a chat that are played together in the environment.
+const ACT_GROUP_MAX: usize = 8;
+/// Forms of no more bytes need not wait for larger ones.
+const SMALL_FORM_BYTES: u64 = 2 << 10;
 /// Exit status of a process that was interrupted twice, as shells report it.
 const INTERRUPTED: i32 = 130;
 
@@ -117,16 +126,22 @@ pub struct App {
     gauges: Arc<Gauges>,
     orders: Sender<Order>,
     /// Prompts that are made ready at once: each may hold a large picture.
-    preparing: Arc<Semaphore>,
+    preparing: Arc<Turns>,
     /// Compiles grammars; made when the first is asked for.
     grammars: OnceLock<Result<Compiler, String>>,
     compiler: Arc<Isolated>,
     /// Forms that are compiled at once.
-    compiling: Arc<Semaphore>,
+    compiling: Arc<Turns>,
     /// Requests whose pictures are fetched at once.
-    fetching: Arc<Semaphore>,
+    fetching: Arc<Turns>,
+    /// Requests that wait for the engine.
+    line: Arc<Line>,
     /// Room for large bodies, in KiB.
     bodies: Arc<Semaphore>,
+    /// How many wait for some of it.
+    bodies_wanted: AtomicUsize,
+    /// Answers of a chat that are played together.
+    act_group_max: usize,
     patience: Duration,
     draining: AtomicBool,
     requests: AtomicU64,
@@ -198,7 +213,8 @@ pub fn run(parts: Parts, listener: TcpListener) -> Result<(), ServeError> {
 /// Runs the loop on this thread, and beside it on another whoever gives it something to do, until that has ended.
 fn with_app(parts: Parts, work: impl FnOnce(App) -> Result<(), ServeError> + Send) -> Result<(), ServeError> {
     let (orders, ordered) = channel();
-    let gauges = Arc::new(Gauges::new(parts.waiting_max));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let gauges = Arc::new(Gauges::new());
     gauges.set_weights(parts.weights.version, None);
     let settings = parts.prompts.processor.image_settings();
     let scale = PixelScale { mean: settings.mean, std: settings.std };
@@ -213,12 +229,15 @@ fn with_app(parts: Parts, work: impl FnOnce(App) -> Result<(), ServeError> + Sen
         environment: parts.environment,
         gauges: gauges.clone(),
         orders,
-        preparing: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))),
+        preparing: Turns::new(cores, 1, routes::SMALL_WORK_BYTES),
         grammars: OnceLock::new(),
         compiler: parts.compiler,
-        compiling: Arc::new(Semaphore::new(1)),
-        fetching: Arc::new(Semaphore::new(FETCHING_MAX)),
+        compiling: Turns::new(1, 1, SMALL_FORM_BYTES),
+        fetching: Turns::new(FETCHING_MAX, FETCHING_FEW_MAX, FEW_PICTURES),
+        line: Line::new(parts.waiting_max),
         bodies: Arc::new(Semaphore::new(routes::BODIES_KIB_MAX)),
+        bodies_wanted: AtomicUsize::new(0),
+        act_group_max: parts.limits.sequences.clamp(1, ACT_GROUP_MAX),
         patience: parts.patience,
         draining: AtomicBool::new(false),
         requests: AtomicU64::new(0),

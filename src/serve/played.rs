@@ -21,7 +21,8 @@ use super::desk::Order;
 use super::error::ApiError;
 use super::gauges::Active;
 use super::openai::{Answer, ChatChoice, ChatMessage, Request, TrajectoryTurn, Usage, WidenedImage};
-use super::routes::{Entry, Room, prepare};
+use super::prompts::picture_count;
+use super::routes::{Entry, Room, cost_of, prepare};
 use super::sampling::Settings;
 use super::{App, constraints, seconds_since_1970};
 use crate::rollout::RolloutSettings;
@@ -45,31 +46,42 @@ pub async fn answer(
     let asked = request.max_completion_tokens.or(request.max_tokens);
     let (code_temperature, is_stream) = (request.code_temperature, request.stream.unwrap_or(false));
     let include_usage = request.stream_options.and_then(|options| options.include_usage).unwrap_or(false);
-    let task = prepare(&app, move |app| app.prompts.task(&request)).await?;
+    entry.weigh(&app, room.bytes, &settings)?;
+    let cost = cost_of(room.bytes, picture_count(&request));
+    let task = prepare(&app, entry.client, room.bytes, move |app| app.prompts.task(&request)).await?;
     drop(room);
     let (sender, events) = unbounded_channel();
-    let Entry { active, waiting } = entry;
+    let Entry { client, active, waiting, place } = entry;
+    let mut place = Some(place);
     let own = environment.limits();
     let total = asked.unwrap_or(own.total);
     let played = Settings { max_tokens: Some(total), ..settings.clone() };
     app.defaults.admit(&played, Kind::Chat, &[0])?;
     let mut sampling = settings.sampling.clone();
     sampling.code_temperature = Some(code_temperature.unwrap_or(0.0));
-    let job = ActJob {
-        task,
-        settings: RolloutSettings {
-            group_size: settings.n,
-            seed: settings.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()),
-            sampling,
-            stop: settings.stops.strings.clone(),
-            eos: app.defaults.eos.clone(),
-            ..RolloutSettings::default()
-        },
-        limits: TokenLimits { turn: own.turn.min(total), total },
-        events: sender,
-        waiting,
+    let rollout = RolloutSettings {
+        seed: settings.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()),
+        sampling,
+        stop: settings.stops.strings.clone(),
+        eos: app.defaults.eos.clone(),
+        ..RolloutSettings::default()
     };
-    app.order(Order::Act(Box::new(job)))?;
+    // A few answers at a time, each with its own number in the random draws: others get in between.
+    for first in (0..settings.n).step_by(app.act_group_max) {
+        let job = ActJob {
+            client,
+            first,
+            cost,
+            task: task.clone(),
+            settings: RolloutSettings { group_size: app.act_group_max.min(settings.n - first), ..rollout.clone() },
+            limits: TokenLimits { turn: own.turn.min(total), total },
+            events: sender.clone(),
+            waiting: app.gauges.wait(),
+            place: place.take(),
+        };
+        app.order(Order::Act(Box::new(job)))?;
+    }
+    drop((sender, waiting));
     let played = Played {
         id: app.request_id("chatcmpl"),
         created: seconds_since_1970(),
@@ -126,7 +138,7 @@ struct Played {
     open: usize,
     usage: Usage,
     began: Instant,
-    _active: Active,
+    _active: Arc<Active>,
 }
 
 impl Played {

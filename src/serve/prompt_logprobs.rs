@@ -95,6 +95,24 @@ impl Scoring {
         }
     }
 
+    /// Whether it holds keys and values.
+    pub fn is_begun(&self) -> bool {
+        self.computed > 0 || !self.units.is_empty()
+    }
+
+    /// Whether one piece is all of it.
+    pub fn is_short(&self) -> bool {
+        self.prompt.images.is_empty() && self.positions.len() <= PIECE_TOKENS
+    }
+
+    /// Tokens of its next piece, of a picture's as of a whole one.
+    pub fn next_tokens(&self) -> u64 {
+        match self.units.len() < self.prompt.images.len() {
+            true => PIECE_TOKENS as u64,
+            false => self.positions.len().saturating_sub(self.computed).min(PIECE_TOKENS) as u64,
+        }
+    }
+
     /// Whether nobody waits for it any more.
     pub fn is_abandoned(&self) -> bool {
         self.reply.is_closed()

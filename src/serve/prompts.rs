@@ -62,7 +62,18 @@ impl Prompts {
 
     /// The task that a conversation is to an environment.
     pub fn task(&self, request: &Request) -> Result<Task, ApiError> {
-        let (_, messages) = self.conversation(request.messages.as_deref().unwrap_or_default())?;
+        let (sources, messages) = self.conversation(request.messages.as_deref().unwrap_or_default())?;
+        // Refused here as it is without an environment: before it is cut into tokens, and before a picture is decoded.
+        let bytes = messages.iter().flat_map(Message::texts).map(str::len).sum();
+        let (settings, mut tokens) = (self.processor.image_settings(), self.processor.tokenizer().tokens_min(bytes));
+        self.check_room("messages", tokens)?;
+        for source in &sources {
+            if let Some(size) = source.stored_size(Path::new("")) {
+                tokens +=
+                    settings.tokens(size, source.size()).map_err(|problem| ApiError::field("messages", problem))?;
+                self.check_room("messages", tokens)?;
+            }
+        }
         Ok(Task::of_conversation(messages))
     }
 
@@ -337,6 +348,11 @@ fn pictures(messages: &[Value]) -> impl Iterator<Item = Picture<'_>> {
             Some(Picture { part, address: image_address(part)?, param: field(number, place) })
         })
     })
+}
+
+/// How many pictures the messages of a request have.
+pub fn picture_count(request: &Request) -> usize {
+    request.messages.as_deref().map_or(0, |messages| pictures(messages).count())
 }
 
 /// Of these the ones that lie on the network, to be changed.

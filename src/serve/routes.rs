@@ -1,14 +1,15 @@
 //! The routes: who may come in, how a body is read, and what each address answers.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequest, FromRequestParts, Path, State};
 use axum::http::request::Parts;
-use axum::http::{StatusCode, header};
-use axum::middleware::from_fn_with_state;
+use axum::http::{Method, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, extract};
@@ -16,19 +17,20 @@ use futures_util::StreamExt;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::access::{check_content_type, guard};
 use super::answers::{Form, Kind, ToolCalls, Writer};
 use super::constraints::{Asked, ToolChoice};
 use super::error::ApiError;
+use super::fair::{Client, Place, Turns};
 use super::fields::{Object, in_json_words, shorten, wholes};
 use super::gauges::{Active, Waiting};
 use super::generation::Generation;
 use super::openai::Request;
-use super::prompts::{self, remote_pictures};
-use super::sampling::check;
+use super::prompts::{self, picture_count, remote_pictures};
+use super::sampling::{Settings, check};
 use super::{App, control, played};
 use crate::prompt::Prompt;
 
@@ -42,14 +44,27 @@ const SMALL_BODY_BYTES: usize = 1 << 20;
 pub const BODIES_KIB_MAX: usize = 512 << 10;
 /// A body comes at this rate at least.
 const BODY_BYTES_PER_SECOND: f64 = 65_536.0;
+/// While others wait for the room that a body takes up, it comes at this rate, and does not stand still for so long.
+const WANTED_BYTES_PER_SECOND: f64 = 1_048_576.0;
+const WANTED_PATIENCE: Duration = Duration::from_secs(2);
+/// How often it is looked whether others wait.
+const WANTED_INTERVAL: Duration = Duration::from_millis(250);
+/// Bytes of a body that make a token, about.
+const BYTES_PER_TOKEN: u64 = 4;
 /// Beyond this size reading JSON takes long enough to be done elsewhere.
 const QUICK_JSON_BYTES: usize = 64 << 10;
+/// Work on a request counts as small up to so many bytes; a picture counts for more.
+pub const SMALL_WORK_BYTES: u64 = 128 << 10;
+const PICTURE_COST: u64 = 1 << 20;
 /// Values in a body at most: in memory a value is many times larger than on the wire.
 const VALUES_MAX: usize = 4 << 20;
 /// Fields of a body that nobody knows and that are remembered.
 const UNKNOWN_FIELDS_MAX: usize = 32;
 /// Token ids that are turned into text at a time, if the context is not larger.
 const DETOKENIZED_MAX: usize = 65_536;
+
+/// Routes whose requests wait for the engine.
+const GENERATING_ROUTES: [&str; 3] = ["/v1/chat/completions", "/v1/completions", "/inference/v1/generate"];
 
 /// All routes.
 pub fn router(app: Arc<App>) -> Router {
@@ -67,6 +82,7 @@ pub fn router(app: Arc<App>) -> Router {
         .merge(control::routes())
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn_with_state(app.clone(), admit))
         .layer(from_fn_with_state(app.clone(), guard))
         .with_state(app)
 }
@@ -77,7 +93,7 @@ async fn unknown_route(request: extract::Request) -> ApiError {
         request.method(),
         request.uri().path()
     );
-    ApiError::status(StatusCode::NOT_FOUND, "unknown_route", message)
+    ApiError::unknown_route(message)
 }
 
 async fn wrong_method(request: extract::Request) -> ApiError {
@@ -88,8 +104,14 @@ async fn wrong_method(request: extract::Request) -> ApiError {
 /// A body of JSON, and the room that it takes up until its pictures are decoded.
 pub struct Wire<T>(pub T, pub Room);
 
-/// Room for a large body; none is needed for a small one.
-pub type Room = Option<OwnedSemaphorePermit>;
+/// What a body takes up.
+#[derive(Debug)]
+pub struct Room {
+    /// Its bytes.
+    pub bytes: u64,
+    /// Room for a large one; none is needed for a small one.
+    _permit: Option<OwnedSemaphorePermit>,
+}
 
 impl<T: DeserializeOwned + Send + 'static> FromRequest<Arc<App>> for Wire<T> {
     type Rejection = ApiError;
@@ -97,10 +119,11 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<Arc<App>> for Wire<T> {
     async fn from_request(request: extract::Request, app: &Arc<App>) -> Result<Wire<T>, ApiError> {
         check_content_type(request.headers())?;
         let route = request.uri().path().to_owned();
+        let client = request.extensions().get().copied().unwrap_or_default();
         let (bytes, room) = read(request.into_body(), app).await?;
         let (value, unknown) = match bytes.len() {
             ..QUICK_JSON_BYTES => parse(&bytes)?,
-            _ => prepare(app, move |_| parse(&bytes)).await?,
+            size => prepare(app, client, size as u64, move |_| parse(&bytes)).await?,
         };
         app.note_unknown(&route, unknown);
         Ok(Wire(value, room))
@@ -114,9 +137,21 @@ async fn read(body: Body, app: &App) -> Result<(Vec<u8>, Room), ApiError> {
     let mut began = Instant::now();
     let mut pieces = body.into_data_stream();
     loop {
-        let in_all = began + app.patience + Duration::from_secs_f64(size as f64 / BODY_BYTES_PER_SECOND);
-        let until = in_all.min(Instant::now() + app.patience);
-        let Ok(piece) = timeout_at(until, pieces.next()).await else { return Err(ApiError::slow_body(size)) };
+        let last = Instant::now();
+        let until = |patience: Duration, rate: f64| {
+            (began + patience + Duration::from_secs_f64(size as f64 / rate)).min(last + patience)
+        };
+        let piece = loop {
+            let until = match room.is_some() && app.bodies_wanted.load(Ordering::Relaxed) > 0 {
+                true => until(WANTED_PATIENCE.min(app.patience), WANTED_BYTES_PER_SECOND),
+                false => until(app.patience, BODY_BYTES_PER_SECOND),
+            };
+            match timeout_at(until.min(Instant::now() + WANTED_INTERVAL), pieces.next()).await {
+                Ok(piece) => break piece,
+                Err(_) if Instant::now() >= until => return Err(ApiError::slow_body(size)),
+                Err(_) => {}
+            }
+        };
         let Some(piece) = piece else { break };
         let piece = piece.map_err(|error| ApiError::bad(format!("the body cannot be read: {error}")))?;
         size += piece.len();
@@ -138,6 +173,7 @@ async fn read(body: Body, app: &App) -> Result<(Vec<u8>, Room), ApiError> {
         let message = format!("the body has more than {BODY_BYTES_MAX} bytes; send fewer or smaller pictures");
         return Err(ApiError::status(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message));
     }
+    let room = Room { bytes: bytes.len() as u64, _permit: room };
     Ok((bytes, room))
 }
 
@@ -163,14 +199,33 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, Vec<String>), ApiError
     Ok((value.0, unknown))
 }
 
+/// Counts one who waits for room, as long as it lives.
+struct Wanted<'a>(&'a AtomicUsize);
+
+impl Wanted<'_> {
+    fn new(count: &AtomicUsize) -> Wanted<'_> {
+        count.fetch_add(1, Ordering::Relaxed);
+        Wanted(count)
+    }
+}
+
+impl Drop for Wanted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl App {
     /// Room for a large body.
     ///
     /// # Errors
     /// When others leave none for too long.
     async fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {
+        let wanted = Wanted::new(&self.bodies_wanted);
         let room = self.bodies.clone().acquire_many_owned(bytes.div_ceil(1 << 10) as u32);
-        timeout(self.patience, room).await.ok().and_then(Result::ok).ok_or_else(ApiError::no_room)
+        let room = timeout(self.patience, room).await;
+        drop(wanted);
+        room.ok().and_then(Result::ok).ok_or_else(ApiError::no_room)
     }
 
     /// Says once what nobody knows.
@@ -201,39 +256,43 @@ impl App {
     }
 }
 
-/// Runs what takes the processor a while away from the network's threads, as many at once as there are cores. A fault in it is the
-/// request's, not the server's.
+/// Runs what takes the processor a while away from the network's threads, as many at once as there are cores, and one that is small besides. A
+/// fault in it is the request's, not the server's.
 pub async fn prepare<T: Send + 'static>(
     app: &Arc<App>,
+    client: Client,
+    cost: u64,
     work: impl FnOnce(&App) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    on_thread(app, &app.preparing, work).await
+    on_thread(app, &app.preparing, (client, cost), work).await
 }
 
-/// Runs work as [`prepare`] does, under other permits.
+/// Runs work of a client, which costs so much, as [`prepare`] does, in other places.
 pub async fn on_thread<T: Send + 'static>(
     app: &Arc<App>,
-    permits: &Arc<Semaphore>,
+    turns: &Arc<Turns>,
+    (client, cost): (Client, u64),
     work: impl FnOnce(&App) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let failed =
         || ApiError::status(StatusCode::INTERNAL_SERVER_ERROR, "prompt_failed", "the prompt could not be made ready");
-    let permit = permits.clone().acquire_owned().await.map_err(|_| failed())?;
+    let turn = turns.wait(client, cost).await.ok_or_else(failed)?;
     let app = app.clone();
     let work = move || {
         // It is given back when the work has ended, even if the client has left before.
-        let _permit = permit;
+        let _turn = turn;
         catch_unwind(AssertUnwindSafe(|| work(&app)))
     };
     tokio::task::spawn_blocking(work).await.ok().and_then(Result::ok).unwrap_or_else(|| Err(failed()))
 }
 
 /// Fetches pictures that lie on the network, so that the request itself holds them. That takes no processor, but a while.
-pub async fn fetch_pictures(app: &Arc<App>, mut request: Request) -> Result<Request, ApiError> {
-    if !remote_pictures(&mut request).any(|_| true) {
+pub async fn fetch_pictures(app: &Arc<App>, client: Client, mut request: Request) -> Result<Request, ApiError> {
+    let pictures = remote_pictures(&mut request).count();
+    if pictures == 0 {
         return Ok(request);
     }
-    fetch(app, move |app| {
+    fetch(app, (client, pictures), move |app| {
         app.prompts.fetch(remote_pictures(&mut request))?;
         Ok(request)
     })
@@ -243,26 +302,67 @@ pub async fn fetch_pictures(app: &Arc<App>, mut request: Request) -> Result<Requ
 /// Runs what waits for other servers, for a few requests at once.
 pub async fn fetch<T: Send + 'static>(
     app: &Arc<App>,
+    (client, pictures): (Client, usize),
     work: impl FnOnce(&App) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    on_thread(app, &app.fetching, work).await
+    on_thread(app, &app.fetching, (client, pictures as u64), work).await
 }
 
-/// A generating request that was let in: before its body is read there is room for it.
+/// What making a request's prompts ready costs: its bytes, and more for each picture.
+pub fn cost_of(bytes: u64, pictures: usize) -> u64 {
+    bytes + PICTURE_COST * pictures as u64
+}
+
+/// A generating request that was let in: before its body is read it has a place in line.
+#[derive(Clone, Debug)]
 pub struct Entry {
+    /// Whose it is.
+    pub client: Client,
     /// The server does not go down before it is answered.
-    pub active: Active,
+    pub active: Arc<Active>,
     /// It counts as waiting until it is handed over.
-    pub waiting: Waiting,
+    pub waiting: Arc<Waiting>,
+    /// It gives way to others until the engine has begun with it.
+    pub place: Arc<Place>,
 }
 
-impl FromRequestParts<Arc<App>> for Entry {
+/// Lets in those whose requests wait for the engine, as far as there are places; where there are none, whoever has to give way is told.
+async fn admit(State(app): State<Arc<App>>, client: Client, mut request: extract::Request, next: Next) -> Response {
+    if request.method() != Method::POST || !GENERATING_ROUTES.contains(&request.uri().path()) {
+        return next.run(request).await;
+    }
+    let active = Arc::new(app.gauges.begin());
+    if let Err(error) = app.check_ready() {
+        return error.into_response();
+    }
+    let (place, gone) = match app.line.enter(client.party) {
+        Ok(entered) => entered,
+        Err(waiting) => return ApiError::too_many(waiting).into_response(),
+    };
+    let waiting = Arc::new(app.gauges.wait());
+    request.extensions_mut().insert(Entry { client, active, waiting, place: Arc::new(place) });
+    tokio::select! {
+        response = next.run(request) => response,
+        Ok(()) = gone => ApiError::too_many(app.line.count()).into_response(),
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Entry {
     type Rejection = ApiError;
 
-    async fn from_request_parts(_: &mut Parts, app: &Arc<App>) -> Result<Entry, ApiError> {
-        let active = app.gauges.begin();
-        app.check_ready()?;
-        Ok(Entry { active, waiting: app.gauges.enter().map_err(ApiError::too_many)? })
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Entry, ApiError> {
+        parts.extensions.remove().ok_or_else(|| ApiError::failed("the request came past the line"))
+    }
+}
+
+impl Entry {
+    /// Says what the request costs, now that its body is here: the tokens that it brings, about, and those that it asks for.
+    ///
+    /// # Errors
+    /// When too many wait, and it is this one that gives way.
+    pub fn weigh(&self, app: &App, bytes: u64, settings: &Settings) -> Result<(), ApiError> {
+        let answer = app.defaults.answer_tokens(settings, 0).saturating_mul(settings.n) as u64;
+        self.place.wait((bytes / BYTES_PER_TOKEN).saturating_add(answer)).map_err(ApiError::too_many)
     }
 }
 
@@ -305,7 +405,7 @@ async fn chat_completions(
     entry: Entry,
     Wire(request, room): Wire<Request>,
 ) -> Result<Response, ApiError> {
-    let request = fetch_pictures(&app, request).await?;
+    let request = fetch_pictures(&app, entry.client, request).await?;
     if let Some(environment) = app.environment.clone() {
         return played::answer(app, &*environment, entry, (request, room)).await;
     }
@@ -356,21 +456,27 @@ pub async fn answer(
         // The end of a turn is the end of the form, whatever else is said of it.
         settings.stops.token_ids.extend(&app.defaults.eos);
     }
-    settings.constraints = asked.compile(&app).await?;
-    let prompts = prepare(&app, move |app| make(app, &request)).await?;
+    entry.weigh(&app, room.bytes, &settings)?;
+    settings.constraints = asked.compile(&app, (entry.client, room.bytes)).await?;
+    let cost = cost_of(room.bytes, picture_count(&request));
+    let prompts = prepare(&app, entry.client, cost, move |app| make(app, &request)).await?;
     drop(room);
     let tokens: Vec<usize> = prompts.iter().map(|prompt| prompt.token_ids.len()).collect();
     app.defaults.admit(&settings, form.kind, &tokens)?;
-    let generation = Generation::start(&app, settings, prompts, is_stream, entry.active).await?;
-    drop(entry.waiting);
+    let generation = Generation::start(&app, settings, prompts, is_stream, entry).await?;
     let id = id.unwrap_or_else(|| app.request_id(if form.kind == Kind::Chat { "chatcmpl" } else { "cmpl" }));
     let writer = Writer::new(generation, form, id, model);
     if is_stream { writer.stream().await } else { writer.whole().await }
 }
 
-async fn tokenize(State(app): State<Arc<App>>, Wire(request, _room): Wire<Request>) -> Result<Json<Value>, ApiError> {
+async fn tokenize(
+    State(app): State<Arc<App>>,
+    client: Client,
+    Wire(request, room): Wire<Request>,
+) -> Result<Json<Value>, ApiError> {
     app.model_name(request.model.as_deref())?;
-    let request = fetch_pictures(&app, request).await?;
+    let request = fetch_pictures(&app, client, request).await?;
+    let cost = cost_of(room.bytes, picture_count(&request));
     let wants_texts = request.return_token_strs.unwrap_or(false);
     let make = move |app: &App| match request.messages {
         Some(_) => app.prompts.chat(&request),
@@ -379,7 +485,7 @@ async fn tokenize(State(app): State<Arc<App>>, Wire(request, _room): Wire<Reques
             several => Err(ApiError::field("prompt", format!("is a list of {}; give one text", several.len()))),
         },
     };
-    let tokens = prepare(&app, make).await?.token_ids;
+    let tokens = prepare(&app, client, cost, make).await?.token_ids;
     let tokenizer = app.prompts.processor.tokenizer();
     let texts: Option<Vec<String>> =
         wants_texts.then(|| tokens.iter().map(|id| tokenizer.decode(&[*id], false)).collect());

@@ -1,9 +1,10 @@
 //! `versions.json`: with what a folder of results was made.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
+
+use crate::files::open::replace;
 
 /// The file, in the folder of the results.
 pub const VERSIONS_FILE: &str = "versions.json";
@@ -12,17 +13,13 @@ pub const VERSIONS_FILE: &str = "versions.json";
 pub fn write_versions(folder: &Path, mut others: BTreeMap<String, String>) -> io::Result<()> {
     others.insert("thyme-engine".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
     let text = serde_json::to_string_pretty(&others).expect("text serialises");
-    let partial = folder.join("versions.json.partial");
-    match fs::remove_file(&partial) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    File::create_new(&partial)?.write_all((text + "\n").as_bytes())?;
-    fs::rename(partial, folder.join(VERSIONS_FILE))
+    replace(&folder.join(VERSIONS_FILE), (text + "\n").as_bytes())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

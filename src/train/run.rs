@@ -14,7 +14,9 @@ use super::left_out::LeftOut;
 use super::{Session, SkippedUpdates, TrainError};
 use crate::checkpoint::resume::CHECKPOINT;
 use crate::checkpoint::{CheckpointError, folder, resume};
-use crate::files::open::{SETTINGS_BYTES_MAX, append_own, check_own, is_there, read, read_text, replace};
+use crate::files::open::{
+    SETTINGS_BYTES_MAX, append_own, check_own, check_own_folder, is_there, read, read_text, replace,
+};
 use crate::recipe::SaveStrategy;
 use crate::recipe::plan::Plan;
 use crate::telemetry::versions::{VERSIONS_FILE, write_versions};
@@ -318,10 +320,12 @@ fn values_of<const N: usize>(line: &str, step: u64, names: [&str; N]) -> Option<
 
 /// Refuses a folder in which what the run writes to would lead elsewhere.
 fn check_own_files(dir: &Path) -> Result<(), CheckpointError> {
-    [METRICS_FILE, LOG_FILE, SAMPLES_FOLDER].iter().try_for_each(|name| {
+    for name in [METRICS_FILE, LOG_FILE] {
         let path = dir.join(name);
-        check_own(&path).map_err(CheckpointError::file("write", path))
-    })
+        check_own(&path).map_err(CheckpointError::file("write", path))?;
+    }
+    let samples = dir.join(SAMPLES_FOLDER);
+    check_own_folder(&samples).map_err(CheckpointError::file("write into", samples))
 }
 
 /// Removes what an earlier run left: its logs, its samples and its checkpoints.

@@ -278,6 +278,21 @@ fn a_step_with_nothing_to_learn_logs_null_and_the_third_warns() {
 }
 
 #[test]
+fn a_run_folder_says_with_which_versions_it_was_made() {
+    for method in ["sft", "grpo"] {
+        let place = Workplace::new();
+        let recipe = if method == "sft" { place.sft("[data.needle]\n") } else { place.grpo(NEEDLE) };
+        succeed(train(&recipe, &["--set", "training.max_steps=1"]));
+        let text = std::fs::read_to_string(place.path("runs/run/versions.json")).unwrap();
+        let versions: Value = serde_json::from_str(&text).unwrap();
+        assert!(versions["thyme-engine"].is_string(), "{text}");
+        for name in ["python", "numpy", "opencv", "pillow"] {
+            assert_eq!(versions[name].is_string(), method == "grpo", "{name}: {text}");
+        }
+    }
+}
+
+#[test]
 fn both_methods_log_averages_over_a_window_and_the_last_step() {
     for method in ["sft", "grpo"] {
         let (each, some) = (Workplace::new(), Workplace::new());

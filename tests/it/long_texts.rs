@@ -86,15 +86,28 @@ fn long(piece: &str) -> String {
     piece.repeat(BYTES / piece.len())
 }
 
-fn timed<T>(what: &str, piece: &str, seconds: u64, run: impl FnOnce() -> T) -> T {
-    let started = Instant::now();
-    let result = run();
-    assert!(started.elapsed() < Duration::from_secs(seconds), "{what} of {piece:?}: {:?}", started.elapsed());
-    result
+/// What took longer than it may.
+#[derive(Default)]
+struct Slow(Vec<String>);
+
+impl Slow {
+    fn time<T>(&mut self, what: &str, piece: &str, most: Duration, run: impl FnOnce() -> T) {
+        let started = Instant::now();
+        std::hint::black_box(run());
+        let taken = started.elapsed();
+        if taken > most {
+            self.0.push(format!("{what} of {piece:?}: {taken:?}"));
+        }
+    }
+
+    fn assert_none(self) {
+        assert!(self.0.is_empty(), "{}", self.0.join("\n"));
+    }
 }
 
 #[test]
 fn calls_are_found_in_a_megabyte_of_anything() {
+    let mut slow = Slow::default();
     for piece in PIECES {
         let text = long(piece);
         for whole in [
@@ -104,21 +117,23 @@ fn calls_are_found_in_a_megabyte_of_anything() {
             format!("<code>{text}```\nx\n```{text}</code>"),
             format!("<code>```\n'''{text}\n```\n{text}</code>"),
         ] {
-            timed("find_call", piece, 2, || find_call(&whole).map(|call| call.code.len()));
+            slow.time("find_call", piece, Duration::from_secs(2), || find_call(&whole).map(|call| call.code.len()));
         }
     }
+    slow.assert_none();
 }
 
 #[test]
 fn a_megabyte_of_anything_is_scored_in_time() {
+    let mut slow = Slow::default();
     let rewards = RewardSet::new(&RewardSettings::default()).unwrap();
     for piece in PIECES {
         let text = long(piece);
-        for (question, solution, thought, answer) in [
-            ("What is it?", "7", "It is 7.", &*text),
-            ("Which? A. a dog B. a cat", "B", &*text, "B"),
-            ("What is it?", "red fox", &*text, &*text),
-            (&*text, "7", "It is 7.", "7"),
+        for (what, question, solution, thought, answer) in [
+            ("an answer", "What is it?", "7", "It is 7.", &*text),
+            ("a thought", "Which? A. a dog B. a cat", "B", &*text, "B"),
+            ("both", "What is it?", "red fox", &*text, &*text),
+            ("a question", &*text, "7", "It is 7.", "7"),
         ] {
             let view = View {
                 text: format!("<think>{thought}</think>\n<answer>{answer}</answer>"),
@@ -128,22 +143,25 @@ fn a_megabyte_of_anything_is_scored_in_time() {
                 question,
                 solution: &solution.into(),
             };
-            timed("scoring", piece, 5, || rewards.score_view(&view));
+            slow.time(what, piece, Duration::from_secs(2), || rewards.score_view(&view));
         }
     }
+    slow.assert_none();
 }
 
 #[test]
 fn stops_and_repetition_are_watched_in_a_megabyte_of_anything() {
+    let mut slow = Slow::default();
     let strings = ["</code>".to_owned(), "</answer>".to_owned()];
     for piece in PIECES {
         let (mut stop, mut repetition) = (StopMatcher::default(), Repetition::new(RepetitionSettings::default()));
         let text = long(piece);
-        timed("stop and repetition", piece, 2, || {
+        slow.time("stop and repetition", piece, Duration::from_secs(2), || {
             for bytes in text.as_bytes().chunks(4) {
                 stop.read(bytes, &strings);
                 repetition.push(bytes);
             }
         });
     }
+    slow.assert_none();
 }

@@ -291,7 +291,7 @@ fn printed_paths_are_found_whatever_stands_in_them() {
 fn a_megabyte_of_any_text_is_read_in_time() {
     let sandbox = Sandbox::start(SandboxOptions { output_bytes: 1 << 20, ..options() }).unwrap();
     let mut session = sandbox.session(InputImage::from_rgb(&picture(), Path::new("a.png")).unwrap());
-    session.run("for name in ('x.png', '.png', 'x y.png'): Image.open(image_path).save(name)").unwrap();
+    session.run("for name in ('x.png', 'x y.png'): Image.open(image_path).save(name)").unwrap();
     let pieces = [
         "x",
         " ",
@@ -411,7 +411,7 @@ fn names_of_older_libraries_work() {
         ),
         (
             "import logging, warnings\nlogging.warning('careful')\nwarnings.warn('so')",
-            "WARNING:root:careful\n<code 1>:2: UserWarning: so",
+            "WARNING:root:careful\n<code 1>:3: UserWarning: so",
         ),
     ];
     for (code, expected) in table {
@@ -463,7 +463,7 @@ const ODD: &[&str] = &[
     "import sys\ndel sys.stdout, sys.stderr, sys.stdin",
     "del __builtins__",
     "__builtins__ = None",
-    "import builtins\nkept = vars(builtins)\nfor name in list(kept): del kept[name]",
+    "import builtins\nall = vars(builtins)\nfor name in list(all): del all[name]",
     "import builtins\nbuiltins.len = builtins.isinstance = builtins.sorted = builtins.open = builtins.str = None",
     "import sys\nsys.modules.clear()",
     "os.stat = os.path.join = os.scandir = os.getcwd = os.path.exists = None\ndel os.path",
@@ -551,7 +551,8 @@ fn the_managed_python_has_pinned_packages_and_is_made_anew_for_other_pins() {
     fs::write(folder.path().join("offline"), "").unwrap();
     let (said, warned) = doctor();
     assert!(
-        said.contains("sandbox   all four") && warned.contains("no network") && warned.contains("going on with"),
+        !said.contains("does not start") && warned.contains("no network") && warned.contains("going on"),
         "{said}{warned}"
     );
+    assert_eq!((doctor().1.as_str(), installs()), ("", 3), "it is not tried again at every start");
 }

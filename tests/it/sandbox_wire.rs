@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use image::{DynamicImage, ImageDecoder, ImageReader, RgbImage};
-use thyme_engine::sandbox::{Execution, InputImage, Sandbox, SandboxOptions, Session, Status, run_file};
+use thyme_engine::sandbox::{Execution, InputImage, Offered, Sandbox, SandboxOptions, Session, Status, run_file};
 
-use super::sandbox::{TIMEOUT, options, picture, run, session};
+use super::sandbox::{NOBODY, TIMEOUT, is_root, options, picture, run, session};
 
 /// Finds the wire and the request's nonce in the frames of the interpreter, as code can, and speaks for it.
 const SPEAK: &str = r"
@@ -280,7 +280,8 @@ fn large_images_are_refused_before_they_are_decoded() {
         assert_eq!(text.matches("cannot be shown: its 32768x8000 pixels take more than").count(), notes, "{text}");
         println!("{images} images: {} MiB at most", peak >> 20);
         // The pixels once, their PNG, and the program itself.
-        assert!(peak < 64 << 20 | images as u64 * (400 << 20), "{} MiB", peak >> 20);
+        let bound = (64 << 20) + images as u64 * (400 << 20);
+        assert!(peak < bound, "{} MiB", peak >> 20);
     }
 }
 
@@ -428,4 +429,54 @@ fn images_are_saved_as_new_files_under_names_of_the_host() {
     // A file in the folder's place is said, and stays.
     let error = run_file(&input, code, Duration::from_secs(10), &out.join("part.png")).unwrap_err().to_string();
     assert!(error.contains("part.png") && error.contains("Give a folder"), "{error}");
+}
+
+/// What code leaves in its folder so that the host cannot see or remove it.
+const LEFT_BEHIND: &[(&str, Status)] = &[
+    ("open('kept.txt', 'w').write('x')\nos.chmod('.', 0)", Status::Ok),
+    ("os.makedirs('a/b')\nopen('a/b/c', 'w').close()\nos.chmod('a/b', 0)\nos.chmod('a', 0o100)", Status::Ok),
+    ("import posix\nfor n in range(40):\n    posix.mkdir('d' * 200)\n    posix.chdir('d' * 200)", Status::Ok),
+    (
+        "import posix, time\nfor n in range(1500):\n    posix.mkdir('d' * 100)\n    posix.chdir('d' * 100)\ntime.sleep(9)",
+        Status::Error,
+    ),
+    (
+        "import posix, time\nposix.mkdir('a')\nposix.chdir('a')\nposix.chmod('..', 0)\n\
+         for n in range(9):\n    open(f'{n}', 'wb').write(bytes(1 << 20))\ntime.sleep(9)",
+        Status::Error,
+    ),
+    (
+        "os.symlink('{OUTSIDE}', 'link')\nos.symlink('/', 'root')\nos.mkdir('moved-1')\nos.symlink('..', 'moved-1/up')",
+        Status::Ok,
+    ),
+    (
+        "folder = os.path.dirname(os.path.dirname(image_path))\ntry:\n    os.rename(folder, folder + 'x')\nexcept OSError:\n    pass",
+        Status::Ok,
+    ),
+];
+
+#[test]
+fn folders_on_the_host_are_measured_and_removed_whatever_code_left_in_them() {
+    let outside = tempfile::tempdir().unwrap();
+    fs::write(outside.path().join("kept.txt"), "kept").unwrap();
+    let offered = Offered { user_namespaces: false, namespaces_of_root: false, ..Offered::default() };
+    for as_user in [None, is_root().then_some(NOBODY)] {
+        let sandbox = Sandbox::start(SandboxOptions { offered, as_user, ..options() }).unwrap();
+        let command = fs::read_to_string(format!("/proc/{}/cmdline", sandbox.zygote_process())).unwrap();
+        let script = Path::new(command.split('\0').find(|part| part.ends_with("zygote.py")).unwrap());
+        let folder = script.parent().unwrap().to_owned();
+        for (code, status) in LEFT_BEHIND {
+            let mut session = sandbox.session(input());
+            let execution = session.run(&code.replace("{OUTSIDE}", outside.path().to_str().unwrap())).unwrap();
+            assert_eq!(execution.status, *status, "{code}: {}", execution.text);
+            drop(session);
+            // One session waits for the next sequence, and has no folder yet.
+            assert_eq!(fs::read_dir(folder.join("scratch")).unwrap().count(), 0, "{code}");
+        }
+        let kept = sandbox.session(input());
+        drop(sandbox);
+        drop(kept);
+        assert!(!folder.exists(), "{folder:?}");
+    }
+    assert_eq!(fs::read_to_string(outside.path().join("kept.txt")).unwrap(), "kept");
 }

@@ -160,6 +160,62 @@ fn who_sends_too_slowly_is_given_up() {
 }
 
 #[test]
+fn where_descriptors_are_short_the_longest_idle_connection_makes_room() {
+    // 256 are kept for files.
+    let server = Server::start_with_descriptors(280);
+    let mut running = long(4000);
+    running["stream"] = true.into();
+    let running = server.open(TEXT, &running);
+    server.wait_for("num_requests_running", 1.0);
+    let idle: Vec<TcpStream> = (0..60).map(|_| TcpStream::connect(&server.address).unwrap()).collect();
+    let began = Instant::now();
+    for _ in 0..3 {
+        let told = read_all(server.open(TEXT, &json!({"prompt": "a", "max_tokens": 1})));
+        assert!(told.starts_with("HTTP/1.1 200"), "{told}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    server.wait_for("num_requests_running", 1.0);
+    drop((idle, running));
+    server.wait_for("num_requests_running", 0.0);
+}
+
+#[test]
+fn a_body_that_stands_still_gives_its_room_up_when_another_wants_it() {
+    let server = Server::start(&[]);
+    let head = "POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 62914560\r\n\r\n";
+    let stalled: Vec<TcpStream> = (0..9)
+        .map(|_| {
+            let mut stream = TcpStream::connect(&server.address).unwrap();
+            stream.write_all(head.as_bytes()).unwrap();
+            stream.write_all(&vec![b' '; 2 << 20]).unwrap();
+            stream
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(500));
+    let began = Instant::now();
+    let body = json!({"prompt": "a", "user": "a".repeat(4 << 20)});
+    assert_eq!(server.post("/tokenize", &body).status, 200);
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    drop(stalled);
+}
+
+#[test]
+fn a_full_line_refuses_who_asks_for_most_and_not_who_came_last() {
+    let server = Server::start(&["--max-num-seqs", "1", "--max-queued-requests", "2"]);
+    let mut longer = long(3000);
+    longer["n"] = 8.into();
+    let _running = server.open(TEXT, &long(4000));
+    server.wait_for("num_requests_running", 1.0);
+    let refused = server.open(TEXT, &longer);
+    server.wait_for("num_requests_waiting", 1.0);
+    let _waiting = server.open(TEXT, &long(2000));
+    server.wait_for("num_requests_waiting", 2.0);
+    assert_eq!(server.complete(json!({"prompt": "a", "max_tokens": 2}))["usage"]["completion_tokens"], 2);
+    let told = read_all(refused);
+    assert!(told.starts_with("HTTP/1.1 429") && told.to_lowercase().contains("retry-after: 1"), "{told}");
+}
+
+#[test]
 fn the_server_is_as_large_as_a_share_of_the_memory() {
     let server = Server::start(&["--gpu-memory-utilization", "0.5", "--max-num-seqs", "4"]);
     server.complete(json!({"prompt": "a", "max_tokens": 2}));

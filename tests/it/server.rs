@@ -80,16 +80,27 @@ impl Server {
 
     /// On another model.
     pub fn start_on(workplace: Workplace, model: &Path, arguments: &[&str]) -> Server {
-        Server::start_by(workplace, model, arguments, Stdio::inherit())
+        let command = Command::new(env!("CARGO_BIN_EXE_thyme-engine"));
+        Server::start_by(command, workplace, model, arguments, Stdio::inherit())
     }
 
     /// On another model; what it says of faults goes to a file.
     pub fn start_with_log(workplace: Workplace, model: &Path, arguments: &[&str], log: &Path) -> Server {
-        Server::start_by(workplace, model, arguments, File::create(log).unwrap().into())
+        let command = Command::new(env!("CARGO_BIN_EXE_thyme-engine"));
+        Server::start_by(command, workplace, model, arguments, File::create(log).unwrap().into())
     }
 
-    fn start_by(workplace: Workplace, model: &Path, arguments: &[&str], log: Stdio) -> Server {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_thyme-engine"));
+    /// With so many descriptors at most.
+    pub fn start_with_descriptors(descriptors: u32) -> Server {
+        let workplace = Workplace::new();
+        init(&workplace, "tiny", 0);
+        let (model, limit) = (workplace.path("tiny"), format!("ulimit -n {descriptors} && exec \"$@\""));
+        let mut command = Command::new("sh");
+        command.args(["-c", &limit, "sh", env!("CARGO_BIN_EXE_thyme-engine")]);
+        Server::start_by(command, workplace, &model, &[], Stdio::inherit())
+    }
+
+    fn start_by(mut command: Command, workplace: Workplace, model: &Path, arguments: &[&str], log: Stdio) -> Server {
         command.arg("serve").arg(model).args(["--port", "0", "--served-model-name", "tiny"]);
         command.args(arguments).env("RUST_BACKTRACE", "0").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         let mut child = command.spawn().unwrap();

@@ -9,6 +9,7 @@ use image::{Rgb, RgbImage};
 use serde_json::{Value, json};
 use thyme_engine::checkpoint;
 use thyme_engine::engine::request::{AdaptiveTemperature, Event, GeneratorError, Opening, Sampled, Sampling, Stops};
+use thyme_engine::engine::sequence::SequenceState;
 use thyme_engine::engine::{Engine, EngineLimits};
 use thyme_engine::model::Model;
 use thyme_engine::model::config::Config;
@@ -224,6 +225,7 @@ pub struct Game<'a> {
     pub policy: &'a SmallPolicy,
     pub engine: Engine,
     pub random: Random,
+    pauses: Random,
     pub finished: Vec<Record>,
     /// Prompts that were given: others may begin like one of them.
     prompts: Vec<(Vec<u32>, Vec<Arc<PreparedImage>>)>,
@@ -238,6 +240,7 @@ impl<'a> Game<'a> {
             engine,
             policy,
             random: Random::new(seed),
+            pauses: Random::new(!seed),
             finished: Vec::new(),
             prompts: Vec::new(),
             open: BTreeMap::new(),
@@ -316,7 +319,23 @@ impl<'a> Game<'a> {
         true
     }
 
+    /// Lets some sequences rest, and others go on.
+    fn pause_some(&mut self) {
+        for &number in self.open.keys() {
+            match self.engine.state(number) {
+                Some(SequenceState::Running | SequenceState::Stopped) if self.pauses.one_in(20) => {
+                    self.engine.pause(number);
+                }
+                Some(SequenceState::Paused | SequenceState::StoppedAside) if self.pauses.one_in(4) => {
+                    self.engine.resume(number);
+                }
+                _ => {}
+            }
+        }
+    }
+
     fn step(&mut self) {
+        self.pause_some();
         let mut stopped = Vec::new();
         for event in self.engine.step(&self.policy.weights).unwrap() {
             match event {

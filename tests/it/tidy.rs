@@ -24,6 +24,18 @@ const UNSAFE_FILES: [&str; 9] = [
     "src/prompt/simd.rs",
 ];
 
+/// Where files are opened by other means than `src/files/open.rs`: it itself, the sandbox's own folders, a cache, and what the kernel makes.
+const OPENING: [&str; 8] = [
+    "src/cli/doctor.rs",
+    "src/cuda/device/simt/library.rs",
+    "src/files/open.rs",
+    "src/isolated.rs",
+    "src/recipe/memory.rs",
+    "src/sandbox/",
+    "src/telemetry/events.rs",
+    "src/telemetry/readings.rs",
+];
+
 /// Backends, which only `src/cli/device.rs` chooses between.
 const BACKENDS: [&str; 3] = ["cpu", "cuda", "reference"];
 
@@ -261,6 +273,33 @@ fn unsafe_stands_only_behind_its_fences() {
         faults.extend(lines.map(|(number, code)| format!("{}:{number}: {}", source.path, code.trim())));
     }
     none(&format!("`unsafe` stands in {UNSAFE_FILES:?} only"), faults);
+}
+
+#[test]
+fn files_of_given_names_are_opened_in_one_place() {
+    let openings = [
+        "File::open(",
+        "File::create(",
+        "File::create_new(",
+        "File::options(",
+        "OpenOptions::new(",
+        "fs::read(",
+        "fs::read_to_string(",
+        "fs::write(",
+        "fs::copy(",
+        "image::open(",
+        ".save(&",
+    ];
+    let is_opening = |code: &str| {
+        let mut found = openings.iter().flat_map(|opening| code.match_indices(opening));
+        found.any(|(at, opening)| opening.starts_with('.') || !code[..at].ends_with(char::is_alphanumeric))
+    };
+    let mut faults = Vec::new();
+    for source in sources().iter().filter(|source| !OPENING.iter().any(|start| source.path.starts_with(start))) {
+        let lines = source.code().filter(|(_, code)| is_opening(code));
+        faults.extend(lines.map(|(number, code)| format!("{}:{number}: {}", source.path, code.trim())));
+    }
+    none("a file of a given name is opened by src/files/open.rs", faults);
 }
 
 #[test]

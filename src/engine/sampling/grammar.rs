@@ -1,6 +1,7 @@
 //! Grammars: which tokens may follow what a sequence has drawn. Compiled away from the engine's thread, advanced by one token a step.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
 use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie};
@@ -12,6 +13,8 @@ use crate::prompt::Tokenizer;
 
 /// States of a grammar's lexer at most, of one or two kilobytes each: what a compiled grammar may grow to.
 const LEXER_STATES_MAX: usize = 20_000;
+/// A sequence ends behind a token whose mask takes longer: a usual one takes well below a millisecond, and other sequences wait for it.
+const MASK_TIME_MAX: Duration = Duration::from_secs(2);
 /// Symbols of a grammar at most.
 const SYMBOLS_MAX: usize = 100_000;
 
@@ -97,7 +100,7 @@ impl Grammars {
         let mut matcher = Matcher::new(parser);
         // The first mask shows what only a use would: that nothing fits, or that it takes too long.
         matcher.compute_mask_or_eos().map_err(|error| reason(&error.to_string()))?;
-        Ok(Grammar { matcher, words: self.words })
+        Ok(Grammar { matcher, words: self.words, is_spent: false })
     }
 }
 
@@ -106,12 +109,18 @@ impl Grammars {
 pub struct Grammar {
     matcher: Matcher,
     words: usize,
+    /// A mask took too long: there is none any more.
+    is_spent: bool,
 }
 
 impl Grammar {
     /// The mask of the tokens that may come next; of those that end a turn where nothing else may, and of none where the grammar asks for
-    /// more than it may.
+    /// more than it may, or a mask of it took too long.
     pub fn mask(&mut self) -> Vec<u32> {
+        if self.is_spent {
+            return vec![0; self.words];
+        }
+        let began = Instant::now();
         let mut mask = match self.matcher.compute_mask_or_eos() {
             Ok(mask) => mask.as_slice().to_vec(),
             Err(error) => {
@@ -120,6 +129,10 @@ impl Grammar {
             }
         };
         mask.resize(self.words, 0);
+        if began.elapsed() > MASK_TIME_MAX {
+            self.is_spent = true;
+            tracing::warn!("a grammar took {:.1} s for a token; its sequence ends", began.elapsed().as_secs_f64());
+        }
         mask
     }
 

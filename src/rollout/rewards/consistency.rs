@@ -6,6 +6,8 @@ use crate::rollout::reward::{Reward, Score, View};
 
 /// Characters at the end of the thought in which the conclusion is looked for, as in Thyme.
 const LAST_CHARACTERS: usize = 500;
+/// Longest answer that so many characters can name, in bytes.
+const ANSWER_BYTES_MAX: usize = 4 * LAST_CHARACTERS;
 /// Words that announce a conclusion.
 const ANNOUNCEMENTS: [&str; 12] = [
     "answer is",
@@ -59,6 +61,10 @@ impl Reward for Consistency {
 
     fn score(&self, view: &View<'_>) -> Score {
         let Some(answer) = view.answer().filter(|answer| !answer.is_empty()) else { return Score::Value(0.0) };
+        // The last part of the thought is shorter, so it cannot name it.
+        if answer.len() > ANSWER_BYTES_MAX {
+            return Score::Value(0.0);
+        }
         let thought = thought(&view.text);
         let question = Question::read(view.question);
         Score::of(concludes(conclusion(last_part(&thought)), answer, &question))

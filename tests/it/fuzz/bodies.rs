@@ -145,7 +145,7 @@ fn raw(random: &mut Random, corpus: &Corpus) -> Request {
         3 => {
             let length = random.pick(&NUMBERS);
             format!(
-                "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+                "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
             )
             .into_bytes()
             .into_iter()
@@ -169,7 +169,8 @@ fn raw(random: &mut Random, corpus: &Corpus) -> Request {
                 "/?a=%ff",
                 "http://y/health",
             ]);
-            format!("{method} {path} HTTP/1.{}\r\nHost: x\r\nConnection: close\r\n\r\n", random.below(3)).into_bytes()
+            format!("{method} {path} HTTP/1.{}\r\nHost: localhost\r\nConnection: close\r\n\r\n", random.below(3))
+                .into_bytes()
         }
         _ => {
             let kind = random.pick(&[
@@ -191,7 +192,7 @@ fn raw(random: &mut Random, corpus: &Corpus) -> Request {
             ]);
             let more = more.repeat(random.pick(&[1, 1, 1, 50, 500]));
             let head = format!(
-                "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\n{more}Content-Length: {}\r\n\r\n",
+                "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n{more}Content-Length: {}\r\n\r\n",
                 body.len()
             );
             [head.as_bytes(), &body].concat()
@@ -203,7 +204,7 @@ fn raw(random: &mut Random, corpus: &Corpus) -> Request {
 /// A body in chunks, some of them odd.
 fn chunked(random: &mut Random, path: &str, body: &[u8]) -> Vec<u8> {
     let mut bytes = format!(
-        "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
     )
     .into_bytes();
     let mut rest = body;

@@ -22,7 +22,7 @@ pub struct Request {
 /// A proper POST of JSON.
 pub fn post(path: &str, body: &[u8]) -> Request {
     let head = format!(
-        "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
     Request { bytes: [head.as_bytes(), body].concat(), is_proper: true }

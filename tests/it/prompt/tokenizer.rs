@@ -1,6 +1,7 @@
 //! Token ids and text, both ways.
 
 use proptest::prelude::*;
+use serde_json::{Value, json};
 use thyme_engine::prompt::{StreamDecoder, Tokenizer};
 
 use super::{golden, golden_folder, numbers};
@@ -62,6 +63,48 @@ fn a_missing_damaged_or_foreign_tokenizer_is_named() {
     assert!(message().contains("not a tokenizer.json"));
     std::fs::write(&path, "{\"decoder\": {\"type\": \"Metaspace\"}}").unwrap();
     assert!(message().contains("byte-level"));
+}
+
+/// A file asks for a table of its largest id, or for endless work: it is refused by name, before anything is made of it.
+#[test]
+fn a_tokenizer_that_asks_for_too_much_is_refused() {
+    let whole = std::fs::read_to_string(golden_folder().join("checkpoint/tokenizer.json")).unwrap();
+    let whole: Value = serde_json::from_str(&whole).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |change: &dyn Fn(&mut Value), says_so: &str| {
+        let mut tokenizer = whole.clone();
+        change(&mut tokenizer);
+        std::fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        let message = Tokenizer::open(folder.path()).err().expect(says_so).to_string();
+        assert!(message.contains("tokenizer.json") && message.contains(says_so), "{message}");
+    };
+    for id in [json!(4_294_967_295u32), json!(1u64 << 32), json!(1 << 24)] {
+        let says_so = format!("model.vocab gives \"zz\" the id {id}");
+        refused(&|tokenizer| tokenizer["model"]["vocab"]["zz"] = id.clone(), &says_so);
+        refused(&|tokenizer| tokenizer["added_tokens"][0]["id"] = id.clone(), &format!("the id {id}"));
+    }
+    for id in [json!(-1), json!(1.5), json!("1")] {
+        refused(&|tokenizer| tokenizer["model"]["vocab"]["zz"] = id.clone(), "a whole number from 0 on");
+    }
+    refused(&|tokenizer| tokenizer["model"]["vocab"]["zz"] = json!(5), "the same id 5");
+    let nest = |tokenizer: &mut Value| {
+        for _ in 0..10 {
+            let inner = tokenizer["pre_tokenizer"].take();
+            tokenizer["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": [inner]});
+        }
+    };
+    refused(&nest, "within each other");
+    let replaced =
+        |pattern: &str, content: String| json!({"type": "Replace", "pattern": {"String": pattern}, "content": content});
+    refused(&|tokenizer| tokenizer["normalizer"] = replaced("", "x".to_owned()), "fails at");
+    refused(&|tokenizer| tokenizer["normalizer"] = replaced("a", "a".repeat(1000)), "times longer");
+    let split = |pattern: String| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
+    refused(
+        &|tokenizer| tokenizer["pre_tokenizer"] = split("(".repeat(3000) + "a" + &")".repeat(3000)),
+        "groups within",
+    );
+    let precompiled = json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"});
+    refused(&|tokenizer| tokenizer["normalizer"] = precompiled.clone(), "Precompiled");
 }
 
 proptest! {

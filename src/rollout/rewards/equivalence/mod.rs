@@ -23,6 +23,8 @@ use value::Assigned;
 const ANOTHER_WAY: &str = "what is asked for is written in another way";
 /// Longest text that rules other than equality look at, in bytes.
 const TEXT_BYTES_MAX: usize = 4096;
+/// Pairs of tags around an answer that are taken away.
+const TAGS_MAX: usize = 8;
 /// A text of more words than this is prose.
 const PROSE_WORDS: usize = 8;
 
@@ -95,7 +97,7 @@ fn conclusion_of(text: &str) -> Option<&str> {
 /// An answer without the tags around the whole of it. Tags inside it stay: it is then no plain answer.
 fn untagged(answer: &str) -> &str {
     let mut answer = answer.trim();
-    loop {
+    for _ in 0..TAGS_MAX {
         let inner = answer.strip_prefix("<answer>").unwrap_or(answer);
         let inner = inner.strip_suffix("</answer>").unwrap_or(inner).trim();
         if inner.len() == answer.len() {
@@ -106,6 +108,7 @@ fn untagged(answer: &str) -> &str {
         }
         answer = inner;
     }
+    answer
 }
 
 /// What stands between the last `<answer>` and `</answer>`, if anything does.
@@ -361,7 +364,11 @@ fn prose(answer: &str, solution: &str) -> Verdict {
 
 /// The numbers that an answer may mean, with the unit taken off: one, but for a percentage, which is also a share; none where it is no number.
 pub fn numbers(answer: &str) -> Vec<f64> {
-    let answer = canonical(untagged(answer));
+    let answer = untagged(answer);
+    if answer.len() > TEXT_BYTES_MAX {
+        return Vec::new();
+    }
+    let answer = canonical(answer);
     let Interpretations { plain, predicate } = Interpretations::of(&answer);
     let found = plain.iter().chain(&predicate).rev().find_map(|text| Some(Assigned::read(text)?.numbers()));
     found.unwrap_or_default()

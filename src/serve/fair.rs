@@ -1,0 +1,448 @@
+//! Whose turn it is. Whatever requests wait for (a processor to prepare them, a place in the engine, a piece of a step) is given out in one
+//! order: in turns among the parties that wait, and within a party by the virtual time at which each would be done if all were served at
+//! once. A small request so passes large ones that wait, and a large one is passed by no more than came before it would have been done.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use tokio::sync::oneshot;
+
+/// Virtual time of a unit of cost: fine enough to be shared by many.
+const COST_SCALE: u64 = 1 << 12;
+/// Requests whose bodies come in at a time, if no more may wait.
+const COMING_MAX: usize = 64;
+/// A body that is not here after this time may have come to a stop.
+const STALLED_AFTER: Duration = Duration::from_secs(2);
+
+/// Who waits: a request, and on whose behalf. A connection has one request at a time.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Client {
+    /// Those who share a key or an address.
+    pub party: u128,
+    /// Number of the request.
+    pub request: u64,
+}
+
+impl Client {
+    /// A request that brought the key of this number, if there are several, from an address. All of this machine share one, and so do
+    /// those of a network of version 6.
+    pub fn new(key: Option<usize>, address: Option<IpAddr>, request: u64) -> Client {
+        let party = match (key, address) {
+            (Some(key), _) => 1 + key as u128,
+            (None, Some(IpAddr::V4(address))) if !address.is_loopback() => address.to_ipv6_mapped().to_bits(),
+            (None, Some(IpAddr::V6(address))) if !address.is_loopback() => address.to_bits() >> 64 << 64,
+            (None, _) => 0,
+        };
+        Client { party, request }
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Client {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Client, Infallible> {
+        Ok(parts.extensions.get().copied().unwrap_or_default())
+    }
+}
+
+/// Things that wait, in fair order.
+#[derive(Debug)]
+pub struct FairQueue<T> {
+    parties: BTreeMap<u128, Party<T>>,
+    /// Virtual time among parties.
+    clock: u64,
+    arrivals: u64,
+}
+
+/// What waits of a party.
+#[derive(Debug)]
+struct Party<T> {
+    /// Virtual time of its next turn.
+    turn: u64,
+    /// Virtual time within it: the cost that each of its requests would have been served by now.
+    clock: u64,
+    /// Of each request the virtual time at which all that waits of it would be done, and how much that is.
+    requests: BTreeMap<u64, (u64, usize)>,
+    /// By when each would be done, and when it came.
+    waiting: BTreeMap<(u64, u64), Waiter<T>>,
+}
+
+#[derive(Debug)]
+struct Waiter<T> {
+    request: u64,
+    cost: u64,
+    item: T,
+}
+
+/// Where something waits.
+pub type Spot = (u128, (u64, u64));
+
+impl<T> Default for FairQueue<T> {
+    fn default() -> FairQueue<T> {
+        FairQueue { parties: BTreeMap::new(), clock: 0, arrivals: 0 }
+    }
+}
+
+impl<T> FairQueue<T> {
+    /// Something of a request comes to wait, which costs so much.
+    pub fn push(&mut self, client: Client, cost: u64, item: T) {
+        self.arrivals += 1;
+        let new = || Party { turn: self.clock, clock: 0, requests: BTreeMap::new(), waiting: BTreeMap::new() };
+        let party = self.parties.entry(client.party).or_insert_with(new);
+        let (done, count) = party.requests.entry(client.request).or_default();
+        *done = party.clock.max(*done).saturating_add(cost.saturating_mul(COST_SCALE));
+        *count += 1;
+        let waiter = Waiter { request: client.request, cost, item };
+        party.waiting.insert((*done, self.arrivals), waiter);
+    }
+
+    /// What waits, in the order of its turns as far as that is known: each party's own order, the party first whose turn is next.
+    pub fn iter(&self) -> impl Iterator<Item = (Spot, &T)> {
+        let mut parties: Vec<_> = self.parties.iter().collect();
+        parties.sort_by_key(|(number, party)| (party.turn, **number));
+        parties
+            .into_iter()
+            .flat_map(|(number, party)| party.waiting.iter().map(|(spot, waiter)| ((*number, *spot), &waiter.item)))
+    }
+
+    /// Takes out what waits at a spot: its turn has come.
+    pub fn take(&mut self, (party, spot): Spot) -> Option<T> {
+        let Entry::Occupied(mut entry) = self.parties.entry(party) else { return None };
+        let party = entry.get_mut();
+        let Waiter { request, cost, item } = party.waiting.remove(&spot)?;
+        self.clock = self.clock.max(party.turn);
+        party.turn = party.turn.saturating_add(cost.max(1));
+        let share = cost.saturating_mul(COST_SCALE) / party.requests.len() as u64;
+        party.clock = party.clock.saturating_add(share);
+        party.leave(request);
+        if party.waiting.is_empty() {
+            entry.remove();
+        }
+        Some(item)
+    }
+
+    /// Takes the first that may go.
+    pub fn pop_where(&mut self, mut may: impl FnMut(&T) -> bool) -> Option<T> {
+        let (spot, _) = self.iter().find(|(_, item)| may(item))?;
+        self.take(spot)
+    }
+
+    /// Keeps those of which this is true.
+    pub fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
+        for party in self.parties.values_mut() {
+            let mut gone = Vec::new();
+            party.waiting.retain(|_, waiter| {
+                let stays = keep(&waiter.item);
+                gone.extend((!stays).then_some(waiter.request));
+                stays
+            });
+            gone.into_iter().for_each(|request| party.leave(request));
+        }
+        self.parties.retain(|_, party| !party.waiting.is_empty());
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.parties.is_empty()
+    }
+}
+
+impl<T> Party<T> {
+    /// One less of a request waits.
+    fn leave(&mut self, request: u64) {
+        if let Entry::Occupied(mut entry) = self.requests.entry(request) {
+            entry.get_mut().1 -= 1;
+            if entry.get().1 == 0 {
+                entry.remove();
+            }
+        }
+    }
+}
+
+/// Places for work of some kind, given out in fair order. Beside those for all there are some for small work only, so that it need not wait
+/// until large work is done.
+#[derive(Debug)]
+pub struct Turns {
+    /// What costs no more is small.
+    small_cost: u64,
+    state: Mutex<Free>,
+}
+
+#[derive(Debug)]
+struct Free {
+    for_all: usize,
+    for_small: usize,
+    queue: FairQueue<Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    is_small: bool,
+    sender: oneshot::Sender<Turn>,
+}
+
+/// A place, given back when it is dropped.
+#[derive(Debug)]
+pub struct Turn {
+    turns: Arc<Turns>,
+    is_for_small: bool,
+}
+
+impl Turns {
+    /// So many places for all, and so many more for work that costs no more than `small_cost`.
+    pub fn new(for_all: usize, for_small: usize, small_cost: u64) -> Arc<Turns> {
+        let state = Mutex::new(Free { for_all, for_small, queue: FairQueue::default() });
+        Arc::new(Turns { small_cost, state })
+    }
+
+    /// Waits for a place. Whoever stops waiting is passed over.
+    pub async fn wait(self: &Arc<Turns>, client: Client, cost: u64) -> Option<Turn> {
+        let (sender, turn) = oneshot::channel();
+        let waiting = Waiting { is_small: cost <= self.small_cost, sender };
+        self.state().queue.push(client, cost, waiting);
+        self.give();
+        turn.await.ok()
+    }
+
+    fn state(&self) -> MutexGuard<'_, Free> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives free places to those whose turn it is.
+    fn give(self: &Arc<Turns>) {
+        loop {
+            let next = self.state().next();
+            let Some((waiting, is_for_small)) = next else { return };
+            // Should it have stopped waiting just now, the place comes back as the turn is dropped.
+            let _ = waiting.sender.send(Turn { turns: self.clone(), is_for_small });
+        }
+    }
+}
+
+impl Free {
+    /// Who is next, and whether in a place for small work.
+    fn next(&mut self) -> Option<(Waiting, bool)> {
+        self.queue.retain(|waiting| !waiting.sender.is_closed());
+        let (all, small) = (self.for_all > 0, self.for_small > 0);
+        let next = self.queue.pop_where(|waiting| all || (small && waiting.is_small))?;
+        let is_for_small = small && next.is_small;
+        *(if is_for_small { &mut self.for_small } else { &mut self.for_all }) -= 1;
+        Some((next, is_for_small))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut state = self.turns.state();
+        *(if self.is_for_small { &mut state.for_small } else { &mut state.for_all }) += 1;
+        drop(state);
+        self.turns.give();
+    }
+}
+
+/// Requests that wait for their first token, as many as may, and those whose bodies come in. Where there are more, one gives way: of those that
+/// wait the costliest of the party that has most, of the others one whose body has come to a stop.
+#[derive(Debug)]
+pub struct Line {
+    max: usize,
+    state: Mutex<(u64, BTreeMap<u64, InLine>)>,
+}
+
+#[derive(Debug)]
+struct InLine {
+    party: u128,
+    came: Instant,
+    /// What it costs; none until its body is here.
+    cost: Option<u64>,
+    /// Tells it that it gave way.
+    sender: oneshot::Sender<()>,
+}
+
+/// A place in line, left when it is dropped.
+#[derive(Debug)]
+pub struct Place {
+    line: Arc<Line>,
+    number: u64,
+}
+
+impl Line {
+    /// For so many.
+    pub fn new(max: usize) -> Arc<Line> {
+        Arc::new(Line { max, state: Mutex::default() })
+    }
+
+    fn state(&self) -> MutexGuard<'_, (u64, BTreeMap<u64, InLine>)> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many wait or come in.
+    pub fn count(&self) -> usize {
+        self.state().1.len()
+    }
+
+    /// Comes in as a request whose body is not here yet; the other end hears if it has to give way.
+    ///
+    /// # Errors
+    /// How many there are, if this one gives way.
+    pub fn enter(self: &Arc<Line>, party: u128) -> Result<(Place, oneshot::Receiver<()>), usize> {
+        let (sender, receiver) = oneshot::channel();
+        let mut state = self.state();
+        let (next, all) = &mut *state;
+        *next += 1;
+        let number = *next;
+        all.insert(number, InLine { party, came: Instant::now(), cost: None, sender });
+        let coming = all.iter().filter(|(_, one)| one.cost.is_none());
+        if coming.clone().count() > self.max.max(COMING_MAX) {
+            let stalled = coming.filter(|(_, one)| one.came.elapsed() > STALLED_AFTER);
+            let last = stalled.min_by_key(|(_, one)| one.came).map_or(number, |(number, _)| *number);
+            give_way(all, last);
+            if last == number {
+                return Err(all.len());
+            }
+        }
+        drop(state);
+        Ok((Place { line: self.clone(), number }, receiver))
+    }
+}
+
+/// Takes one out and tells it.
+fn give_way(all: &mut BTreeMap<u64, InLine>, number: u64) {
+    if let Some(gone) = all.remove(&number) {
+        let _ = gone.sender.send(());
+    }
+}
+
+impl Place {
+    /// The body is here, and says what the request costs. Another may have to give way.
+    ///
+    /// # Errors
+    /// How many wait, if it is this one.
+    pub fn wait(&self, cost: u64) -> Result<(), usize> {
+        let mut state = self.line.state();
+        let all = &mut state.1;
+        if let Some(own) = all.get_mut(&self.number) {
+            own.cost = Some(cost);
+        }
+        let mut of_party: BTreeMap<u128, usize> = BTreeMap::new();
+        let waiting = all.iter().filter_map(|(number, one)| Some((*number, one.party, one.cost?)));
+        waiting.clone().for_each(|(_, party, _)| *of_party.entry(party).or_default() += 1);
+        let count = of_party.values().sum::<usize>();
+        if count <= self.line.max {
+            return Ok(());
+        }
+        let last = waiting.max_by_key(|(number, party, cost)| (of_party[party], *cost, *number));
+        let last = last.map_or(self.number, |(number, ..)| number);
+        if last == self.number {
+            all.remove(&last);
+            return Err(count - 1);
+        }
+        give_way(all, last);
+        Ok(())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.line.state().1.remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drain(queue: &mut FairQueue<&'static str>) -> Vec<&'static str> {
+        std::iter::from_fn(|| queue.pop_where(|_| true)).collect()
+    }
+
+    fn client(party: u128, request: u64) -> Client {
+        Client { party, request }
+    }
+
+    #[test]
+    fn small_work_passes_large_work_and_does_not_starve_it() {
+        let mut queue = FairQueue::default();
+        queue.push(client(0, 0), 100, "large");
+        let mut passed = 0;
+        for request in 1.. {
+            queue.push(client(0, request), 10, "small");
+            match queue.pop_where(|_| true) {
+                Some("small") => passed += 1,
+                _ => break,
+            }
+        }
+        // While both wait, each has a half.
+        assert!((15..25).contains(&passed), "{passed}");
+        assert_eq!(drain(&mut queue), ["small"]);
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn parts_of_a_request_wait_one_behind_the_other() {
+        let mut queue = FairQueue::default();
+        (0..4000).for_each(|_| queue.push(client(0, 1), 10, "part"));
+        assert_eq!(queue.pop_where(|_| true), Some("part"));
+        queue.push(client(0, 2), 10, "other");
+        let order = drain(&mut queue);
+        assert!(order.iter().position(|name| *name == "other").unwrap() < 3);
+        (0..10).for_each(|_| queue.push(client(0, 1), 10, "part"));
+        queue.retain(|name| *name == "other");
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn parties_take_turns_however_much_each_asks() {
+        let mut queue = FairQueue::default();
+        for (request, name) in (1..).zip(["a1", "a2", "a3", "a4"]) {
+            queue.push(client(1, request), 10, name);
+        }
+        queue.push(client(2, 5), 25, "b1");
+        queue.push(client(2, 6), 25, "b2");
+        assert_eq!(drain(&mut queue), ["a1", "b1", "a2", "a3", "b2", "a4"]);
+        queue.push(client(1, 7), 10, "a5");
+        queue.push(client(3, 8), 10, "c1");
+        assert_eq!(drain(&mut queue), ["a5", "c1"]);
+    }
+
+    #[tokio::test]
+    async fn small_work_has_a_place_beside_large_work() {
+        let turns = Turns::new(1, 1, 10);
+        let client = Client::default();
+        let large = turns.wait(client, 1000).await.unwrap();
+        let second = tokio::spawn({
+            let turns = turns.clone();
+            async move { turns.wait(client, 1000).await.unwrap() }
+        });
+        let small = turns.wait(client, 10).await.unwrap();
+        let abandoned = tokio::time::timeout(Duration::from_millis(10), turns.wait(client, 1)).await;
+        assert!(abandoned.is_err() && !second.is_finished());
+        drop(large);
+        drop(second.await.unwrap());
+        drop(small);
+        assert_eq!((turns.state().for_all, turns.state().for_small), (1, 1));
+    }
+
+    #[test]
+    fn in_a_full_line_the_costliest_of_the_largest_party_gives_way() {
+        let line = Line::new(2);
+        let enter = |party: u128| line.enter(party).unwrap();
+        let (first, mut first_gone) = enter(0);
+        first.wait(1000).unwrap();
+        let (second, mut second_gone) = enter(0);
+        second.wait(10).unwrap();
+        let (third, _third_gone) = enter(0);
+        third.wait(10).unwrap();
+        assert!(first_gone.try_recv().is_ok() && second_gone.try_recv().is_err());
+        drop(first);
+        assert_eq!(enter(0).0.wait(10).unwrap_err(), 2);
+        let (other, _other_gone) = enter(1);
+        assert!(other.wait(5000).is_ok(), "a party that has less goes first");
+        assert_eq!(Line::new(0).enter(0).unwrap().0.wait(1), Err(0));
+    }
+}
