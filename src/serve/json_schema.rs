@@ -165,6 +165,10 @@ fn rewrite_pattern_properties(fields: &mut Map<String, Value>) -> Result<(), Str
         rewritten.insert(single_pattern(&pattern)?, schema);
     }
     *named = rewritten;
+    // Names that fit no pattern are no more than allowed, and whoever gives patterns alone does not read them.
+    if !fields.contains_key("properties") {
+        fields.entry("additionalProperties").or_insert(Value::Bool(false));
+    }
     Ok(())
 }
 

@@ -230,10 +230,13 @@ impl Prompts {
         let options =
             RenderOptions { add_generation_prompt: opens, tools: tools.cloned().map(Value::Array), variables };
         let mut text = self.render_by(messages, request, &options)?;
-        if tools.is_some() && text == self.render_by(messages, request, &RenderOptions { tools: None, ..options })? {
-            let message = "cannot be shown to this model: its chat template does not name them; leave them out, or start the server with \
-                           a --chat-template that does";
-            return Err(ApiError::field("tools", message));
+        if tools.is_some() {
+            let without = self.render_by(messages, request, &RenderOptions { tools: None, ..options });
+            if without.is_ok_and(|without| without == text) {
+                let message = "cannot be shown to this model: its chat template does not name them; leave them out, or start the server \
+                               with a --chat-template that does";
+                return Err(ApiError::field("tools", message));
+            }
         }
         if let Some(end) = text.rfind(CONTINUE_MARK) {
             text.truncate(end);

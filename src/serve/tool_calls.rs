@@ -125,8 +125,8 @@ impl ToolCallReader {
             self.end_call(pieces);
         }
         let held = std::mem::take(&mut self.held);
-        // One character is more likely a text's own than a cut mark's.
-        if rest == Rest::Said || held.len() == 1 {
+        // One character is more likely a text's own than a cut mark's, unless it is behind a call.
+        if rest == Rest::Said || (held.len() == 1 && self.begun == 0) {
             self.say(&held, pieces);
         }
     }

@@ -41,6 +41,11 @@ pub fn make(random: &mut Random, corpus: &Corpus) -> Request {
             body["tool_choice"] = json!({"type": "function", "function": {"name": "crop"}});
         }
     }
+    if body.get("tools").is_some() {
+        // The checkpoint's own template does not show tools.
+        body["chat_template"] =
+            "{{ tools | tojson }}{% for message in messages %}{{ message.content }}{% endfor %}".into();
+    }
     post("/v1/chat/completions", body.to_string().as_bytes())
 }
 
