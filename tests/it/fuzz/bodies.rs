@@ -169,7 +169,8 @@ fn raw(random: &mut Random, corpus: &Corpus) -> Request {
                 "/?a=%ff",
                 "http://y/health",
             ]);
-            format!("{method} {path} HTTP/1.{}\r\nHost: localhost\r\nConnection: close\r\n\r\n", random.below(3)).into_bytes()
+            format!("{method} {path} HTTP/1.{}\r\nHost: localhost\r\nConnection: close\r\n\r\n", random.below(3))
+                .into_bytes()
         }
         _ => {
             let kind = random.pick(&[
