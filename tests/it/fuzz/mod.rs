@@ -28,7 +28,7 @@ use mutate::Corpus;
 use target::{Input, Outcome, Target};
 
 /// Inputs after which the server's memory is that of a server at work.
-const WARM_UP: u64 = 350;
+const WARM_UP: u64 = 1_050;
 /// Memory may grow by so much.
 const GROWTH_BYTES_MAX: u64 = 100_000_000;
 /// What of all inputs each kind must be, and what of it must come past the parser.
