@@ -503,17 +503,15 @@ impl<'a> Desk<'a> {
     }
 
     /// Lets sequences rest for the first in the queue for whom others have to: where it waits. What is free meanwhile is kept for the very first.
-    /// Few rest, so that they find their pages again.
+    /// Few rest, so that they find their pages again; but a small request is soon done, and one of them goes on in its place.
     fn make_room(&mut self, free: usize) -> Option<Spot> {
         self.forget_closed();
-        if self.engine.paused().saturating_sub(self.aside.len()) >= self.engine.places() {
-            return None;
-        }
+        let may_rest = self.engine.paused().saturating_sub(self.aside.len()) < self.engine.places();
         let holders = self.seats.holders(&self.engine);
         let waiters = self.waiting.iter().enumerate();
         let (number, spot, claim, places) = waiters
             .map(|(number, (spot, waiter))| (number, spot, waiter.claim(), waiter.places()))
-            .find(|(_, _, claim, _)| holders.victim(*claim).is_some())?;
+            .find(|(_, _, claim, _)| (may_rest || claim.is_small) && holders.victim(*claim).is_some())?;
         let missing = places - if number == 0 { free } else { 0 };
         for _ in 0..missing {
             let victim = self.seats.holders(&self.engine).victim(claim)?;

@@ -7,7 +7,6 @@ use std::collections::btree_map::Entry;
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
@@ -17,8 +16,6 @@ use tokio::sync::oneshot;
 const COST_SCALE: u64 = 1 << 12;
 /// Requests whose bodies come in at a time, if no more may wait.
 const COMING_MAX: usize = 64;
-/// A body that is not here after this time may have come to a stop.
-const STALLED_AFTER: Duration = Duration::from_secs(2);
 
 /// Who waits: a request, and on whose behalf. A connection has one request at a time.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -247,7 +244,7 @@ impl Drop for Turn {
 }
 
 /// Requests that wait for their first token, as many as may, and those whose bodies come in. Where there are more, one gives way: of those that
-/// wait the costliest of the party that has most, of the others one whose body has come to a stop.
+/// wait the costliest of the party that has most, of the others the one whose body has been coming for longest.
 #[derive(Debug)]
 pub struct Line {
     max: usize,
@@ -257,7 +254,6 @@ pub struct Line {
 #[derive(Debug)]
 struct InLine {
     party: u128,
-    came: Instant,
     /// What it costs; none until its body is here.
     cost: Option<u64>,
     /// Tells it that it gave way.
@@ -287,27 +283,22 @@ impl Line {
     }
 
     /// Comes in as a request whose body is not here yet; the other end hears if it has to give way.
-    ///
-    /// # Errors
-    /// How many there are, if this one gives way.
-    pub fn enter(self: &Arc<Line>, party: u128) -> Result<(Place, oneshot::Receiver<()>), usize> {
+    pub fn enter(self: &Arc<Line>, party: u128) -> (Place, oneshot::Receiver<()>) {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.state();
         let (next, all) = &mut *state;
         *next += 1;
         let number = *next;
-        all.insert(number, InLine { party, came: Instant::now(), cost: None, sender });
-        let coming = all.iter().filter(|(_, one)| one.cost.is_none());
-        if coming.clone().count() > self.max.max(COMING_MAX) {
-            let stalled = coming.filter(|(_, one)| one.came.elapsed() > STALLED_AFTER);
-            let last = stalled.min_by_key(|(_, one)| one.came).map_or(number, |(number, _)| *number);
-            give_way(all, last);
-            if last == number {
-                return Err(all.len());
-            }
+        all.insert(number, InLine { party, cost: None, sender });
+        // Most bodies come at once: the one that has been coming for longest stands still, as far as one can know.
+        let mut coming = all.iter().filter(|(_, one)| one.cost.is_none()).map(|(number, _)| *number);
+        if let Some(oldest) = coming.next()
+            && coming.count() >= self.max.max(COMING_MAX)
+        {
+            give_way(all, oldest);
         }
         drop(state);
-        Ok((Place { line: self.clone(), number }, receiver))
+        (Place { line: self.clone(), number }, receiver)
     }
 }
 
@@ -355,6 +346,8 @@ impl Drop for Place {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn drain(queue: &mut FairQueue<&'static str>) -> Vec<&'static str> {
@@ -425,13 +418,14 @@ mod tests {
         drop(large);
         drop(second.await.unwrap());
         drop(small);
-        assert_eq!((turns.state().for_all, turns.state().for_small), (1, 1));
+        let state = turns.state();
+        assert_eq!((state.for_all, state.for_small), (1, 1));
     }
 
     #[test]
     fn in_a_full_line_the_costliest_of_the_largest_party_gives_way() {
         let line = Line::new(2);
-        let enter = |party: u128| line.enter(party).unwrap();
+        let enter = |party: u128| line.enter(party);
         let (first, mut first_gone) = enter(0);
         first.wait(1000).unwrap();
         let (second, mut second_gone) = enter(0);
@@ -443,6 +437,6 @@ mod tests {
         assert_eq!(enter(0).0.wait(10).unwrap_err(), 2);
         let (other, _other_gone) = enter(1);
         assert!(other.wait(5000).is_ok(), "a party that has less goes first");
-        assert_eq!(Line::new(0).enter(0).unwrap().0.wait(1), Err(0));
+        assert_eq!(Line::new(0).enter(0).0.wait(1), Err(0));
     }
 }

@@ -335,10 +335,7 @@ async fn admit(State(app): State<Arc<App>>, client: Client, mut request: extract
     if let Err(error) = app.check_ready() {
         return error.into_response();
     }
-    let (place, gone) = match app.line.enter(client.party) {
-        Ok(entered) => entered,
-        Err(waiting) => return ApiError::too_many(waiting).into_response(),
-    };
+    let (place, gone) = app.line.enter(client.party);
     let waiting = Arc::new(app.gauges.wait());
     request.extensions_mut().insert(Entry { client, active, waiting, place: Arc::new(place) });
     tokio::select! {
