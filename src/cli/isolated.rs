@@ -1,6 +1,6 @@
 //! `thyme-engine isolated`: the child's side of work that may end a process. The commands start it; nobody calls it by hand.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
@@ -11,7 +11,7 @@ use crate::isolated::{Isolated, serve_jobs};
 use crate::prompt::TemplateWork;
 
 /// This program, even where its file was replaced since.
-const THIS_PROGRAM: &str = "/proc/self/exe";
+pub const THIS_PROGRAM: &str = "/proc/self/exe";
 /// Seconds that a job may take.
 const LIMIT_SECONDS: u64 = 4;
 
@@ -32,18 +32,23 @@ enum Work {
     Grammars,
 }
 
-/// Children that render chat templates.
+/// Children of this program that render chat templates.
 pub fn renderer() -> Arc<Isolated> {
-    children("templates")
+    renderer_of(Path::new(THIS_PROGRAM))
 }
 
-/// Children that compile grammars, once they are told a vocabulary.
-pub fn compiler() -> Arc<Isolated> {
-    children("grammars")
+/// Children of a build of this program that render chat templates.
+pub fn renderer_of(program: &Path) -> Arc<Isolated> {
+    children(program, "templates")
 }
 
-fn children(work: &str) -> Arc<Isolated> {
-    Arc::new(Isolated::new(PathBuf::from(THIS_PROGRAM), &["isolated", work], LIMIT_SECONDS))
+/// Children of a build of this program that compile grammars, once they are told a vocabulary.
+pub fn compiler_of(program: &Path) -> Arc<Isolated> {
+    children(program, "grammars")
+}
+
+fn children(program: &Path, work: &str) -> Arc<Isolated> {
+    Arc::new(Isolated::new(program.to_owned(), &["isolated", work], LIMIT_SECONDS))
 }
 
 /// Runs the command.

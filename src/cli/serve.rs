@@ -14,7 +14,7 @@ use tracing_subscriber::EnvFilter;
 use super::answering::{EnvironmentName, PREFILL_TOKENS};
 use super::device::Device;
 use super::generation_config::GenerationConfig;
-use super::isolated::{compiler, renderer};
+use super::isolated::{THIS_PROGRAM, compiler_of, renderer_of};
 use super::lines::print;
 use crate::checkpoint::{config, folder, processor, weights};
 use crate::engine::EngineLimits;
@@ -98,6 +98,9 @@ pub struct ServeArguments {
 /// What a model may be asked, and with how much memory; the same for `serve` and `batch`.
 #[derive(Clone, Debug, Args)]
 pub struct ServingArguments {
+    /// What does work that may end a process: a build of this program.
+    #[arg(skip = THIS_PROGRAM)]
+    pub program: PathBuf,
     /// Tokens of a prompt with its answer; the model's own limit without it.
     #[arg(long, value_name = "N")]
     max_model_len: Option<usize>,
@@ -211,7 +214,7 @@ impl ServingArguments {
                 images,
                 images_max,
                 trusts_templates: self.trust_request_chat_template,
-                renderer: renderer(),
+                renderer: renderer_of(&self.program),
             },
             defaults,
             names: vec![name],
@@ -219,12 +222,12 @@ impl ServingArguments {
             waiting_max: usize::MAX,
             patience: NO_HURRY,
             environment: None,
-            compiler: compiler(),
+            compiler: compiler_of(&self.program),
         })
     }
 
     fn processor(&self, dir: &Path, config: &Config) -> anyhow::Result<Processor> {
-        let processor = processor::open(dir, config, Some(renderer()))?;
+        let processor = processor::open(dir, config, Some(renderer_of(&self.program)))?;
         let Some(path) = &self.chat_template else { return Ok(processor) };
         let source = read_text(path, SETTINGS_BYTES_MAX)
             .with_context(|| format!("cannot read --chat-template {}; give a Jinja file", path.display()))?;

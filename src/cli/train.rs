@@ -44,6 +44,10 @@ pub struct TrainArguments {
 
 /// Runs the command.
 pub fn run(arguments: TrainArguments) -> anyhow::Result<()> {
+    let stop = Arc::new(AtomicBool::new(false));
+    if !arguments.dry_run {
+        raise_on_interrupt(stop.clone());
+    }
     let mut plan = Plan::new(layers::load(&arguments.recipe, &arguments.settings)?)?.rendered_by(renderer());
     let device = arguments.device.open()?;
     let available = device.available_bytes()?;
@@ -58,8 +62,6 @@ pub fn run(arguments: TrainArguments) -> anyhow::Result<()> {
     if arguments.dry_run {
         return Ok(());
     }
-    let stop = Arc::new(AtomicBool::new(false));
-    raise_on_interrupt(stop.clone());
     let session = Session {
         backend: device.backend(&plan.config, available.map_or(memory.arena(), |most| most.min(memory.arena())))?,
         planned_bytes: memory.total(),

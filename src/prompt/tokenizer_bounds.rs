@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use crate::hub::keys::shown;
 
-/// Ids may leave gaps: they go up to so many times the number of tokens, and so many more.
+/// Ids may leave gaps: they go up to so many times the number of tokens, and so many more. A place in a table takes some 50 bytes.
 const IDS_PER_TOKEN: u64 = 4;
-const IDS_MORE: u64 = 1 << 16;
+const IDS_MORE: u64 = 1 << 18;
 /// Parts within parts at most; those of released tokenizers are in one sequence.
 const NESTED_PARTS_MAX: usize = 4;
 /// Parts at most.

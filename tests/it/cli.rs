@@ -318,7 +318,7 @@ fn a_bad_line_is_named_with_its_number_and_the_remedy() {
         (r#"{"id": 1, "prompt": "<|image_pad|>"}"#.to_owned(), "give one image for each <|image_pad|>"),
         (json!({"id": 1, "token_ids": long}).to_string(), "4097 tokens are more than the model's context of 4096"),
         (image("none.png"), "relative paths start at the folder of the input file"),
-        (image("."), "it is not a file"),
+        (image("."), "it is a folder"),
         (image("damaged.png"), "copy or download it again"),
         (image("in.jsonl"), "convert it to one of these"),
         (image("line.png"), "an aspect ratio of 201.0"),
@@ -373,6 +373,8 @@ fn a_full_disk_is_reported_with_the_path() {
     let output = thyme()
         .args(["score", "--output", "/dev/full", "--input"])
         .arg(desk.path("in.jsonl"))
+        // A device is an output only where stdout goes.
+        .stdout(std::fs::File::create("/dev/full").unwrap())
         .arg("--model")
         .arg(tiny())
         .output()

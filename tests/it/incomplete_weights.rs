@@ -41,7 +41,8 @@ fn half_read_weights_answer_nobody_until_a_whole_folder_is_read() {
     let model = place.path("tiny").display().to_string();
     // It serves until the test's process ends.
     std::thread::spawn(move || {
-        let arguments = Arguments::parse_from(["serve", "--max-model-len", "2048"]).serving;
+        let mut arguments = Arguments::parse_from(["serve", "--max-model-len", "2048"]).serving;
+        arguments.program = env!("CARGO_BIN_EXE_thyme-engine").into();
         let parts = arguments.parts(&model).unwrap();
         serve::run(serve::Parts { names: vec!["tiny".to_owned()], reload, ..parts }, listener).unwrap();
     });

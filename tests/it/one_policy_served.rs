@@ -20,7 +20,7 @@ use crate::server::Server;
 use crate::small_policy::{Random, learner_settings, load};
 
 /// Requests under way.
-const CLIENTS: usize = 10;
+const CLIENTS: usize = 20;
 /// Pictures that are asked about.
 const PICTURES: usize = 3;
 

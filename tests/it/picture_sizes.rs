@@ -61,8 +61,8 @@ fn the_server_shows_pictures_at_the_size_that_is_asked_for() {
             "messages[0].content[0].image_url.fps",
             "not known",
         ),
-        (plain(), json!({"do_resize": false}), "mm_processor_kwargs.do_resize", "unknown field `do_resize`"),
-        (plain(), json!({"size": {"height": 28}}), "mm_processor_kwargs.size.height", "unknown field `height`"),
+        (plain(), json!({"do_resize": false}), "mm_processor_kwargs", "`do_resize`, which is not known"),
+        (plain(), json!({"size": {"height": 28}}), "mm_processor_kwargs", "`height`, which is not known"),
         (plain(), json!({"size": {"longest_edge": 0}}), "mm_processor_kwargs.size.longest_edge", "between 1"),
         (plain(), json!({"size": {"longest_edge": 784}}), "mm_processor_kwargs.size", "in order"),
     ] {

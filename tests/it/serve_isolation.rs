@@ -181,7 +181,7 @@ fn templates() -> Vec<(String, &'static str)> {
         (format!("{{{{ {}1 }}}}", "not\n".repeat(50_000)), ""),
         (format!("{{{{ {}1{} }}}}", "(".repeat(20_000), ")".repeat(20_000)), "recursion"),
         (format!("{{% if 0 %}}{}{{% endif %}}", "{% elif 0 %}\n".repeat(15_000)), ""),
-        ("{% for x in [1] %}".repeat(3000) + &"{% endfor %}".repeat(3000), "recursion"),
+        ("{% for x in [1] %}\n".repeat(3000) + &"{% endfor %}".repeat(3000), "recursion"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}".to_owned(), "recursion"),
         ("{{ messages | tojson(indent=10**10) }}".to_owned(), "indent is 10000000000; at most 16"),
         ("{{ 'a\nb' | indent(10**9) }}".to_owned(), grown),
