@@ -48,6 +48,16 @@ impl Pool {
         self.free.lock().unwrap_or_else(PoisonError::into_inner).retain(|lines, _| lines * size_of::<Line>() < LARGE);
     }
 
+    /// Frees all that is not in use, and has the allocator return what it keeps for itself.
+    pub fn release(&self) {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        #[cfg(target_env = "gnu")]
+        // Safety: a function of the C library that any thread may call at any time.
+        unsafe {
+            libc::malloc_trim(0);
+        }
+    }
+
     fn give_back(&self, lines: Vec<Line>) {
         self.free.lock().unwrap_or_else(PoisonError::into_inner).entry(lines.len()).or_default().push(lines);
     }
@@ -147,6 +157,8 @@ mod tests {
         );
         drop(held);
         assert_eq!(pool.free.lock().unwrap().len(), 2);
+        pool.release();
+        assert!(pool.free.lock().unwrap().is_empty());
     }
 
     #[test]

@@ -254,6 +254,10 @@ impl Buffers for Cpu {
     fn trim(&self) {
         self.pool.trim();
     }
+
+    fn release_unused(&self) {
+        self.pool.release();
+    }
 }
 
 impl Backend for Cpu {}

@@ -64,6 +64,8 @@ pub trait Buffers {
     fn addresses(&self, tensor: &Tensor) -> Range<u64>;
     /// Gives large pieces of memory that no tensor holds back to the system, if the backend keeps such: another use of them is to come.
     fn trim(&self) {}
+    /// Gives all memory that no tensor holds back to the system, if the backend keeps such: nothing is computed for a while.
+    fn release_unused(&self) {}
     /// What tensors hold of the device's memory, where it is counted.
     fn memory(&self) -> Option<MemoryUse> {
         None

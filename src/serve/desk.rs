@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvError, RecvTimeoutError};
 
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,9 @@ const TURN_COST_MAX: usize = 256;
 const SCORINGS_MAX: usize = 4;
 /// How often workers are looked at while there is nothing to decode.
 const WORKERS_INTERVAL: Duration = Duration::from_millis(1);
+
+/// After so long without an order memory that nobody holds goes back to the system.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// Something for the loop to do.
 pub enum Order {
@@ -262,7 +265,15 @@ impl<'a> Desk<'a> {
     /// # Errors
     /// When the engine failed; whoever waited was told.
     pub fn run(mut self) -> Result<(), GeneratorError> {
-        while let Ok(order) = self.orders.recv() {
+        loop {
+            let order = match self.orders.recv_timeout(IDLE) {
+                Err(RecvTimeoutError::Timeout) => {
+                    self.model.backend.release_unused();
+                    self.orders.recv()
+                }
+                order => order.map_err(|_| RecvError),
+            };
+            let Ok(order) = order else { break };
             self.take(order);
             // On the worker pool itself, as long as there is work: its parallel ops then share it from where they stand.
             rayon::scope(|_| self.work_off())?;

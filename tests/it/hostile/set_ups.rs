@@ -233,7 +233,9 @@ fn only_the_folders_of_modules_can_be_read() {
         fs::write(own.join("project.pth"), project.path().join("src").to_str().unwrap()).unwrap();
         Command::new("chmod").args(["-R", "a+rX"]).arg(project.path()).status().unwrap();
         for (name, options) in own_set_ups() {
-            let sandbox = Sandbox::start_with(options, Interpreter { path: python.clone(), ..ordinary().interpreter().clone() }).unwrap();
+            let sandbox =
+                Sandbox::start_with(options, Interpreter { path: python.clone(), ..ordinary().interpreter().clone() })
+                    .unwrap();
             let mut session = sandbox.session(InputImage::from_rgb(&picture(), Path::new("a.png")).unwrap());
             let code = format!(
                 "for path in {secrets:?}:\n    try: print(open(path).read())\n    except OSError: print('refused')\nprint(len(np.__file__) > 0, cv2.imread(image_path).shape)"

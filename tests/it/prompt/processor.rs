@@ -96,7 +96,10 @@ fn image_settings_are_read_in_every_spelling() {
     };
     assert_eq!(limits(r#"{"min_pixels": 784, "max_pixels": 12544, "patch_size": 6}"#), (784, 12_544, 6));
     assert_eq!(limits(r#"{"size": {"shortest_edge": 784, "longest_edge": 12544.0}}"#), (784, 12_544, 14));
-    assert_eq!(limits(r#"{"max_pixels": 90000, "size": {"shortest_edge": 784, "longest_edge": 12544}}"#), (784, 90_000, 14));
+    assert_eq!(
+        limits(r#"{"max_pixels": 90000, "size": {"shortest_edge": 784, "longest_edge": 12544}}"#),
+        (784, 90_000, 14)
+    );
     assert_eq!(limits("{}"), (3136, 1_003_520, 14));
     std::fs::remove_file(&path).unwrap();
     let nested = r#"{"image_processor": {"size": {"shortest_edge": 5, "longest_edge": 6}}}"#;
