@@ -98,7 +98,7 @@ fn wall(walls: &Walls, guarantee: Guarantee) -> String {
         let _ = writeln!(
             report,
             "             remedy: run where Landlock, user namespaces or seccomp are offered (a container may forbid them), or accept it \
-             with sandbox.consent = [\"{}\"] in the recipe",
+             with tool.consent = [\"{}\"] in a recipe of `train`",
             guarantee.key()
         );
     }

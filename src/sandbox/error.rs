@@ -10,7 +10,7 @@ pub enum SandboxError {
     /// A guarantee does not hold on this machine.
     #[error(
         "the sandbox cannot hold on this machine that {}: from inside, the probe could {}. Run where Landlock, user namespaces or \
-         seccomp are offered, or accept it with `sandbox.consent = [\"{}\"]` in the recipe",
+         seccomp are offered, or accept it with `tool.consent = [\"{}\"]` in a recipe of `train`",
         guarantee.promise(), if breaches.is_empty() { "not try it".to_owned() } else { breaches.join(", ") }, guarantee.key()
     )]
     NoWall {

@@ -7,6 +7,7 @@ use thyme_engine::recipe::layers::load;
 use thyme_engine::recipe::memory::{MemoryPlan, available_bytes};
 use thyme_engine::recipe::optimizer::Schedule;
 use thyme_engine::recipe::plan::Plan;
+use thyme_engine::sandbox::{Guarantee, SandboxError};
 use thyme_engine::{cpu, cuda};
 
 use super::command::{Workplace, succeed, train};
@@ -99,6 +100,14 @@ fn settings_change_single_keys_and_are_checked_as_files_are() {
     assert_names(&refusal(&recipe, &["optimizer.optim=adamw_8bits"]), &["adamw_8bits", "did you mean `adamw_8bit`?"]);
     assert_names(&refusal(&recipe, &["=3"]), &["--set =3"]);
     assert_names(&refusal(&recipe, &["a b=3"]), &["--set a b=3"]);
+}
+
+#[test]
+fn a_recipe_can_do_without_a_guarantee_as_the_error_says() {
+    let error = SandboxError::NoWall { guarantee: Guarantee::Reads, breaches: Vec::new() }.to_string();
+    let setting = error.split('`').nth(1).unwrap().replace(" = ", "=");
+    let recipe = load(&Workplace::new().sft("[data.needle]\n"), &[setting]).unwrap();
+    assert_eq!(recipe.tool.0["consent"], toml::Value::from(vec!["reads"]));
 }
 
 #[test]
