@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use image::{DynamicImage, ImageDecoder, ImageReader, RgbImage};
-use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+use rustix::process::{Pid, Signal, kill_process};
 use thyme_engine::sandbox::{
     Execution, InputImage, Interpreter, Offered, Sandbox, SandboxOptions, Session, Status, run_file,
 };
@@ -503,11 +503,24 @@ fn what_the_trial_reads_is_gone_when_sessions_run() {
     }
 }
 
-/// A Python that notes each of its starts as a zygote in `starts` beside it.
-fn counting_python(folder: &Path) -> Interpreter {
+/// A Python that notes each of its starts as a zygote in `starts` of a folder, and cannot fork while that holds a file `full`.
+fn watched_python(folder: &Path) -> Interpreter {
+    const CODE: &str = r#"
+import errno, os, runpy, sys
+fork = os.fork
+def fork_unless_full():
+    if os.path.exists("{FOLDER}/full"):
+        raise OSError(errno.EAGAIN, "no more processes")
+    return fork()
+os.fork = fork_unless_full
+sys.path[0] = os.path.dirname(sys.argv[1])
+runpy.run_path(sys.argv[1])
+"#;
     let Interpreter { path: real, versions } = ordinary().interpreter().clone();
     let path = folder.join("python");
-    let script = format!("#!/bin/sh\necho start >> '{}/starts'\nexec '{}' \"$@\"\n", folder.display(), real.display());
+    let script =
+        "#!/bin/sh\necho start >> '{FOLDER}/starts'\nexec '{REAL}' -c '{CODE}' \"$@\"\n".replace("{CODE}", CODE);
+    let script = script.replace("{REAL}", real.to_str().unwrap()).replace("{FOLDER}", folder.to_str().unwrap());
     fs::write(&path, script).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     Interpreter { path, versions }
@@ -520,31 +533,27 @@ fn starts(folder: &Path) -> usize {
 #[test]
 fn a_zygote_that_cannot_fork_for_a_while_is_kept() {
     let folder = tempfile::tempdir().unwrap();
-    // No limit of processes counts for root.
-    let as_user = is_root().then_some(NOBODY);
-    let options = SandboxOptions { offered: NO_MOUNTS, as_user, ..options() };
-    let sandbox = Sandbox::start_with(options, counting_python(folder.path())).unwrap();
-    let zygote = Pid::from_raw(sandbox.zygote_process() as i32);
+    let options = SandboxOptions { offered: NO_MOUNTS, ..options() };
+    let sandbox = Sandbox::start_with(options, watched_python(folder.path())).unwrap();
+    let zygote = sandbox.zygote_process();
     let mut kept = sandbox.session(input());
     kept.run("a = 1").unwrap();
-    // The one asked for ahead is forked by now.
-    assert_eq!(sandbox.session(input()).run("print(1)").unwrap().text.trim(), "1");
-    std::thread::sleep(Duration::from_millis(200));
-    let none = Rlimit { current: Some(0), maximum: None };
-    let before = prlimit(zygote, Resource::Nproc, none).unwrap();
+    let full = folder.path().join("full");
+    fs::write(&full, "").unwrap();
+    // One may have been forked ahead.
     drop(sandbox.session(input()).run("print(1)"));
     let error = sandbox.session(input()).run("print(1)").unwrap_err().to_string();
     assert!(error.contains("cannot be started"), "{error}");
-    prlimit(zygote, Resource::Nproc, before).unwrap();
+    fs::remove_file(&full).unwrap();
     assert_eq!(sandbox.session(input()).run("print(2)").unwrap().text.trim(), "2");
     assert_eq!(kept.run("print(a)").unwrap().text.trim(), "1");
-    assert_eq!((starts(folder.path()), Pid::from_raw(sandbox.zygote_process() as i32)), (1, zygote));
+    assert_eq!((starts(folder.path()), sandbox.zygote_process()), (1, zygote));
 }
 
 #[test]
 fn a_failure_of_the_sandbox_does_not_hide_that_variables_are_lost() {
     let folder = tempfile::tempdir().unwrap();
-    let sandbox = Sandbox::start_with(options(), counting_python(folder.path())).unwrap();
+    let sandbox = Sandbox::start_with(options(), watched_python(folder.path())).unwrap();
     let mut session = sandbox.session(input());
     session.run("a = 1").unwrap();
     kill_process(Pid::from_raw(sandbox.zygote_process() as i32).unwrap(), Signal::KILL).unwrap();
