@@ -578,7 +578,7 @@ fn the_zygote_removes_folders_of_any_depth_and_follows_no_links() {
     fs::write(kept.join("file"), "kept").unwrap();
     symlink(&kept, scratch.join("link")).unwrap();
     symlink(&kept, scratch.join("moved-0/link")).unwrap();
-    fs::set_permissions(scratch.join("moved-0/locked"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(scratch.join("moved-0/locked"), fs::Permissions::from_mode(0o000)).unwrap();
     let code = "import os, sys\nsys.path.insert(0, sys.argv[1])\nimport jail\nos.chdir(sys.argv[2])\n\
                 for _ in range(3000):\n    os.mkdir('a-long-name')\n    os.chdir('a-long-name')\n\
                 os.chdir('/')\njail.remove_tree(sys.argv[2])";
