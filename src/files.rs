@@ -63,7 +63,7 @@ pub fn object_remedy(line: &[u8]) -> &'static str {
 /// that is none, and `?` and `#`, stand for themselves, since many write a path behind `file://` as it is.
 pub fn local_path(address: &str) -> PathBuf {
     match file_url_path(address) {
-        Some(path) => OsString::from_vec(without_escapes(path)).into(),
+        Some(path) => OsString::from_vec(without_escapes(path.as_bytes())).into(),
         None => address.into(),
     }
 }
@@ -84,9 +84,9 @@ fn strip_prefix_ignoring_case<'a>(text: &'a str, prefix: &str) -> Option<&'a str
 }
 
 /// The bytes of a text in which each `%` before two hexadecimal digits stands with them for one byte.
-fn without_escapes(text: &str) -> Vec<u8> {
+pub fn without_escapes(text: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
+    let mut rest = text;
     while let Some((&first, behind)) = rest.split_first() {
         let digit = |byte: &u8| char::from(*byte).to_digit(16);
         let escaped = match (first, behind) {

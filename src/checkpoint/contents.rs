@@ -1,6 +1,6 @@
 //! What a folder holds that is not the checkpoint of a model, or that is one in a form that is not read; each with its own remedy.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -102,7 +102,7 @@ pub(super) fn refuse_contents(dir: &Path) -> Result<(), CheckpointError> {
 }
 
 /// The model that an adapter says it belongs to.
-fn base_of(adapter: &PathBuf) -> Option<String> {
+fn base_of(adapter: &Path) -> Option<String> {
     let json: Value = serde_json::from_slice(&read(adapter, SETTINGS_BYTES_MAX).ok()?).ok()?;
     json["base_model_name_or_path"].as_str().map(str::to_owned)
 }

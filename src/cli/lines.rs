@@ -1,6 +1,7 @@
 //! A file of JSON lines, written line by line: what is done stays when the command is interrupted.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, IsTerminal, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
@@ -8,13 +9,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
+use serde_json::value::RawValue;
 
-use crate::files::lines::JsonLines;
+use crate::files::lines::{JsonLines, LineBounds};
 use crate::files::open::{create_output, is_there, open_regular_to_write};
-
-/// Most bytes of a reply that a run goes on behind.
-const REPLY_BYTES_MAX: u64 = 1 << 30;
 
 /// An open output file.
 #[derive(Debug)]
@@ -47,13 +46,15 @@ impl Lines {
         }
         let mut file = open_regular_to_write(path).with_context(cannot)?;
         let (mut whole, mut end) = (0, 0);
-        let mut lines = JsonLines::of_reader(path, BufReader::new(&file), REPLY_BYTES_MAX);
+        let mut lines = JsonLines::of_reader(path, BufReader::new(&file), LineBounds::OWN_OUTPUT);
         while let Some(line) = lines.next_line()?.filter(|line| line.is_whole) {
-            let reply: Option<Map<String, Value>> = serde_json::from_slice(line.json).ok();
-            let id = reply.as_ref().and_then(|reply| reply.get(key)).unwrap_or(&Value::Null);
+            // A reply may be long; of its values only the id is made.
+            let reply: Option<BTreeMap<String, &RawValue>> = serde_json::from_slice(line.json).ok();
+            let id = reply.as_ref().and_then(|reply| serde_json::from_str(reply.get(key)?.get()).ok());
+            let id: Value = id.unwrap_or(Value::Null);
             let expected = ids.next().unwrap_or(Value::Null);
             anyhow::ensure!(
-                *id == expected && !id.is_null(),
+                id == expected && !id.is_null(),
                 "line {} of {} is no reply to {expected}, which comes there in the input; choose another --output",
                 whole + 1,
                 path.display()
@@ -109,7 +110,21 @@ fn visible(text: &str) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
-    use super::visible;
+    use super::*;
+    use crate::files::lines::VALUES_MAX;
+
+    #[test]
+    fn a_run_goes_on_behind_a_reply_of_any_number_of_values() {
+        let folder = tempfile::tempdir().unwrap();
+        let [path, input] = ["output", "input"].map(|name| folder.path().join(name));
+        let values = "0,".repeat(VALUES_MAX + 1) + "0";
+        std::fs::write(&path, format!("{{\"id\":\"a\",\"logprobs\":[{values}]}}\n{{\"id\":\"b\"")).unwrap();
+        let ids = ["a", "b"].map(Value::from);
+        let (mut lines, whole) = Lines::resume(&path, &input, "id", ids.into_iter()).unwrap();
+        assert_eq!(whole, 1);
+        lines.write(&Value::from(7)).unwrap();
+        assert!(std::fs::read_to_string(&path).unwrap().ends_with("]}\n7\n"));
+    }
 
     #[test]
     fn what_a_terminal_would_obey_is_shown_to_it() {

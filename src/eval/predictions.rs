@@ -204,11 +204,11 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::files::lines::LINE_BYTES_MAX;
+    use crate::files::lines::LineBounds;
     use crate::rollout::reward::RewardSettings;
 
     fn lines(text: &str) -> JsonLines<&[u8]> {
-        JsonLines::of_reader(Path::new("lines"), text.as_bytes(), LINE_BYTES_MAX)
+        JsonLines::of_reader(Path::new("lines"), text.as_bytes(), LineBounds::INPUT)
     }
 
     fn score(text: &str) -> Result<(String, Vec<Column>), PredictionError> {

@@ -9,12 +9,33 @@ use super::{foreign_start, json_line};
 
 /// Most bytes of a line; that of a request's body too.
 pub const LINE_BYTES_MAX: u64 = 64 << 20;
-/// Most values of a line: in memory a value is many times larger than in a file.
-const VALUES_MAX: usize = 4 << 20;
+/// Most values of a line, and of a request's body: in memory a value is many times larger than in a file.
+pub const VALUES_MAX: usize = 4 << 20;
 /// Most pictures of a line: more fill any model's context.
 pub const PICTURES_MAX: usize = 1 << 10;
 /// Most messages of a line.
 pub const MESSAGES_MAX: usize = 1 << 14;
+
+/// The bounds of a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LineBounds {
+    /// Most bytes.
+    pub bytes: u64,
+    /// Most values.
+    pub values: usize,
+}
+
+impl LineBounds {
+    /// Of a file that somebody else wrote.
+    pub const INPUT: LineBounds = LineBounds { bytes: LINE_BYTES_MAX, values: VALUES_MAX };
+    /// Of a file that the program itself wrote: a reply has as many values as were asked for.
+    pub const OWN_OUTPUT: LineBounds = LineBounds { bytes: 1 << 30, values: usize::MAX };
+}
+
+/// About how many values a text of JSON has, told by what stands before each; seldom too few, and by one.
+pub fn count_values(json: &[u8]) -> usize {
+    json.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count()
+}
 
 /// A file of JSON lines that cannot be read on.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +73,7 @@ pub enum LinesError {
 pub struct JsonLines<R = BufReader<File>> {
     path: PathBuf,
     reader: R,
-    bytes_max: u64,
+    bounds: LineBounds,
     number: usize,
     end: u64,
     text: Vec<u8>,
@@ -81,7 +102,7 @@ impl JsonLines {
     pub fn open(path: &Path) -> Result<JsonLines, LinesError> {
         let read = |source| LinesError::Read { path: path.to_owned(), source };
         let reader = BufReader::new(open_regular(path).map_err(read)?);
-        let mut lines = JsonLines::of_reader(path, reader, LINE_BYTES_MAX);
+        let mut lines = JsonLines::of_reader(path, reader, LineBounds::INPUT);
         let start = lines.reader.fill_buf().map_err(read)?;
         match foreign_start(start) {
             Some(problem) => Err(LinesError::Foreign { path: path.to_owned(), problem }),
@@ -91,9 +112,9 @@ impl JsonLines {
 }
 
 impl<R: BufRead> JsonLines<R> {
-    /// The lines of what is open already, with a bound of their own; `path` is its name in errors.
-    pub fn of_reader(path: &Path, reader: R, bytes_max: u64) -> JsonLines<R> {
-        JsonLines { path: path.to_owned(), reader, bytes_max, number: 0, end: 0, text: Vec::new() }
+    /// The lines of what is open already, with bounds of their own; `path` is its name in errors.
+    pub fn of_reader(path: &Path, reader: R, bounds: LineBounds) -> JsonLines<R> {
+        JsonLines { path: path.to_owned(), reader, bounds, number: 0, end: 0, text: Vec::new() }
     }
 
     /// The next line that is not blank.
@@ -101,24 +122,25 @@ impl<R: BufRead> JsonLines<R> {
     /// # Errors
     /// When the file cannot be read, or the line is out of all bounds.
     pub fn next_line(&mut self) -> Result<Option<Line<'_>>, LinesError> {
+        let bounds = self.bounds;
         loop {
             self.text.clear();
-            let read = (&mut self.reader).take(self.bytes_max + 1).read_until(b'\n', &mut self.text);
+            let read = (&mut self.reader).take(bounds.bytes + 1).read_until(b'\n', &mut self.text);
             let bytes = read.map_err(|source| LinesError::Read { path: self.path.clone(), source })?;
             self.number += 1;
             self.end += bytes as u64;
             if bytes == 0 {
                 return Ok(None);
             }
-            if bytes as u64 > self.bytes_max {
-                return Err(self.too_long(format!("{} bytes", self.bytes_max)));
+            if bytes as u64 > bounds.bytes {
+                return Err(self.too_long(format!("{} bytes", bounds.bytes)));
             }
             if !json_line(&self.text).is_empty() {
                 break;
             }
         }
-        if self.text.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count() > VALUES_MAX {
-            return Err(self.too_long(format!("{VALUES_MAX} values")));
+        if count_values(&self.text) > bounds.values {
+            return Err(self.too_long(format!("{} values", bounds.values)));
         }
         let bytes = self.text.len();
         Ok(Some(Line {
@@ -144,7 +166,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lines");
         std::fs::write(&path, b"\xEF\xBB\xBF{}\r\n\n  \n{\"a\":1}\n\0\0\0\n12345678901\n[]").unwrap();
-        let mut lines = JsonLines::of_reader(&path, BufReader::new(File::open(&path).unwrap()), 11);
+        let bounds = LineBounds { bytes: 11, ..LineBounds::INPUT };
+        let mut lines = JsonLines::of_reader(&path, BufReader::new(File::open(&path).unwrap()), bounds);
         let mut next = || lines.next_line().unwrap().map(|line| (line.number, line.start, line.json.to_vec()));
         assert_eq!(next(), Some((1, 0, b"{}".to_vec())));
         assert_eq!(next(), Some((4, 11, b"{\"a\":1}".to_vec())));

@@ -4,7 +4,7 @@
 use std::fs::{File, FileType, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
@@ -95,13 +95,22 @@ pub fn create_output(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Writes all of the file that a user names, as [`create_output`] does; a regular one has its old bytes until the new ones are whole.
+/// Writes all of the file that a user names, as [`create_output`] does; a regular one has its old bytes until the new ones are whole, and
+/// keeps its mode, and owner and group where they may be given.
 ///
 /// # Errors
 /// As [`create_output`].
 pub fn write_output(path: &Path, bytes: &[u8]) -> io::Result<()> {
     match path.metadata() {
-        Ok(metadata) if metadata.is_file() => replace(&path.canonicalize()?, bytes),
+        Ok(metadata) if metadata.is_file() => {
+            let mut new = Replacement::begin(&path.canonicalize()?)?;
+            // Before the mode, of which a new owner takes some away. Only root gives files away, but many belong to several groups.
+            let owned = fchown(new.file(), Some(metadata.uid()), Some(metadata.gid()));
+            drop(owned.or_else(|_| fchown(new.file(), None, Some(metadata.gid()))));
+            new.file().set_permissions(metadata.permissions())?;
+            new.file().write_all(bytes)?;
+            new.finish()
+        }
         _ => create_output(path)?.write_all(bytes),
     }
 }
@@ -285,6 +294,26 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_a_user_names_keeps_its_mode_and_its_owner() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        for mode in [0o600, 0o640, 0o664, 0o755] {
+            std::fs::write(&path, "old and longer").unwrap();
+            std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            let is_given = std::os::unix::fs::chown(&path, Some(4_000), Some(4_001)).is_ok();
+            let before = path.metadata().unwrap();
+            write_output(&path, b"new").unwrap();
+            let after = path.metadata().unwrap();
+            assert_eq!(std::fs::read(&path).unwrap(), b"new");
+            assert_eq!(
+                (after.mode(), after.uid(), after.gid()),
+                (before.mode(), before.uid(), before.gid()),
+                "{is_given}"
+            );
+        }
+    }
+
+    #[test]
     fn a_file_of_the_programs_own_is_not_written_through_a_link() {
         let folder = tempfile::tempdir().unwrap();
         let [other, link] = ["other", "link"].map(|name| folder.path().join(name));
@@ -298,6 +327,7 @@ mod tests {
         std::os::unix::fs::symlink(&other, folder.path().join("again")).unwrap();
         write_output(&folder.path().join("again"), b"through").unwrap();
         assert_eq!(std::fs::read(&other).unwrap(), b"through");
+        assert!(folder.path().join("again").is_symlink());
         append_own(&link).unwrap().write_all(b"er").unwrap();
         assert_eq!(std::fs::read(&link).unwrap(), b"newer");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3);

@@ -6,6 +6,8 @@ use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use base64::prelude::BASE64_STANDARD;
 
+use crate::files::without_escapes;
+
 const SCHEME: &str = "data:";
 const MARK: &str = ";base64";
 
@@ -31,27 +33,17 @@ pub fn decode(url: &str) -> Result<Vec<u8>, String> {
 
 /// Decodes base64 in any spelling.
 fn decode_any(data: &[u8]) -> Result<Vec<u8>, String> {
-    let mut letters = Vec::with_capacity(data.len());
-    let mut rest = data;
-    while let Some((&byte, behind)) = rest.split_first() {
-        rest = behind;
-        let byte = match (byte, rest) {
-            (b'%', [high, low, ..]) => {
-                let digit = |byte: &u8| char::from(*byte).to_digit(16);
-                let Some((high, low)) = digit(high).zip(digit(low)) else {
-                    return Err("bad base64: a % is followed by no two hexadecimal digits".to_owned());
-                };
-                rest = &rest[2..];
-                (16 * high + low) as u8
-            }
-            (byte, _) => byte,
+    let mut letters = without_escapes(data);
+    letters.retain(|byte| !byte.is_ascii_whitespace());
+    if letters.contains(&b'%') {
+        return Err("bad base64: it has a % that begins no escape of a letter, such as %2B".to_owned());
+    }
+    for letter in &mut letters {
+        *letter = match *letter {
+            b'-' => b'+',
+            b'_' => b'/',
+            other => other,
         };
-        match byte {
-            b'-' => letters.push(b'+'),
-            b'_' => letters.push(b'/'),
-            byte if byte.is_ascii_whitespace() => {}
-            byte => letters.push(byte),
-        }
     }
     let config = GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true);
     let config = config.with_decode_padding_mode(DecodePaddingMode::Indifferent);

@@ -69,13 +69,12 @@ fn check_id(place: &str, token: &str, id: &Value, max: u64) -> Result<u64, Strin
     let number = id.as_u64().ok_or_else(|| {
         format!("{place} gives {shown_token} the id {}; an id is a whole number from 0 on", shown(id))
     })?;
-    match number {
-        ..=IDS_MORE => Ok(number),
-        _ if number < max => Ok(number),
-        _ => Err(format!(
-            "{place} gives {shown_token} the id {number}; with so many tokens ids must be below {max}, so number them from 0 on"
-        )),
+    if number < max {
+        return Ok(number);
     }
+    Err(format!(
+        "{place} gives {shown_token} the id {number}; with so many tokens ids must be below {max}, so number them from 0 on"
+    ))
 }
 
 /// Parts, parts of sequences among them, and their patterns.

@@ -1,4 +1,4 @@
-//! The disk that a session holds where no tmpfs bounds it: its scratch folder on the host, the files that it removed and keeps open,
+//! Measures the disk that a session holds where no tmpfs bounds it: its scratch folder on the host, the files that it removed and keeps open,
 //! and those that it keeps mapped. The code that fills it is hostile, and changes it while it is measured.
 
 use std::fs::{self, File};
@@ -9,17 +9,10 @@ use std::time::Duration;
 
 use rustix::fs::{Gid, Uid};
 
-use super::scratch::folder_bytes;
+use super::scratch::{Scratch, folder_bytes};
 
 /// What an entry costs beside its bytes, as in a folder.
 const ENTRY_BYTES: u64 = 4096;
-
-/// The folder of one session, and the process that fills it.
-#[derive(Clone, Debug)]
-pub(super) struct Scratch {
-    pub(super) folder: PathBuf,
-    pub(super) process: u32,
-}
 
 impl Scratch {
     /// Whether more than `bytes` are held. What cannot be measured counts as more.

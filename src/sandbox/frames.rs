@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
-use super::disk::Scratch;
+use super::scratch::Scratch;
 
 /// How often the fallback scratch folder is measured while code runs.
 const MEASURE_EVERY: Duration = Duration::from_millis(50);

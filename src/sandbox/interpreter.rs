@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -24,6 +25,10 @@ const PACKAGES: [&str; 7] = [
 ];
 /// The file of the managed environment that lists what it was made with.
 const REQUIREMENTS: &str = "requirements.txt";
+/// The Python of an environment.
+const PYTHON: &str = "bin/python";
+/// The folder in which an environment is made.
+const PARTIAL: &str = "partial-python";
 /// When an environment that could not be made is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -147,41 +152,68 @@ fn cache_folder() -> Result<PathBuf, SandboxError> {
 }
 
 /// The managed environment under `cache`, made if there is none with the packages of this version. One process makes it; others wait
-/// for that one. Where it cannot be made anew, that with other packages is used for a day, and this is said.
+/// for that one. It gets a folder of its own, and none is removed: another process may run from it. Where it cannot be made, that with
+/// other packages is used for a day, and this is said.
 fn managed(cache: &Path) -> Result<Interpreter, SandboxError> {
-    let home = cache.join("python");
     let in_cache = |source: std::io::Error| SandboxError::Folder { path: cache.to_owned(), source };
     fs::create_dir_all(cache).map_err(in_cache)?;
     let lock = File::create(cache.join("python.lock")).map_err(in_cache)?;
     lock.lock().map_err(in_cache)?;
-    let present = match probe(&home.join("bin/python")) {
-        Probe::Has(interpreter) => Some(interpreter),
+    let present = environments(cache).map_err(in_cache)?.into_iter().find_map(|home| match probe(&home.join(PYTHON)) {
+        Probe::Has(interpreter) => Some((interpreter, is_current(&home))),
         Probe::Lacks(_) | Probe::Absent(_) => None,
-    };
-    let is_current = names_packages(&home.join(REQUIREMENTS));
+    });
     let tried = cache.join("python.tried");
     let was_tried = names_packages(&tried) && age_of(&tried).is_some_and(|age| age < RETRY_AFTER);
     let reason = match &present {
-        Some(interpreter) if is_current || was_tried => return Ok(interpreter.clone()),
-        Some(Interpreter { versions, .. }) => format!("that in use is {versions}, which this version does not pin"),
+        Some((interpreter, is_current)) if *is_current || was_tried => return Ok(interpreter.clone()),
+        Some((Interpreter { versions, .. }, _)) => {
+            format!("that in use is {versions}, which this version does not pin")
+        }
         None => "python3 lacks numpy, cv2 or PIL".to_owned(),
     };
+    let home = new_home(cache);
     eprintln!("thyme-engine: {reason}; making an environment in {} (once, with pip)", home.display());
-    let made = make(&cache.join("python.partial"), present.is_some()).and_then(|partial| {
-        if home.exists() {
-            fs::remove_dir_all(&home).map_err(in_cache)?;
-        }
+    let made = make(&cache.join(PARTIAL), present.is_some()).and_then(|partial| {
         fs::rename(partial, &home).map_err(in_cache)?;
         has(&home)
     });
     match (made, present) {
-        (Err(error), Some(interpreter)) if interpreter.path.exists() => {
+        (Err(error), Some((interpreter, _))) => {
             eprintln!("thyme-engine: {error}; going on for a day with {}", interpreter.versions);
             fs::write(tried, PACKAGES.join("\n")).map_err(in_cache)?;
             Ok(interpreter)
         }
         (made, _) => made,
     }
+}
+
+/// The folders of environments: those with the packages of this version first, then the newest.
+fn environments(cache: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(cache)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if (name == "python" || name.starts_with("python-")) && path.is_dir() {
+            found.push(path);
+        }
+    }
+    found.sort_by_cached_key(|home| (!is_current(home), age_of(home), home.clone()));
+    Ok(found)
+}
+
+/// A name that no folder has: `python-` and a hash of the packages, with a number behind it where that one does not work.
+fn new_home(cache: &Path) -> PathBuf {
+    let mut hash = DefaultHasher::new();
+    PACKAGES.hash(&mut hash);
+    let first = cache.join(format!("python-{:016x}", hash.finish()));
+    let others = (2..).map(|number| cache.join(format!("python-{:016x}-{number}", hash.finish())));
+    std::iter::once(first).chain(others).find(|home| !home.exists()).expect("numbers do not end")
+}
+
+/// Whether an environment was made with the packages of this version.
+fn is_current(home: &Path) -> bool {
+    names_packages(&home.join(REQUIREMENTS))
 }
 
 /// Whether a file lists the packages of this version.
@@ -201,7 +233,7 @@ fn make(home: &Path, is_impatient: bool) -> Result<&Path, SandboxError> {
         fs::remove_dir_all(home).map_err(in_home)?;
     }
     step(Command::new("python3").args(["-m", "venv"]).arg(home), "python3 -m venv")?;
-    let mut install = Command::new(home.join("bin/python"));
+    let mut install = Command::new(home.join(PYTHON));
     install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]);
     if is_impatient {
         install.args(["--retries", "0"]);
@@ -214,7 +246,7 @@ fn make(home: &Path, is_impatient: bool) -> Result<&Path, SandboxError> {
 
 /// The interpreter of an environment that was made just now.
 fn has(home: &Path) -> Result<Interpreter, SandboxError> {
-    match probe(&home.join("bin/python")) {
+    match probe(&home.join(PYTHON)) {
         Probe::Has(interpreter) => Ok(interpreter),
         Probe::Lacks(reason) | Probe::Absent(reason) => Err(SandboxError::MakePython {
             step: "pip install".into(),

@@ -8,7 +8,7 @@ import fcntl
 import functools
 import os
 import resource
-import shutil
+import stat
 import struct
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -227,7 +227,13 @@ class Jail:
 
     def remove_folder(self):
         """The folder on the host, for a host that ended without removing it. Links in it are not followed."""
-        shutil.rmtree(os.path.dirname(self.options["new_root"]), ignore_errors=True)
+        remove_tree(os.path.dirname(self.options["new_root"]))
+
+    def hide(self, path):
+        """Takes a file that was readable for the trial from the sessions to come."""
+        self.readable.remove(path)
+        if self.has_mounts and os.path.ismount(path):
+            check(libc.umount2(text(path), MNT_DETACH), "umount")
 
     def renew_pid_namespace(self):
         """The next fork is pid 1 of a namespace of its own."""
@@ -368,6 +374,35 @@ class Jail:
                 return []
         raised = [("network", "seccomp"), ("processes", "seccomp"), ("bounds", "seccomp")]
         return raised + ([] if self.has_mounts else [("reads", "seccomp")])
+
+
+def remove_tree(folder):
+    """Removes a folder in which nobody changes anything any more; links in it are not followed. What a folder inside it holds is first
+    moved up, so that neither a path nor the stack grows with the depth. Ends where something cannot be removed."""
+    moved, deeper = 0, True
+    is_folder = lambda path: stat.S_ISDIR(os.lstat(path).st_mode)
+    try:
+        while deeper:
+            deeper = False
+            for path in [os.path.join(folder, name) for name in os.listdir(folder)]:
+                if not is_folder(path):
+                    os.unlink(path)
+                    continue
+                deeper = True
+                os.chmod(path, 0o700)
+                for inner in [os.path.join(path, name) for name in os.listdir(path)]:
+                    if not is_folder(inner):
+                        os.unlink(inner)
+                        continue
+                    # A folder that moves gets a new parent, which its own mode must permit.
+                    os.chmod(inner, 0o700)
+                    while os.path.lexists(target := os.path.join(folder, f"moved-{moved}")):
+                        moved += 1
+                    os.rename(inner, target)
+                os.rmdir(path)
+        os.rmdir(folder)
+    except OSError:
+        pass
 
 
 def take_user(user):

@@ -135,10 +135,10 @@ impl fmt::Display for Walls {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (row, guarantee) in Guarantee::ALL.into_iter().enumerate() {
             let breaches = self.breaches(guarantee);
-            let held = if self.fallen().contains(&guarantee) {
-                format!("NOT HELD: it can {}", breaches.join(", "))
-            } else {
-                self.of(guarantee).join(", ")
+            let held = match breaches[..] {
+                [_, ..] => format!("NOT HELD: it can {}", breaches.join(", ")),
+                [] if self.fallen().contains(&guarantee) => "NOT HELD: the probe could not try to break it".to_owned(),
+                [] => self.of(guarantee).join(", "),
             };
             let end = if row + 1 < Guarantee::ALL.len() { "\n" } else { "" };
             write!(formatter, "{:<10} {held}{end}", guarantee.key())?;
@@ -172,5 +172,6 @@ mod tests {
         }
         assert!(walls.judge(&[Guarantee::Network, Guarantee::Bounds]).is_ok());
         assert!(walls.to_string().contains("network    NOT HELD: it can connect by UDP"));
+        assert!(walls.to_string().ends_with("bounds     NOT HELD: the probe could not try to break it"), "{walls}");
     }
 }

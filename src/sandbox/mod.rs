@@ -19,6 +19,7 @@ mod scratch;
 mod session;
 mod zygote;
 
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -46,7 +47,7 @@ pub struct SandboxOptions {
     /// Bytes of all files that a session holds at once.
     pub disk_bytes: u64,
     /// Characters of printed text kept per run; the rest is counted and cut.
-    pub output_bytes: usize,
+    pub output_characters: usize,
     /// Images that one run may give back.
     pub images: usize,
     /// Bytes of pixels (three each) of the images that one run may give back, in all.
@@ -65,7 +66,7 @@ impl Default for SandboxOptions {
             timeout: Duration::from_secs(10),
             memory_bytes: 1 << 30,
             disk_bytes: 64 << 20,
-            output_bytes: 64 << 10,
+            output_characters: 64 << 10,
             images: 16,
             image_bytes: 256 << 20,
             consent: Vec::new(),
@@ -87,6 +88,8 @@ struct Shared {
     options: SandboxOptions,
     interpreter: Interpreter,
     zygote: Mutex<Arc<Zygote>>,
+    /// Held while a zygote is started in the place of one that ended.
+    restart: Mutex<()>,
 }
 
 impl Sandbox {
@@ -99,7 +102,8 @@ impl Sandbox {
     pub fn start_with(options: SandboxOptions, interpreter: Interpreter) -> Result<Sandbox, SandboxError> {
         let zygote = Arc::new(Zygote::start(&options, &interpreter)?);
         let walls = zygote.walls.clone();
-        Ok(Sandbox { shared: Arc::new(Shared { options, interpreter, zygote: Mutex::new(zygote) }), walls })
+        let shared = Shared { options, interpreter, zygote: Mutex::new(zygote), restart: Mutex::default() };
+        Ok(Sandbox { shared: Arc::new(shared), walls })
     }
 
     /// Which mechanisms stand for which guarantee, and whether they hold it.
@@ -114,7 +118,7 @@ impl Sandbox {
 
     /// The process number of the zygote, for those who watch or test it.
     pub fn zygote_process(&self) -> u32 {
-        self.shared.zygote.lock().unwrap_or_else(PoisonError::into_inner).process()
+        self.shared.current().process()
     }
 
     /// A session for one sequence. Its process is forked at the first run.
@@ -124,20 +128,34 @@ impl Sandbox {
 }
 
 impl Shared {
-    /// A new session's wire. A zygote that has died is replaced once per call.
+    fn current(&self) -> Arc<Zygote> {
+        Arc::clone(&self.zygote.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A new session's wire. A zygote that has ended is replaced once per call; one that lives is kept, whatever it could not do.
     fn connect(&self) -> Result<(Arc<Zygote>, Wire), SandboxError> {
-        let mut current = self.zygote.lock().unwrap_or_else(PoisonError::into_inner);
-        let zygote = Arc::clone(&current);
-        if let Ok(wire) = zygote.connect() {
-            return Ok((zygote, wire));
-        }
-        *current = Arc::new(Zygote::start(&self.options, &self.interpreter)?);
-        let zygote = Arc::clone(&current);
-        drop(current);
+        let failed = |error: io::Error| SandboxError::Fork { reason: error.to_string() };
+        let zygote = self.current();
         match zygote.connect() {
-            Ok(wire) => Ok((zygote, wire)),
-            Err(error) => Err(SandboxError::Fork { reason: error.to_string() }),
+            Ok(wire) => return Ok((zygote, wire)),
+            Err(error) if !zygote.has_ended() => return Err(failed(error)),
+            Err(_) => {}
         }
+        let zygote = self.replaced(&zygote)?;
+        let wire = zygote.connect().map_err(failed)?;
+        Ok((zygote, wire))
+    }
+
+    /// The zygote in the place of one that has ended. One thread starts it; others wait for that one.
+    fn replaced(&self, ended: &Arc<Zygote>) -> Result<Arc<Zygote>, SandboxError> {
+        let _restart = self.restart.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.current();
+        if !Arc::ptr_eq(&current, ended) {
+            return Ok(current);
+        }
+        let new = Arc::new(Zygote::start(&self.options, &self.interpreter)?);
+        *self.zygote.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&new);
+        Ok(new)
     }
 }
 

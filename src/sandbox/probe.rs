@@ -13,8 +13,9 @@ use rustix::fs::XattrFlags;
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 
-use super::disk::{Scratch, is_unlocked};
+use super::disk::is_unlocked;
 use super::jail::{Attempt, Guarantee};
+use super::scratch::{Scratch, remove_whole};
 
 /// The user of the trial session, where sessions are users of their own: `SESSION_USERS` of `jail.py`.
 const TRIAL_USER: u32 = 2_000_000_000;
@@ -103,9 +104,15 @@ impl Outside {
         seen
     }
 
-    /// A file that every session may read as it reads modules.
+    /// A file that the trial session may read as sessions read modules.
     fn module(&self) -> PathBuf {
         self.folder.join("module.py")
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        remove_whole(&self.folder);
     }
 }
 

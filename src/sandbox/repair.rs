@@ -1,4 +1,5 @@
-//! The names of the repairs made on model code. `repair.py` makes them, on the syntax tree and while the code runs.
+//! The names of the repairs made on model code: on its syntax tree (`repair.py`), and while it runs, on paths that it writes to
+//! (`paths.py`), on its calls of libraries (`libraries.py`) and on what it shows (`session.py`).
 
 use std::fmt;
 

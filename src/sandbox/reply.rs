@@ -102,7 +102,7 @@ impl Reply {
 
     /// The text, cut where the interpreter should have cut it.
     pub(super) fn text(&self, options: &SandboxOptions) -> String {
-        self.text.chars().take(options.output_bytes + NOTES_CHARACTERS).collect()
+        self.text.chars().take(options.output_characters + NOTES_CHARACTERS).collect()
     }
 
     /// The images with their pixels, named in order.

@@ -5,7 +5,7 @@ use std::ffi::CStr;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, chmod, fstat, openat, renameat, statat, unlinkat};
@@ -20,6 +20,13 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// What the owner needs to list a folder, and to empty it.
 const LIST: u32 = 0o500;
 const CHANGE: u32 = 0o700;
+
+/// The folder of one session, and the process that fills it.
+#[derive(Clone, Debug)]
+pub(super) struct Scratch {
+    pub(super) folder: PathBuf,
+    pub(super) process: u32,
+}
 
 /// The bytes of all files below a folder, counted until they exceed `enough`.
 pub(super) fn folder_bytes(folder: &Path, enough: u64) -> u64 {

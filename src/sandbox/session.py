@@ -31,7 +31,7 @@ ENTRIES_MAX, NAMES_MAX, VALUES_MAX = 10_000, 20, 1000
 class Session:
     """One sequence's process: its namespace lives as long as it does."""
 
-    def __init__(self, options, setup, picture, image_path, output_folder):
+    def __init__(self, options, setup, image_path, output_folder):
         self.options, self.image_path, self.output_folder = options, image_path, output_folder
         self.round, self.made, self.opened, self.sources = 0, set(), set(), {}
         self.size = tuple(setup["size"])
@@ -46,7 +46,7 @@ class Session:
         self.given = {name: sys.modules[name] for name in PRESET}
         self.given.update(numpy=numpy, np=numpy, Image=Image, UnidentifiedImageError=sys.modules["PIL"].UnidentifiedImageError)
         self.given.update(image_path=image_path, temp_output_dir=output_folder, __name__="__main__")
-        self.printed = Printed(options["output_bytes"])
+        self.printed = Printed(options["output_characters"])
         self.streams = ()
         self.parts = Parts(image_path, self.size)
         self.moved = MovedFiles(output_folder, image_path, self.made)

@@ -74,6 +74,7 @@ impl Session {
             Ok(execution) => execution,
             Err(Failure::Ours(error)) => {
                 self.end_process();
+                self.lost = variables_lost || std::mem::take(&mut self.has_variables);
                 return Err(error);
             }
             Err(Failure::Theirs(ended)) => self.after_the_end(&ended),
@@ -109,7 +110,7 @@ impl Session {
         };
         let limit = wire.limit(deadline, options);
         // A character is at most 12 bytes of JSON; labels and messages are short beside the rest.
-        let header_max = options.output_bytes * 12 + (1 << 20);
+        let header_max = options.output_characters * 12 + (1 << 20);
         let header = frames::read_header(&mut wire.stream, &limit, header_max)?;
         let reply = Reply::read(&header, &nonce, options, self.image.size)?;
         let mut blobs = Vec::new();

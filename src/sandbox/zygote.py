@@ -54,7 +54,7 @@ def be_session(walls, options, wire, number):
         setup, (picture,) = read_frame(wire)
         try:
             places = walls.make_scratch(number, setup["name"], picture)
-            session = Session(options, setup, picture, *places)
+            session = Session(options, setup, *places)
             raised = walls.shut(number)
             missing = [wall for wall in options.get("expected", []) if tuple(wall) not in raised]
             if missing:
@@ -204,6 +204,7 @@ def main():
     # The host has looked at the trial once it answers.
     read_frame(control.fileno())
     write_frame(control.fileno(), {"refused": end_trial()})
+    walls.hide(options["probe"]["module"])
     gc.collect()
     gc.freeze()
     serve(walls, options, listener, control)
@@ -261,6 +262,9 @@ def serve(walls, options, listener, control):
                 connection.close()
     for pid in children:
         os.kill(pid, signal.SIGKILL)
+    # None may change what is removed next.
+    for pid in children:
+        os.waitpid(pid, 0)
 
 
 main()

@@ -8,7 +8,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
@@ -16,16 +18,17 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::calls;
-use super::disk::Scratch;
 use super::frames::{self, Limit};
 use super::interpreter::Interpreter;
 use super::jail::{Attempt, Guarantee, Walls};
 use super::probe::Outside;
-use super::scratch::remove_whole;
+use super::scratch::{Scratch, remove_whole};
 use super::{SandboxError, SandboxOptions};
 
-/// How long the end of a killed process is waited for before its files are removed.
-const BURIAL: Duration = Duration::from_secs(1);
+/// How long the end of a killed process is waited for.
+const KILL_WAIT: Duration = Duration::from_secs(1);
+/// How often it is looked whether a process has ended.
+const END_LOOK: Duration = Duration::from_millis(10);
 /// A cold import of numpy and OpenCV on a busy machine with a slow disk.
 const START_SECONDS: u64 = 120;
 /// The zygote answers a connection in milliseconds; beyond this it counts as dead.
@@ -41,6 +44,8 @@ pub(super) struct Zygote {
     control: Mutex<UnixStream>,
     /// A session asked for ahead of time, so that its fork costs the next sequence nothing.
     spare: Mutex<Option<UnixStream>>,
+    /// Removes the folders of ended sessions, where they lie on the host.
+    remover: Option<Remover>,
     /// What stands here.
     pub(super) walls: Walls,
     has_mounts: bool,
@@ -107,12 +112,14 @@ impl Zygote {
         let name = "start another program".to_owned();
         attempts.push(Attempt { guarantee: Guarantee::Processes, name, refused });
         remove_whole(&trial.folder);
+        drop(outside);
         let walls = Walls::new(raised, attempts);
         walls.judge(&options.consent)?;
-        let child = child.0.take().ok_or_else(|| SandboxError::Start { reason: "the process is gone".into() })?;
         let has_mounts = greeting.has_mounts;
         let spare = Mutex::new(UnixStream::connect(&socket).ok());
-        Ok(Zygote { folder, child: Mutex::new(child), control: Mutex::new(control), spare, walls, has_mounts })
+        let remover = (!has_mounts).then(Remover::start).transpose().map_err(in_folder)?;
+        let child = child.0.take().ok_or_else(|| SandboxError::Start { reason: "the process is gone".into() })?;
+        Ok(Zygote { folder, child: Mutex::new(child), control: Mutex::new(control), spare, remover, walls, has_mounts })
     }
 
     /// The process that we started; those of the jail end with it.
@@ -120,8 +127,25 @@ impl Zygote {
         self.child.lock().unwrap_or_else(PoisonError::into_inner).id()
     }
 
-    /// A new session: its wire, after the zygote has forked its process.
+    /// Whether the process has ended, or does so within a moment.
+    pub(super) fn has_ended(&self) -> bool {
+        let deadline = Instant::now() + KILL_WAIT;
+        loop {
+            match self.child.lock().unwrap_or_else(PoisonError::into_inner).try_wait() {
+                Ok(None) if Instant::now() < deadline => {}
+                found => return !matches!(found, Ok(None)),
+            }
+            std::thread::sleep(END_LOOK);
+        }
+    }
+
+    /// A new session: its wire, after the zygote has forked its process. The fork of the one asked for ahead may have failed long ago, so
+    /// a second is asked for.
     pub(super) fn connect(&self) -> io::Result<Wire> {
+        self.take_next().or_else(|error| if error.raw_os_error().is_some() { self.take_next() } else { Err(error) })
+    }
+
+    fn take_next(&self) -> io::Result<Wire> {
         // That this connects shows that the zygote is alive, and with it the spare.
         let next = UnixStream::connect(self.folder.path().join("socket"))?;
         let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).replace(next);
@@ -142,12 +166,11 @@ impl Zygote {
         Ok(Wire { stream, process, scratch })
     }
 
-    /// Ends a session's process, whatever it is doing, and removes what it wrote.
+    /// Ends a session's process, whatever it is doing, and has what it wrote removed. Waits for neither.
     pub(super) fn kill(&self, wire: Wire) {
         self.order(&wire, Order::Kill);
-        if let Some(scratch) = &wire.scratch {
-            frames::wait_for_the_end(&wire.stream, BURIAL);
-            remove_whole(&scratch.folder);
+        if let Some(remover) = &self.remover {
+            remover.remove(wire);
         }
     }
 
@@ -181,7 +204,43 @@ impl Drop for Zygote {
         // Both fail only when the process has ended already.
         drop(child.kill());
         drop(child.wait());
+        // Its thread is joined before the folder goes in which it works.
+        drop(self.remover.take());
         remove_whole(self.folder.path());
+    }
+}
+
+/// A thread that waits for the ends of killed sessions and removes their folders: code that left much behind holds up no other work.
+#[derive(Debug)]
+struct Remover {
+    ended: Option<Sender<Wire>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Remover {
+    fn start() -> io::Result<Remover> {
+        let (ended, wires) = channel::<Wire>();
+        let thread = std::thread::Builder::new().name("sandbox-remover".to_owned()).spawn(move || {
+            for wire in wires {
+                frames::wait_for_the_end(&wire.stream, KILL_WAIT);
+                if let Some(scratch) = &wire.scratch {
+                    remove_whole(&scratch.folder);
+                }
+            }
+        })?;
+        Ok(Remover { ended: Some(ended), thread: Some(thread) })
+    }
+
+    fn remove(&self, wire: Wire) {
+        // A thread that has ended took a panic with it; the zygote's end removes the folder then.
+        drop(self.ended.as_ref().map(|ended| ended.send(wire)));
+    }
+}
+
+impl Drop for Remover {
+    fn drop(&mut self) {
+        drop(self.ended.take());
+        drop(self.thread.take().map(JoinHandle::join));
     }
 }
 
@@ -251,7 +310,7 @@ fn greet(
         "scratch_root": folder.join("scratch"),
         "memory_bytes": options.memory_bytes,
         "disk_bytes": options.disk_bytes,
-        "output_bytes": options.output_bytes,
+        "output_characters": options.output_characters,
         "images": options.images,
         "image_bytes": options.image_bytes,
         "cpu_seconds": options.timeout.as_secs().saturating_add(1).saturating_mul(CPU_RUNS),
@@ -277,7 +336,7 @@ fn end_trial(control: &mut UnixStream) -> Result<bool, String> {
 fn with_log(reason: String, folder: &Path) -> String {
     let log = fs::read_to_string(folder.join("log")).unwrap_or_default();
     match log.lines().rev().find(|line| !line.trim().is_empty()) {
-        Some(line) => format!("{reason}; its last words: {line}"),
+        Some(line) => format!("{reason}; the last line of its log: {line}"),
         None => reason,
     }
 }

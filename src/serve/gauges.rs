@@ -68,9 +68,9 @@ impl Drop for Active {
     }
 }
 
-impl Gauges {
+impl Default for Gauges {
     /// All zero.
-    pub fn new() -> Gauges {
+    fn default() -> Gauges {
         Gauges {
             running: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
@@ -89,7 +89,9 @@ impl Gauges {
             request_latency: Histogram::new(REQUEST_BOUNDS),
         }
     }
+}
 
+impl Gauges {
     /// A request or a job comes to wait.
     pub fn wait(self: &Arc<Gauges>) -> Waiting {
         self.waiting.fetch_add(1, Ordering::Relaxed);

@@ -214,7 +214,7 @@ pub fn run(parts: Parts, listener: TcpListener) -> Result<(), ServeError> {
 fn with_app(parts: Parts, work: impl FnOnce(App) -> Result<(), ServeError> + Send) -> Result<(), ServeError> {
     let (orders, ordered) = channel();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let gauges = Arc::new(Gauges::new());
+    let gauges = Arc::new(Gauges::default());
     gauges.set_weights(parts.weights.version, None);
     let settings = parts.prompts.processor.image_settings();
     let scale = PixelScale { mean: settings.mean, std: settings.std };

@@ -32,6 +32,7 @@ use super::openai::Request;
 use super::prompts::{self, picture_count, remote_pictures};
 use super::sampling::{Settings, check};
 use super::{App, control, played};
+use crate::files::lines::{VALUES_MAX, count_values};
 use crate::prompt::Prompt;
 
 /// The largest body of a request.
@@ -56,8 +57,6 @@ const QUICK_JSON_BYTES: usize = 64 << 10;
 /// Work on a request counts as small up to so many bytes; a picture counts for more.
 pub const SMALL_WORK_BYTES: u64 = 128 << 10;
 const PICTURE_COST: u64 = 1 << 20;
-/// Values in a body at most: in memory a value is many times larger than on the wire.
-const VALUES_MAX: usize = 4 << 20;
 /// Fields of a body that nobody knows and that are remembered.
 const UNKNOWN_FIELDS_MAX: usize = 32;
 /// Token ids that are turned into text at a time, if the context is not larger.
@@ -179,7 +178,7 @@ async fn read(body: Body, app: &App) -> Result<(Vec<u8>, Room), ApiError> {
 
 /// Reads JSON; also the fields that the type does not know.
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, Vec<String>), ApiError> {
-    if bytes.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count() > VALUES_MAX {
+    if count_values(bytes) > VALUES_MAX {
         return Err(ApiError::bad(format!("the body has more than {VALUES_MAX} values; send fewer at a time")));
     }
     let mut json = serde_json::Deserializer::from_slice(bytes);

@@ -267,8 +267,11 @@ fn numbers_of_pictures_that_cannot_be_are_refused_by_name() {
     }
 }
 
+/// Type, shape and bytes.
+type RawTensor = (Dtype, Vec<usize>, Vec<u8>);
+
 /// Writes a file of tensors again as `edit` leaves them.
-fn edit(path: &Path, edit: &dyn Fn(&str, &mut (Dtype, Vec<usize>, Vec<u8>))) {
+fn edit(path: &Path, edit: &dyn Fn(&str, &mut RawTensor)) {
     let bytes = std::fs::read(path).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let tensors: Vec<_> = file

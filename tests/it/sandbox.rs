@@ -19,7 +19,12 @@ pub fn is_root() -> bool {
 }
 
 pub fn options() -> SandboxOptions {
-    SandboxOptions { memory_bytes: 256 << 20, disk_bytes: 8 << 20, output_bytes: 10_000, ..SandboxOptions::default() }
+    SandboxOptions {
+        memory_bytes: 256 << 20,
+        disk_bytes: 8 << 20,
+        output_characters: 10_000,
+        ..SandboxOptions::default()
+    }
 }
 
 /// The sandbox for ordinary programs, with the default time limit: a busy machine must not time them out.

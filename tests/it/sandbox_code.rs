@@ -289,7 +289,7 @@ fn printed_paths_are_found_whatever_stands_in_them() {
 
 #[test]
 fn a_megabyte_of_any_text_is_read_in_time() {
-    let sandbox = Sandbox::start(SandboxOptions { output_bytes: 1 << 20, ..options() }).unwrap();
+    let sandbox = Sandbox::start(SandboxOptions { output_characters: 1 << 20, ..options() }).unwrap();
     let mut session = sandbox.session(InputImage::from_rgb(&picture(), Path::new("a.png")).unwrap());
     session.run("for name in ('x.png', 'x y.png'): Image.open(image_path).save(name)").unwrap();
     let pieces = [
@@ -501,7 +501,7 @@ fn write_false_python(folder: &Path, real: &Interpreter) {
     let found = serde_json::json!({"path": real.path, "versions": real.versions});
     let inner = format!(
         "#!/bin/sh\ncase \"$2\" in\npip) for a in \"$@\"; do echo \"$a\" >> \"{0}/pip.log\"; done; [ ! -e \"{0}/offline\" ] || {{ echo no network >&2; exit 1; }} ;;\n\
-         *) echo '{found}' ;;\nesac\n",
+         *) case \"$0\" in */python-*) [ ! -e \"{0}/breaks\" ] || [ -e \"$0.works\" ] || exit 1 ;; esac; echo '{found}' ;;\nesac\n",
         folder.display()
     );
     fs::write(folder.join("inner"), inner).unwrap();
@@ -542,17 +542,35 @@ fn the_managed_python_has_pinned_packages_and_is_made_anew_for_other_pins() {
     doctor();
     assert_eq!(installs(), 1);
 
-    let requirements = folder.path().join("cache/thyme-engine/python/requirements.txt");
-    fs::write(&requirements, "numpy==1.0").unwrap();
+    let cache = folder.path().join("cache/thyme-engine");
+    let environments = || -> Vec<_> {
+        let entries = fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path());
+        entries.filter(|path| path.join("bin/python").exists()).collect()
+    };
+    let other_pins = |home: &Path| fs::write(home.join("requirements.txt"), "numpy==1.0").unwrap();
+    let [first] = &environments()[..] else { panic!("{:?}", environments()) };
+    other_pins(first);
+    fs::write(first.join("module"), "in use").unwrap();
     let (_, warned) = doctor();
     assert!(installs() == 2 && warned.contains("does not pin"), "{warned}");
+    assert_eq!(environments().len(), 2);
+    assert!(first.join("module").exists(), "another process may run from it");
+    assert_eq!((doctor().1.as_str(), installs()), ("", 2));
 
-    fs::write(&requirements, "numpy==1.0").unwrap();
+    environments().iter().for_each(|home| other_pins(home));
     fs::write(folder.path().join("offline"), "").unwrap();
     let (said, warned) = doctor();
     assert!(
         !said.contains("does not start") && warned.contains("no network") && warned.contains("going on"),
         "{said}{warned}"
     );
-    assert_eq!((doctor().1.as_str(), installs()), ("", 3), "it is not tried again at every start");
+    // An environment that is made, but does not work where it lies, is not taken for one that does.
+    fs::remove_file(folder.path().join("offline")).unwrap();
+    fs::remove_file(cache.join("python.tried")).unwrap();
+    fs::write(folder.path().join("breaks"), "").unwrap();
+    environments().iter().for_each(|home| fs::write(home.join("bin/python.works"), "").unwrap());
+    let (said, warned) = doctor();
+    assert!(!said.contains("does not start") && warned.contains("going on"), "{said}{warned}");
+    assert_eq!(installs(), 4);
+    assert_eq!((doctor().1.as_str(), installs()), ("", 4), "it is not tried again at every start");
 }

@@ -2,17 +2,20 @@
 
 use std::fs;
 use std::io::Cursor;
-use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use image::{DynamicImage, ImageDecoder, ImageReader, RgbImage};
-use thyme_engine::sandbox::{Execution, InputImage, Offered, Sandbox, SandboxOptions, Session, Status, run_file};
+use rustix::process::{Pid, Signal, kill_process};
+use thyme_engine::sandbox::{
+    Execution, InputImage, Interpreter, Offered, Sandbox, SandboxOptions, Session, Status, run_file,
+};
 
-use super::sandbox::{NOBODY, TIMEOUT, is_root, options, picture, run, session};
+use super::sandbox::{NOBODY, TIMEOUT, is_root, options, ordinary, picture, run, session};
 
 /// Finds the wire and the request's nonce in the frames of the interpreter, as code can, and speaks for it.
 const SPEAK: &str = r"
@@ -142,7 +145,7 @@ fn an_answer_that_code_gives_for_itself_is_bounded() {
          while True: pass",
     );
     assert_eq!(execution.status, Status::Ok, "{}", execution.text);
-    assert_eq!(execution.text.chars().count(), options().output_bytes + (8 << 10));
+    assert_eq!(execution.text.chars().count(), options().output_characters + (8 << 10));
     let names: Vec<&str> = execution.images.iter().map(|image| image.name.as_str()).collect();
     assert_eq!(names, (1..=8).map(|number| format!("image-{number}.png")).collect::<Vec<_>>());
     for image in &execution.images {
@@ -202,7 +205,7 @@ fn stopped(sandbox: &Sandbox) -> usize {
     descendants(sandbox.zygote_process()).iter().filter(|(_, state)| *state == 'T').count()
 }
 
-fn wait_for(what: &str, holds: impl Fn() -> bool) {
+fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
     let started = Instant::now();
     while !holds() {
         assert!(started.elapsed() < Duration::from_secs(10), "{what}");
@@ -455,23 +458,152 @@ const LEFT_BEHIND: &[(&str, Status)] = &[
     ),
 ];
 
+/// The folder of a sandbox on the host.
+fn folder_of(sandbox: &Sandbox) -> PathBuf {
+    let command = fs::read_to_string(format!("/proc/{}/cmdline", sandbox.zygote_process())).unwrap();
+    Path::new(command.split('\0').find(|part| part.ends_with("zygote.py")).unwrap()).parent().unwrap().to_owned()
+}
+
+const NO_MOUNTS: Offered =
+    Offered { landlock: u32::MAX, user_namespaces: false, namespaces_of_root: false, seccomp: true };
+
+#[test]
+fn the_end_of_a_session_is_not_waited_for_and_leaves_nothing() {
+    let sandbox = Sandbox::start(SandboxOptions { offered: NO_MOUNTS, ..options() }).unwrap();
+    let folder = folder_of(&sandbox);
+    let mut session = sandbox.session(input());
+    session.run("open('a.txt', 'w').write('a')").unwrap();
+    // A zygote that stands still carries out no order, so that the process does not end.
+    let zygote = Pid::from_raw(sandbox.zygote_process() as i32).unwrap();
+    kill_process(zygote, Signal::STOP).unwrap();
+    let started = Instant::now();
+    drop(session);
+    let waited = started.elapsed();
+    kill_process(zygote, Signal::CONT).unwrap();
+    assert!(waited < Duration::from_millis(500), "{waited:?}");
+    wait_for("the folder of the session", || fs::read_dir(folder.join("scratch")).unwrap().count() == 0);
+    // The end of the sandbox waits for what is still to be removed.
+    let mut session = sandbox.session(input());
+    session.run("open('a.txt', 'w').write('a')").unwrap();
+    drop(session);
+    drop(sandbox);
+    assert!(!folder.exists());
+}
+
+#[test]
+fn what_the_trial_reads_is_gone_when_sessions_run() {
+    for offered in [Offered::default(), NO_MOUNTS] {
+        let sandbox = Sandbox::start(SandboxOptions { offered, ..options() }).unwrap();
+        let outside = folder_of(&sandbox).join("outside");
+        assert!(!outside.exists());
+        let path = outside.join("module.py");
+        let code =
+            format!("try:\n    print('read:', open({path:?}).read())\nexcept OSError as error:\n    print('read:')");
+        assert_eq!(sandbox.session(input()).run(&code).unwrap().text.trim(), "read:");
+    }
+}
+
+/// A Python that notes each of its starts as a zygote in `starts` of a folder, and cannot fork while that holds a file `full`.
+fn watched_python(folder: &Path) -> Interpreter {
+    const CODE: &str = r#"
+import errno, os, runpy, sys
+fork = os.fork
+def fork_unless_full():
+    if os.path.exists("{FOLDER}/full"):
+        raise OSError(errno.EAGAIN, "no more processes")
+    return fork()
+os.fork = fork_unless_full
+sys.path[0] = os.path.dirname(sys.argv[1])
+runpy.run_path(sys.argv[1])
+"#;
+    let Interpreter { path: real, versions } = ordinary().interpreter().clone();
+    let path = folder.join("python");
+    let script =
+        "#!/bin/sh\necho start >> '{FOLDER}/starts'\nexec '{REAL}' -c '{CODE}' \"$@\"\n".replace("{CODE}", CODE);
+    let script = script.replace("{REAL}", real.to_str().unwrap()).replace("{FOLDER}", folder.to_str().unwrap());
+    fs::write(&path, script).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    Interpreter { path, versions }
+}
+
+fn starts(folder: &Path) -> usize {
+    fs::read_to_string(folder.join("starts")).unwrap().lines().count()
+}
+
+#[test]
+fn a_zygote_that_cannot_fork_for_a_while_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = SandboxOptions { offered: NO_MOUNTS, ..options() };
+    let sandbox = Sandbox::start_with(options, watched_python(folder.path())).unwrap();
+    let zygote = sandbox.zygote_process();
+    let mut kept = sandbox.session(input());
+    kept.run("a = 1").unwrap();
+    let full = folder.path().join("full");
+    fs::write(&full, "").unwrap();
+    // One may have been forked ahead.
+    drop(sandbox.session(input()).run("print(1)"));
+    let error = sandbox.session(input()).run("print(1)").unwrap_err().to_string();
+    assert!(error.contains("cannot be started"), "{error}");
+    fs::remove_file(&full).unwrap();
+    assert_eq!(sandbox.session(input()).run("print(2)").unwrap().text.trim(), "2");
+    assert_eq!(kept.run("print(a)").unwrap().text.trim(), "1");
+    assert_eq!((starts(folder.path()), sandbox.zygote_process()), (1, zygote));
+}
+
+#[test]
+fn a_failure_of_the_sandbox_does_not_hide_that_variables_are_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let sandbox = Sandbox::start_with(options(), watched_python(folder.path())).unwrap();
+    let mut session = sandbox.session(input());
+    session.run("a = 1").unwrap();
+    kill_process(Pid::from_raw(sandbox.zygote_process() as i32).unwrap(), Signal::KILL).unwrap();
+    wait_for("the end of the session", || session.run("print(a)").unwrap().status != Status::Ok);
+    let [path, away] = ["python", "away"].map(|name| folder.path().join(name));
+    fs::rename(&path, &away).unwrap();
+    assert!(session.run("print(1)").is_err());
+    fs::rename(&away, &path).unwrap();
+    assert!(session.run("print(1)").unwrap().variables_lost);
+    assert!(!session.run("print(1)").unwrap().variables_lost);
+    assert_eq!(starts(folder.path()), 2);
+}
+
+/// As the zygote removes its folder when the host was killed: nested deeper than Python's stack and any path.
+#[test]
+fn the_zygote_removes_folders_of_any_depth_and_follows_no_links() {
+    let folder = tempfile::tempdir().unwrap();
+    let scratch = folder.path().join("scratch");
+    let kept = folder.path().join("kept");
+    fs::create_dir_all(scratch.join("moved-0/locked")).unwrap();
+    fs::create_dir(&kept).unwrap();
+    fs::write(kept.join("file"), "kept").unwrap();
+    symlink(&kept, scratch.join("link")).unwrap();
+    symlink(&kept, scratch.join("moved-0/link")).unwrap();
+    fs::set_permissions(scratch.join("moved-0/locked"), fs::Permissions::from_mode(0o000)).unwrap();
+    let code = "import os, sys\nsys.path.insert(0, sys.argv[1])\nimport jail\nos.chdir(sys.argv[2])\n\
+                for _ in range(3000):\n    os.mkdir('a-long-name')\n    os.chdir('a-long-name')\n\
+                os.chdir('/')\njail.remove_tree(sys.argv[2])";
+    let scripts = concat!(env!("CARGO_MANIFEST_DIR"), "/src/sandbox");
+    let mut command = Command::new(&ordinary().interpreter().path);
+    let output = command.args(["-B", "-c", code, scripts]).arg(&scratch).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!scratch.exists());
+    assert_eq!(fs::read_to_string(kept.join("file")).unwrap(), "kept");
+}
+
 #[test]
 fn folders_on_the_host_are_measured_and_removed_whatever_code_left_in_them() {
     let outside = tempfile::tempdir().unwrap();
     fs::write(outside.path().join("kept.txt"), "kept").unwrap();
-    let offered = Offered { user_namespaces: false, namespaces_of_root: false, ..Offered::default() };
     for as_user in [None, is_root().then_some(NOBODY)] {
-        let sandbox = Sandbox::start(SandboxOptions { offered, as_user, ..options() }).unwrap();
-        let command = fs::read_to_string(format!("/proc/{}/cmdline", sandbox.zygote_process())).unwrap();
-        let script = Path::new(command.split('\0').find(|part| part.ends_with("zygote.py")).unwrap());
-        let folder = script.parent().unwrap().to_owned();
+        let sandbox = Sandbox::start(SandboxOptions { offered: NO_MOUNTS, as_user, ..options() }).unwrap();
+        let folder = folder_of(&sandbox);
         for (code, status) in LEFT_BEHIND {
             let mut session = sandbox.session(input());
             let execution = session.run(&code.replace("{OUTSIDE}", outside.path().to_str().unwrap())).unwrap();
             assert_eq!(execution.status, *status, "{code}: {}", execution.text);
             drop(session);
             // One session waits for the next sequence, and has no folder yet.
-            assert_eq!(fs::read_dir(folder.join("scratch")).unwrap().count(), 0, "{code}");
+            wait_for(code, || fs::read_dir(folder.join("scratch")).unwrap().count() == 0);
         }
         let kept = sandbox.session(input());
         drop(sandbox);

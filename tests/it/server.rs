@@ -74,7 +74,7 @@ impl Server {
         let workplace = Workplace::new();
         let own = std::fs::read_to_string(workplace.path("model/chat_template.jinja")).unwrap();
         let template =
-            workplace.write("tools.jinja", &format!("{{% if tools %}}{{{{ tools | tojson }}}}{{% endif %}}{own}"));
+            workplace.write("tools.jinja", format!("{{% if tools %}}{{{{ tools | tojson }}}}{{% endif %}}{own}"));
         Server::start_in(workplace, &[&["--chat-template", template.to_str().unwrap()], arguments].concat())
     }
 

@@ -69,7 +69,7 @@ fn table() -> Vec<String> {
                 false => walls.of(guarantee).join(", ").replace(&format!(" (version {landlock})"), ""),
             });
             let cells = cells.join(" | ");
-            match lines.last_mut().filter(|(last, _, _, last_cells)| (last.as_str(), &*last_cells) == (name, &cells)) {
+            match lines.last_mut().filter(|(last, _, _, last_cells)| (last.as_str(), last_cells) == (name, &cells)) {
                 Some((_, _, to, _)) => *to = landlock,
                 None => lines.push((name.to_owned(), landlock, landlock, cells)),
             }

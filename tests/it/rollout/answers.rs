@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use thyme_engine::eval::predictions::score_lines;
-use thyme_engine::files::lines::{JsonLines, LINE_BYTES_MAX};
+use thyme_engine::files::lines::{JsonLines, LineBounds};
 use thyme_engine::ops::sample::philox_uniform;
 use thyme_engine::rollout::reward::{RewardSet, Score};
 use thyme_engine::rollout::rewards::answer::fits;
@@ -21,7 +21,7 @@ fn verdict(answer: &str, solution: &str, question: &str) -> Verdict {
 
 #[test]
 fn every_judged_pair_scores_as_it_was_judged() {
-    let pairs = JsonLines::of_reader(Path::new("answers.jsonl"), PAIRS.as_bytes(), LINE_BYTES_MAX);
+    let pairs = JsonLines::of_reader(Path::new("answers.jsonl"), PAIRS.as_bytes(), LineBounds::INPUT);
     let (scored, _) = score_lines(pairs, &RewardSet::answer_only()).unwrap();
     let mut faults = Vec::new();
     for line in scored.lines() {
