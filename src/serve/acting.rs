@@ -14,7 +14,7 @@ use super::fair::{Client, FairQueue, Place};
 use super::gauges::Waiting;
 use super::seats::Claim;
 use crate::engine::request::{Event, GeneratorError};
-use crate::prompt::Processor;
+use crate::prompt::{ChatError, Processor, PromptError};
 use crate::rollout::environment::{Environment, EnvironmentError, Scene, Task, Tasks, TokenLimits};
 use crate::rollout::generator::Generator;
 use crate::rollout::tool::ToolImage;
@@ -293,6 +293,7 @@ impl ActJob {
 fn environment_error(error: &EnvironmentError) -> ApiError {
     match error {
         EnvironmentError::Tool(fault) => ApiError::failed(fault),
+        EnvironmentError::Prompt(PromptError::Chat(ChatError::NoProcess(reason))) => ApiError::no_process(reason),
         other => ApiError::field("messages", format!("cannot be used: {other}")),
     }
 }

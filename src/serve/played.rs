@@ -46,7 +46,7 @@ pub async fn answer(
     let asked = request.max_completion_tokens.or(request.max_tokens);
     let (code_temperature, is_stream) = (request.code_temperature, request.stream.unwrap_or(false));
     let include_usage = request.stream_options.and_then(|options| options.include_usage).unwrap_or(false);
-    entry.weigh(&app, room.bytes, &settings)?;
+    entry.weigh(&app, room.bytes, 1, &settings)?;
     let cost = cost_of(room.bytes, picture_count(&request));
     let task = prepare(&app, entry.client, room.bytes, move |app| app.prompts.task(&request)).await?;
     drop(room);
@@ -111,6 +111,7 @@ fn refuse_unplayable(request: &Request) -> Result<(), ApiError> {
         ("stop_token_ids", request.stop_token_ids.as_ref().is_some_and(|ids| !ids.is_empty())),
         ("ignore_eos", request.ignore_eos.unwrap_or(false)),
         ("continue_final_message", request.continue_final_message.unwrap_or(false)),
+        ("chat_template", request.chat_template.is_some()),
         ("chat_template_kwargs", request.chat_template_kwargs.as_ref().is_some_and(|kwargs| !kwargs.is_empty())),
         ("mm_processor_kwargs", request.mm_processor_kwargs.is_some()),
     ] {
