@@ -39,7 +39,9 @@ pub enum ChatError {
     #[error("chat template: {0}")]
     Template(String),
     /// There is no process that could render the template.
-    #[error("chat template: a process for it cannot be used: {0}; look at the limits of processes and memory of this machine")]
+    #[error(
+        "chat template: a process for it cannot be used: {0}; look at the limits of processes and memory of this machine"
+    )]
     NoProcess(String),
     /// Marks and images differ in number.
     #[error("the messages have {marks} <image> marks but {images} images are given; give one image for each mark")]

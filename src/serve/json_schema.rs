@@ -482,7 +482,9 @@ fn never_ahead(ahead: &str) -> Option<String> {
         return Some(format!("^(?:{other}|$)"));
     }
     let (word, is_whole) = ahead.strip_suffix('$').map_or((ahead, false), |word| (word, true));
-    if !(1..=WORD_LETTERS_MAX).contains(&word.chars().count()) || !word.chars().all(|c| c.is_alphanumeric() || " _-".contains(c)) {
+    if !(1..=WORD_LETTERS_MAX).contains(&word.chars().count())
+        || !word.chars().all(|c| c.is_alphanumeric() || " _-".contains(c))
+    {
         return None;
     }
     let differs = |(at, character): (usize, char)| {
