@@ -319,3 +319,33 @@ fn write_frame(to: &mut impl Write, frame: &[u8]) -> io::Result<()> {
     to.write_all(frame)?;
     to.flush()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    /// A child whose jobs are numbers of one digit: so many seconds it sleeps.
+    const SLEEPER: &str = r#"
+        answer() { printf '\046\000\000\000{"result":{"Ok":null},"is_last":false}'; }
+        head -c 8 >/dev/null; answer
+        while s=$(head -c 5 | tail -c 1) && [ -n "$s" ]; do sleep "$s"; answer; done
+    "#;
+
+    #[test]
+    fn a_short_job_passes_a_long_one_where_there_are_two_children() {
+        let seconds_beside_a_long_job = |children: usize| {
+            let isolated = Isolated::new("/bin/sh".into(), &["-c", SLEEPER], children, 9);
+            std::thread::scope(|scope| {
+                scope.spawn(|| isolated.call(&2).unwrap());
+                std::thread::sleep(Duration::from_millis(500));
+                let began = Instant::now();
+                isolated.call(&0).unwrap();
+                began.elapsed().as_secs_f64()
+            })
+        };
+        assert!(seconds_beside_a_long_job(2) < 1.0);
+        assert!(seconds_beside_a_long_job(1) > 1.0);
+    }
+}
