@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -46,14 +46,33 @@ pub enum IsolatedError {
     Unusable(String),
 }
 
-/// A child for one kind of work. It starts with the first job, and anew after one that ended it. Jobs wait for each other.
+/// Children for one kind of work, each of which does one job at a time. One starts when a job comes and all others are at work, and anew after
+/// a job that ended it.
 pub struct Isolated {
     program: PathBuf,
     arguments: Vec<String>,
     /// What each child is told first.
     preparation: Vec<u8>,
     limit_seconds: u64,
-    running: Mutex<Option<Running>>,
+    /// Children at most; when all are at work, a job waits for one.
+    children_max: usize,
+    pool: Mutex<Pool>,
+    freed: Condvar,
+}
+
+/// The children.
+#[derive(Default)]
+struct Pool {
+    idle: Vec<Running>,
+    /// How many are at work or start.
+    busy: usize,
+}
+
+/// Where a child works, free again when it is dropped.
+struct Place<'a> {
+    isolated: &'a Isolated,
+    /// The child, if it goes on.
+    child: Option<Running>,
 }
 
 /// A child, and the frames that come from it.
@@ -71,11 +90,17 @@ struct Answer {
 }
 
 impl Isolated {
-    /// Children of `program` with these arguments, of which each job may take so many seconds.
-    pub fn new(program: PathBuf, arguments: &[&str], limit_seconds: u64) -> Isolated {
-        let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
-        let preparation = b"null".to_vec();
-        Isolated { program, arguments, preparation, limit_seconds, running: Mutex::new(None) }
+    /// Children of `program` with these arguments, up to so many at once, of which each job may take so many seconds.
+    pub fn new(program: PathBuf, arguments: &[&str], children_max: usize, limit_seconds: u64) -> Isolated {
+        Isolated {
+            program,
+            arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
+            preparation: b"null".to_vec(),
+            limit_seconds,
+            children_max: children_max.max(1),
+            pool: Mutex::default(),
+            freed: Condvar::new(),
+        }
     }
 
     /// The same for other work that each child is told of when it starts.
@@ -85,7 +110,9 @@ impl Isolated {
             arguments: self.arguments.clone(),
             preparation: json(preparation),
             limit_seconds: self.limit_seconds,
-            running: Mutex::new(None),
+            children_max: self.children_max,
+            pool: Mutex::default(),
+            freed: Condvar::new(),
         }
     }
 
@@ -94,15 +121,39 @@ impl Isolated {
     /// # Errors
     /// What the job's own fault is, or that it ended or outlasted the child.
     pub fn call(&self, job: &impl Serialize) -> Result<Value, IsolatedError> {
-        let mut place = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let living = place.take().and_then(Running::if_living);
+        let mut place = Place::wait(self);
+        let living = place.child.take().and_then(Running::if_living);
         let mut running = living.map_or_else(|| Running::start(self), Ok)?;
         let answer = running.ask(&json(job), self.limit_seconds)?;
         // Dropping it waits for its end.
         if !answer.is_last {
-            *place = Some(running);
+            place.child = Some(running);
         }
         answer.result.map_err(IsolatedError::Refused)
+    }
+
+    fn pool(&self) -> MutexGuard<'_, Pool> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place<'_> {
+    /// Waits until fewer than all are at work; takes a child that is idle, if there is one.
+    fn wait(isolated: &Isolated) -> Place<'_> {
+        let is_full = |pool: &mut Pool| pool.busy >= isolated.children_max;
+        let mut pool = isolated.freed.wait_while(isolated.pool(), is_full).unwrap_or_else(PoisonError::into_inner);
+        pool.busy += 1;
+        Place { isolated, child: pool.idle.pop() }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut pool = self.isolated.pool();
+        pool.busy -= 1;
+        pool.idle.extend(self.child.take());
+        drop(pool);
+        self.isolated.freed.notify_one();
     }
 }
 
@@ -267,4 +318,34 @@ fn write_frame(to: &mut impl Write, frame: &[u8]) -> io::Result<()> {
     to.write_all(&(frame.len() as u32).to_le_bytes())?;
     to.write_all(frame)?;
     to.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    /// A child whose jobs are numbers of one digit: so many seconds it sleeps.
+    const SLEEPER: &str = r#"
+        answer() { printf '\046\000\000\000{"result":{"Ok":null},"is_last":false}'; }
+        head -c 8 >/dev/null; answer
+        while s=$(head -c 5 | tail -c 1) && [ -n "$s" ]; do sleep "$s"; answer; done
+    "#;
+
+    #[test]
+    fn a_short_job_passes_a_long_one_where_there_are_two_children() {
+        let seconds_beside_a_long_job = |children: usize| {
+            let isolated = Isolated::new("/bin/sh".into(), &["-c", SLEEPER], children, 9);
+            std::thread::scope(|scope| {
+                scope.spawn(|| isolated.call(&2).unwrap());
+                std::thread::sleep(Duration::from_millis(500));
+                let began = Instant::now();
+                isolated.call(&0).unwrap();
+                began.elapsed().as_secs_f64()
+            })
+        };
+        assert!(seconds_beside_a_long_job(2) < 1.0);
+        assert!(seconds_beside_a_long_job(1) > 1.0);
+    }
 }

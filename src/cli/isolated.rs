@@ -14,6 +14,8 @@ use crate::prompt::TemplateWork;
 pub const THIS_PROGRAM: &str = "/proc/self/exe";
 /// Seconds that a job may take.
 const LIMIT_SECONDS: u64 = 4;
+/// Children that compile grammars: one for any form, and one for small forms.
+const COMPILERS: usize = 2;
 
 /// Do jobs for another process of this program.
 #[derive(Debug, Args)]
@@ -39,16 +41,18 @@ pub fn renderer() -> Arc<Isolated> {
 
 /// Children of a build of this program that render chat templates.
 pub fn renderer_of(program: &Path) -> Arc<Isolated> {
-    children(program, "templates")
+    // As many as a server makes prompts ready at once.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    children(program, "templates", cores + 1)
 }
 
 /// Children of a build of this program that compile grammars, once they are told a vocabulary.
 pub fn compiler_of(program: &Path) -> Arc<Isolated> {
-    children(program, "grammars")
+    children(program, "grammars", COMPILERS)
 }
 
-fn children(program: &Path, work: &str) -> Arc<Isolated> {
-    Arc::new(Isolated::new(program.to_owned(), &["isolated", work], LIMIT_SECONDS))
+fn children(program: &Path, work: &str, count: usize) -> Arc<Isolated> {
+    Arc::new(Isolated::new(program.to_owned(), &["isolated", work], count, LIMIT_SECONDS))
 }
 
 /// Runs the command.

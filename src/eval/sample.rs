@@ -31,7 +31,7 @@ pub fn write(dir: &Path, name: &str, task: &Task, transcript: &Transcript, score
         };
         blocks.push(Block::Text { heading, text: &turn.text });
         if turn.kind == TurnKind::Observation {
-            let shown = calls.next().into_iter().flat_map(|call| &call.output.images[..call.images_shown]);
+            let shown = calls.next().into_iter().flat_map(|call| &call.output.images);
             blocks.extend(shown.map(|image| Block::Image { caption: caption(image), pixels: &image.pixels }));
         }
     }
@@ -53,7 +53,7 @@ pub fn line(task: &Task, transcript: &Transcript, scores: &Scores) -> Value {
         .iter()
         .map(|call| {
             let mut line = json!({"request": call.request, "status": call.output.status, "images": call.images_shown});
-            let shown = call.output.images[..call.images_shown].iter().enumerate();
+            let shown = call.output.images.iter().enumerate();
             let widened: Vec<Value> = shown
                 .filter_map(|(image, shown)| {
                     shown.widened.as_ref().map(|by| json!({"image": image, "from": by.from, "to": by.to}))

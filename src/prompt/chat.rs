@@ -18,7 +18,7 @@ use super::jinja;
 use super::size::PictureSize;
 use crate::files::open::open_regular;
 use crate::files::{is_elsewhere, local_path};
-use crate::isolated::Isolated;
+use crate::isolated::{Isolated, IsolatedError};
 
 /// Where an image stands in the string contents of Thyme's data.
 pub const IMAGE_MARK: &str = "<image>";
@@ -38,6 +38,11 @@ pub enum ChatError {
     /// The template does not compile or stopped with an error.
     #[error("chat template: {0}")]
     Template(String),
+    /// There is no process that could render the template.
+    #[error(
+        "chat template: a process for it cannot be used: {0}; look at the limits of processes and memory of this machine"
+    )]
+    NoProcess(String),
     /// Marks and images differ in number.
     #[error("the messages have {marks} <image> marks but {images} images are given; give one image for each mark")]
     ImageCount {
@@ -46,6 +51,15 @@ pub enum ChatError {
         /// Images given.
         images: usize,
     },
+}
+
+impl From<IsolatedError> for ChatError {
+    fn from(error: IsolatedError) -> ChatError {
+        match error {
+            IsolatedError::Unusable(reason) => ChatError::NoProcess(reason),
+            error => ChatError::Template(error.to_string()),
+        }
+    }
 }
 
 /// One message of a conversation.
@@ -377,7 +391,7 @@ impl ChatTemplate {
     ) -> Result<Self, ChatError> {
         jinja::check_size(&source).map_err(ChatError::Template)?;
         let job = Rendering { source: Cow::Borrowed(&source), variables: None };
-        renderer.call(&job).map_err(|error| ChatError::Template(error.to_string()))?;
+        renderer.call(&job)?;
         Ok(ChatTemplate { source, special_tokens, renderer: Renderer::Isolated(renderer.clone()) })
     }
 
@@ -396,7 +410,7 @@ impl ChatTemplate {
             Renderer::Own(environment) => jinja::render(environment, &variables).map_err(ChatError::Template),
             Renderer::Isolated(child) => {
                 let job = Rendering { source: Cow::Borrowed(&self.source), variables: Some(Cow::Owned(variables)) };
-                let text = child.call(&job).map_err(|error| ChatError::Template(error.to_string()))?;
+                let text = child.call(&job)?;
                 Ok(text.as_str().unwrap_or_default().to_owned())
             }
         }

@@ -291,6 +291,7 @@ impl Rollout<'_> {
             };
             let number = (self.settings.first_task + self.next_opened) * self.settings.group_size;
             let start = Start {
+                pixels_kept: usize::MAX,
                 task: self.next_opened,
                 first_sequence: number as u64,
                 first_counter: None,

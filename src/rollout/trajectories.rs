@@ -27,6 +27,8 @@ pub struct Start<'a> {
     pub first_counter: Option<u64>,
     /// Tokens that each may take.
     pub limits: TokenLimits,
+    /// Pixels of observed images that each transcript keeps.
+    pub pixels_kept: usize,
     /// How many they are, how they draw, and what else stops them.
     pub settings: &'a RolloutSettings,
 }
@@ -49,6 +51,8 @@ struct Active {
     is_running: bool,
     /// Tokens after the prompt that it may have.
     total_tokens: usize,
+    /// Pixels of images that its transcript may still keep.
+    pixels_left: usize,
     /// The turn so far: tokens, the length of the text that each completed, the text.
     tokens: Vec<Sampled>,
     pieces: Vec<usize>,
@@ -65,6 +69,7 @@ impl Active {
             episode: Some(episode),
             is_running: true,
             total_tokens: start.limits.total,
+            pixels_left: start.pixels_kept,
             tokens: Vec::new(),
             pieces: Vec::new(),
             text: String::new(),
@@ -241,11 +246,13 @@ impl<'a> Trajectories<'a> {
             }
         };
         if let Some(end) = end {
+            call.keep_images(&mut active.pixels_left);
             transcript.calls.push(call);
             self.finish(generator, sequence, end, watch);
             return Ok(());
         }
         call.images_shown = observation.images.len();
+        call.keep_images(&mut active.pixels_left);
         transcript.push_observation(&observation.token_ids, &observation.images, &observation.text);
         watch(Update::Observed { sequence, call: &call, text: &observation.text });
         transcript.calls.push(call);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::generator::Sampled;
-use super::tool::ToolOutput;
+use super::tool::{ToolImage, ToolOutput};
 use crate::prompt::{PreparedImage, Prompt};
 
 /// One sequence from its prompt to its end.
@@ -67,8 +67,24 @@ pub struct Call {
     pub request: String,
     /// What came back.
     pub output: ToolOutput,
-    /// Images of the output that the model was shown.
+    /// Images of the output that the model was shown; the output keeps the first of them, as many as the trajectory has room for.
     pub images_shown: usize,
+}
+
+impl Call {
+    /// Keeps of the output's images those that were shown, up to the first for which too few pixels are left.
+    pub fn keep_images(&mut self, pixels_left: &mut usize) {
+        let images = &mut self.output.images;
+        images.truncate(self.images_shown);
+        let has_room = |image: &ToolImage| {
+            let (width, height) = image.pixels.dimensions();
+            let left = pixels_left.checked_sub(width as usize * height as usize);
+            *pixels_left = left.unwrap_or(*pixels_left);
+            left.is_some()
+        };
+        let kept = images.iter().map(has_room).take_while(|has_room| *has_room).count();
+        images.truncate(kept);
+    }
 }
 
 /// Why a sequence ended. Every end is named and logged.
@@ -245,4 +261,33 @@ pub(super) enum OwnParts {
         /// What it is.
         kind: TurnKind,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use image::RgbImage;
+
+    use super::*;
+    use crate::rollout::tool::CallStatus;
+
+    #[test]
+    fn a_call_keeps_the_images_that_were_shown_and_have_room() {
+        let image = |side: u32| ToolImage {
+            name: String::new(),
+            label: String::new(),
+            pixels: Arc::new(RgbImage::new(side, side)),
+            widened: None,
+        };
+        let mut left = 350;
+        for (sides, shown, kept) in
+            [(vec![10, 10], 1, 1), (vec![10, 20, 1], 3, 1), (vec![12, 12], 2, 1), (vec![3], 0, 0)]
+        {
+            let images = sides.into_iter().map(image).collect();
+            let output = ToolOutput { images, ..ToolOutput::text(CallStatus::Ok, "") };
+            let mut call = Call { request: String::new(), output, images_shown: shown };
+            call.keep_images(&mut left);
+            assert_eq!(call.output.images.len(), kept);
+        }
+        assert_eq!(left, 350 - 100 - 100 - 144);
+    }
 }

@@ -14,12 +14,12 @@ use super::fair::{Client, FairQueue, Place};
 use super::gauges::Waiting;
 use super::seats::Claim;
 use crate::engine::request::{Event, GeneratorError};
-use crate::prompt::Processor;
+use crate::prompt::{ChatError, Processor, PromptError};
 use crate::rollout::environment::{Environment, EnvironmentError, Scene, Task, Tasks, TokenLimits};
 use crate::rollout::generator::Generator;
 use crate::rollout::tool::ToolImage;
 use crate::rollout::trajectories::{Start, Trajectories};
-use crate::rollout::transcript::Transcript;
+use crate::rollout::transcript::{Call, Transcript};
 use crate::rollout::{RolloutSettings, Update};
 
 /// A chat that costs more to make ready is large: it has more than a picture or two.
@@ -41,6 +41,8 @@ pub struct ActJob {
     pub settings: RolloutSettings,
     /// Tokens that each answer may take, its observations among them.
     pub limits: TokenLimits,
+    /// Pixels of observed images that each answer's trajectory keeps.
+    pub pixels_kept: usize,
     /// Where news goes. When nobody listens any more, the job is given up.
     pub events: UnboundedSender<Result<Act, ApiError>>,
     /// It counts as waiting until it is opened.
@@ -64,9 +66,26 @@ pub enum ActKind {
     /// The model wrote.
     Text(String),
     /// The model reads what its call brought, images as `<image>`.
-    Observed(String, Vec<ToolImage>),
+    Observed(String, Shown),
     /// It ended.
     Finished(Box<Transcript>),
+}
+
+/// The images of an observation.
+#[derive(Debug, Default)]
+pub struct Shown {
+    /// Those that the trajectory keeps.
+    pub images: Vec<ToolImage>,
+    /// How many more the model was shown.
+    pub left_out: usize,
+}
+
+impl Shown {
+    /// Those of a call.
+    pub fn of(call: &Call) -> Shown {
+        let images = call.output.images.clone();
+        Shown { left_out: call.images_shown - images.len(), images }
+    }
 }
 
 /// Tasks on their way to the workers, by number.
@@ -226,6 +245,7 @@ impl<'a> Acting<'a> {
             first_sequence: first,
             first_counter: Some(job.first as u64),
             limits: job.limits,
+            pixels_kept: job.pixels_kept,
             settings: &job.settings,
         };
         match self.trajectories.open(generator, &mut prepared.scene, &start) {
@@ -293,6 +313,7 @@ impl ActJob {
 fn environment_error(error: &EnvironmentError) -> ApiError {
     match error {
         EnvironmentError::Tool(fault) => ApiError::failed(fault),
+        EnvironmentError::Prompt(PromptError::Chat(ChatError::NoProcess(reason))) => ApiError::no_process(reason),
         other => ApiError::field("messages", format!("cannot be used: {other}")),
     }
 }
@@ -302,7 +323,7 @@ fn tell(listeners: &mut BTreeMap<u64, Listener>, update: Update<'_>) {
     let (sequence, kind) = match update {
         Update::Text { sequence, text } => (sequence, ActKind::Text(text.to_owned())),
         Update::Observed { sequence, call, text } => {
-            let shown = call.output.images.iter().take(call.images_shown).cloned().collect();
+            let shown = Shown::of(call);
             (sequence, ActKind::Observed(text.to_owned(), shown))
         }
         Update::Finished(transcript) => (transcript.sequence, ActKind::Finished(Box::new(transcript))),

@@ -63,7 +63,8 @@ impl Idle {
 struct Standing {
     idle: Arc<Idle>,
     leave: Arc<Notify>,
-    number: Mutex<u64>,
+    /// None while a request is answered.
+    number: Mutex<Option<u64>>,
 }
 
 impl Standing {
@@ -78,12 +79,22 @@ impl Standing {
         state.0 += 1;
         let number = state.0;
         state.1.insert(number, self.leave.clone());
-        *self.number.lock().unwrap_or_else(PoisonError::into_inner) = number;
+        *self.number() = Some(number);
     }
 
     fn work(&self) {
-        let number = *self.number.lock().unwrap_or_else(PoisonError::into_inner);
-        self.idle.state().1.remove(&number);
+        let mut state = self.idle.state();
+        if let Some(number) = self.number().take() {
+            state.1.remove(&number);
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.number().is_some()
+    }
+
+    fn number(&self) -> MutexGuard<'_, Option<u64>> {
+        self.number.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -190,9 +201,9 @@ async fn attend(
     if let Err(error) = prepare(&stream, patience) {
         tracing::debug!("a connection has not all its settings: {error}");
     }
-    let leave = standing.leave.clone();
+    let answering = standing.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
-        let busy = Busy::new(&standing);
+        let busy = Busy::new(&answering);
         request.extensions_mut().insert(Peer(address));
         let answered = router.clone().oneshot(request);
         let busy_body = |body| Body::new(BusyBody { body, _busy: busy });
@@ -202,13 +213,20 @@ async fn attend(
     let mut is_ending = false;
     loop {
         tokio::select! {
+            // A request that came before the word to leave is answered.
+            biased;
             done = poll_fn(|context| connection.poll_without_shutdown(context)) => {
+                drop(standing);
                 if done.is_ok() {
                     linger(connection.into_parts().io.into_inner()).await;
                 }
                 return;
             }
-            () = leave.notified() => return,
+            () = standing.leave.notified() => {
+                if standing.is_idle() {
+                    return;
+                }
+            }
             () = is_true(&mut end), if !is_ending => {
                 is_ending = true;
                 std::pin::Pin::new(&mut connection).graceful_shutdown();
@@ -264,4 +282,23 @@ fn connections_max() -> u32 {
     let descriptors = if raised.is_ok() { limit.maximum } else { limit.current };
     let connections = descriptors.unwrap_or(u64::MAX).saturating_sub(SPARE_DESCRIPTORS);
     connections.clamp(1, CONNECTIONS_MAX) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_is_told_to_leave_and_has_a_request_stays() {
+        let idle = Arc::<Idle>::default();
+        let standing = Standing::new(&idle);
+        idle.make_room();
+        let busy = Busy::new(&standing);
+        assert!(!standing.is_idle(), "the word to leave came before the request");
+        idle.make_room();
+        drop(busy);
+        assert!(standing.is_idle());
+        drop(standing);
+        assert!(idle.state().1.is_empty());
+    }
 }

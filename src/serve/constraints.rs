@@ -11,12 +11,13 @@ use super::compiler::Compiler;
 use super::error::ApiError;
 use super::fair::Client;
 use super::fields::shorten;
-use super::json_schema;
+use super::json_schema::{self, Budget};
 use super::openai::Request;
 use super::routes::on_thread;
 use super::sampling::{Defaults, check};
 use crate::engine::sampling::constraints::Constraints;
 use crate::engine::sampling::grammar::{Form, Grammar};
+use crate::isolated::IsolatedError;
 use crate::prompt::Tokenizer;
 
 /// Entries of a list of a request at most: biases, bad words, choices.
@@ -98,16 +99,22 @@ impl Asked {
         self.form.is_some()
     }
 
+    /// What compiling costs: the bytes of the form and of the words.
+    fn cost(&self) -> u64 {
+        let form = self.form.as_ref().map_or(0, |(_, form)| form.to_string().len());
+        (form + self.bad_words.iter().map(String::len).sum::<usize>()) as u64
+    }
+
     /// The constraints, with words cut into tokens and the form compiled.
     ///
     /// # Errors
     /// Why a form cannot be used.
-    pub async fn compile(self, app: &Arc<App>, (client, bytes): (Client, u64)) -> Result<Arc<Constraints>, ApiError> {
+    pub async fn compile(self, app: &Arc<App>, client: Client) -> Result<Arc<Constraints>, ApiError> {
         if self.bad_words.is_empty() && self.form.is_none() {
             return Ok(Arc::new(self.constraints));
         }
         // In places of its own: whoever sends large forms holds up others who send forms, and nobody else.
-        on_thread(app, &app.compiling, (client, bytes), move |app| {
+        on_thread(app, &app.compiling, (client, self.cost()), move |app| {
             let tokenizer = app.prompts.processor.tokenizer();
             let grammar = self.form.map(|(param, form)| compile(app.grammars()?, param, &form)).transpose()?;
             let bad_words = tokens_of_words(&self.bad_words, tokenizer)?;
@@ -278,8 +285,10 @@ fn read_form(request: &Request, tools: &ToolChoice) -> Result<Option<(&'static s
         }
     }
     if let ToolChoice::Forced(functions, several) = tools {
-        let prepared =
-            |(name, parameters): &(String, Value)| Ok((name.clone(), read_schema("tools", parameters.clone())?));
+        let mut budget = Budget::default();
+        let prepared = |(name, parameters): &(String, Value)| {
+            Ok((name.clone(), read_schema("tools", parameters.clone(), &mut budget)?))
+        };
         let functions = functions.iter().map(prepared).collect::<Result<Vec<_>, ApiError>>()?;
         forms.push(("tool_choice", calls_form(&functions, *several)));
     }
@@ -291,19 +300,19 @@ fn read_form(request: &Request, tools: &ToolChoice) -> Result<Option<(&'static s
     }
     let Some((param, form)) = forms.pop() else { return Ok(None) };
     Ok(Some(match form {
-        Form::JsonSchema(schema) => (param, Form::JsonSchema(read_schema(param, schema)?)),
+        Form::JsonSchema(schema) => (param, Form::JsonSchema(read_schema(param, schema, &mut Budget::default())?)),
         Form::Regex(text) | Form::Lark(text) if text.len() > FORM_BYTES_MAX => return Err(too_long(param, text.len())),
         form => (param, form),
     }))
 }
 
 /// A schema in the words of the grammars.
-fn read_schema(param: &str, schema: Value) -> Result<Value, ApiError> {
+fn read_schema(param: &str, schema: Value, budget: &mut Budget) -> Result<Value, ApiError> {
     let bytes = schema.to_string().len();
     if bytes > FORM_BYTES_MAX {
         return Err(too_long(param, bytes));
     }
-    json_schema::prepare(schema).map_err(|reason| ApiError::field(param, format!("cannot be used: {reason}")))
+    json_schema::prepare(schema, budget).map_err(|reason| ApiError::field(param, format!("cannot be used: {reason}")))
 }
 
 fn too_long(param: &str, bytes: usize) -> ApiError {
@@ -405,8 +414,11 @@ fn literal(text: &str) -> String {
 }
 
 fn compile(grammars: &Compiler, param: &str, form: &Form) -> Result<Grammar, ApiError> {
-    grammars.compile(form).map_err(|reason| {
-        let reason: String = reason.chars().take(REASON_CHARACTERS_MAX).collect();
-        ApiError::field(param, format!("cannot be used: {reason}"))
+    grammars.compile(form).map_err(|error| match error {
+        IsolatedError::Unusable(reason) => ApiError::no_process(reason),
+        error => {
+            let reason: String = error.to_string().chars().take(REASON_CHARACTERS_MAX).collect();
+            ApiError::field(param, format!("cannot be used: {reason}"))
+        }
     })
 }

@@ -15,14 +15,14 @@ use tokio::sync::oneshot;
 use super::App;
 use super::access::Bodiless;
 use super::answers::{Form, Kind};
-use super::constraints::{Asked, ToolChoice};
+use super::constraints::ToolChoice;
 use super::desk::{Order, Running};
 use super::error::ApiError;
 use super::fair::Client;
 use super::fields::{object, optional_object, whole_number, wholes, with_whole_floats};
 use super::openai::Request;
 use super::prompts::{is_remote, picture_count};
-use super::routes::{Entry, Wire, answer, cost_of, fetch, fetch_pictures, prepare};
+use super::routes::{Entry, Wire, answer, cost_of, fetch, fetch_pictures, prepare, read_asked};
 use super::sampling::check;
 use crate::checkpoint::folder;
 use crate::checkpoint::weights::ReloadError;
@@ -224,7 +224,8 @@ async fn generate(
         let images = app.prompts.load(&features.images, &features.image_sizes, features.mm_processor_kwargs)?;
         Ok(vec![app.prompts.tokens("token_ids", token_ids, images)?])
     };
-    let asked = Asked::read(&request, &ToolChoice::None, &app.defaults)?;
+    let no_tools = |_: &Request| Ok(ToolChoice::None);
+    let (request, _, asked) = read_asked(&app, (entry.client, room.bytes), request, no_tools).await?;
     let form = Form { kind: Kind::Tokens, ..Form::default() };
     answer(app, entry, (request, asked, room), request_id, form, make).await
 }

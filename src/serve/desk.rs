@@ -329,6 +329,10 @@ impl<'a> Desk<'a> {
                 self.give_up_abandoned();
             }
             self.receive();
+            let acting = self.acting.as_ref().map_or(0, |acting| acting.sequences().len());
+            if self.seats.count_all() > self.listeners.len() + acting {
+                self.forget_closed();
+            }
             self.admit();
             self.measure();
             self.score();
@@ -472,13 +476,14 @@ impl<'a> Desk<'a> {
         while !self.waiting.is_empty() {
             let free = self.engine.free_places();
             let first = self.waiting.iter().next().map(|(spot, waiter)| (spot, waiter.places()));
-            let spot = match first {
-                Some((spot, places)) if places <= free => Some(spot),
+            let chosen = match first {
+                Some((spot, places)) if places <= free => Some((spot, free)),
                 _ => self.make_room(free),
             };
-            let Some(waiter) = spot.and_then(|spot| self.waiting.take(spot)) else { return };
+            let Some((spot, places)) = chosen else { return };
+            let Some(waiter) = self.waiting.take(spot) else { return };
             let rest = match waiter {
-                Waiter::Job(job) => self.open(job).map(Waiter::Job),
+                Waiter::Job(job) => self.open(job, places).map(Waiter::Job),
                 Waiter::Act(prepared) => self.open_chat(prepared).map(Waiter::Act),
                 Waiter::Paused { sequence, .. } => {
                     self.engine.resume(sequence);
@@ -513,9 +518,9 @@ impl<'a> Desk<'a> {
         }
     }
 
-    /// Lets sequences rest for the first in the queue for whom others have to: where it waits. What is free meanwhile is kept for the very first.
-    /// Few rest, so that they find their pages again; but a small request is soon done, and one of them goes on in its place.
-    fn make_room(&mut self, free: usize) -> Option<Spot> {
+    /// Lets sequences rest for the first in the queue for whom others have to: where it waits, and how many places it may take. What is
+    /// free meanwhile is kept for the very first. Few rest, so that they find their pages again; but a small request is soon done, and one of them goes on in its place.
+    fn make_room(&mut self, free: usize) -> Option<(Spot, usize)> {
         self.forget_closed();
         let may_rest = self.engine.paused().saturating_sub(self.aside.len()) < self.engine.places();
         let holders = self.seats.holders(&self.engine);
@@ -531,7 +536,7 @@ impl<'a> Desk<'a> {
             let waiting = self.gauges.wait();
             self.wait(Waiter::Paused { sequence: victim, claim: rests, _waiting: waiting });
         }
-        Some(spot)
+        Some((spot, places))
     }
 
     /// Opens a chat; it comes back if there is no room.
@@ -550,12 +555,12 @@ impl<'a> Desk<'a> {
         }
     }
 
-    /// Opens as many answers of a job as there are places for, or a few while others wait; the rest comes back.
-    fn open(&mut self, mut queued: Queued) -> Option<Queued> {
+    /// Opens as many answers of a job as it may take places, or a few while others wait; the rest comes back.
+    fn open(&mut self, mut queued: Queued, places: usize) -> Option<Queued> {
         let job = queued.job.clone();
         let first = self.sequences_opened;
         let most = if self.waiting.is_empty() { usize::MAX } else { GROUP_MAX };
-        let n = queued.answers.len().min(most).min(self.engine.free_places());
+        let n = queued.answers.len().min(most).min(places);
         let opening = Opening {
             token_ids: job.prompt.token_ids.clone(),
             images: job.prompt.images.clone(),

@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use crate::engine::request::GeneratorError;
+use crate::prompt::{ChatError, PromptError};
 
 /// Seconds after which a client may try again.
 const RETRY_SECONDS: u32 = 1;
@@ -68,6 +69,20 @@ impl ApiError {
             "no_room",
             "too many large requests come in at once; try again later",
         )
+    }
+
+    /// The system has no process or no memory for what is done in a child.
+    pub fn no_process(reason: impl Display) -> ApiError {
+        let message = format!("the server cannot have the process that this takes: {reason}; try again later");
+        ApiError::status(StatusCode::SERVICE_UNAVAILABLE, "no_process", message)
+    }
+
+    /// A prompt that cannot be made of a field.
+    pub fn prompt(param: &str, error: &PromptError) -> ApiError {
+        match error {
+            PromptError::Chat(ChatError::NoProcess(reason)) => ApiError::no_process(reason),
+            error => ApiError::field(param, error),
+        }
     }
 
     /// The rest of a body did not come in time.

@@ -30,7 +30,8 @@ impl Client {
     /// A request that brought the key of this number, if there are several, from an address. All of this machine share one, and so do
     /// those of a network of version 6.
     pub fn new(key: Option<usize>, address: Option<IpAddr>, request: u64) -> Client {
-        let party = match (key, address) {
+        // Where the server listens at addresses of version 6, those of version 4 come written as such.
+        let party = match (key, address.map(|address| address.to_canonical())) {
             (Some(key), _) => 1 + key as u128,
             (None, Some(IpAddr::V4(address))) if !address.is_loopback() => address.to_ipv6_mapped().to_bits(),
             (None, Some(IpAddr::V6(address))) if !address.is_loopback() => address.to_bits() >> 64 << 64,
@@ -317,8 +318,10 @@ impl Place {
     pub fn wait(&self, cost: u64) -> Result<(), usize> {
         let mut state = self.line.state();
         let all = &mut state.1;
-        if let Some(own) = all.get_mut(&self.number) {
-            own.cost = Some(cost);
+        match all.get_mut(&self.number) {
+            Some(own) => own.cost = Some(cost),
+            // It gave way while its body came, and takes no other's place.
+            None => return Err(all.len()),
         }
         let mut of_party: BTreeMap<u128, usize> = BTreeMap::new();
         let waiting = all.iter().filter_map(|(number, one)| Some((*number, one.party, one.cost?)));
@@ -438,5 +441,25 @@ mod tests {
         let (other, _other_gone) = enter(1);
         assert!(other.wait(5000).is_ok(), "a party that has less goes first");
         assert_eq!(Line::new(0).enter(0).0.wait(1), Err(0));
+    }
+
+    #[test]
+    fn who_gave_way_takes_no_place_of_another() {
+        let line = Line::new(1);
+        let (slow, _slow_gone) = line.enter(0);
+        let coming: Vec<_> = (0..COMING_MAX).map(|_| line.enter(1)).collect();
+        let (other, mut other_gone) = line.enter(2);
+        other.wait(1000).unwrap();
+        assert!(slow.wait(1).is_err() && other_gone.try_recv().is_err());
+        drop(coming);
+    }
+
+    #[test]
+    fn addresses_of_version_4_are_parties_of_their_own_however_they_are_written() {
+        let party = |address: &str| Client::new(None, Some(address.parse().unwrap()), 0).party;
+        assert_ne!(party("::ffff:192.0.2.1"), party("::ffff:192.0.2.2"));
+        assert_eq!(party("::ffff:192.0.2.1"), party("192.0.2.1"));
+        assert_eq!(party("::ffff:127.0.0.1"), party("::1"));
+        assert_eq!(party("2001:db8::1"), party("2001:db8::2"));
     }
 }

@@ -50,19 +50,61 @@ const OPTIONS: [(&str, bool); 6] = [
 const DECIMAL_START: &str = r"^(?!^[-+.]*$)[+-]?0*";
 /// References from one name to the next at most.
 const HOPS_MAX: usize = 16;
+/// Schemas of names that are read for the schemas of a request at most: a reference may lead to many of them, and each to many more.
+const NAMES_READ_MAX: usize = 4096;
+/// Bytes that rewriting adds to the schemas of a request at most.
+const WRITTEN_BYTES_MAX: usize = 1 << 20;
+/// Letters at most of a word that a text must not begin with: a pattern without the look-ahead repeats it for each.
+const WORD_LETTERS_MAX: usize = 64;
 /// Days of each month.
 const DATE: &str = r"^[0-9]{4}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)|02-(?:0[1-9]|1[0-9]|2[0-8]))$";
+
+/// What rewriting the schemas of a request may still take.
+#[derive(Debug)]
+pub struct Budget {
+    reads: usize,
+    bytes: usize,
+}
+
+impl Default for Budget {
+    fn default() -> Budget {
+        Budget { reads: NAMES_READ_MAX, bytes: WRITTEN_BYTES_MAX }
+    }
+}
+
+impl Budget {
+    /// One more schema of names is read.
+    fn read(&mut self) -> Result<(), String> {
+        self.reads = self.reads.checked_sub(1).ok_or_else(|| {
+            format!(
+                "its propertyNames lead to more than {NAMES_READ_MAX} schemas; give the names in one enum or pattern"
+            )
+        })?;
+        Ok(())
+    }
+
+    /// So many bytes more are written.
+    fn write(&mut self, bytes: usize) -> Result<(), String> {
+        self.bytes = self.bytes.checked_sub(bytes).ok_or_else(|| {
+            format!(
+                "written out for a grammar it grows by more than {WRITTEN_BYTES_MAX} bytes; give fewer names in propertyNames or fewer \
+                 patterns"
+            )
+        })?;
+        Ok(())
+    }
+}
 
 /// A schema as llguidance takes it.
 ///
 /// # Errors
 /// What cannot be kept, with a remedy.
-pub fn prepare(mut schema: Value) -> Result<Value, String> {
+pub fn prepare(mut schema: Value, budget: &mut Budget) -> Result<Value, String> {
     if schema == true {
         schema = json!({});
     }
     let root = schema.clone();
-    rewrite(&mut schema, &root)?;
+    rewrite(&mut schema, &root, budget)?;
     if let Value::Object(fields) = &mut schema {
         let options = fields.entry("x-guidance").or_insert_with(|| json!({}));
         let options = options.as_object_mut().ok_or("x-guidance must be an object")?;
@@ -86,18 +128,18 @@ pub fn prepare(mut schema: Value) -> Result<Value, String> {
     Ok(schema)
 }
 
-fn rewrite(schema: &mut Value, root: &Value) -> Result<(), String> {
+fn rewrite(schema: &mut Value, root: &Value, budget: &mut Budget) -> Result<(), String> {
     let Value::Object(fields) = schema else { return Ok(()) };
     for key in SCHEMAS {
         match fields.get_mut(key) {
-            Some(Value::Array(list)) => list.iter_mut().try_for_each(|schema| rewrite(schema, root))?,
-            Some(schema) if key != "propertyNames" => rewrite(schema, root)?,
+            Some(Value::Array(list)) => list.iter_mut().try_for_each(|schema| rewrite(schema, root, budget))?,
+            Some(schema) if key != "propertyNames" => rewrite(schema, root, budget)?,
             _ => {}
         }
     }
     for key in NAMED_SCHEMAS {
         let Some(Value::Object(named)) = fields.get_mut(key) else { continue };
-        named.values_mut().try_for_each(|schema| rewrite(schema, root))?;
+        named.values_mut().try_for_each(|schema| rewrite(schema, root, budget))?;
     }
     for key in COUNTS {
         fields.get_mut(key).into_iter().for_each(make_whole);
@@ -110,9 +152,9 @@ fn rewrite(schema: &mut Value, root: &Value) -> Result<(), String> {
     }
     ANNOTATIONS.iter().for_each(|key| drop(fields.shift_remove(*key)));
     rewrite_format(fields);
-    rewrite_pattern(fields)?;
-    rewrite_pattern_properties(fields)?;
-    rewrite_property_names(fields, root)
+    rewrite_pattern(fields, budget)?;
+    rewrite_pattern_properties(fields, budget)?;
+    rewrite_property_names(fields, root, budget)
 }
 
 /// Names formats in other words, and drops what is not known: an annotation, as the specification has it.
@@ -150,19 +192,23 @@ fn also(fields: &mut Map<String, Value>, mut asked: Value) {
     }
 }
 
-fn rewrite_pattern(fields: &mut Map<String, Value>) -> Result<(), String> {
+fn rewrite_pattern(fields: &mut Map<String, Value>, budget: &mut Budget) -> Result<(), String> {
     let Some(pattern) = fields.get("pattern").and_then(Value::as_str) else { return Ok(()) };
-    let mut patterns = without_look_around(pattern)?.into_iter();
+    let patterns = without_look_around(pattern)?;
+    budget.write(patterns.iter().map(String::len).sum::<usize>().saturating_sub(pattern.len()))?;
+    let mut patterns = patterns.into_iter();
     fields["pattern"] = patterns.next().unwrap_or_default().into();
     patterns.for_each(|pattern| also(fields, json!({"pattern": pattern})));
     Ok(())
 }
 
-fn rewrite_pattern_properties(fields: &mut Map<String, Value>) -> Result<(), String> {
+fn rewrite_pattern_properties(fields: &mut Map<String, Value>, budget: &mut Budget) -> Result<(), String> {
     let Some(Value::Object(named)) = fields.get_mut("patternProperties") else { return Ok(()) };
     let mut rewritten = Map::new();
     for (pattern, schema) in std::mem::take(named) {
-        rewritten.insert(single_pattern(&pattern)?, schema);
+        let single = single_pattern(&pattern)?;
+        budget.write(single.len().saturating_sub(pattern.len()))?;
+        rewritten.insert(single, schema);
     }
     *named = rewritten;
     // Names that fit no pattern are no more than allowed, and whoever gives patterns alone does not read them.
@@ -173,19 +219,21 @@ fn rewrite_pattern_properties(fields: &mut Map<String, Value>) -> Result<(), Str
 }
 
 /// Says by `properties` or `patternProperties` what `propertyNames` says.
-fn rewrite_property_names(fields: &mut Map<String, Value>, root: &Value) -> Result<(), String> {
+fn rewrite_property_names(fields: &mut Map<String, Value>, root: &Value, budget: &mut Budget) -> Result<(), String> {
     let Some(names) = fields.shift_remove("propertyNames") else { return Ok(()) };
     if fields.contains_key("patternProperties") {
         return Err("propertyNames beside patternProperties is not supported; leave one of them out".to_owned());
     }
-    let Some(names) = Names::read(&names, root, HOPS_MAX)? else { return Ok(()) };
+    let Some(names) = Names::read(&names, root, HOPS_MAX, budget)? else { return Ok(()) };
     let others = fields.insert("additionalProperties".to_owned(), false.into()).unwrap_or(Value::Bool(true));
     match names {
         Names::Listed(names) if !fields.contains_key("minProperties") => {
             let Value::Object(properties) = fields.entry("properties").or_insert_with(|| json!({})) else {
                 return Err("properties must be an object".to_owned());
             };
+            let bytes = others.to_string().len();
             for name in names {
+                budget.write(name.len() + bytes)?;
                 properties.entry(name).or_insert_with(|| others.clone());
             }
         }
@@ -204,7 +252,8 @@ enum Names {
 
 impl Names {
     /// Those that a schema of names allows; none if it allows all.
-    fn read(schema: &Value, root: &Value, hops: usize) -> Result<Option<Names>, String> {
+    fn read(schema: &Value, root: &Value, hops: usize, budget: &mut Budget) -> Result<Option<Names>, String> {
+        budget.read()?;
         let unsupported = || {
             let schema = shorten(&schema.to_string());
             format!(
@@ -227,14 +276,23 @@ impl Names {
             [] => Ok(None),
             [("$ref", target)] => {
                 let place = target.as_str().and_then(|target| target.strip_prefix('#')).ok_or_else(unsupported)?;
+                budget.write(place.len())?;
                 let target = root.pointer(place).filter(|_| hops > 0).ok_or_else(unsupported)?;
-                Names::read(target, root, hops - 1)
+                Names::read(target, root, hops - 1, budget)
             }
-            [("const", name)] => Ok(Some(Names::Listed(vec![text(name)?]))),
+            [("const", name)] => {
+                budget.write(name.as_str().map_or(0, str::len))?;
+                Ok(Some(Names::Listed(vec![text(name)?])))
+            }
             [("enum", Value::Array(names))] => {
+                budget.write(names.iter().map(|name| 1 + name.as_str().map_or(0, str::len)).sum())?;
                 Ok(Some(Names::Listed(names.iter().map(text).collect::<Result<_, _>>()?)))
             }
-            [("pattern", pattern)] => Ok(Some(Names::Matching(single_pattern(&text(pattern)?)?))),
+            [("pattern", pattern)] => {
+                let pattern = single_pattern(&text(pattern)?)?;
+                budget.write(pattern.len())?;
+                Ok(Some(Names::Matching(pattern)))
+            }
             [("format", format)] => Ok(match format.as_str() {
                 Some("uuid") => Some(Names::Matching(uuid("[0-9a-fA-F]"))),
                 Some("date") => Some(Names::Matching(DATE.to_owned())),
@@ -242,11 +300,13 @@ impl Names {
                 None => return Err(unsupported()),
             }),
             [("anyOf" | "oneOf", Value::Array(choices))] if hops > 0 => {
-                let choices = choices.iter().map(|choice| Names::read(choice, root, hops - 1));
+                let choices = choices.iter().map(|choice| Names::read(choice, root, hops - 1, budget));
                 let choices: Option<Vec<Names>> = choices.collect::<Result<Option<_>, _>>()?;
                 let pattern = |names: Names| format!("(?:{})", names.pattern());
                 let joined = |all: Vec<Names>| all.into_iter().map(pattern).collect::<Vec<_>>().join("|");
-                Ok(choices.map(|choices| Names::Matching(joined(choices))))
+                let joined = choices.map(joined);
+                budget.write(joined.as_ref().map_or(0, String::len))?;
+                Ok(joined.map(Names::Matching))
             }
             lengths if lengths.iter().all(|(key, _)| ["minLength", "maxLength"].contains(key)) => {
                 let length = |key: &str| {
@@ -422,7 +482,9 @@ fn never_ahead(ahead: &str) -> Option<String> {
         return Some(format!("^(?:{other}|$)"));
     }
     let (word, is_whole) = ahead.strip_suffix('$').map_or((ahead, false), |word| (word, true));
-    if word.is_empty() || !word.chars().all(|c| c.is_alphanumeric() || " _-".contains(c)) {
+    if !(1..=WORD_LETTERS_MAX).contains(&word.chars().count())
+        || !word.chars().all(|c| c.is_alphanumeric() || " _-".contains(c))
+    {
         return None;
     }
     let differs = |(at, character): (usize, char)| {
@@ -525,7 +587,33 @@ mod tests {
             assert_eq!(without_look_around(pattern).unwrap(), [pattern]);
         }
         let wrong = json!({"propertyNames": {"not": {}}});
-        assert!(prepare(wrong).unwrap_err().contains("propertyNames"));
-        assert!(prepare(json!({"x-guidance": {"lenient": 1}})).unwrap_err().contains("true or false"));
+        assert!(prepare(wrong, &mut Budget::default()).unwrap_err().contains("propertyNames"));
+        let wrong = json!({"x-guidance": {"lenient": 1}});
+        assert!(prepare(wrong, &mut Budget::default()).unwrap_err().contains("true or false"));
+    }
+
+    /// Within the bytes of a request, such schemas would be read or copied without end.
+    #[test]
+    fn what_grows_without_bound_is_refused_at_once() {
+        let expect = |schema: Value, reason: &str| {
+            assert!(schema.to_string().len() < 32 << 10);
+            let (began, sent) = (std::time::Instant::now(), shorten(&schema.to_string()));
+            let error = prepare(schema, &mut Budget::default()).unwrap_err();
+            assert!(error.contains(reason), "{sent}: {error}");
+            assert!(began.elapsed().as_secs_f64() < 1.0, "{sent}: {:?}", began.elapsed());
+        };
+        let choices = |next: usize| json!({"anyOf": vec![json!({"$ref": format!("#/$defs/{next}")}); 100]});
+        let mut definitions: Map<String, Value> = (0..6).map(|at| (at.to_string(), choices(at + 1))).collect();
+        definitions.insert("6".to_owned(), json!({"pattern": "^a$"}));
+        expect(json!({"propertyNames": {"$ref": "#/$defs/0"}, "$defs": definitions}), "propertyNames lead to more");
+        let names: Vec<String> = (0..1000).map(|name| format!("a{name}")).collect();
+        let within = |inner: Value| json!({"propertyNames": {"enum": names}, "additionalProperties": inner});
+        expect(within(within(within(json!({"type": "integer"})))), "grows by more");
+        let long = json!({"enum": vec!["a".repeat(100); 200]});
+        let often = json!({"anyOf": vec![json!({"$ref": "#/$defs/long"}); 300]});
+        expect(json!({"propertyNames": often, "$defs": {"long": long}}), "grows by more");
+        expect(json!({"pattern": format!("^(?!{})x$", "a".repeat(20_000))}), "write it without");
+        let fits = prepare(within(json!({"type": "integer"})), &mut Budget::default()).unwrap();
+        assert_eq!(fits["properties"].as_object().unwrap().len(), 1000);
     }
 }

@@ -226,6 +226,10 @@ pub struct ChatChoice {
     pub end: Option<&'static str>,
 }
 
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
 /// A stretch of what followed a prompt.
 #[derive(Debug, Serialize)]
 pub struct TrajectoryTurn {
@@ -239,6 +243,9 @@ pub struct TrajectoryTurn {
     /// Which of them show more than the model's crop.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub widened: Vec<WidenedImage>,
+    /// How many more the model was shown, which are too large to be told of with the others.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub images_left_out: usize,
     /// Where asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_ids: Option<Vec<u32>>,

@@ -14,7 +14,7 @@ use base64::prelude::BASE64_STANDARD;
 use futures_util::stream;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use super::acting::{Act, ActJob, ActKind};
+use super::acting::{Act, ActJob, ActKind, Shown};
 use super::answers::{Kind, event, events_response};
 use super::choice::finite;
 use super::desk::Order;
@@ -31,6 +31,9 @@ use crate::rollout::tool::ToolImage;
 use crate::rollout::transcript::{End, Transcript, Turn, TurnKind};
 use crate::sandbox::png;
 
+/// Pixels of observed images that the trajectories of a request keep together, in equal parts: as data URLs they are 256 MiB at most.
+const PIXELS_MAX: usize = 64 << 20;
+
 const CHUNK: &str = "chat.completion.chunk";
 
 /// Answers a chat by playing it in the environment.
@@ -46,7 +49,7 @@ pub async fn answer(
     let asked = request.max_completion_tokens.or(request.max_tokens);
     let (code_temperature, is_stream) = (request.code_temperature, request.stream.unwrap_or(false));
     let include_usage = request.stream_options.and_then(|options| options.include_usage).unwrap_or(false);
-    entry.weigh(&app, room.bytes, &settings)?;
+    entry.weigh(&app, room.bytes, 1, &settings)?;
     let cost = cost_of(room.bytes, picture_count(&request));
     let task = prepare(&app, entry.client, room.bytes, move |app| app.prompts.task(&request)).await?;
     drop(room);
@@ -75,6 +78,7 @@ pub async fn answer(
             task: task.clone(),
             settings: RolloutSettings { group_size: app.act_group_max.min(settings.n - first), ..rollout.clone() },
             limits: TokenLimits { turn: own.turn.min(total), total },
+            pixels_kept: PIXELS_MAX / settings.n,
             events: sender.clone(),
             waiting: app.gauges.wait(),
             place: place.take(),
@@ -111,6 +115,7 @@ fn refuse_unplayable(request: &Request) -> Result<(), ApiError> {
         ("stop_token_ids", request.stop_token_ids.as_ref().is_some_and(|ids| !ids.is_empty())),
         ("ignore_eos", request.ignore_eos.unwrap_or(false)),
         ("continue_final_message", request.continue_final_message.unwrap_or(false)),
+        ("chat_template", request.chat_template.is_some()),
         ("chat_template_kwargs", request.chat_template_kwargs.as_ref().is_some_and(|kwargs| !kwargs.is_empty())),
         ("mm_processor_kwargs", request.mm_processor_kwargs.is_some()),
     ] {
@@ -208,8 +213,8 @@ impl Played {
 
     /// All that followed the prompt.
     async fn turns(&self, transcript: &Transcript) -> Result<Vec<TrajectoryTurn>, ApiError> {
-        let shown = transcript.calls.iter().map(|call| call.output.images[..call.images_shown].to_vec());
-        let mut shown = shown_images(shown.collect()).await?.into_iter();
+        let shown = transcript.calls.iter().map(Shown::of).collect();
+        let mut shown = shown_images(shown).await?.into_iter();
         let turn = |turn: &Turn| TrajectoryTurn {
             kind: turn.kind,
             text: turn.text.clone(),
@@ -221,10 +226,11 @@ impl Played {
             }),
             images: Vec::new(),
             widened: Vec::new(),
+            images_left_out: 0,
         };
         let mut turns: Vec<TrajectoryTurn> = transcript.turns.iter().map(turn).collect();
         for turn in turns.iter_mut().filter(|turn| turn.kind == TurnKind::Observation) {
-            (turn.images, turn.widened) = shown.next().unwrap_or_default();
+            (turn.images, turn.widened, turn.images_left_out) = shown.next().unwrap_or_default();
         }
         Ok(turns)
     }
@@ -319,10 +325,10 @@ async fn piece(act: Act) -> Result<ChatChoice, ApiError> {
     let index = act.choice;
     Ok(match act.kind {
         ActKind::Text(text) => ChatChoice { index, delta: content(text), ..ChatChoice::default() },
-        ActKind::Observed(text, images) => {
-            let (images, widened) = shown_images(vec![images]).await?.pop().unwrap_or_default();
+        ActKind::Observed(text, shown) => {
+            let (images, widened, images_left_out) = shown_images(vec![shown]).await?.pop().unwrap_or_default();
             let kind = TurnKind::Observation;
-            let turn = TrajectoryTurn { kind, text, images, widened, token_ids: None, logprobs: None };
+            let turn = TrajectoryTurn { kind, text, images, widened, images_left_out, token_ids: None, logprobs: None };
             ChatChoice { index, delta: content(String::new()), trajectory: Some(vec![turn]), ..ChatChoice::default() }
         }
         ActKind::Finished(transcript) => {
@@ -347,9 +353,13 @@ fn final_text(transcript: &Transcript) -> String {
     turns[from..].iter().map(|turn| turn.text.as_str()).collect()
 }
 
-/// The images of each observation as data URLs, and which of them are widened. Encoding takes a thread of its own: images are large.
-async fn shown_images(observations: Vec<Vec<ToolImage>>) -> Result<Vec<(Vec<String>, Vec<WidenedImage>)>, ApiError> {
-    let encode = move || observations.iter().map(|images| Ok((data_urls(images)?, widened(images)))).collect();
+/// The images of each observation as data URLs, which of them are widened, and how many are left out. Encoding takes a thread of its own:
+/// images are large.
+async fn shown_images(observations: Vec<Shown>) -> Result<Vec<(Vec<String>, Vec<WidenedImage>, usize)>, ApiError> {
+    let encode = move || {
+        let told = |shown: &Shown| Ok((data_urls(&shown.images)?, widened(&shown.images), shown.left_out));
+        observations.iter().map(told).collect()
+    };
     tokio::task::spawn_blocking(encode).await.map_err(ApiError::failed)?
 }
 

@@ -256,7 +256,7 @@ impl Prompts {
             }
             Some(source) => self.processor.render_by(source.clone(), Some(&self.renderer), messages, options),
         }
-        .map_err(|error| ApiError::field("messages", error))
+        .map_err(|error| ApiError::prompt("messages", &error))
     }
 
     /// Decodes pictures and cuts them into patches. How many tokens they take is known before a pixel is decoded.

@@ -356,8 +356,9 @@ impl Entry {
     ///
     /// # Errors
     /// When too many wait, and it is this one that gives way.
-    pub fn weigh(&self, app: &App, bytes: u64, settings: &Settings) -> Result<(), ApiError> {
-        let answer = app.defaults.answer_tokens(settings, 0).saturating_mul(settings.n) as u64;
+    pub fn weigh(&self, app: &App, bytes: u64, prompts: usize, settings: &Settings) -> Result<(), ApiError> {
+        let answers = prompts.saturating_mul(settings.n);
+        let answer = app.defaults.answer_tokens(settings, 0).saturating_mul(answers) as u64;
         self.place.wait((bytes / BYTES_PER_TOKEN).saturating_add(answer)).map_err(ApiError::too_many)
     }
 }
@@ -405,9 +406,9 @@ async fn chat_completions(
     if let Some(environment) = app.environment.clone() {
         return played::answer(app, &*environment, entry, (request, room)).await;
     }
-    let tools = ToolChoice::read(&request)?;
+    let read = |request: &Request| ToolChoice::read(request);
+    let (request, tools, asked) = read_asked(&app, (entry.client, room.bytes), request, read).await?;
     let form = Form { kind: Kind::Chat, tool_calls: ToolCalls::of(&request, &tools), ..form(&request) };
-    let asked = Asked::read(&request, &tools, &app.defaults)?;
     answer(app, entry, (request, asked, room), None, form, |app, request| Ok(vec![app.prompts.chat(request)?])).await
 }
 
@@ -417,8 +418,27 @@ async fn completions(
     Wire(request, room): Wire<Request>,
 ) -> Result<Response, ApiError> {
     let form = Form { kind: Kind::Text, echo: request.echo.unwrap_or(false), ..form(&request) };
-    let asked = Asked::read(&request, &ToolChoice::None, &app.defaults)?;
+    let no_tools = |_: &Request| Ok(ToolChoice::None);
+    let (request, _, asked) = read_asked(&app, (entry.client, room.bytes), request, no_tools).await?;
     answer(app, entry, (request, asked, room), None, form, |app, request| app.prompts.completion(request)).await
+}
+
+/// What a request asks of its answers' tokens. That of a large one is read away from the network's threads.
+pub async fn read_asked(
+    app: &Arc<App>,
+    (client, bytes): (Client, u64),
+    request: Request,
+    tools: impl FnOnce(&Request) -> Result<ToolChoice, ApiError> + Send + 'static,
+) -> Result<(Request, ToolChoice, Asked), ApiError> {
+    let read = move |app: &App| {
+        let tools = tools(&request)?;
+        let asked = Asked::read(&request, &tools, &app.defaults)?;
+        Ok((request, tools, asked))
+    };
+    match bytes < QUICK_JSON_BYTES as u64 {
+        true => read(app),
+        false => prepare(app, client, bytes, read).await,
+    }
 }
 
 fn form(request: &Request) -> Form {
@@ -452,8 +472,8 @@ pub async fn answer(
         // The end of a turn is the end of the form, whatever else is said of it.
         settings.stops.token_ids.extend(&app.defaults.eos);
     }
-    entry.weigh(&app, room.bytes, &settings)?;
-    settings.constraints = asked.compile(&app, (entry.client, room.bytes)).await?;
+    entry.weigh(&app, room.bytes, prompts::count(&request), &settings)?;
+    settings.constraints = asked.compile(&app, entry.client).await?;
     let cost = cost_of(room.bytes, picture_count(&request));
     let prompts = prepare(&app, entry.client, cost, move |app| make(app, &request)).await?;
     drop(room);

@@ -64,6 +64,11 @@ impl Seats {
         self.0.get(&sequence).map(|seat| seat.claim)
     }
 
+    /// How many sequences there are.
+    pub fn count_all(&self) -> usize {
+        self.0.len()
+    }
+
     /// Forgets sequences that are closed.
     pub fn forget_closed(&mut self, engine: &Engine) {
         self.0.retain(|sequence, _| engine.state(*sequence).is_some());

@@ -18,6 +18,52 @@ pub struct ToolCallReader {
     blank: String,
     /// What looks like a call is text, without its marks.
     ignores_calls: bool,
+    /// Text on its way out.
+    unmarked: Unmarked,
+}
+
+/// Takes marks out of text, also those that come about where others were taken out.
+#[derive(Debug, Default)]
+struct Unmarked {
+    /// Bytes that may yet belong to a mark, and beside each how much of [`OPEN`] and of [`CLOSE`] ends with it.
+    bytes: Vec<u8>,
+    begun: Vec<(usize, usize)>,
+}
+
+impl Unmarked {
+    /// Takes text; gives out what belongs to no mark whatever follows.
+    fn push(&mut self, text: &str) -> String {
+        for byte in text.bytes() {
+            let (open, close) = self.begun.last().copied().unwrap_or_default();
+            let more = |mark: &str, begun: usize| match mark.as_bytes()[begun] == byte {
+                true => begun + 1,
+                // No other byte of a mark is like its first.
+                false => usize::from(byte == mark.as_bytes()[0]),
+            };
+            let (open, close) = (more(OPEN, open), more(CLOSE, close));
+            self.bytes.push(byte);
+            self.begun.push((open, close));
+            for (mark, begun) in [(OPEN, open), (CLOSE, close)] {
+                if begun == mark.len() {
+                    self.bytes.truncate(self.bytes.len() - begun);
+                    self.begun.truncate(self.bytes.len());
+                }
+            }
+        }
+        let held = self.begun.iter().rev().take_while(|begun| **begun != (0, 0)).count();
+        self.give(self.bytes.len() - held)
+    }
+
+    /// All that is left.
+    fn finish(&mut self) -> String {
+        self.give(self.bytes.len())
+    }
+
+    fn give(&mut self, count: usize) -> String {
+        self.begun.drain(..count);
+        let bytes: Vec<u8> = self.bytes.drain(..count).collect();
+        String::from_utf8(bytes).expect("marks begin and end with whole characters")
+    }
 }
 
 /// A piece of an answer.
@@ -129,10 +175,18 @@ impl ToolCallReader {
         if rest == Rest::Said || (held.len() == 1 && self.begun == 0) {
             self.say(&held, pieces);
         }
+        let held = self.unmarked.finish();
+        self.give_out(&held, pieces);
+    }
+
+    /// Says text without marks.
+    fn say(&mut self, text: &str, pieces: &mut Vec<Piece>) {
+        let text = self.unmarked.push(text);
+        self.give_out(&text, pieces);
     }
 
     /// White space between calls and behind all text says nothing.
-    fn say(&mut self, text: &str, pieces: &mut Vec<Piece>) {
+    fn give_out(&mut self, text: &str, pieces: &mut Vec<Piece>) {
         let mut said = std::mem::take(&mut self.blank) + text;
         if self.begun > 0 {
             self.blank = said.split_off(said.trim_end().len());
@@ -526,6 +580,11 @@ mod tests {
             ),
             ("<tool_call>{\"name\": \"a\"} or so</tool_call>", " or so", vec![call("a", "{}")]),
             ("<tool_call>{\"name\": \"a\"}</tool_call> \n b c \n", " \n b c", vec![call("a", "{}")]),
+            ("<tool_<tool_call>call>", "", vec![]),
+            ("a <tool_<tool_<tool_call>call>call>b", "a b", vec![]),
+            ("<tool_</tool_<tool_call>call>call>é", "é", vec![]),
+            ("<tool_<tool_call>{\"name\": \"a\"}</tool_call>call>", "", vec![call("a", "{}")]),
+            ("<tool_<tool_", "<tool_<tool_", vec![]),
             ("<tool_call><function=a></function></tool_call>", "<function=a></function>", vec![]),
         ] {
             assert_eq!(read(&[text]), (said.to_owned(), calls.clone()), "{text}");

@@ -187,6 +187,7 @@ fn what_only_a_client_could_do_is_refused() {
         ("tools", json!([{"type": "function", "function": {"name": "f"}}])),
         ("stop_token_ids", json!([1])),
         ("top_logprobs", json!(3)),
+        ("chat_template", json!("{{ messages }}")),
         ("mm_processor_kwargs", json!({"max_pixels": 50000})),
         ("min_tokens", json!(3)),
         ("guided_regex", json!("a+")),
