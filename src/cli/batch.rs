@@ -116,6 +116,7 @@ impl BatchArguments {
 
     /// The engine's own form: one rollout over the whole file.
     fn answer_requests(&self) -> anyhow::Result<()> {
+        self.serving.refuse_flags_of_calls()?;
         let requests = Requests::read(&self.input)?;
         let group = usize::from(self.n);
         let ids = requests.list.iter().flat_map(|request| std::iter::repeat_n(&request.id, group)).cloned();

@@ -19,6 +19,7 @@ use crate::files::open::open_regular;
 use crate::serve::Parts;
 use crate::serve::batch::{Call, Reply, answer_calls};
 use crate::serve::error::ApiError;
+use crate::serve::fields::in_json_words;
 
 /// The routes that a call may name: those of OpenAI's batch files that this server has.
 const ROUTES: [&str; 2] = ["/v1/chat/completions", "/v1/completions"];
@@ -158,7 +159,8 @@ impl Calls {
 
 fn read_line(text: &[u8]) -> anyhow::Result<Line<'_>> {
     let form = "a line is {\"custom_id\", \"method\": \"POST\", \"url\": \"/v1/chat/completions\", \"body\": {...}}";
-    let line: Line<'_> = serde_json::from_slice(json_line(text)).map_err(|error| anyhow::anyhow!("{error}; {form}"))?;
+    let line: Line<'_> = serde_json::from_slice(json_line(text))
+        .map_err(|error| anyhow::anyhow!("it {}; {form}", in_json_words(&error)))?;
     let method = line.method.as_deref().unwrap_or("POST");
     anyhow::ensure!(method == "POST", "method is {method:?}, and only POST is known; {form}");
     anyhow::ensure!(line.url.starts_with('/'), "url is {:?}; give a route such as /v1/chat/completions", line.url);

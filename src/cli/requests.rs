@@ -12,6 +12,7 @@ use crate::files::open::open_regular;
 use crate::prompt::{
     ImageError, ImageProblem, ImageSource, Message, PixelLimits, PositionError, PromptError, SizeError,
 };
+use crate::serve::fields::{in_json_words, optional_wholes};
 use crate::tasks::forms::{Foreign, foreign_request};
 
 /// A request file that cannot be used.
@@ -175,6 +176,7 @@ struct Raw {
     id: Value,
     messages: Option<Vec<Message>>,
     prompt: Option<String>,
+    #[serde(default, deserialize_with = "optional_wholes")]
     token_ids: Option<Vec<u32>>,
     images: Option<Vec<ImageSource>>,
     mm_processor_kwargs: Option<PixelLimits>,
@@ -221,15 +223,26 @@ impl Requests {
     }
 }
 
+/// The field whose value is wrong; none where it is the whole.
+fn field_of(error: &serde_path_to_error::Error<serde_json::Error>) -> Option<String> {
+    Some(error.path().to_string()).filter(|path| path != "." && error.inner().is_data())
+}
+
 fn parse(line: &[u8], number: usize) -> Result<Request, Problem> {
     // Each line is a document of its own to the parser, so that its line number says nothing.
     let at_column = |error: &serde_json::Error| error.to_string().replace(" at line 1 column ", " at column ");
-    let raw: Raw = match serde_json::from_slice(line) {
+    let mut json = serde_json::Deserializer::from_slice(line);
+    let raw = serde_path_to_error::deserialize(&mut json).map_err(|error| (field_of(&error), error.into_inner()));
+    let raw: Raw = match raw.and_then(|raw| json.end().map(|()| raw).map_err(|error| (None, error))) {
         Ok(raw) => raw,
-        Err(error) => {
+        Err((field, error)) => {
             let row: Map<String, Value> =
                 serde_json::from_slice(line).map_err(|_| Problem::NoObject(at_column(&error), object_remedy(line)))?;
-            return Err(foreign_request(&row).map_or_else(|| Problem::Json(at_column(&error)), Problem::Form));
+            let said = match field {
+                Some(field) => format!("`{field}` {}", in_json_words(&error)),
+                None => format!("it {}", in_json_words(&error)),
+            };
+            return Err(foreign_request(&row).map_or(Problem::Json(said), Problem::Form));
         }
     };
     if !raw.id.is_string() && !raw.id.is_number() {

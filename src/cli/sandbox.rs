@@ -21,7 +21,7 @@ crop.py finds the picture at `image_path` and saves into `temp_output_dir`; a sa
   print(path)
 
 Images are saved as new files image-1.png, image-2.png, ...; a number that is taken is passed over.
-Prints {\"status\": \"ok|error|timeout|denied\", \"text\", \"images\": [paths], \"seconds\"}; the exit status is 0 whenever the code was run.")]
+Prints {\"status\": \"ok|error|timeout|denied\", \"text\", \"images\": [paths], \"widened\": [{\"image\", \"from\", \"to\"}], \"repairs\", \"seconds\"}; the exit status is 0 whenever the code was run.")]
 pub struct SandboxArguments {
     /// The picture that the code works on.
     #[arg(long, value_name = "IMG")]
@@ -42,6 +42,8 @@ pub fn run(arguments: &SandboxArguments) -> anyhow::Result<()> {
     let path = &arguments.code;
     let code = read_text(path, SETTINGS_BYTES_MAX)
         .with_context(|| format!("cannot read {}; give a UTF-8 file of Python", path.display()))?;
+    // A byte order mark is no part of a program.
+    let code = code.strip_prefix('\u{feff}').unwrap_or(&code);
     let out = match &arguments.out {
         Some(out) => out.clone(),
         None => tempfile::Builder::new()
@@ -50,7 +52,7 @@ pub fn run(arguments: &SandboxArguments) -> anyhow::Result<()> {
             .context("cannot make a temporary folder; name one with --out")?
             .keep(),
     };
-    let result = sandbox::run_file(&arguments.image, &code, arguments.timeout, &out);
+    let result = sandbox::run_file(&arguments.image, code, arguments.timeout, &out);
     if arguments.out.is_none() {
         // Goes only if it is empty: nothing came back.
         let _ = std::fs::remove_dir(&out);

@@ -274,6 +274,28 @@ impl ServingArguments {
         Ok(self.kv_cache_memory_bytes.unwrap_or(CACHE_BYTES))
     }
 
+    /// Refuses what only requests in OpenAI's form obey.
+    ///
+    /// # Errors
+    /// The flag that would have no effect.
+    pub fn refuse_flags_of_calls(&self) -> anyhow::Result<()> {
+        for (flag, is_given) in [
+            ("--max-model-len", self.max_model_len.is_some()),
+            ("--limit-mm-per-prompt", self.limit_mm_per_prompt != IMAGES_MAX.to_string()),
+            ("--chat-template", self.chat_template.is_some()),
+            ("--trust-request-chat-template", self.trust_request_chat_template),
+            ("--allowed-local-media-path", self.allowed_local_media_path.is_some()),
+            ("--allow-remote-images", self.allow_remote_images),
+            ("--allowed-media-domains", !self.allowed_media_domains.is_empty()),
+        ] {
+            anyhow::ensure!(
+                !is_given,
+                "{flag} has no effect on a file of this form; leave it out, or give the requests in the form of OpenAI's batch files"
+            );
+        }
+        Ok(())
+    }
+
     /// The device, and an engine of the size that its memory allows.
     fn backend(&self, config: &Config, max_pixels: u64) -> anyhow::Result<(Arc<dyn Backend>, EngineLimits)> {
         let Some(share) = self.gpu_memory_utilization else {

@@ -24,7 +24,9 @@ DATA = "/mnt/data"
 # The folders at the top of every Linux: the jail's root has those of the host, in name only.
 TOP_FOLDERS = "bin boot dev etc home lib lib32 lib64 libx32 media mnt opt proc root run sbin srv sys tmp usr var".split()
 # The sessions of root are users of their own, from this number on. No one else has such a number.
-SESSION_USERS = 2_000_000_000
+SESSION_USERS = range(2_000_000_000, 2_100_000_000)
+# Fewer than this are not enough for sessions side by side.
+SESSION_USERS_MIN = 1000
 
 
 def check(result, what):
@@ -137,6 +139,23 @@ def enter_mount_namespace(new_root, readable):
     os.chdir("/")
 
 
+def users_of_sessions():
+    """The ids that sessions take as users and groups: far above those of people, or, in a user namespace with fewer, the upper half of its
+    largest range. None where there are too few."""
+    ranges = []
+    for name in ("uid_map", "gid_map"):
+        with open(f"/proc/self/{name}") as file:
+            mapped = [[int(number) for number in line.split()] for line in file]
+        ranges.append([range(first, first + count) for first, _, count in mapped])
+    users, groups = ranges
+    if all(any(SESSION_USERS[0] in mapped and SESSION_USERS[-1] in mapped for mapped in both) for both in ranges):
+        return SESSION_USERS
+    shared = [range(max(user.start, group.start), min(user.stop, group.stop)) for user in users for group in groups]
+    largest = max(shared, key=len, default=range(0))
+    upper = largest[len(largest) // 2:]
+    return upper if len(upper) >= SESSION_USERS_MIN else None
+
+
 class Jail:
     """What this process and its sessions do to shut themselves in; `raised` lists (guarantee, mechanism)."""
 
@@ -159,7 +178,9 @@ class Jail:
             os.setgroups([])
             os.setresgid(as_user, as_user, as_user)
             os.setresuid(as_user, as_user, as_user)
-        self.is_root = os.geteuid() == 0
+        self.users = users_of_sessions()
+        # Root of a namespace with hardly any users cannot give each session its own: it is shut in like anybody else.
+        self.is_root = os.geteuid() == 0 and self.users is not None
         new_root, readable, offered = self.options["new_root"], self.readable, self.options["offered"]
         direct = self.is_root and offered["namespaces_of_root"] and possible(lambda: unshare(CLONE_NEWNS))
         mount_as_nobody = lambda: (enter_user_namespace(), unshare(CLONE_NEWNS), mount("x", new_root, "tmpfs", 0))
@@ -202,7 +223,7 @@ class Jail:
             os.closerange(0, reading)
             os.closerange(reading + 1, 256)
             if self.is_root:
-                take_user(SESSION_USERS)
+                take_user(self.users[0])
             os.read(reading, 1)
             os._exit(0)
         os.close(reading)
@@ -278,7 +299,7 @@ class Jail:
 
     def session_user(self, number):
         """As root, every session is a user of its own."""
-        return SESSION_USERS + number % 100_000_000 if self.is_root else None
+        return self.users[number % len(self.users)] if self.is_root else None
 
     def shut(self, number):
         """The walls around one session, after which nothing but model code runs. Returns what was raised."""

@@ -9,6 +9,7 @@ import glob
 import io
 import os
 import pathlib
+import stat
 import tempfile
 
 import numpy
@@ -25,6 +26,9 @@ SHARED_FOLDERS = {"/tmp", "/var/tmp", "/mnt/data"}
 TEMPORARY_FOLDERS = ("/tmp/", "/var/tmp/")
 # Functions whose first argument is a file that exists.
 READERS = """stat lstat access listdir chmod utime readlink chdir remove unlink rmdir truncate getxattr setxattr listxattr""".split()
+
+# Those that tell whether a file is there.
+ASKERS = {"stat", "lstat"}
 
 
 class MovedFiles:
@@ -107,18 +111,25 @@ class MovedFiles:
             return (error.errno == errno.EACCES and path.startswith(TEMPORARY_FOLDERS)) or (error.errno == errno.ENOENT and not to_be_made)
         return False
 
-    def tried(self, plain, path, *arguments, **named):
-        """Calls `plain` on the path."""
-        try:
-            return plain(self.real(path), *arguments, **named)
-        except OSError as error:
-            failure = self.as_known(error, path)
-        raise failure
+    def is_below_name(self, path):
+        """Whether a path lies in a top-level folder that is there in name only: nothing can be in it."""
+        absolute = self.absolute(path)
+        if absolute is None or absolute.count("/") < 2:
+            return False
+        top = self.exists("/" + absolute.split("/")[1])
+        return top is not None and stat.S_ISDIR(top.st_mode) and not top.st_mode & 0o777
 
-    def reader(self, plain):
+    def reader(self, plain, asks=False):
+        """`plain` reads what its first argument names; it `asks` if that need not be there."""
+
         @functools.wraps(plain)
         def call(path=".", *arguments, **named):
-            return self.tried(plain, path, *arguments, **named)
+            try:
+                return plain(self.real(path), *arguments, **named)
+            except OSError as error:
+                is_missing = asks and error.errno == errno.EACCES and self.is_below_name(path)
+                failure = missing(path) if is_missing else self.as_known(error, path)
+            raise failure
 
         return call
 
@@ -133,7 +144,10 @@ class MovedFiles:
                 failure = error
             place = self.place(path, failure.errno, is_folder) if named.get("dir_fd") is None else None
             if place is None:
-                raise self.as_known(failure, path, to_be_made=True)
+                absolute = self.absolute(path) if is_folder and failure.errno == errno.EACCES else None
+                # Whoever makes the parents first is told that they are missing.
+                is_orphan = absolute is not None and self.is_below_name(os.path.dirname(absolute))
+                raise missing(path) if is_orphan else self.as_known(failure, path, to_be_made=True)
             try:
                 return plain(place, *arguments, **named)
             except OSError as error:
@@ -189,7 +203,7 @@ class MovedFiles:
         def open_descriptor(path, flags):
             return os_open(path, flags, 0o666)
 
-        patched = {name: self.reader(getattr(os, name)) for name in READERS if hasattr(os, name)}
+        patched = {name: self.reader(getattr(os, name), name in ASKERS) for name in READERS if hasattr(os, name)}
         patched["listdir"] = self.listing(os.listdir)
         patched["scandir"] = self.scanning(os.scandir)
         patched.update(open=os_open, mkdir=self.maker(os.mkdir, is_folder=True))

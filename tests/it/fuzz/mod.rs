@@ -198,7 +198,7 @@ fn run(size: &Size) {
     let (before, after) = std::thread::scope(|scope| {
         scope.spawn(|| target.watch());
         play(WARM_UP);
-        let before = target.settled_bytes(Duration::from_secs(1));
+        let before = target.settled_bytes(Duration::from_secs(3));
         next.store(WARM_UP, Ordering::Relaxed);
         play(u64::MAX);
         let after = target.settled_bytes(Duration::from_secs(5));

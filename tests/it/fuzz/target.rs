@@ -295,12 +295,14 @@ impl Target {
         self.deaths.load(Ordering::Relaxed) > 0 && self.explained.load(Ordering::Relaxed) == 0
     }
 
-    /// The server's memory once it has nothing to do and a pause is over.
+    /// The server's memory once it has nothing to do, has forgotten the prompts that it answered, and a pause is over.
     pub fn settled_bytes(&self, pause: Duration) -> u64 {
         let host = self.requests.read().unwrap();
         for name in ["num_requests_running", "num_requests_waiting"] {
             host.server.wait_for(name, 0.0);
         }
+        // What is kept for prompts that come again has its own bounds.
+        assert_eq!(host.server.post("/reset_prefix_cache", &json!({})).status, 200);
         std::thread::sleep(pause);
         resident_bytes(host.server.pid())
     }
