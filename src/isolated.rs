@@ -23,7 +23,7 @@ const STACK_BYTES: usize = 128 << 20;
 /// Addresses that a child may take: its stacks, what the allocator sets aside for its threads, and 0.5 GiB to work with.
 const ADDRESS_BYTES_MAX: u64 = 1 << 30;
 /// Memory that a child may keep between two jobs beyond what it had before the first.
-const KEPT_BYTES_MAX: u64 = 64 << 20;
+const KEPT_BYTES_MAX: u64 = 16 << 20;
 /// A frame at most: a conversation without its pictures, or a vocabulary.
 const FRAME_BYTES_MAX: usize = 256 << 20;
 /// A child that has just begun is ready within this time.
@@ -175,6 +175,12 @@ impl Running {
         command.args(&isolated.arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         // What it says of its end is said by whoever waits for it, and to trace it takes memory.
         command.env("RUST_BACKTRACE", "0");
+        // Memory that a job had goes back to the system.
+        command.envs([
+            ("MALLOC_ARENA_MAX", "2"),
+            ("MALLOC_TRIM_THRESHOLD_", "131072"),
+            ("MALLOC_MMAP_THRESHOLD_", "131072"),
+        ]);
         // Ctrl-C is for its parent, which may have requests to answer; it ends with its parent.
         command.process_group(0);
         let mut child = command.spawn().map_err(unusable)?;

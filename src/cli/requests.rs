@@ -225,7 +225,11 @@ impl Requests {
 
 /// The field whose value is wrong; none where it is the whole.
 fn field_of(error: &serde_path_to_error::Error<serde_json::Error>) -> Option<String> {
-    Some(error.path().to_string()).filter(|path| path != "." && error.inner().is_data())
+    let path = error.path().to_string();
+    // What is wrong with a field that nobody knows is wrong with what has it.
+    let is_unknown = error.inner().to_string().starts_with("unknown field ");
+    let path = if is_unknown { path.rsplit_once('.').map_or("", |(outer, _)| outer) } else { &path };
+    Some(path.to_owned()).filter(|path| !["", "."].contains(&path.as_str()) && error.inner().is_data())
 }
 
 fn parse(line: &[u8], number: usize) -> Result<Request, Problem> {

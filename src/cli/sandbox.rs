@@ -21,7 +21,8 @@ crop.py finds the picture at `image_path` and saves into `temp_output_dir`; a sa
   print(path)
 
 Images are saved as new files image-1.png, image-2.png, ...; a number that is taken is passed over.
-Prints {\"status\": \"ok|error|timeout|denied\", \"text\", \"images\": [paths], \"widened\": [{\"image\", \"from\", \"to\"}], \"repairs\", \"seconds\"}; the exit status is 0 whenever the code was run.")]
+Prints {\"status\": \"ok|error|timeout|denied\", \"text\", \"images\": [paths], \"seconds\"}, with \"widened\" where an image shows more than the code cut
+out, and \"repairs\" where the code was repaired; the exit status is 0 whenever the code was run.")]
 pub struct SandboxArguments {
     /// The picture that the code works on.
     #[arg(long, value_name = "IMG")]

@@ -160,8 +160,8 @@ impl Shared {
 }
 
 /// Runs one program on one image file and saves what it produced into `output_dir`, made if it is missing. Gives
-/// `{"status", "text", "images": [paths], "widened": [{"image", "from", "to"}], "repairs": [names], "seconds"}`; boxes are left, top, right,
-/// bottom in pixels of the input.
+/// `{"status", "text", "images": [paths], "seconds"}`, where images were shown wider `"widened": [{"image", "from", "to"}]` with boxes as left,
+/// top, right, bottom in pixels of the input, and where the code was repaired `"repairs": [names]`.
 pub fn run_file(
     image: &Path,
     code: &str,
@@ -172,17 +172,18 @@ pub fn run_file(
     let sandbox = Sandbox::start(SandboxOptions { timeout, ..SandboxOptions::default() })?;
     let execution = sandbox.session(image).run(code)?;
     let paths = save_images(&execution.images, output_dir)?;
+    let mut said =
+        json!({"status": execution.status, "text": execution.text, "images": paths, "seconds": execution.seconds});
     let widened = execution.images.iter().zip(&paths).filter_map(|(image, path)| {
         let widened = image.widened.as_ref()?;
         Some(json!({"image": path, "from": widened.from, "to": widened.to}))
     });
     let widened: Vec<serde_json::Value> = widened.collect();
-    Ok(json!({
-        "status": execution.status,
-        "text": execution.text,
-        "images": paths,
-        "widened": widened,
-        "repairs": execution.repairs,
-        "seconds": execution.seconds,
-    }))
+    if !widened.is_empty() {
+        said["widened"] = widened.into();
+    }
+    if !execution.repairs.is_empty() {
+        said["repairs"] = json!(execution.repairs);
+    }
+    Ok(said)
 }

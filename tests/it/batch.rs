@@ -211,7 +211,7 @@ fn a_bad_call_is_named_with_its_line() {
     let desk = Desk::new();
     let good = call("a", "/v1/completions", json!({"prompt": "One"}));
     for (bad, remedy) in [
-        (json!({"custom_id": "b", "url": "/v1/completions"}), "missing field `body`"),
+        (json!({"custom_id": "b", "url": "/v1/completions"}), "lacks the field `body`"),
         (json!({"custom_id": "b", "method": "GET", "url": "/v1/models", "body": {}}), "only POST is known"),
         (json!({"custom_id": "b", "url": "v1/completions", "body": {}}), "give a route such as"),
         (good.clone(), "give each line its own"),

@@ -293,7 +293,7 @@ fn a_bad_line_is_named_with_its_number_and_the_remedy() {
     let cases = [
         (r#"{"id": 1, "prompt": "a""#.to_owned(), "one JSON object"),
         (r#"[1]"#.to_owned(), "expected a JSON object"),
-        (r#"{"id": 1, "prompt": "a", "promt": "b"}"#.to_owned(), "unknown field `promt`, expected one of"),
+        (r#"{"id": 1, "prompt": "a", "promt": "b"}"#.to_owned(), "the field `promt`, which is not known; known: "),
         (r#"{"prompt": "a"}"#.to_owned(), "missing field `id`"),
         (r#"{"id": [], "prompt": "a"}"#.to_owned(), "give a string or a number"),
         (r#"{"id": 1}"#.to_owned(), "give exactly one"),

@@ -369,8 +369,11 @@ fn resident_bytes(pid: u32) -> f64 {
     line.trim().strip_suffix("kB").unwrap().trim().parse::<f64>().unwrap() * 1024.0
 }
 
+/// Open descriptors but for pipes: those lead to children that start as they are needed.
 fn descriptors(pid: u32) -> usize {
-    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let target = |entry: std::io::Result<std::fs::DirEntry>| std::fs::read_link(entry.ok()?.path()).ok();
+    entries.filter_map(target).filter(|target| !target.to_string_lossy().starts_with("pipe:")).count()
 }
 
 /// Least-squares slope of readings that are half a second apart, in bytes a minute.

@@ -166,7 +166,7 @@ fn none(faults: Vec<String>) {
 
 const SCORE: [&str; 7] = ["score", "--model", "@tiny", "--input", "@requests.jsonl", "--output", "@out.jsonl"];
 const BATCH: [&str; 9] =
-    ["batch", "--model", "@tiny", "--input", "@calls.jsonl", "--output", "@out.jsonl", "--max-model-len", "256"];
+    ["batch", "--model", "@tiny", "--input", "@calls.jsonl", "--output", "@out.jsonl", "--kv-cache-memory-bytes", "1"];
 
 #[test]
 fn odd_files_of_a_checkpoint_are_refused_by_name() {
