@@ -70,12 +70,12 @@ pub struct ServeArguments {
     /// What clients must send as `Authorization: Bearer KEY`; the flag may be repeated, one key for each client.
     #[arg(long, value_name = "KEY", env = "THYME_API_KEY", hide_env_values = true)]
     api_key: Vec<String>,
-    /// Web origins whose pages may use the server, as in https://example.com; repeated, with commas, or a JSON list; * for all, none without it. Routes that
-    /// change weights are for no page.
+    /// Web origins whose pages may use the server, such as `https://example.com`; repeated, with commas, or a JSON list; * for all, none without
+    /// it. Routes that change weights are for no page.
     #[arg(long, value_name = "ORIGIN")]
     allowed_origins: Vec<String>,
-    /// Names that the server goes by besides localhost and loopback addresses, given in the same ways; * for any name. Without it a server at a loopback address goes
-    /// by no other, any other server by all.
+    /// Names that the server goes by besides localhost and loopback addresses, given in the same ways; * for any name. Without it a server at a
+    /// loopback address goes by no other, any other server by all.
     #[arg(long, value_name = "HOST")]
     allowed_hosts: Vec<String>,
     /// Names that the model goes by; MODEL without it.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::jail::Guarantee;
 
-/// Why the sandbox could not start or go on. What model code does wrong is never one of these: it is an [`Execution`].
+/// Why the sandbox could not start or go on. What model code does wrong is never one of these: it is an [`Execution`](super::Execution).
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
     /// A guarantee does not hold on this machine.
