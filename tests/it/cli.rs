@@ -294,7 +294,7 @@ fn a_bad_line_is_named_with_its_number_and_the_remedy() {
         (r#"{"id": 1, "prompt": "a""#.to_owned(), "one JSON object"),
         (r#"[1]"#.to_owned(), "expected a JSON object"),
         (r#"{"id": 1, "prompt": "a", "promt": "b"}"#.to_owned(), "the field `promt`, which is not known; known: "),
-        (r#"{"prompt": "a"}"#.to_owned(), "missing field `id`"),
+        (r#"{"prompt": "a"}"#.to_owned(), "it lacks the field `id`"),
         (r#"{"id": [], "prompt": "a"}"#.to_owned(), "give a string or a number"),
         (r#"{"id": 1}"#.to_owned(), "give exactly one"),
         (r#"{"id": 1, "prompt": "a", "token_ids": [1]}"#.to_owned(), "give exactly one"),
@@ -310,7 +310,7 @@ fn a_bad_line_is_named_with_its_number_and_the_remedy() {
         ),
         (r#"{"id": "x", "token_ids": []}"#.to_owned(), "request \"x\": there are no tokens; give at least one"),
         (r#"{"id": 7, "prompt": ""}"#.to_owned(), "request 7: there are no tokens; give at least one"),
-        (r#"{"id": 1, "token_ids": [-1]}"#.to_owned(), "integer `-1`"),
+        (r#"{"id": 1, "token_ids": [-1]}"#.to_owned(), "`token_ids[0]` is -1; it must be a whole number"),
         (r#"{"id": 1, "token_ids": [1, 768]}"#.to_owned(), "token 1 has the id 768, but the model's ids end at 767"),
         (r#"{"id": 1, "token_ids": [766]}"#.to_owned(), "give one image for each group of placeholders"),
         (r#"{"id": 1, "token_ids": [766, 1], "images": ["picture.png"]}"#.to_owned(), "placeholders"),
@@ -324,7 +324,7 @@ fn a_bad_line_is_named_with_its_number_and_the_remedy() {
         (image("line.png"), "an aspect ratio of 201.0"),
         (
             r#"{"id": 1, "prompt": "a", "mm_processor_kwargs": {"do_resize": true}}"#.to_owned(),
-            "unknown field `do_resize`, expected one of `min_pixels`, `max_pixels`, `size`",
+            "`mm_processor_kwargs` has the field `do_resize`, which is not known; known: `min_pixels`, `max_pixels`, `size`",
         ),
         (
             r#"{"id": 1, "prompt": "a", "mm_processor_kwargs": {"max_pixels": 0}}"#.to_owned(),
