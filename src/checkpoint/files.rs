@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use super::CheckpointError;
 use super::contents::refuse_contents;
+use crate::files::json::read_json;
 use crate::files::open::{TOKENIZER_BYTES_MAX, is_there, open_regular, read_text};
 use crate::hub::is_lfs_pointer;
 use crate::hub::keys::shown;
@@ -323,8 +324,7 @@ impl TensorFile {
         }
         let mut header = vec![0; length as usize];
         self.read_at(&mut header, LENGTH_BYTES).map_err(|error| error.to_string())?;
-        let Header(tensors) =
-            serde_json::from_slice(&header).map_err(|error| format!("its header is wrong: {error}"))?;
+        let Header(tensors) = read_json(&header).map_err(|error| format!("its header is wrong: {error}"))?;
         let mut in_order: Vec<(&String, &TensorInfo)> = tensors.iter().collect();
         in_order.sort_by_key(|(_, info)| info.data_offsets);
         let mut end = 0;

@@ -13,13 +13,13 @@ use serde_json::{Map, Value};
 use super::batch::Written;
 use super::lines::Lines;
 use super::sampling::SamplingArguments;
+use crate::files::json::{in_json_words, read_json};
 use crate::files::json_line;
 use crate::files::lines::{self, JsonLines};
 use crate::files::open::open_regular;
 use crate::serve::Parts;
 use crate::serve::batch::{Call, Reply, answer_calls};
 use crate::serve::error::ApiError;
-use crate::serve::fields::in_json_words;
 
 /// The routes that a call may name: those of OpenAI's batch files that this server has.
 const ROUTES: [&str; 2] = ["/v1/chat/completions", "/v1/completions"];
@@ -144,8 +144,8 @@ impl Calls {
             let message = format!("there is no {:?} in a batch; it calls {}", line.url, ROUTES.join(" and "));
             return Err(ApiError::unknown_route(message));
         }
-        let wrong = |error: serde_json::Error| ApiError::bad(format!("the body is no JSON object: {error}"));
-        let mut body: Map<String, Value> = serde_json::from_str(line.body.get()).map_err(wrong)?;
+        let mut body: Map<String, Value> = serde_json::from_str(line.body.get())
+            .map_err(|error| ApiError::bad(format!("the body {}", in_json_words(&error))))?;
         for (key, value) in &self.fields {
             body.entry(key).or_insert_with(|| value.clone());
         }
@@ -159,8 +159,7 @@ impl Calls {
 
 fn read_line(text: &[u8]) -> anyhow::Result<Line<'_>> {
     let form = "a line is {\"custom_id\", \"method\": \"POST\", \"url\": \"/v1/chat/completions\", \"body\": {...}}";
-    let line: Line<'_> = serde_json::from_slice(json_line(text))
-        .map_err(|error| anyhow::anyhow!("it {}; {form}", in_json_words(&error)))?;
+    let line: Line<'_> = read_json(json_line(text)).map_err(|said| anyhow::anyhow!("{said}; {form}"))?;
     let method = line.method.as_deref().unwrap_or("POST");
     anyhow::ensure!(method == "POST", "method is {method:?}, and only POST is known; {form}");
     anyhow::ensure!(line.url.starts_with('/'), "url is {:?}; give a route such as /v1/chat/completions", line.url);

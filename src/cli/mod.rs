@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand.
 
+mod allocator;
 mod answering;
 mod calls;
 pub mod device;

@@ -6,13 +6,14 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
+use crate::files::json::read_json;
 use crate::files::lines::{JsonLines, Line, LinesError, MESSAGES_MAX, PICTURES_MAX};
 use crate::files::object_remedy;
 use crate::files::open::open_regular;
 use crate::prompt::{
     ImageError, ImageProblem, ImageSource, Message, PixelLimits, PositionError, PromptError, SizeError,
 };
-use crate::serve::fields::{in_json_words, optional_wholes};
+use crate::serve::fields::optional_wholes;
 use crate::tasks::forms::{Foreign, foreign_request};
 
 /// A request file that cannot be used.
@@ -223,29 +224,14 @@ impl Requests {
     }
 }
 
-/// The field whose value is wrong; none where it is the whole.
-fn field_of(error: &serde_path_to_error::Error<serde_json::Error>) -> Option<String> {
-    let path = error.path().to_string();
-    // What is wrong with a field that nobody knows is wrong with what has it.
-    let is_unknown = error.inner().to_string().starts_with("unknown field ");
-    let path = if is_unknown { path.rsplit_once('.').map_or("", |(outer, _)| outer) } else { &path };
-    Some(path.to_owned()).filter(|path| !["", "."].contains(&path.as_str()) && error.inner().is_data())
-}
-
 fn parse(line: &[u8], number: usize) -> Result<Request, Problem> {
     // Each line is a document of its own to the parser, so that its line number says nothing.
     let at_column = |error: &serde_json::Error| error.to_string().replace(" at line 1 column ", " at column ");
-    let mut json = serde_json::Deserializer::from_slice(line);
-    let raw = serde_path_to_error::deserialize(&mut json).map_err(|error| (field_of(&error), error.into_inner()));
-    let raw: Raw = match raw.and_then(|raw| json.end().map(|()| raw).map_err(|error| (None, error))) {
+    let raw: Raw = match read_json(line) {
         Ok(raw) => raw,
-        Err((field, error)) => {
-            let row: Map<String, Value> =
-                serde_json::from_slice(line).map_err(|_| Problem::NoObject(at_column(&error), object_remedy(line)))?;
-            let said = match field {
-                Some(field) => format!("`{field}` {}", in_json_words(&error)),
-                None => format!("it {}", in_json_words(&error)),
-            };
+        Err(said) => {
+            let row: Map<String, Value> = serde_json::from_slice(line)
+                .map_err(|error| Problem::NoObject(at_column(&error), object_remedy(line)))?;
             return Err(foreign_request(&row).map_or(Problem::Json(said), Problem::Form));
         }
     };

@@ -11,6 +11,7 @@ use clap::Args;
 use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 
+use super::allocator::return_freed_memory;
 use super::answering::{EnvironmentName, PREFILL_TOKENS};
 use super::device::Device;
 use super::generation_config::GenerationConfig;
@@ -147,6 +148,7 @@ pub struct ServingArguments {
 
 /// Runs the command.
 pub fn run(arguments: ServeArguments) -> anyhow::Result<()> {
+    return_freed_memory();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A subscriber that is there already does as well.
@@ -191,6 +193,9 @@ impl ServingArguments {
             config.context_tokens = tokens;
         }
         let images_max = images_max(&self.limit_mm_per_prompt)?;
+        if let Some(path) = self.allowed_local_media_path.as_ref().filter(|path| !path.is_dir()) {
+            anyhow::bail!("--allowed-local-media-path is {}, which is no folder; give one", path.display());
+        }
         let images = ImagePolicy::new(
             self.allowed_local_media_path.as_deref(),
             &self.allowed_media_domains,

@@ -213,11 +213,18 @@ impl Access {
         let mut hosts = headers.get_all(header::HOST).iter();
         let unclear = || ApiError::bad("the header `Host` is not one name or address; send one");
         let host = match (hosts.next(), hosts.next()) {
-            (None, _) => uri.authority().map(|authority| authority.as_str().to_owned()),
-            (Some(host), None) => Some(host.to_str().map_err(|_| unclear())?.to_owned()),
+            (None, _) => None,
+            (Some(host), None) => Some(host.to_str().map_err(|_| unclear())?.to_ascii_lowercase()),
             (Some(_), Some(_)) => return Err(unclear()),
         };
-        Ok(host.map(|host| host.to_ascii_lowercase()))
+        // A URL that begins with a scheme names a host too.
+        let named = uri.authority().map(|authority| authority.as_str().to_ascii_lowercase());
+        match (host, named) {
+            (Some(host), Some(named)) if host != named => {
+                Err(ApiError::bad("the header `Host` names another host than the URL; send the same"))
+            }
+            (host, named) => Ok(host.or(named)),
+        }
     }
 
     /// Where a request comes from.

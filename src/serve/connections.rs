@@ -231,6 +231,8 @@ async fn attend(
                 is_ending = true;
                 std::pin::Pin::new(&mut connection).graceful_shutdown();
             }
+            // Part of a request's head came, and no more of it comes.
+            () = sleep(LINGER), if is_ending && standing.is_idle() => return,
         }
     }
 }

@@ -10,13 +10,13 @@ use super::App;
 use super::compiler::Compiler;
 use super::error::ApiError;
 use super::fair::Client;
-use super::fields::shorten;
 use super::json_schema::{self, Budget};
 use super::openai::Request;
 use super::routes::on_thread;
 use super::sampling::{Defaults, check};
 use crate::engine::sampling::constraints::Constraints;
 use crate::engine::sampling::grammar::{Form, Grammar};
+use crate::files::json::shorten;
 use crate::isolated::IsolatedError;
 use crate::prompt::Tokenizer;
 

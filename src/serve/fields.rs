@@ -7,10 +7,9 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
-use serde_json::error::Category;
 
-/// Characters of what a client sent that an error repeats.
-const SHOWN_MAX: usize = 60;
+use crate::files::json::in_json_words;
+
 /// Below this distance from 0 a float is the whole number that it looks like.
 const WHOLE_FLOAT_MAX: f64 = 9.3e18;
 
@@ -197,94 +196,9 @@ pub fn whole_value(value: &Value) -> Option<u64> {
     number.as_u64().or_else(|| u64::try_from(whole_float(number)?).ok())
 }
 
-/// What is wrong with a body, as a sentence about the field: serde's errors speak of Rust's types, which no client knows.
-pub fn in_json_words(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    let place = format!(" at line {} column {}", error.line(), error.column());
-    let text = text.strip_suffix(&place).unwrap_or(&text);
-    if error.classify() != Category::Data {
-        return match text.starts_with("recursion limit exceeded") {
-            true => "is nested too deeply; 127 levels of lists and objects are read".to_owned(),
-            false => format!("is not valid JSON: {text}{place}"),
-        };
-    }
-    if let Some(rest) = text.strip_prefix("invalid type: ").or_else(|| text.strip_prefix("invalid value: "))
-        && let Some((found, expected)) = rest.rsplit_once(", expected ")
-    {
-        return format!("must be {}, not {}", expected_words(expected), found_words(found));
-    }
-    if text.starts_with("invalid length ") {
-        return "has too few or too many entries".to_owned();
-    }
-    if let Some(rest) = text.strip_prefix("missing field ") {
-        return format!("lacks the field {rest}");
-    }
-    if let Some(rest) = text.strip_prefix("duplicate field ") {
-        return format!("has the field {rest} twice; send it once");
-    }
-    for (prefix, what) in [("unknown field ", "field"), ("unknown variant ", "value")] {
-        if let Some(rest) = text.strip_prefix(prefix)
-            && let Some((found, known)) = rest.rsplit_once(", expected ")
-        {
-            return format!(
-                "has the {what} {}, which is not known; known: {}",
-                shorten(found),
-                known.trim_start_matches("one of ")
-            );
-        }
-    }
-    // What the readers of this program say themselves.
-    text.chars().take(500).collect()
-}
-
-/// What a type takes.
-fn expected_words(expected: &str) -> &str {
-    match expected {
-        "i8" | "i16" | "i32" | "i64" | "u8" | "u16" | "u32" | "u64" | "usize" | "isize" => "a whole number",
-        "f32" | "f64" => "a number",
-        "a boolean" => "true or false",
-        "a borrowed string" | "string or map" | "variant identifier" | "field identifier" => "a string",
-        "a sequence" => "a list",
-        "a map" => "an object",
-        other if other.starts_with("struct ") => "an object",
-        other if other.starts_with("tuple ") || other.starts_with("an array of length") => "a list",
-        other if other.starts_with("enum ") => "a string",
-        other => other,
-    }
-}
-
-/// What stood in its place.
-fn found_words(found: &str) -> String {
-    match found {
-        "map" => "an object".to_owned(),
-        "sequence" => "a list".to_owned(),
-        "null" | "unit value" | "Option value" => "null".to_owned(),
-        _ => match found.split_once(' ') {
-            Some(("string" | "character", text)) => format!("the string {}", shorten(text)),
-            Some(("integer", number)) => format!("the number {}", number.trim_matches('`')),
-            Some(("floating", number)) => {
-                format!("the number {}", number.trim_start_matches("point ").trim_matches('`'))
-            }
-            Some(("boolean", value)) => value.trim_matches('`').to_owned(),
-            _ => "a value of another kind".to_owned(),
-        },
-    }
-}
-
-/// The first characters of a text of a client, without characters that would govern a terminal.
-pub fn shorten(text: &str) -> String {
-    let shown = text.chars().take(SHOWN_MAX).map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c });
-    let rest = if text.chars().nth(SHOWN_MAX).is_some() { "..." } else { "" };
-    shown.chain(rest.chars()).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn words<T: serde::de::DeserializeOwned + std::fmt::Debug>(json: &str) -> String {
-        in_json_words(&serde_json::from_str::<T>(json).unwrap_err())
-    }
 
     #[test]
     fn whole_numbers_may_be_spelled_as_floats() {
@@ -298,16 +212,5 @@ mod tests {
         }
         assert_eq!(serde_json::from_str::<Whole<i64>>("-1.0").unwrap().0, -1);
         assert!(serde_json::from_str::<Whole<u32>>("4294967296").is_err());
-    }
-
-    #[test]
-    fn errors_speak_of_json() {
-        assert_eq!(words::<Vec<u32>>("{}"), "must be a list, not an object");
-        assert_eq!(words::<bool>("\"a\""), "must be true or false, not the string \"a\"");
-        assert_eq!(words::<f32>("[]"), "must be a number, not a list");
-        assert_eq!(words::<String>("3"), "must be a string, not the number 3");
-        assert_eq!(words::<String>("1.5"), "must be a string, not the number 1.5");
-        assert_eq!(words::<serde_json::Map<String, Value>>("true"), "must be an object, not true");
-        assert!(words::<bool>(&format!("\"{}\"", "x, expected y".repeat(10_000))).len() < 200);
     }
 }

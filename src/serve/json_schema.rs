@@ -4,7 +4,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::fields::{make_whole, shorten};
+use super::fields::make_whole;
+use crate::files::json::shorten;
 
 /// Between two tokens of JSON: enough for a line that is indented, and no endless run.
 const WHITE_SPACE: &str = r"[\x20\x0A\x0D\x09]{1,40}";

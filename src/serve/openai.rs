@@ -5,7 +5,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use super::answer_logprobs::{ChatLogprobs, PromptLogprobs, TextLogprobs};
-use super::fields::{Whole, in_json_words, optional_object, optional_wholes, whole, with_whole_floats};
+use super::fields::{Whole, optional_object, optional_wholes, whole, with_whole_floats};
+use crate::files::json::in_json_words;
 use crate::prompt::PixelLimits;
 use crate::rollout::transcript::TurnKind;
 use crate::sandbox::Widened;

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
-use super::fields::{shorten, whole_value};
+use super::fields::whole_value;
 use super::images::ImagePolicy;
 use super::openai::Request;
 use super::sampling::check;
+use crate::files::json::shorten;
 use crate::isolated::Isolated;
 use crate::model::config::Config;
 use crate::prompt::positions::{Grid, positions};

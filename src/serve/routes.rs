@@ -25,13 +25,14 @@ use super::answers::{Form, Kind, ToolCalls, Writer};
 use super::constraints::{Asked, ToolChoice};
 use super::error::ApiError;
 use super::fair::{Client, Place, Turns};
-use super::fields::{Object, in_json_words, shorten, wholes};
+use super::fields::{Object, wholes};
 use super::gauges::{Active, Waiting};
 use super::generation::Generation;
 use super::openai::Request;
 use super::prompts::{self, picture_count, remote_pictures};
 use super::sampling::{Settings, check};
 use super::{App, control, played};
+use crate::files::json::{in_json_words, shorten};
 use crate::files::lines::{VALUES_MAX, count_values};
 use crate::prompt::Prompt;
 
@@ -119,7 +120,8 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<Arc<App>> for Wire<T> {
         check_content_type(request.headers())?;
         let route = request.uri().path().to_owned();
         let client = request.extensions().get().copied().unwrap_or_default();
-        let (bytes, room) = read(request.into_body(), app).await?;
+        let expects = request.headers().contains_key(header::EXPECT);
+        let (bytes, room) = read(request.into_body(), expects, app).await?;
         let (value, unknown) = match bytes.len() {
             ..QUICK_JSON_BYTES => parse(&bytes)?,
             size => prepare(app, client, size as u64, move |_| parse(&bytes)).await?,
@@ -129,15 +131,22 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<Arc<App>> for Wire<T> {
     }
 }
 
-/// Reads a body. Of one that is too large the rest is read over: a client that is still sending would not hear the answer.
-async fn read(body: Body, app: &App) -> Result<(Vec<u8>, Room), ApiError> {
-    let announced = body.size_hint().exact().map_or(BODY_BYTES_MAX, |bytes| bytes.min(BODY_BYTES_MAX as u64) as usize);
+/// Reads a body. Of one that is too large the rest is read over, as far as it is not much: a client that is still sending would not hear the
+/// answer. One that `expects` a word before it sends hears at once.
+async fn read(body: Body, expects: bool, app: &App) -> Result<(Vec<u8>, Room), ApiError> {
+    let announced = body.size_hint().exact().map_or(BODY_BYTES_MAX, |bytes| bytes as usize);
+    if announced > READ_OVER_MAX || expects && announced > BODY_BYTES_MAX {
+        return Err(body_too_large());
+    }
+    let announced = announced.min(BODY_BYTES_MAX);
     let (mut bytes, mut size, mut room) = (Vec::new(), 0, None);
     let mut began = Instant::now();
     let mut pieces = body.into_data_stream();
     loop {
         let last = Instant::now();
         let until = |patience: Duration, rate: f64| {
+            // A server that goes down waits for what is on its way, and for nobody who stands still.
+            let patience = if app.is_draining() { patience.min(WANTED_PATIENCE) } else { patience };
             (began + patience + Duration::from_secs_f64(size as f64 / rate)).min(last + patience)
         };
         let piece = loop {
@@ -169,11 +178,15 @@ async fn read(body: Body, app: &App) -> Result<(Vec<u8>, Room), ApiError> {
         }
     }
     if size > BODY_BYTES_MAX {
-        let message = format!("the body has more than {BODY_BYTES_MAX} bytes; send fewer or smaller pictures");
-        return Err(ApiError::status(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message));
+        return Err(body_too_large());
     }
     let room = Room { bytes: bytes.len() as u64, _permit: room };
     Ok((bytes, room))
+}
+
+fn body_too_large() -> ApiError {
+    let message = format!("the body has more than {BODY_BYTES_MAX} bytes; send fewer or smaller pictures");
+    ApiError::status(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
 }
 
 /// Reads JSON; also the fields that the type does not know.

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use super::forms::{Foreign, foreign_data, has_content, unused_key, unused_mark};
 use super::needle::{self, Kind, Mixture, Split};
 use super::{Example, Message, Role, Solution};
+use crate::files::json::in_json_words;
 use crate::files::lines::{JsonLines, Line, LinesError, MESSAGES_MAX, PICTURES_MAX};
 use crate::files::open::{Replacement, replace};
 use crate::files::{is_elsewhere, local_path, object_remedy};
@@ -177,7 +178,7 @@ impl Place<'_> {
     fn task(&self, object: &Map<String, Value>) -> Result<Record, DataError> {
         let remedy = "it should be a list of {\"role\": \"system|user|assistant\", \"content\": \"text\"}";
         let messages: Vec<Message> = serde_json::from_value(object["messages"].clone())
-            .map_err(|error| self.wrong("messages", error.to_string(), remedy))?;
+            .map_err(|error| self.wrong("messages", format!("it {}", in_json_words(&error)), remedy))?;
         if messages.is_empty() {
             return Err(self.wrong("messages", "the list is empty", remedy));
         }

@@ -14,6 +14,7 @@ use super::left_out::LeftOut;
 use super::{Session, SkippedUpdates, TrainError};
 use crate::checkpoint::resume::CHECKPOINT;
 use crate::checkpoint::{CheckpointError, folder, resume};
+use crate::files;
 use crate::files::open::{
     SETTINGS_BYTES_MAX, append_own, check_own, check_own_folder, is_there, read, read_text, replace,
 };
@@ -150,7 +151,7 @@ fn window_of(checkpoint: &Path, step: u64) -> Result<Window, CheckpointError> {
 
 fn read_json<T: DeserializeOwned>(path: PathBuf) -> Result<T, CheckpointError> {
     let text = read_text(&path, SETTINGS_BYTES_MAX).map_err(CheckpointError::file("read", &path))?;
-    serde_json::from_str(&text).map_err(|e| CheckpointError::Damaged { path, reason: e.to_string() })
+    files::json::read_json(text.as_bytes()).map_err(|reason| CheckpointError::Damaged { path, reason })
 }
 
 fn write_json(path: PathBuf, value: &impl Serialize) -> Result<(), CheckpointError> {

@@ -122,6 +122,10 @@ fn every_route_refuses_pages_of_foreign_origins_and_foreign_names() {
             assert!([400, 403].contains(&ask(&[("Host", name)])), "{method} {path} {name:?}");
         }
         assert_eq!(ask(&[host, ("Host", "evil.example")]), 400, "{method} {path}");
+        let whole = |url: String| send(&server, method, &url, &[host, kind], body(is_json)).text;
+        let is_refused = |text: String| text.contains("names another host");
+        assert!(is_refused(whole(format!("http://evil.example{path}"))), "{method} {path}");
+        assert!(!is_refused(whole(format!("{own}{path}"))), "{method} {path}");
         for site in ["cross-site", "same-site"] {
             let status = ask(&[host, ("Sec-Fetch-Site", site)]);
             assert_eq!(status == 403, method == "POST", "{method} {path} {site}");

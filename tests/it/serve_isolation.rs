@@ -284,3 +284,30 @@ fn token_ids_that_no_token_has_take_no_memory() {
     }
     attacked.expect_as_before();
 }
+
+#[test]
+fn a_panic_in_a_grammar_ends_its_answer_and_reads_no_debug_information() {
+    let workplace = Workplace::new();
+    init(&workplace, "tiny", 0);
+    let (model, log) = (workplace.path("tiny"), workplace.path("log.txt"));
+    let server = Server::start_with_log(workplace, &model, &[], &log);
+    let ask = |grammar: &str| {
+        let forced = json!({"64": 60, "220": 100});
+        let body =
+            json!({"prompt": "a", "max_tokens": 3, "structured_outputs": {"grammar": grammar}, "logit_bias": forced});
+        server.complete(body)["choices"][0]["stop_reason"].clone()
+    };
+    let mapped = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssFile:")).unwrap();
+        line.split_whitespace().next().unwrap().parse::<u64>().unwrap() << 10
+    };
+    ask("start: \"a\"");
+    let before = mapped();
+    // Between two objects and before a rest that is one again, llguidance loses its place.
+    let stop = ask("start: \"a\" r\nr: \"x\" | %json {\"type\": \"object\"}+ \" \" r\n%ignore / +/\n");
+    assert_eq!(stop, "nothing_allowed");
+    let log = std::fs::read_to_string(log).unwrap();
+    assert!(log.contains("a grammar failed: panic: ") && !log.contains("backtrace"), "{log}");
+    assert!(mapped() < before + (8 << 20), "{before} {}", mapped());
+}

@@ -160,6 +160,41 @@ fn who_sends_too_slowly_is_given_up() {
 }
 
 #[test]
+fn a_server_that_goes_down_waits_for_nobody_who_stands_still() {
+    let mut server = Server::start(&[]);
+    let head = format!("POST {TEXT} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n", server.address);
+    let still: Vec<TcpStream> = ["", "POST", &head, &format!("{head}Content-Length: 100\r\n\r\n{{\"prompt\":")]
+        .into_iter()
+        .map(|sent| {
+            let mut stream = TcpStream::connect(&server.address).unwrap();
+            stream.write_all(sent.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    // What they sent is there.
+    std::thread::sleep(Duration::from_millis(200));
+    server.terminate();
+    let began = Instant::now();
+    assert_eq!(server.ended().code(), Some(0));
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    drop(still);
+}
+
+#[test]
+fn a_body_that_says_it_is_too_large_is_refused_before_it_comes() {
+    let server = Server::start(&[]);
+    for (bytes, expect) in [(1_000_000_000_u64, ""), (100_000_000, "Expect: 100-continue\r\n")] {
+        let mut stream = TcpStream::connect(&server.address).unwrap();
+        let head = format!("POST {TEXT} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n", server.address);
+        write!(stream, "{head}{expect}Content-Length: {bytes}\r\n\r\n").unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let mut told = [0; 12];
+        stream.read_exact(&mut told).unwrap();
+        assert_eq!(&told, b"HTTP/1.1 413", "{bytes} {expect}");
+    }
+}
+
+#[test]
 fn where_descriptors_are_short_the_longest_idle_connection_makes_room() {
     // 256 are kept for files.
     let server = Server::start_with_descriptors(280);

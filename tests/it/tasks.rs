@@ -182,7 +182,10 @@ fn a_wrong_line_is_named_with_its_number_its_key_and_a_remedy() {
         ("{\"question\": \"a\"", ":2: not a JSON object"),
         ("{\"question\": \"a\"}", ":2: key `response`: it is missing; a line needs"),
         ("{\"messages\": [], \"images\": []}", ":2: key `messages`: the list is empty; it should be a list of"),
-        ("{\"messages\": [{\"role\": \"king\", \"content\": \"\"}]}", ":2: key `messages`: unknown variant `king`"),
+        (
+            "{\"messages\": [{\"role\": \"king\", \"content\": \"\"}]}",
+            ":2: key `messages`: it has the value `king`, which is not known",
+        ),
         (
             "{\"messages\": [{\"role\": \"user\", \"content\": \"<image>\"}], \"images\": []}",
             "1 `<image>` placeholders for 0 pictures",

@@ -10,9 +10,10 @@ use thyme_engine::recipe::plan::{Plan, PlanError};
 /// Most lines of a source file.
 const LINES_MAX: usize = 700;
 
-/// Where `unsafe` may stand: the signals of Ctrl-C, the tiles of a matrix product, `malloc_trim`, vector instructions, the two places
+/// Where `unsafe` may stand: the allocator's settings, the signals of Ctrl-C, the tiles of a matrix product, `malloc_trim`, vector instructions, the two places
 /// where a kernel is launched.
-const UNSAFE_FILES: [&str; 9] = [
+const UNSAFE_FILES: [&str; 10] = [
+    "src/cli/allocator.rs",
     "src/cli/interrupt.rs",
     "src/cpu/linear.rs",
     "src/cpu/linear/pack.rs",
