@@ -7,8 +7,11 @@ use std::process::ExitCode;
 use clap::Parser;
 use thyme_engine::cli::Arguments;
 
+/// llguidance and its parts, as the paths of their sources name them.
+const CATCHING: [&str; 3] = ["llguidance", "derivre", "toktrie"];
+
 fn main() -> ExitCode {
-    std::panic::set_hook(Box::new(|panic| eprintln!("error: {}", report(panic))));
+    set_panic_hook();
     match Arguments::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -16,6 +19,19 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Says what is printed of a panic. llguidance catches its own and makes errors of them: of these nothing is.
+fn set_panic_hook() {
+    // At its first use, which is this one, it sets a hook that resolves a backtrace for every panic, for which a process reads all its debug
+    // information into memory. The next hook replaces it.
+    let _ = llguidance::panic_utils::catch_unwind(|| Ok(()));
+    std::panic::set_hook(Box::new(|panic| {
+        let is_caught = |file: &str| CATCHING.iter().any(|library| file.contains(library));
+        if !panic.location().is_some_and(|place| is_caught(place.file())) {
+            eprintln!("error: {}", report(panic));
+        }
+    }));
 }
 
 /// A fault of a device, or of our own, as a line; with RUST_BACKTRACE where it came from.

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use crate::files::json::read_json;
+use crate::files::json::{in_words_of_line, read_json};
 use crate::files::lines::{JsonLines, Line, LinesError, MESSAGES_MAX, PICTURES_MAX};
 use crate::files::object_remedy;
 use crate::files::open::open_regular;
@@ -225,13 +225,11 @@ impl Requests {
 }
 
 fn parse(line: &[u8], number: usize) -> Result<Request, Problem> {
-    // Each line is a document of its own to the parser, so that its line number says nothing.
-    let at_column = |error: &serde_json::Error| error.to_string().replace(" at line 1 column ", " at column ");
     let raw: Raw = match read_json(line) {
         Ok(raw) => raw,
         Err(said) => {
             let row: Map<String, Value> = serde_json::from_slice(line)
-                .map_err(|error| Problem::NoObject(at_column(&error), object_remedy(line)))?;
+                .map_err(|error| Problem::NoObject(in_words_of_line(&error), object_remedy(line)))?;
             return Err(foreign_request(&row).map_or(Problem::Json(said), Problem::Form));
         }
     };

@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use thiserror::Error;
 
 use super::columns_of;
+use crate::files::json::in_words_of_line;
 use crate::files::lines::{JsonLines, Line, LinesError};
 use crate::files::object_remedy;
 use crate::rollout::reward::{Needs, RewardSet, Score, View, answer_in};
@@ -66,8 +67,9 @@ pub fn score_lines(
     let mut columns: Vec<Column> = rewards.weights().map(|(name, _)| Column { name, ..Column::default() }).collect();
     while let Some(Line { number, json: line, .. }) = lines.next_line()? {
         let wrong = |problem: String| PredictionError::Line { line: number, problem };
-        let mut row: Row = serde_json::from_slice(line)
-            .map_err(|error| wrong(format!("not a JSON object ({error}); {}", object_remedy(line))))?;
+        let mut row: Row = serde_json::from_slice(line).map_err(|error| {
+            wrong(format!("not a JSON object ({}); {}", in_words_of_line(&error), object_remedy(line)))
+        })?;
         let prediction = Prediction::read(&row).map_err(wrong)?;
         let scores = prediction.score(rewards);
         for (column, (_, score)) in columns.iter_mut().zip(&scores) {

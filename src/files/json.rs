@@ -6,6 +6,9 @@ use serde_json::error::Category;
 /// Characters of what somebody else wrote that an error repeats.
 const SHOWN_MAX: usize = 60;
 
+/// How serde_json says that a number has no floating-point value.
+const OUT_OF_RANGE: &str = "number out of range";
+
 /// Reads a document.
 ///
 /// # Errors
@@ -25,13 +28,23 @@ pub fn in_words(error: &serde_path_to_error::Error<serde_json::Error>) -> String
     }
 }
 
+/// [`in_words`] of a line of a file, whose number somebody else says.
+pub fn in_words_of_line(error: &serde_json::Error) -> String {
+    format!("it {}", in_json_words(error)).replace(" at line 1 column ", " at column ")
+}
+
 /// The key whose value is wrong; none where it is the whole.
 fn key_of(error: &serde_path_to_error::Error<serde_json::Error>) -> Option<String> {
     let path = error.path().to_string();
     // What is wrong with a key that nobody knows is wrong with what has it.
     let is_unknown = error.inner().to_string().starts_with("unknown field ");
     let path = if is_unknown { path.rsplit_once('.').map_or("", |(outer, _)| outer) } else { &path };
-    (!["", "."].contains(&path) && error.inner().is_data()).then(|| shorten(path))
+    (!["", "."].contains(&path) && is_of_value(error.inner())).then(|| shorten(path))
+}
+
+/// Whether a value is wrong, not the text.
+pub fn is_of_value(error: &serde_json::Error) -> bool {
+    error.is_data() || error.to_string().starts_with(OUT_OF_RANGE)
 }
 
 /// What is wrong with a value, as the rest of a sentence that begins with its name: serde's errors speak of Rust's types.
@@ -39,6 +52,9 @@ pub fn in_json_words(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());
     let text = text.strip_suffix(&place).unwrap_or(&text);
+    if text == OUT_OF_RANGE {
+        return "is a number that is too large".to_owned();
+    }
     if error.classify() != Category::Data {
         return match text.starts_with("recursion limit exceeded") {
             true => "is nested too deeply; 127 levels of lists and objects are read".to_owned(),

@@ -74,9 +74,25 @@ pub fn render(environment: &Environment<'_>, variables: &Map<String, Json>) -> R
             _ if std::error::Error::source(&error).is_some_and(|source| source.is::<std::io::Error>()) => {
                 format!("it writes more than {TEXT_BYTES_MAX} bytes; look for a text that grows in a loop")
             }
-            _ => error.to_string(),
+            _ => in_words_of_jinja(&error.to_string()),
         })?;
     String::from_utf8(bytes).map_err(|error| error.to_string())
+}
+
+/// An error of a template; minijinja's name Rust's types.
+fn in_words_of_jinja(error: &str) -> String {
+    let Some((before, rest)) = error.split_once("cannot convert ") else { return error.to_owned() };
+    let Some((value, rest)) = rest.split_once(" to ") else { return error.to_owned() };
+    let end = rest.find(|letter: char| !letter.is_ascii_alphanumeric()).unwrap_or(rest.len());
+    let (wanted, place) = rest.split_at(end);
+    let wanted = match wanted {
+        "usize" | "u8" | "u16" | "u32" | "u64" | "u128" => "a whole number from 0 on",
+        "isize" | "i8" | "i16" | "i32" | "i64" | "i128" => "a whole number",
+        "f32" | "f64" => "a number",
+        "bool" => "true or false",
+        _ => return error.to_owned(),
+    };
+    format!("{before}a {value} stands where {wanted} must{place}")
 }
 
 /// A text that grows no further than it may.

@@ -144,7 +144,8 @@ impl Tokenizer {
         // What it does not read it may panic at.
         let read = catch_unwind(AssertUnwindSafe(|| tokenizers::Tokenizer::from_bytes(&text)));
         let read = read.map_err(|_| invalid("its parts contradict each other".to_owned()))?;
-        let mut inner = read.map_err(|error| invalid(error.to_string()))?;
+        let unknown_kind = ("data did not match any variant of untagged enum", "a part is of no known kind of");
+        let mut inner = read.map_err(|error| invalid(error.to_string().replace(unknown_kind.0, unknown_kind.1)))?;
         // transformers sets both anew on every call; a saved setting must not cut a prompt.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|error| invalid(error.to_string()))?;

@@ -12,6 +12,8 @@ const WHITE_SPACE: &str = r"[\x20\x0A\x0D\x09]{1,40}";
 /// Formats that llguidance knows.
 const FORMATS: [&str; 10] =
     ["date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"];
+/// Farther from 0 no range of numbers begins.
+const BOUND_MAX: f64 = 1e15;
 /// Keywords that describe.
 const ANNOTATIONS: [&str; 7] =
     ["discriminator", "deprecated", "contentSchema", "contentMediaType", "contentEncoding", "example", "uniqueItems"];
@@ -152,10 +154,25 @@ fn rewrite(schema: &mut Value, root: &Value, budget: &mut Budget) -> Result<(), 
         fields.insert("anyOf".to_owned(), choices);
     }
     ANNOTATIONS.iter().for_each(|key| drop(fields.shift_remove(*key)));
+    check_bounds(fields)?;
     rewrite_format(fields);
     rewrite_pattern(fields, budget)?;
     rewrite_pattern_properties(fields, budget)?;
     rewrite_property_names(fields, root, budget)
+}
+
+/// Refuses a range of numbers that are all farther from 0 than a grammar counts.
+fn check_bounds(fields: &Map<String, Value>) -> Result<(), String> {
+    let lower = ["minimum", "exclusiveMinimum"].map(|key| (key, 1.0));
+    let upper = ["maximum", "exclusiveMaximum"].map(|key| (key, -1.0));
+    for (key, sign) in lower.into_iter().chain(upper) {
+        let Some(bound) = fields.get(key).and_then(Value::as_f64) else { continue };
+        if sign * bound >= BOUND_MAX {
+            let end = if sign > 0.0 { "less than 1e15" } else { "more than -1e15" };
+            return Err(format!("`{key}` is {bound:e}, and must be {end}; leave it out and check the answer"));
+        }
+    }
+    Ok(())
 }
 
 /// Names formats in other words, and drops what is not known: an annotation, as the specification has it.

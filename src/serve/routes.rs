@@ -32,7 +32,7 @@ use super::openai::Request;
 use super::prompts::{self, picture_count, remote_pictures};
 use super::sampling::{Settings, check};
 use super::{App, control, played};
-use crate::files::json::{in_json_words, shorten};
+use crate::files::json::{in_json_words, is_of_value, shorten};
 use crate::files::lines::{VALUES_MAX, count_values};
 use crate::prompt::Prompt;
 
@@ -202,9 +202,9 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, Vec<String>), ApiError
             unknown.push(shorten(&path.to_string()));
         }
     });
-    let wrong = |error: serde_json::Error, path: String| match error.classify() {
-        serde_json::error::Category::Data if path != "." => ApiError::field(&shorten(&path), in_json_words(&error)),
-        _ => ApiError::bad(format!("the body {}", in_json_words(&error))),
+    let wrong = |error: serde_json::Error, path: String| match is_of_value(&error) && path != "." {
+        true => ApiError::field(&shorten(&path), in_json_words(&error)),
+        false => ApiError::bad(format!("the body {}", in_json_words(&error))),
     };
     let value = parsed.map_err(|error| wrong(error, track.path().to_string()))?;
     json.end().map_err(|error| wrong(error, ".".to_owned()))?;

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::forms::{Foreign, foreign_data, has_content, unused_key, unused_mark};
 use super::needle::{self, Kind, Mixture, Split};
 use super::{Example, Message, Role, Solution};
-use crate::files::json::in_json_words;
+use crate::files::json::{in_json_words, in_words_of_line};
 use crate::files::lines::{JsonLines, Line, LinesError, MESSAGES_MAX, PICTURES_MAX};
 use crate::files::open::{Replacement, replace};
 use crate::files::{is_elsewhere, local_path, object_remedy};
@@ -148,7 +148,7 @@ impl Place<'_> {
         let object: Map<String, Value> = serde_json::from_slice(text).map_err(|error| DataError::Json {
             path: self.file.to_path_buf(),
             line: self.line,
-            problem: error.to_string().replace(" at line 1 column ", " at column "),
+            problem: in_words_of_line(&error),
             remedy: object_remedy(text),
         })?;
         self.refuse_sizes(&object)?;

@@ -292,7 +292,7 @@ fn a_bad_line_is_named_with_its_number_and_the_remedy() {
     let image = |file: &str| json!({"id": 1, "prompt": "<|image_pad|>", "images": [file]}).to_string();
     let cases = [
         (r#"{"id": 1, "prompt": "a""#.to_owned(), "one JSON object"),
-        (r#"[1]"#.to_owned(), "expected a JSON object"),
+        (r#"[1]"#.to_owned(), "must be an object, not a list"),
         (r#"{"id": 1, "prompt": "a", "promt": "b"}"#.to_owned(), "the field `promt`, which is not known; known: "),
         (r#"{"prompt": "a"}"#.to_owned(), "it lacks the field `id`"),
         (r#"{"id": [], "prompt": "a"}"#.to_owned(), "give a string or a number"),

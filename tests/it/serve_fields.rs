@@ -195,13 +195,40 @@ fn errors_speak_of_json_with_the_path_of_the_field() {
         (CHAT, "null", "not null"),
         (CHAT, "", "not valid JSON"),
         (CHAT, "{\"n\": NaN}", "not valid JSON"),
-        (CHAT, "{\"n\": 1e400}", "not valid JSON"),
+        (CHAT, "{\"n\": 1e400}", "`n` is a number that is too large"),
+        (TEXT, "{\"prompt\": \"a\", \"temperature\": 3.5e38}", "`temperature` is a number that is too large"),
         (CHAT, "{\"messages\": [], \"messages\": []}", "twice"),
         ("/detokenize", "{}", "lacks the field `tokens`"),
     ] {
         let (status, message, _) = server.post_text(path, text.as_bytes()).error();
         assert!(status == 400 && message.contains(says_so), "{text}: {message}");
         expect_json_words(&message);
+    }
+}
+
+#[test]
+fn errors_of_templates_and_forms_name_no_types_and_settings_of_libraries() {
+    let server = Server::start(&["--trust-request-chat-template"]);
+    let template = |template: &str| (CHAT, json!({"messages": says("a"), "max_tokens": 1, "chat_template": template}));
+    let schema =
+        |schema: Value| (TEXT, json!({"prompt": "a", "max_tokens": 1, "structured_outputs": {"json": schema}}));
+    for ((path, body), says_so) in [
+        (template("{{ 'a'|indent(-1) }}"), "a whole number from 0 on"),
+        (template("{{ range('x') }}"), "a whole number"),
+        (template("{{ 'x'|tojson(indent='b') }}"), "a whole number from 0 on"),
+        (schema(json!({"type": "integer", "minimum": 1e30})), "leave it out and check the answer"),
+        (schema(json!({"type": "integer", "exclusiveMaximum": -1e30})), "leave it out and check the answer"),
+        (schema(json!({"type": "number", "minimum": 1e300})), "leave it out and check the answer"),
+        (schema(json!({"type": "number", "maximum": "x"})), "Expected a number"),
+        (schema(json!({"oneOf": [{"type": "string"}, {"minLength": 3}]})), "use anyOf"),
+        (schema(json!({"$ref": "http://example.com/a"})), "must name a part of the schema itself"),
+        (schema(json!({"not": {"type": "string"}})), "leave them out and check the answer"),
+    ] {
+        let (status, message, _) = server.post(path, &body).error();
+        assert!(status == 400 && message.contains(says_so), "{body}: {message}");
+        for word in ["size", "f64", "Some(", "None", "coerce_one_of", "'referencing'", "panic"] {
+            assert!(!message.contains(word), "{body}: {message}");
+        }
     }
 }
 

@@ -1,7 +1,6 @@
 //! Grammars: which tokens may follow what a sequence has drawn. Compiled away from the engine's thread, advanced by one token a step.
 
-use std::cell::Cell;
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
@@ -19,10 +18,20 @@ const MASK_TIME_MAX: Duration = Duration::from_secs(2);
 /// Symbols of a grammar at most.
 const SYMBOLS_MAX: usize = 100_000;
 
-thread_local! {
-    /// This thread runs llguidance, whose panics are errors of a grammar.
-    static IN_LLGUIDANCE: Cell<bool> = const { Cell::new(false) };
-}
+/// What llguidance says of its own settings and of Rust's types, and what a client can do.
+const WORDS: [(&str, &str); 5] = [
+    ("Expected f64 for", "Expected a number for"),
+    ("Unimplemented keys:", "An answer cannot be held to these keywords; leave them out and check the answer:"),
+    (
+        "oneOf constraints are not supported. Enable 'coerce_one_of' option to approximate oneOf with anyOf",
+        "An answer cannot be held to choices of oneOf that overlap; use anyOf",
+    ),
+    (
+        "Only absolute $ref's (#/...) are supported without 'referencing' feature; ref",
+        "A $ref must name a part of the schema itself (#/...), not",
+    ),
+    ("lookarounds not supported yet;", "word boundaries and look-around are not supported;"),
+];
 
 /// What a grammar needs to know of a tokenizer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -89,7 +98,6 @@ impl Grammars {
         limits.max_grammar_size = SYMBOLS_MAX;
         limits.verbose_errors = false;
         factory.quiet();
-        replace_panic_hook(&factory);
         Ok(Grammars { factory, words: vocab.div_ceil(32) })
     }
 
@@ -103,12 +111,9 @@ impl Grammars {
             Form::Regex(regex) => GrammarWithLexer::from_regex(regex),
             Form::Lark(lark) => GrammarWithLexer::from_lark(lark.clone()),
         };
-        let compile = || {
-            let mut matcher = Matcher::new(self.factory.create_parser(TopLevelGrammar::from_grammar(source)));
-            // The first mask shows what only a use would: that nothing fits, or that it takes too long.
-            matcher.compute_mask_or_eos().map(|_| matcher)
-        };
-        let matcher = in_llguidance(compile).map_err(|error| reason(&error.to_string()))?;
+        let mut matcher = Matcher::new(self.factory.create_parser(TopLevelGrammar::from_grammar(source)));
+        // The first mask shows what only a use would: that nothing fits, or that it takes too long.
+        matcher.compute_mask_or_eos().map_err(|error| reason(&error.to_string()))?;
         Ok(Grammar { matcher, words: self.words, is_spent: false })
     }
 }
@@ -130,7 +135,7 @@ impl Grammar {
             return vec![0; self.words];
         }
         let began = Instant::now();
-        let mut mask = match in_llguidance(|| self.matcher.compute_mask_or_eos()) {
+        let mut mask = match self.matcher.compute_mask_or_eos() {
             Ok(mask) => mask.as_slice().to_vec(),
             Err(error) => {
                 tracing::warn!("a grammar failed: {}", reason(&error.to_string()));
@@ -148,37 +153,24 @@ impl Grammar {
     /// Goes on by a drawn token.
     pub fn accept(&mut self, token: u32) {
         // What it does not take puts an end to it: the next mask allows nothing.
-        let _ = in_llguidance(|| self.matcher.consume_token(token));
+        let _ = self.matcher.consume_token(token);
     }
-}
-
-fn in_llguidance<T>(work: impl FnOnce() -> T) -> T {
-    IN_LLGUIDANCE.set(true);
-    let done = work();
-    IN_LLGUIDANCE.set(false);
-    done
-}
-
-/// Takes back the panic hook that llguidance sets at its first use: it resolves a backtrace for every panic, for which a process reads all its
-/// debug information into memory. Of its panics nothing is printed; they are errors.
-fn replace_panic_hook(factory: &ParserFactory) {
-    static REPLACED: Once = Once::new();
-    REPLACED.call_once(|| {
-        let own = std::panic::take_hook();
-        let smallest = TopLevelGrammar::from_grammar(GrammarWithLexer::from_regex("a"));
-        let _ = Matcher::new(factory.create_parser(smallest)).compute_mask_or_eos();
-        std::panic::set_hook(Box::new(move |panic| {
-            if !IN_LLGUIDANCE.get() {
-                own(panic);
-            }
-        }));
-    });
 }
 
 /// An error of llguidance in words for people.
 fn reason(error: &str) -> String {
     let reason = error.trim_end().trim_end_matches("<non-verbose/>").trim_end();
-    if reason.starts_with("NoExtension") { "no text fits it".to_owned() } else { reason.to_owned() }
+    if reason.starts_with("NoExtension") {
+        return "no text fits it".to_owned();
+    }
+    if let Some(panic) = reason.strip_prefix("panic: ") {
+        return format!("it meets a fault of the grammar compiler ({panic}); write it in another way");
+    }
+    if let Some((_, range)) = reason.split_once("Failed to generate regex for ") {
+        let range = range.replace("Some(", "").replace(')', "").replace("None", "none");
+        return format!("it cannot be held to an {range}; leave the bound out and check the answer");
+    }
+    WORDS.iter().fold(reason.to_owned(), |reason, (own, plain)| reason.replace(own, plain))
 }
 
 impl std::fmt::Debug for Grammar {
