@@ -30,8 +30,8 @@ fn decode(criterion: &mut Criterion) {
         bencher.iter(|| {
             engine.forget_images();
             let rolled = roll_out(&mut engine, &policy.weights, &prompts, GROUP, TOKENS);
-            let drawn = rolled.iter().map(|rolled| (rolled.prompt, rolled.drawn.len()));
-            black_box(drawn.max())
+            let sampled = rolled.iter().map(|rolled| (rolled.prompt, rolled.sampled.len()));
+            black_box(sampled.max())
         });
     });
     group.finish();

@@ -1,5 +1,5 @@
 //! What a group costs until it speaks: seconds and pages from opening 8 sequences on a prompt of 2,000 tokens, most of them a picture's, until
-//! each has drawn its first token, beside a group of 1. The two are measured in turn, each on an engine that has seen nothing.
+//! each has sampled its first token, beside a group of 1. The two are measured in turn, each on an engine that has seen nothing.
 //!
 //!     cargo bench --bench group_prefix
 
@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use thyme_engine::checkpoint::init;
 use thyme_engine::cpu::Cpu;
-use thyme_engine::engine::request::{Event, Opening, Sampling, Stops};
+use thyme_engine::engine::request::{Event, GenerateRequest, Sampling, Stops};
 use thyme_engine::engine::{Engine, EngineLimits};
 use thyme_engine::model::Model;
 use thyme_engine::model::parameters::Weights;
@@ -59,17 +59,17 @@ fn compare(policy: &Policy, chunk: usize) {
     println!("{chunk:<24}{one:>14.3}{group:>14.3}{ratio:>8.3}x{one_pages:>14}{group_pages:>14}");
 }
 
-/// Seconds until each member has drawn, and the pages that they hold then.
+/// Seconds until each member has sampled, and the pages that they hold then.
 fn measure(policy: &Policy, members: u64, chunk: usize) -> (f64, usize) {
     let limits = EngineLimits { pages: 400, prefill_chunk_tokens: chunk, sequences: GROUP as usize };
     let mut engine = Engine::new(policy.model.clone(), policy.processor.clone(), limits);
-    let opening = opening(policy, members);
+    let request = request(policy, members);
     let began = Instant::now();
-    engine.open(&opening).expect("room for the group");
-    let mut drawn = BTreeSet::new();
-    while drawn.len() < members as usize {
+    engine.open(&request).expect("room for the group");
+    let mut sampled = BTreeSet::new();
+    while sampled.len() < members as usize {
         let events = engine.step(&policy.weights).expect("a step").into_iter();
-        drawn.extend(events.filter_map(|event| match event {
+        sampled.extend(events.filter_map(|event| match event {
             Event::Token { sequence, .. } => Some(sequence),
             Event::Stopped { .. } => None,
         }));
@@ -79,7 +79,7 @@ fn measure(policy: &Policy, members: u64, chunk: usize) -> (f64, usize) {
     (seconds, pages - free)
 }
 
-fn opening(policy: &Policy, members: u64) -> Opening {
+fn request(policy: &Policy, members: u64) -> GenerateRequest {
     let vision = &policy.model.config.vision;
     let grid = Grid { t: 1, h: PATCHES.0, w: PATCHES.1 };
     let patch_bytes = 3 * vision.patch * vision.patch;
@@ -94,16 +94,16 @@ fn opening(policy: &Policy, members: u64) -> Opening {
     };
     let text = |from: usize| (from..from + TEXT / 2).map(|i| (i * 37 % 700) as u32);
     let pads = std::iter::repeat_n(policy.model.config.image_pad, grid.tokens(vision.merge));
-    Opening {
+    GenerateRequest {
         token_ids: text(0).chain(pads).chain(text(TEXT)).collect(),
         images: vec![Arc::new(image)],
         sequences: (0..members).collect(),
         first_counter: None,
-        likeliest: 0,
+        top_logprobs: 0,
         seed: 0,
         sampling: Sampling::default(),
         adaptive: None,
-        likeliest_processed: false,
+        top_logprobs_processed: false,
         constraints: Default::default(),
         stops: Stops { turn_tokens: 64, total_tokens: 64, ..Stops::default() },
     }

@@ -14,7 +14,7 @@ use thyme_engine::ops::adamw::{AdamwStep, Moment};
 use thyme_engine::ops::attention::{Heads, Keys, PAGE_TOKENS, Packed};
 use thyme_engine::ops::gelu::GeluForm;
 use thyme_engine::ops::patch_embed::PixelScale;
-use thyme_engine::ops::sample::{Draw, philox_uniform};
+use thyme_engine::ops::sample::{SamplingParams, philox_uniform};
 use thyme_engine::ops::{Backend, Dtype, Host, Tensor};
 
 /// More than any L2 holds.
@@ -186,10 +186,10 @@ fn rows(bench: &mut Bench, shape: &Shape) {
             drop(b.swiglu_backward(&dy, &gate_up));
         });
         let mut qkv = of(backend, &[rows, heads.qkv()], Dtype::Activation);
-        let rotation = of(backend, &[rows, heads.head_dim], Dtype::F32);
+        let cos_sin = of(backend, &[rows, heads.head_dim], Dtype::F32);
         let rotated = (heads.heads + heads.kv_heads) * heads.head_dim;
         let moved = bytes(rows * (4 * rotated + 4 * heads.head_dim));
-        bench.run("rope_forward", name.clone(), moved, |b| b.rope_forward(&mut qkv, heads, &rotation, None));
+        bench.run("rope_forward", name.clone(), moved, |b| b.rope_forward(&mut qkv, heads, &cos_sin, None));
         let table = of(backend, &[vocab, dim], Dtype::Bf16);
         let ids: Vec<i32> = (0..rows).map(|i| (i * 7919 % vocab) as i32).collect();
         let ids = backend.indices(&ids);
@@ -222,12 +222,12 @@ fn decode(bench: &mut Bench, shape: &Shape) {
     let heads = shape.heads;
     let pages_max = SEQUENCE / PAGE_TOKENS;
     let pages = backend.attention_pages(DECODE * pages_max, heads);
-    let tables: Vec<i32> = (0..DECODE * pages_max).map(|i| (i * 31 % (DECODE * pages_max)) as i32).collect();
-    let tables = backend.indices(&tables).reshape(&[DECODE, pages_max]);
+    let page_tables: Vec<i32> = (0..DECODE * pages_max).map(|i| (i * 31 % (DECODE * pages_max)) as i32).collect();
+    let page_tables = backend.indices(&page_tables).reshape(&[DECODE, pages_max]);
     let bounds = backend.indices(&Vec::from_iter(0..=DECODE as i32));
     let lengths = backend.indices(&[SEQUENCE as i32; DECODE]);
     let qkv = of(backend, &[DECODE, heads.qkv()], Dtype::Activation);
-    let keys = Keys::Paged { pages: &pages, bounds: &bounds, tables: &tables, lengths: &lengths };
+    let keys = Keys::Paged { pages: &pages, bounds: &bounds, page_tables: &page_tables, lengths: &lengths };
     let moved = bytes(DECODE * SEQUENCE * 2 * heads.kv_heads * heads.head_dim * 2);
     bench.run("attention_forward", format!("{} decode {DECODE} of {SEQUENCE}", shape.name), moved, |b| {
         drop(b.attention_forward(&qkv, heads, keys));
@@ -252,7 +252,7 @@ fn head(bench: &mut Bench, shape: &Shape) {
         drop(b.token_logprob_backward(&ones, &h, &w, &targets, &ones, &found.lse_raw, &[], Some(&mut dw)));
     });
     let logits = of(backend, &[DECODE, vocab], Dtype::F32);
-    let draw = Draw {
+    let params = SamplingParams {
         temperature: 1.0,
         top_k: 50,
         top_p: 0.95,
@@ -266,7 +266,7 @@ fn head(bench: &mut Bench, shape: &Shape) {
         position: 3,
     };
     bench.run("sample", format!("{name} {DECODE}"), bytes(4 * DECODE * vocab), |b| {
-        drop(b.sample(&logits, &[draw; DECODE], &[]))
+        drop(b.sample(&logits, &[params; DECODE], &[]))
     });
 }
 

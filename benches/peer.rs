@@ -1,9 +1,9 @@
 //! The engine's side of tools/compare_speed.sh: rollout and update on a checkpoint and prompts from a file, measured as tools/peer_speed.py
 //! measures transformers and PyTorch. Prints one JSON line.
 //!
-//! Rollout: every sequence draws exactly N tokens at temperature 1; prefill and vision tower are inside the time, image files and chat
+//! Rollout: every sequence samples exactly N tokens at temperature 1; prefill and vision tower are inside the time, image files and chat
 //! templates are not. Update: forward, backward and AdamW on those sequences, one step for each batch; counted are all tokens. Rollout with
-//! tools: the recipe's own, with adaptive temperature; counted are the drawn tokens, while running the code in the sandbox and preparing
+//! tools: the recipe's own, with adaptive temperature; counted are the sampled tokens, while running the code in the sandbox and preparing
 //! the images that it makes are inside the time too.
 
 #[path = "policy/rollout.rs"]
@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use rollout::{Policy, roll_out};
-use rollout_with_tools::{RolloutWithTools, drawn_tokens};
+use rollout_with_tools::{RolloutWithTools, sampled_tokens};
 use serde_json::{Value, json};
 use thyme_engine::rollout::environment::Task;
 use thyme_engine::tasks::jsonl;
@@ -27,13 +27,13 @@ use thyme_engine::train::sample::{Layout, Sample};
 /// Rollout and update speed of thyme-engine.
 #[derive(Parser)]
 struct Arguments {
-    /// Checkpoint folder.
+    /// Folder of the checkpoint that is measured.
     #[arg(long)]
     model: Option<String>,
     /// Tasks in Thyme's RL form.
     #[arg(long)]
     prompts: Option<PathBuf>,
-    /// Tokens drawn for each sequence.
+    /// Tokens sampled for each sequence.
     #[arg(long, default_value_t = 64)]
     max_new_tokens: usize,
     /// Sequences for each prompt.
@@ -81,8 +81,8 @@ fn measure(arguments: &Arguments, model: &str, prompts: &Path) -> Value {
         engine.forget_images();
         roll_out(&mut engine, &policy.weights, &prompts, group, tokens)
     });
-    let drawn = rolled.iter().map(|rolled| rolled.drawn.len()).sum();
-    let mut parts = json!({"rollout": row(drawn, rollout_seconds)});
+    let sampled = rolled.iter().map(|rolled| rolled.sampled.len()).sum();
+    let mut parts = json!({"rollout": row(sampled, rollout_seconds)});
     if let (Some(recipe), Some(tasks)) = (&arguments.recipe, &arguments.tasks) {
         parts["rollout_with_tools"] = measure_with_tools(repeats, recipe, &policy, &read_tasks(tasks));
     }
@@ -116,7 +116,7 @@ fn read_tasks(file: &Path) -> Vec<Task> {
 fn measure_with_tools(repeats: usize, recipe: &Path, policy: &Policy, tasks: &[Task]) -> Value {
     let mut rollout = RolloutWithTools::open(recipe, policy, tasks);
     let (seconds, groups) = best_of(repeats, || rollout.run(policy));
-    let mut row = row(drawn_tokens(&groups), seconds);
+    let mut row = row(sampled_tokens(&groups), seconds);
     row.as_object_mut().expect("a row").extend(rollout.counts(&groups));
     row
 }
@@ -125,7 +125,7 @@ fn row(tokens: usize, seconds: f64) -> Value {
     json!({"tokens": tokens, "seconds": seconds, "tokens_per_s": tokens as f64 / seconds})
 }
 
-/// The seconds of the fastest run, and what the last one gave. All runs draw the same.
+/// The seconds of the fastest run, and what the last one gave. All runs sample the same.
 fn best_of<T>(repeats: usize, mut work: impl FnMut() -> T) -> (f64, T) {
     let mut timed = || {
         let start = Instant::now();

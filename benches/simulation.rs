@@ -1,6 +1,6 @@
 //! What the scheduler makes of a workload, with the model and without it. The engine is the real one, page counts, prompts in chunks and
 //! preemptions included, and takes the time that it takes; where there is no model, its part of a step takes as long as a line through measured
-//! steps says, and the tokens that it would draw are given. A call that takes time takes it on the run's own clock, which steps move on.
+//! steps says, and the tokens that it would sample are given. A call that takes time takes it on the run's own clock, which steps move on.
 //!
 //!     cargo bench --bench simulation
 //!     cargo bench --bench simulation -- --large [--cost A,B,C,D,E,F]
@@ -23,13 +23,13 @@ use std::time::Instant;
 use cost::{Cost, Measured, composition};
 use thyme_engine::checkpoint::init;
 use thyme_engine::cpu::Cpu;
-use thyme_engine::engine::request::{Event, GeneratorError, Opening, Sampling, Stops};
+use thyme_engine::engine::request::{Event, GenerateRequest, GeneratorError, Sampling, Stops};
 use thyme_engine::engine::scheduler::Chunk;
 use thyme_engine::engine::{Engine, EngineLimits, Row};
 use thyme_engine::model::Model;
 use thyme_engine::model::config::Config;
 use thyme_engine::model::parameters::Weights;
-use thyme_engine::ops::sample::Drawn;
+use thyme_engine::ops::sample::SampledToken;
 use thyme_engine::prompt::Processor;
 use workload::{Script, Turn, Workload, tokens};
 
@@ -46,7 +46,7 @@ const LARGE_PAGES: [usize; 2] = [1024 * 24, 1024 * 4];
 
 /// What computes a step.
 enum Machine<'a> {
-    /// The model.
+    /// The model, with these weights.
     Real(&'a Weights),
     /// Nobody: it takes as long as this.
     Simulated(Cost),
@@ -56,8 +56,8 @@ enum Machine<'a> {
 struct Open {
     script: Script,
     turn: usize,
-    /// Tokens drawn in the turn.
-    drawn: usize,
+    /// Tokens sampled in the turn.
+    sampled: usize,
     /// Tokens in all.
     position: u64,
 }
@@ -73,7 +73,7 @@ struct Run {
     busy_seconds: f64,
     host_seconds: f64,
     ahead_seconds: f64,
-    drawn_tokens: usize,
+    sampled_tokens: usize,
     /// Seconds in which a call ran, and of these the ones in which no step did.
     calls_seconds: f64,
     idle_seconds: f64,
@@ -85,7 +85,7 @@ struct Run {
 
 impl Run {
     fn throughput(&self) -> f64 {
-        self.drawn_tokens as f64 / self.seconds
+        self.sampled_tokens as f64 / self.seconds
     }
 }
 
@@ -124,7 +124,7 @@ impl Tiny {
         let mut calls: BinaryHeap<Reverse<(u64, u64)>> = BinaryHeap::new();
         loop {
             while let Some(script) = coming.next_if(|script| admits(&mut engine, script)) {
-                open.insert(script.number, Open { position: script.prompt.len() as u64, script, turn: 0, drawn: 0 });
+                open.insert(script.number, Open { position: script.prompt.len() as u64, script, turn: 0, sampled: 0 });
             }
             let now = (run.seconds * 1e9) as u64;
             while let Some(Reverse((_, number))) = calls.peek().filter(|call| call.0.0 <= now).copied() {
@@ -149,9 +149,9 @@ impl Tiny {
                 Machine::Simulated(_) => engine.look_ahead(&pass.chunks),
             }
             let computed = computing.elapsed().as_secs_f64();
-            let drawn = drawn(&pass.chunks, &mut open);
-            run.drawn_tokens += drawn.len();
-            let events = engine.accept(&pass.chunks, drawn);
+            let sampled = sampled(&pass.chunks, &mut open);
+            run.sampled_tokens += sampled.len();
+            let events = engine.accept(&pass.chunks, sampled);
             // The host's part is real in either.
             let host = began.elapsed().as_secs_f64() - computed;
             let model = match machine {
@@ -191,20 +191,20 @@ impl Tiny {
 /// Opens a sequence if there is room.
 fn admits(engine: &mut Engine, script: &Script) -> bool {
     let total = script.total_tokens() + 1;
-    let opening = Opening {
+    let request = GenerateRequest {
         token_ids: script.prompt.clone(),
         images: Vec::new(),
         sequences: vec![script.number],
         first_counter: None,
-        likeliest: 0,
+        top_logprobs: 0,
         seed: 0,
         sampling: Sampling::default(),
         adaptive: None,
-        likeliest_processed: false,
+        top_logprobs_processed: false,
         constraints: Default::default(),
         stops: Stops { strings: Vec::new(), token_ids: vec![STOP], turn_tokens: total, total_tokens: total },
     };
-    match engine.open(&opening) {
+    match engine.open(&request) {
         Ok(()) => true,
         Err(GeneratorError::Full) => false,
         Err(error) => panic!("{error}"),
@@ -217,21 +217,28 @@ fn observe(engine: &mut Engine, open: &mut Open) {
     let observation = tokens(open.script.number, open.position, observation_tokens);
     engine.append(open.script.number, &observation, &[]).expect("room for what was planned");
     open.position += observation_tokens as u64;
-    (open.turn, open.drawn) = (open.turn + 1, 0);
+    (open.turn, open.sampled) = (open.turn + 1, 0);
 }
 
-/// The tokens that the scripts have where a model draws.
-fn drawn(chunks: &[Chunk], open: &mut BTreeMap<u64, Open>) -> Vec<Row> {
-    let draw = |chunk: &Chunk| {
+/// The tokens that the scripts have where a model samples.
+fn sampled(chunks: &[Chunk], open: &mut BTreeMap<u64, Open>) -> Vec<Row> {
+    let sample = |chunk: &Chunk| {
         let own = open.get_mut(&chunk.sequence).expect("who is scheduled is open");
-        own.drawn += 1;
+        own.sampled += 1;
         own.position += 1;
-        let is_last = own.drawn == own.script.turns[own.turn].tokens;
+        let is_last = own.sampled == own.script.turns[own.turn].tokens;
         let token = if is_last { STOP } else { tokens(chunk.sequence, own.position, 1)[0] };
-        let drawn = Drawn { token, raw: 0.0, tempered: 0.0, processed: 0.0, kept: 1.0, entropy: 0.0 };
-        Row { drawn, likeliest: Vec::new() }
+        let sampled = SampledToken {
+            token,
+            logprob: 0.0,
+            logprob_at_temperature: 0.0,
+            processed_logprob: 0.0,
+            kept_mass: 1.0,
+            entropy: 0.0,
+        };
+        Row { sampled, top_logprobs: Vec::new() }
     };
-    chunks.iter().filter(|chunk| chunk.draws).map(draw).collect()
+    chunks.iter().filter(|chunk| chunk.samples_next).map(sample).collect()
 }
 
 /// Short prompts, many sequences, no calls.
@@ -389,11 +396,11 @@ fn simulate(tiny: &Tiny, cost: Cost) {
         let total = |value: &dyn Fn(&Run) -> f64| runs.iter().map(value).sum::<f64>();
         let seconds = runs.iter().map(|run| run.seconds).fold(0.0, f64::max);
         let steps = total(&|run| run.steps.len() as f64);
-        let drawn = total(&|run| run.drawn_tokens as f64);
+        let sampled = total(&|run| run.sampled_tokens as f64);
         let batched = total(&|run| run.batched as f64);
         println!(
-            "{devices:<9}{pages:>13}{seconds:>10.1}{drawn:>10}{:>10.0}{:>7.0}{:>13}{:>10.0} %{:>12.1} %{:>9.1} %{:>12}",
-            drawn / seconds,
+            "{devices:<9}{pages:>13}{seconds:>10.1}{sampled:>10}{:>10.0}{:>7.0}{:>13}{:>10.0} %{:>12.1} %{:>9.1} %{:>12}",
+            sampled / seconds,
             batched / steps,
             total(&|run| run.preemptions as f64),
             100.0 * total(&|run| run.pages_held) / steps,

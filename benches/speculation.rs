@@ -18,14 +18,14 @@ use std::time::Instant;
 use over_cpu::over_cpu;
 use thyme_engine::checkpoint::{init, weights};
 use thyme_engine::cpu::Cpu;
-use thyme_engine::engine::request::{Event, Opening, Sampling, Stops};
+use thyme_engine::engine::request::{Event, GenerateRequest, Sampling, Stops};
 use thyme_engine::engine::speculation::Speculation;
 use thyme_engine::engine::{Engine, EngineLimits, Statistics};
 use thyme_engine::model::Model;
 use thyme_engine::model::config::Config;
 use thyme_engine::model::parameters::Weights;
 use thyme_engine::ops::Tensor;
-use thyme_engine::ops::sample::{Draw, Drawn, Sample};
+use thyme_engine::ops::sample::{Sample, SampledToken, SamplingParams};
 use thyme_engine::prompt::Processor;
 use thyme_engine::recipe::layers;
 use thyme_engine::recipe::memory::engine_limits;
@@ -75,11 +75,11 @@ impl Sample for Reciting {
         self.cpu.logits(h, w)
     }
 
-    fn sample(&self, logits: &Tensor, draws: &[Draw<'_>], excluded: &[u32]) -> Vec<Drawn> {
+    fn sample(&self, logits: &Tensor, row_params: &[SamplingParams<'_>], excluded: &[u32]) -> Vec<SampledToken> {
         let texts = self.texts.lock().unwrap();
-        let told = |draw: &Draw<'_>| texts[draw.sequence as usize][draw.position as usize];
-        let drawn = self.cpu.sample(logits, draws, excluded).into_iter().zip(draws);
-        drawn.map(|(drawn, draw)| Drawn { token: told(draw), ..drawn }).collect()
+        let told = |params: &SamplingParams<'_>| texts[params.sequence as usize][params.position as usize];
+        let sampled = self.cpu.sample(logits, row_params, excluded).into_iter().zip(row_params);
+        sampled.map(|(sampled, params)| SampledToken { token: told(params), ..sampled }).collect()
     }
 }
 
@@ -237,31 +237,31 @@ impl Reciter {
         let engine = Engine::new(self.model.clone(), self.processor.clone(), limits);
         let mut engine = engine.with_speculation(speculation);
         for (number, (before, _)) in (0..).zip(texts) {
-            engine.open(&opening(number, before.clone())).expect("room for all");
+            engine.open(&request(number, before.clone())).expect("room for all");
         }
         // One step computes all prompts, before the time begins.
-        let drawn = |events: &[Event]| events.iter().filter(|event| matches!(event, Event::Token { .. })).count();
-        assert_eq!(drawn(&engine.step(&self.weights).expect("a step")), texts.len());
+        let sampled = |events: &[Event]| events.iter().filter(|event| matches!(event, Event::Token { .. })).count();
+        assert_eq!(sampled(&engine.step(&self.weights).expect("a step")), texts.len());
         let (began, mut tokens) = (Instant::now(), 0);
         while tokens < texts.len() * (SAID - 1) {
-            tokens += drawn(&engine.step(&self.weights).expect("a step"));
+            tokens += sampled(&engine.step(&self.weights).expect("a step"));
         }
         let seconds = began.elapsed().as_secs_f64();
         Measured { tokens, seconds, statistics: engine.statistics() }
     }
 }
 
-fn opening(number: u64, token_ids: Vec<u32>) -> Opening {
-    Opening {
+fn request(number: u64, token_ids: Vec<u32>) -> GenerateRequest {
+    GenerateRequest {
         token_ids,
         images: Vec::new(),
         sequences: vec![number],
         first_counter: None,
-        likeliest: 0,
+        top_logprobs: 0,
         seed: 0,
         sampling: Sampling::default(),
         adaptive: None,
-        likeliest_processed: false,
+        top_logprobs_processed: false,
         constraints: Default::default(),
         stops: Stops { turn_tokens: SAID, total_tokens: SAID, ..Stops::default() },
     }

@@ -1,6 +1,6 @@
 //! Tools do not stall a rollout: tokens a second with tools that take from 10 ms to 5 s, beside instant ones, and beside a barrier at which
 //! a whole batch waits for its slowest call, as engines that roll out turn by turn have it. Latencies are slept; the engine is real, on the
-//! shipped tiny model with random weights, and every variant draws the same tokens.
+//! shipped tiny model with random weights, and every variant samples the same tokens.
 //!
 //!     cargo bench --bench tool_latency
 
@@ -20,7 +20,7 @@ use thyme_engine::ops::sample::philox_uniform;
 use thyme_engine::prompt::{Processor, Prompt};
 use thyme_engine::rollout::engine_generator::EngineGenerator;
 use thyme_engine::rollout::environment::{
-    Environment, EnvironmentError, Episode, Next, Observation, Reading, Scene, Task, TokenLimits,
+    Environment, EnvironmentError, Episode, Next, Observation, ParsedTurn, PreparedTask, Task, TokenLimits,
 };
 use thyme_engine::rollout::tool::{CallStatus, ToolFault, ToolOutput};
 use thyme_engine::rollout::transcript::{End, Transcript, TurnKind};
@@ -80,7 +80,7 @@ impl Environment for Latent {
     fn parallel_calls(&self) -> Option<usize> {
         Some(IN_FLIGHT)
     }
-    fn open(&self, _: &Processor, task: &Task, group_size: usize) -> Result<Scene, EnvironmentError> {
+    fn open(&self, _: &Processor, task: &Task, group_size: usize) -> Result<PreparedTask, EnvironmentError> {
         self.batch.0.lock().unwrap().open += group_size;
         let first = self.opened.fetch_add(group_size as u64, Ordering::Relaxed);
         let episode = |member| -> Box<dyn Episode> {
@@ -88,7 +88,7 @@ impl Environment for Latent {
             Box::new(Calls { number, calls: 0, latency, batch })
         };
         let prompt = task.prompt.clone().expect("tasks are made with prompts");
-        Ok(Scene { prompt, episodes: (0..group_size).map(episode).collect() })
+        Ok(PreparedTask { prompt, episodes: (0..group_size).map(episode).collect() })
     }
 }
 
@@ -101,9 +101,9 @@ struct Calls {
 }
 
 impl Episode for Calls {
-    fn read(&mut self, text: &str, _: usize) -> Reading {
+    fn read(&mut self, text: &str, _: usize) -> ParsedTurn {
         let next = if self.calls < CALLS { Next::Run(String::new()) } else { Next::End(End::EndOfTurn) };
-        Reading { border: text.len(), kind: TurnKind::Answer, next }
+        ParsedTurn { split_at: text.len(), kind: TurnKind::Answer, next }
     }
 
     fn run(&mut self, _: &str) -> Result<ToolOutput, ToolFault> {

@@ -1,4 +1,4 @@
-//! Tokens a second of an update on the shipped tiny model: what 96 sequences drew, forward, backward and AdamW.
+//! Tokens a second of an update on the shipped tiny model: what 96 sequences sampled, forward, backward and AdamW.
 
 #[path = "policy/rollout.rs"]
 mod rollout;

@@ -206,7 +206,7 @@ struct Softmax {
 // Keys in pages; `pages` is null where keys are packed.
 struct Paged {
     const bf16* pages;
-    const int *tables, *lengths;
+    const int *page_tables, *lengths;
     int pages_max;
 };
 
@@ -234,9 +234,9 @@ __device__ void forward(const bf16* qkv, const int* bounds, const int* prefixes,
     Tile tile = find_tile(bounds, segments, group, blockIdx.x);
     if (tile.segment < 0) return;
     Segment segment = packed_segment(bounds, prefixes, tile.segment);
-    const int* table = nullptr;
+    const int* page_table = nullptr;
     if (paged.pages != nullptr) {
-        table = paged.tables + size_t(tile.segment) * paged.pages_max;
+        page_table = paged.page_tables + size_t(tile.segment) * paged.pages_max;
         segment.keys = paged.lengths[tile.segment];
         segment.start = segment.keys - segment.queries;
     }
@@ -249,8 +249,8 @@ __device__ void forward(const bf16* qkv, const int* bounds, const int* prefixes,
     auto start = [&](int key, int stage) {
         auto address = [&](int position, int what) -> const bf16* {
             if (position >= keys) return nullptr;
-            if (table != nullptr) {
-                int slot = table[position / PAGE_TOKENS] * PAGE_TOKENS + position % PAGE_TOKENS;
+            if (page_table != nullptr) {
+                int slot = page_table[position / PAGE_TOKENS] * PAGE_TOKENS + position % PAGE_TOKENS;
                 return page_slot(paged.pages, slot, what, kv_head, kv_heads, DIM);
             }
             return qkv + key_row(segment, position) * pitch + (what == 0 ? shape.key(kv_head) : shape.value(kv_head));
@@ -380,14 +380,14 @@ __device__ void forward(const bf16* qkv, const int* bounds, const int* prefixes,
     }
 }
 
-// qkv bf16 [T, (heads + 2 kv_heads) dim]; bounds i32 [segments + 1]; prefixes i32 [segments] or null; pages, tables i32 [segments,
+// qkv bf16 [T, (heads + 2 kv_heads) dim]; bounds i32 [segments + 1]; prefixes i32 [segments] or null; pages, page_tables i32 [segments,
 // pages_max] and lengths i32 [segments], or null; o bf16 [T, heads dim], lse f32 [T, heads]; parts f32 or null. Blocks: at least as many
 // as there are tiles, then kv_heads, then splits where there are parts.
 #define FORWARD_PARAMETERS                                                                                                             \
-    const bf16 *qkv, const int *bounds, const int *prefixes, const bf16 *pages, const int *tables, const int *lengths, bf16 *o,        \
+    const bf16 *qkv, const int *bounds, const int *prefixes, const bf16 *pages, const int *page_tables, const int *lengths, bf16 *o,        \
         float *lse, float *parts, int pages_max, int heads, int kv_heads, int tokens, int segments, int is_causal, float scale
 #define FORWARD_ARGUMENTS \
-    qkv, bounds, prefixes, {pages, tables, lengths, pages_max}, {o, lse, parts}, heads, kv_heads, tokens, segments, is_causal, scale
+    qkv, bounds, prefixes, {pages, page_tables, lengths, pages_max}, {o, lse, parts}, heads, kv_heads, tokens, segments, is_causal, scale
 
 // hot
 extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_forward_16(FORWARD_PARAMETERS) { forward<16>(FORWARD_ARGUMENTS); }

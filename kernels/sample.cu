@@ -1,6 +1,6 @@
-// Drawing tokens; the order of the cuts and the draw are in src/ops/sample.rs. A block has a row.
+// Sampling tokens; the order of the cuts and the choice are in src/ops/sample.rs. A block has a row.
 //
-// What a cut keeps, and what stands before the drawn token, is a prefix of the ranking: descending logit, then ascending id. Its end is
+// What a cut keeps, and what stands before the sampled token, is a prefix of the ranking: descending logit, then ascending id. Its end is
 // found from counts and masses of classes, digit by digit: first the distance below the likeliest in eighths of a nat, which spreads a
 // row's tokens over many classes, then eight bits after eight bits of the rank. A mass is a whole number of 2^-40 of the likeliest's, so
 // sums are exact, and no order of the atomics shows in them.
@@ -11,9 +11,9 @@ constexpr int BINS = 256;
 constexpr float BINS_PER_NAT = 8.0f;
 constexpr float ONE = 0x1p40f;  // the likeliest token's mass
 
-// How to draw a row: `Draw` of src/ops/sample.rs. Seen tokens are seen[seen_begin .. seen_end], biased ones bias[bias_begin .. bias_end];
+// How to sample a row: `SamplingParams` in src/ops/sample.rs. Seen tokens are seen[seen_begin .. seen_end], biased ones bias[bias_begin .. bias_end];
 // `mask` is a row of `allowed`, -1 where all are allowed; `own` is a row of `adjusted`, -1 where there is neither bias nor mask.
-struct Draw {
+struct SamplingParams {
     uint64_t seed, sequence, position;
     float inverse, top_p, min_p, penalty;  // inverse: 1 / temperature
     int is_greedy, top_k, seen_begin, seen_end, bias_begin, bias_end, mask, own;
@@ -25,9 +25,9 @@ struct Bias {
     float value;
 };
 
-struct Drawn {
+struct SampledToken {
     int token;
-    float raw, tempered, processed, kept, entropy;
+    float logprob, logprob_at_temperature, processed_logprob, kept_mass, entropy;
 };
 
 // Counts and masses of classes of tokens, in shared memory.
@@ -58,7 +58,7 @@ struct Weight {
     __device__ Weight operator+(Weight other) const { return {count + other.count, mass + other.mass}; }
 };
 
-// The row that is drawn from: logits z f32 [vocab] after the penalty on the tokens whose bit of `seen` is set, if there are any. Excluded
+// The row that is sampled from: logits z f32 [vocab] after the penalty on the tokens whose bit of `seen` is set, if there are any. Excluded
 // tokens are none of its tokens.
 struct Row {
     const float* z;
@@ -180,50 +180,50 @@ __device__ inline int greedy(const Row& row) {
 }
 
 // Sets a bit for each seen token; bits u32 [(vocab + 31) / 32].
-__device__ inline void mark(unsigned* bits, const int* seen, const Draw& draw, int vocab) {
+__device__ inline void mark(unsigned* bits, const int* seen, const SamplingParams& params, int vocab) {
     for (int i = threadIdx.x; i < (vocab + 31) / 32; i += ROW_THREADS) bits[i] = 0;
     __syncthreads();
-    for (int i = draw.seen_begin + threadIdx.x; i < draw.seen_end; i += ROW_THREADS) atomicOr(&bits[seen[i] / 32], 1u << seen[i] % 32);
+    for (int i = params.seen_begin + threadIdx.x; i < params.seen_end; i += ROW_THREADS) atomicOr(&bits[seen[i] / 32], 1u << seen[i] % 32);
     __syncthreads();
 }
 
 // Writes the row's logits after penalty, bias and mask to `own` f32 [vocab]; allowed u32 [(vocab + 31) / 32] or null.
-__device__ inline void adjust(const Row& row, const Draw& draw, const Bias* bias, const unsigned* allowed, float* own) {
+__device__ inline void adjust(const Row& row, const SamplingParams& params, const Bias* bias, const unsigned* allowed, float* own) {
     for_row(row.z, row.vocab, [&](int id, float z) {
         bool is_allowed = allowed == nullptr || allowed[id / 32] >> id % 32 & 1;
         own[id] = is_allowed ? row.logit(id, z) : -INFINITY;
     });
     __syncthreads();
-    for (int i = draw.bias_begin + threadIdx.x; i < draw.bias_end; i += ROW_THREADS) own[bias[i].id] += bias[i].value;
+    for (int i = params.bias_begin + threadIdx.x; i < params.bias_end; i += ROW_THREADS) own[bias[i].id] += bias[i].value;
     __syncthreads();
 }
 
 // hot
-// logits f32 [N, vocab]; draws [N]; seen i32 [..]; bits u32 [N, (vocab + 31) / 32] to work in, null where no row has seen tokens;
-// bias [..]; allowed u32 [.., (vocab + 31) / 32]; adjusted f32 [.., vocab] to work in; each null where no row has any; drawn [N]. At most two
+// logits f32 [N, vocab]; row_params [N]; seen i32 [..]; bits u32 [N, (vocab + 31) / 32] to work in, null where no row has seen tokens;
+// bias [..]; allowed u32 [.., (vocab + 31) / 32]; adjusted f32 [.., vocab] to work in; each null where no row has any; sampled [N]. At most two
 // excluded ids, -1 for none.
 extern "C" __global__ void __launch_bounds__(ROW_THREADS, 1)
-    sample(const float* logits, const Draw* draws, const int* seen, unsigned* bits, const Bias* bias, const unsigned* allowed, float* adjusted,
-           Drawn* drawn, int first_excluded, int second_excluded, int vocab) {
+    sample(const float* logits, const SamplingParams* row_params, const int* seen, unsigned* bits, const Bias* bias, const unsigned* allowed,
+           float* adjusted, SampledToken* sampled, int first_excluded, int second_excluded, int vocab) {
     __shared__ Histogram coarse, fine;
     const float* z = logits + size_t(blockIdx.x) * vocab;
-    const Draw draw = draws[blockIdx.x];
+    const SamplingParams params = row_params[blockIdx.x];
     const Excluded excluded{first_excluded, second_excluded};
-    RowSoftmax softmax = softmax_row(z, draw.inverse, excluded, vocab);
+    RowSoftmax softmax = softmax_row(z, params.inverse, excluded, vocab);
 
-    Row row{z, nullptr, draw.penalty, draw.inverse, softmax.top, excluded, vocab};
-    if (draw.seen_begin < draw.seen_end) {
+    Row row{z, nullptr, params.penalty, params.inverse, softmax.top, excluded, vocab};
+    if (params.seen_begin < params.seen_end) {
         unsigned* own = bits + size_t(blockIdx.x) * ((vocab + 31) / 32);
-        mark(own, seen, draw, vocab);
+        mark(own, seen, params, vocab);
         row.seen = own;
     }
-    if (draw.own >= 0) {
-        float* own = adjusted + size_t(draw.own) * vocab;
-        adjust(row, draw, bias, draw.mask < 0 ? nullptr : allowed + size_t(draw.mask) * ((vocab + 31) / 32), own);
+    if (params.own >= 0) {
+        float* own = adjusted + size_t(params.own) * vocab;
+        adjust(row, params, bias, params.mask < 0 ? nullptr : allowed + size_t(params.mask) * ((vocab + 31) / 32), own);
         row.z = own;
         row.seen = nullptr;
     }
-    bool is_changed = row.seen != nullptr || draw.own >= 0;
+    bool is_changed = row.seen != nullptr || params.own >= 0;
     if (is_changed) {
         float top = -INFINITY;
         row.for_each([&](int, float logit) { top = fmaxf(top, logit); });
@@ -231,11 +231,11 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, 1)
     }
 
     int token = 0;
-    float processed = 0.0f, share = 1.0f;
-    if ((draw.own >= 0 || first_excluded >= 0) && row.top == -INFINITY) {
-        processed = -INFINITY;
+    float processed_logprob = 0.0f, share = 1.0f;
+    if ((params.own >= 0 || first_excluded >= 0) && row.top == -INFINITY) {
+        processed_logprob = -INFINITY;
         share = 0.0f;
-    } else if (draw.is_greedy) {
+    } else if (params.is_greedy) {
         token = greedy(row);
     } else {
         coarse.clear();
@@ -250,20 +250,20 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, 1)
         uint64_t total = end.before.mass;
 
         Weight kept{unsigned(vocab), total};
-        if (draw.top_k > 0 && draw.top_k < vocab) {
-            Class last = shortest(row, coarse, fine, false, draw.top_k);
+        if (params.top_k > 0 && params.top_k < vocab) {
+            Class last = shortest(row, coarse, fine, false, params.top_k);
             kept = last.before + last.inside;
         }
-        if (draw.top_p < 1.0f) {
-            uint64_t wanted = uint64_t(ceil(double(draw.top_p) * double(kept.mass)));
+        if (params.top_p < 1.0f) {
+            uint64_t wanted = uint64_t(ceil(double(params.top_p) * double(kept.mass)));
             Class last = shortest(row, coarse, fine, true, max(uint64_t(1), min(wanted, kept.mass)));
             kept = last.before + last.inside;
         }
-        if (draw.min_p > 0.0f) {
+        if (params.min_p > 0.0f) {
             Weight likely{};
             row.for_each([&](int, float logit) {
                 float below = row.below(logit);
-                if (exponential(below) >= draw.min_p) likely = likely + Weight{1, Row::mass(below)};
+                if (exponential(below) >= params.min_p) likely = likely + Weight{1, Row::mass(below)};
             });
             fine.clear();
             __syncthreads();
@@ -273,16 +273,16 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, 1)
             if (0 < likely.count && likely.count < kept.count) kept = likely;
         }
 
-        uint64_t passed = uint64_t(philox_uniform(draw.seed, draw.sequence, draw.position) * double(kept.mass));
+        uint64_t passed = uint64_t(philox_uniform(params.seed, params.sequence, params.position) * double(kept.mass));
         Class last = shortest(row, coarse, fine, true, min(passed, kept.mass - 1) + 1);
         token = first_of(row, last);
         if (kept.count < unsigned(vocab)) share = float(double(kept.mass) / double(total));
-        float lse = !is_changed ? softmax.lse_tempered : float(row.top * row.inverse + log(double(total) / ONE));
-        processed = log_probability(row.logit(token, row.z[token]), row.inverse, lse) - float(log(double(share)));
+        float lse = !is_changed ? softmax.lse_at_temperature : float(row.top * row.inverse + log(double(total) / ONE));
+        processed_logprob = log_probability(row.logit(token, row.z[token]), row.inverse, lse) - float(log(double(share)));
     }
     if (threadIdx.x == 0) {
-        float raw = log_probability(z[token], 1.0f, softmax.lse_raw);
-        float tempered = log_probability(z[token], draw.inverse, softmax.lse_tempered);
-        drawn[blockIdx.x] = {token, raw, tempered, processed, share, softmax.entropy};
+        float logprob = log_probability(z[token], 1.0f, softmax.lse_raw);
+        float logprob_at_temperature = log_probability(z[token], params.inverse, softmax.lse_at_temperature);
+        sampled[blockIdx.x] = {token, logprob, logprob_at_temperature, processed_logprob, share, softmax.entropy};
     }
 }

@@ -24,8 +24,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 // hot
 // z f32 [N, V]; targets i32, temperatures and the results f32 [N]; at most two excluded ids, -1 for none. A block a row.
 extern "C" __global__ void __launch_bounds__(ROW_THREADS)
-    token_logprob_forward(const float* z, const int* targets, const float* temperatures, float* raw, float* tempered, float* lse_raw,
-                          float* lse_tempered, float* entropy, int first_excluded, int second_excluded, int vocab) {
+    token_logprob_forward(const float* z, const int* targets, const float* temperatures, float* logprob, float* logprob_at_temperature,
+                          float* lse_raw, float* lse_at_temperature, float* entropy, int first_excluded, int second_excluded, int vocab) {
     int row = blockIdx.x;
     z += size_t(row) * vocab;
     float inverse = 1.0f / temperatures[row];
@@ -33,10 +33,10 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
     RowSoftmax softmax = softmax_row(z, inverse, excluded, vocab);
     if (threadIdx.x != 0) return;
     float target = z[targets[row]];
-    raw[row] = log_probability(target, 1.0f, softmax.lse_raw);
-    tempered[row] = excluded.holds(targets[row]) ? -INFINITY : log_probability(target, inverse, softmax.lse_tempered);
+    logprob[row] = log_probability(target, 1.0f, softmax.lse_raw);
+    logprob_at_temperature[row] = excluded.holds(targets[row]) ? -INFINITY : log_probability(target, inverse, softmax.lse_at_temperature);
     lse_raw[row] = softmax.lse_raw;
-    lse_tempered[row] = softmax.lse_tempered;
+    lse_at_temperature[row] = softmax.lse_at_temperature;
     entropy[row] = softmax.entropy;
 }
 

@@ -60,7 +60,6 @@ pub struct Isolated {
     freed: Condvar,
 }
 
-/// The children.
 #[derive(Default)]
 struct Pool {
     idle: Vec<Running>,

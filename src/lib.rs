@@ -1,6 +1,71 @@
 //! thyme-engine trains and runs vision-language models that think with images, in one process on one copy of the weights.
 //!
-//! The layers, top to bottom; a line imports only lines below it, and leaves from anywhere (`tests/it/tidy.rs` checks it):
+//! The program `thyme-engine` is what most users want; this is the library below it.
+//!
+//! # Generate from a checkpoint
+//!
+//! ```
+//! use std::path::Path;
+//! use std::sync::Arc;
+//!
+//! use thyme_engine::checkpoint::{config, weights};
+//! use thyme_engine::cpu::Cpu;
+//! use thyme_engine::engine::request::{Event, GenerateRequest, Sampling, Stops};
+//! use thyme_engine::engine::{Engine, EngineLimits};
+//! use thyme_engine::model::Model;
+//! use thyme_engine::prompt::{Message, Processor};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let folder = Path::new("recipes/tiny-sft");
+//! let model = Model::new(config::open(folder)?, Arc::new(Cpu::new()));
+//! let weights = weights::load(&model, folder)?;
+//! let processor = Arc::new(Processor::open(folder)?);
+//!
+//! let question = [Message::text("user", "What digit is on the red plate?")];
+//! let prompt = processor.encode_messages(&question, Path::new(""), true)?;
+//! let mut engine = Engine::new(model, processor.clone(), EngineLimits { pages: 64, prefill_chunk_tokens: 512, sequences: 1 });
+//! engine.open(&GenerateRequest {
+//!     token_ids: prompt.token_ids,
+//!     images: prompt.images,
+//!     sequences: vec![0],
+//!     sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+//!     stops: Stops { token_ids: vec![processor.special_ids().im_end], turn_tokens: 32, total_tokens: 32, ..Stops::default() },
+//!     ..GenerateRequest::default()
+//! })?;
+//!
+//! let mut answer = Vec::new();
+//! 'steps: loop {
+//!     for event in engine.step(&weights)? {
+//!         match event {
+//!             Event::Token { token, .. } => answer.push(token.id),
+//!             Event::Stopped { .. } => break 'steps,
+//!         }
+//!     }
+//! }
+//! println!("{}", processor.tokenizer().decode(&answer, true));
+//! # assert!(!answer.is_empty());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The weights are borrowed for each step, so they may be trained between two. [`engine`] has the rest of it.
+//!
+//! # Where to look
+//!
+//! | to | see |
+//! |---|---|
+//! | write an environment, a tool, a reward | [`rollout`] |
+//! | train from a recipe | [`recipe`], [`train`] |
+//! | embed the HTTP server | [`serve`] |
+//! | run model-written code behind walls | [`sandbox`] |
+//! | read and write Hugging Face folders | [`checkpoint`] |
+//! | add an op or a backend | [`ops`], [`mod@reference`], [`cpu`], [`cuda`] |
+//!
+//! [`cli`], [`files`], [`hub`] and [`isolated`] serve the program itself; their interfaces change without notice.
+//!
+//! # Layers
+//!
+//! Top to bottom; a line imports only lines below it, and leaves from anywhere (`tests/it/tidy.rs` checks it):
 //!
 //! ```text
 //! cli
@@ -19,23 +84,30 @@
 //! isolated                     children for work that may end a process
 //! ```
 
-pub mod checkpoint;
 pub mod cli;
+
+pub mod serve;
+pub mod train;
+
+pub mod eval;
+pub mod recipe;
+pub mod rollout;
+
+pub mod checkpoint;
+pub mod engine;
+pub mod model;
+
 pub mod cpu;
 pub mod cuda;
-pub mod engine;
-pub mod eval;
+pub mod reference;
+
+pub mod ops;
+
+pub mod prompt;
+pub mod sandbox;
+pub mod tasks;
+pub mod telemetry;
+
 pub mod files;
 pub mod hub;
 pub mod isolated;
-pub mod model;
-pub mod ops;
-pub mod prompt;
-pub mod recipe;
-pub mod reference;
-pub mod rollout;
-pub mod sandbox;
-pub mod serve;
-pub mod tasks;
-pub mod telemetry;
-pub mod train;

@@ -31,9 +31,9 @@ def answered(questions, answers):
 def compare(answers, scores):
     tokens = equal = 0
     for answer, score in zip(lines(answers), lines(scores)):
-        drawn, scored = answer["logprobs"], score["logprobs"][len(answer["prompt_token_ids"]):]
-        tokens += len(drawn)
-        equal += sum(a == b for a, b in zip(drawn, scored))
+        sampled, scored = answer["logprobs"], score["logprobs"][len(answer["prompt_token_ids"]):]
+        tokens += len(sampled)
+        equal += sum(a == b for a, b in zip(sampled, scored))
     print(f"{equal} of {tokens} log-probabilities are equal to the bit")
     return tokens == 0 or equal < tokens
 

@@ -7,11 +7,11 @@ Each line of FILE has `messages` (OpenAI-style parts, or text with <image> in it
 (images already expanded) and `images`. Relative paths start at the file's folder. Prints one JSON line.
 
 Rollout: `generate` with a KV cache on left-padded batches of B sequences (B / G prompts, G answers each), sdpa attention,
-T = 1, no end token, so that every sequence draws exactly N tokens. Counted: the drawn tokens; prefill and vision tower are
+T = 1, no end token, so that every sequence samples exactly N tokens. Counted: the sampled tokens; prefill and vision tower are
 inside the time, reading prompts (image files, chat templates) is not. Update: those sequences through forward, backward and fused AdamW,
-one step for each batch of B, loss on the drawn tokens; counted: all tokens that are not padding. Rollout with tools (with
+one step for each batch of B, loss on the sampled tokens; counted: all tokens that are not padding. Rollout with tools (with
 --recipe and --tasks): the recipe's own, as peer_tools.py has it, once with adaptive temperature and once, in fewer calls, at
-temperature 1 throughout. Counted: the drawn tokens; running code and preparing the images that it makes are inside the time too.
+temperature 1 throughout. Counted: the sampled tokens; running code and preparing the images that it makes are inside the time too.
 After a warm-up, the best of the repeats and of the thread counts is reported: on a small model, or a busy machine, one thread can
 be faster than two.
 """
@@ -46,18 +46,18 @@ def roll_out(model, batches, group, new_tokens):
 
 
 def training_batch(inputs, sequences, prompts, config, group, dtype):
-    """The drawn sequences as inputs with labels; the images are repeated for each member of a group."""
+    """The sampled sequences as inputs with labels; the images are repeated for each member of a group."""
     prompt_length = inputs["input_ids"].shape[1]
     rows = [prompt for prompt in prompts for _ in range(group)]
     batch = collate(rows, config, dtype)
-    drawn = sequences[:, prompt_length:].clone()
-    # A random model may draw an image marker, for which there is no image.
-    drawn[(drawn == config.image_token_id) | (drawn == config.video_token_id)] = 0
+    sampled = sequences[:, prompt_length:].clone()
+    # A random model may sample an image marker, for which there is no image.
+    sampled[(sampled == config.image_token_id) | (sampled == config.video_token_id)] = 0
     ignored = torch.full_like(batch["input_ids"], -100)
-    batch["labels"] = torch.cat([ignored, drawn], dim=1)
-    batch["input_ids"] = torch.cat([batch["input_ids"], drawn], dim=1)
-    batch["attention_mask"] = torch.cat([batch["attention_mask"], torch.ones_like(drawn)], dim=1)
-    batch["mm_token_type_ids"] = torch.cat([batch["mm_token_type_ids"], torch.zeros_like(drawn).int()], dim=1)
+    batch["labels"] = torch.cat([ignored, sampled], dim=1)
+    batch["input_ids"] = torch.cat([batch["input_ids"], sampled], dim=1)
+    batch["attention_mask"] = torch.cat([batch["attention_mask"], torch.ones_like(sampled)], dim=1)
+    batch["mm_token_type_ids"] = torch.cat([batch["mm_token_type_ids"], torch.zeros_like(sampled).int()], dim=1)
     return batch
 
 
@@ -70,7 +70,7 @@ def update(model, optimizer, batches):
 
 
 def best_of(repeats, work):
-    """The seconds of the fastest run, and what the last one gave. All runs draw the same."""
+    """The seconds of the fastest run, and what the last one gave. All runs sample the same."""
     times = []
     for _ in range(repeats):
         torch.manual_seed(0)
@@ -127,16 +127,16 @@ def measure(arguments, prompts, dtype, threads):
     seconds, rolled = best_of(
         arguments.repeats, lambda: roll_out(model, batches, arguments.group, arguments.max_new_tokens),
     )
-    drawn = len(prompts) * arguments.group * arguments.max_new_tokens
-    parts["rollout"] = row(drawn, seconds, threads=threads)
+    sampled = len(prompts) * arguments.group * arguments.max_new_tokens
+    parts["rollout"] = row(sampled, seconds, threads=threads)
 
     if arguments.recipe:
         tools = ToolRollout(arguments.recipe, arguments.model)
         tasks = read_prompts(arguments.tasks, arguments.model)
         for part, adaptive in [("rollout_with_tools", True), ("rollout_with_tools_temperature_1", False)]:
             seconds, finished = best_of(arguments.repeats, lambda: tools.run(model, tasks, adaptive))
-            drawn = sum(sequence.drawn for sequence in finished)
-            parts[part] = row(drawn, seconds, **tools.counts(finished), threads=threads)
+            sampled = sum(sequence.sampled for sequence in finished)
+            parts[part] = row(sampled, seconds, **tools.counts(finished), threads=threads)
 
     model.train()
     training = [
@@ -155,7 +155,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=pathlib.Path, required=True, help="a checkpoint folder")
     parser.add_argument("--prompts", type=pathlib.Path, required=True, help="a JSONL file")
-    parser.add_argument("--max-new-tokens", type=int, default=64, help="tokens drawn for each sequence")
+    parser.add_argument("--max-new-tokens", type=int, default=64, help="tokens sampled for each sequence")
     parser.add_argument("--group", type=int, default=8, help="sequences for each prompt")
     parser.add_argument("--batch", type=int, default=32, help="sequences decoded, and updated on, together")
     parser.add_argument("--limit", type=int, default=None, help="use only the first so many prompts")

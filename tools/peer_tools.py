@@ -61,16 +61,16 @@ class Stops(StoppingCriteria):
 
     def __init__(self, automaton, budgets):
         self.automaton, self.budgets = automaton, budgets
-        self.states, self.drawn = torch.zeros_like(budgets), torch.zeros_like(budgets)
+        self.states, self.sampled = torch.zeros_like(budgets), torch.zeros_like(budgets)
 
     def has_stopped(self):
-        return (self.states >= self.automaton.stop) | (self.drawn >= self.budgets)
+        return (self.states >= self.automaton.stop) | (self.sampled >= self.budgets)
 
     def __call__(self, input_ids, scores, **_):
         stopped = self.has_stopped()
         beginnings = self.states.clamp(max=self.automaton.stop - 1)
         self.states = torch.where(stopped, self.states, self.automaton.table[beginnings, input_ids[:, -1]])
-        self.drawn += ~stopped
+        self.sampled += ~stopped
         return self.has_stopped()
 
 
@@ -81,13 +81,13 @@ class Sequence:
         self.prompt = prompt
         self.token_ids, self.pixel_values, self.grids = list(prompt.token_ids), prompt.pixel_values, prompt.grids
         self.turn, self.stop, self.has_ended, self.was_refused = [], None, False, False
-        self.drawn = self.runs = self.images = 0
+        self.sampled = self.runs = self.images = 0
         self.namespace = {"Image": Image, "image_path": str(prompt.pictures[0]), "temp_output_dir": folder}
 
-    def draw(self, token_ids, stop):
+    def take_sampled(self, token_ids, stop):
         self.token_ids += token_ids
         self.turn += token_ids
-        self.drawn += len(token_ids)
+        self.sampled += len(token_ids)
         self.stop = stop
 
     def show(self, token_ids, pixel_values, grids):
@@ -147,12 +147,12 @@ class ToolRollout:
         output = model.generate(
             **inputs, **sampling, max_new_tokens=int(stops.budgets.max()), stopping_criteria=[stops], use_cache=True,
         )
-        drawn = output[:, inputs["input_ids"].shape[1]:].tolist()
-        for sequence, token_ids, count, state in zip(sequences, drawn, stops.drawn.tolist(), stops.states.tolist()):
-            sequence.draw(token_ids[:count], automaton.name(state))
+        sampled = output[:, inputs["input_ids"].shape[1]:].tolist()
+        for sequence, token_ids, count, state in zip(sequences, sampled, stops.sampled.tolist(), stops.states.tolist()):
+            sequence.take_sampled(token_ids[:count], automaton.name(state))
 
     def budget(self, sequence):
-        """Tokens that a sequence may still draw in its turn."""
+        """Tokens that a sequence may still sample in its turn."""
         after_prompt = len(sequence.token_ids) - len(sequence.prompt.token_ids)
         turn = self.environment["max_turn_tokens"] - len(sequence.turn)
         return min(turn, self.environment["max_total_tokens"] - after_prompt)

@@ -1,4 +1,4 @@
-//! Rollouts of a fixed length: every sequence draws exactly so many tokens, whatever it says.
+//! Rollouts of a fixed length: every sequence samples exactly so many tokens, whatever it says.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use thyme_engine::checkpoint::{folder, init, weights};
 use thyme_engine::cpu::Cpu;
-use thyme_engine::engine::request::{Event, GeneratorError, Opening, Sampling, StopReason, Stops};
+use thyme_engine::engine::request::{Event, GenerateRequest, GeneratorError, Sampling, StopReason, Stops};
 use thyme_engine::engine::{Engine, EngineLimits};
 use thyme_engine::model::Model;
 use thyme_engine::model::config::Config;
@@ -15,19 +15,19 @@ use thyme_engine::ops::attention::PAGE_TOKENS;
 use thyme_engine::prompt::{Processor, Prompt};
 use thyme_engine::rollout::environment::Task;
 
-/// A model on the CPU, ready to draw.
+/// A model on the CPU, ready to sample.
 pub struct Policy {
     pub model: Model,
     pub weights: Weights,
     pub processor: Arc<Processor>,
 }
 
-/// A sequence that has drawn all its tokens.
+/// A sequence that has sampled all its tokens.
 pub struct Rolled {
     /// Index of its prompt.
     pub prompt: usize,
-    /// What it drew.
-    pub drawn: Vec<u32>,
+    /// What it sampled.
+    pub sampled: Vec<u32>,
 }
 
 impl Policy {
@@ -60,7 +60,7 @@ impl Policy {
     }
 }
 
-/// Draws `tokens` tokens at temperature 1 for `group` sequences of each prompt. A sequence that draws an image's placeholder stops, since
+/// Samples `tokens` tokens at temperature 1 for `group` sequences of each prompt. A sequence that samples an image's placeholder stops, since
 /// there is no picture for it; it goes on behind a token 0, which counts as one of its own.
 pub fn roll_out(
     engine: &mut Engine,
@@ -75,20 +75,20 @@ pub fn roll_out(
     while waiting.peek().is_some() || !open.is_empty() {
         while let Some(&(index, prompt)) = waiting.peek() {
             let sequences: Vec<u64> = (0..group).map(|member| (index * group + member) as u64).collect();
-            let opening = Opening {
+            let request = GenerateRequest {
                 token_ids: prompt.token_ids.clone(),
                 images: prompt.images.clone(),
                 sequences: sequences.clone(),
                 first_counter: None,
-                likeliest: 0,
-                likeliest_processed: false,
+                top_logprobs: 0,
+                top_logprobs_processed: false,
                 constraints: Default::default(),
                 seed: 0,
                 sampling: Sampling::default(),
                 adaptive: None,
                 stops: Stops { turn_tokens: tokens, total_tokens: tokens, ..Stops::default() },
             };
-            match engine.open(&opening) {
+            match engine.open(&request) {
                 Ok(()) => {
                     open.extend(sequences.into_iter().map(|number| (number, Vec::with_capacity(tokens))));
                     waiting.next();
@@ -107,8 +107,8 @@ pub fn roll_out(
                 }
                 Event::Stopped { sequence, .. } => {
                     engine.close(sequence);
-                    let drawn = open.remove(&sequence).expect("it is open");
-                    rolled.push(Rolled { prompt: sequence as usize / group, drawn });
+                    let sampled = open.remove(&sequence).expect("it is open");
+                    rolled.push(Rolled { prompt: sequence as usize / group, sampled });
                 }
             }
         }

@@ -88,7 +88,7 @@ impl RolloutWithTools {
     }
 }
 
-/// Tokens that the model drew.
-pub fn drawn_tokens(groups: &[Group]) -> usize {
+/// Tokens that the model sampled.
+pub fn sampled_tokens(groups: &[Group]) -> usize {
     groups.iter().flat_map(|group| &group.transcripts).map(Transcript::own_tokens).sum()
 }

@@ -1,4 +1,4 @@
-//! Updates on rolled-out sequences: forward, backward, AdamW; one step for each batch, the loss on the drawn tokens.
+//! Updates on rolled-out sequences: forward, backward, AdamW; one step for each batch, the loss on the sampled tokens.
 
 use thyme_engine::engine::Engine;
 use thyme_engine::ops::patch_embed::PixelScale;
@@ -26,18 +26,18 @@ pub fn learner(policy: Policy, freeze_vision: bool) -> Learner {
     Learner::new(policy.model, policy.weights, settings)
 }
 
-/// What is learned from: prompts with what was drawn. Drawn placeholders, for which there is no image, become token 0.
+/// What is learned from: prompts with what was sampled. Sampled placeholders, for which there is no image, become token 0.
 pub fn samples(policy: &Policy, engine: &Engine, prompts: &[Prompt], rolled: &[Rolled]) -> Vec<Sample> {
     let special = policy.processor.special_ids();
     let is_marker = |id: u32| id == special.image_pad || id == special.video_pad;
     let sample = |rolled: &Rolled| {
         let prompt = &prompts[rolled.prompt];
         let mut ids = prompt.token_ids.clone();
-        ids.extend(rolled.drawn.iter().map(|&id| if is_marker(id) { 0 } else { id }));
+        ids.extend(rolled.sampled.iter().map(|&id| if is_marker(id) { 0 } else { id }));
         let trained = (0..ids.len()).map(|place| place >= prompt.token_ids.len()).collect();
         let image = |prepared: &std::sync::Arc<thyme_engine::prompt::PreparedImage>| SampleImage {
             prepared: prepared.clone(),
-            units: engine.units(prepared),
+            unmerged_features: engine.unmerged_features(prepared),
         };
         Sample { ids, trained, images: prompt.images.iter().map(image).collect() }
     };
@@ -53,7 +53,7 @@ pub fn update(learner: &mut Learner, layout: Layout, samples: &[Sample], batch: 
             let members: Vec<&Sample> = samples[run].iter().collect();
             let pack = Pack::new(&members, layout);
             learner.accumulate(&pack, &vec![1.0; pack.targets.len()], LogprobKind::Raw, |logprobs| {
-                vec![-1.0 / targets as f32; logprobs.raw.len()]
+                vec![-1.0 / targets as f32; logprobs.logprob.len()]
             });
         }
         let update = learner.update(1e-6);

@@ -22,7 +22,7 @@ pub struct Workload {
     pub call_seconds: Range<f64>,
 }
 
-/// One sequence.
+/// What one sequence does, decided beforehand.
 pub struct Script {
     pub number: u64,
     pub prompt: Vec<u32>,

@@ -1,4 +1,4 @@
-// The one log-sum-exp that `sample` and `token_logprob` share, so that what is drawn and what is learned agree to the bit. A block of
+// The one log-sum-exp that `sample` and `token_logprob` share, so that what is sampled and what is learned agree to the bit. A block of
 // ROW_THREADS has a row of logits; which thread adds what, and in which order, is decided by the vocabulary alone.
 #pragma once
 
@@ -45,7 +45,7 @@ __device__ inline unsigned block_min(unsigned x) {
     return block_join(__reduce_min_sync(~0u, x), [](unsigned a, unsigned b) { return min(a, b); });
 }
 
-// Ids of tokens that are never drawn, and that the tempered softmax leaves out; -1 for none.
+// Ids of tokens that are never sampled, and that the softmax at a temperature leaves out; -1 for none.
 struct Excluded {
     int first, second;
 
@@ -55,31 +55,31 @@ struct Excluded {
 // Of a row of logits z: the largest that is not excluded; ln Σ exp(z); ln Σ exp(z · inverse) without the excluded tokens, which has the same
 // bits where inverse is 1 and none is excluded; the entropy of softmax(z) in nats.
 struct RowSoftmax {
-    float top, lse_raw, lse_tempered, entropy;
+    float top, lse_raw, lse_at_temperature, entropy;
 };
 
 __device__ inline RowSoftmax softmax_row(const float* z, float inverse, Excluded excluded, int vocab) {
-    float top = -INFINITY, top_drawn = -INFINITY;
+    float top = -INFINITY, top_allowed = -INFINITY;
     for_row(z, vocab, [&](int id, float z) {
         top = fmaxf(top, z);
-        if (!excluded.holds(id)) top_drawn = fmaxf(top_drawn, z);
+        if (!excluded.holds(id)) top_allowed = fmaxf(top_allowed, z);
     });
     top = block_max(top);
-    top_drawn = block_max(top_drawn);
-    float top_tempered = top_drawn * inverse;
-    float sum = 0.0f, weighted = 0.0f, sum_tempered = 0.0f;
+    top_allowed = block_max(top_allowed);
+    float top_at_temperature = top_allowed * inverse;
+    float sum = 0.0f, weighted = 0.0f, sum_at_temperature = 0.0f;
     for_row(z, vocab, [&](int id, float z) {
         float below = z - top, e = exponential(below);
         sum += e;
         // A logit of -infinity has no share in the entropy: 0 · -infinity must not be formed.
         weighted = __fmaf_rn(e, fmaxf(below, -1e4f), weighted);
-        sum_tempered += excluded.holds(id) ? 0.0f : exponential(z * inverse - top_tempered);
+        sum_at_temperature += excluded.holds(id) ? 0.0f : exponential(z * inverse - top_at_temperature);
     });
     sum = block_sum(sum);
     weighted = block_sum(weighted);
-    sum_tempered = block_sum(sum_tempered);
+    sum_at_temperature = block_sum(sum_at_temperature);
     double log_sum = log(double(sum));
-    return {top_drawn, float(top + log_sum), float(top_tempered + log(double(sum_tempered))), float(log_sum - double(weighted) / sum)};
+    return {top_allowed, float(top + log_sum), float(top_at_temperature + log(double(sum_at_temperature))), float(log_sum - double(weighted) / sum)};
 }
 
 // Log-probability of a token of logit z under softmax(z · inverse), whose log-sum-exp is `lse`.

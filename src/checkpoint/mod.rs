@@ -36,7 +36,7 @@ pub enum CheckpointError {
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// What the system said.
         source: std::io::Error,
     },
     /// A folder without weights.
@@ -48,7 +48,7 @@ pub enum CheckpointError {
     /// A folder with something else than the weights of a model.
     #[error("{path} holds {form}")]
     OtherForm {
-        /// The folder.
+        /// The folder that was looked into.
         path: PathBuf,
         /// What it holds, and the remedy.
         form: OtherForm,
@@ -61,7 +61,7 @@ pub enum CheckpointError {
     SameTensor {
         /// The checkpoint folder.
         path: PathBuf,
-        /// As stored.
+        /// Both names, as the files store them.
         names: [String; 2],
     },
     /// A tensor that no plain checkpoint has.
@@ -86,7 +86,7 @@ pub enum CheckpointError {
     /// A file that is damaged.
     #[error("{path} is damaged or incomplete: {reason}; download or copy it again")]
     Damaged {
-        /// The file.
+        /// The file that is damaged.
         path: PathBuf,
         /// What is wrong.
         reason: String,
@@ -101,7 +101,7 @@ pub enum CheckpointError {
         "{path}: `{name}` {problem}; go on from an earlier checkpoint, or start anew from this one as `model.path`"
     )]
     State {
-        /// The file.
+        /// `optimizer.safetensors`, `trainer_state.json` or `logging_window.json`.
         path: PathBuf,
         /// A tensor of the optimizer, or a key of the trainer's state.
         name: String,
@@ -129,9 +129,9 @@ pub enum CheckpointError {
     Shape {
         /// The checkpoint folder.
         path: PathBuf,
-        /// The tensor.
+        /// Its released name; of optimizer state with its suffix.
         name: String,
-        /// As stored.
+        /// Shape as the file has it.
         found: Vec<usize>,
         /// As the config says.
         expected: Vec<usize>,
@@ -144,7 +144,7 @@ pub enum CheckpointError {
     MissingMoments {
         /// The checkpoint folder.
         path: PathBuf,
-        /// The parameter.
+        /// Name of the parameter.
         name: String,
     },
     /// Optimizer state of another kind than the present recipe keeps.
@@ -155,11 +155,11 @@ pub enum CheckpointError {
     MomentKind {
         /// The checkpoint folder.
         path: PathBuf,
-        /// The parameter.
+        /// Name of the parameter.
         name: String,
         /// The key's value that stores moments so.
         found: &'static str,
-        /// The recipe's.
+        /// The value that the recipe gives.
         expected: &'static str,
     },
     /// An element type that is not read.
@@ -169,9 +169,9 @@ pub enum CheckpointError {
     Dtype {
         /// The checkpoint folder.
         path: PathBuf,
-        /// The tensor.
+        /// Its released name.
         name: String,
-        /// As stored.
+        /// Element type as safetensors names it.
         dtype: String,
     },
     /// NaN or infinity among the weights.
@@ -179,7 +179,7 @@ pub enum CheckpointError {
     NotFinite {
         /// The checkpoint folder.
         path: PathBuf,
-        /// The tensor.
+        /// Its released name.
         name: String,
         /// Index of the first such element.
         index: usize,

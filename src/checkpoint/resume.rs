@@ -23,9 +23,9 @@ pub const CHECKPOINT: &str = "checkpoint-";
 pub struct Moments {
     /// I16: low bits of the fp32 master.
     pub remainder: Tensor,
-    /// First moment.
+    /// First moment: running mean of the gradient.
     pub m: Moment,
-    /// Second moment.
+    /// Second moment: running mean of the gradient's square, as [`Moment`] stores it.
     pub v: Moment,
 }
 

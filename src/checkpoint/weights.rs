@@ -242,9 +242,7 @@ fn stored_shape(model: &Model, spec: &Spec, name: &str, rows: usize, cols: usize
 
 /// A tensor to write. Its bytes are fetched when its turn comes, so that one tensor is copied at a time.
 pub(super) struct Outgoing<'a> {
-    /// Element type.
     pub dtype: Dtype,
-    /// Shape.
     pub shape: Vec<usize>,
     /// Fetches little-endian elements.
     pub bytes: Box<dyn Fn() -> Vec<u8> + 'a>,

@@ -11,11 +11,11 @@ use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::answering::{Answering, EnvironmentName, Room};
-use super::calls::{self, Calls};
+use super::checkpoint::Checkpoint;
 use super::device;
-use super::lines::Lines;
-use super::loaded::Loaded;
+use super::inference_session::{EnvironmentName, InferenceSession, Room};
+use super::jsonl::JsonlWriter;
+use super::openai_batch::{self, OpenAiBatch};
 use super::requests::{Form, Problem, Requests};
 use super::sampling::SamplingArguments;
 use super::serve::ServingArguments;
@@ -39,7 +39,7 @@ A request line is one of
   {"custom_id", "method": "POST", "url": "/v1/chat/completions", "body": {...}}  (OpenAI's batch file)
 Each of the first kind gets n reply lines, in order:
   {"id", "prompt_token_ids", "token_ids", "text", "logprobs", "finish_reason"}
-Log-probs are natural, at temperature 1 or, with --logprobs-mode processed_logprobs, under the distribution drawn from; tokens that tools
+Log-probs are natural, at temperature 1 or, with --logprobs-mode processed_logprobs, under the distribution sampled from; tokens that tools
 brought have null. finish_reason is "stop" or "length"; with an environment it
 is the name of how the trajectory ended (answered, end_of_turn, total_tokens, ...), and text holds the observations too.
 Each of the second kind, whose url is /v1/chat/completions or /v1/completions, gets one line as `serve` would answer it; flags stand for fields that a body lacks:
@@ -82,16 +82,16 @@ pub struct BatchArguments {
 
 /// Runs the command.
 pub fn run(arguments: &BatchArguments) -> anyhow::Result<()> {
-    if calls::are_in(&arguments.input)? {
-        return arguments.answer_calls();
+    if openai_batch::is_openai_batch(&arguments.input)? {
+        return arguments.answer_openai_batch();
     }
     device::on_workers(|| arguments.answer_requests())
 }
 
 impl BatchArguments {
-    fn output(&self, key: &str, ids: impl Iterator<Item = Value>) -> anyhow::Result<(Lines, usize)> {
+    fn output(&self, key: &str, ids: impl Iterator<Item = Value>) -> anyhow::Result<(JsonlWriter, usize)> {
         if self.resume {
-            return Lines::resume(&self.output, &self.input, key, ids);
+            return JsonlWriter::resume(&self.output, &self.input, key, ids);
         }
         let has_replies = std::fs::metadata(&self.output).is_ok_and(|metadata| metadata.len() > 0);
         anyhow::ensure!(
@@ -99,32 +99,34 @@ impl BatchArguments {
             "{} has replies already; --resume goes on behind them, --overwrite begins anew",
             self.output.display()
         );
-        Ok((Lines::create(&self.output, &self.input)?, 0))
+        Ok((JsonlWriter::create(&self.output, &self.input)?, 0))
     }
 
     /// OpenAI's form: the routes of the server answer.
-    fn answer_calls(&self) -> anyhow::Result<()> {
-        let calls = Calls::read(&self.input, self.n, &self.sampling)?;
-        let ids = calls.ids().map(|id| Value::String(id.to_owned()));
+    fn answer_openai_batch(&self) -> anyhow::Result<()> {
+        let batch = OpenAiBatch::read(&self.input, self.n, &self.sampling)?;
+        let ids = batch.ids().map(|id| Value::String(id.to_owned()));
         let (mut output, done) = self.output("custom_id", ids)?;
-        let Some(written) = Written::start("requests", calls.count(), done) else { return Ok(()) };
+        let Some(writer) = OrderedWriter::start("requests", batch.count(), done) else { return Ok(()) };
         let mut serving = self.serving.clone();
-        serving.allowed_local_media_path.get_or_insert_with(|| calls.folder().join("."));
+        serving.allowed_local_media_path.get_or_insert_with(|| batch.folder().join("."));
         let parts = Parts { environment: self.environment.start(None)?, ..serving.parts(&self.model)? };
-        calls.answer(parts, done, usize::from(self.serving.max_num_seqs), written, &mut output)
+        batch.answer(parts, done, usize::from(self.serving.max_num_seqs), writer, &mut output)
     }
 
     /// The engine's own form: one rollout over the whole file.
     fn answer_requests(&self) -> anyhow::Result<()> {
-        self.serving.refuse_flags_of_calls()?;
+        self.serving.refuse_openai_batch_flags()?;
         let requests = Requests::read(&self.input)?;
         let group = usize::from(self.n);
         let ids = requests.list.iter().flat_map(|request| std::iter::repeat_n(&request.id, group)).cloned();
         let (mut output, done) = self.output("id", ids)?;
-        let Some(mut written) = Written::start("replies", requests.list.len() * group, done) else { return Ok(()) };
-        let loaded = Loaded::open(&self.model, self.serving.device)?;
-        let answering = Answering::new(loaded, &self.sampling, self.environment, group)?;
-        // Of a group that was written in part the rest is drawn again with it, to the same bits.
+        let Some(mut writer) = OrderedWriter::start("replies", requests.list.len() * group, done) else {
+            return Ok(());
+        };
+        let checkpoint = Checkpoint::open(&self.model, self.serving.device)?;
+        let session = InferenceSession::new(checkpoint, &self.sampling, self.environment, group)?;
+        // Of a group that was written in part the rest is sampled again with it, to the same bits.
         let first = done / group;
         let mut failed = Ok(());
         let mut watch = |update: Update<'_>| {
@@ -134,28 +136,28 @@ impl BatchArguments {
                 return ControlFlow::Continue(());
             }
             let tokens = transcript.own_tokens();
-            let reply = reply(&answering, &requests, first, transcript, self.serving.logprobs_mode);
-            failed = written.add(place, reply, tokens, &mut output);
+            let reply = reply(&session, &requests, first, transcript, self.serving.logprobs_mode);
+            failed = writer.add(place, reply, tokens, &mut output);
             if failed.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let tasks = RequestTasks { answering: &answering, requests: &requests, first };
-        let added = if answering.has_tools { OWN_WORDS_TOKENS } else { 0 };
-        let prompt = |request| answering.loaded.prompt_tokens_max(request, requests.folder()) + added;
+        let tasks = RequestTasks { session: &session, requests: &requests, first };
+        let added = if session.has_tools { OWN_WORDS_TOKENS } else { 0 };
+        let prompt = |request| session.checkpoint.prompt_tokens_max(request, requests.folder()) + added;
         let prompts: Vec<usize> = requests.list[first..].par_iter().map(prompt).collect();
         let room = Room {
             sequences: usize::from(self.serving.max_num_seqs),
             cache_bytes: self.serving.cache_bytes()?,
             speculation: self.serving.speculation,
         };
-        answering.roll_out(&tasks, first, &prompts, room, &mut watch)?;
+        session.roll_out(&tasks, first, &prompts, room, &mut watch)?;
         failed?;
-        written.finish();
+        writer.finish();
         Ok(())
     }
 }
 
 /// Replies on their way to the output: each is written as soon as those before it are.
-pub struct Written<R> {
+pub struct OrderedWriter<R> {
     progress: Progress,
     began: Instant,
     waiting: BTreeMap<usize, anyhow::Result<R>>,
@@ -163,9 +165,9 @@ pub struct Written<R> {
     tokens: usize,
 }
 
-impl<R: Serialize> Written<R> {
+impl<R: Serialize> OrderedWriter<R> {
     /// For so many replies, some of which are there; none if all are.
-    pub fn start(unit: &str, total: usize, done: usize) -> Option<Written<R>> {
+    pub fn start(unit: &str, total: usize, done: usize) -> Option<OrderedWriter<R>> {
         if done > 0 {
             eprintln!("{done} of {total} {unit} are there already");
         }
@@ -174,10 +176,10 @@ impl<R: Serialize> Written<R> {
         }
         let progress = Progress::new("batch", unit, total as u64);
         progress.start_at(done as u64);
-        Some(Written { progress, began: Instant::now(), waiting: BTreeMap::new(), next: done, tokens: 0 })
+        Some(OrderedWriter { progress, began: Instant::now(), waiting: BTreeMap::new(), next: done, tokens: 0 })
     }
 
-    /// Takes the reply of that number, for which so many tokens were drawn, or what is wrong in its place.
+    /// Takes the reply of that number, for which so many tokens were sampled, or what is wrong in its place.
     ///
     /// # Errors
     /// When the output cannot be written; or what is wrong, when all before it is written.
@@ -186,7 +188,7 @@ impl<R: Serialize> Written<R> {
         number: usize,
         reply: anyhow::Result<R>,
         tokens: usize,
-        output: &mut Lines,
+        output: &mut JsonlWriter,
     ) -> anyhow::Result<()> {
         self.waiting.insert(number, reply);
         self.tokens += tokens;
@@ -203,7 +205,7 @@ impl<R: Serialize> Written<R> {
     pub fn finish(self) {
         let rate = self.rate();
         self.progress.finish();
-        eprintln!("{} tokens drawn, {rate}", self.tokens);
+        eprintln!("{} tokens sampled, {rate}", self.tokens);
     }
 
     fn rate(&self) -> String {
@@ -222,7 +224,7 @@ struct Reply<'a> {
 }
 
 fn reply<'a>(
-    answering: &Answering,
+    session: &InferenceSession,
     requests: &'a Requests,
     first: usize,
     transcript: Transcript,
@@ -238,17 +240,17 @@ fn reply<'a>(
         id: &request.id,
         prompt_token_ids: prompt_token_ids.to_vec(),
         token_ids: token_ids.to_vec(),
-        text: text(answering, &transcript),
+        text: text(session, &transcript),
         logprobs: logprobs.iter().map(|sampled| sampled.as_ref().map(|sampled| mode.of(sampled))).collect(),
-        finish_reason: if answering.has_tools { transcript.end.name() } else { finish_reason(&transcript.end) },
+        finish_reason: if session.has_tools { transcript.end.name() } else { finish_reason(&transcript.end) },
     })
 }
 
 /// The answer without the stop string that ended it; with tools the whole trajectory.
-fn text(answering: &Answering, transcript: &Transcript) -> String {
+fn text(session: &InferenceSession, transcript: &Transcript) -> String {
     let mut text = transcript.text();
-    if !answering.has_tools && transcript.end == End::StopString {
-        let first = answering.settings.stop.iter().filter_map(|stop| text.find(stop.as_str())).min();
+    if !session.has_tools && transcript.end == End::StopString {
+        let first = session.settings.stop.iter().filter_map(|stop| text.find(stop.as_str())).min();
         text.truncate(first.unwrap_or(text.len()));
     }
     text
@@ -261,7 +263,7 @@ fn finish_reason(end: &End) -> &'static str {
 
 /// The requests of a file from `first` on. Each becomes tokens, and its pictures are decoded, when it is about to be answered.
 struct RequestTasks<'a> {
-    answering: &'a Answering,
+    session: &'a InferenceSession,
     requests: &'a Requests,
     first: usize,
 }
@@ -273,7 +275,7 @@ impl Tasks for RequestTasks<'_> {
 
     fn task(&self, number: usize) -> Result<Cow<'_, Task>, EnvironmentError> {
         let (request, folder) = (&self.requests.list[self.first + number], self.requests.folder());
-        if let (true, Form::Messages(messages)) = (self.answering.has_tools, &request.form) {
+        if let (true, Form::Messages(messages)) = (self.session.has_tools, &request.form) {
             if request.limits != PixelLimits::default() {
                 let reason =
                     "mm_processor_kwargs has no effect with --env; give max_pixels beside the pictures in its messages";
@@ -281,7 +283,7 @@ impl Tasks for RequestTasks<'_> {
             }
             return Ok(Cow::Owned(Task { folder: folder.to_owned(), ..Task::of_conversation(messages.clone()) }));
         }
-        let prompt = self.answering.loaded.prompt(request, folder, self.answering.max_tokens);
+        let prompt = self.session.checkpoint.prompt(request, folder, self.session.max_tokens);
         let prompt = prompt.map_err(|problem| EnvironmentError::Task(problem.to_string()))?;
         let images = request.sources();
         Ok(Cow::Owned(Task { prompt: Some(prompt), images, folder: folder.to_owned(), ..Task::default() }))

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::lines::print;
+use super::jsonl::print;
 use crate::tasks::jsonl::{self, NeedleFile};
 use crate::tasks::needle::{Mixture, Split};
 

@@ -14,7 +14,7 @@ use crate::cuda::{self, Cuda};
 use crate::model::config::Config;
 use crate::ops::{Backend, Footprint};
 use crate::recipe::memory::{available_bytes, readable_bytes, weights_bytes};
-use crate::telemetry::readings::GpuReadings;
+use crate::telemetry::gpu_sensors::GpuSensors;
 
 /// Where to compute.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
@@ -22,7 +22,7 @@ pub enum Device {
     /// The CPU; a GPU is used when it is asked for.
     #[default]
     Auto,
-    /// The CPU.
+    /// The CPU, with kernels of its own.
     Cpu,
     /// The first NVIDIA GPU of CUDA_VISIBLE_DEVICES.
     Cuda,
@@ -42,9 +42,9 @@ impl Device {
     /// Opens it; of a GPU this makes the context.
     pub fn open(self) -> anyhow::Result<Opened> {
         let gpu = (self == Device::Cuda).then(|| Gpu::new(0).map(Arc::new)).transpose().context("--device cuda")?;
-        // Without NVML a run has no readings, and is none the worse.
-        let readings = gpu.as_ref().and_then(|gpu| GpuReadings::open(&gpu.pci_bus_id().ok()?).ok());
-        Ok(Opened { device: self, gpu, readings: readings.map(Arc::new) })
+        // Without NVML a run has no sensors, and is none the worse.
+        let gpu_sensors = gpu.as_ref().and_then(|gpu| GpuSensors::open(&gpu.pci_bus_id().ok()?).ok());
+        Ok(Opened { device: self, gpu, gpu_sensors: gpu_sensors.map(Arc::new) })
     }
 
     /// Its backend, for a model that it can run and a run that was not planned: of a GPU's memory it takes most.
@@ -63,7 +63,7 @@ pub struct Opened {
     device: Device,
     gpu: Option<Arc<Gpu>>,
     /// The GPU's sensors.
-    pub readings: Option<Arc<GpuReadings>>,
+    pub gpu_sensors: Option<Arc<GpuSensors>>,
 }
 
 impl Opened {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use clap::Args;
 
 use super::device::{gpu, kernels};
-use super::lines::print;
+use super::jsonl::print;
 use crate::sandbox::{Guarantee, Sandbox, SandboxOptions, Walls};
 
 /// Say what was found on this machine, and the remedy for what is missing.

@@ -9,7 +9,7 @@ use clap::builder::PossibleValuesParser;
 
 use super::device::Device;
 use super::isolated::renderer;
-use super::lines::refuse_input;
+use super::jsonl::refuse_input;
 use crate::checkpoint::{config, folder, processor, weights};
 use crate::engine::{Engine, EngineLimits};
 use crate::eval::predictions::{Column, PredictionError, score_lines};

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args;
 
-use super::answering::{Answering, EnvironmentName, Room};
+use super::checkpoint::Checkpoint;
 use super::device::Device;
-use super::lines::{print, print_untrusted};
-use super::loaded::Loaded;
+use super::inference_session::{EnvironmentName, InferenceSession, Room};
+use super::jsonl::{print, print_untrusted};
 use super::sampling::SamplingArguments;
 use crate::engine::speculation::Speculation;
 use crate::prompt::image::PIXELS_MAX;
@@ -69,16 +69,16 @@ pub struct GenerateArguments {
 
 /// Runs the command.
 pub fn run(arguments: &GenerateArguments) -> anyhow::Result<()> {
-    let loaded = Loaded::open(&arguments.model, arguments.device)?;
+    let checkpoint = Checkpoint::open(&arguments.model, arguments.device)?;
     // A picture on the terminal is there to be looked at closely.
     let default = if arguments.image.is_empty() { EnvironmentName::None } else { EnvironmentName::ThinkWithCode };
-    let answering = Answering::new(loaded, &arguments.sampling, arguments.environment.unwrap_or(default), 1)?;
-    arguments.stream(&answering)
+    let session = InferenceSession::new(checkpoint, &arguments.sampling, arguments.environment.unwrap_or(default), 1)?;
+    arguments.stream(&session)
 }
 
 impl GenerateArguments {
-    fn stream(&self, answering: &Answering) -> anyhow::Result<()> {
-        let task = self.task(answering)?;
+    fn stream(&self, session: &InferenceSession) -> anyhow::Result<()> {
+        let task = self.task(session)?;
         let mut crops = Crops { folder: &self.crops, saved: 0 };
         let (mut said, mut end) = (Ok(()), None);
         let mut watch = |update: Update<'_>| {
@@ -99,9 +99,9 @@ impl GenerateArguments {
             }
         };
         // The environment makes the prompt; it may take the whole context.
-        let context = answering.loaded.model.config.context_tokens;
+        let context = session.checkpoint.model.config.context_tokens;
         let room = Room { sequences: 1, cache_bytes: CACHE_BYTES, speculation: self.speculation };
-        answering.roll_out(&std::slice::from_ref(&task), 0, &[context], room, &mut watch)?;
+        session.roll_out(&std::slice::from_ref(&task), 0, &[context], room, &mut watch)?;
         said?;
         print("\n")?;
         match end {
@@ -116,7 +116,7 @@ impl GenerateArguments {
     }
 
     /// The question as the environment puts it, or plainly under the given system message.
-    fn task(&self, answering: &Answering) -> anyhow::Result<Task> {
+    fn task(&self, session: &InferenceSession) -> anyhow::Result<Task> {
         let (min_pixels, max_pixels) = (self.min_pixels, self.max_pixels);
         let size = min_pixels.or(max_pixels).map(|_| PictureSize::Limits { min_pixels, max_pixels });
         let images: Vec<ImageSource> =
@@ -125,10 +125,10 @@ impl GenerateArguments {
             source.load(Path::new(""))?;
         }
         let mut messages = Vec::new();
-        if !answering.has_tools || self.system.is_some() {
+        if !session.has_tools || self.system.is_some() {
             messages.extend(self.system.as_ref().map(|system| Message::text("system", system)));
             // With tools as Thyme's data has it: the image, a new line, the question.
-            let text = if answering.has_tools { format!("\n{}", self.question) } else { self.question.clone() };
+            let text = if session.has_tools { format!("\n{}", self.question) } else { self.question.clone() };
             let parts = images.iter().cloned().map(Part::Image).chain([Part::Text(text)]);
             messages.push(Message::new("user", parts.collect()));
         }

@@ -1,4 +1,4 @@
-//! What a checkpoint says about how its tokens should be drawn.
+//! What a checkpoint says about how its tokens should be sampled.
 
 use std::path::{Path, PathBuf};
 
@@ -42,7 +42,7 @@ impl GenerationConfig {
         Ok(GenerationConfig { path, keys })
     }
 
-    /// How tokens are drawn; the defaults of the type where it says nothing, temperature 0 where `do_sample` is false.
+    /// How tokens are sampled; the defaults of the type where it says nothing, temperature 0 where `do_sample` is false.
     pub fn sampling(&self) -> anyhow::Result<Sampling> {
         let default = Sampling::default();
         let sampled = match self.value("do_sample") {

@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Args;
 
 use super::device::Device;
-use super::lines::print;
+use super::jsonl::print;
 use crate::checkpoint::{CheckpointError, folder, init, weights};
 use crate::files::open::{SETTINGS_BYTES_MAX, is_there, read_text, replace};
 use crate::model::Model;

@@ -1,14 +1,14 @@
 //! The command line: one file a subcommand.
 
 mod allocator;
-mod answering;
-mod calls;
+mod inference_session;
+mod openai_batch;
 pub mod device;
 mod generation_config;
 pub mod interrupt;
 pub mod isolated;
-mod lines;
-mod loaded;
+mod jsonl;
+mod checkpoint;
 mod requests;
 mod sampling;
 mod trace;

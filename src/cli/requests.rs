@@ -19,13 +19,13 @@ use crate::tasks::forms::{Foreign, foreign_request};
 /// A request file that cannot be used.
 #[derive(Debug, Error)]
 pub enum RequestError {
-    /// The file.
+    /// The file cannot be read as JSON lines.
     #[error(transparent)]
     Lines(#[from] LinesError),
     /// A line that is no request.
     #[error("{}:{line}: {problem}", path.display())]
     Line {
-        /// The file.
+        /// The request file.
         path: PathBuf,
         /// The line, from 1.
         line: usize,
@@ -35,11 +35,11 @@ pub enum RequestError {
     /// A request that cannot be answered.
     #[error("{}:{line}: request {id}: {problem}", path.display())]
     Request {
-        /// The file.
+        /// The request file.
         path: PathBuf,
         /// Its line, from 1.
         line: usize,
-        /// Its id.
+        /// The request's `id`, as given.
         id: Value,
         /// What is wrong with it, and the remedy.
         problem: Box<Problem>,
@@ -72,7 +72,7 @@ pub enum Problem {
     /// The messages, the tokenizer or a picture.
     #[error(transparent)]
     Prompt(#[from] PromptError),
-    /// A picture.
+    /// A picture cannot be read.
     #[error(transparent)]
     Image(#[from] ImageError),
     /// A picture of an unusable size.
@@ -94,10 +94,10 @@ pub enum Problem {
         found: usize,
         /// How many there may be.
         most: usize,
-        /// Of what.
+        /// `pictures` or `messages`.
         things: &'static str,
     },
-    /// No tokens.
+    /// The prompt has no tokens.
     #[error("there are no tokens; give at least one")]
     Empty,
     /// A token that the model does not have.
@@ -105,7 +105,7 @@ pub enum Problem {
     TokenId {
         /// Its place, from 0.
         index: usize,
-        /// Its id.
+        /// The id that is too large.
         id: u32,
         /// How many ids there are.
         vocab: usize,
@@ -126,7 +126,7 @@ fn room(reserved: usize) -> &'static str {
     if reserved > 0 { " with room for an answer" } else { "" }
 }
 
-/// A request.
+/// One line of a request file.
 #[derive(Debug)]
 pub struct Request {
     /// Its line in the file, from 1.
@@ -144,7 +144,7 @@ pub struct Request {
 /// The three ways to say a prompt.
 #[derive(Debug)]
 pub enum Form {
-    /// A conversation.
+    /// A conversation, which the chat template turns into text.
     Messages(Vec<Message>),
     /// Raw text in which each `<|image_pad|>` stands for one image.
     Prompt(String),
@@ -165,9 +165,9 @@ impl Request {
 /// All requests of a file.
 #[derive(Debug)]
 pub struct Requests {
-    /// The file.
+    /// The file that they were read from.
     pub path: PathBuf,
-    /// In order.
+    /// In the order of their lines.
     pub list: Vec<Request>,
 }
 

@@ -1,4 +1,4 @@
-//! Flags of how tokens are drawn.
+//! Flags of how tokens are sampled.
 
 use std::path::Path;
 
@@ -14,10 +14,10 @@ const MAX_TOKENS: usize = 1024;
 /// Lower positive temperatures are raised to this one, as in vLLM.
 const TEMPERATURE_MIN: f32 = 0.01;
 
-/// How tokens are drawn, where it differs from `generation_config.json`.
+/// How tokens are sampled, where it differs from `generation_config.json`.
 #[derive(Debug, Args)]
 pub struct SamplingArguments {
-    /// 0 draws the likeliest token.
+    /// 0 takes the likeliest token.
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     pub temperature: Option<f32>,
     /// Keep the likeliest tokens with at least this mass; 1 keeps all.
@@ -38,7 +38,7 @@ pub struct SamplingArguments {
     /// Tokens after the prompt; 1024 where generation_config.json has no max_new_tokens either.
     #[arg(long, value_name = "N")]
     pub max_tokens: Option<usize>,
-    /// Seed of the random draws.
+    /// Seed of the random numbers.
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub seed: u64,
     /// Text that ends an answer and is left out of it; may be given several times.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 
-use super::lines::print;
+use super::jsonl::print;
 use crate::files::open::{SETTINGS_BYTES_MAX, read_text};
 use crate::sandbox;
 
@@ -33,7 +33,7 @@ pub struct SandboxArguments {
     /// Folder for the images that come back; a new temporary one where absent.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// The program.
+    /// The Python program, a UTF-8 file.
     #[arg(value_name = "CODE.py")]
     code: PathBuf,
 }

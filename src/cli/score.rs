@@ -7,9 +7,9 @@ use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::checkpoint::Checkpoint;
 use super::device::Device;
-use super::lines::Lines;
-use super::loaded::Loaded;
+use super::jsonl::JsonlWriter;
 use super::requests::{Request, RequestError, Requests};
 use crate::prompt::Prompt;
 use crate::recipe::optimizer::OptimizerSettings;
@@ -60,15 +60,15 @@ struct Reply<'a> {
 /// Runs the command.
 pub fn run(arguments: &ScoreArguments) -> anyhow::Result<()> {
     let requests = Requests::read(&arguments.input)?;
-    let loaded = Loaded::open(&arguments.model, arguments.device)?;
-    let mut output = Lines::create(&arguments.output, &arguments.input)?;
+    let checkpoint = Checkpoint::open(&arguments.model, arguments.device)?;
+    let mut output = JsonlWriter::create(&arguments.output, &arguments.input)?;
     let progress = Progress::new("score", "sequences", requests.list.len() as u64);
     for some in requests.list.chunks(REQUESTS_AHEAD) {
-        let (prompts, usable) = prepare(&loaded, &requests, some);
+        let (prompts, usable) = prepare(&checkpoint, &requests, some);
         let samples: Vec<Sample> = prompts.into_iter().map(sample).collect();
         let tokens: Vec<usize> = samples.iter().map(Sample::tokens).collect();
         for run in runs_by_tokens(&tokens, arguments.batch_tokens) {
-            write_replies(&mut output, &loaded, &some[run.clone()], &samples[run.clone()])?;
+            write_replies(&mut output, &checkpoint, &some[run.clone()], &samples[run.clone()])?;
             progress.advance(run.len() as u64);
         }
         usable?;
@@ -78,8 +78,8 @@ pub fn run(arguments: &ScoreArguments) -> anyhow::Result<()> {
 }
 
 /// Makes several requests ready, in parallel: as many as come before the first that cannot be used, and what is wrong with that one.
-fn prepare(loaded: &Loaded, requests: &Requests, some: &[Request]) -> (Vec<Prompt>, Result<(), RequestError>) {
-    let prepared: Vec<_> = some.par_iter().map(|request| loaded.prompt(request, requests.folder(), 0)).collect();
+fn prepare(checkpoint: &Checkpoint, requests: &Requests, some: &[Request]) -> (Vec<Prompt>, Result<(), RequestError>) {
+    let prepared: Vec<_> = some.par_iter().map(|request| checkpoint.prompt(request, requests.folder(), 0)).collect();
     let mut prompts = Vec::with_capacity(prepared.len());
     for (request, prompt) in some.iter().zip(prepared) {
         match prompt {
@@ -95,18 +95,25 @@ fn sample(prompt: Prompt) -> Sample {
     Sample {
         trained: vec![true; prompt.token_ids.len()],
         ids: prompt.token_ids,
-        images: prompt.images.into_iter().map(|prepared| SampleImage { prepared, units: None }).collect(),
+        images: prompt.images.into_iter().map(|prepared| SampleImage { prepared, unmerged_features: None }).collect(),
     }
 }
 
 /// Scores sequences in one forward.
-fn write_replies(output: &mut Lines, loaded: &Loaded, requests: &[Request], samples: &[Sample]) -> anyhow::Result<()> {
-    let config = &loaded.model.config;
+fn write_replies(
+    output: &mut JsonlWriter,
+    checkpoint: &Checkpoint,
+    requests: &[Request],
+    samples: &[Sample],
+) -> anyhow::Result<()> {
+    let config = &checkpoint.model.config;
     let layout = Layout { merge: config.vision.merge, image_pad: config.image_pad };
     let pack = Pack::new(&samples.iter().collect::<Vec<_>>(), layout);
     let raw = match pack.targets.len() {
         0 => Vec::new(),
-        targets => logprobs(&loaded.model, &loaded.weights, &pack, &vec![1.0; targets], &settings(loaded)).raw,
+        targets => {
+            logprobs(&checkpoint.model, &checkpoint.weights, &pack, &vec![1.0; targets], &settings(checkpoint)).logprob
+        }
     };
     let mut replies: Vec<Vec<Option<f32>>> = samples.iter().map(|sample| vec![None; sample.tokens()]).collect();
     for (&(number, position), &logprob) in pack.places.iter().zip(&raw) {
@@ -119,12 +126,12 @@ fn write_replies(output: &mut Lines, loaded: &Loaded, requests: &[Request], samp
 }
 
 /// Nothing is learned, so that only the pixels' scale counts.
-fn settings(loaded: &Loaded) -> LearnerSettings {
+fn settings(checkpoint: &Checkpoint) -> LearnerSettings {
     LearnerSettings {
         optimizer: OptimizerSettings::default(),
         freeze_vision_tower: true,
         freeze_merger: true,
         activation_recompute: false,
-        pixel_scale: loaded.pixel_scale(),
+        pixel_scale: checkpoint.pixel_scale(),
     }
 }

@@ -12,11 +12,11 @@ use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 
 use super::allocator::return_freed_memory;
-use super::answering::{EnvironmentName, PREFILL_TOKENS};
 use super::device::Device;
 use super::generation_config::GenerationConfig;
+use super::inference_session::{EnvironmentName, PREFILL_TOKENS};
 use super::isolated::{THIS_PROGRAM, compiler_of, renderer_of};
-use super::lines::print;
+use super::jsonl::print;
 use crate::checkpoint::{config, folder, processor, weights};
 use crate::engine::EngineLimits;
 use crate::engine::kv_cache::KvCache;
@@ -89,7 +89,7 @@ pub struct ServeArguments {
     /// longer if it is large.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     client_timeout: u32,
-    /// Play chats to their end in this environment: its tools run here, and the reply brings the whole trajectory.
+    /// Run chats to their end in this environment: its tools run here, and the reply brings the whole trajectory.
     #[arg(long = "env", value_enum, value_name = "NAME", default_value_t = EnvironmentName::None)]
     environment: EnvironmentName,
     #[command(flatten)]
@@ -132,7 +132,7 @@ pub struct ServingArguments {
     /// Clients may name pictures at these hosts, even if they are in a private network.
     #[arg(long, value_name = "HOST", num_args = 1..)]
     allowed_media_domains: Vec<String>,
-    /// Which log-probabilities are told: at temperature 1, or under the distribution drawn from.
+    /// Which log-probabilities are told: at temperature 1, or under the distribution sampled from.
     #[arg(long, value_enum, value_name = "MODE", default_value_t)]
     pub logprobs_mode: LogprobsMode,
     /// How many of the likeliest tokens a request may have told in each place (logprobs, top_logprobs, prompt_logprobs); -1 for any number.
@@ -166,7 +166,7 @@ pub fn run(arguments: ServeArguments) -> anyhow::Result<()> {
         },
         access,
         waiting_max: arguments.max_queued_requests,
-        patience: Duration::from_secs(arguments.client_timeout.into()),
+        client_timeout: Duration::from_secs(arguments.client_timeout.into()),
         environment: arguments.environment.start(None)?,
         ..arguments.serving.parts(&arguments.model)?
     };
@@ -225,7 +225,7 @@ impl ServingArguments {
             names: vec![name],
             access: Access::default(),
             waiting_max: usize::MAX,
-            patience: NO_HURRY,
+            client_timeout: NO_HURRY,
             environment: None,
             compiler: compiler_of(&self.program),
         })
@@ -283,7 +283,7 @@ impl ServingArguments {
     ///
     /// # Errors
     /// The flag that would have no effect.
-    pub fn refuse_flags_of_calls(&self) -> anyhow::Result<()> {
+    pub fn refuse_openai_batch_flags(&self) -> anyhow::Result<()> {
         for (flag, is_given) in [
             ("--max-model-len", self.max_model_len.is_some()),
             ("--limit-mm-per-prompt", self.limit_mm_per_prompt != IMAGES_MAX.to_string()),

@@ -65,7 +65,7 @@ pub fn run(arguments: TrainArguments) -> anyhow::Result<()> {
     let session = Session {
         backend: device.backend(&plan.config, available.map_or(memory.arena(), |most| most.min(memory.arena())))?,
         planned_bytes: memory.total(),
-        readings: device.readings,
+        gpu_sensors: device.gpu_sensors,
         resume: arguments.resume,
         overwrite: arguments.overwrite,
         stop,

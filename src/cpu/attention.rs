@@ -46,27 +46,27 @@ impl Attention for Cpu {
         match keys {
             Keys::Packed(packed) => {
                 let segments = segments_of(packed, tokens);
-                let (pages, tables) = self.pack(floats(qkv), heads, &segments);
+                let (pages, page_tables) = self.pack(floats(qkv), heads, &segments);
                 let sequences: Vec<Sequence<'_>> = segments
                     .iter()
-                    .zip(&tables)
-                    .map(|(segment, table)| Sequence {
+                    .zip(&page_tables)
+                    .map(|(segment, page_table)| Sequence {
                         rows: segment.rows,
-                        table,
+                        page_table,
                         length: segment.keys(),
                         causal: packed.causal,
                     })
                     .collect();
                 attend_all(self.simd, floats(qkv), &pages, &sequences, heads, o_rows, lse_rows);
             }
-            Keys::Paged { pages, bounds, tables, lengths } => {
+            Keys::Paged { pages, bounds, page_tables, lengths } => {
                 let bounds = bounds_of(bounds, tokens);
                 let lengths: &[i32] = values(lengths);
                 assert_eq!(pages.cols(), page_len(heads), "attention: pages {:?} for {heads:?}", pages.shape());
                 assert_eq!(lengths.len() + 1, bounds.len(), "attention: lengths of {} sequences", bounds.len() - 1);
-                assert_eq!(tables.rows(), lengths.len(), "attention: tables {:?}", tables.shape());
-                let pages_max = tables.cols();
-                let tables: &[i32] = values(tables);
+                assert_eq!(page_tables.rows(), lengths.len(), "attention: page_tables {:?}", page_tables.shape());
+                let pages_max = page_tables.cols();
+                let page_tables: &[i32] = values(page_tables);
                 let sequences: Vec<Sequence<'_>> = bounds
                     .windows(2)
                     .zip(lengths)
@@ -77,8 +77,8 @@ impl Attention for Cpu {
                             bound[1] - bound[0] <= length && length <= pages_max * PAGE_TOKENS,
                             "attention: sequence {i} of {length} tokens has queries {bound:?} and {pages_max} pages"
                         );
-                        let table = &tables[i * pages_max..][..pages_max];
-                        Sequence { rows: (bound[0], bound[1]), table, length, causal: true }
+                        let page_table = &page_tables[i * pages_max..][..pages_max];
+                        Sequence { rows: (bound[0], bound[1]), page_table, length, causal: true }
                     })
                     .collect();
                 attend_all(self.simd, floats(qkv), floats(pages), &sequences, heads, o_rows, lse_rows);
@@ -116,15 +116,15 @@ impl Cpu {
     /// stands once more in the first page of each segment that it precedes.
     fn pack(&self, qkv: &[f32], heads: Heads, segments: &[Segment]) -> (super::Floats, Vec<Vec<i32>>) {
         let mut contents: Vec<(&Segment, usize)> = Vec::new();
-        let mut tables: Vec<Vec<i32>> = Vec::with_capacity(segments.len());
+        let mut page_tables: Vec<Vec<i32>> = Vec::with_capacity(segments.len());
         for segment in segments {
             let shared = segment.prefix_len() / PAGE_TOKENS;
-            let mut table = segment.prefix.map_or(Vec::new(), |prefix| tables[prefix][..shared].to_vec());
+            let mut page_table = segment.prefix.map_or(Vec::new(), |prefix| page_tables[prefix][..shared].to_vec());
             for first in (shared * PAGE_TOKENS..segment.keys()).step_by(PAGE_TOKENS) {
-                table.push(contents.len() as i32);
+                page_table.push(contents.len() as i32);
                 contents.push((segment, first));
             }
-            tables.push(table);
+            page_tables.push(page_table);
         }
         let mut pages = self.scratch(contents.len() * page_len(heads));
         let tasks = contents.into_iter().zip(pages.chunks_exact_mut(page_len(heads))).collect();
@@ -138,7 +138,7 @@ impl Cpu {
                 write_token(page, position - first, &row[heads.heads * heads.head_dim..], heads);
             }
         });
-        (pages, tables)
+        (pages, page_tables)
     }
 }
 
@@ -218,7 +218,7 @@ struct Sequence<'a> {
     /// First and end row of the queries.
     rows: (usize, usize),
     /// Page of each tile.
-    table: &'a [i32],
+    page_table: &'a [i32],
     /// Keys, the queries' own included.
     length: usize,
     /// A query sees only keys up to itself; the queries are the last rows of the sequence.
@@ -250,7 +250,7 @@ fn attend_all(
             queries: &qkv[from * heads.qkv()..to * heads.qkv()],
             heads,
             pages,
-            table: sequence.table,
+            page_table: sequence.page_table,
             length: sequence.length,
             position: sequence.causal.then(|| sequence.length - (sequence.rows.1 - from)),
         };
@@ -264,8 +264,8 @@ struct Block<'a> {
     queries: &'a [f32],
     heads: Heads,
     pages: &'a [f32],
-    table: &'a [i32],
-    /// Keys.
+    page_table: &'a [i32],
+    /// How many keys there are.
     length: usize,
     /// Of the first query, when causal.
     position: Option<usize>,
@@ -277,13 +277,13 @@ impl Block<'_> {
         self.position.map_or(self.length, |position| position + query + 1)
     }
 
-    /// Keys `[head_dim][16]`.
+    /// A tile's keys, transposed: `[head_dim][16]`.
     #[inline(always)]
     fn key_tile(&self, tile: usize, kv_head: usize) -> &[[f32; LANES]] {
         self.tile(tile, kv_head).as_chunks().0
     }
 
-    /// Values `[16][head_dim]`.
+    /// A tile's values: `[16][head_dim]`.
     #[inline(always)]
     fn value_tile(&self, tile: usize, kv_head: usize) -> &[f32] {
         self.tile(tile, self.heads.kv_heads + kv_head)
@@ -298,7 +298,7 @@ impl Block<'_> {
     #[inline(always)]
     fn tile(&self, tile: usize, index: usize) -> &[f32] {
         let len = PAGE_TOKENS * self.heads.head_dim;
-        &self.pages[self.table[tile] as usize * page_len(self.heads) + index * len..][..len]
+        &self.pages[self.page_table[tile] as usize * page_len(self.heads) + index * len..][..len]
     }
 }
 

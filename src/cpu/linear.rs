@@ -55,7 +55,6 @@ pub(super) enum Right<'a> {
 /// Where each chain begins.
 #[derive(Clone, Copy)]
 pub(super) enum Start<'a> {
-    /// At 0.
     Zero,
     /// At the column's bias, `[N]`.
     Bias(&'a [bf16]),

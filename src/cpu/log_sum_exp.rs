@@ -1,11 +1,11 @@
-//! The one log-sum-exp that `sample` and `token_logprob` share, so that what is drawn and what is learned agree to the bit.
+//! The one log-sum-exp that `sample` and `token_logprob` share, so that what is sampled and what is learned agree to the bit.
 
 use super::simd::{LANES, Simd, kernel};
 
 /// What one pass over a row of logits `z` at inverse temperature `1/τ` gives.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Softmax {
-    /// `max(z/τ)`.
+    /// The largest `z/τ`.
     pub top: f32,
     /// `ln Σ exp(z/τ)`.
     pub lse: f32,
@@ -68,7 +68,7 @@ pub(super) fn exclude<'a>(z: &'a mut [f32], excluded: &[u32]) -> &'a [f32] {
 
 /// The softmax of a row without its excluded tokens at temperature `1 / inverse`. `raw` is that of the whole row at temperature 1, which it
 /// is where nothing differs.
-pub(super) fn tempered_softmax(simd: Simd, z: &[f32], inverse: f32, raw: Softmax, excluded: &[u32]) -> Softmax {
+pub(super) fn softmax_at_temperature(simd: Simd, z: &[f32], inverse: f32, raw: Softmax, excluded: &[u32]) -> Softmax {
     if inverse == 1.0 && excluded.is_empty() { raw } else { softmax(simd, z, inverse) }
 }
 

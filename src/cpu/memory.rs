@@ -58,7 +58,7 @@ impl Pool {
         }
     }
 
-    fn give_back(&self, lines: Vec<Line>) {
+    fn free(&self, lines: Vec<Line>) {
         self.free.lock().unwrap_or_else(PoisonError::into_inner).entry(lines.len()).or_default().push(lines);
     }
 }
@@ -105,7 +105,7 @@ impl std::ops::DerefMut for Floats {
 
 impl Drop for Floats {
     fn drop(&mut self) {
-        self.pool.give_back(std::mem::take(&mut self.lines));
+        self.pool.free(std::mem::take(&mut self.lines));
     }
 }
 

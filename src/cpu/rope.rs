@@ -8,8 +8,8 @@ use crate::ops::attention::{Heads, PAGE_TOKENS};
 use crate::ops::rope::{PageWrite, Rope};
 
 impl Rope for Cpu {
-    fn rope_forward(&self, qkv: &mut Tensor, heads: Heads, rotation: &Tensor, write: Option<PageWrite<'_>>) {
-        self.rotate_all(qkv, heads, rotation, 1.0);
+    fn rope_forward(&self, qkv: &mut Tensor, heads: Heads, cos_sin: &Tensor, write: Option<PageWrite<'_>>) {
+        self.rotate_all(qkv, heads, cos_sin, 1.0);
         let Some(PageWrite { pages, slots }) = write else { return };
         assert_eq!(pages.cols(), page_len(heads), "rope: pages {:?} for {heads:?}", pages.shape());
         assert_eq!(slots.len(), qkv.rows(), "rope: slots {:?} for qkv {:?}", slots.shape(), qkv.shape());
@@ -21,30 +21,30 @@ impl Rope for Cpu {
         }
     }
 
-    fn rope_backward(&self, dqkv: &mut Tensor, heads: Heads, rotation: &Tensor) {
-        self.rotate_all(dqkv, heads, rotation, -1.0);
+    fn rope_backward(&self, dqkv: &mut Tensor, heads: Heads, cos_sin: &Tensor) {
+        self.rotate_all(dqkv, heads, cos_sin, -1.0);
     }
 }
 
 impl Cpu {
-    fn rotate_all(&self, qkv: &mut Tensor, heads: Heads, rotation: &Tensor, sign: f32) {
+    fn rotate_all(&self, qkv: &mut Tensor, heads: Heads, cos_sin: &Tensor, sign: f32) {
         assert_eq!(qkv.cols(), heads.qkv(), "rope: qkv {:?} for {heads:?}", qkv.shape());
-        assert_eq!(rotation.shape(), [qkv.rows(), heads.head_dim], "rope: rotation for qkv {:?}", qkv.shape());
-        let rotation = floats(rotation);
+        assert_eq!(cos_sin.shape(), [qkv.rows(), heads.head_dim], "rope: cos_sin for qkv {:?}", qkv.shape());
+        let cos_sin = floats(cos_sin);
         for_row_blocks(floats_mut(qkv), heads.qkv(), 2 * heads.qkv(), |first, rows| {
-            rotate(self.simd, rows, &rotation[first * heads.head_dim..], heads, sign);
+            rotate(self.simd, rows, &cos_sin[first * heads.head_dim..], heads, sign);
         });
     }
 }
 
 kernel! {
     /// Rotates the q and k heads of rows by `sign` times their angles.
-    fn rotate<L>(rows: &mut [f32], rotation: &[f32], heads: Heads, sign: f32) {
+    fn rotate<L>(rows: &mut [f32], cos_sin: &[f32], heads: Heads, sign: f32) {
         let Heads { heads: q_heads, kv_heads, head_dim } = heads;
         let half = head_dim / 2;
         let sign = L::splat(sign);
-        for (row, rotation) in rows.chunks_exact_mut(heads.qkv()).zip(rotation.chunks_exact(head_dim)) {
-            let (cosines, sines) = rotation.split_at(half);
+        for (row, cos_sin) in rows.chunks_exact_mut(heads.qkv()).zip(cos_sin.chunks_exact(head_dim)) {
+            let (cosines, sines) = cos_sin.split_at(half);
             for head in row[..(q_heads + kv_heads) * head_dim].chunks_exact_mut(head_dim) {
                 let (first, second) = head.split_at_mut(half);
                 let pairs = first.chunks_mut(LANES).zip(second.chunks_mut(LANES));

@@ -1,13 +1,13 @@
-//! Drawing the next token. Whatever is kept is a prefix of the tokens in descending probability; it is found by the mass of 2,033
+//! Sampling the next token. Whatever is kept is a prefix of the tokens in descending probability; it is found by the mass of 2,033
 //! classes of probability, and only the class where a prefix ends is sorted.
 
 use rayon::prelude::*;
 
 use super::linear::{self, Size, Start};
-use super::log_sum_exp::{exclude, exp_shifted, log_probability, softmax, tempered_softmax};
+use super::log_sum_exp::{exclude, exp_shifted, log_probability, softmax, softmax_at_temperature};
 use super::simd::{LANES, kernel};
 use super::{Cpu, PARALLEL_COST, floats, floats_mut, parameter};
-use crate::ops::sample::{Draw, Drawn, Sample, philox_uniform};
+use crate::ops::sample::{Sample, SampledToken, SamplingParams, philox_uniform};
 use crate::ops::{Dtype, Tensor};
 
 /// Rough number of operations per logit.
@@ -22,74 +22,78 @@ impl Sample for Cpu {
         z
     }
 
-    fn sample(&self, logits: &Tensor, draws: &[Draw<'_>], excluded: &[u32]) -> Vec<Drawn> {
+    fn sample(&self, logits: &Tensor, row_params: &[SamplingParams<'_>], excluded: &[u32]) -> Vec<SampledToken> {
         let vocab = logits.cols();
-        assert!(logits.rows() >= draws.len() && vocab > 0, "sample: logits {logits:?}, {} draws", draws.len());
-        let row = |(z, draw): (&[f32], &Draw<'_>)| sample_row(self, z, draw, excluded);
+        assert!(
+            logits.rows() >= row_params.len() && vocab > 0,
+            "sample: logits {logits:?}, parameters of {} rows",
+            row_params.len()
+        );
+        let row = |(z, params): (&[f32], &SamplingParams<'_>)| sample_row(self, z, params, excluded);
         if logits.len() * COST < PARALLEL_COST {
-            floats(logits).chunks_exact(vocab).zip(draws).map(row).collect()
+            floats(logits).chunks_exact(vocab).zip(row_params).map(row).collect()
         } else {
-            floats(logits).par_chunks_exact(vocab).zip(draws).map(row).collect()
+            floats(logits).par_chunks_exact(vocab).zip(row_params).map(row).collect()
         }
     }
 }
 
-fn sample_row(cpu: &Cpu, z: &[f32], draw: &Draw<'_>, excluded: &[u32]) -> Drawn {
-    let greedy = draw.temperature == 0.0;
-    let inverse = if greedy { 1.0 } else { 1.0 / draw.temperature };
+fn sample_row(cpu: &Cpu, z: &[f32], params: &SamplingParams<'_>, excluded: &[u32]) -> SampledToken {
+    let greedy = params.temperature == 0.0;
+    let inverse = if greedy { 1.0 } else { 1.0 / params.temperature };
     let raw = softmax(cpu.simd, z, 1.0);
 
     // A copy of the row, where something changes it.
-    let is_penalised = draw.repetition_penalty != 1.0 && !draw.seen.is_empty();
-    let is_adjusted = is_penalised || draw.is_constrained();
+    let is_penalised = params.repetition_penalty != 1.0 && !params.seen.is_empty();
+    let is_adjusted = is_penalised || params.is_constrained();
     let mut copy = (is_adjusted || !excluded.is_empty()).then(|| {
         let mut copy = cpu.scratch(z.len());
         copy.copy_from_slice(z);
         copy
     });
-    let tempered = copy.as_deref_mut().map_or(z, |copy| exclude(copy, excluded));
-    let tempered = tempered_softmax(cpu.simd, tempered, inverse, raw, excluded);
+    let possible_z = copy.as_deref_mut().map_or(z, |copy| exclude(copy, excluded));
+    let at_temperature = softmax_at_temperature(cpu.simd, possible_z, inverse, raw, excluded);
     if let (Some(copy), true) = (copy.as_deref_mut(), is_adjusted) {
-        adjust(copy, z, draw, is_penalised);
+        adjust(copy, z, params, is_penalised);
         exclude(copy, excluded);
     }
-    let drawn_from = copy.as_deref().unwrap_or(z);
-    let possible = match draw.is_constrained() {
-        true => drawn_from.iter().filter(|z| **z != f32::NEG_INFINITY).count(),
+    let sampled_from = copy.as_deref().unwrap_or(z);
+    let possible = match params.is_constrained() {
+        true => sampled_from.iter().filter(|z| **z != f32::NEG_INFINITY).count(),
         false => z.len() - excluded.len(),
     };
-    let (token, processed, kept) = if possible == 0 {
+    let (token, processed_logprob, kept_mass) = if possible == 0 {
         (0, f32::NEG_INFINITY, 0.0)
     } else if greedy {
-        (argmax(cpu.simd, drawn_from), 0.0, 1.0)
+        (argmax(cpu.simd, sampled_from), 0.0, 1.0)
     } else {
-        let softmax = if is_adjusted { softmax(cpu.simd, drawn_from, inverse) } else { tempered };
-        let mut ranking = Ranking::new(cpu, drawn_from, inverse, softmax.top, possible);
-        let (token, kept) = ranking.draw(draw);
-        (token, log_probability(drawn_from, inverse, softmax.lse, token) - kept.ln(), kept)
+        let softmax = if is_adjusted { softmax(cpu.simd, sampled_from, inverse) } else { at_temperature };
+        let mut ranking = Ranking::new(cpu, sampled_from, inverse, softmax.top, possible);
+        let (token, kept_mass) = ranking.sample(params);
+        (token, log_probability(sampled_from, inverse, softmax.lse, token) - kept_mass.ln(), kept_mass)
     };
-    Drawn {
+    SampledToken {
         token: token as u32,
-        raw: log_probability(z, 1.0, raw.lse, token),
-        tempered: log_probability(z, inverse, tempered.lse, token),
-        processed,
-        kept,
+        logprob: log_probability(z, 1.0, raw.lse, token),
+        logprob_at_temperature: log_probability(z, inverse, at_temperature.lse, token),
+        processed_logprob,
+        kept_mass,
         entropy: raw.entropy,
     }
 }
 
 /// Applies repetition penalty, bias and mask to a copy of the logits `z`.
-fn adjust(adjusted: &mut [f32], z: &[f32], draw: &Draw<'_>, is_penalised: bool) {
+fn adjust(adjusted: &mut [f32], z: &[f32], params: &SamplingParams<'_>, is_penalised: bool) {
     if is_penalised {
-        let penalty = draw.repetition_penalty;
-        for token in draw.seen.iter().map(|&token| token as usize) {
+        let penalty = params.repetition_penalty;
+        for token in params.seen.iter().map(|&token| token as usize) {
             adjusted[token] = if z[token] > 0.0 { z[token] / penalty } else { z[token] * penalty };
         }
     }
-    for &(token, bias) in draw.bias {
+    for &(token, bias) in params.bias {
         adjusted[token as usize] += bias;
     }
-    if let Some(allowed) = draw.allowed {
+    if let Some(allowed) = params.allowed {
         assert_eq!(allowed.len(), z.len().div_ceil(32), "sample: words of the mask for {} tokens", z.len());
         for (adjusted, allowed) in adjusted.chunks_mut(32).zip(allowed) {
             for (_, z) in adjusted.iter_mut().enumerate().filter(|(bit, _)| allowed >> bit & 1 == 0) {
@@ -160,27 +164,27 @@ impl<'a> Ranking<'a> {
     }
 
     /// The token, and the share of the mass that the cuts kept.
-    fn draw(&mut self, draw: &Draw<'_>) -> (usize, f32) {
+    fn sample(&mut self, params: &SamplingParams<'_>) -> (usize, f32) {
         let possible = self.possible;
         let mut kept = Prefix { count: possible, mass: self.total, e: 0.0, token: 0 };
-        if draw.top_k > 0 && draw.top_k < possible {
-            kept = self.shortest(|prefix| prefix.count >= draw.top_k).unwrap_or(kept);
+        if params.top_k > 0 && params.top_k < possible {
+            kept = self.shortest(|prefix| prefix.count >= params.top_k).unwrap_or(kept);
         }
-        if draw.top_p < 1.0 {
-            let wanted = f64::from(draw.top_p) * kept.mass;
+        if params.top_p < 1.0 {
+            let wanted = f64::from(params.top_p) * kept.mass;
             let enough = self.shortest(|prefix| prefix.mass >= wanted);
             kept = enough.filter(|prefix| prefix.count < kept.count).unwrap_or(kept);
         }
-        if draw.min_p > 0.0 {
-            let unlikely = self.shortest(|prefix| prefix.e < draw.min_p);
+        if params.min_p > 0.0 {
+            let unlikely = self.shortest(|prefix| prefix.e < params.min_p);
             if let Some(first) = unlikely.filter(|prefix| prefix.count <= kept.count && prefix.count > 1) {
                 kept = Prefix { count: first.count - 1, mass: first.mass - f64::from(first.e), ..first };
             }
         }
-        let target = philox_uniform(draw.seed, draw.sequence, draw.position) * kept.mass;
+        let target = philox_uniform(params.seed, params.sequence, params.position) * kept.mass;
         let last = kept.count;
-        let drawn = self.shortest(|prefix| prefix.mass > target || prefix.count >= last);
-        let token = drawn.map_or(0, |prefix| prefix.token);
+        let sampled = self.shortest(|prefix| prefix.mass > target || prefix.count >= last);
+        let token = sampled.map_or(0, |prefix| prefix.token);
         (token, if kept.count == possible { 1.0 } else { (kept.mass / self.total) as f32 })
     }
 

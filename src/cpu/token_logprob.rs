@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::linear::{self, Left, Right, Size, Start};
-use super::log_sum_exp::{exclude, log_probability, softmax, tempered_softmax};
+use super::log_sum_exp::{exclude, log_probability, softmax, softmax_at_temperature};
 use super::simd::{LANES, kernel};
 use super::{Cpu, PARALLEL_COST, bf16s, floats, floats_mut, for_row_blocks, parameter, values};
 use crate::ops::token_logprob::{TokenLogprob, TokenLogprobs};
@@ -34,11 +34,11 @@ impl TokenLogprob for Cpu {
             let row = |(i, z): (usize, &mut [f32])| {
                 let (target, inverse) = (targets[first + i] as usize, 1.0 / temperatures[first + i]);
                 let raw = softmax(self.simd, z, 1.0);
-                let raw_logprob = log_probability(z, 1.0, raw.lse, target);
+                let logprob = log_probability(z, 1.0, raw.lse, target);
                 let z = exclude(z, excluded);
-                let tempered = tempered_softmax(self.simd, z, inverse, raw, excluded);
-                let tempered_logprob = log_probability(z, inverse, tempered.lse, target);
-                [raw_logprob, tempered_logprob, raw.lse, tempered.lse, raw.entropy]
+                let at_temperature = softmax_at_temperature(self.simd, z, inverse, raw, excluded);
+                let logprob_at_temperature = log_probability(z, inverse, at_temperature.lse, target);
+                [logprob, logprob_at_temperature, raw.lse, at_temperature.lse, raw.entropy]
             };
             if logits.len() * COST < PARALLEL_COST {
                 found.extend(logits.chunks_exact_mut(vocab).enumerate().map(row));
@@ -46,12 +46,12 @@ impl TokenLogprob for Cpu {
                 found.par_extend(logits.par_chunks_exact_mut(vocab).enumerate().map(row));
             }
         });
-        let [raw, tempered, lse_raw, lse_tempered, entropy] = std::array::from_fn(|field| {
+        let [logprob, logprob_at_temperature, lse_raw, lse_at_temperature, entropy] = std::array::from_fn(|field| {
             let mut tensor = self.empty(&[rows], Dtype::F32);
             floats_mut(&mut tensor).iter_mut().zip(&found).for_each(|(to, found)| *to = found[field]);
             tensor
         });
-        TokenLogprobs { raw, tempered, lse_raw, lse_tempered, entropy }
+        TokenLogprobs { logprob, logprob_at_temperature, lse_raw, lse_at_temperature, entropy }
     }
 
     fn token_logprob_backward(

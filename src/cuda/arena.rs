@@ -26,8 +26,8 @@ struct State {
     usage: MemoryUse,
     /// Bytes held beyond the block.
     beyond: u64,
-    /// While something is recorded: what was given back since, for the recording alone.
-    recording: Option<Vec<Place>>,
+    /// While a graph is captured: what was freed since, for that graph alone.
+    captured: Option<Vec<Place>>,
 }
 
 /// Where a piece is.
@@ -38,18 +38,18 @@ enum Place {
     Own(Memory),
 }
 
-/// Memory of a tensor, given back on drop.
+/// Memory of a tensor, freed on drop.
 pub struct Piece {
     arena: Arc<Arena>,
     /// Present until the drop.
     place: Option<Place>,
     /// As asked for; the place may have more.
     bytes: usize,
-    /// Taken while something was recorded.
-    is_recorded: bool,
+    /// Taken while a graph was captured.
+    is_captured: bool,
 }
 
-/// What a recording needs besides its result, given back on drop.
+/// What a captured graph needs besides its result, freed on drop.
 pub struct Reserved {
     arena: Arc<Arena>,
     places: Vec<Place>,
@@ -68,8 +68,8 @@ impl Arena {
     /// A piece of undefined contents.
     pub fn take(self: &Arc<Arena>, bytes: usize) -> Result<Piece, DeviceError> {
         let mut state = self.state();
-        let is_recorded = state.recording.is_some();
-        let known = state.cut_recorded(bytes).or_else(|| {
+        let is_captured = state.captured.is_some();
+        let known = state.cut_captured(bytes).or_else(|| {
             let place = state.cut(bytes.max(1).next_multiple_of(ALIGNMENT))?;
             state.hold(&place);
             Some(place)
@@ -84,19 +84,19 @@ impl Arena {
                 place
             }
         };
-        Ok(Piece { arena: self.clone(), place: Some(place), bytes, is_recorded })
+        Ok(Piece { arena: self.clone(), place: Some(place), bytes, is_captured })
     }
 
-    /// From now on what is given back goes to later takers of the same recording only: its launches will run again at the addresses that
-    /// they were written down with.
-    pub fn begin_recording(&self) {
-        let earlier = self.state().recording.replace(Vec::new());
-        assert!(earlier.is_none(), "one recording at a time");
+    /// From now on what is freed goes to later takers of the same graph only: its launches will run again at the addresses that they
+    /// were captured with.
+    pub fn begin_capture(&self) {
+        let earlier = self.state().captured.replace(Vec::new());
+        assert!(earlier.is_none(), "one graph capture at a time");
     }
 
-    /// Ends it; what was given back meanwhile belongs to the recording until this is dropped.
-    pub fn end_recording(self: &Arc<Arena>) -> Reserved {
-        let places = self.state().recording.take().expect("a recording was begun");
+    /// Ends it; what was freed meanwhile belongs to the graph until this is dropped.
+    pub fn end_capture(self: &Arc<Arena>) -> Reserved {
+        let places = self.state().captured.take().expect("a graph capture was begun");
         Reserved { arena: self.clone(), places }
     }
 
@@ -120,10 +120,10 @@ impl Arena {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn give_back(&self, place: Place, is_recorded: bool) {
+    fn free(&self, place: Place, is_captured: bool) {
         let mut state = self.state();
-        if let Some(recording) = state.recording.as_mut().filter(|_| is_recorded) {
-            recording.push(place);
+        if let Some(captured) = state.captured.as_mut().filter(|_| is_captured) {
+            captured.push(place);
             return;
         }
         state.usage.held -= place.bytes() as u64;
@@ -150,9 +150,9 @@ impl State {
         }
     }
 
-    /// What the present recording had before and needs no longer, if it is of about this size.
-    fn cut_recorded(&mut self, bytes: usize) -> Option<Place> {
-        let places = self.recording.as_mut()?;
+    /// What the present graph had before and needs no longer, if it is of about this size.
+    fn cut_captured(&mut self, bytes: usize) -> Option<Place> {
+        let places = self.captured.as_mut()?;
         let fits = |place: &Place| (bytes..=2 * bytes.max(ALIGNMENT)).contains(&place.bytes());
         let best = (0..places.len()).filter(|&i| fits(&places[i])).min_by_key(|&i| places[i].bytes())?;
         Some(places.swap_remove(best))
@@ -209,14 +209,14 @@ impl Piece {
 impl Drop for Piece {
     fn drop(&mut self) {
         let place = self.place.take().expect("dropped once");
-        self.arena.give_back(place, self.is_recorded);
+        self.arena.free(place, self.is_captured);
     }
 }
 
 impl Drop for Reserved {
     fn drop(&mut self) {
         for place in self.places.drain(..) {
-            self.arena.give_back(place, false);
+            self.arena.free(place, false);
         }
     }
 }

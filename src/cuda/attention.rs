@@ -33,15 +33,17 @@ impl Attention for Cuda {
         }
         let (bounds, prefixes, paged, causal) = match keys {
             Keys::Packed(Packed { bounds, prefixes, causal }) => (bounds, prefixes, None, causal),
-            Keys::Paged { pages, bounds, tables, lengths } => (bounds, None, Some((pages, tables, lengths)), true),
+            Keys::Paged { pages, bounds, page_tables, lengths } => {
+                (bounds, None, Some((pages, page_tables, lengths)), true)
+            }
         };
         let segments = bounds.len() - 1;
-        let keys_max = paged.map_or(tokens, |(_, tables, _)| tables.cols() * PAGE_TOKENS);
+        let keys_max = paged.map_or(tokens, |(_, page_tables, _)| page_tables.cols() * PAGE_TOKENS);
         let splits = keys_max.div_ceil(SPLIT_KEYS);
         let is_split = paged.is_some() && splits > 1 && tokens <= DECODE_TOKENS * segments;
         let parts = is_split.then(|| self.empty(&[splits, tokens, heads.heads, heads.head_dim + 2], Dtype::F32));
-        let (pages, tables, lengths) = match paged {
-            Some((pages, tables, lengths)) => (Some(pages), Some(tables), Some(lengths)),
+        let (pages, page_tables, lengths) = match paged {
+            Some((pages, page_tables, lengths)) => (Some(pages), Some(page_tables), Some(lengths)),
             None => (None, None, None),
         };
         self.launch_shared(
@@ -54,12 +56,12 @@ impl Attention for Cuda {
                 tensor("bounds", bounds),
                 optional("prefixes", prefixes),
                 optional("pages", pages),
-                optional("tables", tables),
+                optional("page_tables", page_tables),
                 optional("lengths", lengths),
                 if is_split { Null } else { tensor("o", &o) },
                 if is_split { Null } else { tensor("lse", &lse) },
                 optional("parts", parts.as_ref()),
-                size(tables.map_or(0, Tensor::cols)),
+                size(page_tables.map_or(0, Tensor::cols)),
                 size(heads.heads),
                 size(heads.kv_heads),
                 size(tokens),

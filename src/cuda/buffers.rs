@@ -7,9 +7,9 @@ use half::bf16;
 
 use super::arena::Piece;
 use super::device::{DeviceError, Span, Step};
-use super::recorder::Replay;
+use super::graph_capture::Replay;
 use super::{Cuda, FOOTPRINT};
-use crate::ops::{Buffers, Dtype, Host, HostMut, MemoryUse, Recording, Storage, Tensor};
+use crate::ops::{Buffers, CapturedGraph, Dtype, Host, HostMut, MemoryUse, Storage, Tensor};
 
 /// A tensor's bytes.
 struct Values(Piece);
@@ -45,14 +45,14 @@ impl Cuda {
 
     #[track_caller]
     fn fill<T: Pod>(&self, tensor: &Tensor, values: &[T]) {
-        assert!(!self.recorder.is_recording(), "an upload cannot be recorded");
+        assert!(!self.graph_capture.is_capturing(), "an upload cannot be captured");
         sound("upload", self.device.copy_in(span(tensor), cast_slice(values)));
     }
 
     /// Copies within the device.
     #[track_caller]
     pub(super) fn copy(&self, to: Span<'_>, from: Span<'_>) {
-        let is_noted = self.recorder.note(|| Step::Copy { to: to.unbound(), from: from.unbound() });
+        let is_noted = self.graph_capture.note(|| Step::Copy { to: to.unbound(), from: from.unbound() });
         if !is_noted {
             sound("copy", self.device.copy(to, from));
         }
@@ -60,7 +60,7 @@ impl Cuda {
 
     #[track_caller]
     fn read<T: Pod>(&self, tensor: &Tensor) -> Vec<T> {
-        assert!(!self.recorder.is_recording(), "a download cannot be recorded");
+        assert!(!self.graph_capture.is_capturing(), "a download cannot be captured");
         let mut values = vec![T::zeroed(); tensor.len()];
         sound("download", self.device.copy_out(cast_slice_mut(&mut values), span(tensor)));
         values
@@ -127,7 +127,7 @@ impl Buffers for Cuda {
     }
 
     fn clear(&self, tensor: &mut Tensor) {
-        let is_noted = self.recorder.note(|| Step::Zero { to: span(tensor).unbound() });
+        let is_noted = self.graph_capture.note(|| Step::Zero { to: span(tensor).unbound() });
         if !is_noted {
             sound("clear", self.device.zero(span(tensor)));
         }
@@ -142,8 +142,8 @@ impl Buffers for Cuda {
         Some(self.arena.usage())
     }
 
-    fn record(&self, work: &mut dyn FnMut() -> Tensor) -> Option<Box<dyn Recording>> {
-        Some(Box::new(Replay::record(self, work)))
+    fn capture(&self, work: &mut dyn FnMut() -> Tensor) -> Option<Box<dyn CapturedGraph>> {
+        Some(Box::new(Replay::capture(self, work)))
     }
 }
 

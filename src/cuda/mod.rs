@@ -10,7 +10,7 @@ pub mod kernels;
 mod buffers;
 mod columns;
 mod elementwise;
-mod recorder;
+mod graph_capture;
 
 mod adamw;
 mod attention;
@@ -34,7 +34,7 @@ use std::sync::Arc;
 use crate::ops::{Backend, Footprint, Tensor};
 use arena::Arena;
 use device::{Argument, Device, DeviceError, Launch, Step};
-use recorder::Recorder;
+use graph_capture::GraphCapture;
 
 /// Activations are bf16; matrices are multiplied as they lie.
 pub const FOOTPRINT: Footprint = Footprint { activation_bytes: size_of::<half::bf16>(), packed_elements_max: 0 };
@@ -44,7 +44,7 @@ pub const FOOTPRINT: Footprint = Footprint { activation_bytes: size_of::<half::b
 pub struct Cuda {
     device: Arc<dyn Device>,
     arena: Arc<Arena>,
-    recorder: Arc<Recorder>,
+    graph_capture: Arc<GraphCapture>,
 }
 
 impl Cuda {
@@ -59,7 +59,7 @@ impl Cuda {
     /// [`DeviceError::OutOfMemory`] if the device has not as much.
     pub fn with_arena(device: Arc<dyn Device>, bytes: u64) -> Result<Cuda, DeviceError> {
         let arena = Arena::new(device.clone(), bytes)?;
-        Ok(Cuda { device, arena, recorder: Arc::default() })
+        Ok(Cuda { device, arena, graph_capture: Arc::default() })
     }
 
     /// The device, in words.
@@ -93,7 +93,7 @@ impl Cuda {
         }
         let grid = grid.map(|blocks| u32::try_from(blocks).expect("a grid of fewer than 2³² blocks"));
         let launch = Launch { kernel, grid, block: [threads as u32, 1, 1], shared_bytes, arguments };
-        if self.recorder.note(|| Step::from(&launch)) {
+        if self.graph_capture.note(|| Step::from(&launch)) {
             return;
         }
         if let Err(error) = self.device.launch(&launch) {

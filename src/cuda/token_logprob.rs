@@ -28,7 +28,8 @@ impl TokenLogprob for Cuda {
         expect_shape("token_logprob_forward targets", targets, &[rows]);
         expect_shape("token_logprob_forward temperatures", temperatures, &[rows]);
         let [first_excluded, second_excluded] = excluded_ids(excluded, vocab);
-        let [raw, tempered, lse_raw, lse_tempered, entropy] = [(); 5].map(|()| self.empty(&[rows], Dtype::F32));
+        let [logprob, logprob_at_temperature, lse_raw, lse_at_temperature, entropy] =
+            [(); 5].map(|()| self.empty(&[rows], Dtype::F32));
         self.for_logits(h, w, |first, count, z| {
             let of = |role, tensor| rows_of(role, tensor, first, count);
             self.launch(
@@ -39,10 +40,10 @@ impl TokenLogprob for Cuda {
                     tensor("z", z),
                     of("targets", targets),
                     of("temperatures", temperatures),
-                    of("raw", &raw),
-                    of("tempered", &tempered),
+                    of("logprob", &logprob),
+                    of("logprob_at_temperature", &logprob_at_temperature),
                     of("lse_raw", &lse_raw),
-                    of("lse_tempered", &lse_tempered),
+                    of("lse_at_temperature", &lse_at_temperature),
                     of("entropy", &entropy),
                     first_excluded,
                     second_excluded,
@@ -50,7 +51,7 @@ impl TokenLogprob for Cuda {
                 ],
             );
         });
-        TokenLogprobs { raw, tempered, lse_raw, lse_tempered, entropy }
+        TokenLogprobs { logprob, logprob_at_temperature, lse_raw, lse_at_temperature, entropy }
     }
 
     fn token_logprob_backward(

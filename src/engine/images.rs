@@ -28,16 +28,16 @@ pub struct EncodedImages {
 
 #[derive(Debug)]
 struct Encoded {
-    units: Arc<Tensor>,
+    unmerged_features: Arc<Tensor>,
     /// Whoever showed it last may hold it yet.
     image: Weak<PreparedImage>,
     used: u64,
 }
 
 impl EncodedImages {
-    /// The units of an image that was encoded since the last [`EncodedImages::clear`], and is in use or was among the last.
-    pub fn units(&self, image: &PreparedImage) -> Option<Arc<Tensor>> {
-        self.encoded.get(&image.digest).map(|encoded| encoded.units.clone())
+    /// The unmerged features of an image that was encoded since the last [`EncodedImages::clear`], and is in use or was among the last.
+    pub fn unmerged_features(&self, image: &PreparedImage) -> Option<Arc<Tensor>> {
+        self.encoded.get(&image.digest).map(|encoded| encoded.unmerged_features.clone())
     }
 
     /// How many images were encoded, and how many were found encoded when they were first shown to a step.
@@ -65,14 +65,14 @@ impl EncodedImages {
         let _span = debug_span!("encode images", images = new.len()).entered();
         self.forget_idle();
         let batch = new.iter().map(|image| (image.patches.as_slice(), image.grid)).collect();
-        let (units, _) = model.tower_forward(weights, &ImageBatch { images: batch, scale }, false);
+        let (unmerged_features, _) = model.tower_forward(weights, &ImageBatch { images: batch, scale }, false);
         let mut first = 0;
         for image in new {
             let rows = image.grid.tokens(model.config.vision.merge) as i32;
             let index: Vec<i32> = (first..first + rows).collect();
             first += rows;
-            let own = Arc::new(model.backend.gather_rows(&units, &model.backend.indices(&index)));
-            let encoded = Encoded { units: own, image: Arc::downgrade(image), used: self.uses };
+            let own = Arc::new(model.backend.gather_rows(&unmerged_features, &model.backend.indices(&index)));
+            let encoded = Encoded { unmerged_features: own, image: Arc::downgrade(image), used: self.uses };
             self.encoded.insert(image.digest, encoded);
         }
     }
@@ -81,7 +81,7 @@ impl EncodedImages {
     fn forget_idle(&mut self) {
         let idle = self.encoded.iter().filter(|(_, encoded)| encoded.image.strong_count() == 0);
         let mut idle: Vec<(u64, u128, usize)> =
-            idle.map(|(digest, encoded)| (encoded.used, *digest, encoded.units.rows())).collect();
+            idle.map(|(digest, encoded)| (encoded.used, *digest, encoded.unmerged_features.rows())).collect();
         idle.sort_unstable();
         let mut tokens: usize = idle.iter().map(|(.., tokens)| tokens).sum();
         for (_, digest, own) in idle {

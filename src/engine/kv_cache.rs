@@ -1,5 +1,5 @@
-//! Pages of keys and values: reference-counted, copied when a shared one is written to, and kept for whoever begins alike until they are
-//! wanted for something else.
+//! Pages of keys and values: reference-counted, copied when a shared one is written to, and cached for sequences with the same prefix
+//! until they are wanted for something else.
 
 use super::prefix::{Block, Node, PrefixTree, ROOT};
 use crate::model::Model;
@@ -16,31 +16,31 @@ pub struct KvCache {
     copies: Vec<(u32, u32)>,
 }
 
-/// Counts the holders of each page, and keeps what sequences leave until its page is wanted for something else.
+/// Counts the references to each page, and caches what sequences leave until its page is wanted for something else.
 #[derive(Debug)]
 pub struct PagePool {
-    holders: Vec<u32>,
-    free: Vec<u32>,
+    ref_counts: Vec<u32>,
+    free_pages: Vec<u32>,
     tree: PrefixTree,
     /// Pages that the tree holds.
-    is_kept: Vec<bool>,
+    is_cached: Vec<bool>,
     /// Pages that the tree alone holds.
     idle: usize,
 }
 
-/// A sequence's pages in order. Only its pool can give them back.
+/// A sequence's pages in order. Only its pool can free them.
 #[derive(Debug)]
 pub struct PageTable {
     pages: Vec<u32>,
-    /// Of these, so many are in the tree.
-    kept: usize,
+    /// The first so many of these are in the tree.
+    cached: usize,
     /// Where the last of them is there.
     node: Node,
 }
 
 impl Default for PageTable {
     fn default() -> PageTable {
-        PageTable { pages: Vec::new(), kept: 0, node: ROOT }
+        PageTable { pages: Vec::new(), cached: 0, node: ROOT }
     }
 }
 
@@ -48,156 +48,156 @@ impl PagePool {
     /// `pages` free pages.
     pub fn new(pages: usize) -> PagePool {
         PagePool {
-            holders: vec![0; pages],
-            free: (0..pages as u32).rev().collect(),
+            ref_counts: vec![0; pages],
+            free_pages: (0..pages as u32).rev().collect(),
             tree: PrefixTree::default(),
-            is_kept: vec![false; pages],
+            is_cached: vec![false; pages],
             idle: 0,
         }
     }
 
     /// Pages in all.
     pub fn capacity(&self) -> usize {
-        self.holders.len()
+        self.ref_counts.len()
     }
 
-    /// Pages that no table holds: what is in some of them is kept until the page is taken.
+    /// Pages that no table holds: what is in some of them stays cached until the page is taken.
     pub fn available(&self) -> usize {
-        self.free.len() + self.idle
+        self.free_pages.len() + self.idle
     }
 
-    /// How many hold `page`: tables, and the tree.
-    pub fn holders(&self, page: u32) -> u32 {
-        self.holders[page as usize]
+    /// References to `page`: of tables, and of the tree.
+    pub fn ref_count(&self, page: u32) -> u32 {
+        self.ref_counts[page as usize]
     }
 
     fn take(&mut self) -> u32 {
-        if self.free.is_empty() {
-            let holders = &self.holders;
-            let page = self.tree.evict(|page| holders[page as usize] == 1);
+        if self.free_pages.is_empty() {
+            let ref_counts = &self.ref_counts;
+            let page = self.tree.evict(|page| ref_counts[page as usize] == 1);
             self.let_go(page.expect("pages are taken when some are available"));
         }
-        let page = self.free.pop().expect("a page was let go if there was none");
-        self.holders[page as usize] = 1;
+        let page = self.free_pages.pop().expect("a page was let go if there was none");
+        self.ref_counts[page as usize] = 1;
         page
     }
 
-    fn hold(&mut self, page: u32) {
-        let holders = &mut self.holders[page as usize];
-        self.idle -= usize::from(self.is_kept[page as usize] && *holders == 1);
-        *holders += 1;
+    fn add_ref(&mut self, page: u32) {
+        let ref_count = &mut self.ref_counts[page as usize];
+        self.idle -= usize::from(self.is_cached[page as usize] && *ref_count == 1);
+        *ref_count += 1;
     }
 
-    fn give_back(&mut self, page: u32) {
-        let holders = &mut self.holders[page as usize];
-        *holders = holders.checked_sub(1).expect("a page is given back once by each holder");
-        match *holders {
-            0 => self.free.push(page),
-            1 => self.idle += usize::from(self.is_kept[page as usize]),
+    fn free(&mut self, page: u32) {
+        let ref_count = &mut self.ref_counts[page as usize];
+        *ref_count = ref_count.checked_sub(1).expect("each reference to a page is freed once");
+        match *ref_count {
+            0 => self.free_pages.push(page),
+            1 => self.idle += usize::from(self.is_cached[page as usize]),
             _ => {}
         }
     }
 
-    /// The tree's hold on a page ends.
+    /// The tree's reference to a page ends.
     fn let_go(&mut self, page: u32) {
-        self.is_kept[page as usize] = false;
-        self.idle -= usize::from(self.holders[page as usize] == 1);
-        self.give_back(page);
+        self.is_cached[page as usize] = false;
+        self.idle -= usize::from(self.ref_counts[page as usize] == 1);
+        self.free(page);
     }
 
     /// Another table over the first `pages` pages of one.
-    pub fn share(&mut self, table: &PageTable, pages: usize) -> PageTable {
-        let shared = table.pages[..pages].to_vec();
-        shared.iter().for_each(|&page| self.hold(page));
-        let kept = table.kept.min(pages);
-        PageTable { pages: shared, kept, node: self.tree.ancestor(table.node, table.kept - kept) }
+    pub fn share(&mut self, page_table: &PageTable, pages: usize) -> PageTable {
+        let shared = page_table.pages[..pages].to_vec();
+        shared.iter().for_each(|&page| self.add_ref(page));
+        let cached = page_table.cached.min(pages);
+        PageTable { pages: shared, cached, node: self.tree.ancestor(page_table.node, page_table.cached - cached) }
     }
 
     /// Pages that [`PagePool::make_writable`] will take for tokens `from..to` of a table that has those before.
-    pub fn needed(&self, table: &PageTable, from: usize, to: usize) -> usize {
-        let is_shared = table.pages.get(from / PAGE_TOKENS).is_some_and(|&page| self.holders(page) > 1);
-        to.div_ceil(PAGE_TOKENS) - table.pages.len() + usize::from(is_shared)
+    pub fn needed(&self, page_table: &PageTable, from: usize, to: usize) -> usize {
+        let is_shared = page_table.pages.get(from / PAGE_TOKENS).is_some_and(|&page| self.ref_count(page) > 1);
+        to.div_ceil(PAGE_TOKENS) - page_table.pages.len() + usize::from(is_shared)
     }
 
     /// Makes room to write token `position`, the next or an earlier one of the table: a new page behind the last, or a page of its own
     /// in place of a shared one; then `copy` gets the pair `(from, to)`.
-    pub fn make_writable(&mut self, table: &mut PageTable, position: usize, mut copy: impl FnMut(u32, u32)) {
+    pub fn make_writable(&mut self, page_table: &mut PageTable, position: usize, mut copy: impl FnMut(u32, u32)) {
         let place = position / PAGE_TOKENS;
-        if place < table.kept {
-            table.node = self.tree.ancestor(table.node, table.kept - place);
-            table.kept = place;
+        if place < page_table.cached {
+            page_table.node = self.tree.ancestor(page_table.node, page_table.cached - place);
+            page_table.cached = place;
         }
-        if place == table.pages.len() {
-            table.pages.push(self.take());
+        if place == page_table.pages.len() {
+            page_table.pages.push(self.take());
             return;
         }
-        let shared = table.pages[place];
-        if self.holders(shared) > 1 {
+        let shared = page_table.pages[place];
+        if self.ref_count(shared) > 1 {
             let own = self.take();
             copy(shared, own);
-            self.give_back(shared);
-            table.pages[place] = own;
+            self.free(shared);
+            page_table.pages[place] = own;
         }
     }
 
-    /// Gives an empty table the pages of those of `blocks`, from the first on, that somebody left; how many these are.
-    pub fn find(&mut self, table: &mut PageTable, blocks: impl Iterator<Item = Block>) -> usize {
-        assert!(table.pages.is_empty(), "only an empty table begins anew");
+    /// Gives an empty table the pages of the longest prefix of `blocks` that is in the tree; how many pages these are.
+    pub fn match_prefix(&mut self, page_table: &mut PageTable, blocks: impl Iterator<Item = Block>) -> usize {
+        assert!(page_table.pages.is_empty(), "only an empty page table begins anew");
         for block in blocks {
-            let Some((node, page)) = self.tree.child(table.node, &block) else { break };
-            self.hold(page);
-            table.pages.push(page);
-            (table.node, table.kept) = (node, table.kept + 1);
+            let Some((node, page)) = self.tree.child(page_table.node, &block) else { break };
+            self.add_ref(page);
+            page_table.pages.push(page);
+            (page_table.node, page_table.cached) = (node, page_table.cached + 1);
         }
-        table.kept
+        page_table.cached
     }
 
-    /// Keeps the first page of a table that is not kept yet, which is full and holds what `block` says. Where somebody left the same before,
-    /// the table takes that page in place of its own.
-    pub fn keep(&mut self, table: &mut PageTable, block: Block) {
-        let own = table.pages[table.kept];
-        table.node = match self.tree.child(table.node, &block) {
+    /// Inserts the first page of a table that is not in the tree yet, which is full and holds what `block` says. Where the tree has the same
+    /// already, the table takes that page in place of its own.
+    pub fn insert(&mut self, page_table: &mut PageTable, block: Block) {
+        let own = page_table.pages[page_table.cached];
+        page_table.node = match self.tree.child(page_table.node, &block) {
             Some((node, page)) => {
-                self.hold(page);
-                self.give_back(own);
-                table.pages[table.kept] = page;
+                self.add_ref(page);
+                self.free(own);
+                page_table.pages[page_table.cached] = page;
                 node
             }
             None => {
-                self.hold(own);
-                self.is_kept[own as usize] = true;
-                self.tree.add(table.node, block, own)
+                self.add_ref(own);
+                self.is_cached[own as usize] = true;
+                self.tree.add(page_table.node, block, own)
             }
         };
-        table.kept += 1;
+        page_table.cached += 1;
     }
 
-    /// Takes the pages behind a table's first `pages` back, which are not kept.
-    pub fn cut(&mut self, table: &mut PageTable, pages: usize) {
-        assert!(table.kept <= pages, "pages that are kept are full");
-        for page in table.pages.split_off(pages.min(table.pages.len())) {
-            self.give_back(page);
+    /// Frees the pages behind a table's first `pages`, which are not in the tree.
+    pub fn cut(&mut self, page_table: &mut PageTable, pages: usize) {
+        assert!(page_table.cached <= pages, "pages in the tree are full");
+        for page in page_table.pages.split_off(pages.min(page_table.pages.len())) {
+            self.free(page);
         }
     }
 
-    /// Takes all pages of a table back; what is in those that are kept can be found again.
-    pub fn release(&mut self, table: &mut PageTable) {
-        if table.kept > 0 {
-            self.tree.touch(table.node);
+    /// Frees all pages of a table; what is in those that are in the tree can be found again.
+    pub fn release(&mut self, page_table: &mut PageTable) {
+        if page_table.cached > 0 {
+            self.tree.touch(page_table.node);
         }
-        for page in std::mem::take(table).pages {
-            self.give_back(page);
+        for page in std::mem::take(page_table).pages {
+            self.free(page);
         }
     }
 
-    /// Keeps no page any more that no table holds.
+    /// Takes all pages that no table holds out of the tree.
     pub fn forget_idle(&mut self) {
-        while let Some(page) = self.tree.evict(|page| self.holders[page as usize] == 1) {
+        while let Some(page) = self.tree.evict(|page| self.ref_counts[page as usize] == 1) {
             self.let_go(page);
         }
     }
 
-    /// Keeps nothing any more: it was made by other weights, or is to make room.
+    /// Empties the tree: its pages were made by other weights, or are to make room.
     pub fn forget(&mut self) {
         for page in self.tree.clear() {
             self.let_go(page);
@@ -211,12 +211,12 @@ impl PageTable {
         &self.pages
     }
 
-    /// Pages, from the first on, that can be found by others.
-    pub fn kept(&self) -> usize {
-        self.kept
+    /// Pages, from the first on, that are in the tree, where others find them.
+    pub fn cached(&self) -> usize {
+        self.cached
     }
 
-    /// Where token `position` is kept: `page · PAGE_TOKENS + offset`.
+    /// Where token `position` is stored: `page · PAGE_TOKENS + offset`.
     pub fn slot(&self, position: usize) -> usize {
         self.pages[position / PAGE_TOKENS] as usize * PAGE_TOKENS + position % PAGE_TOKENS
     }
@@ -256,19 +256,19 @@ impl KvCache {
     }
 
     /// Makes tokens `from..to` of a table writable.
-    pub fn make_writable(&mut self, table: &mut PageTable, from: usize, to: usize) {
+    pub fn make_writable(&mut self, page_table: &mut PageTable, from: usize, to: usize) {
         let first_of_page = |&position: &usize| position == from || position % PAGE_TOKENS == 0;
         for position in (from..to).filter(first_of_page) {
             let copies = &mut self.copies;
-            self.pages.make_writable(table, position, |shared, own| copies.push((shared, own)));
+            self.pages.make_writable(page_table, position, |shared, own| copies.push((shared, own)));
         }
     }
 
     /// Makes as many of the `tokens` behind a table's first `from`, which are writable, writable as pages are left for; how many these are.
-    pub fn make_spare_writable(&mut self, table: &mut PageTable, from: usize, tokens: usize) -> usize {
-        let room = (table.pages.len() + self.pages.available()) * PAGE_TOKENS - from;
+    pub fn make_spare_writable(&mut self, page_table: &mut PageTable, from: usize, tokens: usize) -> usize {
+        let room = (page_table.pages.len() + self.pages.available()) * PAGE_TOKENS - from;
         let tokens = tokens.min(room);
-        self.make_writable(table, from, from + tokens);
+        self.make_writable(page_table, from, from + tokens);
         tokens
     }
 

@@ -1,7 +1,7 @@
 //! Decodes many sequences together over paged keys and values. The engine owns no weights: each step borrows them, and pages never
 //! outlive the weights that filled them.
 
-pub mod decode;
+pub mod decode_graphs;
 pub mod images;
 pub mod kv_cache;
 pub mod prefix;
@@ -20,12 +20,12 @@ use std::time::Instant;
 use rayon::prelude::*;
 use tracing::debug_span;
 
-use decode::Decoder;
+use decode_graphs::DecodeGraphs;
 use images::EncodedImages;
 use kv_cache::KvCache;
-use request::{Event, GeneratorError, Opening, Sampled, StopReason};
+use request::{Event, GenerateRequest, GeneratorError, Sampled, StopReason};
 use sampling::Sampler;
-use sampling::likeliest::{likeliest, likeliest_processed};
+use sampling::top_logprobs::{top_logprobs, top_logprobs_processed};
 use scheduler::{Chunk, Schedule, schedule, schedule_ahead};
 use sequence::{PromptRole, Sequence, SequenceState};
 use speculation::{DRAFT_TOKENS_MAX, Speculation, Speculator};
@@ -35,7 +35,7 @@ use crate::model::batch::{Batch, BatchPages};
 use crate::model::parameters::Weights;
 use crate::ops::attention::PAGE_TOKENS;
 use crate::ops::patch_embed::PixelScale;
-use crate::ops::sample::{Draw, Drawn};
+use crate::ops::sample::{SampledToken, SamplingParams};
 use crate::ops::{Backend, Tensor};
 use crate::prompt::{PreparedImage, Processor};
 
@@ -70,16 +70,16 @@ pub struct Statistics {
     pub drafts: u64,
     /// Tokens that they had.
     pub drafted_tokens: u64,
-    /// Of these, tokens that were drawn in their places, and saved a step each.
+    /// Of these, tokens that were sampled in their places, and saved a step each.
     pub accepted_tokens: u64,
     /// Tokens of the sequences that began, or began anew.
-    pub begun_tokens: u64,
-    /// Of these, tokens whose keys and values were found.
-    pub found_tokens: u64,
+    pub queried_tokens: u64,
+    /// Of these, tokens whose keys and values were in the prefix cache.
+    pub cached_tokens: u64,
     /// Images that went through the vision tower.
     pub encoded_images: u64,
     /// Images that had been through it when they were shown again.
-    pub found_images: u64,
+    pub cached_images: u64,
 }
 
 impl Statistics {
@@ -91,10 +91,10 @@ impl Statistics {
             drafts: self.drafts - earlier.drafts,
             drafted_tokens: self.drafted_tokens - earlier.drafted_tokens,
             accepted_tokens: self.accepted_tokens - earlier.accepted_tokens,
-            begun_tokens: self.begun_tokens - earlier.begun_tokens,
-            found_tokens: self.found_tokens - earlier.found_tokens,
+            queried_tokens: self.queried_tokens - earlier.queried_tokens,
+            cached_tokens: self.cached_tokens - earlier.cached_tokens,
             encoded_images: self.encoded_images - earlier.encoded_images,
-            found_images: self.found_images - earlier.found_images,
+            cached_images: self.cached_images - earlier.cached_images,
         }
     }
 }
@@ -105,7 +105,7 @@ pub struct Engine {
     processor: Arc<Processor>,
     limits: EngineLimits,
     cache: KvCache,
-    decoder: Decoder,
+    decode_graphs: DecodeGraphs,
     sequences: BTreeMap<u64, Sequence>,
     groups: BTreeMap<u64, Group>,
     /// What of the next step was decided during the last.
@@ -128,7 +128,7 @@ impl Engine {
     pub fn new(model: Model, processor: Arc<Processor>, limits: EngineLimits) -> Engine {
         Engine {
             cache: KvCache::new(limits.pages),
-            decoder: Decoder::default(),
+            decode_graphs: DecodeGraphs::default(),
             model,
             processor,
             limits,
@@ -145,17 +145,17 @@ impl Engine {
         }
     }
 
-    /// The engine with drafts made as `speculation` says. What it draws does not depend on it, to the bit.
+    /// The engine with drafts made as `speculation` says. What it samples does not depend on it, to the bit.
     pub fn with_speculation(self, speculation: Speculation) -> Engine {
         Engine { speculator: Speculator::new(speculation), ..self }
     }
 
-    /// The vision tower's units of an image that was encoded with the present weights.
-    pub fn units(&self, image: &Arc<PreparedImage>) -> Option<Arc<Tensor>> {
-        self.images.units(image)
+    /// The vision tower's unmerged features of an image that was encoded with the present weights.
+    pub fn unmerged_features(&self, image: &Arc<PreparedImage>) -> Option<Arc<Tensor>> {
+        self.images.unmerged_features(image)
     }
 
-    /// Forgets the encoded images; to be called when nobody needs [`Engine::units`] any more. Open sequences encode theirs again.
+    /// Forgets the encoded images; to be called when nobody needs [`Engine::unmerged_features`] any more. Open sequences encode theirs again.
     pub fn forget_images(&mut self) {
         self.images.clear();
     }
@@ -165,9 +165,9 @@ impl Engine {
         self.cache.pool().forget_idle();
     }
 
-    /// Gives the memory of pages and recordings back until the next step; to be called when no sequence is left, so that an update has it.
+    /// Gives the memory of pages and graphs back until the next step; to be called when no sequence is left, so that an update has it.
     pub fn release_pages(&mut self) {
-        self.decoder.forget();
+        self.decode_graphs.forget();
         self.cache.release();
         self.model.backend.trim();
     }
@@ -185,8 +185,8 @@ impl Engine {
 
     /// What was done so far.
     pub fn statistics(&self) -> Statistics {
-        let [encoded_images, found_images] = self.images.counts();
-        Statistics { encoded_images, found_images, ..self.statistics }
+        let [encoded_images, cached_images] = self.images.counts();
+        Statistics { encoded_images, cached_images, ..self.statistics }
     }
 
     /// Opens a group of sequences on one prompt, which is computed once. They begin when there are pages for them.
@@ -195,8 +195,8 @@ impl Engine {
     /// [`GeneratorError::Full`] while as many are open and not paused as may be, [`GeneratorError::EmptyPrompt`] if there is nothing to go on from,
     /// [`GeneratorError::TooLong`] if the prompt is longer than the model's context, [`GeneratorError::NeverFits`] if the pages do not
     /// suffice even for one of them alone.
-    pub fn open(&mut self, opening: &Opening) -> Result<(), GeneratorError> {
-        let (prompt, total) = (opening.token_ids.len(), opening.stops.total_tokens);
+    pub fn open(&mut self, request: &GenerateRequest) -> Result<(), GeneratorError> {
+        let (prompt, total) = (request.token_ids.len(), request.stops.total_tokens);
         let context = self.model.config.context_tokens;
         if prompt == 0 {
             return Err(GeneratorError::EmptyPrompt);
@@ -210,15 +210,15 @@ impl Engine {
             return Err(GeneratorError::NeverFits { prompt, tokens: longest - prompt, needed, pages });
         }
         let open = self.sequences.len() - self.paused;
-        if open > 0 && open + opening.sequences.len() > self.limits.sequences {
+        if open > 0 && open + request.sequences.len() > self.limits.sequences {
             return Err(GeneratorError::Full);
         }
         let number = self.groups_opened;
-        let mut members = opening.sequences.clone();
+        let mut members = request.sequences.clone();
         members.sort_unstable();
         for (place, &member) in members.iter().enumerate() {
-            let counter = opening.first_counter.map_or(member, |first| first + place as u64);
-            let sequence = Sequence::open(opening, counter, &self.model.config, (number, self.opened))
+            let counter = request.first_counter.map_or(member, |first| first + place as u64);
+            let sequence = Sequence::open(request, counter, &self.model.config, (number, self.opened))
                 .map_err(|e| GeneratorError::Failed(Box::new(e)))?;
             let replaced = self.sequences.insert(member, sequence);
             assert!(replaced.is_none(), "sequence {member} was opened twice");
@@ -231,7 +231,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Adds tokens that the model did not draw to a stopped sequence, and lets it run again.
+    /// Adds tokens that the model did not sample to a stopped sequence, and lets it run again.
     ///
     /// # Errors
     /// [`GeneratorError::TooLong`] if they leave no room for another token.
@@ -267,11 +267,11 @@ impl Engine {
         self.paused = if is_paused { self.paused + 1 } else { self.paused - 1 };
         self.groups.get_mut(&sequence.group).expect("a sequence's group is open").is_settled = false;
         self.ahead.retain(|chunk| chunk.sequence != number);
-        sequence.give_spare_pages_back(self.cache.pool());
+        sequence.free_spare_pages(self.cache.pool());
     }
 
     /// How many more sequences can be opened, or go on.
-    pub fn free_places(&self) -> usize {
+    pub fn free_slots(&self) -> usize {
         (self.limits.sequences + self.paused).saturating_sub(self.sequences.len())
     }
 
@@ -281,7 +281,7 @@ impl Engine {
     }
 
     /// Sequences open together at most.
-    pub fn places(&self) -> usize {
+    pub fn slots(&self) -> usize {
         self.limits.sequences
     }
 
@@ -304,10 +304,10 @@ impl Engine {
             if let Some(heir) = group.members.iter().find(waits).and_then(|heir| self.sequences.get_mut(heir)) {
                 // Where it began anew it may have found more than the prompt, which is its own.
                 heir.computed = sequence.computed.min(sequence.prompt_tokens() - 1);
-                heir.table = self.cache.pool().share(&sequence.table, heir.computed.div_ceil(PAGE_TOKENS));
+                heir.page_table = self.cache.pool().share(&sequence.page_table, heir.computed.div_ceil(PAGE_TOKENS));
             }
         }
-        self.cache.pool().release(&mut sequence.table);
+        self.cache.pool().release(&mut sequence.page_table);
         if group.members.is_empty() {
             self.groups.remove(&sequence.group);
         }
@@ -316,7 +316,7 @@ impl Engine {
     /// Advances every running sequence: schedule, draft, forward, sample, accept.
     ///
     /// # Errors
-    /// None at present; a backend that can fail reports here.
+    /// [`GeneratorError::Failed`]; no backend here reports one, and a `Generator` over a network would.
     pub fn step(&mut self, weights: &Weights) -> Result<Vec<Event>, GeneratorError> {
         let pass = self.plan(weights.version);
         if pass.chunks.is_empty() {
@@ -325,12 +325,12 @@ impl Engine {
         let tokens: usize = pass.chunks.iter().map(Chunk::computed).sum();
         let _span = debug_span!("step", sequences = pass.chunks.len(), tokens).entered();
         let (began, [encoded, _]) = (Instant::now(), self.images.counts());
-        let drawn = self.compute(weights, &pass.chunks);
-        // What a row costs shows where most are drawn from, and no picture is encoded beside them.
-        if tokens <= 2 * drawn.len() && self.images.counts()[0] == encoded {
+        let sampled = self.compute(weights, &pass.chunks);
+        // What a row costs shows where most are sampled from, and no picture is encoded beside them.
+        if tokens <= 2 * sampled.len() && self.images.counts()[0] == encoded {
             self.speculator.time(tokens, began.elapsed());
         }
-        Ok(self.accept(&pass.chunks, drawn))
+        Ok(self.accept(&pass.chunks, sampled))
     }
 
     /// The first part of a step: what is computed under weights of that version; its pages are there.
@@ -345,8 +345,8 @@ impl Engine {
         }
         self.add_drafts(&mut pass);
         self.statistics.preemptions += pass.preempted as u64;
-        self.statistics.begun_tokens += pass.begun_tokens as u64;
-        self.statistics.found_tokens += pass.found_tokens as u64;
+        self.statistics.queried_tokens += pass.queried_tokens as u64;
+        self.statistics.cached_tokens += pass.cached_tokens as u64;
         pass
     }
 
@@ -361,10 +361,10 @@ impl Engine {
         let tokenizer = self.processor.tokenizer();
         for chunk in pass.chunks.iter_mut().filter(|chunk| chunk.is_decoding()) {
             let sequence = self.sequences.get_mut(&chunk.sequence).expect("scheduled sequences are open");
-            sequence.guess(DRAFT_TOKENS_MAX, &self.model.config, |id| tokenizer.is_special(id));
-            let wanted = self.speculator.worthwhile(&sequence.drafter, decoding).min(spare);
-            let tokens = self.cache.make_spare_writable(&mut sequence.table, chunk.tokens.end, wanted);
-            chunk.draft = sequence.drafter.guess().tokens()[..tokens].to_vec();
+            sequence.propose_draft(DRAFT_TOKENS_MAX, &self.model.config, |id| tokenizer.is_special(id));
+            let wanted = self.speculator.draft_len(&sequence.drafter, decoding).min(spare);
+            let tokens = self.cache.make_spare_writable(&mut sequence.page_table, chunk.tokens.end, wanted);
+            chunk.draft = sequence.drafter.draft().tokens()[..tokens].to_vec();
             spare -= tokens;
             self.statistics.drafts += u64::from(tokens > 0);
             self.statistics.drafted_tokens += tokens as u64;
@@ -386,7 +386,7 @@ impl Engine {
         self.cache.pool().forget();
     }
 
-    /// In each group one sequence computes the common prompt but for its last token; there the others fork off. Those that have drawn
+    /// In each group one sequence computes the common prompt but for its last token; there the others fork off. Those that have sampled
     /// already, and lost their pages, find more of what they had by themselves.
     fn share_prompts(&mut self) {
         for group in self.groups.values_mut().filter(|group| !group.is_settled) {
@@ -420,13 +420,14 @@ impl Engine {
                 let sequence = &self.sequences[&member];
                 let lacks = common > 0 && sequence.computed == 0 && !sequence.is_stopped();
                 let can_fork = is_ready && sequence.completion_tokens() == 0 && self.cache.pool().available() > 0;
-                let forked = (lacks && can_fork)
-                    .then(|| self.cache.pool().share(&self.sequences[&leader].table, common.div_ceil(PAGE_TOKENS)));
+                let forked = (lacks && can_fork).then(|| {
+                    self.cache.pool().share(&self.sequences[&leader].page_table, common.div_ceil(PAGE_TOKENS))
+                });
                 let sequence = self.sequences.get_mut(&member).expect("members are open");
                 sequence.prompt_role = if lacks && !is_ready { PromptRole::Waits } else { PromptRole::Alone };
                 leads |= sequence.prompt_role == PromptRole::Waits;
-                if let Some(table) = forked {
-                    sequence.table = table;
+                if let Some(page_table) = forked {
+                    sequence.page_table = page_table;
                     sequence.computed = common;
                 }
             }
@@ -435,26 +436,27 @@ impl Engine {
         }
     }
 
-    /// The second part: computes the chunks, and draws the next token of those that are whole, and one behind each drafted token.
+    /// The second part: computes the chunks, and samples the next token of those that are whole, and one behind each drafted token.
     pub fn compute(&mut self, weights: &Weights, chunks: &[Chunk]) -> Vec<Row> {
         let images = self.image_rows(weights, chunks);
         let batch = self.batch(chunks, images.as_ref().map(|(_, places)| places.as_slice()));
         let is_plain = images.is_none() && chunks.iter().all(|chunk| chunk.is_decoding() && chunk.draft.is_empty());
         let computed;
-        let logits =
-            if is_plain && let Some(logits) = self.decoder.forward(&self.model, weights, &batch, &mut self.cache) {
-                logits
-            } else {
-                let image_rows = images.as_ref().map(|(rows, _)| rows);
-                let hidden = self.model.forward_paged(weights, &batch, image_rows, self.cache.layers_mut(&self.model));
-                if !chunks.iter().any(|chunk| chunk.draws) {
-                    return Vec::new();
-                }
-                computed = self.model.logits(weights, &hidden);
-                &computed
-            };
+        let logits = if is_plain
+            && let Some(logits) = self.decode_graphs.forward(&self.model, weights, &batch, &mut self.cache)
+        {
+            logits
+        } else {
+            let image_rows = images.as_ref().map(|(rows, _)| rows);
+            let hidden = self.model.forward_paged(weights, &batch, image_rows, self.cache.layers_mut(&self.model));
+            if !chunks.iter().any(|chunk| chunk.samples_next) {
+                return Vec::new();
+            }
+            computed = self.model.logits(weights, &hidden);
+            &computed
+        };
         self.ahead = schedule_ahead(&mut self.sequences, &mut self.cache, chunks);
-        draw(&self.model, logits, &mut self.sequences, &self.processor, chunks)
+        sample(&self.model, logits, &mut self.sequences, &self.processor, chunks)
     }
 
     /// What the second part does besides, while the device computes, for a simulation that does without it: decides as much of the next step as
@@ -487,10 +489,11 @@ impl Engine {
         let settings = self.processor.image_settings();
         let scale = PixelScale { mean: settings.mean, std: settings.std };
         self.images.encode(&self.model, weights, &images, scale);
-        let units: Vec<Arc<Tensor>> = images.iter().filter_map(|image| self.images.units(image)).collect();
-        let units: Vec<&Tensor> = units.iter().map(|units| &**units).collect();
-        let units = self.model.backend.concat_rows(&units);
-        Some((self.model.merger_forward(weights, &units).0, places))
+        let features: Vec<Arc<Tensor>> =
+            images.iter().filter_map(|image| self.images.unmerged_features(image)).collect();
+        let features: Vec<&Tensor> = features.iter().map(|features| &**features).collect();
+        let features = self.model.backend.concat_rows(&features);
+        Some((self.model.merger_forward(weights, &features).0, places))
     }
 
     fn batch(&self, chunks: &[Chunk], images: Option<&[ImagePlace]>) -> Batch {
@@ -503,49 +506,49 @@ impl Engine {
             batch.positions.extend(&sequence.positions[chunk.tokens.clone()]);
             batch.positions.extend(sequence.positions_ahead(&chunk.draft));
             batch.bounds.push(batch.ids.len());
-            pages.slots.extend((chunk.tokens.start..end).map(|position| sequence.table.slot(position)));
-            pages.tables.push(sequence.table.pages().to_vec());
+            pages.slots.extend((chunk.tokens.start..end).map(|position| sequence.page_table.slot(position)));
+            pages.page_tables.push(sequence.page_table.pages().to_vec());
             pages.lengths.push(end);
             if let Some(images) = images {
                 let own = images.iter().filter(|place| place.sequence == chunk.sequence);
                 batch.image_index.extend(image_index(chunk, own));
             }
-            batch.rows.get_or_insert_default().extend(batch.ids.len() - chunk.drawn()..batch.ids.len());
+            batch.rows.get_or_insert_default().extend(batch.ids.len() - chunk.sampled()..batch.ids.len());
         }
         batch.pages = Some(pages);
         batch
     }
 
-    /// The third part: notes what is computed, and gives each sequence the tokens drawn for it: the first, and as long as a drafted token is
-    /// the one that was drawn, the one behind it. A simulation has this part and the first.
-    pub fn accept(&mut self, chunks: &[Chunk], drawn: Vec<Row>) -> Vec<Event> {
-        let mut events = Vec::with_capacity(drawn.len());
-        let mut drawn = drawn.into_iter();
+    /// The third part: notes what is computed, and gives each sequence the tokens sampled for it: the first, and as long as a drafted token is
+    /// the one that was sampled, the one behind it. A simulation has this part and the first.
+    pub fn accept(&mut self, chunks: &[Chunk], sampled: Vec<Row>) -> Vec<Event> {
+        let mut events = Vec::with_capacity(sampled.len());
+        let mut sampled = sampled.into_iter();
         for chunk in chunks {
             let sequence = self.sequences.get_mut(&chunk.sequence).expect("scheduled sequences are open");
             self.statistics.computed_tokens += chunk.computed() as u64;
             let mut draft = chunk.draft.iter();
             let mut computed = chunk.tokens.end;
-            for Row { drawn, likeliest } in drawn.by_ref().take(chunk.drawn()).collect::<Vec<_>>() {
-                if sequence.sampler.is_constrained() && drawn.is_nothing() {
+            for Row { sampled, top_logprobs } in sampled.by_ref().take(chunk.sampled()).collect::<Vec<_>>() {
+                if sequence.sampler.is_constrained() && sampled.is_nothing() {
                     sequence.stop();
                     events.push(Event::Stopped { sequence: chunk.sequence, reason: StopReason::NothingAllowed });
                     break;
                 }
                 let token = Sampled {
-                    id: drawn.token,
-                    raw: drawn.raw,
-                    tempered: drawn.tempered,
+                    id: sampled.token,
+                    logprob: sampled.logprob,
+                    logprob_at_temperature: sampled.logprob_at_temperature,
                     temperature: sequence.sampler.temperature(),
-                    processed: drawn.processed,
-                    kept: drawn.kept,
-                    entropy: drawn.entropy,
+                    processed_logprob: sampled.processed_logprob,
+                    kept_mass: sampled.kept_mass,
+                    entropy: sampled.entropy,
                 };
                 let reason = sequence.accept(token, own_bytes(&self.processor, token.id), &self.model.config);
-                if let Some(outcome) = sequence.drafter.hear(token.id) {
-                    self.speculator.hear(outcome);
+                if let Some(outcome) = sequence.drafter.verify(token.id) {
+                    self.speculator.count(outcome);
                 }
-                events.push(Event::Token { sequence: chunk.sequence, token, likeliest });
+                events.push(Event::Token { sequence: chunk.sequence, token, top_logprobs });
                 events.extend(reason.map(|reason| Event::Stopped { sequence: chunk.sequence, reason }));
                 if reason.is_some() || draft.next() != Some(&token.id) {
                     break;
@@ -555,7 +558,7 @@ impl Engine {
             self.statistics.accepted_tokens += (computed - chunk.tokens.end) as u64;
             sequence.settle(computed, self.cache.pool());
             if sequence.is_stopped() || !chunk.draft.is_empty() {
-                sequence.give_spare_pages_back(self.cache.pool());
+                sequence.free_spare_pages(self.cache.pool());
             }
         }
         if events.iter().any(|event| matches!(event, Event::Stopped { .. })) {
@@ -565,18 +568,18 @@ impl Engine {
     }
 }
 
-/// What was drawn from a row.
+/// What was sampled from a row.
 #[derive(Clone, Debug)]
 pub struct Row {
     /// The token and its numbers.
-    pub drawn: Drawn,
-    /// The likeliest tokens in its place, as many as its opening asked for.
-    pub likeliest: Vec<(u32, f32)>,
+    pub sampled: SampledToken,
+    /// The likeliest tokens in its place, as many as its request asked for.
+    pub top_logprobs: Vec<(u32, f32)>,
 }
 
-/// Draws from the logits of the chunks that draw: no placeholders of pictures. What grammars allow is found out by the host while the device
+/// Samples from the logits of the chunks that sample: no placeholders of pictures. What grammars allow is found out by the host while the device
 /// computes the logits.
-fn draw(
+fn sample(
     model: &Model,
     logits: &Tensor,
     sequences: &mut BTreeMap<u64, Sequence>,
@@ -585,11 +588,13 @@ fn draw(
 ) -> Vec<Row> {
     make_masks(sequences);
     let samplers = samplers(sequences, processor, chunks);
-    let draws: Vec<Draw<'_>> = samplers.iter().map(|(sampler, position)| sampler.draw(*position)).collect();
+    let row_params: Vec<SamplingParams<'_>> =
+        samplers.iter().map(|(sampler, position)| sampler.params(*position)).collect();
     let excluded = model.config.placeholders();
-    let drawn = model.backend.sample(logits, &draws, &excluded);
-    let likeliest = likeliest_of(&*model.backend, logits, &likeliest_asked(sequences, chunks), &draws, &excluded);
-    drawn.into_iter().zip(likeliest).map(|(drawn, likeliest)| Row { drawn, likeliest }).collect()
+    let sampled = model.backend.sample(logits, &row_params, &excluded);
+    let top_logprobs =
+        top_logprobs_of(&*model.backend, logits, &top_logprobs_asked(sequences, chunks), &row_params, &excluded);
+    sampled.into_iter().zip(top_logprobs).map(|(sampled, top_logprobs)| Row { sampled, top_logprobs }).collect()
 }
 
 /// Makes the masks of sequences with grammars.
@@ -600,21 +605,21 @@ fn make_masks(sequences: &mut BTreeMap<u64, Sequence>) {
     lacking.par_iter_mut().for_each(|sampler| sampler.make_mask());
 }
 
-/// What a token that the model drew adds to its text.
+/// What a token that the model sampled adds to its text.
 fn own_bytes(processor: &Processor, id: u32) -> &[u8] {
     let tokenizer = processor.tokenizer();
     if tokenizer.is_special(id) { &[] } else { tokenizer.token_bytes(id) }
 }
 
-/// How each row's token is drawn, and its position in its sequence: the next token as the sequence is, the one behind a drafted token as if
-/// that had been drawn.
+/// How each row's token is sampled, and its position in its sequence: the next token as the sequence is, the one behind a drafted token as if
+/// that had been sampled.
 fn samplers<'a>(
     sequences: &'a BTreeMap<u64, Sequence>,
     processor: &Processor,
     chunks: &[Chunk],
 ) -> Vec<(Cow<'a, Sampler>, usize)> {
     let mut samplers = Vec::new();
-    for chunk in chunks.iter().filter(|chunk| chunk.draws) {
+    for chunk in chunks.iter().filter(|chunk| chunk.samples_next) {
         let sequence = &sequences[&chunk.sequence];
         let mut next = Cow::Borrowed(&sequence.sampler);
         for (position, &id) in (sequence.ids.len()..).zip(&chunk.draft) {
@@ -628,33 +633,33 @@ fn samplers<'a>(
     samplers
 }
 
-/// How many of the likeliest tokens are to be told for each row, and whether as they are drawn from.
-fn likeliest_asked(sequences: &BTreeMap<u64, Sequence>, chunks: &[Chunk]) -> Vec<(usize, bool)> {
+/// How many of the likeliest tokens are to be told for each row, and whether as they are sampled from.
+fn top_logprobs_asked(sequences: &BTreeMap<u64, Sequence>, chunks: &[Chunk]) -> Vec<(usize, bool)> {
     let asked = |chunk: &Chunk| {
         let sequence = &sequences[&chunk.sequence];
-        std::iter::repeat_n((sequence.likeliest, sequence.likeliest_processed), chunk.drawn())
+        std::iter::repeat_n((sequence.top_logprobs, sequence.top_logprobs_processed), chunk.sampled())
     };
     chunks.iter().flat_map(asked).collect()
 }
 
 /// So many of the likeliest tokens of each row. Steps in which nobody asks bring no logits to the host.
-fn likeliest_of(
+fn top_logprobs_of(
     backend: &dyn Backend,
     logits: &Tensor,
     asked: &[(usize, bool)],
-    draws: &[Draw<'_>],
+    row_params: &[SamplingParams<'_>],
     excluded: &[u32],
 ) -> Vec<Vec<(u32, f32)>> {
     if asked.iter().all(|&(count, _)| count == 0) {
         return vec![Vec::new(); asked.len()];
     }
     let values = backend.to_f32(logits);
-    let row = |((z, &asked), draw): ((&[f32], &(usize, bool)), &Draw<'_>)| match asked {
+    let row = |((z, &asked), params): ((&[f32], &(usize, bool)), &SamplingParams<'_>)| match asked {
         (0, _) => Vec::new(),
-        (count, false) => likeliest(z, count),
-        (count, true) => likeliest_processed(z, draw, excluded, count),
+        (count, false) => top_logprobs(z, count),
+        (count, true) => top_logprobs_processed(z, params, excluded, count),
     };
-    values.chunks_exact(logits.cols()).zip(asked).zip(draws).map(row).collect()
+    values.chunks_exact(logits.cols()).zip(asked).zip(row_params).map(row).collect()
 }
 
 /// Where an image's rows stand in the step's rows.

@@ -16,7 +16,7 @@ pub struct Node(u64);
 /// The beginning of all sequences, which has no page.
 pub const ROOT: Node = Node(0);
 
-/// The tree.
+/// The tree of cached pages: each node is found by the tokens of its page and of those before it.
 #[derive(Debug)]
 pub struct PrefixTree {
     nodes: BTreeMap<Node, Edge>,

@@ -1,4 +1,4 @@
-//! What is asked of an engine and what it answers: sequences to open, how to draw and when to stop, tokens and stops.
+//! What is asked of an engine and what it answers: sequences to open, how to sample and when to stop, tokens and stops.
 
 use std::sync::Arc;
 
@@ -9,30 +9,30 @@ use super::sampling::constraints::Constraints;
 use crate::ops::attention::PAGE_TOKENS;
 use crate::prompt::PreparedImage;
 
-/// A token that the model drew. Log-probabilities are natural.
+/// A token that the model sampled. Log-probabilities are natural.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Sampled {
-    /// The token.
+    /// Its id in the vocabulary.
     pub id: u32,
     /// Log-probability at temperature 1 over the full vocabulary, nothing cut or penalised.
-    pub raw: f32,
-    /// At the temperature it was drawn at (1 where that is 0), over the tokens that may be drawn: all but placeholders of pictures.
-    pub tempered: f32,
-    /// Temperature it was drawn at; 0 for the likeliest.
+    pub logprob: f32,
+    /// At the temperature it was sampled at (1 where that is 0), over the tokens that may be sampled: all but placeholders of pictures.
+    pub logprob_at_temperature: f32,
+    /// Temperature it was sampled at; 0 for the likeliest.
     pub temperature: f32,
-    /// Under the distribution drawn from, after penalties, bias, mask and cuts; 0 at temperature 0.
-    pub processed: f32,
+    /// Under the distribution sampled from, after penalties, bias, mask and cuts; 0 at temperature 0.
+    pub processed_logprob: f32,
     /// Share of the mass that the cuts kept, of what was not banned.
-    pub kept: f32,
+    pub kept_mass: f32,
     /// Entropy of the raw distribution in nats.
     pub entropy: f32,
 }
 
-/// How tokens are drawn.
+/// How tokens are sampled.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sampling {
-    /// 0 draws the likeliest token.
+    /// 0 takes the likeliest token.
     pub temperature: f32,
     /// Keep the `top_k` likeliest; 0 keeps all.
     pub top_k: usize,
@@ -42,7 +42,7 @@ pub struct Sampling {
     pub min_p: f32,
     /// Makes tokens that are in the sequence less likely; 1 changes nothing.
     pub repetition_penalty: f32,
-    /// Temperature inside code; none draws code like the rest.
+    /// Temperature inside code; none samples code like the rest.
     pub code_temperature: Option<f32>,
 }
 
@@ -52,7 +52,7 @@ impl Default for Sampling {
     }
 }
 
-/// Another temperature between two tags of the model's own text (GRPO-ATS): the token that completes `open` is still drawn at the
+/// Another temperature between two tags of the model's own text (GRPO-ATS): the token that completes `open` is still sampled at the
 /// usual one, those after it at this one, up to and with the token that completes `close`. Observations do not change the state.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdaptiveTemperature {
@@ -65,27 +65,27 @@ pub struct AdaptiveTemperature {
 }
 
 /// Sequences to open on one prompt, which is computed once.
-#[derive(Clone, Debug)]
-pub struct Opening {
+#[derive(Clone, Debug, Default)]
+pub struct GenerateRequest {
     /// The prompt, images expanded.
     pub token_ids: Vec<u32>,
     /// The prompt's images in order.
     pub images: Vec<Arc<PreparedImage>>,
-    /// Numbers of the sequences, unique among the open ones; with the position they are the counter of the random draws.
+    /// Numbers of the sequences, unique among the open ones; with the position they are the counter of the random numbers.
     pub sequences: Vec<u64>,
-    /// What the lowest of these numbers is in the counter of the random draws, where it is not itself; the others count on from it.
+    /// What the lowest of these numbers is in the counter of the random numbers, where it is not itself; the others count on from it.
     pub first_counter: Option<u64>,
-    /// How many of the likeliest tokens are told beside each drawn one.
-    pub likeliest: usize,
-    /// Their log-probabilities are those of the distribution drawn from, in place of those at temperature 1.
-    pub likeliest_processed: bool,
-    /// Seed of the random draws.
+    /// How many of the likeliest tokens are told beside each sampled one.
+    pub top_logprobs: usize,
+    /// Their log-probabilities are those of the distribution sampled from, in place of those at temperature 1.
+    pub top_logprobs_processed: bool,
+    /// Seed of the random numbers.
     pub seed: u64,
-    /// How tokens are drawn; `code_temperature` is in `adaptive`.
+    /// How tokens are sampled; `code_temperature` is in `adaptive`.
     pub sampling: Sampling,
     /// The other temperature, if there is one.
     pub adaptive: Option<AdaptiveTemperature>,
-    /// What is asked of the drawn tokens besides.
+    /// What is asked of the sampled tokens besides.
     pub constraints: Arc<Constraints>,
     /// When sequences stop.
     pub stops: Stops,
@@ -94,13 +94,13 @@ pub struct Opening {
 /// When a sequence stops. The token that completes a stop is kept, whatever else is glued to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stops {
-    /// Strings, matched on the bytes that the model drew since the last `open` or `append`.
+    /// Strings, matched on the bytes that the model sampled since the last `open` or `append`.
     pub strings: Vec<String>,
     /// Tokens, such as the end of a turn.
     pub token_ids: Vec<u32>,
-    /// Tokens drawn since the last `open` or `append`.
+    /// Tokens sampled since the last `open` or `append`.
     pub turn_tokens: usize,
-    /// Tokens after the prompt, drawn or appended. An opened sequence has room for as many.
+    /// Tokens after the prompt, sampled or appended. The whole cache has room for as many; other sequences may have the pages meanwhile.
     pub total_tokens: usize,
 }
 
@@ -109,7 +109,7 @@ pub struct Stops {
 pub enum StopReason {
     /// `Stops::strings[_]` was completed; of several, the one that ended first.
     Text(usize),
-    /// A token of `Stops::token_ids` was drawn.
+    /// A token of `Stops::token_ids` was sampled.
     Token(u32),
     /// `Stops::turn_tokens` is reached.
     TurnTokens,
@@ -117,27 +117,27 @@ pub enum StopReason {
     TotalTokens,
     /// The model or the cache has no further position.
     ContextFull,
-    /// What was asked for allows no token: none was drawn. No other reason comes without a token before it.
+    /// What was asked for allows no token: none was sampled. No other reason comes without a token before it.
     NothingAllowed,
 }
 
 /// What a step brought.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// A token was drawn.
+    /// A token was sampled.
     Token {
-        /// Whose.
+        /// Number of the sequence that it was sampled for.
         sequence: u64,
-        /// The token.
+        /// The token and its log-probabilities.
         token: Sampled,
-        /// The likeliest tokens in its place with their log-probabilities at temperature 1, as many as the opening asked for.
-        likeliest: Vec<(u32, f32)>,
+        /// The likeliest tokens in its place with their log-probabilities at temperature 1, as many as the request asked for.
+        top_logprobs: Vec<(u32, f32)>,
     },
     /// A sequence stopped, after its last token or for want of one.
     Stopped {
-        /// Which.
+        /// Number of the sequence that stopped.
         sequence: u64,
-        /// Why.
+        /// What made it stop.
         reason: StopReason,
     },
 }
@@ -158,7 +158,7 @@ pub enum GeneratorError {
     TooLong {
         /// Tokens that the sequence needs.
         needed: usize,
-        /// Tokens possible.
+        /// Tokens that the sequence can have.
         limit: usize,
     },
     /// A sequence needs more pages than the engine has, even alone.

@@ -12,20 +12,20 @@ use super::sequence::Sequence;
 /// A run of one sequence's tokens to compute; its pages are there.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Chunk {
-    /// Whose.
+    /// Number of the sequence whose tokens they are.
     pub sequence: u64,
-    /// Which.
+    /// Places of the tokens in the sequence, from 0.
     pub tokens: Range<usize>,
-    /// Whether the sequence's last token is among them, so that the next is drawn.
-    pub draws: bool,
-    /// Tokens that may come behind it, computed with it so that those behind them are drawn too.
+    /// Whether the sequence's last token is among them, so that the next is sampled.
+    pub samples_next: bool,
+    /// Tokens that may come behind it, computed with it so that those behind them are sampled too.
     pub draft: Vec<u32>,
 }
 
 impl Chunk {
     /// Whether it is nothing but a sequence's last token, perhaps with a draft.
     pub fn is_decoding(&self) -> bool {
-        self.draws && self.tokens.len() == 1
+        self.samples_next && self.tokens.len() == 1
     }
 
     /// Tokens that it computes.
@@ -33,9 +33,9 @@ impl Chunk {
         self.tokens.len() + self.draft.len()
     }
 
-    /// Tokens that are drawn from it.
-    pub fn drawn(&self) -> usize {
-        if self.draws { 1 + self.draft.len() } else { 0 }
+    /// Tokens that are sampled from it.
+    pub fn sampled(&self) -> usize {
+        if self.samples_next { 1 + self.draft.len() } else { 0 }
     }
 }
 
@@ -83,7 +83,7 @@ pub fn schedule(
             continue;
         }
         if !is_begun {
-            sequence.find_prefix(cache.pool());
+            sequence.match_prefix(cache.pool());
         }
         let tokens = match sequence.to_compute() {
             decoding @ (0 | 1) => decoding,
@@ -107,13 +107,13 @@ pub fn schedule(
             continue;
         }
         if !is_begun {
-            schedule.begun_tokens += sequence.ids.len();
-            schedule.found_tokens += sequence.computed;
+            schedule.queried_tokens += sequence.ids.len();
+            schedule.cached_tokens += sequence.computed;
         }
         budget -= if tokens.len() > 1 { tokens.len() } else { 0 };
-        cache.make_writable(&mut sequence.table, tokens.start, tokens.end);
-        let draws = tokens.end == sequence.ids.len();
-        schedule.chunks.push(Chunk { sequence: number, tokens, draws, draft: Vec::new() });
+        cache.make_writable(&mut sequence.page_table, tokens.start, tokens.end);
+        let samples_next = tokens.end == sequence.ids.len();
+        schedule.chunks.push(Chunk { sequence: number, tokens, samples_next, draft: Vec::new() });
     }
     if schedule.preempted > 0 {
         schedule.chunks.retain(|chunk| sequences[&chunk.sequence].has_pages());
@@ -122,19 +122,19 @@ pub fn schedule(
     schedule
 }
 
-/// What the next pass does in any case, unless a sequence stops: found out while a device is busy with `computing`. Sequences that draw a token
+/// What the next pass does in any case, unless a sequence stops: found out while a device is busy with `computing`. Sequences that sample a token
 /// go on with it where a page is free for it. Who else takes part, and who gives pages up, is decided when it is known who has stopped;
 /// how many tokens of a draft are right is not known earlier either.
 pub fn schedule_ahead(sequences: &mut Sequences, cache: &mut KvCache, computing: &[Chunk]) -> Vec<Chunk> {
     let _span = debug_span!("schedule ahead").entered();
     let mut ahead = Vec::with_capacity(computing.len());
-    for chunk in computing.iter().filter(|chunk| chunk.draws && chunk.draft.is_empty()) {
+    for chunk in computing.iter().filter(|chunk| chunk.samples_next && chunk.draft.is_empty()) {
         let sequence = sequences.get_mut(&chunk.sequence).expect("scheduled sequences are open");
         let (from, to) = (chunk.tokens.end, chunk.tokens.end + 1);
         sequence.settle(from, cache.pool());
-        if cache.pool().available() >= cache.pool().needed(&sequence.table, from, to) {
-            cache.make_writable(&mut sequence.table, from, to);
-            ahead.push(Chunk { sequence: chunk.sequence, tokens: from..to, draws: true, draft: Vec::new() });
+        if cache.pool().available() >= cache.pool().needed(&sequence.page_table, from, to) {
+            cache.make_writable(&mut sequence.page_table, from, to);
+            ahead.push(Chunk { sequence: chunk.sequence, tokens: from..to, samples_next: true, draft: Vec::new() });
         }
     }
     ahead
@@ -150,9 +150,9 @@ pub struct Schedule {
     /// Sequences that lost their pages.
     pub preempted: usize,
     /// Tokens of the sequences that began.
-    pub begun_tokens: usize,
-    /// Of these, tokens that were found computed.
-    pub found_tokens: usize,
+    pub queried_tokens: usize,
+    /// Of these, tokens that were in the prefix cache.
+    pub cached_tokens: usize,
 }
 
 /// Whether a sequence gives its pages up to one that was opened as the given number.
@@ -170,7 +170,7 @@ fn make_room(
     let opened = sequences[&number].opened;
     loop {
         // What others hold in common with it, they no longer do once they give it up.
-        let needed = cache.pool().needed(&sequences[&number].table, tokens.start, tokens.end);
+        let needed = cache.pool().needed(&sequences[&number].page_table, tokens.start, tokens.end);
         if cache.pool().available() >= needed + spare {
             return true;
         }

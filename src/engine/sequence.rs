@@ -1,10 +1,10 @@
-//! One sequence: its tokens and positions, how many of them are in pages, how it draws and when it stops.
+//! One sequence: its tokens and positions, how many of them are in pages, how it samples and when it stops.
 
 use std::sync::Arc;
 
 use super::kv_cache::{PagePool, PageTable};
 use super::prefix::Block;
-use super::request::{Opening, Sampled, StopReason, Stops};
+use super::request::{GenerateRequest, Sampled, StopReason, Stops};
 use super::sampling::Sampler;
 use super::sampling::adaptive_temperature::AdaptiveState;
 use super::sampling::constraints::Constrained;
@@ -18,14 +18,14 @@ use crate::prompt::{Grid, PositionCursor, PreparedImage};
 /// An open sequence.
 #[derive(Debug)]
 pub struct Sequence {
-    /// Tokens: prompt, drawn, observed.
+    /// Tokens: prompt, sampled, observed.
     pub ids: Vec<u32>,
     /// Their 3-D positions.
     pub positions: Vec<[u32; 3]>,
     /// How many of them have keys and values in pages.
     pub computed: usize,
-    /// The pages.
-    pub table: PageTable,
+    /// Pages that hold its keys and values, in order.
+    pub page_table: PageTable,
     /// Images and the token at which each begins.
     pub images: Vec<PlacedImage>,
     /// Its part in computing the prompt that it has in common with its group.
@@ -34,10 +34,10 @@ pub struct Sequence {
     pub group: u64,
     /// How many sequences were opened before it.
     pub opened: u64,
-    /// How many of the likeliest tokens are told beside each drawn one.
-    pub likeliest: usize,
-    /// Whether under the distribution that is drawn from.
-    pub likeliest_processed: bool,
+    /// How many of the likeliest tokens are told beside each sampled one.
+    pub top_logprobs: usize,
+    /// Whether under the distribution that is sampled from.
+    pub top_logprobs_processed: bool,
     pub(super) sampler: Sampler,
     pub(super) drafter: Drafter,
     cursor: PositionCursor,
@@ -52,7 +52,7 @@ pub struct Sequence {
 /// What an open sequence does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SequenceState {
-    /// It computes and draws.
+    /// It computes and samples.
     Running,
     /// It computes the prompt for others of its group, or waits for it.
     Beginning,
@@ -71,63 +71,63 @@ pub enum PromptRole {
     Alone,
     /// This sequence does, and others wait for it.
     Leads,
-    /// Another does.
+    /// Another sequence computes it, and this one waits.
     Waits,
 }
 
 /// An image in a sequence.
 #[derive(Clone, Debug)]
 pub struct PlacedImage {
-    /// The image.
+    /// The image, cut into patches.
     pub image: Arc<PreparedImage>,
     /// Its first placeholder.
     pub start: usize,
-    /// Its placeholders.
+    /// How many placeholders it has.
     pub tokens: usize,
 }
 
 impl Sequence {
-    /// A running sequence with nothing computed; `counter` stands for it in the random draws.
+    /// A running sequence with nothing computed; `counter` stands for it in the random numbers.
     pub fn open(
-        opening: &Opening,
+        request: &GenerateRequest,
         counter: u64,
         config: &Config,
         (group, opened): (u64, u64),
     ) -> Result<Sequence, PositionError> {
-        let adaptive = opening.adaptive.clone().map(AdaptiveState::new);
-        let constrained = (!opening.constraints.is_empty())
-            .then(|| Constrained::new(&opening.constraints, &opening.stops.token_ids, config.vocab));
+        let adaptive = request.adaptive.clone().map(AdaptiveState::new);
+        let constrained = (!request.constraints.is_empty())
+            .then(|| Constrained::new(&request.constraints, &request.stops.token_ids, config.vocab));
         let mut sequence = Sequence {
             ids: Vec::new(),
             positions: Vec::new(),
             computed: 0,
-            table: PageTable::default(),
+            page_table: PageTable::default(),
             images: Vec::new(),
             prompt_role: PromptRole::Alone,
             group,
             opened,
-            likeliest: opening.likeliest,
-            likeliest_processed: opening.likeliest_processed,
-            sampler: Sampler::new(&opening.sampling, adaptive, constrained, opening.seed, counter, config.vocab),
+            top_logprobs: request.top_logprobs,
+            top_logprobs_processed: request.top_logprobs_processed,
+            sampler: Sampler::new(&request.sampling, adaptive, constrained, request.seed, counter, config.vocab),
             drafter: Drafter::default(),
             cursor: PositionCursor::new(config.vision.merge, config.image_pad),
             matcher: StopMatcher::default(),
-            stops: opening.stops.clone(),
-            prompt_tokens: opening.token_ids.len(),
+            stops: request.stops.clone(),
+            prompt_tokens: request.token_ids.len(),
             turn_tokens: 0,
             is_running: true,
             is_paused: false,
         };
-        sequence.extend(&opening.token_ids, &opening.images, config)?;
+        sequence.extend(&request.token_ids, &request.images, config)?;
         Ok(sequence)
     }
 
-    /// Adds tokens that the model did not draw, and lets the sequence run.
+    /// Adds tokens that the model did not sample, and lets the sequence run.
     pub fn append(&mut self, ids: &[u32], images: &[Arc<PreparedImage>], config: &Config) -> Result<(), PositionError> {
         self.extend(ids, images, config)?;
         self.sampler.interrupt();
         self.matcher.clear();
-        self.drafter.forget_guess();
+        self.drafter.drop_draft();
         self.turn_tokens = 0;
         self.is_running = true;
         Ok(())
@@ -154,13 +154,13 @@ impl Sequence {
         Ok(())
     }
 
-    /// Takes a drawn token; the reason to stop, if it is one.
+    /// Takes a sampled token; the reason to stop, if it is one.
     pub fn accept(&mut self, token: Sampled, bytes: &[u8], config: &Config) -> Option<StopReason> {
         self.ids.push(token.id);
         self.sampler.see(&[token.id]);
         self.sampler.read_own(token.id, bytes);
         self.turn_tokens += 1;
-        self.positions.extend(self.cursor.extend(&[token.id]).expect("drawn tokens are text"));
+        self.positions.extend(self.cursor.extend(&[token.id]).expect("sampled tokens are text"));
         let stopped_by = self.matcher.read(bytes, &self.stops.strings).filter(|_| self.sampler.may_end());
         let reason = if let Some(index) = stopped_by {
             Some(StopReason::Text(index))
@@ -184,15 +184,15 @@ impl Sequence {
         self.is_running = false;
     }
 
-    /// Guesses what is drawn next: text of no meaning to the engine, and so much that the model can still draw one behind it. Nothing under
-    /// a grammar, where each draw wants a mask of its own.
-    pub fn guess(&mut self, tokens_max: usize, config: &Config, is_special: impl Fn(u32) -> bool) {
+    /// Drafts what is sampled next: text of no meaning to the engine, and so much that the model can still sample one behind it. Nothing under
+    /// a grammar, where each sample wants a mask of its own.
+    pub fn propose_draft(&mut self, tokens_max: usize, config: &Config, is_special: impl Fn(u32) -> bool) {
         let turn = self.stops.turn_tokens.saturating_sub(self.turn_tokens);
         let total = self.stops.total_tokens.saturating_sub(self.completion_tokens());
         let context = config.context_tokens.saturating_sub(self.ids.len());
         let room = if self.sampler.has_grammar() { 0 } else { turn.min(total).min(context).saturating_sub(1) };
         let may_draft = |id| !is_special(id) && !self.stops.token_ids.contains(&id);
-        self.drafter.look(&self.ids, tokens_max.min(room), config.image_pad, may_draft);
+        self.drafter.propose(&self.ids, tokens_max.min(room), config.image_pad, may_draft);
     }
 
     /// The positions of drafted tokens.
@@ -203,12 +203,12 @@ impl Sequence {
     /// Its first `computed` tokens have keys and values, and full pages can be found by others.
     pub fn settle(&mut self, computed: usize, pool: &mut PagePool) {
         self.computed = computed;
-        self.keep_full_pages(pool);
+        self.insert_full_pages(pool);
     }
 
-    /// Gives pages back that are behind what is computed.
-    pub fn give_spare_pages_back(&mut self, pool: &mut PagePool) {
-        pool.cut(&mut self.table, self.computed.div_ceil(PAGE_TOKENS));
+    /// Frees pages that are behind what is computed.
+    pub fn free_spare_pages(&mut self, pool: &mut PagePool) {
+        pool.cut(&mut self.page_table, self.computed.div_ceil(PAGE_TOKENS));
     }
 
     /// Tokens that the next forward could compute.
@@ -222,30 +222,30 @@ impl Sequence {
 
     /// Whether it takes up pages.
     pub fn has_pages(&self) -> bool {
-        !self.table.pages().is_empty()
+        !self.page_table.pages().is_empty()
     }
 
-    /// Takes the pages of what others computed of its beginning, all but the last token at most: the next is drawn from there.
-    pub fn find_prefix(&mut self, pool: &mut PagePool) {
-        let mut table = std::mem::take(&mut self.table);
+    /// Takes the pages of its longest cached prefix, all but the last token at most: the next is sampled from there.
+    pub fn match_prefix(&mut self, pool: &mut PagePool) {
+        let mut page_table = std::mem::take(&mut self.page_table);
         let pages = (self.ids.len() - 1) / PAGE_TOKENS;
-        self.computed = pool.find(&mut table, (0..pages).map(|page| self.block(page))) * PAGE_TOKENS;
-        self.table = table;
+        self.computed = pool.match_prefix(&mut page_table, (0..pages).map(|page| self.block(page))) * PAGE_TOKENS;
+        self.page_table = page_table;
     }
 
-    /// Lets others find the pages that are full.
-    fn keep_full_pages(&mut self, pool: &mut PagePool) {
-        let mut table = std::mem::take(&mut self.table);
-        while (table.kept() + 1) * PAGE_TOKENS <= self.computed {
-            let block = self.block(table.kept());
-            pool.keep(&mut table, block);
+    /// Inserts the pages that are full into the prefix cache.
+    fn insert_full_pages(&mut self, pool: &mut PagePool) {
+        let mut page_table = std::mem::take(&mut self.page_table);
+        while (page_table.cached() + 1) * PAGE_TOKENS <= self.computed {
+            let block = self.block(page_table.cached());
+            pool.insert(&mut page_table, block);
         }
-        self.table = table;
+        self.page_table = page_table;
     }
 
     /// Gives all pages up; it begins anew when it gets others.
     pub fn release(&mut self, pool: &mut PagePool) {
-        pool.release(&mut self.table);
+        pool.release(&mut self.page_table);
         self.computed = 0;
     }
 

@@ -25,10 +25,10 @@ const UNSCORED: &str = "unscored";
 /// Lines that cannot be scored.
 #[derive(Debug, Error)]
 pub enum PredictionError {
-    /// Their file.
+    /// The file cannot be read as JSON lines.
     #[error(transparent)]
     Lines(#[from] LinesError),
-    /// A line.
+    /// A line that cannot be scored.
     #[error("line {line}: {problem}")]
     Line {
         /// The line, from 1.
@@ -41,11 +41,11 @@ pub enum PredictionError {
 /// What one reward said of all lines.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Column {
-    /// The reward.
+    /// The reward's registered name.
     pub name: &'static str,
     /// Lines with a score.
     pub scored: usize,
-    /// Lines without.
+    /// Lines without a score.
     pub unscored: usize,
     /// Sum of the scores.
     pub sum: f64,

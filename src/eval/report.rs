@@ -12,11 +12,11 @@ const ANSWER: &str = "answer";
 /// What the transcripts of some tasks amount to. A mean over nothing is NaN, in JSON null.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
 pub struct Report {
-    /// Transcripts.
+    /// Transcripts in all, scored or not.
     pub count: usize,
     /// Those with a total reward.
     pub scored: usize,
-    /// Those without.
+    /// Those without a total reward.
     pub unscored: usize,
     /// Mean total reward of the scored.
     pub reward: f64,
@@ -40,15 +40,15 @@ pub struct Report {
     pub tool_success: f64,
     /// Mean tokens after the prompt, of the transcripts that ran.
     pub tokens: f64,
-    /// The fewest.
+    /// The fewest tokens after the prompt, of the transcripts that ran.
     pub tokens_min: f64,
-    /// The most.
+    /// The most tokens after the prompt, of the transcripts that ran.
     pub tokens_max: f64,
     /// Mean number of the model's turns: stretches of its own tokens between observations.
     pub turns: f64,
-    /// The fewest.
+    /// The fewest turns of the model, of the transcripts that ran.
     pub turns_min: f64,
-    /// The most.
+    /// The most turns of the model, of the transcripts that ran.
     pub turns_max: f64,
     /// How often each end came, by name.
     pub ends: Vec<(&'static str, usize)>,

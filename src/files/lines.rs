@@ -19,9 +19,9 @@ pub const MESSAGES_MAX: usize = 1 << 14;
 /// The bounds of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LineBounds {
-    /// Most bytes.
+    /// Most bytes of a line, its line feed included.
     pub bytes: u64,
-    /// Most values.
+    /// Most JSON values of a line, as [`count_values`] counts them.
     pub values: usize,
 }
 
@@ -40,18 +40,18 @@ pub fn count_values(json: &[u8]) -> usize {
 /// A file of JSON lines that cannot be read on.
 #[derive(Debug, thiserror::Error)]
 pub enum LinesError {
-    /// The file.
+    /// The file cannot be opened or read.
     #[error("cannot read {}: {source}; give a file of JSON lines", path.display())]
     Read {
-        /// The file.
+        /// The file as the caller names it.
         path: PathBuf,
-        /// Why.
+        /// What the system said.
         source: io::Error,
     },
     /// It holds something else.
     #[error("{}: {problem}", path.display())]
     Foreign {
-        /// The file.
+        /// The file as the caller names it.
         path: PathBuf,
         /// What it is, and the remedy.
         problem: &'static str,
@@ -59,7 +59,7 @@ pub enum LinesError {
     /// A line is out of all bounds.
     #[error("{}:{line}: the line has more than {what}; write one object a line, and name pictures by their paths", path.display())]
     TooLong {
-        /// The file.
+        /// The file as the caller names it.
         path: PathBuf,
         /// The line, from 1.
         line: usize,

@@ -2,7 +2,7 @@
 
 use super::block::Paging;
 use super::config::Config;
-use super::rotation::language_rotation;
+use super::cos_sin::language_cos_sin;
 use crate::ops::attention::{PAGE_TOKENS, Packed};
 use crate::ops::{Backend, Dtype, Host, Tensor};
 
@@ -32,7 +32,7 @@ pub struct BatchPages {
     /// `page · PAGE_TOKENS + offset` of each token, `[T]`.
     pub slots: Vec<usize>,
     /// Each sequence's pages in order.
-    pub tables: Vec<Vec<u32>>,
+    pub page_tables: Vec<Vec<u32>>,
     /// Each sequence's tokens so far, this batch's included.
     pub lengths: Vec<usize>,
     /// Columns that the tables have on the backend, if no sequence needs more.
@@ -43,7 +43,7 @@ pub struct BatchPages {
 #[derive(Debug)]
 pub struct BatchTensors {
     pub(super) ids: Tensor,
-    pub(super) rotation: Tensor,
+    pub(super) cos_sin: Tensor,
     pub(super) bounds: Tensor,
     prefixes: Option<Tensor>,
     pub(super) image_index: Option<Tensor>,
@@ -55,7 +55,7 @@ pub struct BatchTensors {
 #[derive(Debug)]
 struct PageTensors {
     slots: Tensor,
-    tables: Tensor,
+    page_tables: Tensor,
     lengths: Tensor,
 }
 
@@ -75,7 +75,7 @@ impl Batch {
             self.positions.push([0; 3]);
             self.bounds.push(self.ids.len());
             pages.slots.push(scratch as usize * PAGE_TOKENS + added);
-            pages.tables.push(vec![scratch]);
+            pages.page_tables.push(vec![scratch]);
             pages.lengths.push(1);
         }
     }
@@ -84,19 +84,21 @@ impl Batch {
     pub fn upload(&self, config: &Config, backend: &dyn Backend) -> BatchTensors {
         let tokens = self.tokens();
         assert_eq!(self.positions.len(), tokens, "a position for each token");
-        let rotation = language_rotation(config, &self.positions);
+        let cos_sin = language_cos_sin(config, &self.positions);
         let prefix = |prefix: &Option<usize>| prefix.map_or(-1, |prefix| prefix as i32);
         let optional = |values: Vec<i32>| (!values.is_empty()).then(|| backend.indices(&values));
         BatchTensors {
             ids: backend.indices(&indices(&self.ids)),
-            rotation: backend.upload(Host::F32(&rotation), &[tokens, config.heads.head_dim], Dtype::F32),
+            cos_sin: backend.upload(Host::F32(&cos_sin), &[tokens, config.heads.head_dim], Dtype::F32),
             bounds: backend.indices(&indices(&self.bounds)),
             prefixes: optional(self.prefixes.iter().map(prefix).collect()),
             image_index: optional(self.image_index.clone()),
             rows: self.rows.as_deref().map(|rows| backend.indices(&indices(rows))),
             pages: self.pages.as_ref().map(|pages| PageTensors {
                 slots: backend.indices(&indices(&pages.slots)),
-                tables: backend.indices(&pages.flat_tables()).reshape(&[pages.tables.len(), pages.width()]),
+                page_tables: backend
+                    .indices(&pages.flat_page_tables())
+                    .reshape(&[pages.page_tables.len(), pages.width()]),
                 lengths: backend.indices(&indices(&pages.lengths)),
             }),
         }
@@ -104,17 +106,17 @@ impl Batch {
 
     /// Writes the batch over tensors of one of the same sizes, without prefixes, images and rows to choose.
     pub fn overwrite(&self, tensors: &mut BatchTensors, config: &Config, backend: &dyn Backend) {
-        let BatchTensors { ids, rotation, bounds, prefixes: None, image_index: None, rows: None, pages: Some(pages) } =
+        let BatchTensors { ids, cos_sin, bounds, prefixes: None, image_index: None, rows: None, pages: Some(pages) } =
             tensors
         else {
             panic!("only plain paged batches are overwritten")
         };
         let own = self.pages.as_ref().expect("a paged batch over a paged batch");
         backend.overwrite(ids, Host::I32(&indices(&self.ids)));
-        backend.overwrite(rotation, Host::F32(&language_rotation(config, &self.positions)));
+        backend.overwrite(cos_sin, Host::F32(&language_cos_sin(config, &self.positions)));
         backend.overwrite(bounds, Host::I32(&indices(&self.bounds)));
         backend.overwrite(&mut pages.slots, Host::I32(&indices(&own.slots)));
-        backend.overwrite(&mut pages.tables, Host::I32(&own.flat_tables()));
+        backend.overwrite(&mut pages.page_tables, Host::I32(&own.flat_page_tables()));
         backend.overwrite(&mut pages.lengths, Host::I32(&indices(&own.lengths)));
     }
 }
@@ -125,22 +127,22 @@ impl BatchTensors {
     }
 
     pub(super) fn paging(&self) -> Paging<'_> {
-        let PageTensors { slots, tables, lengths } = self.pages.as_ref().expect("a batch with pages");
-        Paging { slots, bounds: &self.bounds, tables, lengths }
+        let PageTensors { slots, page_tables, lengths } = self.pages.as_ref().expect("a batch with pages");
+        Paging { slots, bounds: &self.bounds, page_tables, lengths }
     }
 }
 
 impl BatchPages {
     /// Columns of the tables on the backend.
     pub fn width(&self) -> usize {
-        self.tables.iter().map(Vec::len).max().unwrap_or(0).max(self.width_min)
+        self.page_tables.iter().map(Vec::len).max().unwrap_or(0).max(self.width_min)
     }
 
-    fn flat_tables(&self) -> Vec<i32> {
+    fn flat_page_tables(&self) -> Vec<i32> {
         let width = self.width();
-        let mut flat = vec![0i32; self.tables.len() * width];
-        for (row, table) in flat.chunks_mut(width.max(1)).zip(&self.tables) {
-            for (to, &page) in row.iter_mut().zip(table) {
+        let mut flat = vec![0i32; self.page_tables.len() * width];
+        for (row, page_table) in flat.chunks_mut(width.max(1)).zip(&self.page_tables) {
+            for (to, &page) in row.iter_mut().zip(page_table) {
                 *to = page as i32;
             }
         }

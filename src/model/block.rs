@@ -23,14 +23,14 @@ pub struct Residual {
 /// What is the same for all blocks of a tower.
 #[derive(Clone, Copy, Debug)]
 pub struct Tower<'a> {
-    /// Head layout.
+    /// Heads of a qkv row: their numbers and width.
     pub heads: Heads,
     /// Epsilon of the norms.
     pub norm_epsilon: f32,
     /// The MLP's activation: GELU, or SwiGLU where absent.
     pub gelu: Option<GeluForm>,
     /// F32 `[T, head_dim]`: cosines, then sines.
-    pub rotation: &'a Tensor,
+    pub cos_sin: &'a Tensor,
 }
 
 /// What backward needs of one block.
@@ -58,7 +58,7 @@ pub fn block_forward(
     let backend = compute.backend;
     let normed1 = compute.norm_forward(ids.norm1, residual, tower.norm_epsilon);
     let mut qkv = compute.linear_forward(&normed1.0, ids.qkv);
-    backend.rope_forward(&mut qkv, tower.heads, tower.rotation, None);
+    backend.rope_forward(&mut qkv, tower.heads, tower.cos_sin, None);
     let (o, lse) = backend.attention_forward(&qkv, tower.heads, keys);
     finish(compute, ids, tower, normed1, qkv, (o, lse))
 }
@@ -76,22 +76,22 @@ pub fn block_forward_paged(
     let normed1 = compute.norm_forward(ids.norm1, residual, tower.norm_epsilon);
     let mut qkv = compute.linear_forward(&normed1.0, ids.qkv);
     let write = PageWrite { pages: &mut *pages, slots: paging.slots };
-    backend.rope_forward(&mut qkv, tower.heads, tower.rotation, Some(write));
-    let Paging { bounds, tables, lengths, .. } = paging;
-    let attended = backend.attention_forward(&qkv, tower.heads, Keys::Paged { pages, bounds, tables, lengths });
+    backend.rope_forward(&mut qkv, tower.heads, tower.cos_sin, Some(write));
+    let Paging { bounds, page_tables, lengths, .. } = paging;
+    let attended = backend.attention_forward(&qkv, tower.heads, Keys::Paged { pages, bounds, page_tables, lengths });
     finish(compute, ids, tower, normed1, qkv, attended).0
 }
 
 /// Uploaded indices of a paged batch (see [`Keys::Paged`] and [`PageWrite`]).
 #[derive(Clone, Copy, Debug)]
 pub struct Paging<'a> {
-    /// I32 `[T]`.
+    /// I32 `[T]`: the page slot that each token's keys and values go to.
     pub slots: &'a Tensor,
     /// I32 `[sequences + 1]`.
     pub bounds: &'a Tensor,
     /// I32 `[sequences, pages_max]`.
-    pub tables: &'a Tensor,
-    /// I32 `[sequences]`.
+    pub page_tables: &'a Tensor,
+    /// I32 `[sequences]`: tokens of each so far, those of this batch included.
     pub lengths: &'a Tensor,
 }
 
@@ -138,7 +138,7 @@ pub fn block_backward(
     let dresidual = compute.norm_backward(gradients, ids.norm2, &dy2, Some(&dresidual), &saved.norm2);
     let d_o = compute.linear_backward(gradients, &dresidual, &saved.o, ids.output);
     let mut dqkv = backend.attention_backward(&d_o, &saved.qkv, &saved.o, &saved.lse, tower.heads, segments);
-    backend.rope_backward(&mut dqkv, tower.heads, tower.rotation);
+    backend.rope_backward(&mut dqkv, tower.heads, tower.cos_sin);
     let dy1 = compute.linear_backward(gradients, &dqkv, &saved.y1, ids.qkv);
     compute.norm_backward(gradients, ids.norm1, &dy1, Some(&dresidual), &saved.norm1)
 }

@@ -11,7 +11,7 @@ use crate::ops::{Backend, Tensor};
 pub struct Compute<'a> {
     /// Where it is computed.
     pub backend: &'a dyn Backend,
-    /// Bf16 tensors.
+    /// All parameters, as Bf16 tensors.
     pub weights: &'a Parameters<Tensor>,
 }
 
@@ -22,7 +22,7 @@ pub struct NormSaved {
     pub h: Arc<Tensor>,
     /// Means, for LayerNorm; F32 `[T]`.
     mean: Option<Tensor>,
-    /// F32 `[T]`.
+    /// Reciprocals of the standard deviation, for RMSNorm of the root mean square; F32 `[T]`.
     rstd: Tensor,
 }
 

@@ -63,7 +63,7 @@ pub struct Config {
 /// The vision tower's part of [`Config`].
 #[derive(Clone, PartialEq, Debug)]
 pub struct VisionConfig {
-    /// Width.
+    /// Width of the tower's residual stream.
     pub dim: usize,
     /// Width of its MLP.
     pub hidden: usize,
@@ -100,17 +100,17 @@ pub enum ConfigError {
     /// The file cannot be read.
     #[error("cannot read {path}: {source}; a checkpoint folder needs a config.json")]
     Read {
-        /// The file.
+        /// The config.json that was looked for.
         path: String,
-        /// Why.
+        /// What the system said.
         source: std::io::Error,
     },
-    /// Not JSON.
+    /// The file is not JSON.
     #[error("{path} is not valid JSON: {source}; copy it again from the checkpoint")]
     Json {
-        /// The file.
+        /// The config.json that was read.
         path: String,
-        /// Why.
+        /// Where the parser stopped, and why.
         source: serde_json::Error,
     },
     /// An architecture that is not implemented.
@@ -122,7 +122,7 @@ pub enum ConfigError {
     /// A key is missing or has a wrong type.
     #[error("config key `{key}` is {found}; it must be {expected}: take config.json from the checkpoint again")]
     Key {
-        /// The key.
+        /// The key after the objects that it stands in, such as `vision_config.depth`.
         key: String,
         /// Its value, or that it is missing.
         found: String,
@@ -195,7 +195,7 @@ impl Config {
         config.check(vision, text.find("head_dim").is_some())
     }
 
-    /// Tokens that stand for images and videos, as far as the vocabulary has them. They are read and never drawn: a drawn one would stand for
+    /// Tokens that stand for images and videos, as far as the vocabulary has them. They are read and never sampled: a sampled one would stand for
     /// a picture that does not exist.
     pub fn placeholders(&self) -> Vec<u32> {
         let mut ids = vec![self.image_pad, self.video_pad];
@@ -417,7 +417,6 @@ pub fn read(dir: &Path) -> Result<Value, ConfigError> {
 /// Looks keys up in one object of the file.
 #[derive(Clone, Copy)]
 pub(super) struct Keys<'a> {
-    /// The object.
     pub object: &'a Map<String, Value>,
     /// What stands before its keys in messages.
     pub place: &'a str,

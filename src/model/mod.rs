@@ -7,7 +7,7 @@ pub mod compute;
 pub mod config;
 pub mod parameters;
 pub mod rope;
-pub mod rotation;
+pub mod cos_sin;
 pub mod vision;
 
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::ops::{Backend, Dtype, Host, Tensor};
 /// The architecture on a backend; weights are passed in.
 #[derive(Clone)]
 pub struct Model {
-    /// Shapes.
+    /// Sizes and constants, as config.json gives them.
     pub config: Config,
     /// Names and shapes of the parameters.
     pub layout: Layout,
@@ -53,7 +53,7 @@ enum LayerSaved {
 /// How much a training forward keeps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Keep {
-    /// Everything.
+    /// All that backward needs.
     Activations,
     /// Each layer's input only: less memory, one more forward.
     LayerInputs,
@@ -87,7 +87,7 @@ impl Model {
         pages: &mut [Tensor],
     ) -> Tensor {
         let compute = self.compute(weights);
-        let (tower, paging) = (self.tower(&inputs.rotation), inputs.paging());
+        let (tower, paging) = (self.tower(&inputs.cos_sin), inputs.paging());
         let mut residual = self.embed(compute, inputs, images);
         for (ids, pages) in self.layout.layers.iter().zip(pages) {
             residual = block_forward_paged(compute, ids, tower, residual, pages, paging);
@@ -106,7 +106,7 @@ impl Model {
     ) -> (Tensor, Activations) {
         let compute = self.compute(weights);
         let inputs = batch.upload(&self.config, compute.backend);
-        let tower = self.tower(&inputs.rotation);
+        let tower = self.tower(&inputs.cos_sin);
         let mut residual = self.embed(compute, &inputs, images);
         let mut layers = Vec::with_capacity(self.layout.layers.len());
         for ids in &self.layout.layers {
@@ -149,7 +149,7 @@ impl Model {
         let backend = compute.backend;
         let Activations { inputs, layers, norm } = activations;
         assert_eq!(layers.len(), self.layout.layers.len(), "backward needs a forward that kept its layers");
-        let tower = self.tower(&inputs.rotation);
+        let tower = self.tower(&inputs.cos_sin);
         let spread = inputs.rows.as_ref().map(|rows| backend.gather_rows_backward(dh, rows, norm.h.rows()));
         let dy = spread.as_ref().unwrap_or(dh);
         let mut dresidual = compute.norm_backward(gradients, self.layout.norm, dy, None, &norm);
@@ -187,8 +187,8 @@ impl Model {
         Compute { backend: &*self.backend, weights: &weights.values }
     }
 
-    fn tower<'a>(&self, rotation: &'a Tensor) -> Tower<'a> {
-        Tower { heads: self.config.heads, norm_epsilon: self.config.norm_epsilon, gelu: None, rotation }
+    fn tower<'a>(&self, cos_sin: &'a Tensor) -> Tower<'a> {
+        Tower { heads: self.config.heads, norm_epsilon: self.config.norm_epsilon, gelu: None, cos_sin }
     }
 
     fn embed(&self, compute: Compute<'_>, inputs: &BatchTensors, images: Option<&Tensor>) -> Residual {

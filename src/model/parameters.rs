@@ -19,7 +19,7 @@ pub struct Id(usize);
 /// The policy. Generation borrows it; only an update changes it.
 #[derive(Debug)]
 pub struct Weights {
-    /// Bf16 tensors.
+    /// A Bf16 tensor for each parameter.
     pub values: Parameters<Tensor>,
     /// Moves with every update; cached keys and values of another version are void.
     pub version: u64,
@@ -134,7 +134,7 @@ impl<T> IndexMut<Id> for Parameters<T> {
 pub struct Affine {
     /// The matrix, or a norm's scale.
     pub weight: Id,
-    /// The offset.
+    /// The offset `[n]`; `None` where the weight stands alone.
     pub bias: Option<Id>,
 }
 
@@ -162,7 +162,7 @@ pub struct Layout {
     pub specs: Vec<Spec>,
     /// Token embedding `[vocab, dim]`.
     pub embed: Id,
-    /// Decoder layers.
+    /// One for each decoder layer, in order.
     pub layers: Vec<BlockIds>,
     /// The final norm.
     pub norm: Affine,
@@ -170,7 +170,7 @@ pub struct Layout {
     pub head: Id,
     /// Vision tower: patch embedding, blocks, merger.
     pub patch_embed: Id,
-    /// Vision blocks.
+    /// One for each block of the vision tower, in order.
     pub blocks: Vec<BlockIds>,
     /// The merger's norm, first and second matrix.
     pub merger: [Affine; 3],
@@ -203,8 +203,8 @@ impl Layout {
         &self.specs[id.0]
     }
 
-    /// Matrices that rows are multiplied by: all but an embedding that is no head.
-    pub fn factors(&self) -> impl Iterator<Item = &Spec> {
+    /// Weights of matrix products: all but an embedding that is no head.
+    pub fn matmul_weights(&self) -> impl Iterator<Item = &Spec> {
         let is_embedding = |id: usize| Id(id) == self.embed && self.embed != self.head;
         let matrices = self.specs.iter().enumerate().filter(|(_, spec)| spec.role == Role::Matrix);
         matrices.filter(move |(id, _)| !is_embedding(*id)).map(|(_, spec)| spec)

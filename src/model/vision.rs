@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::Model;
 use super::block::{BlockSaved, Residual, Tower, block_backward, block_forward};
 use super::compute::NormSaved;
+use super::cos_sin::vision_cos_sin;
 use super::parameters::{Gradients, Weights};
-use super::rotation::vision_rotation;
 use crate::ops::attention::{Keys, Packed};
 use crate::ops::gelu::GeluForm;
 use crate::ops::patch_embed::PixelScale;
@@ -37,7 +37,7 @@ pub struct TowerSaved {
 struct Inputs {
     pixels: Tensor,
     scale: PixelScale,
-    rotation: Tensor,
+    cos_sin: Tensor,
     full_bounds: Tensor,
     window_bounds: Tensor,
     /// Where each merge unit of the patch order stands among the blocks' outputs.
@@ -48,7 +48,7 @@ struct Inputs {
 #[derive(Debug)]
 pub struct MergerSaved {
     norm: NormSaved,
-    units: Tensor,
+    unmerged_features: Tensor,
     hidden: Tensor,
     activated: Tensor,
 }
@@ -65,7 +65,7 @@ impl Model {
         let compute = self.compute(weights);
         let backend = compute.backend;
         let inputs = self.vision_inputs(images);
-        let tower = self.vision_tower(&inputs.rotation);
+        let tower = self.vision_tower(&inputs.cos_sin);
         let embedded =
             backend.patch_embed_forward(&inputs.pixels, &inputs.scale, &compute.weights[self.layout.patch_embed]);
         let mut residual = Residual { h: Arc::new(embedded), add: None };
@@ -82,26 +82,26 @@ impl Model {
         }
         let patches = self.config.vision.merge * self.config.vision.merge;
         let shape = [sum.rows() / patches, patches * sum.cols()];
-        let units = backend.gather_rows(&sum.reshape(&shape), &inputs.unit_index);
-        (units, is_trained.then_some(TowerSaved { inputs, blocks }))
+        let unmerged_features = backend.gather_rows(&sum.reshape(&shape), &inputs.unit_index);
+        (unmerged_features, is_trained.then_some(TowerSaved { inputs, blocks }))
     }
 
-    /// Rows of the language model for each image token, Activation `[units, dim]`, from the tower's units.
-    pub fn merger_forward(&self, weights: &Weights, units: &Tensor) -> (Tensor, MergerSaved) {
+    /// Rows of the language model for each image token, Activation `[units, dim]`, from the tower's unmerged features.
+    pub fn merger_forward(&self, weights: &Weights, unmerged_features: &Tensor) -> (Tensor, MergerSaved) {
         let compute = self.compute(weights);
         let [norm, first, second] = self.layout.merger;
         let width = self.config.vision.dim;
-        let patches = compute.backend.duplicate(units).reshape(&[units.len() / width, width]);
+        let patches = compute.backend.duplicate(unmerged_features).reshape(&[unmerged_features.len() / width, width]);
         let residual = Residual { h: Arc::new(patches), add: None };
         let (y, norm) = compute.norm_forward(norm, residual, NORM_EPSILON);
-        let units = y.reshape(units.shape());
-        let hidden = compute.linear_forward(&units, first);
+        let unmerged_features = y.reshape(unmerged_features.shape());
+        let hidden = compute.linear_forward(&unmerged_features, first);
         let activated = compute.backend.gelu_forward(&hidden, GeluForm::Erf);
         let rows = compute.linear_forward(&activated, second);
-        (rows, MergerSaved { norm, units, hidden, activated })
+        (rows, MergerSaved { norm, unmerged_features, hidden, activated })
     }
 
-    /// Adds the gradients of the merger's trained parameters; returns that of its units.
+    /// Adds the gradients of the merger's trained parameters; returns that of its unmerged features.
     pub fn merger_backward(
         &self,
         weights: &Weights,
@@ -113,18 +113,18 @@ impl Model {
         let [norm, first, second] = self.layout.merger;
         let dactivated = compute.linear_backward(gradients, drows, &saved.activated, second);
         let dhidden = compute.backend.gelu_backward(&dactivated, &saved.hidden, GeluForm::Erf);
-        let dunits = compute.linear_backward(gradients, &dhidden, &saved.units, first);
-        let dy = dunits.reshape(saved.norm.h.shape());
+        let dfeatures = compute.linear_backward(gradients, &dhidden, &saved.unmerged_features, first);
+        let dy = dfeatures.reshape(saved.norm.h.shape());
         let dpatches = compute.norm_backward(gradients, norm, &dy, None, &saved.norm);
-        dpatches.reshape(saved.units.shape())
+        dpatches.reshape(saved.unmerged_features.shape())
     }
 
     /// Adds the gradients of the tower's trained parameters.
-    pub fn tower_backward(&self, weights: &Weights, gradients: &mut Gradients, saved: &TowerSaved, dunits: &Tensor) {
+    pub fn tower_backward(&self, weights: &Weights, gradients: &mut Gradients, saved: &TowerSaved, dfeatures: &Tensor) {
         let compute = self.compute(weights);
         let inputs = &saved.inputs;
-        let tower = self.vision_tower(&inputs.rotation);
-        let spread = compute.backend.gather_rows_backward(dunits, &inputs.unit_index, dunits.rows());
+        let tower = self.vision_tower(&inputs.cos_sin);
+        let spread = compute.backend.gather_rows_backward(dfeatures, &inputs.unit_index, dfeatures.rows());
         let mut dresidual = spread.reshape(&[inputs.pixels.rows(), self.config.vision.dim]);
         for (i, ids) in self.layout.blocks.iter().enumerate().rev() {
             let segments = self.vision_segments(inputs, i);
@@ -135,12 +135,12 @@ impl Model {
         }
     }
 
-    fn vision_tower<'a>(&self, rotation: &'a Tensor) -> Tower<'a> {
+    fn vision_tower<'a>(&self, cos_sin: &'a Tensor) -> Tower<'a> {
         Tower {
             heads: self.config.vision.head_layout(),
             norm_epsilon: NORM_EPSILON,
             gelu: self.config.vision.gelu,
-            rotation,
+            cos_sin,
         }
     }
 
@@ -183,11 +183,11 @@ impl Model {
         let full_bounds: Vec<i32> = image_bounds(&grids).into_iter().map(|b| b as i32).collect();
         let backend: &dyn Backend = &*self.backend;
         let head_dim = config.head_layout().head_dim;
-        let rotation = vision_rotation(head_dim, config.rope_theta, &positions);
+        let cos_sin = vision_cos_sin(head_dim, config.rope_theta, &positions);
         Inputs {
             pixels: backend.upload(Host::U8(&pixels), &[patches, values], Dtype::U8),
             scale: batch.scale,
-            rotation: backend.upload(Host::F32(&rotation), &[patches, head_dim], Dtype::F32),
+            cos_sin: backend.upload(Host::F32(&cos_sin), &[patches, head_dim], Dtype::F32),
             full_bounds: backend.indices(&full_bounds),
             window_bounds: backend.indices(&window_bounds),
             unit_index: backend.indices(&unit_index),

@@ -79,7 +79,7 @@ pub fn expect_shapes(w: &Tensor, remainder: &Tensor, m: &Moment, v: &Moment, dw:
 /// 1) are the negative ones, as in two's complement. bitsandbytes counts signed ones from the lowest, 129 less than here (modulo 256).
 #[derive(Debug)]
 pub struct CodeMap {
-    /// By code.
+    /// The number that each code stands for.
     values: [f32; 256],
     /// Where neighbours part: their midpoint, rounded to f32. A search tree: its root is 1, the children of node `i` are `2i` and `2i + 1`.
     nodes: [f32; 256],

@@ -32,7 +32,7 @@ pub trait Attention {
 /// The head layout of a qkv row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Heads {
-    /// Query heads.
+    /// Query heads, a multiple of `kv_heads`.
     pub heads: usize,
     /// Key and value heads; divides `heads`.
     pub kv_heads: usize,
@@ -77,8 +77,8 @@ pub enum Keys<'a> {
         /// I32 `[sequences + 1]`.
         bounds: &'a Tensor,
         /// I32 `[sequences, pages_max]`: page numbers in order; entries past a sequence's length are not read.
-        tables: &'a Tensor,
-        /// I32 `[sequences]`.
+        page_tables: &'a Tensor,
+        /// I32 `[sequences]`: tokens of each so far, those of this call included.
         lengths: &'a Tensor,
     },
 }

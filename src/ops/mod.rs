@@ -70,18 +70,18 @@ pub trait Buffers {
     fn memory(&self) -> Option<MemoryUse> {
         None
     }
-    /// Notes what `work` asks for instead of doing it, so that it can be done again and again; `None`, with nothing noted, where the
+    /// Captures what `work` asks for instead of doing it, so that it can be replayed; `None`, with nothing captured, where the
     /// device gains nothing by it. `work` neither uploads nor downloads. The tensors that it touches have to live, and to be changed in
     /// place only, until the last replay.
-    fn record(&self, work: &mut dyn FnMut() -> Tensor) -> Option<Box<dyn Recording>> {
+    fn capture(&self, work: &mut dyn FnMut() -> Tensor) -> Option<Box<dyn CapturedGraph>> {
         let _ = work;
         None
     }
 }
 
-/// Work that was noted down.
-pub trait Recording: Send + Sync {
-    /// Does it with the values that its tensors have now. The result is overwritten by the next replay.
+/// Work that was captured.
+pub trait CapturedGraph: Send + Sync {
+    /// Does the work with the values that its tensors have now. The result is overwritten by the next replay.
     fn replay(&self) -> &Tensor;
 }
 

@@ -3,17 +3,17 @@
 use super::Tensor;
 use super::attention::Heads;
 
-/// Rotation in halves (Su et al. 2021, as in Llama): with `c, s = rotation[t]`, for `i < head_dim / 2`,
+/// Rotation in halves (Su et al. 2021, as in Llama): with `c, s = cos_sin[t]`, for `i < head_dim / 2`,
 /// `q[i], q[i + head_dim/2] = q[i]·c[i] − q[i + head_dim/2]·s[i], q[i + head_dim/2]·c[i] + q[i]·s[i]`, the same for `k`.
 ///
 /// M-RoPE and the vision tower's 2-D rotary differ only in the angles, which the caller tabulates.
 pub trait Rope {
     /// Rotates the q and k heads of qkv in place: Activation `[T, (heads + 2 kv_heads) · head_dim]`, heads of q, then k, then v;
-    /// rotation F32 `[T, head_dim]`: cosines of the head_dim/2 angles, then sines. With `write`, rotated keys and values of each
+    /// cos_sin F32 `[T, head_dim]`: cosines of the head_dim/2 angles, then sines. With `write`, rotated keys and values of each
     /// token also go into its page slot.
-    fn rope_forward(&self, qkv: &mut Tensor, heads: Heads, rotation: &Tensor, write: Option<PageWrite<'_>>);
+    fn rope_forward(&self, qkv: &mut Tensor, heads: Heads, cos_sin: &Tensor, write: Option<PageWrite<'_>>);
     /// Rotates the gradient back, in place: the same with `−s`.
-    fn rope_backward(&self, dqkv: &mut Tensor, heads: Heads, rotation: &Tensor);
+    fn rope_backward(&self, dqkv: &mut Tensor, heads: Heads, cos_sin: &Tensor);
 }
 
 /// Where rotated keys and values go.

@@ -1,32 +1,33 @@
-//! Drawing the next token from logits.
+//! Sampling the next token from logits.
 
 use super::Tensor;
 
 /// Sampling with counter-based randomness.
 ///
-/// Order: repetition penalty, then bias and mask, then temperature, then top-k, top-p, min-p on what remains; the draw inverts the
+/// Order: repetition penalty, then bias and mask, then temperature, then top-k, top-p, min-p on what remains; sampling inverts the
 /// cumulative sum in descending probability (ties: lower id first) at `u = philox_uniform(seed, sequence, position)` (Salmon et al. 2011),
 /// so it depends on nothing else.
 /// At temperature 0 the token is the argmax after penalty, bias and mask (ties: lower id).
 ///
-/// `excluded` tokens, which the model reads and must not write, are never drawn, whatever bias and mask say. They are left out before
-/// anything else, for all rows alike: the tempered log-probability is over the others.
+/// `excluded` tokens, which the model reads and must not write, are never sampled, whatever bias and mask say. They are left out before
+/// anything else, for all rows alike: `logprob_at_temperature` is over the others.
 ///
-/// A token whose bias is minus infinity, or that the mask does not allow, is banned: it is never drawn, and no cut counts it. Where all
-/// are banned or excluded nothing can be drawn: `kept` is 0, which it never is otherwise, `processed` is minus infinity, and `token` says nothing.
+/// A token whose bias is minus infinity, or that the mask does not allow, is banned: it is never sampled, and no cut counts it. Where all
+/// are banned or excluded nothing can be sampled: `kept_mass` is 0, which it never is otherwise,
+/// `processed_logprob` is minus infinity, and `token` says nothing.
 pub trait Sample {
     /// `z = h wᵀ`: F32 `[N, V]`, by the arithmetic of [`super::token_logprob`]; h Activation `[N, D]`, w Bf16 `[V, D]`.
     fn logits(&self, h: &Tensor, w: &Tensor) -> Tensor;
-    /// logits F32 `[N, V]`; one [`Draw`] for each of the first rows; at most [`EXCLUDED_MAX`] different ids of the vocabulary are excluded.
-    fn sample(&self, logits: &Tensor, draws: &[Draw<'_>], excluded: &[u32]) -> Vec<Drawn>;
+    /// logits F32 `[N, V]`; one [`SamplingParams`] for each of the first rows; at most [`EXCLUDED_MAX`] different ids are excluded.
+    fn sample(&self, logits: &Tensor, row_params: &[SamplingParams<'_>], excluded: &[u32]) -> Vec<SampledToken>;
 }
 
 /// Ids that a call excludes at most: placeholders of images and of videos.
 pub const EXCLUDED_MAX: usize = 2;
 
-/// How to draw a row.
+/// How to sample a row.
 #[derive(Clone, Copy, Debug)]
-pub struct Draw<'a> {
+pub struct SamplingParams<'a> {
     /// 0 for greedy.
     pub temperature: f32,
     /// Keep the `top_k` likeliest; 0 keeps all.
@@ -41,17 +42,17 @@ pub struct Draw<'a> {
     pub seen: &'a [u32],
     /// Added to the logits of tokens, each at most once; minus infinity bans one.
     pub bias: &'a [(u32, f32)],
-    /// Which tokens may be drawn: token `id` is bit `id % 32` of word `id / 32`, of `V.div_ceil(32)` words. None allows all.
+    /// Which tokens may be sampled: token `id` is bit `id % 32` of word `id / 32`, of `V.div_ceil(32)` words. None allows all.
     pub allowed: Option<&'a [u32]>,
     /// Seed of the run or request.
     pub seed: u64,
     /// Number of the sequence.
     pub sequence: u64,
-    /// Position of the drawn token in its sequence.
+    /// Position of the sampled token in its sequence.
     pub position: u64,
 }
 
-impl Draw<'_> {
+impl SamplingParams<'_> {
     /// Whether bias or mask change the logits.
     pub fn is_constrained(&self) -> bool {
         !self.bias.is_empty() || self.allowed.is_some()
@@ -63,28 +64,29 @@ impl Draw<'_> {
     }
 }
 
-/// What was drawn.
+/// What was sampled from a row.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Drawn {
-    /// The token.
+pub struct SampledToken {
+    /// Its id in the vocabulary.
     pub token: u32,
     /// Its log-probability at temperature 1 over the full vocabulary, with nothing cut or penalised.
-    pub raw: f32,
-    /// At the draw's temperature (1 where that is 0) over the vocabulary without the excluded tokens; equal to `raw` at temperatures 0 and 1
-    /// where nothing is excluded.
-    pub tempered: f32,
-    /// Under the distribution drawn from (after penalty, bias, mask and cuts, renormalised); 0 at temperature 0.
-    pub processed: f32,
-    /// Share that the cuts kept of the tempered mass after penalty, bias and mask: what is banned or excluded is in neither. 1 if nothing was cut.
-    pub kept: f32,
+    pub logprob: f32,
+    /// At the row's temperature (1 where that is 0) over the vocabulary without the excluded tokens; equal to `logprob` at temperatures
+    /// 0 and 1 where nothing is excluded.
+    pub logprob_at_temperature: f32,
+    /// Under the distribution sampled from (after penalty, bias, mask and cuts, renormalised); 0 at temperature 0.
+    pub processed_logprob: f32,
+    /// Share of the mass at the temperature that the cuts kept, after penalty, bias and mask: what is banned or excluded is in neither. 1 if
+    /// nothing was cut.
+    pub kept_mass: f32,
     /// Entropy of the raw distribution in nats.
     pub entropy: f32,
 }
 
-impl Drawn {
-    /// Whether every token was banned or excluded, so that none could be drawn.
+impl SampledToken {
+    /// Whether every token was banned or excluded, so that none could be sampled.
     pub fn is_nothing(&self) -> bool {
-        self.kept == 0.0
+        self.kept_mass == 0.0
     }
 }
 

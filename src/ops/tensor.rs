@@ -15,7 +15,7 @@ pub enum Dtype {
     Bf16,
     /// The low 16 bits of the fp32 master weights (see [`super::adamw`]).
     I16,
-    /// Indices.
+    /// Indices, such as token ids and page numbers.
     I32,
     /// Pixels, and codes of moments (see [`super::adamw`]).
     U8,
@@ -26,15 +26,15 @@ pub enum Dtype {
 pub enum Host<'a> {
     /// Double precision, for the reference.
     F64(&'a [f64]),
-    /// Single precision.
+    /// Single precision; it may be stored as another [`Dtype`].
     F32(&'a [f32]),
     /// bf16, as in checkpoints.
     Bf16(&'a [bf16]),
-    /// Master-weight remainders.
+    /// Low 16 bits of fp32 master weights.
     I16(&'a [i16]),
-    /// Indices.
+    /// Indices, such as token ids and page numbers.
     I32(&'a [i32]),
-    /// Pixels, codes.
+    /// Pixels, or codes of moments.
     U8(&'a [u8]),
 }
 
@@ -60,17 +60,17 @@ impl Host<'_> {
 /// Where a download goes.
 #[derive(Debug)]
 pub enum HostMut<'a> {
-    /// Double precision.
+    /// Double precision, for the reference and for comparisons with it.
     F64(&'a mut [f64]),
-    /// Single precision.
+    /// Single precision, whatever [`Dtype`] it comes from.
     F32(&'a mut [f32]),
     /// bf16, as in checkpoints.
     Bf16(&'a mut [bf16]),
-    /// Master-weight remainders.
+    /// Low 16 bits of fp32 master weights.
     I16(&'a mut [i16]),
-    /// Indices.
+    /// Indices, or 32-bit words as a kernel wrote them.
     I32(&'a mut [i32]),
-    /// Pixels, codes.
+    /// Pixels, or codes of moments.
     U8(&'a mut [u8]),
 }
 

@@ -2,9 +2,9 @@
 
 use super::Tensor;
 
-/// With `z = h wᵀ` in f32 (each element one chain, as in [`super::linear`]): `raw = z[target] − lse(z)` and, at temperature τ,
-/// `tempered = z[target]·(1/τ) − lse(z·(1/τ))`, where the tempered log-sum-exp leaves `excluded` tokens out, as [`super::sample`] does: their
-/// own tempered log-probability is minus infinity. The log-sum-exp is the one that [`super::sample`] uses.
+/// With `z = h wᵀ` in f32 (each element one chain, as in [`super::linear`]): `logprob = z[target] − lse(z)` and, at temperature τ,
+/// `logprob_at_temperature = z[target]·(1/τ) − lse(z·(1/τ))`, where the log-sum-exp leaves `excluded` tokens out, as [`super::sample`] does:
+/// their own log-probability is minus infinity. The log-sum-exp is the one that [`super::sample`] uses.
 pub trait TokenLogprob {
     /// h Activation `[N, D]`; w Bf16 `[V, D]`; targets I32 `[N]`; temperatures F32 `[N]`, each above 0; at most
     /// [`super::sample::EXCLUDED_MAX`] different ids of the vocabulary are excluded.
@@ -16,10 +16,10 @@ pub trait TokenLogprob {
         temperatures: &Tensor,
         excluded: &[u32],
     ) -> TokenLogprobs;
-    /// Gradient of `Σ_i dlogprob[i] · tempered[i]`: `dz = dlogprob/τ · (onehot(target) − softmax(z/τ))`, and 0 for excluded tokens, which
-    /// the softmax leaves out; `dh = dz w`, `dw += dzᵀ h`.
+    /// Gradient of `Σ_i dlogprob[i] · logprob_at_temperature[i]`: `dz = dlogprob/τ · (onehot(target) − softmax(z/τ))`, and 0 for excluded
+    /// tokens, which the softmax leaves out; `dh = dz w`, `dw += dzᵀ h`.
     ///
-    /// For raw log-probabilities pass temperatures of 1, `lse_raw`, and nothing excluded. dlogprob, temperatures, lse F32 `[N]`; dw F32 `[V, D]`.
+    /// For `logprob` pass temperatures of 1, `lse_raw`, and nothing excluded. dlogprob, temperatures, lse F32 `[N]`; dw F32 `[V, D]`.
     #[allow(clippy::too_many_arguments)] // each is a tensor of the formula
     fn token_logprob_backward(
         &self,
@@ -38,13 +38,13 @@ pub trait TokenLogprob {
 #[derive(Debug)]
 pub struct TokenLogprobs {
     /// At temperature 1 over the full vocabulary.
-    pub raw: Tensor,
-    /// At the row's temperature without the excluded tokens; equal to `raw` to the bit where that is 1 and nothing is excluded.
-    pub tempered: Tensor,
-    /// Saved: `lse(z)`.
+    pub logprob: Tensor,
+    /// At the row's temperature without the excluded tokens; equal to `logprob` to the bit where that is 1 and nothing is excluded.
+    pub logprob_at_temperature: Tensor,
+    /// Saved for backward: `lse(z)`.
     pub lse_raw: Tensor,
     /// Saved: `lse(z/τ)` without the excluded tokens.
-    pub lse_tempered: Tensor,
+    pub lse_at_temperature: Tensor,
     /// Entropy of `softmax(z)` in nats.
     pub entropy: Tensor,
 }

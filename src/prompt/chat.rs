@@ -48,7 +48,7 @@ pub enum ChatError {
     ImageCount {
         /// `<image>` marks in all messages.
         marks: usize,
-        /// Images given.
+        /// Images given with the messages.
         images: usize,
     },
 }
@@ -76,9 +76,9 @@ pub struct Message {
 /// A piece of a message.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Part {
-    /// Text.
+    /// Text for the chat template.
     Text(String),
-    /// A picture.
+    /// A picture at this place of the message.
     Image(ImageSource),
 }
 
@@ -87,9 +87,9 @@ pub enum Part {
 pub enum ImageSource {
     /// A file; a relative path starts at the folder that the reader names.
     Path(PathBuf),
-    /// `data:image/png;base64,...`
+    /// A picture within a URL: `data:image/png;base64,...`
     DataUrl(String),
-    /// Pixels.
+    /// A picture that is decoded already.
     Memory(Arc<RgbImage>),
     /// Any of these, with the size that its message asks for.
     Sized(Box<ImageSource>, PictureSize),

@@ -50,9 +50,9 @@ pub enum ImageProblem {
     /// It has no pixels.
     #[error("is {width}x{height} pixels; each side must have at least 1")]
     TooSmall {
-        /// Pixels.
+        /// Width in pixels, of the picture or as its message asks.
         width: u32,
-        /// Pixels.
+        /// Height in pixels, of the picture or as its message asks.
         height: u32,
     },
     /// A side or the area is too large.
@@ -60,9 +60,9 @@ pub enum ImageProblem {
         "is {width}x{height} pixels; at most {SIDE_MAX} a side and {PIXELS_MAX} in all are accepted: scale it down first"
     )]
     TooLarge {
-        /// Pixels.
+        /// Width of the picture in pixels.
         width: u32,
-        /// Pixels.
+        /// Height of the picture in pixels.
         height: u32,
     },
     /// The message asks for more pixels than it allows.
@@ -70,9 +70,9 @@ pub enum ImageProblem {
         "is wanted at {least} pixels or more and {most} or fewer; give min_pixels and max_pixels in order, both beside the picture"
     )]
     Limits {
-        /// `min_pixels`.
+        /// Smallest area in pixels (`min_pixels`).
         least: u64,
-        /// `max_pixels`.
+        /// Largest area in pixels (`max_pixels`).
         most: u64,
     },
     /// The sides are too unequal.
@@ -81,9 +81,9 @@ pub enum ImageProblem {
         aspect(*width, *height)
     )]
     TooNarrow {
-        /// Pixels.
+        /// Width in pixels, of the picture or as its message asks.
         width: u32,
-        /// Pixels.
+        /// Height in pixels, of the picture or as its message asks.
         height: u32,
     },
 }

@@ -52,7 +52,7 @@ pub enum PositionError {
         image: usize,
         /// Placeholders that its grid asks for.
         tokens: usize,
-        /// Placeholders found.
+        /// Placeholders that were found.
         seen: usize,
     },
     /// Images were left over at the end.
@@ -62,7 +62,7 @@ pub enum PositionError {
     UnusedImages {
         /// Images without placeholders.
         left: usize,
-        /// Images given.
+        /// Images given in all.
         images: usize,
     },
 }

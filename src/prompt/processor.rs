@@ -25,20 +25,20 @@ pub enum PromptError {
     /// A file of the checkpoint could not be read.
     #[error("cannot read {}: {source}", path.display())]
     Read {
-        /// The file.
+        /// A file of the checkpoint folder.
         path: PathBuf,
-        /// Why.
+        /// What the system said.
         source: std::io::Error,
     },
     /// A file of the checkpoint does not say what it should.
     #[error("{}: {reason}", path.display())]
     Invalid {
-        /// The file.
+        /// A file of the checkpoint folder.
         path: PathBuf,
         /// What is wrong, and the remedy.
         reason: String,
     },
-    /// The tokenizer.
+    /// The tokenizer cannot be read, or a text cannot be encoded.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
     /// The messages or their template.
@@ -55,7 +55,7 @@ pub enum PromptError {
     ImageCount {
         /// Placeholders in the text.
         pads: usize,
-        /// Images given.
+        /// Images given with the text.
         images: usize,
     },
     /// Ids that are already expanded do not fit the images.
@@ -66,7 +66,7 @@ pub enum PromptError {
     PadCount {
         /// Placeholders in the ids.
         pads: usize,
-        /// Images given.
+        /// Images given with the ids.
         images: usize,
         /// Placeholders that they need.
         expected: usize,
@@ -87,17 +87,17 @@ pub struct Prompt {
 pub struct SpecialIds {
     /// `<|image_pad|>`: stands for one merged cell of an image.
     pub image_pad: u32,
-    /// `<|video_pad|>`
+    /// `<|video_pad|>`: stands for one merged cell of a video.
     pub video_pad: u32,
-    /// `<|vision_start|>`
+    /// `<|vision_start|>`: comes before an image's placeholders.
     pub vision_start: u32,
-    /// `<|vision_end|>`
+    /// `<|vision_end|>`: comes after an image's placeholders.
     pub vision_end: u32,
     /// `<|im_start|>`: opens a message.
     pub im_start: u32,
     /// `<|im_end|>`: closes a message.
     pub im_end: u32,
-    /// `<|endoftext|>`
+    /// `<|endoftext|>`: ends a text, and by default an answer.
     pub endoftext: u32,
 }
 
@@ -182,7 +182,7 @@ impl Processor {
         Ok(compile(source, &config, renderer)?)
     }
 
-    /// The tokenizer.
+    /// The tokenizer of the checkpoint.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }

@@ -11,7 +11,7 @@ use super::image::{ImageSettings, PIXELS_MAX, SIDE_MAX};
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 #[error("`{key}` {problem}")]
 pub struct SizeError {
-    /// The key.
+    /// The key, such as `min_pixels` or `size.shortest_edge`.
     pub key: String,
     /// What is wrong with it, and the remedy.
     pub problem: String,
@@ -42,9 +42,9 @@ pub struct PixelLimits {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, expecting = "an object with `shortest_edge` and `longest_edge`")]
 pub struct Edges {
-    /// `min_pixels`.
+    /// Smallest area, as `min_pixels`; that of the checkpoint where neither is given.
     pub shortest_edge: Option<u64>,
-    /// `max_pixels`.
+    /// Largest area, as `max_pixels`; that of the checkpoint where neither is given.
     pub longest_edge: Option<u64>,
 }
 
@@ -82,9 +82,9 @@ impl PixelLimits {
 pub enum PictureSize {
     /// `resized_height` and `resized_width`, each rounded to a multiple of a cell's side.
     Sides {
-        /// Pixels.
+        /// Height before rounding, in pixels.
         resized_height: u32,
-        /// Pixels.
+        /// Width before rounding, in pixels.
         resized_width: u32,
     },
     /// Limits of its pixels; of the model where one is absent.

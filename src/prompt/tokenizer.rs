@@ -30,15 +30,15 @@ pub enum TokenizerError {
     /// The file could not be read.
     #[error("cannot read {}: {source}", path.display())]
     Read {
-        /// The file.
+        /// The folder's `tokenizer.json`.
         path: PathBuf,
-        /// Why.
+        /// What the system said.
         source: std::io::Error,
     },
     /// The file is not a tokenizer.
     #[error("{} is not a tokenizer.json that this build reads: {reason}; copy it again from the checkpoint", path.display())]
     Invalid {
-        /// The file.
+        /// The folder's `tokenizer.json`.
         path: PathBuf,
         /// What the parser said.
         reason: String,
@@ -46,7 +46,7 @@ pub enum TokenizerError {
     /// The file asks for more than a tokenizer needs.
     #[error("{} cannot be used: {reason}", path.display())]
     Unusable {
-        /// The file.
+        /// The folder's `tokenizer.json`.
         path: PathBuf,
         /// What is wrong, and the remedy.
         reason: String,
@@ -54,13 +54,13 @@ pub enum TokenizerError {
     /// What git-lfs left in place of the file.
     #[error("{} {POINTER_REMEDY}", path.display())]
     Pointer {
-        /// The file.
+        /// The folder's `tokenizer.json`.
         path: PathBuf,
     },
     /// A token in `tokenizer_config.json` or `added_tokens.json` that has no id or no text.
     #[error("beside {}: {reason}", path.display())]
     Declared {
-        /// `tokenizer.json`.
+        /// The folder's `tokenizer.json`.
         path: PathBuf,
         /// The entry, and the remedy.
         reason: String,
@@ -68,7 +68,7 @@ pub enum TokenizerError {
     /// `tokenizer_config.json` or `added_tokens.json` contradicts `tokenizer.json`.
     #[error("{} does not belong to {file} beside it: {reason}; take both from the same checkpoint", path.display())]
     Contradiction {
-        /// `tokenizer.json`.
+        /// The folder's `tokenizer.json`.
         path: PathBuf,
         /// The other file.
         file: &'static str,
@@ -78,21 +78,21 @@ pub enum TokenizerError {
     /// The tokenizer is of another kind.
     #[error("{} has no ByteLevel decoder; only byte-level BPE tokenizers (as Qwen's) are supported", path.display())]
     NotByteLevel {
-        /// The file.
+        /// The folder's `tokenizer.json`.
         path: PathBuf,
     },
     /// A token that the checkpoint family needs is not in the vocabulary.
     #[error("the tokenizer in {} has no token {token:?}; it is not the tokenizer of a Qwen2-VL family checkpoint", path.display())]
     MissingToken {
-        /// The file.
+        /// The folder's `tokenizer.json`.
         path: PathBuf,
-        /// The token.
+        /// The token as a vocabulary writes it.
         token: String,
     },
     /// A text could not be encoded.
     #[error("cannot encode text of {bytes} bytes: {reason}")]
     Encode {
-        /// Its length.
+        /// Length of the text in UTF-8.
         bytes: usize,
         /// What the tokenizer said.
         reason: String,

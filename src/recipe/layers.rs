@@ -18,15 +18,15 @@ pub enum RecipeError {
     /// The file cannot be read.
     #[error("cannot read recipe {path}: {source}")]
     Read {
-        /// The file.
+        /// The recipe, or one that it extends.
         path: PathBuf,
-        /// Why.
+        /// What the system said.
         source: std::io::Error,
     },
     /// Something in a file is wrong; the text shows the line with a caret.
     #[error("in recipe {path}: {message}")]
     Toml {
-        /// The file.
+        /// The recipe, or one that it extends.
         path: PathBuf,
         /// Where and what, with the remedy.
         message: String,
@@ -34,7 +34,7 @@ pub enum RecipeError {
     /// Something in a `--set` is wrong.
     #[error("in --set {setting}: {message}")]
     Setting {
-        /// As given.
+        /// As given after `--set`.
         setting: String,
         /// What is wrong.
         message: String,

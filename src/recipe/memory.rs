@@ -6,7 +6,7 @@ use super::Method;
 use super::optimizer::Optim;
 use super::plan::{Plan, PlanError};
 use crate::engine::EngineLimits;
-use crate::engine::decode::{RECORDINGS_MAX, padded_sequences};
+use crate::engine::decode_graphs::{GRAPHS_MAX, padded_sequences};
 use crate::engine::kv_cache::KvCache;
 use crate::engine::speculation::{DRAFT_TOKENS_MAX, Speculation};
 use crate::model::config::{Config, Family};
@@ -31,7 +31,7 @@ const PROMPT_TOKENS: usize = 1024;
 pub enum Phase {
     /// From the start to the end.
     Resident,
-    /// While sequences are drawn; gone before an update.
+    /// While sequences are sampled; gone before an update.
     Rollout,
     /// While gradients are added up; gone before a rollout.
     Update,
@@ -44,13 +44,13 @@ pub struct MemoryTerm {
     pub name: &'static str,
     /// When it is there.
     pub phase: Phase,
-    /// Its size.
+    /// Bytes that it takes in its phase.
     pub bytes: u128,
     /// The key that shrinks it, as a remedy.
     pub shrink: String,
 }
 
-/// The table.
+/// What a run holds in memory, a row for each part.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MemoryPlan {
     /// Elements of all parameters.
@@ -214,7 +214,7 @@ pub fn readable_bytes(bytes: u128) -> String {
 /// What a device keeps of matrices besides, laid out for products.
 fn packed_bytes(layout: &Layout, footprint: Footprint) -> u128 {
     let is_packed = |spec: &&Spec| spec.len() <= footprint.packed_elements_max;
-    layout.factors().filter(is_packed).map(|spec| 2 * spec.len() as u128).sum()
+    layout.matmul_weights().filter(is_packed).map(|spec| 2 * spec.len() as u128).sum()
 }
 
 /// Both moments of a parameter.
@@ -304,7 +304,7 @@ pub fn pages_beside_weights(
 }
 
 /// The most that one step of the engine holds: a forward of the prompts' and observations' share and of a token of each of at most
-/// `sequences`, with their logits and those of drafted tokens, after the vision tower's over the images among them; and the recordings of
+/// `sequences`, with their logits and those of drafted tokens, after the vision tower's over the images among them; and the graphs of
 /// decoding steps.
 fn step(
     config: &Config,
@@ -320,13 +320,13 @@ fn step(
     let block = Block::of(config.dim, config.heads, config.hidden, true);
     let (patches, tower) = tower(config, limits.prefill_chunk_tokens as u128, max_pixels);
     let forward = tokens * block.forward();
-    let recordings = RECORDINGS_MAX as u128 * decoding;
+    let graphs = GRAPHS_MAX as u128 * decoding;
     let drafted = match speculation {
         Speculation::Off => 0,
         _ => (sequences * DRAFT_TOKENS_MAX).min(limits.prefill_chunk_tokens),
     };
-    let logits = (recordings + (sequences + drafted) as u128) * config.vocab as u128;
-    (forward.max(patches * tower.forward()) + recordings * block.forward()) * activation_bytes as u128
+    let logits = (graphs + (sequences + drafted) as u128) * config.vocab as u128;
+    (forward.max(patches * tower.forward()) + graphs * block.forward()) * activation_bytes as u128
         + logits * size_of::<f32>() as u128
 }
 

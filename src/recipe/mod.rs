@@ -28,7 +28,7 @@ pub struct Recipe {
     pub output_dir: OutputDir,
     /// Seed of data order, sampling and random weights.
     pub seed: u64,
-    /// The policy.
+    /// The policy's checkpoint, and what of it is trained.
     pub model: ModelSettings,
     /// What is learned from.
     pub data: DataSettings,
@@ -40,7 +40,7 @@ pub struct Recipe {
     pub sft: SftSettings,
     /// Only for `method = "grpo"`.
     pub grpo: GrpoSettings,
-    /// How rollouts draw tokens.
+    /// How rollouts sample tokens.
     pub sampling: Sampling,
     /// The environment of rollouts: its `name` in the registry, and its own keys.
     pub environment: PlugIn,
@@ -259,14 +259,14 @@ pub struct GrpoSettings {
     /// Leave groups whose rewards are all equal out of the policy gradient, where they add nothing; without a KL divergence they need
     /// not be computed.
     pub filter_zero_advantage: bool,
-    /// Leave rollouts that ran out of tokens out of the loss; they still count among the sequences that were drawn.
+    /// Leave rollouts that ran out of tokens out of the loss; they still count among the sequences that were sampled.
     pub mask_truncated_completions: bool,
-    /// Learn from tokens drawn at temperature 0 too (code, under adaptive temperature).
+    /// Learn from tokens sampled at temperature 0 too (code, under adaptive temperature).
     pub train_zero_temperature_tokens: bool,
-    /// Hold tokens drawn at temperature 0 near the reference, at temperature 1, though they have no policy gradient. They then count
+    /// Hold tokens sampled at temperature 0 near the reference, at temperature 1, though they have no policy gradient. They then count
     /// among the tokens of the loss.
     pub kl_zero_temperature_tokens: bool,
-    /// Which log-probability ratio and KL are taken of: `temperature`, of the distribution over the tokens that can be drawn, or `raw`, over
+    /// Which log-probability ratio and KL are taken of: `temperature`, of the distribution over the tokens that can be sampled, or `raw`, over
     /// all, placeholders of images and videos too.
     pub logprob: LogprobKind,
 }
@@ -310,7 +310,7 @@ pub enum LossType {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LossDenominator {
-    /// As in TRL, the batch that was drawn. Sequences are all rollouts with a token of the model's own. Tokens are those that are learned
+    /// As in TRL, the batch that was sampled. Sequences are all rollouts with a token of the model's own. Tokens are those that are learned
     /// in rollouts that are not masked as truncated: groups of equal rewards and unscored rollouts count, and have a KL divergence.
     Drawn,
     /// What the filters keep: rollouts with an advantage, of groups that are not left out, not masked. Nothing else has a KL divergence.
@@ -323,11 +323,11 @@ pub enum LossDenominator {
 pub enum LogprobKind {
     /// At temperature 1 over the full vocabulary.
     Raw,
-    /// At the temperature that the token was drawn at.
+    /// At the temperature that the token was sampled at.
     Temperature,
 }
 
-/// Held-out evaluation.
+/// How a run is measured on tasks that it does not learn from.
 #[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EvaluationSettings {
@@ -355,7 +355,7 @@ pub struct EngineSettings {
     pub prefill_chunk_tokens: usize,
     /// Sequences decoded together at most.
     pub max_num_seqs: usize,
-    /// Whether sequences draft what they say next from what they said before. What is drawn does not depend on it.
+    /// Whether sequences draft what they say next from what they said before. What is sampled does not depend on it.
     pub speculation: Speculation,
 }
 

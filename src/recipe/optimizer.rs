@@ -54,7 +54,7 @@ impl Default for OptimizerSettings {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Optim {
-    /// In f32.
+    /// All moments in f32.
     Adamw,
     /// Those of matrices in 8 bits (see [`crate::ops::adamw::Moment`]), those of norms and biases in f32.
     #[serde(rename = "adamw_8bit")]

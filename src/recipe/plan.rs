@@ -25,7 +25,7 @@ pub struct Plan {
     pub recipe: Recipe,
     /// The starting checkpoint's folder.
     pub model_dir: PathBuf,
-    /// Its config.
+    /// That checkpoint's config.json, read.
     pub config: Config,
     /// The environment's limits of tokens.
     pub limits: TokenLimits,
@@ -39,7 +39,7 @@ pub enum PlanError {
     /// A key that has no default.
     #[error("the recipe does not say `{key}`: {remedy}")]
     Missing {
-        /// The key.
+        /// The key with its table, such as `model.path`.
         key: &'static str,
         /// What to write.
         remedy: &'static str,
@@ -47,9 +47,9 @@ pub enum PlanError {
     /// A value that cannot be.
     #[error("`{key}` is {value}: {remedy}")]
     Value {
-        /// The key.
+        /// The key with its table, or the table of a plug-in.
         key: &'static str,
-        /// As given.
+        /// The value, or what else is wrong about the key.
         value: String,
         /// What it may be.
         remedy: String,
@@ -65,12 +65,12 @@ pub enum PlanError {
         available: String,
         /// The largest term.
         largest: &'static str,
-        /// Its size.
+        /// Size of the largest term, with its unit.
         size: String,
         /// The key that shrinks it.
         remedy: String,
     },
-    /// The checkpoint.
+    /// The checkpoint is not there, or its config cannot be used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     /// Its prompt side.

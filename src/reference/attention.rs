@@ -130,8 +130,8 @@ fn key_or_value<'a>(
             let head = heads.heads + half * heads.kv_heads + kv_head;
             key_row(segments, sequence, j) * heads.qkv() + head * heads.head_dim
         }
-        Keys::Paged { tables, .. } => {
-            let page = i32s(tables)[sequence * tables.cols() + j / PAGE_TOKENS] as usize;
+        Keys::Paged { page_tables, .. } => {
+            let page = i32s(page_tables)[sequence * page_tables.cols() + j / PAGE_TOKENS] as usize;
             in_page(heads, page * PAGE_TOKENS + j % PAGE_TOKENS, kv_head, half)
         }
     };

@@ -48,7 +48,6 @@ impl Linear for Reference {
     }
 }
 
-/// `Σ a·b`.
 pub fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }

@@ -8,8 +8,8 @@ use crate::ops::attention::Heads;
 use crate::ops::rope::{PageWrite, Rope};
 
 impl Rope for Reference {
-    fn rope_forward(&self, qkv: &mut Tensor, heads: Heads, rotation: &Tensor, write: Option<PageWrite<'_>>) {
-        rotate(qkv, heads, rotation, 1.0);
+    fn rope_forward(&self, qkv: &mut Tensor, heads: Heads, cos_sin: &Tensor, write: Option<PageWrite<'_>>) {
+        rotate(qkv, heads, cos_sin, 1.0);
         let Some(PageWrite { pages, slots }) = write else { return };
         expect_shape("rope_forward slots", slots, &[qkv.rows()]);
         for (row, slot) in f64s(qkv).chunks_exact(heads.qkv()).zip(i32s(slots)) {
@@ -21,20 +21,20 @@ impl Rope for Reference {
         }
     }
 
-    fn rope_backward(&self, dqkv: &mut Tensor, heads: Heads, rotation: &Tensor) {
-        rotate(dqkv, heads, rotation, -1.0);
+    fn rope_backward(&self, dqkv: &mut Tensor, heads: Heads, cos_sin: &Tensor) {
+        rotate(dqkv, heads, cos_sin, -1.0);
     }
 }
 
 /// Rotates q and k of every row by `direction` times its angles.
-fn rotate(qkv: &mut Tensor, heads: Heads, rotation: &Tensor, direction: f64) {
+fn rotate(qkv: &mut Tensor, heads: Heads, cos_sin: &Tensor, direction: f64) {
     let (tokens, dim) = (qkv.rows(), heads.head_dim);
     expect_shape("rope qkv", qkv, &[tokens, heads.qkv()]);
-    expect_shape("rope rotation", rotation, &[tokens, dim]);
-    for (row, rotation) in f64s_mut(qkv).chunks_exact_mut(heads.qkv()).zip(f64s(rotation).chunks_exact(dim)) {
+    expect_shape("rope cos_sin", cos_sin, &[tokens, dim]);
+    for (row, cos_sin) in f64s_mut(qkv).chunks_exact_mut(heads.qkv()).zip(f64s(cos_sin).chunks_exact(dim)) {
         for head in row.chunks_exact_mut(dim).take(heads.heads + heads.kv_heads) {
             for i in 0..dim / 2 {
-                let (cosine, sine) = (rotation[i], direction * rotation[i + dim / 2]);
+                let (cosine, sine) = (cos_sin[i], direction * cos_sin[i + dim / 2]);
                 let (a, b) = (head[i], head[i + dim / 2]);
                 head[i] = a * cosine - b * sine;
                 head[i + dim / 2] = b * cosine + a * sine;

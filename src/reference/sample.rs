@@ -4,7 +4,7 @@ use super::Reference;
 use super::buffers::{f64s, floats};
 use super::token_logprob::log_sum_exp;
 use crate::ops::linear::Linear;
-use crate::ops::sample::{Draw, Drawn, Sample, philox_uniform};
+use crate::ops::sample::{Sample, SampledToken, SamplingParams, philox_uniform};
 use crate::ops::{Dtype, Tensor};
 
 impl Sample for Reference {
@@ -13,49 +13,53 @@ impl Sample for Reference {
         floats(f64s(&z).to_vec(), z.shape(), Dtype::F32)
     }
 
-    fn sample(&self, logits: &Tensor, draws: &[Draw<'_>], excluded: &[u32]) -> Vec<Drawn> {
-        assert!(logits.rows() >= draws.len(), "sample: {} draws of {logits:?}", draws.len());
-        f64s(logits).chunks_exact(logits.cols()).zip(draws).map(|(z, draw)| sample_row(z, draw, excluded)).collect()
+    fn sample(&self, logits: &Tensor, row_params: &[SamplingParams<'_>], excluded: &[u32]) -> Vec<SampledToken> {
+        assert!(logits.rows() >= row_params.len(), "sample: {} rows of {logits:?}", row_params.len());
+        f64s(logits)
+            .chunks_exact(logits.cols())
+            .zip(row_params)
+            .map(|(z, params)| sample_row(z, params, excluded))
+            .collect()
     }
 }
 
-fn sample_row(z: &[f64], draw: &Draw<'_>, excluded: &[u32]) -> Drawn {
-    let drawn_from = exclude(constrain(penalise(z, draw), draw), excluded);
-    let is_cut = draw.is_constrained() || !excluded.is_empty();
-    let (token, processed, kept) = if is_cut && drawn_from.iter().all(|z| *z == f64::NEG_INFINITY) {
+fn sample_row(z: &[f64], params: &SamplingParams<'_>, excluded: &[u32]) -> SampledToken {
+    let sampled_from = exclude(constrain(penalise(z, params), params), excluded);
+    let is_cut = params.is_constrained() || !excluded.is_empty();
+    let (token, processed_logprob, kept_mass) = if is_cut && sampled_from.iter().all(|z| *z == f64::NEG_INFINITY) {
         (0, f64::NEG_INFINITY, 0.0)
-    } else if draw.temperature == 0.0 {
-        (ranked(&drawn_from)[0], 0.0, 1.0)
+    } else if params.temperature == 0.0 {
+        (ranked(&sampled_from)[0], 0.0, 1.0)
     } else {
-        draw_from(&drawn_from, draw, is_cut)
+        sample_from(&sampled_from, params, is_cut)
     };
-    let inverse = if draw.temperature == 0.0 { 1.0 } else { 1.0 / f64::from(draw.temperature) };
-    let tempered: Vec<f64> = exclude(z.iter().map(|z| z * inverse).collect(), excluded);
+    let inverse = if params.temperature == 0.0 { 1.0 } else { 1.0 / f64::from(params.temperature) };
+    let scaled: Vec<f64> = exclude(z.iter().map(|z| z * inverse).collect(), excluded);
     let raw_lse = log_sum_exp(z);
-    Drawn {
+    SampledToken {
         token: token as u32,
-        raw: (z[token] - raw_lse) as f32,
-        tempered: (z[token] * inverse - log_sum_exp(&tempered)) as f32,
-        processed: processed as f32,
-        kept: kept as f32,
+        logprob: (z[token] - raw_lse) as f32,
+        logprob_at_temperature: (z[token] * inverse - log_sum_exp(&scaled)) as f32,
+        processed_logprob: processed_logprob as f32,
+        kept_mass: kept_mass as f32,
         entropy: -z.iter().map(|z| (z - raw_lse).exp() * (z - raw_lse)).sum::<f64>() as f32,
     }
 }
 
-fn penalise(z: &[f64], draw: &Draw<'_>) -> Vec<f64> {
-    let penalty = f64::from(draw.repetition_penalty);
+fn penalise(z: &[f64], params: &SamplingParams<'_>) -> Vec<f64> {
+    let penalty = f64::from(params.repetition_penalty);
     let mut penalised = z.to_vec();
-    for token in draw.seen.iter().map(|token| *token as usize) {
+    for token in params.seen.iter().map(|token| *token as usize) {
         penalised[token] = if z[token] > 0.0 { z[token] / penalty } else { z[token] * penalty };
     }
     penalised
 }
 
-fn constrain(mut z: Vec<f64>, draw: &Draw<'_>) -> Vec<f64> {
-    for &(token, bias) in draw.bias {
+fn constrain(mut z: Vec<f64>, params: &SamplingParams<'_>) -> Vec<f64> {
+    for &(token, bias) in params.bias {
         z[token as usize] += f64::from(bias);
     }
-    for (_, z) in z.iter_mut().enumerate().filter(|(token, _)| !draw.allows(*token)) {
+    for (_, z) in z.iter_mut().enumerate().filter(|(token, _)| !params.allows(*token)) {
         *z = f64::NEG_INFINITY;
     }
     z
@@ -77,8 +81,8 @@ fn ranked(z: &[f64]) -> Vec<usize> {
 }
 
 /// The token, its log-probability after the cuts and the share of the mass that they kept. If `is_cut`, logits of minus infinity are no tokens.
-fn draw_from(drawn_from: &[f64], draw: &Draw<'_>, is_cut: bool) -> (usize, f64, f64) {
-    let scaled: Vec<f64> = drawn_from.iter().map(|z| z / f64::from(draw.temperature)).collect();
+fn sample_from(sampled_from: &[f64], params: &SamplingParams<'_>, is_cut: bool) -> (usize, f64, f64) {
+    let scaled: Vec<f64> = sampled_from.iter().map(|z| z / f64::from(params.temperature)).collect();
     let lse = log_sum_exp(&scaled);
     let mut ids = ranked(&scaled);
     if is_cut {
@@ -86,11 +90,11 @@ fn draw_from(drawn_from: &[f64], draw: &Draw<'_>, is_cut: bool) -> (usize, f64, 
     }
     let possible = ids.len();
     let p = |id: usize| (scaled[id] - lse).exp();
-    if draw.top_k > 0 {
-        ids.truncate(draw.top_k);
+    if params.top_k > 0 {
+        ids.truncate(params.top_k);
     }
-    if draw.top_p < 1.0 {
-        let wanted = f64::from(draw.top_p) * ids.iter().map(|id| p(*id)).sum::<f64>();
+    if params.top_p < 1.0 {
+        let wanted = f64::from(params.top_p) * ids.iter().map(|id| p(*id)).sum::<f64>();
         let mut mass = 0.0;
         let enough = ids.iter().position(|id| {
             mass += p(*id);
@@ -98,17 +102,17 @@ fn draw_from(drawn_from: &[f64], draw: &Draw<'_>, is_cut: bool) -> (usize, f64, 
         });
         ids.truncate(enough.map_or(ids.len(), |last| last + 1));
     }
-    let least = f64::from(draw.min_p) * p(ids[0]);
+    let least = f64::from(params.min_p) * p(ids[0]);
     ids.retain(|id| p(*id) >= least);
 
     let kept: f64 = ids.iter().map(|id| p(*id)).sum();
-    let target = philox_uniform(draw.seed, draw.sequence, draw.position) * kept;
+    let target = philox_uniform(params.seed, params.sequence, params.position) * kept;
     let mut mass = 0.0;
-    let drawn = ids.iter().copied().find(|id| {
+    let sampled = ids.iter().copied().find(|id| {
         mass += p(*id);
         mass > target
     });
-    let token = drawn.unwrap_or(ids[ids.len() - 1]);
+    let token = sampled.unwrap_or(ids[ids.len() - 1]);
     let nothing_cut = ids.len() == possible;
     (token, scaled[token] - lse - kept.ln(), if nothing_cut { 1.0 } else { kept })
 }

@@ -20,21 +20,23 @@ impl TokenLogprob for Reference {
         expect_shape("token_logprob_forward targets", targets, &[rows]);
         expect_shape("token_logprob_forward temperatures", temperatures, &[rows]);
         let logits = self.linear_forward(h, w, None);
-        let [mut raw, mut tempered, mut lse_raw, mut lse_tempered, mut entropy] = [const { Vec::<f64>::new() }; 5];
+        let [mut logprob, mut logprob_at_temperature, mut lse_raw, mut lse_at_temperature, mut entropy] =
+            [const { Vec::<f64>::new() }; 5];
         for (t, z) in f64s(&logits).chunks_exact(w.rows()).enumerate() {
             let (target, inverse) = (i32s(targets)[t] as usize, 1.0 / f64s(temperatures)[t]);
             let lse = log_sum_exp(z);
             let scaled = exclude(z.iter().map(|z| z * inverse).collect(), excluded);
             let lse_scaled = log_sum_exp(&scaled);
-            raw.push(z[target] - lse);
-            tempered.push(scaled[target] - lse_scaled);
+            logprob.push(z[target] - lse);
+            logprob_at_temperature.push(scaled[target] - lse_scaled);
             lse_raw.push(lse);
-            lse_tempered.push(lse_scaled);
+            lse_at_temperature.push(lse_scaled);
             entropy.push(-z.iter().map(|z| (z - lse).exp() * (z - lse)).sum::<f64>());
         }
-        let [raw, tempered, lse_raw, lse_tempered, entropy] =
-            [raw, tempered, lse_raw, lse_tempered, entropy].map(|values| floats(values, &[rows], Dtype::F32));
-        TokenLogprobs { raw, tempered, lse_raw, lse_tempered, entropy }
+        let [logprob, logprob_at_temperature, lse_raw, lse_at_temperature, entropy] =
+            [logprob, logprob_at_temperature, lse_raw, lse_at_temperature, entropy]
+                .map(|values| floats(values, &[rows], Dtype::F32));
+        TokenLogprobs { logprob, logprob_at_temperature, lse_raw, lse_at_temperature, entropy }
     }
 
     fn token_logprob_backward(

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::generator::{Event, Generator, GeneratorError, Opening};
+use super::generator::{Event, GenerateRequest, Generator, GeneratorError};
 use crate::engine::Engine;
 use crate::model::parameters::Weights;
 use crate::prompt::PreparedImage;
@@ -11,13 +11,13 @@ use crate::prompt::PreparedImage;
 pub struct EngineGenerator<'a> {
     /// Sequences and pages.
     pub engine: &'a mut Engine,
-    /// The policy.
+    /// The policy's weights, the same at every step.
     pub weights: &'a Weights,
 }
 
 impl Generator for EngineGenerator<'_> {
-    fn open(&mut self, opening: Opening) -> Result<(), GeneratorError> {
-        self.engine.open(&opening)
+    fn open(&mut self, request: GenerateRequest) -> Result<(), GeneratorError> {
+        self.engine.open(&request)
     }
 
     fn step(&mut self) -> Result<Vec<Event>, GeneratorError> {

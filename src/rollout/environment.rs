@@ -132,20 +132,20 @@ pub trait Environment: Send + Sync {
     ///
     /// # Errors
     /// When the task is unusable: its pictures, its messages.
-    fn open(&self, processor: &Processor, task: &Task, group_size: usize) -> Result<Scene, EnvironmentError>;
+    fn open(&self, processor: &Processor, task: &Task, group_size: usize) -> Result<PreparedTask, EnvironmentError>;
 }
 
 /// Limits of tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenLimits {
-    /// Tokens that the model may draw in one turn.
+    /// Tokens that the model may sample in one turn.
     pub turn: usize,
-    /// Tokens after the prompt in all, drawn or observed.
+    /// Tokens after the prompt in all, sampled or observed.
     pub total: usize,
 }
 
 /// A task made ready.
-pub struct Scene {
+pub struct PreparedTask {
     /// What all sequences of the group start from.
     pub prompt: Prompt,
     /// One for each sequence.
@@ -155,7 +155,7 @@ pub struct Scene {
 /// The environment of one sequence.
 pub trait Episode: Send {
     /// Reads the text that the model wrote in a turn, which `stop_strings()[stop]` ended. Called once per turn, on the driving thread.
-    fn read(&mut self, text: &str, stop: usize) -> Reading;
+    fn read(&mut self, text: &str, stop: usize) -> ParsedTurn;
 
     /// Runs a tool for [`Next::Run`]. Called on a worker thread.
     ///
@@ -170,11 +170,11 @@ pub trait Episode: Send {
     fn observe(&mut self, processor: &Processor, output: &ToolOutput) -> Result<Observation, EnvironmentError>;
 }
 
-/// What a turn means.
+/// A turn, parsed: its thought, what follows it, and what happens now.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Reading {
-    /// Byte of the text where the thought ends, and what follows it.
-    pub border: usize,
+pub struct ParsedTurn {
+    /// Byte of the text at which it is split: there the thought ends, and what follows it begins.
+    pub split_at: usize,
     /// What follows the thought.
     pub kind: TurnKind,
     /// What happens now.
@@ -214,13 +214,13 @@ pub enum EnvironmentError {
     /// A task that its source cannot make.
     #[error("{0}")]
     Task(String),
-    /// The prompt.
+    /// A task's prompt cannot be made.
     #[error(transparent)]
     Prompt(#[from] PromptError),
     /// Text that cannot be tokenised.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
-    /// The tool.
+    /// The tool itself cannot work.
     #[error(transparent)]
     Tool(#[from] ToolFault),
 }
@@ -228,9 +228,9 @@ pub enum EnvironmentError {
 /// A piece of an observation.
 #[derive(Clone, Debug)]
 pub enum ObservationPart {
-    /// Text.
+    /// Text; special tokens written out in it stay plain text.
     Text(String),
-    /// A picture.
+    /// A picture that is cut into patches already.
     Image(Arc<PreparedImage>),
 }
 

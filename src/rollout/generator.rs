@@ -2,13 +2,13 @@
 //! by the engine and, for tests, by a script ([`Scripted`]).
 //!
 //! Life of a sequence: `open` (a group shares its prompt) → running → stopped → `append` (an observation; running again) … → `close`.
-//! A stopped sequence keeps its pages until it is closed.
+//! A stopped sequence keeps its pages until another wants them; then it computes them again, to the same bits, when it goes on.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 pub use crate::engine::request::{
-    AdaptiveTemperature, Event, GeneratorError, Opening, Sampled, Sampling, StopReason, Stops,
+    AdaptiveTemperature, Event, GenerateRequest, GeneratorError, Sampled, Sampling, StopReason, Stops,
 };
 use crate::prompt::PreparedImage;
 
@@ -17,9 +17,10 @@ pub trait Generator {
     /// Opens sequences on one prompt.
     ///
     /// # Errors
-    /// [`GeneratorError::Full`] if they would not surely reach `Stops::total_tokens` now, [`GeneratorError::NeverFits`] if they would
-    /// not even alone, [`GeneratorError::EmptyPrompt`] or [`GeneratorError::TooLong`] if the prompt itself is none for any sequence.
-    fn open(&mut self, opening: Opening) -> Result<(), GeneratorError>;
+    /// [`GeneratorError::Full`] if no more sequences can be open now, [`GeneratorError::NeverFits`] if one would not reach
+    /// `Stops::total_tokens` even alone, [`GeneratorError::EmptyPrompt`] or [`GeneratorError::TooLong`] if the prompt itself is none for
+    /// any sequence.
+    fn open(&mut self, request: GenerateRequest) -> Result<(), GeneratorError>;
 
     /// Advances every running sequence; with none running it brings nothing.
     ///
@@ -27,7 +28,7 @@ pub trait Generator {
     /// When the engine failed; nothing can be generated any more.
     fn step(&mut self) -> Result<Vec<Event>, GeneratorError>;
 
-    /// Adds tokens that the model did not draw to a stopped sequence, images expanded, and lets it run again.
+    /// Adds tokens that the model did not sample to a stopped sequence, images expanded, and lets it run again.
     ///
     /// # Errors
     /// [`GeneratorError::TooLong`] if they leave no position for another token.
@@ -38,8 +39,8 @@ pub trait Generator {
     fn close(&mut self, sequence: u64);
 }
 
-/// A generator that speaks from a script: each sequence has its own list of tokens, drawn one a step, and stops as an engine would.
-/// When a script ends its sequence draws `end_token`.
+/// A generator that speaks from a script: each sequence has its own list of tokens, sampled one a step, and stops as an engine would.
+/// When a script ends its sequence samples `end_token`.
 pub struct Scripted {
     scripts: BTreeMap<u64, VecDeque<u32>>,
     bytes_of: Box<dyn Fn(u32) -> Vec<u8> + Send>,
@@ -60,7 +61,7 @@ pub enum Asked {
     Append {
         /// To which sequence.
         sequence: u64,
-        /// The tokens.
+        /// The tokens, an image's placeholders among them.
         token_ids: Vec<u32>,
         /// How many images.
         images: usize,
@@ -116,19 +117,19 @@ impl Scripted {
 }
 
 impl Generator for Scripted {
-    fn open(&mut self, opening: Opening) -> Result<(), GeneratorError> {
-        let prompt_tokens = opening.token_ids.len();
+    fn open(&mut self, request: GenerateRequest) -> Result<(), GeneratorError> {
+        let prompt_tokens = request.token_ids.len();
         if prompt_tokens == 0 {
             return Err(GeneratorError::EmptyPrompt);
         }
         if prompt_tokens + 1 > self.positions_max {
             return Err(GeneratorError::TooLong { needed: prompt_tokens + 1, limit: self.positions_max });
         }
-        if self.open.len() + opening.sequences.len() > self.room {
+        if self.open.len() + request.sequences.len() > self.room {
             return Err(GeneratorError::Full);
         }
-        for &sequence in &opening.sequences {
-            let stops = opening.stops.clone();
+        for &sequence in &request.sequences {
+            let stops = request.stops.clone();
             let state = ScriptedSequence {
                 stops,
                 running: true,
@@ -139,7 +140,7 @@ impl Generator for Scripted {
             };
             assert!(self.open.insert(sequence, state).is_none(), "sequence {sequence} was opened twice");
         }
-        self.log.push(Asked::Open(opening.sequences));
+        self.log.push(Asked::Open(request.sequences));
         Ok(())
     }
 
@@ -148,9 +149,17 @@ impl Generator for Scripted {
         for (&sequence, state) in self.open.iter_mut().filter(|(_, state)| state.running) {
             let id = self.scripts.get_mut(&sequence).and_then(VecDeque::pop_front).unwrap_or(self.end_token);
             // Numbers that tests can tell apart: they depend on the sequence and the position only.
-            let raw = -((sequence as f32) + (state.tokens as f32) / 1024.0);
-            let token = Sampled { id, raw, tempered: raw, temperature: 1.0, processed: raw, kept: 1.0, entropy: 1.0 };
-            events.push(Event::Token { sequence, token, likeliest: Vec::new() });
+            let logprob = -((sequence as f32) + (state.tokens as f32) / 1024.0);
+            let token = Sampled {
+                id,
+                logprob,
+                logprob_at_temperature: logprob,
+                temperature: 1.0,
+                processed_logprob: logprob,
+                kept_mass: 1.0,
+                entropy: 1.0,
+            };
+            events.push(Event::Token { sequence, token, top_logprobs: Vec::new() });
             state.tokens += 1;
             state.turn_tokens += 1;
             state.turn_bytes.extend((self.bytes_of)(id));

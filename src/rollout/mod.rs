@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use environment::{Environment, EnvironmentError, Scene, Task, Tasks, TokenLimits};
+use environment::{Environment, EnvironmentError, PreparedTask, Task, Tasks, TokenLimits};
 use generator::{Generator, GeneratorError, Sampling};
 use repetition::RepetitionSettings;
 use trajectories::{Start, Trajectories};
@@ -42,9 +42,9 @@ pub struct RolloutSettings {
     pub group_size: usize,
     /// Index of the first task in the run as a whole; with the group size it numbers the sequences.
     pub first_task: usize,
-    /// Seed of the random draws.
+    /// Seed of the random numbers.
     pub seed: u64,
-    /// How tokens are drawn.
+    /// How tokens are sampled.
     pub sampling: Sampling,
     /// Strings that end a sequence, besides the environment's.
     pub stop: Vec<String>,
@@ -85,16 +85,16 @@ pub struct Group {
 pub enum Update<'a> {
     /// The model wrote.
     Text {
-        /// Which sequence.
+        /// Number of the sequence that wrote.
         sequence: u64,
         /// The text since the last update of this sequence.
         text: &'a str,
     },
     /// A call came back.
     Observed {
-        /// Which sequence.
+        /// Number of the sequence that called.
         sequence: u64,
-        /// The call.
+        /// What was asked, and what came back.
         call: &'a Call,
         /// What the model reads.
         text: &'a str,
@@ -206,7 +206,7 @@ pub fn run_watched(
             tasks: tasks.count(),
             next_prepared: 0,
             next_opened: 0,
-            scenes: BTreeMap::new(),
+            prepared_tasks: BTreeMap::new(),
             tool_wait: ToolWait::default(),
         };
         let result = rollout.drive();
@@ -229,7 +229,7 @@ struct Rollout<'a> {
     next_prepared: usize,
     next_opened: usize,
     /// Tasks prepared and not opened yet.
-    scenes: BTreeMap<usize, Result<Scene, EnvironmentError>>,
+    prepared_tasks: BTreeMap<usize, Result<PreparedTask, EnvironmentError>>,
     tool_wait: ToolWait,
 }
 
@@ -258,7 +258,7 @@ impl Rollout<'_> {
             let (began, is_calling) = (Instant::now(), self.trajectories.is_calling());
             let is_decoding = self.trajectories.is_running();
             // Workers are waited for only if nothing decodes.
-            self.scenes.extend(self.trajectories.receive(self.generator, !is_decoding, &mut tell)?);
+            self.prepared_tasks.extend(self.trajectories.receive(self.generator, !is_decoding, &mut tell)?);
             if self.trajectories.is_running() {
                 let events = self.generator.step()?;
                 self.trajectories.take(self.generator, &events, &mut tell);
@@ -281,9 +281,9 @@ impl Rollout<'_> {
 
     /// Opens prepared tasks in order as long as the generator has room.
     fn open_what_fits(&mut self) -> Result<(), RolloutError> {
-        while let Some(scene) = self.scenes.remove(&self.next_opened) {
-            let mut scene = match scene {
-                Ok(scene) => scene,
+        while let Some(prepared_task) = self.prepared_tasks.remove(&self.next_opened) {
+            let mut prepared_task = match prepared_task {
+                Ok(prepared_task) => prepared_task,
                 Err(error) => {
                     self.finish_unopened(&Prompt::default(), &End::TaskFailed(error.to_string()));
                     continue;
@@ -298,24 +298,24 @@ impl Rollout<'_> {
                 limits: self.limits,
                 settings: self.settings,
             };
-            match self.trajectories.open(self.generator, &mut scene, &start) {
+            match self.trajectories.open(self.generator, &mut prepared_task, &start) {
                 Ok(()) => self.next_opened += 1,
                 Err(GeneratorError::TooLong { needed, limit }) => {
-                    self.finish_unopened(&scene.prompt, &End::PromptTooLong { needed, limit });
+                    self.finish_unopened(&prepared_task.prompt, &End::PromptTooLong { needed, limit });
                 }
                 Err(error @ (GeneratorError::EmptyPrompt | GeneratorError::NeverFits { .. })) => {
-                    self.finish_unopened(&scene.prompt, &End::TaskFailed(error.to_string()));
+                    self.finish_unopened(&prepared_task.prompt, &End::TaskFailed(error.to_string()));
                 }
                 // Nothing of ours will make room.
                 Err(GeneratorError::Full) if self.trajectories.is_empty() => {
                     return Err(RolloutError::NoRoom {
                         group_size: self.settings.group_size,
-                        prompt: scene.prompt.token_ids.len(),
+                        prompt: prepared_task.prompt.token_ids.len(),
                         tokens: self.limits.total,
                     });
                 }
                 Err(GeneratorError::Full) => {
-                    self.scenes.insert(self.next_opened, Ok(scene));
+                    self.prepared_tasks.insert(self.next_opened, Ok(prepared_task));
                     return Ok(());
                 }
                 Err(error) => return Err(error.into()),

@@ -1,4 +1,5 @@
-//! From the names in a recipe to plug-ins. A new plug-in is one file and one line here; an unknown name lists the known ones.
+//! From the names in a recipe to plug-ins. An unknown name lists the known ones. A new reward is a file and an
+//! entry in `rewards`; a new environment a name and an arm here; a new tool a name, and an arm in `tool` and `check_tool`.
 
 use std::sync::Arc;
 
@@ -33,7 +34,7 @@ pub enum RegistryError {
     Settings {
         /// Environment, tool or reward.
         kind: &'static str,
-        /// Its name.
+        /// Name of the environment, tool or reward.
         name: String,
         /// What is wrong.
         source: Box<toml::de::Error>,
@@ -41,9 +42,9 @@ pub enum RegistryError {
     /// A weight is no number.
     #[error("the weight of reward {name:?} is {weight}; give a finite number")]
     Weight {
-        /// The reward.
+        /// Name of the reward.
         name: String,
-        /// Its weight.
+        /// The weight as given: infinite or NaN.
         weight: f64,
     },
     /// A tool does not start.

@@ -20,7 +20,7 @@ pub struct View<'a> {
     pub calls: &'a [Call],
     /// Why the trajectory ended.
     pub end: &'a End,
-    /// The question.
+    /// The task's question in words.
     pub question: &'a str,
     /// The reference answers.
     pub solution: &'a Solution,
@@ -40,7 +40,7 @@ impl<'a> View<'a> {
         Self { text, answer, calls: &transcript.calls, end: &transcript.end, question, solution }
     }
 
-    /// The answer.
+    /// The answer, trimmed; `None` where there is none.
     pub fn answer(&self) -> Option<&str> {
         self.answer.as_deref()
     }
@@ -69,7 +69,7 @@ pub enum Needs {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Score {
-    /// The value.
+    /// The reward's unweighted score, or a weighted total.
     Value(f64),
     /// Why there is none. Counted, logged, and left out of its group.
     Unscored(String),

@@ -59,7 +59,7 @@ pub struct Subject<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CallStatus {
-    /// It ran.
+    /// It ran without an error.
     Ok,
     /// It failed; the text says why.
     Error,
@@ -109,7 +109,7 @@ pub struct ToolImage {
     pub name: String,
     /// What the model called it, for text only.
     pub label: String,
-    /// Its pixels.
+    /// The image as the tool made it, not resized for the model.
     pub pixels: Arc<RgbImage>,
     /// Where it shows more than the model's crop.
     pub widened: Option<Widened>,
@@ -119,7 +119,7 @@ pub struct ToolImage {
 #[derive(Clone, Debug, Error)]
 #[error("the tool {tool} failed: {reason}")]
 pub struct ToolFault {
-    /// Which tool.
+    /// The tool's name: `python` for the sandbox.
     pub tool: &'static str,
     /// Why, and the remedy.
     pub reason: String,

@@ -1,11 +1,13 @@
 //! Trajectories under way in one environment: the model writes a turn, a worker runs what it asks for, the observation goes back, until
-//! it ends. Whoever drives a generator opens tasks here, hands over what the generator drew, and hears what happens.
+//! it ends. Whoever drives a generator opens tasks here, hands over what the generator sampled, and hears what happens.
 
 use std::collections::BTreeMap;
 use std::thread::Scope;
 
-use super::environment::{Environment, EnvironmentError, Episode, Next, Observation, Scene, Tasks, TokenLimits};
-use super::generator::{AdaptiveTemperature, Event, Generator, GeneratorError, Opening, Sampled, StopReason, Stops};
+use super::environment::{Environment, EnvironmentError, Episode, Next, Observation, PreparedTask, Tasks, TokenLimits};
+use super::generator::{
+    AdaptiveTemperature, Event, GenerateRequest, Generator, GeneratorError, Sampled, StopReason, Stops,
+};
 use super::repetition::Repetition;
 use super::tool::ToolOutput;
 use super::transcript::{Call, End, OwnParts, Transcript};
@@ -14,7 +16,7 @@ use super::{RolloutError, RolloutSettings, Update};
 use crate::prompt::{Processor, StreamDecoder};
 
 /// A task that was made ready, by its number.
-pub type Ready = (usize, Result<Scene, EnvironmentError>);
+pub type Ready = (usize, Result<PreparedTask, EnvironmentError>);
 
 /// How a task's sequences begin.
 #[derive(Clone, Copy, Debug)]
@@ -23,17 +25,17 @@ pub struct Start<'a> {
     pub task: usize,
     /// Number of the group's first sequence; the others count on from it.
     pub first_sequence: u64,
-    /// What that is in the counter of the random draws, where it is not itself.
+    /// What that is in the counter of the random numbers, where it is not itself.
     pub first_counter: Option<u64>,
     /// Tokens that each may take.
     pub limits: TokenLimits,
     /// Pixels of observed images that each transcript keeps.
     pub pixels_kept: usize,
-    /// How many they are, how they draw, and what else stops them.
+    /// How many they are, how they sample, and what else stops them.
     pub settings: &'a RolloutSettings,
 }
 
-/// The trajectories.
+/// Sequences under way in one environment, and the workers that run its tools.
 pub struct Trajectories<'a> {
     processor: &'a Processor,
     environment: &'a dyn Environment,
@@ -137,39 +139,39 @@ impl<'a> Trajectories<'a> {
         self.active.is_empty()
     }
 
-    /// Opens the sequences of a task, and takes the scene's episodes.
+    /// Opens the sequences of a task, and takes the prepared task's episodes.
     ///
     /// # Errors
-    /// The generator's; the scene is then as it was.
+    /// The generator's; the prepared task is then as it was.
     pub fn open(
         &mut self,
         generator: &mut dyn Generator,
-        scene: &mut Scene,
+        prepared_task: &mut PreparedTask,
         start: &Start<'_>,
     ) -> Result<(), GeneratorError> {
-        generator.open(self.opening(scene, start))?;
-        let episodes = std::mem::take(&mut scene.episodes);
+        generator.open(self.generate_request(prepared_task, start))?;
+        let episodes = std::mem::take(&mut prepared_task.episodes);
         assert_eq!(episodes.len(), start.settings.group_size, "an environment opens an episode for each sequence");
         for (sample, episode) in episodes.into_iter().enumerate() {
             let sequence = start.first_sequence + sample as u64;
-            let transcript = Transcript::of_prompt(&scene.prompt, start.task, sample, sequence, End::Running);
+            let transcript = Transcript::of_prompt(&prepared_task.prompt, start.task, sample, sequence, End::Running);
             self.active.insert(sequence, Active::new(transcript, episode, start));
         }
         Ok(())
     }
 
-    fn opening(&self, scene: &Scene, start: &Start<'_>) -> Opening {
+    fn generate_request(&self, prepared_task: &PreparedTask, start: &Start<'_>) -> GenerateRequest {
         let (settings, ids) = (start.settings, self.processor.special_ids());
         let mut strings = self.stop_strings.clone();
         strings.extend(settings.stop.iter().cloned());
         let code = self.environment.code_tags().zip(settings.sampling.code_temperature);
-        let mut opening = Opening {
-            token_ids: scene.prompt.token_ids.clone(),
-            images: scene.prompt.images.clone(),
+        let mut request = GenerateRequest {
+            token_ids: prepared_task.prompt.token_ids.clone(),
+            images: prepared_task.prompt.images.clone(),
             sequences: (start.first_sequence..start.first_sequence + settings.group_size as u64).collect(),
             first_counter: start.first_counter,
-            likeliest: 0,
-            likeliest_processed: false,
+            top_logprobs: 0,
+            top_logprobs_processed: false,
             constraints: Default::default(),
             seed: settings.seed,
             sampling: settings.sampling.clone(),
@@ -182,10 +184,10 @@ impl<'a> Trajectories<'a> {
             },
         };
         if !settings.eos.is_empty() {
-            opening.stops.token_ids.retain(|id| ![ids.im_end, ids.endoftext].contains(id));
-            opening.stops.token_ids.extend(&settings.eos);
+            request.stops.token_ids.retain(|id| ![ids.im_end, ids.endoftext].contains(id));
+            request.stops.token_ids.extend(&settings.eos);
         }
-        opening
+        request
     }
 
     /// Takes what workers have done: tasks made ready come back, observations go to their sequences. Waits for the first if `may_wait`,
@@ -203,7 +205,7 @@ impl<'a> Trajectories<'a> {
         while let Some(done) = self.workers.receive(may_wait) {
             may_wait = false;
             match done {
-                Done::Opened { task, scene } => ready.push((task, scene)),
+                Done::Opened { task, prepared_task } => ready.push((task, prepared_task)),
                 Done::Observed { sequence, episode, request, result } => {
                     self.observed(generator, sequence, episode, request, result, watch)?;
                 }
@@ -264,7 +266,7 @@ impl<'a> Trajectories<'a> {
     pub fn take(&mut self, generator: &mut dyn Generator, events: &[Event], watch: &mut dyn FnMut(Update<'_>)) {
         for event in events {
             match *event {
-                Event::Token { sequence, token, .. } => self.drawn(generator, sequence, token, watch),
+                Event::Token { sequence, token, .. } => self.sampled(generator, sequence, token, watch),
                 Event::Stopped { sequence, reason } => self.stopped(generator, sequence, reason, watch),
             }
         }
@@ -275,7 +277,7 @@ impl<'a> Trajectories<'a> {
         }
     }
 
-    fn drawn(
+    fn sampled(
         &mut self,
         generator: &mut dyn Generator,
         sequence: u64,
@@ -326,9 +328,9 @@ impl<'a> Trajectories<'a> {
     fn read(&mut self, generator: &mut dyn Generator, sequence: u64, stop: usize, watch: &mut dyn FnMut(Update<'_>)) {
         let Some(active) = self.active.get_mut(&sequence) else { return };
         let Some(mut episode) = active.episode.take() else { return };
-        let reading = episode.read(&active.text, stop);
-        active.end_turn(OwnParts::Then { border: reading.border, kind: reading.kind });
-        match reading.next {
+        let parsed = episode.read(&active.text, stop);
+        active.end_turn(OwnParts::Then { split_at: parsed.split_at, kind: parsed.kind });
+        match parsed.next {
             Next::Run(request) => self.workers.send(Job::Observe { sequence, episode, request, output: None }),
             Next::Refuse { request, output } => {
                 self.workers.send(Job::Observe { sequence, episode, request, output: Some(output) });
@@ -337,7 +339,7 @@ impl<'a> Trajectories<'a> {
         }
     }
 
-    /// Ends a sequence; what it has drawn since its last turn is thought.
+    /// Ends a sequence; what it has sampled since its last turn is thought.
     fn finish(&mut self, generator: &mut dyn Generator, sequence: u64, end: End, watch: &mut dyn FnMut(Update<'_>)) {
         let Some(mut active) = self.active.remove(&sequence) else { return };
         generator.close(sequence);

@@ -17,13 +17,13 @@ pub struct Transcript {
     pub task: usize,
     /// Which of the task's group, from 0.
     pub sample: usize,
-    /// Number of the sequence: `task * group size + sample`, the counter of its random draws.
+    /// Number of the sequence: `task * group size + sample`, the counter of its random numbers.
     pub sequence: u64,
     /// Tokens of the prompt, at the front of `token_ids`.
     pub prompt_tokens: usize,
     /// Prompt, own and observed tokens in order; images as runs of placeholders.
     pub token_ids: Vec<u32>,
-    /// Beside each token: how it was drawn if the model drew it, `None` in prompt and observations. `[token_ids.len()]`.
+    /// Beside each token: how it was sampled if the model sampled it, `None` in prompt and observations. `[token_ids.len()]`.
     pub sampled: Vec<Option<Sampled>>,
     /// The images in the order of their placeholders, the prompt's first.
     pub images: Vec<Arc<PreparedImage>>,
@@ -40,7 +40,7 @@ pub struct Transcript {
 pub struct Turn {
     /// What it is.
     pub kind: TurnKind,
-    /// Its tokens in `Transcript::token_ids`. A token that crosses the border of two turns belongs to the second.
+    /// Its tokens in `Transcript::token_ids`. A token that belongs to two turns counts as the second's.
     pub tokens: Range<usize>,
     /// Its text; an image in an observation stands as `<image>`, an end-of-turn token as nothing.
     pub text: String,
@@ -111,7 +111,7 @@ pub enum End {
     PromptTooLong {
         /// Tokens that the prompt and one more need.
         needed: usize,
-        /// Tokens possible.
+        /// Tokens that a sequence can have.
         limit: usize,
     },
     /// The model repeated itself over more than half of a turn.
@@ -185,7 +185,7 @@ impl Transcript {
         self.sampled.get(index).is_some_and(Option::is_some)
     }
 
-    /// The model's own tokens: index in `token_ids`, and how each was drawn.
+    /// The model's own tokens: index in `token_ids`, and how each was sampled.
     pub fn own(&self) -> impl Iterator<Item = (usize, &Sampled)> {
         self.sampled.iter().enumerate().filter_map(|(index, sampled)| Some((index, sampled.as_ref()?)))
     }
@@ -211,25 +211,25 @@ impl Transcript {
         self.turns.iter().map(|turn| turn.text.as_str()).collect()
     }
 
-    /// Adds tokens that the model drew, as one or two turns: `text` up to byte `border` is of kind `first`, the rest of `second`.
+    /// Adds tokens that the model sampled, as one or two turns: split at a byte of `text` as `parts` says.
     pub(super) fn push_own(&mut self, tokens: &[Sampled], pieces: &[usize], text: &str, parts: OwnParts) {
         let start = self.token_ids.len();
         self.token_ids.extend(tokens.iter().map(|token| token.id));
         self.sampled.extend(tokens.iter().copied().map(Some));
         let end = self.token_ids.len();
-        let (border, kind) = match parts {
+        let (split_at, kind) = match parts {
             OwnParts::Thought => (text.len(), TurnKind::Thought),
-            OwnParts::Then { border, kind } => (border, kind),
+            OwnParts::Then { split_at, kind } => (split_at, kind),
         };
-        // The first token whose bytes reach past the border.
+        // The first token whose bytes reach past the split.
         let mut bytes = 0;
         let before = pieces.iter().take_while(|length| {
             bytes += **length;
-            bytes <= border
+            bytes <= split_at
         });
-        let border_token = if border >= text.len() { end } else { start + before.count() };
-        self.push_turn(TurnKind::Thought, start..border_token, &text[..border]);
-        self.push_turn(kind, border_token..end, &text[border..]);
+        let split_token = if split_at >= text.len() { end } else { start + before.count() };
+        self.push_turn(TurnKind::Thought, start..split_token, &text[..split_at]);
+        self.push_turn(kind, split_token..end, &text[split_at..]);
     }
 
     /// Adds an observation's tokens.
@@ -252,12 +252,12 @@ impl Transcript {
 /// How the model's own text of one generation divides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OwnParts {
-    /// All thought.
+    /// All of it is thought.
     Thought,
     /// Thought up to a byte, then something else.
     Then {
         /// Where the second turn starts, in bytes of the text.
-        border: usize,
+        split_at: usize,
         /// What it is.
         kind: TurnKind,
     },

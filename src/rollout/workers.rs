@@ -8,22 +8,16 @@ use std::thread::Scope;
 
 use tracing::debug_span;
 
-use super::environment::{Environment, EnvironmentError, Episode, Observation, Scene, Tasks};
+use super::environment::{Environment, EnvironmentError, Episode, Observation, PreparedTask, Tasks};
 use super::tool::ToolOutput;
 use crate::prompt::Processor;
 
 /// Work for a worker.
 pub(super) enum Job {
     /// Make a task ready.
-    Open {
-        /// Its index.
-        task: usize,
-        /// Its sequences.
-        group_size: usize,
-    },
+    Open { task: usize, group_size: usize },
     /// Run a tool, unless its output is given, and write the observation.
     Observe {
-        /// Whose.
         sequence: u64,
         /// Its environment, which comes back.
         episode: Box<dyn Episode>,
@@ -36,18 +30,15 @@ pub(super) enum Job {
 
 /// What a worker did.
 pub(super) enum Done {
-    /// [`Job::Open`].
+    /// A [`Job::Open`] has ended.
     Opened {
-        /// The task.
         task: usize,
         /// The task made ready.
-        scene: Result<Scene, EnvironmentError>,
+        prepared_task: Result<PreparedTask, EnvironmentError>,
     },
-    /// [`Job::Observe`].
+    /// A [`Job::Observe`] has ended.
     Observed {
-        /// Whose.
         sequence: u64,
-        /// Its environment.
         episode: Box<dyn Episode>,
         /// What the model asked.
         request: String,
@@ -138,8 +129,8 @@ fn perform(job: Job, processor: &Processor, environment: &dyn Environment, tasks
     match job {
         Job::Open { task, group_size } => {
             let _span = debug_span!("prepare", task).entered();
-            let scene = tasks.task(task).and_then(|task| environment.open(processor, &task, group_size));
-            Done::Opened { task, scene }
+            let prepared_task = tasks.task(task).and_then(|task| environment.open(processor, &task, group_size));
+            Done::Opened { task, prepared_task }
         }
         Job::Observe { sequence, mut episode, request, output } => {
             let _span = debug_span!("call", sequence).entered();

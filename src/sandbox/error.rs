@@ -50,7 +50,7 @@ pub enum SandboxError {
         "cannot use the folder {path:?}: {source}. Free space there or make it writable (TMPDIR and XDG_CACHE_HOME move it)"
     )]
     Folder {
-        /// The folder.
+        /// A temporary folder, or one of the managed Python.
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
@@ -58,7 +58,7 @@ pub enum SandboxError {
     /// The interpreter did not start.
     #[error("cannot run {python:?}: {source}. Set THYME_PYTHON to a working Python")]
     Spawn {
-        /// The interpreter.
+        /// Path of the interpreter's executable.
         python: PathBuf,
         /// What the system said.
         source: std::io::Error,
@@ -98,7 +98,7 @@ pub enum SandboxError {
     /// A produced image cannot be saved.
     #[error("cannot write {path:?}: {source}. Give a folder that exists or can be made, with space left")]
     Output {
-        /// The file.
+        /// The file, or the folder that it was to go to.
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,

@@ -73,13 +73,13 @@ pub struct Interpreter {
 /// What model code runs on: the values that it computes may depend on it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Versions {
-    /// Of Python.
+    /// Version of Python.
     pub python: String,
-    /// Of numpy.
+    /// Version of numpy.
     pub numpy: String,
-    /// Of the package that `cv2` comes from.
+    /// Version of the package that `cv2` comes from.
     pub opencv: String,
-    /// Of Pillow.
+    /// Version of Pillow.
     pub pillow: String,
 }
 

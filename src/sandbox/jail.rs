@@ -52,7 +52,7 @@ impl Guarantee {
 pub struct Offered {
     /// The highest version of Landlock; 0 is none.
     pub landlock: u32,
-    /// User namespaces.
+    /// Namespaces that a user without privileges makes.
     pub user_namespaces: bool,
     /// Namespaces that root makes without a user namespace.
     pub namespaces_of_root: bool,

@@ -190,7 +190,7 @@ impl Zygote {
 /// What the zygote can do to a session's process; the numbers are those of `SIGNALS` in `zygote.py`.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Order {
-    /// End it.
+    /// End it at once.
     Kill = 0,
     /// Let none of its threads run.
     Stop = 1,

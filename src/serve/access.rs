@@ -63,7 +63,7 @@ impl Default for Origins {
 /// Names in a request's `Host`, with or without a port.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum Hosts {
-    /// Any name.
+    /// Any name: the header is not checked.
     #[default]
     Any,
     /// Names and addresses of this machine for itself, and these.

@@ -9,13 +9,13 @@ use serde::{Serialize, Serializer};
 
 use super::App;
 use super::choice::finite;
-use super::desk::Token;
+use super::engine_loop::Token;
 use super::prompt_logprobs::TokenLogprobs;
 
 /// How an answer names tokens.
 #[derive(Clone)]
 pub struct Names {
-    /// The server.
+    /// The server, whose tokenizer gives their texts.
     pub app: Arc<App>,
     /// Write `token_id:N` in place of a token's text.
     pub as_ids: bool,
@@ -38,9 +38,9 @@ impl Names {
         self.app.prompts.processor.tokenizer().token_bytes(id)
     }
 
-    /// The log-probability of a drawn token that is told.
+    /// The log-probability of a sampled token that is told.
     pub fn logprob(&self, token: &Token) -> f32 {
-        self.app.defaults.logprobs_mode.of(&token.drawn)
+        self.app.defaults.logprobs_mode.of(&token.sampled)
     }
 }
 
@@ -69,18 +69,18 @@ where
 /// Log-probabilities of a chat's tokens: `{"content": [...]}`, an entry a token.
 #[derive(Debug)]
 pub struct ChatLogprobs {
-    /// The tokens.
+    /// Tokens of the answer in order; in a stream those of one piece.
     pub tokens: Vec<Token>,
-    /// Their names.
+    /// How the tokens are named.
     pub names: Names,
 }
 
 impl Serialize for ChatLogprobs {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let entries = self.tokens.iter().map(|token| ChatEntry {
-            id: token.drawn.id,
+            id: token.sampled.id,
             logprob: self.names.logprob(token),
-            likeliest: Some(&token.likeliest),
+            top_logprobs: Some(&token.top_logprobs),
             names: &self.names,
         });
         let mut whole = serializer.serialize_struct("ChatLogprobs", 1)?;
@@ -94,19 +94,20 @@ impl Serialize for ChatLogprobs {
 struct ChatEntry<'a> {
     id: u32,
     logprob: f32,
-    likeliest: Option<&'a [(u32, f32)]>,
+    top_logprobs: Option<&'a [(u32, f32)]>,
     names: &'a Names,
 }
 
 impl Serialize for ChatEntry<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut entry = serializer.serialize_struct("ChatLogprob", 3 + usize::from(self.likeliest.is_some()))?;
+        let mut entry = serializer.serialize_struct("ChatLogprob", 3 + usize::from(self.top_logprobs.is_some()))?;
         entry.serialize_field("token", &self.names.text(self.id))?;
         entry.serialize_field("logprob", &finite(self.logprob))?;
         entry.serialize_field("bytes", self.names.bytes(self.id))?;
-        if let Some(likeliest) = self.likeliest {
+        if let Some(top_logprobs) = self.top_logprobs {
             let names = self.names;
-            let entries = likeliest.iter().map(|&(id, logprob)| ChatEntry { id, logprob, likeliest: None, names });
+            let entries =
+                top_logprobs.iter().map(|&(id, logprob)| ChatEntry { id, logprob, top_logprobs: None, names });
             entry.serialize_field("top_logprobs", &Listed(entries))?;
         }
         entry.end()
@@ -118,19 +119,19 @@ impl Serialize for ChatEntry<'_> {
 pub struct TextLogprobs {
     /// The tokens, those of an echoed prompt first.
     pub places: Vec<TextPlace>,
-    /// Their names.
+    /// How the tokens are named.
     pub names: Names,
 }
 
 /// A token of a completion.
 #[derive(Debug)]
 pub struct TextPlace {
-    /// The token.
+    /// The token's id in the vocabulary.
     pub id: u32,
     /// Its log-probability; none for the first token of an echoed prompt, which has nothing to be predicted from.
     pub logprob: Option<f32>,
     /// The likeliest tokens in its place.
-    pub likeliest: Vec<(u32, f32)>,
+    pub top_logprobs: Vec<(u32, f32)>,
     /// Characters of the text that are complete before it.
     pub offset: usize,
 }
@@ -140,7 +141,7 @@ impl Serialize for TextLogprobs {
         let places = self.places.iter();
         let top = |place: &TextPlace| {
             let own = place.logprob.map(|logprob| (place.id, logprob))?;
-            let all = place.likeliest.iter().copied().chain([own]);
+            let all = place.top_logprobs.iter().copied().chain([own]);
             Some(all.map(|(id, logprob)| (self.names.text(id), finite(logprob))).collect::<BTreeMap<_, _>>())
         };
         let mut whole = serializer.serialize_struct("TextLogprobs", 4)?;
@@ -168,7 +169,6 @@ struct PromptLogprob {
     logprob: f32,
     /// 1 for the likeliest.
     rank: usize,
-    /// Its text.
     decoded_token: String,
 }
 

@@ -14,9 +14,9 @@ use serde_json::Value;
 use super::answer_logprobs::{ChatLogprobs, Names, PromptLogprobs, TextLogprobs, TextPlace};
 use super::choice::Finish;
 use super::constraints::ToolChoice;
-use super::desk::Token;
+use super::engine_loop::Token;
 use super::error::ApiError;
-use super::generation::{Drawn, Generation, News};
+use super::generation::{Generation, News, SampledText};
 use super::openai::{Answer, ChatChoice, ChatMessage, FunctionCall, Request, TextChoice, TokenAnswer, ToolCall, Usage};
 use super::seconds_since_1970;
 use super::tool_calls::{Piece, Rest, ToolCallReader};
@@ -25,10 +25,10 @@ use crate::prompt::StreamDecoder;
 /// What answers look like.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Kind {
-    /// Messages.
+    /// Messages, for `/v1/chat/completions`.
     #[default]
     Chat,
-    /// Text.
+    /// Text, for `/v1/completions`.
     Text,
     /// Tokens only, never in pieces.
     Tokens,
@@ -77,7 +77,7 @@ pub struct Writer {
     id: String,
     model: String,
     created: u64,
-    /// Version of the weights that the last token was drawn under.
+    /// Version of the weights that the last token was sampled under.
     version: u64,
     readers: Vec<ToolCallReader>,
     names: Names,
@@ -122,7 +122,7 @@ impl Writer {
             created: seconds_since_1970(),
             readers: (0..answers).map(|_| reader(form)).collect(),
             names: Names { app: generation.app.clone(), as_ids: generation.settings.tokens_as_ids },
-            version: generation.app.gauges.weights_version(),
+            version: generation.app.metrics.weights_version(),
             generation,
         }
     }
@@ -131,8 +131,8 @@ impl Writer {
     pub async fn whole(mut self) -> Result<Response, ApiError> {
         let mut wholes: Vec<Part> = (0..self.generation.answers()).map(|_| Part::default()).collect();
         while let Some(news) = self.generation.next().await? {
-            let drawn = match news {
-                News::Drawn(drawn) => drawn,
+            let sampled = match news {
+                News::Sampled(sampled) => sampled,
                 News::Restarted(choices) => {
                     for choice in choices {
                         wholes[choice] = Part::default();
@@ -141,8 +141,8 @@ impl Writer {
                     continue;
                 }
             };
-            let choice = drawn.choice;
-            let part = self.part(drawn);
+            let choice = sampled.choice;
+            let part = self.part(sampled);
             wholes[choice].extend(part);
         }
         let usage = Some(self.generation.usage());
@@ -176,7 +176,7 @@ impl Writer {
     /// What is wrong before the first token comes.
     pub async fn stream(mut self) -> Result<Response, ApiError> {
         self.generation.wait().await?;
-        let state = Pieces { ready: self.opening_events(), writer: Some(self) };
+        let state = SseStream { ready: self.opening_events(), writer: Some(self) };
         let events = stream::unfold(state, |mut state| async move {
             let event = state.next().await?;
             Some((Ok::<_, Infallible>(event), state))
@@ -237,22 +237,22 @@ impl Writer {
     }
 
     /// Takes calls out of the text.
-    fn part(&mut self, drawn: Drawn) -> Part {
-        self.version = drawn.token.as_ref().map_or(self.version, |token| token.version);
+    fn part(&mut self, sampled: SampledText) -> Part {
+        self.version = sampled.token.as_ref().map_or(self.version, |token| token.version);
         let has_offsets = self.form.kind == Kind::Text && self.generation.settings.logprobs.is_some();
-        let offsets = drawn.token.iter().filter(|_| has_offsets).map(|_| drawn.offset).collect();
+        let offsets = sampled.token.iter().filter(|_| has_offsets).map(|_| sampled.offset).collect();
         let mut part =
-            Part { tokens: drawn.token.into_iter().collect(), offsets, finish: drawn.finish, ..Part::default() };
+            Part { tokens: sampled.token.into_iter().collect(), offsets, finish: sampled.finish, ..Part::default() };
         if self.form.tool_calls == ToolCalls::Ignored {
-            part.text = drawn.text;
+            part.text = sampled.text;
         } else {
-            let reader = &mut self.readers[drawn.choice];
+            let reader = &mut self.readers[sampled.choice];
             let rest = match &part.finish {
                 None => Rest::Open,
                 Some(finish) if finish.reason == "length" => Rest::Cut,
                 Some(_) => Rest::Said,
             };
-            for piece in reader.read(&drawn.text, rest) {
+            for piece in reader.read(&sampled.text, rest) {
                 let call = match piece {
                     Piece::Text(text) => {
                         part.text.push_str(&text);
@@ -260,7 +260,7 @@ impl Writer {
                     }
                     Piece::Begin(number, name) => ToolCall {
                         index: Some(number),
-                        id: Some(format!("call_{}_{}_{number}", self.id, drawn.choice)),
+                        id: Some(format!("call_{}_{}_{number}", self.id, sampled.choice)),
                         kind: Some("function"),
                         function: FunctionCall { name: Some(name), arguments: String::new() },
                     },
@@ -281,7 +281,7 @@ impl Writer {
             }
         }
         if let Some(finish) = &part.finish {
-            self.generation.finished(drawn.choice, finish.reason);
+            self.generation.finished(sampled.choice, finish.reason);
         }
         part
     }
@@ -310,7 +310,7 @@ impl Writer {
             delta: Some(ChatMessage { role: None, content: has_content.then_some(part.text), tool_calls: part.calls }),
             finish_reason,
             stop_reason,
-            token_ids: settings.token_ids.then(|| part.tokens.iter().map(|token| token.drawn.id).collect()),
+            token_ids: settings.token_ids.then(|| part.tokens.iter().map(|token| token.sampled.id).collect()),
             weights_versions: weights_versions(&part.tokens),
             logprobs: settings.logprobs.map(|_| ChatLogprobs { tokens: part.tokens, names: self.names.clone() }),
             trajectory: None,
@@ -331,9 +331,9 @@ impl Writer {
         text.push_str(&part.text);
         let mut choice = self.text_choice_of(number, text, part.finish, &part.tokens);
         let place = |(token, offset): (Token, usize)| TextPlace {
-            id: token.drawn.id,
+            id: token.sampled.id,
             logprob: Some(self.names.logprob(&token)),
-            likeliest: token.likeliest,
+            top_logprobs: token.top_logprobs,
             offset: characters + offset,
         };
         if self.generation.settings.logprobs.is_some() {
@@ -351,7 +351,8 @@ impl Writer {
 
     fn text_choice_of(&self, index: usize, text: String, finish: Option<Finish>, tokens: &[Token]) -> TextChoice {
         let (finish_reason, stop_reason) = reasons(finish);
-        let token_ids = self.generation.settings.token_ids.then(|| tokens.iter().map(|token| token.drawn.id).collect());
+        let token_ids =
+            self.generation.settings.token_ids.then(|| tokens.iter().map(|token| token.sampled.id).collect());
         TextChoice {
             weights_versions: weights_versions(tokens),
             index,
@@ -382,7 +383,7 @@ impl Writer {
                 places.push(TextPlace {
                     id,
                     logprob: own.map(|tokens| tokens[0].logprob),
-                    likeliest: own
+                    top_logprobs: own
                         .map_or_else(Vec::new, |tokens| tokens.iter().map(|token| (token.id, token.logprob)).collect()),
                     offset: characters,
                 });
@@ -407,13 +408,13 @@ impl Writer {
 }
 
 /// A stream of events.
-struct Pieces {
+struct SseStream {
     ready: VecDeque<String>,
     /// None at the end.
     writer: Option<Writer>,
 }
 
-impl Pieces {
+impl SseStream {
     /// The next events. What came since the last ones goes out together, an answer's tokens in one event: a client that reads slowly, or a
     /// network that has many to write to, has fewer and larger pieces to deal with.
     async fn next(&mut self) -> Option<String> {
@@ -425,9 +426,9 @@ impl Pieces {
         let mut came = writer.generation.next().await;
         let end = loop {
             match came {
-                Ok(Some(News::Drawn(drawn))) => {
-                    let choice = drawn.choice;
-                    let part = writer.part(drawn);
+                Ok(Some(News::Sampled(sampled))) => {
+                    let choice = sampled.choice;
+                    let part = writer.part(sampled);
                     parts.entry(choice).or_default().extend(part);
                 }
                 Ok(Some(News::Restarted(_))) => break Some(Some(ApiError::failed("a stream cannot start over"))),
@@ -457,7 +458,7 @@ fn reader(form: Form) -> ToolCallReader {
     }
 }
 
-/// For each token the version of the weights that it was drawn under, where they are not all the same.
+/// For each token the version of the weights that it was sampled under, where they are not all the same.
 fn weights_versions(tokens: &[Token]) -> Option<Vec<u64>> {
     let first = tokens.first()?.version;
     let is_mixed = tokens.iter().any(|token| token.version != first);

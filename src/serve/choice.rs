@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::desk::Progress;
+use super::engine_loop::Progress;
 use super::sampling::Settings;
 use crate::engine::request::{Sampled, StopReason};
 use crate::prompt::{StreamDecoder, Tokenizer};
@@ -12,14 +12,14 @@ use crate::prompt::{StreamDecoder, Tokenizer};
 /// What stands for the logarithm of 0, which JSON does not have.
 const LOGPROB_MIN: f32 = -9999.0;
 
-/// Which log-probability of a drawn token is told.
+/// Which log-probability of a sampled token is told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub enum LogprobsMode {
     /// At temperature 1 over the whole vocabulary.
     #[default]
     RawLogprobs,
-    /// Under the distribution that it was drawn from: after penalties, bias, mask, temperature and cuts.
+    /// Under the distribution that it was sampled from: after penalties, bias, mask, temperature and cuts.
     ProcessedLogprobs,
 }
 
@@ -35,8 +35,8 @@ impl LogprobsMode {
     /// The number for a token.
     pub fn of(self, token: &Sampled) -> f32 {
         let logprob = match self {
-            LogprobsMode::RawLogprobs => token.raw,
-            LogprobsMode::ProcessedLogprobs => token.processed,
+            LogprobsMode::RawLogprobs => token.logprob,
+            LogprobsMode::ProcessedLogprobs => token.processed_logprob,
         };
         finite(logprob)
     }
@@ -63,7 +63,7 @@ pub struct Choice {
 /// What a token brought.
 #[derive(Debug, Default)]
 pub struct Delta {
-    /// Text.
+    /// Text that can be given out now; what may begin a stop string waits.
     pub text: String,
     /// Characters that were complete before the token: where it begins in the text, or where the character does that it is a part of.
     pub offset: usize,
@@ -91,7 +91,7 @@ impl Choice {
         let (before, offset) = (self.text.len(), self.characters);
         if let Some(token) = &progress.token {
             self.tokens += 1;
-            let id = token.drawn.id;
+            let id = token.sampled.id;
             let ends_with_token = matches!(progress.stopped, Some(StopReason::Token(_))) && !self.settings.include_stop;
             let is_left_out = ends_with_token || (self.settings.skip_special && tokenizer.is_special(id));
             if !is_left_out {

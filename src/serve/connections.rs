@@ -147,15 +147,15 @@ impl HttpBody for BusyBody {
 }
 
 /// Takes connections and answers them by `router` until `end` is true, then waits until each has its last answer. A client that takes
-/// longer than `patience` over the head of a request, or does not read for so long, is dropped.
-pub async fn serve(listener: TcpListener, router: Router, patience: Duration, mut end: watch::Receiver<bool>) {
+/// longer than `client_timeout` over the head of a request, or does not read for so long, is dropped.
+pub async fn serve(listener: TcpListener, router: Router, client_timeout: Duration, mut end: watch::Receiver<bool>) {
     if let Err(error) = rustix::net::listen(&listener, BACKLOG) {
         tracing::warn!("the queue of new connections stays short: {error}");
     }
     let max = connections_max();
     let free = Arc::new(Semaphore::new(max as usize));
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(patience);
+    http.timer(TokioTimer::new()).header_read_timeout(client_timeout);
     let idle = Arc::<Idle>::default();
     loop {
         let next = async {
@@ -176,7 +176,7 @@ pub async fn serve(listener: TcpListener, router: Router, patience: Duration, mu
                 let (http, router, end) = (http.clone(), router.clone(), end.clone());
                 let standing = Standing::new(&idle);
                 tokio::spawn(async move {
-                    attend(stream, peer.ip(), &http, router, patience, standing, end).await;
+                    attend(stream, peer.ip(), &http, router, client_timeout, standing, end).await;
                     drop(place);
                 });
             }
@@ -194,11 +194,11 @@ async fn attend(
     address: IpAddr,
     http: &http1::Builder,
     router: Router,
-    patience: Duration,
+    client_timeout: Duration,
     standing: Arc<Standing>,
     mut end: watch::Receiver<bool>,
 ) {
-    if let Err(error) = prepare(&stream, patience) {
+    if let Err(error) = prepare(&stream, client_timeout) {
         tracing::debug!("a connection has not all its settings: {error}");
     }
     let answering = standing.clone();
@@ -238,11 +238,11 @@ async fn attend(
 }
 
 /// Tokens go out at once, and the system gives a client up that neither reads nor answers.
-fn prepare(stream: &TcpStream, patience: Duration) -> std::io::Result<()> {
+fn prepare(stream: &TcpStream, client_timeout: Duration) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     sockopt::set_socket_keepalive(stream, true)?;
-    sockopt::set_tcp_keepidle(stream, patience.max(Duration::from_secs(1)))?;
-    sockopt::set_tcp_user_timeout(stream, u32::try_from(patience.as_millis()).unwrap_or(u32::MAX))?;
+    sockopt::set_tcp_keepidle(stream, client_timeout.max(Duration::from_secs(1)))?;
+    sockopt::set_tcp_user_timeout(stream, u32::try_from(client_timeout.as_millis()).unwrap_or(u32::MAX))?;
     Ok(())
 }
 

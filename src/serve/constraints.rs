@@ -34,7 +34,7 @@ const REASON_CHARACTERS_MAX: usize = 500;
 
 /// What a request asks, before it is compiled.
 #[derive(Clone, Debug, Default)]
-pub struct Asked {
+pub struct RequestedConstraints {
     constraints: Constraints,
     bad_words: Vec<String>,
     /// The field that asks for a form, and the form.
@@ -72,12 +72,12 @@ pub fn first_field(request: &Request) -> Option<&'static str> {
     fields.into_iter().find(|(_, is_asked)| *is_asked).map(|(field, _)| field)
 }
 
-impl Asked {
+impl RequestedConstraints {
     /// What a request asks.
     ///
     /// # Errors
     /// The first field whose value cannot be used.
-    pub fn read(request: &Request, tools: &ToolChoice, defaults: &Defaults) -> Result<Asked, ApiError> {
+    pub fn read(request: &Request, tools: &ToolChoice, defaults: &Defaults) -> Result<RequestedConstraints, ApiError> {
         let penalty = |param: &str, value: Option<f32>| {
             let value = value.unwrap_or(0.0);
             check(param, value, (-2.0..=2.0).contains(&value), "between -2 and 2").map(|()| value)
@@ -91,7 +91,7 @@ impl Asked {
             min_tokens: read_min_tokens(request, defaults)?,
             grammar: None,
         };
-        Ok(Asked { constraints, bad_words: read_bad_words(request)?, form: read_form(request, tools)? })
+        Ok(RequestedConstraints { constraints, bad_words: read_bad_words(request)?, form: read_form(request, tools)? })
     }
 
     /// Whether a form is asked for.
@@ -113,7 +113,7 @@ impl Asked {
         if self.bad_words.is_empty() && self.form.is_none() {
             return Ok(Arc::new(self.constraints));
         }
-        // In places of its own: whoever sends large forms holds up others who send forms, and nobody else.
+        // Under a semaphore of its own: whoever sends large forms holds up others who send forms, and nobody else.
         on_thread(app, &app.compiling, (client, self.cost()), move |app| {
             let tokenizer = app.prompts.processor.tokenizer();
             let grammar = self.form.map(|(param, form)| compile(app.grammars()?, param, &form)).transpose()?;
@@ -197,12 +197,12 @@ fn read_bias(bias: Option<&Map<String, Value>>, defaults: &Defaults) -> Result<B
     bias.iter().map(entry).collect()
 }
 
-/// Refuses a token that is asked for and is never drawn.
+/// Refuses a token that is asked for and is never sampled.
 fn refuse_placeholder(param: &str, id: u32, defaults: &Defaults) -> Result<(), ApiError> {
     match defaults.placeholders.contains(&id) {
         true => {
             let message = format!(
-                "asks for the token {id}, which stands for a picture in a prompt and is never drawn; leave it out"
+                "asks for the token {id}, which stands for a picture in a prompt and is never sampled; leave it out"
             );
             Err(ApiError::field(param, message))
         }
@@ -335,7 +335,7 @@ fn read_response_format(format: &Value) -> Result<Option<Form>, ApiError> {
     }
 }
 
-/// vLLM's form.
+/// Reads vLLM's `structured_outputs`, which has one of five kinds.
 fn read_structured_outputs(outputs: &Value) -> Result<Form, ApiError> {
     const PARAM: &str = "structured_outputs";
     const KINDS: [&str; 5] = ["json", "json_object", "regex", "choice", "grammar"];

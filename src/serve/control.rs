@@ -16,13 +16,13 @@ use super::App;
 use super::access::Bodiless;
 use super::answers::{Form, Kind};
 use super::constraints::ToolChoice;
-use super::desk::{Order, Running};
+use super::engine_loop::{Command, Running};
 use super::error::ApiError;
 use super::fair::Client;
 use super::fields::{object, optional_object, whole_number, wholes, with_whole_floats};
 use super::openai::Request;
 use super::prompts::{is_remote, picture_count};
-use super::routes::{Entry, Wire, answer, cost_of, fetch, fetch_pictures, prepare, read_asked};
+use super::routes::{JsonBody, RequestGuard, answer, cost_of, fetch, fetch_pictures, prepare, read_constraints};
 use super::sampling::check;
 use crate::checkpoint::folder;
 use crate::checkpoint::weights::ReloadError;
@@ -40,7 +40,7 @@ pub const TRANSFER_ROUTES: [&str; 6] = [
     "/close_communicator",
 ];
 
-/// The routes.
+/// Routes for training frameworks: weight updates, prompts that are made here, generation from token ids.
 pub fn routes() -> Router<Arc<App>> {
     let routes = Router::new()
         .route("/server_info", get(server_info))
@@ -56,7 +56,7 @@ pub fn routes() -> Router<Arc<App>> {
 async fn server_info(State(app): State<Arc<App>>) -> Json<Value> {
     Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
-        "weights_version": app.gauges.weights_version(),
+        "weights_version": app.metrics.weights_version(),
         "vllm_config": {
             "model_config": {
                 "served_model_name": app.names,
@@ -80,7 +80,7 @@ async fn no_transfer() -> ApiError {
 
 async fn reset_prefix_cache(State(app): State<Arc<App>>, _: Bodiless) -> Result<Json<Value>, ApiError> {
     let (reply, forgotten) = oneshot::channel();
-    app.order(Order::Forget(reply))?;
+    app.send(Command::ResetPrefixCache(reply))?;
     forgotten.await.map_err(|_| ApiError::failed("the engine is gone"))?;
     Ok(Json(json!({"success": true})))
 }
@@ -99,7 +99,7 @@ struct UpdateWeights {
 
 async fn update_weights(
     State(app): State<Arc<App>>,
-    Wire(update, _room): Wire<UpdateWeights>,
+    JsonBody(update, _room): JsonBody<UpdateWeights>,
 ) -> Result<Json<Value>, ApiError> {
     let (param, dir) = match (update.weight_dir, update.model_path) {
         (Some(dir), None) => ("weight_dir", dir),
@@ -115,7 +115,7 @@ async fn update_weights(
     let dir: PathBuf =
         folder::resolve(&dir).map_err(|error| ApiError::field(param, format!("cannot be used: {error}")))?;
     let (reply, reloaded) = oneshot::channel();
-    app.order(Order::Reload(dir.clone(), update.running, reply))?;
+    app.send(Command::UpdateWeights(dir.clone(), update.running, reply))?;
     let reloaded = reloaded.await.map_err(|_| ApiError::failed("the engine is gone"))?;
     let version = reloaded.map_err(|error| match error {
         ReloadError::Refused(error) => ApiError::field(param, format!("cannot be used: {error}")),
@@ -177,7 +177,7 @@ impl Placeholders {
 async fn render(
     State(app): State<Arc<App>>,
     client: Client,
-    Wire(request, room): Wire<Request>,
+    JsonBody(request, room): JsonBody<Request>,
 ) -> Result<Json<Value>, ApiError> {
     app.model_name(request.model.as_deref())?;
     let request = fetch_pictures(&app, client, request).await?;
@@ -207,8 +207,8 @@ struct Generate {
 
 async fn generate(
     State(app): State<Arc<App>>,
-    entry: Entry,
-    Wire(generate, room): Wire<Generate>,
+    guard: RequestGuard,
+    JsonBody(generate, room): JsonBody<Generate>,
 ) -> Result<Response, ApiError> {
     let Generate { model, request_id, token_ids, features, sampling_params } = generate;
     let id_bytes = request_id.as_ref().map_or(0, String::len);
@@ -219,15 +219,15 @@ async fn generate(
         &format!("at most {REQUEST_ID_BYTES_MAX}"),
     )?;
     let request = Request { model, stream: None, ..sampling_params };
-    let features = fetch_features(&app, entry.client, features.unwrap_or_default()).await?;
+    let features = fetch_features(&app, guard.client, features.unwrap_or_default()).await?;
     let make = move |app: &App, _: &Request| {
         let images = app.prompts.load(&features.images, &features.image_sizes, features.mm_processor_kwargs)?;
         Ok(vec![app.prompts.tokens("token_ids", token_ids, images)?])
     };
     let no_tools = |_: &Request| Ok(ToolChoice::None);
-    let (request, _, asked) = read_asked(&app, (entry.client, room.bytes), request, no_tools).await?;
+    let (request, _, requested) = read_constraints(&app, (guard.client, room.bytes), request, no_tools).await?;
     let form = Form { kind: Kind::Tokens, ..Form::default() };
-    answer(app, entry, (request, asked, room), request_id, form, make).await
+    answer(app, guard, (request, requested, room), request_id, form, make).await
 }
 
 /// Fetches pictures that lie on the network.

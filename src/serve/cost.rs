@@ -1,4 +1,4 @@
-//! What a request's answer may weigh: it is known before the first token is drawn, and refused if it is too much.
+//! What a request's answer may weigh: it is known before the first token is sampled, and refused if it is too much.
 
 use super::answers::Kind;
 use super::error::ApiError;

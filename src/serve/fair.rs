@@ -1,5 +1,5 @@
 //! Whose turn it is. Whatever requests wait for (a processor to prepare them, a place in the engine, a piece of a step) is given out in one
-//! order: in turns among the parties that wait, and within a party by the virtual time at which each would be done if all were served at
+//! order: in turns among the tenants that wait, and within a tenant by the virtual time at which each would be done if all were served at
 //! once. A small request so passes large ones that wait, and a large one is passed by no more than came before it would have been done.
 
 use std::collections::BTreeMap;
@@ -20,8 +20,8 @@ const COMING_MAX: usize = 64;
 /// Who waits: a request, and on whose behalf. A connection has one request at a time.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Client {
-    /// Those who share a key or an address.
-    pub party: u128,
+    /// The tenant: all who share a key or an address.
+    pub tenant: u128,
     /// Number of the request.
     pub request: u64,
 }
@@ -31,13 +31,13 @@ impl Client {
     /// those of a network of version 6.
     pub fn new(key: Option<usize>, address: Option<IpAddr>, request: u64) -> Client {
         // Where the server listens at addresses of version 6, those of version 4 come written as such.
-        let party = match (key, address.map(|address| address.to_canonical())) {
+        let tenant = match (key, address.map(|address| address.to_canonical())) {
             (Some(key), _) => 1 + key as u128,
             (None, Some(IpAddr::V4(address))) if !address.is_loopback() => address.to_ipv6_mapped().to_bits(),
             (None, Some(IpAddr::V6(address))) if !address.is_loopback() => address.to_bits() >> 64 << 64,
             (None, _) => 0,
         };
-        Client { party, request }
+        Client { tenant, request }
     }
 }
 
@@ -52,15 +52,15 @@ impl<S: Sync> FromRequestParts<S> for Client {
 /// Things that wait, in fair order.
 #[derive(Debug)]
 pub struct FairQueue<T> {
-    parties: BTreeMap<u128, Party<T>>,
-    /// Virtual time among parties.
+    tenants: BTreeMap<u128, Tenant<T>>,
+    /// Virtual time among tenants.
     clock: u64,
     arrivals: u64,
 }
 
-/// What waits of a party.
+/// What waits of a tenant.
 #[derive(Debug)]
-struct Party<T> {
+struct Tenant<T> {
     /// Virtual time of its next turn.
     turn: u64,
     /// Virtual time within it: the cost that each of its requests would have been served by now.
@@ -83,7 +83,7 @@ pub type Spot = (u128, (u64, u64));
 
 impl<T> Default for FairQueue<T> {
     fn default() -> FairQueue<T> {
-        FairQueue { parties: BTreeMap::new(), clock: 0, arrivals: 0 }
+        FairQueue { tenants: BTreeMap::new(), clock: 0, arrivals: 0 }
     }
 }
 
@@ -91,35 +91,35 @@ impl<T> FairQueue<T> {
     /// Something of a request comes to wait, which costs so much.
     pub fn push(&mut self, client: Client, cost: u64, item: T) {
         self.arrivals += 1;
-        let new = || Party { turn: self.clock, clock: 0, requests: BTreeMap::new(), waiting: BTreeMap::new() };
-        let party = self.parties.entry(client.party).or_insert_with(new);
-        let (done, count) = party.requests.entry(client.request).or_default();
-        *done = party.clock.max(*done).saturating_add(cost.saturating_mul(COST_SCALE));
+        let new = || Tenant { turn: self.clock, clock: 0, requests: BTreeMap::new(), waiting: BTreeMap::new() };
+        let tenant = self.tenants.entry(client.tenant).or_insert_with(new);
+        let (done, count) = tenant.requests.entry(client.request).or_default();
+        *done = tenant.clock.max(*done).saturating_add(cost.saturating_mul(COST_SCALE));
         *count += 1;
         let waiter = Waiter { request: client.request, cost, item };
-        party.waiting.insert((*done, self.arrivals), waiter);
+        tenant.waiting.insert((*done, self.arrivals), waiter);
     }
 
-    /// What waits, in the order of its turns as far as that is known: each party's own order, the party first whose turn is next.
+    /// What waits, in the order of its turns as far as that is known: each tenant's own order, the tenant first whose turn is next.
     pub fn iter(&self) -> impl Iterator<Item = (Spot, &T)> {
-        let mut parties: Vec<_> = self.parties.iter().collect();
-        parties.sort_by_key(|(number, party)| (party.turn, **number));
-        parties
+        let mut tenants: Vec<_> = self.tenants.iter().collect();
+        tenants.sort_by_key(|(number, tenant)| (tenant.turn, **number));
+        tenants
             .into_iter()
-            .flat_map(|(number, party)| party.waiting.iter().map(|(spot, waiter)| ((*number, *spot), &waiter.item)))
+            .flat_map(|(number, tenant)| tenant.waiting.iter().map(|(spot, waiter)| ((*number, *spot), &waiter.item)))
     }
 
     /// Takes out what waits at a spot: its turn has come.
-    pub fn take(&mut self, (party, spot): Spot) -> Option<T> {
-        let Entry::Occupied(mut entry) = self.parties.entry(party) else { return None };
-        let party = entry.get_mut();
-        let Waiter { request, cost, item } = party.waiting.remove(&spot)?;
-        self.clock = self.clock.max(party.turn);
-        party.turn = party.turn.saturating_add(cost.max(1));
-        let share = cost.saturating_mul(COST_SCALE) / party.requests.len() as u64;
-        party.clock = party.clock.saturating_add(share);
-        party.leave(request);
-        if party.waiting.is_empty() {
+    pub fn take(&mut self, (tenant, spot): Spot) -> Option<T> {
+        let Entry::Occupied(mut entry) = self.tenants.entry(tenant) else { return None };
+        let tenant = entry.get_mut();
+        let Waiter { request, cost, item } = tenant.waiting.remove(&spot)?;
+        self.clock = self.clock.max(tenant.turn);
+        tenant.turn = tenant.turn.saturating_add(cost.max(1));
+        let share = cost.saturating_mul(COST_SCALE) / tenant.requests.len() as u64;
+        tenant.clock = tenant.clock.saturating_add(share);
+        tenant.leave(request);
+        if tenant.waiting.is_empty() {
             entry.remove();
         }
         Some(item)
@@ -133,25 +133,25 @@ impl<T> FairQueue<T> {
 
     /// Keeps those of which this is true.
     pub fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
-        for party in self.parties.values_mut() {
+        for tenant in self.tenants.values_mut() {
             let mut gone = Vec::new();
-            party.waiting.retain(|_, waiter| {
+            tenant.waiting.retain(|_, waiter| {
                 let stays = keep(&waiter.item);
                 gone.extend((!stays).then_some(waiter.request));
                 stays
             });
-            gone.into_iter().for_each(|request| party.leave(request));
+            gone.into_iter().for_each(|request| tenant.leave(request));
         }
-        self.parties.retain(|_, party| !party.waiting.is_empty());
+        self.tenants.retain(|_, tenant| !tenant.waiting.is_empty());
     }
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.parties.is_empty()
+        self.tenants.is_empty()
     }
 }
 
-impl<T> Party<T> {
+impl<T> Tenant<T> {
     /// One less of a request waits.
     fn leave(&mut self, request: u64) {
         if let Entry::Occupied(mut entry) = self.requests.entry(request) {
@@ -163,17 +163,17 @@ impl<T> Party<T> {
     }
 }
 
-/// Places for work of some kind, given out in fair order. Beside those for all there are some for small work only, so that it need not wait
+/// A semaphore that gives its permits out in fair order. Beside those for all there are some for small work only, so that it need not wait
 /// until large work is done.
 #[derive(Debug)]
-pub struct Turns {
+pub struct FairSemaphore {
     /// What costs no more is small.
     small_cost: u64,
-    state: Mutex<Free>,
+    state: Mutex<FreePermits>,
 }
 
 #[derive(Debug)]
-struct Free {
+struct FreePermits {
     for_all: usize,
     for_small: usize,
     queue: FairQueue<Waiting>,
@@ -182,49 +182,49 @@ struct Free {
 #[derive(Debug)]
 struct Waiting {
     is_small: bool,
-    sender: oneshot::Sender<Turn>,
+    sender: oneshot::Sender<FairPermit>,
 }
 
-/// A place, given back when it is dropped.
+/// A permit, given back when it is dropped.
 #[derive(Debug)]
-pub struct Turn {
-    turns: Arc<Turns>,
+pub struct FairPermit {
+    semaphore: Arc<FairSemaphore>,
     is_for_small: bool,
 }
 
-impl Turns {
-    /// So many places for all, and so many more for work that costs no more than `small_cost`.
-    pub fn new(for_all: usize, for_small: usize, small_cost: u64) -> Arc<Turns> {
-        let state = Mutex::new(Free { for_all, for_small, queue: FairQueue::default() });
-        Arc::new(Turns { small_cost, state })
+impl FairSemaphore {
+    /// So many permits for all, and so many more for work that costs no more than `small_cost`.
+    pub fn new(for_all: usize, for_small: usize, small_cost: u64) -> Arc<FairSemaphore> {
+        let state = Mutex::new(FreePermits { for_all, for_small, queue: FairQueue::default() });
+        Arc::new(FairSemaphore { small_cost, state })
     }
 
-    /// Waits for a place. Whoever stops waiting is passed over.
-    pub async fn wait(self: &Arc<Turns>, client: Client, cost: u64) -> Option<Turn> {
-        let (sender, turn) = oneshot::channel();
+    /// Waits for a permit. Whoever stops waiting is passed over.
+    pub async fn acquire(self: &Arc<FairSemaphore>, client: Client, cost: u64) -> Option<FairPermit> {
+        let (sender, permit) = oneshot::channel();
         let waiting = Waiting { is_small: cost <= self.small_cost, sender };
         self.state().queue.push(client, cost, waiting);
-        self.give();
-        turn.await.ok()
+        self.grant();
+        permit.await.ok()
     }
 
-    fn state(&self) -> MutexGuard<'_, Free> {
+    fn state(&self) -> MutexGuard<'_, FreePermits> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives free places to those whose turn it is.
-    fn give(self: &Arc<Turns>) {
+    /// Gives free permits to those whose turn it is.
+    fn grant(self: &Arc<FairSemaphore>) {
         loop {
             let next = self.state().next();
             let Some((waiting, is_for_small)) = next else { return };
-            // Should it have stopped waiting just now, the place comes back as the turn is dropped.
-            let _ = waiting.sender.send(Turn { turns: self.clone(), is_for_small });
+            // Should it have stopped waiting just now, the permit comes back as it is dropped.
+            let _ = waiting.sender.send(FairPermit { semaphore: self.clone(), is_for_small });
         }
     }
 }
 
-impl Free {
-    /// Who is next, and whether in a place for small work.
+impl FreePermits {
+    /// Who is next, and whether by a permit for small work.
     fn next(&mut self) -> Option<(Waiting, bool)> {
         self.queue.retain(|waiting| !waiting.sender.is_closed());
         let (all, small) = (self.for_all > 0, self.for_small > 0);
@@ -235,46 +235,46 @@ impl Free {
     }
 }
 
-impl Drop for Turn {
+impl Drop for FairPermit {
     fn drop(&mut self) {
-        let mut state = self.turns.state();
+        let mut state = self.semaphore.state();
         *(if self.is_for_small { &mut state.for_small } else { &mut state.for_all }) += 1;
         drop(state);
-        self.turns.give();
+        self.semaphore.grant();
     }
 }
 
 /// Requests that wait for their first token, as many as may, and those whose bodies come in. Where there are more, one gives way: of those that
-/// wait the costliest of the party that has most, of the others the one whose body has been coming for longest.
+/// wait the costliest of the tenant that has most, of the others the one whose body has been coming for longest.
 #[derive(Debug)]
-pub struct Line {
+pub struct AdmissionQueue {
     max: usize,
-    state: Mutex<(u64, BTreeMap<u64, InLine>)>,
+    state: Mutex<(u64, BTreeMap<u64, QueuedRequest>)>,
 }
 
 #[derive(Debug)]
-struct InLine {
-    party: u128,
+struct QueuedRequest {
+    tenant: u128,
     /// What it costs; none until its body is here.
     cost: Option<u64>,
     /// Tells it that it gave way.
     sender: oneshot::Sender<()>,
 }
 
-/// A place in line, left when it is dropped.
+/// A place in the admission queue, left when it is dropped.
 #[derive(Debug)]
 pub struct Place {
-    line: Arc<Line>,
+    queue: Arc<AdmissionQueue>,
     number: u64,
 }
 
-impl Line {
+impl AdmissionQueue {
     /// For so many.
-    pub fn new(max: usize) -> Arc<Line> {
-        Arc::new(Line { max, state: Mutex::default() })
+    pub fn new(max: usize) -> Arc<AdmissionQueue> {
+        Arc::new(AdmissionQueue { max, state: Mutex::default() })
     }
 
-    fn state(&self) -> MutexGuard<'_, (u64, BTreeMap<u64, InLine>)> {
+    fn state(&self) -> MutexGuard<'_, (u64, BTreeMap<u64, QueuedRequest>)> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -284,13 +284,13 @@ impl Line {
     }
 
     /// Comes in as a request whose body is not here yet; the other end hears if it has to give way.
-    pub fn enter(self: &Arc<Line>, party: u128) -> (Place, oneshot::Receiver<()>) {
+    pub fn enter(self: &Arc<AdmissionQueue>, tenant: u128) -> (Place, oneshot::Receiver<()>) {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.state();
         let (next, all) = &mut *state;
         *next += 1;
         let number = *next;
-        all.insert(number, InLine { party, cost: None, sender });
+        all.insert(number, QueuedRequest { tenant, cost: None, sender });
         // Most bodies come at once: the one that has been coming for longest stands still, as far as one can know.
         let mut coming = all.iter().filter(|(_, one)| one.cost.is_none()).map(|(number, _)| *number);
         if let Some(oldest) = coming.next()
@@ -299,12 +299,12 @@ impl Line {
             give_way(all, oldest);
         }
         drop(state);
-        (Place { line: self.clone(), number }, receiver)
+        (Place { queue: self.clone(), number }, receiver)
     }
 }
 
 /// Takes one out and tells it.
-fn give_way(all: &mut BTreeMap<u64, InLine>, number: u64) {
+fn give_way(all: &mut BTreeMap<u64, QueuedRequest>, number: u64) {
     if let Some(gone) = all.remove(&number) {
         let _ = gone.sender.send(());
     }
@@ -316,21 +316,21 @@ impl Place {
     /// # Errors
     /// How many wait, if it is this one.
     pub fn wait(&self, cost: u64) -> Result<(), usize> {
-        let mut state = self.line.state();
+        let mut state = self.queue.state();
         let all = &mut state.1;
         match all.get_mut(&self.number) {
             Some(own) => own.cost = Some(cost),
             // It gave way while its body came, and takes no other's place.
             None => return Err(all.len()),
         }
-        let mut of_party: BTreeMap<u128, usize> = BTreeMap::new();
-        let waiting = all.iter().filter_map(|(number, one)| Some((*number, one.party, one.cost?)));
-        waiting.clone().for_each(|(_, party, _)| *of_party.entry(party).or_default() += 1);
-        let count = of_party.values().sum::<usize>();
-        if count <= self.line.max {
+        let mut of_tenant: BTreeMap<u128, usize> = BTreeMap::new();
+        let waiting = all.iter().filter_map(|(number, one)| Some((*number, one.tenant, one.cost?)));
+        waiting.clone().for_each(|(_, tenant, _)| *of_tenant.entry(tenant).or_default() += 1);
+        let count = of_tenant.values().sum::<usize>();
+        if count <= self.queue.max {
             return Ok(());
         }
-        let last = waiting.max_by_key(|(number, party, cost)| (of_party[party], *cost, *number));
+        let last = waiting.max_by_key(|(number, tenant, cost)| (of_tenant[tenant], *cost, *number));
         let last = last.map_or(self.number, |(number, ..)| number);
         if last == self.number {
             all.remove(&last);
@@ -343,7 +343,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.line.state().1.remove(&self.number);
+        self.queue.state().1.remove(&self.number);
     }
 }
 
@@ -357,8 +357,8 @@ mod tests {
         std::iter::from_fn(|| queue.pop_where(|_| true)).collect()
     }
 
-    fn client(party: u128, request: u64) -> Client {
-        Client { party, request }
+    fn client(tenant: u128, request: u64) -> Client {
+        Client { tenant, request }
     }
 
     #[test]
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn parties_take_turns_however_much_each_asks() {
+    fn tenants_take_turns_however_much_each_asks() {
         let mut queue = FairQueue::default();
         for (request, name) in (1..).zip(["a1", "a2", "a3", "a4"]) {
             queue.push(client(1, request), 10, name);
@@ -407,28 +407,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn small_work_has_a_place_beside_large_work() {
-        let turns = Turns::new(1, 1, 10);
+    async fn small_work_has_a_permit_beside_large_work() {
+        let semaphore = FairSemaphore::new(1, 1, 10);
         let client = Client::default();
-        let large = turns.wait(client, 1000).await.unwrap();
+        let large = semaphore.acquire(client, 1000).await.unwrap();
         let second = tokio::spawn({
-            let turns = turns.clone();
-            async move { turns.wait(client, 1000).await.unwrap() }
+            let semaphore = semaphore.clone();
+            async move { semaphore.acquire(client, 1000).await.unwrap() }
         });
-        let small = turns.wait(client, 10).await.unwrap();
-        let abandoned = tokio::time::timeout(Duration::from_millis(10), turns.wait(client, 1)).await;
+        let small = semaphore.acquire(client, 10).await.unwrap();
+        let abandoned = tokio::time::timeout(Duration::from_millis(10), semaphore.acquire(client, 1)).await;
         assert!(abandoned.is_err() && !second.is_finished());
         drop(large);
         drop(second.await.unwrap());
         drop(small);
-        let state = turns.state();
+        let state = semaphore.state();
         assert_eq!((state.for_all, state.for_small), (1, 1));
     }
 
     #[test]
-    fn in_a_full_line_the_costliest_of_the_largest_party_gives_way() {
-        let line = Line::new(2);
-        let enter = |party: u128| line.enter(party);
+    fn in_a_full_queue_the_costliest_of_the_largest_tenant_gives_way() {
+        let queue = AdmissionQueue::new(2);
+        let enter = |tenant: u128| queue.enter(tenant);
         let (first, mut first_gone) = enter(0);
         first.wait(1000).unwrap();
         let (second, mut second_gone) = enter(0);
@@ -439,27 +439,27 @@ mod tests {
         drop(first);
         assert_eq!(enter(0).0.wait(10).unwrap_err(), 2);
         let (other, _other_gone) = enter(1);
-        assert!(other.wait(5000).is_ok(), "a party that has less goes first");
-        assert_eq!(Line::new(0).enter(0).0.wait(1), Err(0));
+        assert!(other.wait(5000).is_ok(), "a tenant that has less goes first");
+        assert_eq!(AdmissionQueue::new(0).enter(0).0.wait(1), Err(0));
     }
 
     #[test]
     fn who_gave_way_takes_no_place_of_another() {
-        let line = Line::new(1);
-        let (slow, _slow_gone) = line.enter(0);
-        let coming: Vec<_> = (0..COMING_MAX).map(|_| line.enter(1)).collect();
-        let (other, mut other_gone) = line.enter(2);
+        let queue = AdmissionQueue::new(1);
+        let (slow, _slow_gone) = queue.enter(0);
+        let coming: Vec<_> = (0..COMING_MAX).map(|_| queue.enter(1)).collect();
+        let (other, mut other_gone) = queue.enter(2);
         other.wait(1000).unwrap();
         assert!(slow.wait(1).is_err() && other_gone.try_recv().is_err());
         drop(coming);
     }
 
     #[test]
-    fn addresses_of_version_4_are_parties_of_their_own_however_they_are_written() {
-        let party = |address: &str| Client::new(None, Some(address.parse().unwrap()), 0).party;
-        assert_ne!(party("::ffff:192.0.2.1"), party("::ffff:192.0.2.2"));
-        assert_eq!(party("::ffff:192.0.2.1"), party("192.0.2.1"));
-        assert_eq!(party("::ffff:127.0.0.1"), party("::1"));
-        assert_eq!(party("2001:db8::1"), party("2001:db8::2"));
+    fn addresses_of_version_4_are_tenants_of_their_own_however_they_are_written() {
+        let tenant = |address: &str| Client::new(None, Some(address.parse().unwrap()), 0).tenant;
+        assert_ne!(tenant("::ffff:192.0.2.1"), tenant("::ffff:192.0.2.2"));
+        assert_eq!(tenant("::ffff:192.0.2.1"), tenant("192.0.2.1"));
+        assert_eq!(tenant("::ffff:127.0.0.1"), tenant("::1"));
+        assert_eq!(tenant("2001:db8::1"), tenant("2001:db8::2"));
     }
 }

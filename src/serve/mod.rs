@@ -1,8 +1,9 @@
-//! An OpenAI-compatible HTTP server. One thread owns the engine and the weights ([`desk`]); requests reach it through a channel, and tokens
+//! An OpenAI-compatible HTTP server. One thread owns the engine and the weights ([`engine_loop`]); requests reach it through a channel, and tokens
 //! come back through a channel of each request. All that waits for the network runs on tokio, which stands nowhere else in this crate.
+#![doc = include_str!("README.md")]
 
 pub mod access;
-pub mod acting;
+pub mod agent;
 pub mod answer_logprobs;
 pub mod answers;
 pub mod batch;
@@ -12,21 +13,20 @@ pub mod connections;
 pub mod constraints;
 pub mod control;
 pub mod cost;
-pub mod desk;
+pub mod engine_loop;
 pub mod error;
 pub mod fair;
 pub mod fields;
-pub mod gauges;
+pub mod metrics;
 pub mod generation;
 pub mod images;
 pub mod json_schema;
 pub mod openai;
-pub mod played;
 pub mod prompt_logprobs;
 pub mod prompts;
 pub mod routes;
 pub mod sampling;
-pub mod seats;
+pub mod slots;
 pub mod tool_calls;
 
 use std::collections::BTreeSet;
@@ -40,12 +40,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 
 use access::Access;
-use acting::{Acting, Inbox};
+use agent::session::{AgentSessions, Inbox};
 use compiler::Compiler;
-use desk::{Desk, Order, Reload};
+use engine_loop::{Command, EngineLoop, Reload};
 use error::ApiError;
-use fair::{Line, Turns};
-use gauges::Gauges;
+use fair::{AdmissionQueue, FairSemaphore};
+use metrics::ServerMetrics;
 use prompts::Prompts;
 use sampling::Defaults;
 
@@ -65,8 +65,8 @@ const DRAIN_INTERVAL: Duration = Duration::from_millis(20);
 const FETCHING_MAX: usize = 12;
 const FETCHING_FEW_MAX: usize = 4;
 const FEW_PICTURES: u64 = 2;
-/// Answers of a chat that are played together in the environment.
-const ACT_GROUP_MAX: usize = 8;
+/// Answers of a chat that run together in the environment.
+const AGENT_GROUP_MAX: usize = 8;
 /// Forms of no more bytes need not wait for larger ones.
 const SMALL_FORM_BYTES: u64 = 2 << 10;
 /// Exit status of a process that was interrupted twice, as shells report it.
@@ -75,10 +75,10 @@ const INTERRUPTED: i32 = 130;
 /// Why a server ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The engine.
+    /// The engine could not do a step.
     #[error("the engine failed")]
     Engine(#[from] GeneratorError),
-    /// The network.
+    /// The listener, the network's thread or its runtime could not be set up.
     #[error("the network cannot be used: {0}; choose another --host or --port")]
     Network(#[from] std::io::Error),
     /// The network's thread panicked, and said why.
@@ -90,7 +90,7 @@ pub enum ServeError {
 pub struct Parts {
     /// The architecture; its context is that of the server.
     pub model: Model,
-    /// Its weights.
+    /// The weights to begin with; an update writes over them.
     pub weights: Weights,
     /// How those of a folder are read over them.
     pub reload: Reload,
@@ -108,10 +108,10 @@ pub struct Parts {
     pub access: Access,
     /// Prompts that may wait for room.
     pub waiting_max: usize,
-    /// In which chats are played to their end; without it each call is the client's to make.
+    /// In which chats run to their end; without it each call is the client's to make.
     pub environment: Option<Arc<dyn Environment>>,
     /// How long a client may stand still.
-    pub patience: Duration,
+    pub client_timeout: Duration,
     /// Children that compile grammars, to see whether they can be.
     pub compiler: Arc<Isolated>,
 }
@@ -123,26 +123,26 @@ pub struct App {
     names: Vec<String>,
     access: Access,
     environment: Option<Arc<dyn Environment>>,
-    gauges: Arc<Gauges>,
-    orders: Sender<Order>,
+    metrics: Arc<ServerMetrics>,
+    commands: Sender<Command>,
     /// Prompts that are made ready at once: each may hold a large picture.
-    preparing: Arc<Turns>,
+    preparing: Arc<FairSemaphore>,
     /// Compiles grammars; made when the first is asked for.
     grammars: OnceLock<Result<Compiler, String>>,
     compiler: Arc<Isolated>,
     /// Forms that are compiled at once.
-    compiling: Arc<Turns>,
+    compiling: Arc<FairSemaphore>,
     /// Requests whose pictures are fetched at once.
-    fetching: Arc<Turns>,
+    fetching: Arc<FairSemaphore>,
     /// Requests that wait for the engine.
-    line: Arc<Line>,
+    admission: Arc<AdmissionQueue>,
     /// Room for large bodies, in KiB.
     bodies: Arc<Semaphore>,
     /// How many wait for some of it.
     bodies_wanted: AtomicUsize,
-    /// Answers of a chat that are played together.
-    act_group_max: usize,
-    patience: Duration,
+    /// Answers of a chat that run together.
+    agent_group_max: usize,
+    client_timeout: Duration,
     draining: AtomicBool,
     requests: AtomicU64,
     /// When it began, in seconds since 1970.
@@ -156,8 +156,8 @@ impl App {
     ///
     /// # Errors
     /// When it is gone.
-    fn order(&self, order: Order) -> Result<(), ApiError> {
-        self.orders.send(order).map_err(|_| ApiError::failed("the engine is gone"))
+    fn send(&self, command: Command) -> Result<(), ApiError> {
+        self.commands.send(command).map_err(|_| ApiError::failed("the engine is gone"))
     }
 
     /// Checks that the server generates: it does not go down, and its weights are whole.
@@ -168,7 +168,7 @@ impl App {
         if self.is_draining() {
             return Err(ApiError::draining());
         }
-        self.gauges.incomplete_weights().map_or(Ok(()), |reason| Err(ApiError::incomplete_weights(&reason)))
+        self.metrics.incomplete_weights().map_or(Ok(()), |reason| Err(ApiError::incomplete_weights(&reason)))
     }
 
     /// What compiles grammars.
@@ -212,10 +212,10 @@ pub fn run(parts: Parts, listener: TcpListener) -> Result<(), ServeError> {
 
 /// Runs the loop on this thread, and beside it on another whoever gives it something to do, until that has ended.
 fn with_app(parts: Parts, work: impl FnOnce(App) -> Result<(), ServeError> + Send) -> Result<(), ServeError> {
-    let (orders, ordered) = channel();
+    let (commands, receiver) = channel();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let gauges = Arc::new(Gauges::default());
-    gauges.set_weights(parts.weights.version, None);
+    let metrics = Arc::new(ServerMetrics::default());
+    metrics.set_weights(parts.weights.version, None);
     let settings = parts.prompts.processor.image_settings();
     let scale = PixelScale { mean: settings.mean, std: settings.std };
     let engine = Engine::new(parts.model.clone(), parts.prompts.processor.clone(), parts.limits);
@@ -227,18 +227,18 @@ fn with_app(parts: Parts, work: impl FnOnce(App) -> Result<(), ServeError> + Sen
         names: parts.names,
         access: parts.access,
         environment: parts.environment,
-        gauges: gauges.clone(),
-        orders,
-        preparing: Turns::new(cores, 1, routes::SMALL_WORK_BYTES),
+        metrics: metrics.clone(),
+        commands,
+        preparing: FairSemaphore::new(cores, 1, routes::SMALL_WORK_BYTES),
         grammars: OnceLock::new(),
         compiler: parts.compiler,
-        compiling: Turns::new(1, 1, SMALL_FORM_BYTES),
-        fetching: Turns::new(FETCHING_MAX, FETCHING_FEW_MAX, FEW_PICTURES),
-        line: Line::new(parts.waiting_max),
+        compiling: FairSemaphore::new(1, 1, SMALL_FORM_BYTES),
+        fetching: FairSemaphore::new(FETCHING_MAX, FETCHING_FEW_MAX, FEW_PICTURES),
+        admission: AdmissionQueue::new(parts.waiting_max),
         bodies: Arc::new(Semaphore::new(routes::BODIES_KIB_MAX)),
         bodies_wanted: AtomicUsize::new(0),
-        act_group_max: parts.limits.sequences.clamp(1, ACT_GROUP_MAX),
-        patience: parts.patience,
+        agent_group_max: parts.limits.sequences.clamp(1, AGENT_GROUP_MAX),
+        client_timeout: parts.client_timeout,
         draining: AtomicBool::new(false),
         requests: AtomicU64::new(0),
         created: seconds_since_1970(),
@@ -247,13 +247,14 @@ fn with_app(parts: Parts, work: impl FnOnce(App) -> Result<(), ServeError> + Sen
     let inbox = Inbox::default();
     std::thread::scope(|scope| {
         let network = std::thread::Builder::new().name("network".to_owned()).spawn_scoped(scope, move || work(app))?;
-        let acting = environment.as_deref().map(|environment| Acting::start(scope, &processor, environment, &inbox));
-        Desk::new((parts.model, parts.weights, parts.reload), engine, scale, ordered, acting, gauges).run()?;
+        let agent =
+            environment.as_deref().map(|environment| AgentSessions::start(scope, &processor, environment, &inbox));
+        EngineLoop::new((parts.model, parts.weights, parts.reload), engine, scale, receiver, agent, metrics).run()?;
         network.join().unwrap_or(Err(ServeError::Thread))
     })
 }
 
-/// The network's thread. When it ends, the last sender of orders is gone, and so the loop ends.
+/// The network's thread. When it ends, the last sender of commands is gone, and so the loop ends.
 fn serve(app: App, listener: TcpListener) -> Result<(), ServeError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
@@ -262,8 +263,8 @@ fn serve(app: App, listener: TcpListener) -> Result<(), ServeError> {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         tokio::spawn(drain(app.clone(), drained));
-        let patience = app.patience;
-        connections::serve(listener, routes::router(app), patience, is_drained).await;
+        let client_timeout = app.client_timeout;
+        connections::serve(listener, routes::router(app), client_timeout, is_drained).await;
         Ok(())
     })
 }
@@ -273,10 +274,10 @@ async fn drain(app: Arc<App>, drained: watch::Sender<bool>) -> std::io::Result<(
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
     app.draining.store(true, Ordering::SeqCst);
-    let active = app.gauges.active();
+    let active = app.metrics.active();
     tracing::info!("shutting down when {active} requests are answered; once more ends at once");
     let answered = async {
-        while app.gauges.active() > 0 {
+        while app.metrics.active() > 0 {
             tokio::time::sleep(DRAIN_INTERVAL).await;
         }
     };

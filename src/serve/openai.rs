@@ -17,7 +17,7 @@ use crate::sandbox::Widened;
 pub struct Request {
     /// The name that the model is served under.
     pub model: Option<String>,
-    /// A conversation.
+    /// The conversation of a chat: objects with `role` and `content`.
     pub messages: Option<Vec<Value>>,
     /// A text, token ids, or a list of either.
     pub prompt: Option<Value>,
@@ -32,7 +32,7 @@ pub struct Request {
     /// The same seed gives the same answer; -1 is another each time.
     #[serde(deserialize_with = "whole")]
     pub seed: Option<i64>,
-    /// 0 draws the likeliest token.
+    /// 0 takes the likeliest token.
     pub temperature: Option<f32>,
     /// Keep the likeliest tokens with at least this mass.
     pub top_p: Option<f32>,
@@ -51,7 +51,7 @@ pub struct Request {
     pub logit_bias: Option<Map<String, Value>>,
     /// Texts that the answer must not have.
     pub bad_words: Option<Vec<String>>,
-    /// The only tokens that may be drawn.
+    /// The only tokens that may be sampled.
     #[serde(deserialize_with = "optional_wholes")]
     pub allowed_token_ids: Option<Vec<u32>>,
     /// Tokens of an answer.
@@ -74,7 +74,7 @@ pub struct Request {
     pub ignore_eos: Option<bool>,
     /// Leave markup such as `<|im_end|>` out of the text.
     pub skip_special_tokens: Option<bool>,
-    /// In a chat whether log-probabilities are wanted, else how many of the likeliest tokens beside the drawn one's.
+    /// In a chat whether log-probabilities are wanted, else how many of the likeliest tokens beside the sampled one's.
     pub logprobs: Option<LogprobsAsked>,
     /// In a chat how many of the likeliest tokens; -1 for all.
     #[serde(deserialize_with = "whole")]
@@ -139,7 +139,7 @@ pub struct StreamOptions {
 /// `logprobs` of a chat or of a completion.
 #[derive(Clone, Copy, Debug)]
 pub enum LogprobsAsked {
-    /// Whether.
+    /// True where log-probabilities are wanted.
     Whether(bool),
     /// How many of the likeliest.
     Count(i64),
@@ -165,14 +165,14 @@ pub struct Usage {
     pub prompt_tokens: usize,
     /// Of the answers.
     pub completion_tokens: usize,
-    /// Of both.
+    /// Tokens of prompts and answers together.
     pub total_tokens: usize,
 }
 
 /// An answer, or a piece of one in a stream: the same for chats and completions, which differ in their choices.
 #[derive(Debug, Serialize)]
 pub struct Answer<C> {
-    /// The request's.
+    /// The request's id, the same in all pieces of a stream.
     pub id: String,
     /// `chat.completion`, `chat.completion.chunk` or `text_completion`.
     pub object: &'static str,
@@ -191,14 +191,14 @@ pub struct Answer<C> {
     /// Of a chat, where asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_logprobs: Option<PromptLogprobs>,
-    /// Of the weights that the last token was drawn under; moves on with every change.
+    /// Of the weights that the last token was sampled under; moves on with every change.
     pub weights_version: u64,
 }
 
 /// A choice of a chat.
 #[derive(Debug, Default, Serialize)]
 pub struct ChatChoice {
-    /// Its number.
+    /// The answer's number, from 0.
     pub index: usize,
     /// The whole answer.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -216,7 +216,7 @@ pub struct ChatChoice {
     /// Where asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_ids: Option<Vec<u32>>,
-    /// For each token the version of the weights that it was drawn under, where they changed on the way.
+    /// For each token the version of the weights that it was sampled under, where they changed on the way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weights_versions: Option<Vec<u64>>,
     /// Of a server with an environment: all that followed the prompt; in a stream the observations, which are no part of the text.
@@ -250,7 +250,7 @@ pub struct TrajectoryTurn {
     /// Where asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_ids: Option<Vec<u32>>,
-    /// Where asked for; null for what the model did not draw.
+    /// Where asked for; null for what the model did not sample.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logprobs: Option<Vec<Option<f32>>>,
 }
@@ -268,12 +268,12 @@ pub struct WidenedImage {
 /// What the assistant says.
 #[derive(Debug, Default, Serialize)]
 pub struct ChatMessage {
-    /// `assistant`.
+    /// `assistant`; in a stream in the first piece only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub role: Option<&'static str>,
-    /// Text.
+    /// What it says; `None` where there are calls only.
     pub content: Option<String>,
-    /// Calls.
+    /// Calls of tools; in a stream pieces of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<ToolCall>,
 }
@@ -321,7 +321,7 @@ pub struct TextChoice {
     /// Where asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_ids: Option<Vec<u32>>,
-    /// For each token the version of the weights that it was drawn under, where they changed on the way.
+    /// For each token the version of the weights that it was sampled under, where they changed on the way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weights_versions: Option<Vec<u64>>,
     /// Where asked for.
@@ -335,7 +335,7 @@ pub struct TextChoice {
 /// The answers of `/inference/v1/generate`.
 #[derive(Debug, Serialize)]
 pub struct TokenAnswer {
-    /// The request's.
+    /// The id that the request brought, else one made here.
     pub request_id: String,
     /// One for each answer.
     pub choices: Vec<ChatChoice>,

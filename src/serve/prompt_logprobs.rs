@@ -4,7 +4,7 @@
 use tokio::sync::oneshot;
 
 use crate::engine::kv_cache::{KvCache, PageTable};
-use crate::engine::sampling::likeliest::{likeliest, log_sum_exp};
+use crate::engine::sampling::top_logprobs::{log_sum_exp, top_logprobs};
 use crate::model::Model;
 use crate::model::batch::{Batch, BatchPages};
 use crate::model::parameters::Weights;
@@ -30,7 +30,7 @@ pub struct TokenLogprobs {
 /// A token with its rank.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ranked {
-    /// The token.
+    /// The token's id in the vocabulary.
     pub id: u32,
     /// Natural logarithm of its probability at temperature 1.
     pub logprob: f32,
@@ -48,12 +48,12 @@ pub struct Scoring {
     positions: Vec<[u32; 3]>,
     /// Row of each token among the images', or -1; empty without images.
     image_index: Vec<i32>,
-    /// The vision tower's units of the first images.
-    units: Vec<Tensor>,
+    /// The vision tower's unmerged features of the first images.
+    unmerged_features: Vec<Tensor>,
     /// The language model's rows of all images.
     rows: Option<Tensor>,
     cache: KvCache,
-    table: PageTable,
+    page_table: PageTable,
     /// Tokens that went through the model.
     computed: usize,
     places: Vec<TokenLogprobs>,
@@ -83,11 +83,11 @@ impl Scoring {
             image_index,
             positions: positions.unwrap_or_default(),
             cache: KvCache::new(prompt.token_ids.len().div_ceil(PAGE_TOKENS)),
-            table: PageTable::default(),
+            page_table: PageTable::default(),
             prompt,
             top,
             reply,
-            units: Vec::new(),
+            unmerged_features: Vec::new(),
             rows: None,
             computed: 0,
             places: Vec::new(),
@@ -97,7 +97,7 @@ impl Scoring {
 
     /// Whether it holds keys and values.
     pub fn is_begun(&self) -> bool {
-        self.computed > 0 || !self.units.is_empty()
+        self.computed > 0 || !self.unmerged_features.is_empty()
     }
 
     /// Whether one piece is all of it.
@@ -107,7 +107,7 @@ impl Scoring {
 
     /// Tokens of its next piece, of a picture's as of a whole one.
     pub fn next_tokens(&self) -> u64 {
-        match self.units.len() < self.prompt.images.len() {
+        match self.unmerged_features.len() < self.prompt.images.len() {
             true => PIECE_TOKENS as u64,
             false => self.positions.len().saturating_sub(self.computed).min(PIECE_TOKENS) as u64,
         }
@@ -122,14 +122,14 @@ impl Scoring {
     pub fn advance(&mut self, model: &Model, weights: &Weights, scale: PixelScale) {
         if self.version != weights.version {
             self.version = weights.version;
-            self.units.clear();
+            self.unmerged_features.clear();
             self.places.clear();
             (self.rows, self.computed) = (None, 0);
         }
-        match self.prompt.images.get(self.units.len()) {
+        match self.prompt.images.get(self.unmerged_features.len()) {
             Some(image) => {
                 let images = ImageBatch { images: vec![(image.patches.as_slice(), image.grid)], scale };
-                self.units.push(model.tower_forward(weights, &images, false).0);
+                self.unmerged_features.push(model.tower_forward(weights, &images, false).0);
             }
             None => self.advance_text(model, weights),
         }
@@ -146,20 +146,20 @@ impl Scoring {
     }
 
     fn advance_text(&mut self, model: &Model, weights: &Weights) {
-        if self.rows.is_none() && !self.units.is_empty() {
-            let units: Vec<&Tensor> = self.units.iter().collect();
-            self.rows = Some(model.merger_forward(weights, &model.backend.concat_rows(&units)).0);
+        if self.rows.is_none() && !self.unmerged_features.is_empty() {
+            let unmerged_features: Vec<&Tensor> = self.unmerged_features.iter().collect();
+            self.rows = Some(model.merger_forward(weights, &model.backend.concat_rows(&unmerged_features)).0);
         }
         let tokens = self.computed..(self.computed + PIECE_TOKENS).min(self.positions.len() - 1);
-        self.cache.make_writable(&mut self.table, tokens.start, tokens.end);
+        self.cache.make_writable(&mut self.page_table, tokens.start, tokens.end);
         let batch = Batch {
             ids: self.prompt.token_ids[tokens.clone()].to_vec(),
             positions: self.positions[tokens.clone()].to_vec(),
             bounds: vec![0, tokens.len()],
             image_index: self.image_index.get(tokens.clone()).unwrap_or_default().to_vec(),
             pages: Some(BatchPages {
-                slots: tokens.clone().map(|position| self.table.slot(position)).collect(),
-                tables: vec![self.table.pages().to_vec()],
+                slots: tokens.clone().map(|position| self.page_table.slot(position)).collect(),
+                page_tables: vec![self.page_table.pages().to_vec()],
                 lengths: vec![tokens.end],
                 ..BatchPages::default()
             }),
@@ -194,8 +194,8 @@ fn places(
 fn place(z: &[f32], target: u32, top: usize) -> TokenLogprobs {
     let own = z[target as usize];
     let rank = 1 + z.iter().filter(|z| **z > own).count();
-    let drawn = Ranked { id: target, logprob: (f64::from(own) - log_sum_exp(z)) as f32, rank };
-    let top = likeliest(z, top).into_iter().enumerate();
+    let actual = Ranked { id: target, logprob: (f64::from(own) - log_sum_exp(z)) as f32, rank };
+    let top = top_logprobs(z, top).into_iter().enumerate();
     let top = top.map(|(place, (id, logprob))| Ranked { id, logprob, rank: place + 1 });
-    TokenLogprobs { tokens: std::iter::once(drawn).chain(top).collect() }
+    TokenLogprobs { tokens: std::iter::once(actual).chain(top).collect() }
 }

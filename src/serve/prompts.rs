@@ -45,7 +45,7 @@ pub struct Prompts {
     pub images_max: usize,
     /// Requests may bring templates of their own.
     pub trusts_templates: bool,
-    /// Renders these.
+    /// Children that render the templates that requests bring.
     pub renderer: Arc<Isolated>,
 }
 
@@ -332,7 +332,6 @@ pub fn count(request: &Request) -> usize {
 struct Picture<'a> {
     part: &'a Value,
     address: &'a str,
-    /// The field.
     param: String,
 }
 

@@ -22,16 +22,16 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::access::{check_content_type, guard};
 use super::answers::{Form, Kind, ToolCalls, Writer};
-use super::constraints::{Asked, ToolChoice};
+use super::constraints::{RequestedConstraints, ToolChoice};
 use super::error::ApiError;
-use super::fair::{Client, Place, Turns};
+use super::fair::{Client, FairSemaphore, Place};
 use super::fields::{Object, wholes};
-use super::gauges::{Active, Waiting};
 use super::generation::Generation;
+use super::metrics::{Active, Waiting};
 use super::openai::Request;
 use super::prompts::{self, picture_count, remote_pictures};
 use super::sampling::{Settings, check};
-use super::{App, control, played};
+use super::{App, agent, control};
 use crate::files::json::{in_json_words, is_of_value, shorten};
 use crate::files::lines::{VALUES_MAX, count_values};
 use crate::prompt::Prompt;
@@ -48,7 +48,7 @@ pub const BODIES_KIB_MAX: usize = 512 << 10;
 const BODY_BYTES_PER_SECOND: f64 = 65_536.0;
 /// While others wait for the room that a body takes up, it comes at this rate, and does not stand still for so long.
 const WANTED_BYTES_PER_SECOND: f64 = 1_048_576.0;
-const WANTED_PATIENCE: Duration = Duration::from_secs(2);
+const WANTED_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often it is looked whether others wait.
 const WANTED_INTERVAL: Duration = Duration::from_millis(250);
 /// Bytes of a body that make a token, about.
@@ -66,7 +66,7 @@ const DETOKENIZED_MAX: usize = 65_536;
 /// Routes whose requests wait for the engine.
 const GENERATING_ROUTES: [&str; 3] = ["/v1/chat/completions", "/v1/completions", "/inference/v1/generate"];
 
-/// All routes.
+/// All routes of the server, behind the checks of access and admission.
 pub fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/health", get(health))
@@ -102,21 +102,21 @@ async fn wrong_method(request: extract::Request) -> ApiError {
 }
 
 /// A body of JSON, and the room that it takes up until its pictures are decoded.
-pub struct Wire<T>(pub T, pub Room);
+pub struct JsonBody<T>(pub T, pub Room);
 
 /// What a body takes up.
 #[derive(Debug)]
 pub struct Room {
-    /// Its bytes.
+    /// Length of the body, as it was received.
     pub bytes: u64,
     /// Room for a large one; none is needed for a small one.
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-impl<T: DeserializeOwned + Send + 'static> FromRequest<Arc<App>> for Wire<T> {
+impl<T: DeserializeOwned + Send + 'static> FromRequest<Arc<App>> for JsonBody<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: extract::Request, app: &Arc<App>) -> Result<Wire<T>, ApiError> {
+    async fn from_request(request: extract::Request, app: &Arc<App>) -> Result<JsonBody<T>, ApiError> {
         check_content_type(request.headers())?;
         let route = request.uri().path().to_owned();
         let client = request.extensions().get().copied().unwrap_or_default();
@@ -127,7 +127,7 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<Arc<App>> for Wire<T> {
             size => prepare(app, client, size as u64, move |_| parse(&bytes)).await?,
         };
         app.note_unknown(&route, unknown);
-        Ok(Wire(value, room))
+        Ok(JsonBody(value, room))
     }
 }
 
@@ -144,15 +144,15 @@ async fn read(body: Body, expects: bool, app: &App) -> Result<(Vec<u8>, Room), A
     let mut pieces = body.into_data_stream();
     loop {
         let last = Instant::now();
-        let until = |patience: Duration, rate: f64| {
+        let until = |limit: Duration, rate: f64| {
             // A server that goes down waits for what is on its way, and for nobody who stands still.
-            let patience = if app.is_draining() { patience.min(WANTED_PATIENCE) } else { patience };
-            (began + patience + Duration::from_secs_f64(size as f64 / rate)).min(last + patience)
+            let limit = if app.is_draining() { limit.min(WANTED_TIMEOUT) } else { limit };
+            (began + limit + Duration::from_secs_f64(size as f64 / rate)).min(last + limit)
         };
         let piece = loop {
             let until = match room.is_some() && app.bodies_wanted.load(Ordering::Relaxed) > 0 {
-                true => until(WANTED_PATIENCE.min(app.patience), WANTED_BYTES_PER_SECOND),
-                false => until(app.patience, BODY_BYTES_PER_SECOND),
+                true => until(WANTED_TIMEOUT.min(app.client_timeout), WANTED_BYTES_PER_SECOND),
+                false => until(app.client_timeout, BODY_BYTES_PER_SECOND),
             };
             match timeout_at(until.min(Instant::now() + WANTED_INTERVAL), pieces.next()).await {
                 Ok(piece) => break piece,
@@ -235,7 +235,7 @@ impl App {
     async fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {
         let wanted = Wanted::new(&self.bodies_wanted);
         let room = self.bodies.clone().acquire_many_owned(bytes.div_ceil(1 << 10) as u32);
-        let room = timeout(self.patience, room).await;
+        let room = timeout(self.client_timeout, room).await;
         drop(wanted);
         room.ok().and_then(Result::ok).ok_or_else(ApiError::no_room)
     }
@@ -279,20 +279,20 @@ pub async fn prepare<T: Send + 'static>(
     on_thread(app, &app.preparing, (client, cost), work).await
 }
 
-/// Runs work of a client, which costs so much, as [`prepare`] does, in other places.
+/// Runs work of a client, which costs so much, as [`prepare`] does, under another semaphore.
 pub async fn on_thread<T: Send + 'static>(
     app: &Arc<App>,
-    turns: &Arc<Turns>,
+    semaphore: &Arc<FairSemaphore>,
     (client, cost): (Client, u64),
     work: impl FnOnce(&App) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let failed =
         || ApiError::status(StatusCode::INTERNAL_SERVER_ERROR, "prompt_failed", "the prompt could not be made ready");
-    let turn = turns.wait(client, cost).await.ok_or_else(failed)?;
+    let permit = semaphore.acquire(client, cost).await.ok_or_else(failed)?;
     let app = app.clone();
     let work = move || {
         // It is given back when the work has ended, even if the client has left before.
-        let _turn = turn;
+        let _permit = permit;
         catch_unwind(AssertUnwindSafe(|| work(&app)))
     };
     tokio::task::spawn_blocking(work).await.ok().and_then(Result::ok).unwrap_or_else(|| Err(failed()))
@@ -325,9 +325,9 @@ pub fn cost_of(bytes: u64, pictures: usize) -> u64 {
     bytes + PICTURE_COST * pictures as u64
 }
 
-/// A generating request that was let in: before its body is read it has a place in line.
+/// A generating request that was let in: before its body is read it has a place in the admission queue.
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub struct RequestGuard {
     /// Whose it is.
     pub client: Client,
     /// The server does not go down before it is answered.
@@ -343,28 +343,28 @@ async fn admit(State(app): State<Arc<App>>, client: Client, mut request: extract
     if request.method() != Method::POST || !GENERATING_ROUTES.contains(&request.uri().path()) {
         return next.run(request).await;
     }
-    let active = Arc::new(app.gauges.begin());
+    let active = Arc::new(app.metrics.begin());
     if let Err(error) = app.check_ready() {
         return error.into_response();
     }
-    let (place, gone) = app.line.enter(client.party);
-    let waiting = Arc::new(app.gauges.wait());
-    request.extensions_mut().insert(Entry { client, active, waiting, place: Arc::new(place) });
+    let (place, gone) = app.admission.enter(client.tenant);
+    let waiting = Arc::new(app.metrics.wait());
+    request.extensions_mut().insert(RequestGuard { client, active, waiting, place: Arc::new(place) });
     tokio::select! {
         response = next.run(request) => response,
-        Ok(()) = gone => ApiError::too_many(app.line.count()).into_response(),
+        Ok(()) = gone => ApiError::too_many(app.admission.count()).into_response(),
     }
 }
 
-impl<S: Sync> FromRequestParts<S> for Entry {
+impl<S: Sync> FromRequestParts<S> for RequestGuard {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Entry, ApiError> {
-        parts.extensions.remove().ok_or_else(|| ApiError::failed("the request came past the line"))
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<RequestGuard, ApiError> {
+        parts.extensions.remove().ok_or_else(|| ApiError::failed("the request came past the admission queue"))
     }
 }
 
-impl Entry {
+impl RequestGuard {
     /// Says what the request costs, now that its body is here: the tokens that it brings, about, and those that it asks for.
     ///
     /// # Errors
@@ -386,7 +386,7 @@ async fn version() -> Json<Value> {
 
 async fn metrics(State(app): State<Arc<App>>) -> Response {
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    (kind, app.gauges.text(&app.names[0])).into_response()
+    (kind, app.metrics.text(&app.names[0])).into_response()
 }
 
 async fn models(State(app): State<Arc<App>>) -> Json<Value> {
@@ -412,41 +412,42 @@ fn model_card(app: &App, name: &str) -> Value {
 
 async fn chat_completions(
     State(app): State<Arc<App>>,
-    entry: Entry,
-    Wire(request, room): Wire<Request>,
+    guard: RequestGuard,
+    JsonBody(request, room): JsonBody<Request>,
 ) -> Result<Response, ApiError> {
-    let request = fetch_pictures(&app, entry.client, request).await?;
+    let request = fetch_pictures(&app, guard.client, request).await?;
     if let Some(environment) = app.environment.clone() {
-        return played::answer(app, &*environment, entry, (request, room)).await;
+        return agent::response::answer(app, &*environment, guard, (request, room)).await;
     }
     let read = |request: &Request| ToolChoice::read(request);
-    let (request, tools, asked) = read_asked(&app, (entry.client, room.bytes), request, read).await?;
+    let (request, tools, requested) = read_constraints(&app, (guard.client, room.bytes), request, read).await?;
     let form = Form { kind: Kind::Chat, tool_calls: ToolCalls::of(&request, &tools), ..form(&request) };
-    answer(app, entry, (request, asked, room), None, form, |app, request| Ok(vec![app.prompts.chat(request)?])).await
+    answer(app, guard, (request, requested, room), None, form, |app, request| Ok(vec![app.prompts.chat(request)?]))
+        .await
 }
 
 async fn completions(
     State(app): State<Arc<App>>,
-    entry: Entry,
-    Wire(request, room): Wire<Request>,
+    guard: RequestGuard,
+    JsonBody(request, room): JsonBody<Request>,
 ) -> Result<Response, ApiError> {
     let form = Form { kind: Kind::Text, echo: request.echo.unwrap_or(false), ..form(&request) };
     let no_tools = |_: &Request| Ok(ToolChoice::None);
-    let (request, _, asked) = read_asked(&app, (entry.client, room.bytes), request, no_tools).await?;
-    answer(app, entry, (request, asked, room), None, form, |app, request| app.prompts.completion(request)).await
+    let (request, _, requested) = read_constraints(&app, (guard.client, room.bytes), request, no_tools).await?;
+    answer(app, guard, (request, requested, room), None, form, |app, request| app.prompts.completion(request)).await
 }
 
 /// What a request asks of its answers' tokens. That of a large one is read away from the network's threads.
-pub async fn read_asked(
+pub async fn read_constraints(
     app: &Arc<App>,
     (client, bytes): (Client, u64),
     request: Request,
     tools: impl FnOnce(&Request) -> Result<ToolChoice, ApiError> + Send + 'static,
-) -> Result<(Request, ToolChoice, Asked), ApiError> {
+) -> Result<(Request, ToolChoice, RequestedConstraints), ApiError> {
     let read = move |app: &App| {
         let tools = tools(&request)?;
-        let asked = Asked::read(&request, &tools, &app.defaults)?;
-        Ok((request, tools, asked))
+        let requested = RequestedConstraints::read(&request, &tools, &app.defaults)?;
+        Ok((request, tools, requested))
     };
     match bytes < QUICK_JSON_BYTES as u64 {
         true => read(app),
@@ -459,12 +460,12 @@ fn form(request: &Request) -> Form {
     Form { include_usage, ..Form::default() }
 }
 
-/// Answers a request whose prompts `make` makes, under what is `asked` of its tokens; it has a name of its own unless it brings `id`. Once there are prompts, the request, which
-/// may hold large pictures, is gone.
+/// Answers a request whose prompts `make` makes, under the constraints that it requested. It has a name of its own unless it brings `id`.
+/// Once there are prompts, the request, which may hold large pictures, is gone.
 pub async fn answer(
     app: Arc<App>,
-    entry: Entry,
-    (request, asked, room): (Request, Asked, Room),
+    guard: RequestGuard,
+    (request, requested, room): (Request, RequestedConstraints, Room),
     id: Option<String>,
     form: Form,
     make: impl FnOnce(&App, &Request) -> Result<Vec<Prompt>, ApiError> + Send + 'static,
@@ -481,18 +482,18 @@ pub async fn answer(
     settings.token_ids |= form.kind == Kind::Tokens;
     settings.tokens_as_ids |= form.kind == Kind::Tokens;
     let is_stream = request.stream.unwrap_or(false);
-    if asked.has_form() {
+    if requested.has_form() {
         // The end of a turn is the end of the form, whatever else is said of it.
         settings.stops.token_ids.extend(&app.defaults.eos);
     }
-    entry.weigh(&app, room.bytes, prompts::count(&request), &settings)?;
-    settings.constraints = asked.compile(&app, entry.client).await?;
+    guard.weigh(&app, room.bytes, prompts::count(&request), &settings)?;
+    settings.constraints = requested.compile(&app, guard.client).await?;
     let cost = cost_of(room.bytes, picture_count(&request));
-    let prompts = prepare(&app, entry.client, cost, move |app| make(app, &request)).await?;
+    let prompts = prepare(&app, guard.client, cost, move |app| make(app, &request)).await?;
     drop(room);
     let tokens: Vec<usize> = prompts.iter().map(|prompt| prompt.token_ids.len()).collect();
     app.defaults.admit(&settings, form.kind, &tokens)?;
-    let generation = Generation::start(&app, settings, prompts, is_stream, entry).await?;
+    let generation = Generation::start(&app, settings, prompts, is_stream, guard).await?;
     let id = id.unwrap_or_else(|| app.request_id(if form.kind == Kind::Chat { "chatcmpl" } else { "cmpl" }));
     let writer = Writer::new(generation, form, id, model);
     if is_stream { writer.stream().await } else { writer.whole().await }
@@ -501,7 +502,7 @@ pub async fn answer(
 async fn tokenize(
     State(app): State<Arc<App>>,
     client: Client,
-    Wire(request, room): Wire<Request>,
+    JsonBody(request, room): JsonBody<Request>,
 ) -> Result<Json<Value>, ApiError> {
     app.model_name(request.model.as_deref())?;
     let request = fetch_pictures(&app, client, request).await?;
@@ -533,7 +534,7 @@ struct Detokenize {
 
 async fn detokenize(
     State(app): State<Arc<App>>,
-    Wire(request, _room): Wire<Detokenize>,
+    JsonBody(request, _room): JsonBody<Detokenize>,
 ) -> Result<Json<Value>, ApiError> {
     app.model_name(request.model.as_deref())?;
     let (count, most) = (request.tokens.len(), app.defaults.context_tokens.max(DETOKENIZED_MAX));

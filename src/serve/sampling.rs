@@ -1,4 +1,4 @@
-//! From a request's fields to how tokens are drawn and when answers end, every value checked.
+//! From a request's fields to how tokens are sampled and when answers end, every value checked.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ const TEMPERATURE_MIN: f32 = 0.01;
 /// What holds where a request says nothing.
 #[derive(Clone, Debug)]
 pub struct Defaults {
-    /// How tokens are drawn.
+    /// How tokens are sampled.
     pub sampling: Sampling,
     /// Tokens of an answer, if the checkpoint says.
     pub max_tokens: Option<usize>,
@@ -47,7 +47,7 @@ pub struct Defaults {
 /// A request's settings.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// How tokens are drawn.
+    /// How tokens are sampled.
     pub sampling: Sampling,
     /// What is asked of answers besides; filled in when it is compiled.
     pub constraints: Arc<Constraints>,
@@ -96,8 +96,10 @@ impl Defaults {
             check(param, tokens, tokens > 0 || scores, "1 or more; with echo or prompt_logprobs it may be 0")?;
         }
         let logprobs = self.logprobs(request)?;
-        let asked =
-            request.prompt_logprobs.map(|count| self.likeliest("prompt_logprobs", "prompt", count)).transpose()?;
+        let asked = request
+            .prompt_logprobs
+            .map(|count| self.top_logprobs_count("prompt_logprobs", "prompt", count))
+            .transpose()?;
         if asked.is_some() && request.stream.unwrap_or(false) {
             return Err(ApiError::field("prompt_logprobs", "cannot be streamed; send stream = false"));
         }
@@ -140,20 +142,21 @@ impl Defaults {
 
     /// Whether tokens' log-probabilities are wanted, and how many of the likeliest.
     fn logprobs(&self, request: &Request) -> Result<Option<usize>, ApiError> {
-        let top = request.top_logprobs.map(|count| self.likeliest("top_logprobs", "sample", count)).transpose()?;
+        let top =
+            request.top_logprobs.map(|count| self.top_logprobs_count("top_logprobs", "sample", count)).transpose()?;
         let asked = match request.logprobs {
             None | Some(LogprobsAsked::Whether(false)) if top.unwrap_or(0) > 0 => {
                 return Err(ApiError::field("top_logprobs", "needs logprobs = true beside it"));
             }
             None | Some(LogprobsAsked::Whether(false)) => None,
             Some(LogprobsAsked::Whether(true)) => Some(top.unwrap_or(0)),
-            Some(LogprobsAsked::Count(count)) => Some(self.likeliest("logprobs", "sample", count)?),
+            Some(LogprobsAsked::Count(count)) => Some(self.top_logprobs_count("logprobs", "sample", count)?),
         };
         Ok(asked)
     }
 
     /// A number of the likeliest tokens; -1 is all.
-    fn likeliest(&self, param: &str, what: &str, count: i64) -> Result<usize, ApiError> {
+    fn top_logprobs_count(&self, param: &str, what: &str, count: i64) -> Result<usize, ApiError> {
         let asked = if count == -1 { Ok(self.vocab) } else { usize::try_from(count) };
         let asked = asked
             .map_err(|_| ApiError::field(param, format!("is {count}; it must be 0 or more, or -1 for all tokens")))?;
@@ -229,7 +232,7 @@ impl Defaults {
     }
 }
 
-/// Known fields that have no effect here must be neutral: an answer drawn otherwise than asked is worse than none.
+/// Known fields that have no effect here must be neutral: an answer sampled otherwise than asked is worse than none.
 fn refuse_unknown(request: &Request) -> Result<(), ApiError> {
     for (param, is_neutral, remedy) in [
         ("best_of", request.best_of.is_none_or(|best| best == 1), "use n"),

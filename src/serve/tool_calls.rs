@@ -69,7 +69,7 @@ impl Unmarked {
 /// A piece of an answer.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Piece {
-    /// Text.
+    /// Text outside of calls, without the marks.
     Text(String),
     /// A call begins: its number and the function's name.
     Begin(usize, String),

@@ -24,9 +24,9 @@ pub enum DataError {
     Io {
         /// What was tried.
         action: &'static str,
-        /// On what.
+        /// The file or folder that it was tried on.
         path: PathBuf,
-        /// Why not.
+        /// What the system said.
         source: io::Error,
     },
     /// A file that cannot be read as JSON lines.
@@ -35,7 +35,7 @@ pub enum DataError {
     /// A line is not a JSON object.
     #[error("{path}:{line}: not a JSON object ({problem}); {remedy}")]
     Json {
-        /// The file.
+        /// The data file.
         path: PathBuf,
         /// The line, from 1.
         line: usize,
@@ -47,7 +47,7 @@ pub enum DataError {
     /// A line has the form of another system.
     #[error("{path}:{line}: the row has the form of {}; {}", form.name, form.remedy)]
     Form {
-        /// The file.
+        /// The data file.
         path: PathBuf,
         /// The line, from 1.
         line: usize,
@@ -57,11 +57,11 @@ pub enum DataError {
     /// A key is missing or has a wrong value.
     #[error("{path}:{line}: key `{key}`: {problem}; {remedy}")]
     Key {
-        /// The file.
+        /// The data file.
         path: PathBuf,
         /// The line, from 1.
         line: usize,
-        /// The key.
+        /// The key as the file spells it.
         key: &'static str,
         /// What is wrong with it.
         problem: String,
@@ -73,13 +73,13 @@ pub enum DataError {
         "{path}: no sample in it; write one JSON object per line, or draw some with `thyme-engine data needle --out DIR`"
     )]
     Empty {
-        /// The file.
+        /// The data file without lines.
         path: PathBuf,
     },
     /// A picture cannot be encoded as PNG.
     #[error("cannot write the picture {path}: {problem}; check that the disk has room")]
     Picture {
-        /// The picture.
+        /// The file that the picture was to go to.
         path: PathBuf,
         /// What the encoder says.
         problem: String,

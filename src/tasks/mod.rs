@@ -17,11 +17,11 @@ pub use solution::{Accepted, Solution, Tolerance};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Standing instructions.
+    /// Instructions that hold for the whole conversation.
     System,
     /// The one who asks.
     User,
-    /// The model.
+    /// The model, which answers.
     Assistant,
 }
 
@@ -39,7 +39,7 @@ impl Role {
 /// One message of a conversation; each literal `<image>` in `text` stands for the next picture of the example.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
-    /// Who speaks.
+    /// The one who says it.
     pub role: Role,
     /// What is said, with `<image>` placeholders.
     #[serde(rename = "content")]

@@ -72,7 +72,7 @@ pub enum Colour {
 }
 
 impl Colour {
-    /// Every colour.
+    /// All eight colours, in the order above.
     pub const ALL: [Colour; 8] = [
         Colour::Red,
         Colour::Green,

@@ -25,7 +25,7 @@ pub enum Accepted {
     },
     /// A number that an answer may differ from.
     Number {
-        /// The number.
+        /// The number that an answer is compared to.
         number: f64,
         /// The largest difference that is accepted.
         tolerance: Tolerance,

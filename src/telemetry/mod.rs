@@ -3,7 +3,7 @@
 pub mod events;
 pub mod metrics;
 pub mod progress;
-pub mod readings;
+pub mod gpu_sensors;
 pub mod samples;
 pub mod versions;
 pub mod window;

@@ -11,7 +11,7 @@ use crate::files::open::replace;
 /// One trajectory to look at.
 #[derive(Clone, Debug, Default)]
 pub struct SampleSheet<'a> {
-    /// The heading.
+    /// Heading of the page.
     pub title: String,
     /// Numbers and words about it, a table row each: reward, how it ended, ...
     pub facts: Vec<(&'a str, String)>,
@@ -24,16 +24,16 @@ pub struct SampleSheet<'a> {
 pub enum Block<'a> {
     /// Text under a small heading (`thought`, `call`, `observation`, ...), shown as it is.
     Text {
-        /// The heading.
+        /// The small heading over it.
         heading: &'a str,
-        /// The text.
+        /// The text, shown between fences.
         text: &'a str,
     },
-    /// A picture.
+    /// A picture, saved as a PNG beside the page.
     Image {
         /// What it is.
         caption: String,
-        /// Its pixels.
+        /// The picture as it is, not scaled.
         pixels: &'a RgbImage,
     },
 }

@@ -10,9 +10,9 @@ pub enum Aggregation {
     Mean,
     /// The mean over all steps; a step that does not name it has 0.
     Count,
-    /// The least.
+    /// The least value of the steps that measured it.
     Min,
-    /// The greatest.
+    /// The greatest value of the steps that measured it.
     Max,
     /// The last: of running totals and settings.
     Last,

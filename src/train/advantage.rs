@@ -17,7 +17,7 @@ pub fn group_advantages(rewards: &[Option<f64>], scale: bool) -> Vec<Option<f64>
     rewards.iter().map(|reward| reward.map(|reward| (reward - mean) / divisor)).collect()
 }
 
-/// Whether a group teaches anything: two of its scored rewards are not the same number.
+/// Whether a group has a signal: two of its scored rewards are not the same number.
 pub fn rewards_differ(rewards: &[Option<f64>]) -> bool {
     let mut scored = rewards.iter().flatten();
     scored.next().is_some_and(|first| scored.any(|reward| reward != first))

@@ -1,6 +1,6 @@
 //! What a step of GRPO learns from: rollouts with their advantages, and what their loss is divided by.
 //!
-//! As in TRL, the loss is over the batch that was drawn: a rollout that is masked, unscored, or of a group without differing rewards
+//! As in TRL, the loss is over the batch that was sampled: a rollout that is masked, unscored, or of a group without differing rewards
 //! has no part in the policy gradient, but counts in the divisor, and the KL divergence is taken of all that is not masked. What adds
 //! nothing to the loss is not computed.
 
@@ -20,7 +20,7 @@ use crate::rollout::transcript::Transcript;
 #[derive(Debug, Default)]
 pub struct Batch {
     /// Rollouts with something to compute.
-    pub(super) rollouts: Vec<Learnable>,
+    pub(super) rollouts: Vec<TrainingSample>,
     /// What their losses are divided by.
     pub(super) divisor: Divisor,
     /// Advantages of all scored rollouts.
@@ -37,9 +37,9 @@ pub struct Batch {
 
 /// A transcript as the learner takes it; per token of `sample`.
 #[derive(Debug)]
-pub(super) struct Learnable {
+pub(super) struct TrainingSample {
     pub sample: Sample,
-    /// Log-probability under the weights that drew it; 0 where not learned.
+    /// Log-probability under the weights that sampled it; 0 where not learned.
     pub old: Vec<f32>,
     /// Temperature of the loss's log-probability.
     pub temperatures: Vec<f32>,
@@ -48,11 +48,16 @@ pub(super) struct Learnable {
 }
 
 /// The vision tower's output for an image, where it is known and stays as it is.
-pub type Units<'a> = dyn Fn(&Arc<PreparedImage>) -> Option<Arc<Tensor>> + 'a;
+pub type UnmergedFeatures<'a> = dyn Fn(&Arc<PreparedImage>) -> Option<Arc<Tensor>> + 'a;
 
 impl Batch {
     /// The groups of a step with the scores of their transcripts, in order.
-    pub fn new(groups: &[Group], scores: &[Vec<Scores>], settings: &GrpoSettings, units: &Units<'_>) -> Batch {
+    pub fn new(
+        groups: &[Group],
+        scores: &[Vec<Scores>],
+        settings: &GrpoSettings,
+        features: &UnmergedFeatures<'_>,
+    ) -> Batch {
         let mut batch = Batch { groups: groups.len(), ..Batch::default() };
         for (group, scores) in groups.iter().zip(scores) {
             let rewards: Vec<Option<f64>> = scores.iter().map(|scores| scores.total.value()).collect();
@@ -63,19 +68,25 @@ impl Batch {
             batch.groups_left_out += usize::from(is_left_out);
             batch.advantages.extend(advantages.iter().flatten());
             for (transcript, advantage) in group.transcripts.iter().zip(advantages) {
-                batch.push(transcript, advantage.filter(|_| !is_left_out), settings, units);
+                batch.push(transcript, advantage.filter(|_| !is_left_out), settings, features);
             }
         }
         batch
     }
 
     /// Adds a rollout; without an advantage it has no part in the policy gradient.
-    fn push(&mut self, transcript: &Transcript, advantage: Option<f64>, settings: &GrpoSettings, units: &Units<'_>) {
+    fn push(
+        &mut self,
+        transcript: &Transcript,
+        advantage: Option<f64>,
+        settings: &GrpoSettings,
+        features: &UnmergedFeatures<'_>,
+    ) {
         let is_masked = settings.mask_truncated_completions && transcript.end.is_truncated();
         self.masked += usize::from(is_masked);
         let has_kl = settings.beta > 0.0 && settings.loss_denominator == LossDenominator::Drawn;
-        let learnable = learnable(transcript, advantage.unwrap_or(0.0), settings, units);
-        let tokens = learnable.sample.targets().count();
+        let training_sample = training_sample(transcript, advantage.unwrap_or(0.0), settings, features);
+        let tokens = training_sample.sample.targets().count();
         let is_computed = tokens > 0 && !is_masked && (advantage.is_some() || has_kl);
         match settings.loss_denominator {
             LossDenominator::Drawn => {
@@ -89,7 +100,7 @@ impl Batch {
             LossDenominator::Kept => {}
         }
         if is_computed {
-            self.rollouts.push(learnable);
+            self.rollouts.push(training_sample);
         }
     }
 
@@ -99,14 +110,19 @@ impl Batch {
     }
 
     /// Whether the loss has a gradient: some token has an advantage, or a KL divergence of weight `beta`.
-    pub fn teaches(&self, beta: f64) -> bool {
+    pub fn has_signal(&self, beta: f64) -> bool {
         let has_part =
-            |rollout: &Learnable| rollout.sample.targets().any(|i| beta > 0.0 || rollout.advantages[i] != 0.0);
+            |rollout: &TrainingSample| rollout.sample.targets().any(|i| beta > 0.0 || rollout.advantages[i] != 0.0);
         self.rollouts.iter().any(has_part)
     }
 }
 
-fn learnable(transcript: &Transcript, advantage: f64, settings: &GrpoSettings, units: &Units<'_>) -> Learnable {
+fn training_sample(
+    transcript: &Transcript,
+    advantage: f64,
+    settings: &GrpoSettings,
+    features: &UnmergedFeatures<'_>,
+) -> TrainingSample {
     let tokens = transcript.token_ids.len();
     let mut trained = vec![false; tokens];
     let mut old = vec![0.0; tokens];
@@ -117,16 +133,22 @@ fn learnable(transcript: &Transcript, advantage: f64, settings: &GrpoSettings, u
         trained[i] = has_advantage || settings.kl_zero_temperature_tokens;
         advantages[i] = if has_advantage { advantage } else { 0.0 };
         old[i] = match settings.logprob {
-            LogprobKind::Raw => token.raw,
-            LogprobKind::Temperature => token.tempered,
+            LogprobKind::Raw => token.logprob,
+            LogprobKind::Temperature => token.logprob_at_temperature,
         };
         if token.temperature > 0.0 {
             temperatures[i] = token.temperature;
         }
     }
-    let image = |image: &Arc<PreparedImage>| SampleImage { prepared: image.clone(), units: units(image) };
+    let image =
+        |image: &Arc<PreparedImage>| SampleImage { prepared: image.clone(), unmerged_features: features(image) };
     let images = transcript.images.iter().map(image).collect();
-    Learnable { sample: Sample { ids: transcript.token_ids.clone(), trained, images }, old, temperatures, advantages }
+    TrainingSample {
+        sample: Sample { ids: transcript.token_ids.clone(), trained, images },
+        old,
+        temperatures,
+        advantages,
+    }
 }
 
 #[cfg(test)]
@@ -146,10 +168,17 @@ mod tests {
             let mut transcript = Transcript::of_prompt(&prompt, 0, 0, 0, end.clone());
             for i in 0..own + at_zero {
                 let temperature = if i < *own { 1.0 } else { 0.0 };
-                let drawn =
-                    Sampled { id: 7, raw: -1.0, tempered: -1.0, temperature, processed: -1.0, kept: 1.0, entropy: 1.0 };
+                let sampled = Sampled {
+                    id: 7,
+                    logprob: -1.0,
+                    logprob_at_temperature: -1.0,
+                    temperature,
+                    processed_logprob: -1.0,
+                    kept_mass: 1.0,
+                    entropy: 1.0,
+                };
                 transcript.token_ids.push(7);
-                transcript.sampled.push(Some(drawn));
+                transcript.sampled.push(Some(sampled));
             }
             transcript
         };
@@ -161,8 +190,8 @@ mod tests {
         (groups.iter().map(of_group).collect(), groups.iter().map(|group| group.iter().map(score).collect()).collect())
     }
 
-    /// Three groups: one that teaches, with an unscored and a truncated rollout; one of equal rewards; one whose task could not be opened.
-    fn drawn() -> (Vec<Group>, Vec<Vec<Scores>>) {
+    /// Three groups: one that has a signal, with an unscored and a truncated rollout; one of equal rewards; one whose task could not be opened.
+    fn sampled() -> (Vec<Group>, Vec<Vec<Scores>>) {
         let failed = || (0, 0, End::TaskFailed("damaged".to_owned()), None);
         groups(&[
             &[
@@ -177,12 +206,12 @@ mod tests {
     }
 
     fn batch(settings: GrpoSettings) -> Batch {
-        let (groups, scores) = drawn();
+        let (groups, scores) = sampled();
         Batch::new(&groups, &scores, &settings, &|_| None)
     }
 
     #[test]
-    fn the_divisor_counts_the_drawn_batch_and_only_what_has_a_part_is_computed() {
+    fn the_divisor_counts_the_sampled_batch_and_only_what_has_a_part_is_computed() {
         let without_kl = batch(GrpoSettings::default());
         assert_eq!(without_kl.divisor, Divisor { sequences: 7, tokens: 4 + 5 + 6 + 8 + 9 + 10 });
         assert_eq!((without_kl.rollouts.len(), without_kl.tokens()), (2, 9));
@@ -224,10 +253,11 @@ mod tests {
     #[test]
     fn a_batch_without_advantages_teaches_only_by_its_divergence() {
         let (groups, scores) = groups(&[&[(3, 0, End::Answered, Some(0.9)), (3, 0, End::Answered, Some(0.9))]]);
-        for (beta, filter, teaches) in [(0.0, true, false), (0.0, false, false), (0.1, true, true), (0.1, false, true)]
+        for (beta, filter, has_signal) in
+            [(0.0, true, false), (0.0, false, false), (0.1, true, true), (0.1, false, true)]
         {
             let settings = GrpoSettings { beta, filter_zero_advantage: filter, ..GrpoSettings::default() };
-            assert_eq!(Batch::new(&groups, &scores, &settings, &|_| None).teaches(beta), teaches);
+            assert_eq!(Batch::new(&groups, &scores, &settings, &|_| None).has_signal(beta), has_signal);
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::tasks::{Example, Role};
 pub enum Dataset {
     /// The built-in task.
     Needle {
-        /// Which scenes.
+        /// Scenes to train on, or those held out.
         split: Split,
         /// Seed of the scenes.
         seed: u64,
@@ -25,7 +25,7 @@ pub enum Dataset {
     },
     /// Lines of files, in a new random order each epoch.
     Records {
-        /// The lines.
+        /// All lines, in the order of the files.
         records: Vec<Record>,
         /// Seed of the order; file order where absent.
         shuffle: Option<u64>,
@@ -38,13 +38,13 @@ pub enum DatasetError {
     /// A data file.
     #[error(transparent)]
     Data(#[from] DataError),
-    /// A prompt.
+    /// A task's prompt cannot be made.
     #[error(transparent)]
     Prompt(#[from] PromptError),
     /// An example whose pictures cannot be read, or that cannot be tokenised.
     #[error("{example}: {source}; mend it or take it out")]
     Example {
-        /// Which one.
+        /// Its name, as [`Dataset::name_of`] gives it.
         example: String,
         /// What is wrong.
         source: PromptError,
@@ -54,17 +54,17 @@ pub enum DatasetError {
         "{example}: it has {tokens} tokens, the model takes {limit} (max_position_embeddings): shorten it, or lower `model.max_pixels`"
     )]
     TooLong {
-        /// Which one.
+        /// Its name, as [`Dataset::name_of`] gives it.
         example: String,
-        /// Its tokens.
+        /// Tokens of the whole example.
         tokens: usize,
-        /// Tokens possible.
+        /// Positions that the model has.
         limit: usize,
     },
     /// A file of the other method's form.
     #[error("{path}:{line}: the row is not {expected}; `method` in the recipe says how the file is used")]
     Form {
-        /// The file.
+        /// The data file.
         path: PathBuf,
         /// Its line, from 1.
         line: usize,

@@ -34,7 +34,7 @@ pub fn sample(processor: &Processor, example: &Example, turns: TrainTurns) -> Re
     let prompt = processor.encode_messages(&messages, Path::new(""), true)?;
     sample.trained = vec![false; prompt.token_ids.len()];
     sample.ids = prompt.token_ids;
-    sample.images.extend(prompt.images.into_iter().map(|prepared| SampleImage { prepared, units: None }));
+    sample.images.extend(prompt.images.into_iter().map(|prepared| SampleImage { prepared, unmerged_features: None }));
 
     let observations = observations(&last.text);
     let first_learned = match turns {
@@ -123,5 +123,7 @@ fn prepare_next<'a>(
 fn push_unlearned(sample: &mut Sample, observation: Observation) {
     sample.ids.extend(observation.token_ids);
     sample.trained.resize(sample.ids.len(), false);
-    sample.images.extend(observation.images.into_iter().map(|prepared| SampleImage { prepared, units: None }));
+    sample
+        .images
+        .extend(observation.images.into_iter().map(|prepared| SampleImage { prepared, unmerged_features: None }));
 }

@@ -9,8 +9,8 @@ use tracing::debug_span;
 use super::batch::Batch;
 use super::dataset::{Dataset, DatasetError};
 use super::left_out::LeftOut;
+use super::memory_report::MemoryReport;
 use super::metrics::{line_of, report_metrics, update_metrics};
-use super::owners::Owners;
 use super::policy::{Learned, Policy, PolicySettings};
 use super::run::{Run, SAMPLES_FOLDER, TrainerState};
 use super::sample::Layout;
@@ -106,7 +106,7 @@ struct Trainer<'a> {
     /// What the engine had done before the step.
     engine_before: Statistics,
     /// Until the first step has shown them.
-    owners: Option<Owners>,
+    memory_report: Option<MemoryReport>,
 }
 
 /// One step's rollouts, group by group.
@@ -156,7 +156,7 @@ impl<'a> Trainer<'a> {
             left_out: state.left_out,
             idle_steps: 0,
             engine_before: Statistics::default(),
-            owners: Some(Owners::default()),
+            memory_report: Some(MemoryReport::default()),
         })
     }
 
@@ -177,8 +177,12 @@ impl<'a> Trainer<'a> {
         };
         let mut generator = EngineGenerator { engine: &mut self.engine, weights: self.policy.learner.weights() };
         let (groups, tool_wait) = run_timed(&mut generator, &self.processor, &*self.environment, tasks, &settings)?;
-        if let Some(owners) = &mut self.owners {
-            owners.note_rollout(&self.policy.learner, self.policy.reference.as_ref(), self.engine.page_tensors());
+        if let Some(memory_report) = &mut self.memory_report {
+            memory_report.note_rollout(
+                &self.policy.learner,
+                self.policy.reference.as_ref(),
+                self.engine.page_tensors(),
+            );
         }
         self.say_faults(step, &groups)?;
         let scores = score_groups(&groups, tasks, &self.rewards);
@@ -215,7 +219,7 @@ impl<'a> Trainer<'a> {
     fn batch(&mut self, rollouts: &Rollouts) -> Batch {
         let is_frozen = self.recipe.model.freeze_vision_tower;
         let batch = Batch::new(&rollouts.groups, &rollouts.scores, &self.recipe.grpo, &|image| {
-            is_frozen.then(|| self.engine.units(image)).flatten()
+            is_frozen.then(|| self.engine.unmerged_features(image)).flatten()
         });
         self.engine.forget_images();
         self.engine.release_pages();
@@ -226,9 +230,9 @@ impl<'a> Trainer<'a> {
     fn learn(&mut self, batch: &Batch, step: u64) -> Result<Learned, TrainError> {
         let learning_rates: Vec<f64> = self.updates_of(step).map(|update| self.learning_rate_at(update)).collect();
         let learned = self.policy.learn(batch, &learning_rates, |learner| {
-            if let Some(mut owners) = self.owners.take() {
-                owners.note_update(learner);
-                self.run.say(&owners.table(self.session));
+            if let Some(mut memory_report) = self.memory_report.take() {
+                memory_report.note_update(learner);
+                self.run.say(&memory_report.table(self.session));
             }
         });
         for measured in &learned.updates {
@@ -260,7 +264,7 @@ impl<'a> Trainer<'a> {
         self.run.advance(&format!("reward {}", figure(report.reward)));
         self.warn_if_idle(step, batch, &report);
         let mut metrics = report_metrics(&report, batch);
-        metrics.extend(update_metrics(learned, batch.teaches(self.recipe.grpo.beta)));
+        metrics.extend(update_metrics(learned, batch.has_signal(self.recipe.grpo.beta)));
         let last_update = self.updates_of(step - 1).end - 1;
         metrics.push(Metric::new("learning_rate", self.learning_rate_at(last_update), Aggregation::Last));
         metrics.push(Metric::new("skipped_updates", self.skipped.total as f64, Aggregation::Last));
@@ -274,7 +278,7 @@ impl<'a> Trainer<'a> {
 
     /// Says when several steps in a row had nothing to learn, and what became of the rollouts of the last.
     fn warn_if_idle(&mut self, step: u64, batch: &Batch, report: &Report) {
-        self.idle_steps = if batch.teaches(self.recipe.grpo.beta) { 0 } else { self.idle_steps + 1 };
+        self.idle_steps = if batch.has_signal(self.recipe.grpo.beta) { 0 } else { self.idle_steps + 1 };
         if self.idle_steps == IDLE_STEPS {
             self.run.say(&format!(
                 "warning: nothing could be learned in the last {IDLE_STEPS} steps: at step {step}, {} of {} groups had no two different \
@@ -292,17 +296,17 @@ impl<'a> Trainer<'a> {
 
     fn time_metrics(&self, rollouts: &Rollouts, [began, rolled_out]: [Instant; 2]) -> Vec<Metric> {
         let transcripts = rollouts.groups.iter().flat_map(|group| &group.transcripts);
-        let drawn: usize = transcripts.clone().map(Transcript::own_tokens).sum();
-        let kept: f64 = transcripts.flat_map(Transcript::own).map(|(_, token)| f64::from(token.kept)).sum();
+        let sampled: usize = transcripts.clone().map(Transcript::own_tokens).sum();
+        let kept_mass: f64 = transcripts.flat_map(Transcript::own).map(|(_, token)| f64::from(token.kept_mass)).sum();
         let rollout_seconds = (rolled_out - began).as_secs_f64();
         let engine = self.engine.statistics().since(&self.engine_before);
         vec![
-            Metric::mean("kept_mass", kept / drawn as f64),
+            Metric::mean("kept_mass", kept_mass / sampled as f64),
             Metric::mean("rollout_seconds", rollout_seconds),
             Metric::mean("update_seconds", rolled_out.elapsed().as_secs_f64()),
-            Metric::mean("rollout_tokens_per_second", drawn as f64 / rollout_seconds),
+            Metric::mean("rollout_tokens_per_second", sampled as f64 / rollout_seconds),
             Metric::mean("engine/preemptions", engine.preemptions as f64),
-            Metric::mean("engine/prefix_hit_rate", engine.found_tokens as f64 / engine.begun_tokens.max(1) as f64),
+            Metric::mean("engine/prefix_hit_rate", engine.cached_tokens as f64 / engine.queried_tokens.max(1) as f64),
             Metric::mean("engine/encoded_images", engine.encoded_images as f64),
             Metric::mean("engine/drafted_tokens", engine.drafted_tokens as f64),
             Metric::mean("engine/accepted_tokens", engine.accepted_tokens as f64),

@@ -22,7 +22,6 @@ pub struct Learner {
     /// From the first [`Learner::accumulate`] to the update: in between there is room for other things.
     gradients: Option<Gradients>,
     moments: Parameters<Option<resume::Moments>>,
-    /// Updates done.
     updates: u64,
     settings: LearnerSettings,
 }
@@ -30,7 +29,7 @@ pub struct Learner {
 /// What is learned and how.
 #[derive(Clone, PartialEq, Debug)]
 pub struct LearnerSettings {
-    /// AdamW.
+    /// Settings of AdamW and its learning rate.
     pub optimizer: OptimizerSettings,
     /// The vision tower keeps its weights.
     pub freeze_vision_tower: bool,
@@ -57,9 +56,9 @@ impl LearnerSettings {
 #[derive(Clone, PartialEq, Debug)]
 pub struct PackLogprobs {
     /// At temperature 1.
-    pub raw: Vec<f32>,
+    pub logprob: Vec<f32>,
     /// At the given temperatures.
-    pub tempered: Vec<f32>,
+    pub logprob_at_temperature: Vec<f32>,
     /// Entropy of the full distribution in nats.
     pub entropy: Vec<f32>,
 }
@@ -68,8 +67,8 @@ impl PackLogprobs {
     /// The log-probabilities of one kind.
     pub fn of(&self, kind: LogprobKind) -> &[f32] {
         match kind {
-            LogprobKind::Raw => &self.raw,
-            LogprobKind::Temperature => &self.tempered,
+            LogprobKind::Raw => &self.logprob,
+            LogprobKind::Temperature => &self.logprob_at_temperature,
         }
     }
 }
@@ -104,7 +103,7 @@ impl Learner {
         Learner { model, weights, gradients: None, moments, updates: 0, settings }
     }
 
-    /// The architecture.
+    /// The architecture, on the backend that it learns on.
     pub fn model(&self) -> &Model {
         &self.model
     }
@@ -157,18 +156,18 @@ impl Learner {
         let targets: Vec<i32> = pack.targets.iter().map(|&t| t as i32).collect();
         let targets = backend.indices(&targets);
         let upload = |values: &[f32]| backend.upload(Host::F32(values), &[values.len()], Dtype::F32);
-        let drawn_at = upload(temperatures);
+        let sampled_at = upload(temperatures);
         let excluded = model.config.placeholders();
-        let output = backend.token_logprob_forward(&h, head, &targets, &drawn_at, &excluded);
+        let output = backend.token_logprob_forward(&h, head, &targets, &sampled_at, &excluded);
         let logprobs = PackLogprobs {
-            raw: backend.to_f32(&output.raw),
-            tempered: backend.to_f32(&output.tempered),
+            logprob: backend.to_f32(&output.logprob),
+            logprob_at_temperature: backend.to_f32(&output.logprob_at_temperature),
             entropy: backend.to_f32(&output.entropy),
         };
         let dlogprob = upload(&loss(&logprobs));
         let (temperatures, lse, excluded) = match kind {
             LogprobKind::Raw => (upload(&vec![1.0; temperatures.len()]), output.lse_raw, Vec::new()),
-            LogprobKind::Temperature => (drawn_at, output.lse_tempered, excluded),
+            LogprobKind::Temperature => (sampled_at, output.lse_at_temperature, excluded),
         };
         let dhead = gradients[model.layout.head].as_mut();
         let dh = backend.token_logprob_backward(&dlogprob, &h, head, &targets, &temperatures, &lse, &excluded, dhead);
@@ -176,9 +175,9 @@ impl Learner {
         let rows = images.as_ref().filter(|_| wants_images).map(|i| i.rows.rows());
         let drows = model.backward(weights, gradients, activations, &dh, rows);
         if let (Some(drows), Some(images)) = (drows, images) {
-            let dunits = model.merger_backward(weights, gradients, &images.merger, &drows);
+            let dfeatures = model.merger_backward(weights, gradients, &images.merger, &drows);
             if let Some(tower) = images.tower {
-                model.tower_backward(weights, gradients, &tower, &dunits);
+                model.tower_backward(weights, gradients, &tower, &dfeatures);
             }
         }
     }
@@ -259,26 +258,26 @@ pub fn logprobs(
     let (targets, excluded) = (backend.indices(&targets), model.config.placeholders());
     let output = backend.token_logprob_forward(&h, model.head(weights), &targets, &temperatures, &excluded);
     PackLogprobs {
-        raw: backend.to_f32(&output.raw),
-        tempered: backend.to_f32(&output.tempered),
+        logprob: backend.to_f32(&output.logprob),
+        logprob_at_temperature: backend.to_f32(&output.logprob_at_temperature),
         entropy: backend.to_f32(&output.entropy),
     }
 }
 
-/// The language model's rows for a pack's images. A frozen tower's units are taken as they are where all are known.
+/// The language model's rows for a pack's images. A frozen tower's unmerged features are taken as they are where all are known.
 fn image_rows(model: &Model, weights: &Weights, pack: &Pack, settings: &LearnerSettings) -> Option<ImageRows> {
     if pack.images.is_empty() {
         return None;
     }
-    let known: Option<Vec<&Tensor>> = pack.images.iter().map(|image| image.units.as_deref()).collect();
-    let (units, tower) = match known.filter(|_| settings.freeze_vision_tower) {
-        Some(units) => (model.backend.concat_rows(&units), None),
+    let known: Option<Vec<&Tensor>> = pack.images.iter().map(|image| image.unmerged_features.as_deref()).collect();
+    let (unmerged_features, tower) = match known.filter(|_| settings.freeze_vision_tower) {
+        Some(unmerged_features) => (model.backend.concat_rows(&unmerged_features), None),
         None => {
             let images = pack.images.iter().map(|i| (i.prepared.patches.as_slice(), i.prepared.grid)).collect();
             let images = ImageBatch { images, scale: settings.pixel_scale };
             model.tower_forward(weights, &images, !settings.freeze_vision_tower)
         }
     };
-    let (rows, merger) = model.merger_forward(weights, &units);
+    let (rows, merger) = model.merger_forward(weights, &unmerged_features);
     Some(ImageRows { rows, merger, tower })
 }

@@ -7,7 +7,7 @@ use crate::recipe::{GrpoSettings, LossType};
 pub struct TokenLoss {
     /// Clipped surrogate plus `beta` times KL.
     pub loss: f64,
-    /// Its derivative.
+    /// Derivative of `loss` by the log-probability under the weights that learn.
     pub dlogprob: f64,
     /// k3 estimate of the KL divergence from the reference.
     pub kl: f64,
@@ -22,7 +22,7 @@ pub struct TokenLoss {
 pub struct TokenLogprobs {
     /// Under the weights that learn.
     pub new: f32,
-    /// Under those that drew it.
+    /// Under those that sampled it.
     pub old: f32,
     /// Under the frozen reference, if there is one.
     pub reference: Option<f32>,
@@ -52,7 +52,7 @@ pub fn token_loss(settings: &GrpoSettings, logprobs: TokenLogprobs, advantage: f
 /// What the losses of a batch's tokens are divided by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Divisor {
-    /// Sequences.
+    /// Sequences that the loss is averaged over.
     pub sequences: usize,
     /// Their tokens in the loss.
     pub tokens: usize,
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn weights_are_shares_of_what_the_divisor_counts() {
-        // Four sequences were drawn, two of them have tokens in the loss, and one more is not here.
+        // Four sequences were sampled, two of them have tokens in the loss, and one more is not here.
         let (tokens, divisor) = ([3, 0, 5], Divisor { sequences: 4, tokens: 10 });
         assert_eq!(token_weights(LossType::Grpo, &tokens, divisor, 20), [1.0 / 12.0, 0.25, 0.05]);
         for loss in [LossType::Dapo, LossType::Bnpo] {

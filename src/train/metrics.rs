@@ -40,8 +40,8 @@ pub fn report_metrics(report: &Report, batch: &Batch) -> Vec<Metric> {
 
 /// What the updates of a step measured: means over them. NaN where there was nothing to compute. Loss, clip shares and gradient norm are NaN
 /// also where there was nothing to learn: a loss without a gradient says nothing of the policy.
-pub fn update_metrics(learned: &Learned, teaches: bool) -> Vec<Metric> {
-    let of_loss = |value: fn(&Measured) -> f64| if teaches { learned.mean(value) } else { f64::NAN };
+pub fn update_metrics(learned: &Learned, has_signal: bool) -> Vec<Metric> {
+    let of_loss = |value: fn(&Measured) -> f64| if has_signal { learned.mean(value) } else { f64::NAN };
     let [low, high] = [of_loss(|update| update.clip_low), of_loss(|update| update.clip_high)];
     vec![
         Metric::mean("loss", of_loss(|update| update.loss)),

@@ -10,7 +10,7 @@ pub mod learner;
 pub mod left_out;
 pub mod loss;
 pub mod metrics;
-mod owners;
+mod memory_report;
 pub mod policy;
 pub mod run;
 pub mod sample;
@@ -29,23 +29,23 @@ use crate::ops::Backend;
 use crate::ops::patch_embed::PixelScale;
 use crate::prompt::Processor;
 use crate::recipe::plan::Plan;
-use crate::telemetry::readings::GpuReadings;
+use crate::telemetry::gpu_sensors::GpuSensors;
 use learner::{Learner, LearnerSettings};
 use run::{ResumePoint, TrainerState, start_point};
 
 /// Why a run ended before its last step.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
-    /// A checkpoint.
+    /// A checkpoint or another file of the run cannot be read or written.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// An example.
+    /// The data cannot be read, or an example cannot be made.
     #[error(transparent)]
     Dataset(#[from] dataset::DatasetError),
-    /// A prompt.
+    /// The prompt side of the checkpoint cannot be opened.
     #[error(transparent)]
     Prompt(#[from] crate::prompt::PromptError),
-    /// A rollout.
+    /// The rollout of a step failed.
     #[error(transparent)]
     Rollout(#[from] crate::rollout::RolloutError),
     /// The recipe names something unknown.
@@ -83,7 +83,7 @@ pub enum TrainError {
         left_out: u64,
         /// Examples that were drawn.
         drawn: u64,
-        /// The step.
+        /// The step, counted from 1.
         step: u64,
         /// The share that the recipe allows.
         most: f64,
@@ -95,7 +95,7 @@ pub enum TrainError {
     NoneUsable {
         /// Examples that were drawn.
         drawn: u64,
-        /// The step.
+        /// The step, counted from 1.
         step: u64,
         /// The last one, and what is wrong with it.
         reason: String,
@@ -105,7 +105,7 @@ pub enum TrainError {
     NoTask {
         /// Tasks of the step.
         count: usize,
-        /// The step.
+        /// The step, counted from 1.
         step: u64,
         /// What is wrong with the first.
         reason: String,
@@ -124,7 +124,7 @@ pub struct Session {
     /// Bytes of memory that the plan foresees.
     pub planned_bytes: u128,
     /// The GPU's sensors, where it is computed on one that has them.
-    pub readings: Option<Arc<GpuReadings>>,
+    pub gpu_sensors: Option<Arc<GpuSensors>>,
     /// Raised from outside to make the run save and end.
     pub stop: Arc<AtomicBool>,
 }
@@ -165,7 +165,7 @@ fn device_metrics(session: &Session) -> Vec<(&'static str, f64)> {
     let usage = session.backend.memory();
     let held = usage.map(|usage| [("memory/peak_gb", usage.peak), ("memory/beyond_arena_gb", usage.beyond)]);
     let held = held.into_iter().flatten().map(|(name, bytes)| (name, bytes as f64 / 1e9));
-    held.chain(session.readings.iter().flat_map(|readings| readings.all())).collect()
+    held.chain(session.gpu_sensors.iter().flat_map(|gpu_sensors| gpu_sensors.all())).collect()
 }
 
 /// Counts updates that were skipped because their gradient was not finite.

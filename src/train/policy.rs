@@ -1,6 +1,6 @@
 //! The learning half of GRPO: updates on one batch of rollouts, from given advantages and old log-probabilities.
 
-use super::batch::{Batch, Learnable};
+use super::batch::{Batch, TrainingSample};
 use super::learner::{Learner, Update, logprobs};
 use super::loss::{TokenLogprobs, token_loss, token_weights};
 use super::sample::{Layout, Pack, Sample, runs_by_tokens};
@@ -20,7 +20,7 @@ pub struct Policy {
 /// How a policy learns from a batch.
 #[derive(Clone, PartialEq, Debug)]
 pub struct PolicySettings {
-    /// The loss.
+    /// The recipe's `grpo` table: the loss, and how advantages are made.
     pub grpo: GrpoSettings,
     /// Tokens after its prompt that a rollout may have, the constant of `dr_grpo`.
     pub completion_tokens_max: usize,
@@ -52,7 +52,7 @@ pub struct Measured {
     pub entropy: f64,
     /// Share of the tokens in the loss whose ratio was clipped from below.
     pub clip_low: f64,
-    /// From above.
+    /// Share of those whose ratio was clipped from above.
     pub clip_high: f64,
     /// What the optimizer did.
     pub update: Update,
@@ -118,7 +118,7 @@ impl Policy {
             if pack.targets.is_empty() {
                 continue;
             }
-            let of_targets = |values: fn(&Learnable) -> &Vec<f32>| -> Vec<f32> {
+            let of_targets = |values: fn(&TrainingSample) -> &Vec<f32>| -> Vec<f32> {
                 pack.places.iter().map(|&(member, token)| values(&members[member])[token]).collect()
             };
             let temperatures = of_targets(|member| &member.temperatures);

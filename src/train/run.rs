@@ -60,11 +60,11 @@ pub struct Run {
 /// and the step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
 pub struct TrainerState {
-    /// Steps done.
+    /// Steps done when it was saved.
     pub global_step: u64,
     /// Optimizer updates done.
     pub updates: u64,
-    /// Updates skipped.
+    /// Updates skipped because their gradient was not finite.
     pub skipped: SkippedUpdates,
     /// Examples drawn and left out.
     #[serde(default)]
@@ -99,7 +99,7 @@ impl TrainerState {
 pub struct ResumePoint {
     /// The checkpoint folder.
     pub dir: PathBuf,
-    /// Its state.
+    /// What its `trainer_state.json` says.
     pub state: TrainerState,
 }
 
@@ -222,7 +222,7 @@ impl Run {
             .map_err(|e| CheckpointError::file("write", self.dir.join(VERSIONS_FILE))(e).into())
     }
 
-    /// The folder.
+    /// The run's folder: `output_dir/name`.
     pub fn dir(&self) -> &Path {
         &self.dir
     }

@@ -23,10 +23,10 @@ pub struct Sample {
 /// An image of a sample.
 #[derive(Clone, Debug)]
 pub struct SampleImage {
-    /// Its patches.
+    /// The resized picture, cut into patches.
     pub prepared: Arc<PreparedImage>,
     /// The frozen vision tower's output for it, where it is known already.
-    pub units: Option<Arc<Tensor>>,
+    pub unmerged_features: Option<Arc<Tensor>>,
 }
 
 impl Layout {

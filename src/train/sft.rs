@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::dataset::{Dataset, DatasetError};
 use super::learner::{Learner, Update};
-use super::owners::Owners;
+use super::memory_report::MemoryReport;
 use super::run::{Run, TrainerState};
 use super::sample::{Layout, Pack, Sample, runs_by_tokens};
 use super::{Session, TrainError, demonstration, device_metrics, open_learner};
@@ -28,7 +28,7 @@ pub fn train(plan: &Plan, session: &Session) -> Result<(), TrainError> {
     let steps = recipe.steps(dataset.len());
     let mut run = Run::open(plan, start, steps, session.stop.clone())?;
     run.note_versions(BTreeMap::new())?;
-    let mut owners = Some(Owners::default());
+    let mut memory_report = Some(MemoryReport::default());
     std::thread::scope(|scope| {
         let batches = prepare_ahead(scope, &dataset, &processor, plan, start..steps);
         for step in start..steps {
@@ -44,9 +44,9 @@ pub fn train(plan: &Plan, session: &Session) -> Result<(), TrainError> {
                 return Err(too_many);
             }
             let learned = learn(&mut learner, &batch.samples, &processor, recipe, step..steps, |learner| {
-                if let Some(mut owners) = owners.take() {
-                    owners.note_update(learner);
-                    run.say(&owners.table(session));
+                if let Some(mut memory_report) = memory_report.take() {
+                    memory_report.note_update(learner);
+                    run.say(&memory_report.table(session));
                 }
             });
             run.advance(&format!("loss {:.3}", learned.loss));
@@ -146,8 +146,8 @@ fn learn(
         let members: Vec<&Sample> = samples[run].iter().collect();
         let pack = Pack::new(&members, layout);
         learner.accumulate(&pack, &vec![1.0; pack.targets.len()], LogprobKind::Raw, |logprobs| {
-            loss -= logprobs.raw.iter().map(|&l| f64::from(l)).sum::<f64>() / targets as f64;
-            vec![-1.0 / targets as f32; logprobs.raw.len()]
+            loss -= logprobs.logprob.iter().map(|&l| f64::from(l)).sum::<f64>() / targets as f64;
+            vec![-1.0 / targets as f32; logprobs.logprob.len()]
         });
     }
     let learning_rate = recipe.optimizer.learning_rate_at(steps.start, steps.end);

@@ -25,20 +25,20 @@ fn score_gives_the_logprobs_of_transformers() {
     for name in GOLDEN {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/model");
         let golden: Value = serde_json::from_slice(&std::fs::read(root.join(format!("{name}.json"))).unwrap()).unwrap();
-        let desk = Desk::new();
+        let workplace = Workplace::new();
         let mut requests = Vec::new();
         for case in golden["cases"].as_array().unwrap() {
             let images: Vec<String> = (0..case["images"].as_array().unwrap().len())
                 .map(|k| {
                     let side = |key: &str| case["images"][k][key].as_u64().unwrap() as u32;
                     let file = format!("{}-{k}.png", case["name"].as_str().unwrap());
-                    draw(side("width"), side("height"), k as u32).save(desk.path(&file)).unwrap();
+                    draw(side("width"), side("height"), k as u32).save(workplace.path(&file)).unwrap();
                     file
                 })
                 .collect();
             requests.push(json!({"id": case["name"], "token_ids": case["token_ids"], "images": images}));
         }
-        let replies = desk.score(&root.join(name), &requests);
+        let replies = workplace.score(&root.join(name), &requests);
         assert_eq!(replies.len(), requests.len());
         for (case, reply) in golden["cases"].as_array().unwrap().iter().zip(&replies) {
             assert_eq!(keys(reply), ["id", "token_ids", "logprobs"]);
@@ -57,15 +57,15 @@ fn score_gives_the_logprobs_of_transformers() {
 
 #[test]
 fn messages_prompt_and_token_ids_are_scored_alike() {
-    let desk = Desk::with_picture();
+    let workplace = Workplace::with_picture();
     let messages = json!([{"role": "user", "content": [
         {"type": "image", "image": "picture.png"}, {"type": "text", "text": "What is it?"}]},
         {"role": "assistant", "content": "A plate."}]);
     let parsed: Vec<Message> = serde_json::from_value(messages.clone()).unwrap();
     let processor = Processor::open(tiny()).unwrap();
     let text = processor.render(&parsed, &RenderOptions::default()).unwrap();
-    let ids = processor.encode_messages(&parsed, desk.folder.path(), false).unwrap().token_ids;
-    let replies = desk.score(
+    let ids = processor.encode_messages(&parsed, workplace.folder.path(), false).unwrap().token_ids;
+    let replies = workplace.score(
         tiny(),
         &[
             json!({"id": "messages", "messages": messages}),
@@ -85,9 +85,9 @@ fn messages_prompt_and_token_ids_are_scored_alike() {
 
 #[test]
 fn a_logprob_is_the_shortest_decimal_of_its_float32() {
-    let desk = Desk::new();
-    desk.score(tiny(), &[json!({"id": 1, "token_ids": [5, 6, 7, 8, 9]})]);
-    let line = desk.read("out.jsonl");
+    let workplace = Workplace::new();
+    workplace.score(tiny(), &[json!({"id": 1, "token_ids": [5, 6, 7, 8, 9]})]);
+    let line = workplace.read("out.jsonl");
     let list = line.split("\"logprobs\":[null,").nth(1).unwrap().trim_end().trim_end_matches("]}");
     for number in list.split(',') {
         assert_eq!(number.parse::<f32>().unwrap().to_string(), number);
@@ -96,21 +96,21 @@ fn a_logprob_is_the_shortest_decimal_of_its_float32() {
 
 #[test]
 fn one_token_has_no_logprob_to_give() {
-    assert_eq!(Desk::new().score(tiny(), &[json!({"id": 1, "token_ids": [5]})])[0]["logprobs"], json!([null]));
+    assert_eq!(Workplace::new().score(tiny(), &[json!({"id": 1, "token_ids": [5]})])[0]["logprobs"], json!([null]));
 }
 
 // ---- batch and generate ----
 
 #[test]
 fn generated_logprobs_are_those_of_score_to_the_bit() {
-    let desk = Desk::with_picture();
+    let workplace = Workplace::with_picture();
     let requests = [
         json!({"id": "picture", "messages": [{"role": "user", "content": [
             {"type": "image", "image": "picture.png"}, {"type": "text", "text": "What is it?"}]}]}),
         json!({"id": "text", "prompt": "One two three four"}),
         json!({"id": "ids", "token_ids": [1, 2, 3]}),
     ];
-    let replies = desk.batch(tiny(), &requests, &["--max-tokens", "40", "--n", "3", "--seed", "5"]);
+    let replies = workplace.batch(tiny(), &requests, &["--max-tokens", "40", "--n", "3", "--seed", "5"]);
     assert_eq!(replies.len(), 9);
     let scored: Vec<Value> = replies
         .iter()
@@ -125,11 +125,11 @@ fn generated_logprobs_are_those_of_score_to_the_bit() {
         })
         .collect();
     let mut compared = 0;
-    for (reply, score) in replies.iter().zip(desk.score(tiny(), &scored)) {
-        let (drawn, prompt) = (list(reply, "logprobs"), list(reply, "prompt_token_ids").len());
-        assert_eq!(drawn.len(), list(reply, "token_ids").len());
-        assert_eq!(drawn, list(&score, "logprobs")[prompt..]);
-        compared += drawn.len();
+    for (reply, score) in replies.iter().zip(workplace.score(tiny(), &scored)) {
+        let (sampled, prompt) = (list(reply, "logprobs"), list(reply, "prompt_token_ids").len());
+        assert_eq!(sampled.len(), list(reply, "token_ids").len());
+        assert_eq!(sampled, list(&score, "logprobs")[prompt..]);
+        compared += sampled.len();
     }
     assert!(compared > 50, "only {compared} tokens were compared");
     let texts: BTreeSet<String> = replies.iter().map(|reply| reply["text"].to_string()).collect();
@@ -138,63 +138,63 @@ fn generated_logprobs_are_those_of_score_to_the_bit() {
 
 #[test]
 fn a_file_longer_than_the_engine_is_wide_is_answered_in_order() {
-    let desk = Desk::with_picture();
+    let workplace = Workplace::with_picture();
     let request = |id: usize| match id % 3 {
         0 => json!({"id": id, "prompt": "One two ".repeat(id % 7 + 1)}),
         1 => json!({"id": id, "token_ids": vec![5; id % 40 + 1]}),
         _ => json!({"id": id, "prompt": "<|image_pad|>", "images": ["picture.png"]}),
     };
     let requests: Vec<Value> = (0..150).map(request).collect();
-    let together = desk.batch(tiny(), &requests, &["--max-tokens", "4"]);
+    let together = workplace.batch(tiny(), &requests, &["--max-tokens", "4"]);
     let ids: Vec<usize> = together.iter().map(|reply| reply["id"].as_u64().unwrap() as usize).collect();
     assert_eq!(ids, (0..150).collect::<Vec<_>>());
-    let first = desk.batch(tiny(), &requests[..10], &["--max-tokens", "4"]);
+    let first = workplace.batch(tiny(), &requests[..10], &["--max-tokens", "4"]);
     assert_eq!(first, together[..10], "what comes behind does not change an answer");
 }
 
 #[test]
 fn a_group_fits_whatever_the_length_of_its_prompt() {
-    let desk = Desk::new();
+    let workplace = Workplace::new();
     for tokens in [15, 16, 17, 32] {
         let requests = [json!({"id": 1, "token_ids": vec![5; tokens]})];
-        assert_eq!(desk.batch(tiny(), &requests, &["--max-tokens", "1", "--n", "3"]).len(), 3);
+        assert_eq!(workplace.batch(tiny(), &requests, &["--max-tokens", "1", "--n", "3"]).len(), 3);
     }
 }
 
 #[test]
 fn generation_is_a_function_of_its_seed() {
-    let desk = Desk::new();
+    let workplace = Workplace::new();
     let requests = [json!({"id": 1, "prompt": "One two"}), json!({"id": 2, "prompt": "One two"})];
-    let once = desk.batch(tiny(), &requests, &["--max-tokens", "16"]);
-    assert_eq!(once, desk.batch(tiny(), &requests, &["--max-tokens", "16"]));
-    assert_ne!(once, desk.batch(tiny(), &requests, &["--max-tokens", "16", "--seed", "1"]));
-    assert_ne!(once[0]["token_ids"], once[1]["token_ids"], "two requests draw different numbers");
+    let once = workplace.batch(tiny(), &requests, &["--max-tokens", "16"]);
+    assert_eq!(once, workplace.batch(tiny(), &requests, &["--max-tokens", "16"]));
+    assert_ne!(once, workplace.batch(tiny(), &requests, &["--max-tokens", "16", "--seed", "1"]));
+    assert_ne!(once[0]["token_ids"], once[1]["token_ids"], "two requests sample by different numbers");
 }
 
 #[test]
 fn sampling_defaults_come_from_the_checkpoint_and_flags_win() {
-    let desk = Desk::new();
-    let model = desk.path("model");
+    let workplace = Workplace::new();
+    let model = workplace.path("model");
     copy_folder(tiny(), &model);
     std::fs::write(model.join("generation_config.json"), r#"{"top_k": 1, "max_new_tokens": 5}"#).unwrap();
     let requests = [json!({"id": 1, "prompt": "One two"})];
-    let greedy = desk.batch(tiny(), &requests, &["--max-tokens", "5", "--temperature", "0"]);
-    let default = desk.batch(&model, &requests, &[]);
+    let greedy = workplace.batch(tiny(), &requests, &["--max-tokens", "5", "--temperature", "0"]);
+    let default = workplace.batch(&model, &requests, &[]);
     assert_eq!(default, greedy);
-    let flagged = desk.batch(&model, &requests, &["--top-k", "-1", "--max-tokens", "9"]);
-    assert_eq!(flagged, desk.batch(tiny(), &requests, &["--max-tokens", "9"]));
+    let flagged = workplace.batch(&model, &requests, &["--top-k", "-1", "--max-tokens", "9"]);
+    assert_eq!(flagged, workplace.batch(tiny(), &requests, &["--max-tokens", "9"]));
     assert_ne!(list(&flagged[0], "token_ids")[..5], list(&greedy[0], "token_ids"));
 }
 
 #[test]
 fn a_stop_ends_the_text_before_it() {
-    let desk = Desk::new();
+    let workplace = Workplace::new();
     let requests = [json!({"id": 1, "prompt": "One two three"})];
-    let long = desk.batch(tiny(), &requests, &["--max-tokens", "30", "--seed", "3"]);
+    let long = workplace.batch(tiny(), &requests, &["--max-tokens", "30", "--seed", "3"]);
     let text = long[0]["text"].as_str().unwrap();
     let stop: String =
         text.chars().skip(text.chars().count() / 2).filter(|c| c.is_ascii_alphabetic()).take(1).collect();
-    let cut = desk.batch(tiny(), &requests, &["--max-tokens", "30", "--seed", "3", "--stop", &stop]);
+    let cut = workplace.batch(tiny(), &requests, &["--max-tokens", "30", "--seed", "3", "--stop", &stop]);
     assert_eq!(cut[0]["finish_reason"], "stop");
     assert_eq!(cut[0]["text"].as_str().unwrap(), text.split(&stop).next().unwrap());
     assert_eq!(long[0]["finish_reason"], "length");
@@ -202,13 +202,13 @@ fn a_stop_ends_the_text_before_it() {
 
 #[test]
 fn an_environment_names_how_each_trajectory_ended() {
-    let desk = Desk::with_picture();
+    let workplace = Workplace::with_picture();
     let requests = [
         json!({"id": 1, "token_ids": [1, 2, 3]}),
         json!({"id": 2, "messages": [{"role": "user", "content": [
         {"type": "image", "image": "picture.png"}, {"type": "text", "text": "?"}]}]}),
     ];
-    let replies = desk.batch(tiny(), &requests, &["--env", "think_with_code", "--max-tokens", "12"]);
+    let replies = workplace.batch(tiny(), &requests, &["--env", "think_with_code", "--max-tokens", "12"]);
     for reply in &replies {
         let end = reply["finish_reason"].as_str().unwrap();
         assert!(["turn_tokens", "total_tokens", "end_of_turn"].contains(&end), "{end}");
@@ -219,8 +219,8 @@ fn an_environment_names_how_each_trajectory_ended() {
 
 #[test]
 fn a_question_is_answered_on_the_terminal() {
-    let desk = Desk::with_picture();
-    let picture = desk.path("picture.png");
+    let workplace = Workplace::with_picture();
+    let picture = workplace.path("picture.png");
     let output = thyme()
         .args(["generate", "--max-tokens", "20", "--env", "none", "--model"])
         .arg(tiny())
@@ -235,8 +235,8 @@ fn a_question_is_answered_on_the_terminal() {
 
 #[test]
 fn tools_run_while_generating_and_their_tokens_have_no_logprob() {
-    let desk = Desk::new();
-    desk.needle(3);
+    let workplace = Workplace::new();
+    workplace.needle(3);
     let requests: Vec<Value> = (0..3)
         .map(|number| {
             let user = json!([{"type": "image", "image": format!("needle/images/{number:08}_00.png")},
@@ -245,7 +245,7 @@ fn tools_run_while_generating_and_their_tokens_have_no_logprob() {
                 {"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": user}]})
         })
         .collect();
-    let replies = desk.batch(&looker(), &requests, &["--env", "think_with_code", "--n", "4"]);
+    let replies = workplace.batch(&looker(), &requests, &["--env", "think_with_code", "--n", "4"]);
     assert_eq!(replies.len(), 12);
     let mut looks = 0;
     for reply in &replies {
@@ -259,16 +259,16 @@ fn tools_run_while_generating_and_their_tokens_have_no_logprob() {
 
 #[test]
 fn the_terminal_is_told_where_each_crop_was_saved() {
-    let desk = Desk::new();
-    desk.needle(1);
+    let workplace = Workplace::new();
+    workplace.needle(1);
     let answer = |seed: u64| {
         let output = thyme()
             .args(["generate", "--seed", &seed.to_string(), "--system", SYSTEM_PROMPT, "--model"])
             .arg(looker())
             .arg("--image")
-            .arg(desk.path("needle/images/00000000_00.png"))
+            .arg(workplace.path("needle/images/00000000_00.png"))
             .arg("--crops")
-            .arg(desk.path("crops"))
+            .arg(workplace.path("crops"))
             .arg(QUESTION.trim())
             .output()
             .unwrap();
@@ -285,9 +285,10 @@ fn the_terminal_is_told_where_each_crop_was_saved() {
 
 #[test]
 fn a_bad_line_is_named_with_its_number_and_the_remedy() {
-    let desk = Desk::with_picture();
-    std::fs::write(desk.path("damaged.png"), &std::fs::read(desk.path("picture.png")).unwrap()[..60]).unwrap();
-    RgbImage::new(201, 1).save(desk.path("line.png")).unwrap();
+    let workplace = Workplace::with_picture();
+    std::fs::write(workplace.path("damaged.png"), &std::fs::read(workplace.path("picture.png")).unwrap()[..60])
+        .unwrap();
+    RgbImage::new(201, 1).save(workplace.path("line.png")).unwrap();
     let long: Vec<u32> = vec![5; 4097];
     let image = |file: &str| json!({"id": 1, "prompt": "<|image_pad|>", "images": [file]}).to_string();
     let cases = [
@@ -338,9 +339,10 @@ fn a_bad_line_is_named_with_its_number_and_the_remedy() {
         (image("data:image/png;base64,AAAA"), "convert it to one of these"),
     ];
     for (line, remedy) in cases {
-        desk.write("in.jsonl", &format!("{{\"id\": 0, \"token_ids\": [1, 2]}}\n\n{line}\n"));
+        workplace.write("in.jsonl", &format!("{{\"id\": 0, \"token_ids\": [1, 2]}}\n\n{line}\n"));
         for command in ["score", "batch"] {
-            let output = desk.bulk(command, tiny(), &["--max-tokens", "2"][..if command == "score" { 0 } else { 2 }]);
+            let output =
+                workplace.bulk(command, tiny(), &["--max-tokens", "2"][..if command == "score" { 0 } else { 2 }]);
             let said = stderr(&output);
             assert_eq!(output.status.code(), Some(1), "{command} {line}: {said}");
             assert!(said.contains("in.jsonl:3: ") && said.contains(remedy), "{command} {line}: {said}");
@@ -350,17 +352,17 @@ fn a_bad_line_is_named_with_its_number_and_the_remedy() {
 
 #[test]
 fn lines_before_a_bad_picture_are_answered() {
-    let desk = Desk::with_picture();
-    desk.write("damaged.png", "not a picture");
+    let workplace = Workplace::with_picture();
+    workplace.write("damaged.png", "not a picture");
     let mut lines: Vec<Value> = (0..100).map(|id| json!({"id": id, "token_ids": [1, 2]})).collect();
     lines[80] = json!({"id": "bad", "prompt": "<|image_pad|>", "images": ["damaged.png"]});
-    desk.write("in.jsonl", &lines.iter().map(|line| format!("{line}\n")).collect::<String>());
+    workplace.write("in.jsonl", &lines.iter().map(|line| format!("{line}\n")).collect::<String>());
     for (command, flags) in [("score", &[][..]), ("batch", &["--max-tokens", "2"])] {
-        let output = desk.bulk(command, tiny(), flags);
+        let output = workplace.bulk(command, tiny(), flags);
         assert!(!output.status.success());
         assert!(stderr(&output).contains("in.jsonl:81: request \"bad\": image "), "{}", stderr(&output));
         let replies: Vec<Value> =
-            desk.read("out.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            workplace.read("out.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let ids: Vec<&Value> = replies.iter().map(|reply| &reply["id"]).collect();
         assert_eq!(ids, lines[..80].iter().map(|line| &line["id"]).collect::<Vec<_>>());
     }
@@ -368,11 +370,11 @@ fn lines_before_a_bad_picture_are_answered() {
 
 #[test]
 fn a_full_disk_is_reported_with_the_path() {
-    let desk = Desk::new();
-    desk.write("in.jsonl", "{\"id\": 0, \"token_ids\": [1, 2]}\n");
+    let workplace = Workplace::new();
+    workplace.write("in.jsonl", "{\"id\": 0, \"token_ids\": [1, 2]}\n");
     let output = thyme()
         .args(["score", "--output", "/dev/full", "--input"])
-        .arg(desk.path("in.jsonl"))
+        .arg(workplace.path("in.jsonl"))
         // A device is an output only where stdout goes.
         .stdout(std::fs::File::create("/dev/full").unwrap())
         .arg("--model")
@@ -385,8 +387,8 @@ fn a_full_disk_is_reported_with_the_path() {
 
 #[test]
 fn wrong_flags_and_checkpoints_are_named() {
-    let desk = Desk::new();
-    desk.write("in.jsonl", "{\"id\": 0, \"prompt\": \"a\"}\n");
+    let workplace = Workplace::new();
+    workplace.write("in.jsonl", "{\"id\": 0, \"prompt\": \"a\"}\n");
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/model").join(GOLDEN[0]);
     let cases: [(&str, &Path, &[&str], &str); 8] = [
         ("score", Path::new("/nowhere"), &[], "give a folder with config.json"),
@@ -399,7 +401,7 @@ fn wrong_flags_and_checkpoints_are_named() {
         ("batch", tiny(), &["--stop", ""], "give the text that ends an answer"),
     ];
     for (command, model, flags, remedy) in cases {
-        let output = desk.bulk(command, model, flags);
+        let output = workplace.bulk(command, model, flags);
         assert_eq!(output.status.code(), Some(1), "{command} {flags:?}");
         assert!(stderr(&output).contains(remedy), "{command} {flags:?}: {}", stderr(&output));
     }
@@ -420,7 +422,7 @@ fn every_help_shows_an_example() {
 
 #[test]
 fn a_model_is_evaluated_with_tools_and_without() {
-    let desk = Desk::new();
+    let workplace = Workplace::new();
     let evaluate = |environment: &str, python: Option<&str>| {
         let mut thyme = thyme();
         thyme
@@ -428,12 +430,12 @@ fn a_model_is_evaluated_with_tools_and_without() {
             .arg(looker());
         let output = thyme
             .arg("--output")
-            .arg(desk.path(environment))
+            .arg(workplace.path(environment))
             .envs(python.map(|path| ("THYME_PYTHON", path)))
             .output()
             .unwrap();
         assert!(output.status.success(), "{}", stderr(&output));
-        let report: Value = serde_json::from_str(&desk.read(&format!("{environment}/results.json"))).unwrap();
+        let report: Value = serde_json::from_str(&workplace.read(&format!("{environment}/results.json"))).unwrap();
         assert_eq!(
             (&report["count"], &report["answers_scored"], &report["answers_unscored"]),
             (&6.into(), &6.into(), &0.into())
@@ -443,7 +445,7 @@ fn a_model_is_evaluated_with_tools_and_without() {
         let row: Vec<&str> =
             table.lines().find(|line| line.starts_with("answer")).unwrap().split_whitespace().collect();
         assert_eq!((row.len(), &row[2..4], row[1] == row[4]), (5, &["6", "0"][..], true), "{table}");
-        let samples = desk.read(&format!("{environment}/samples.jsonl"));
+        let samples = workplace.read(&format!("{environment}/samples.jsonl"));
         assert_eq!(samples.lines().count(), 6);
         let sample: Value = serde_json::from_str(samples.lines().next().unwrap()).unwrap();
         assert!(
@@ -464,7 +466,7 @@ fn a_model_is_evaluated_with_tools_and_without() {
 
 #[test]
 fn sandbox_prints_one_json_object() {
-    let desk = Desk::with_picture();
+    let workplace = Workplace::with_picture();
     let crop = "from PIL import Image\npath = temp_output_dir + '/crop.png'\n\
                 Image.open(image_path).crop((0, 0, 70, 80)).save(path)\nprint('cropped')\nprint(path)\n";
     for (code, status, text, images) in [
@@ -472,13 +474,13 @@ fn sandbox_prints_one_json_object() {
         ("1 / 0\n", "error", "ZeroDivisionError", 0),
         ("while True: pass\n", "timeout", "timed out", 0),
     ] {
-        desk.write("code.py", code);
+        workplace.write("code.py", code);
         let output = thyme()
             .args(["sandbox", "--timeout", "2", "--image"])
-            .arg(desk.path("picture.png"))
+            .arg(workplace.path("picture.png"))
             .arg("--out")
-            .arg(desk.path("crops"))
-            .arg(desk.path("code.py"))
+            .arg(workplace.path("crops"))
+            .arg(workplace.path("code.py"))
             .output()
             .unwrap();
         assert!(output.status.success(), "{}", stderr(&output));
@@ -497,8 +499,8 @@ fn sandbox_prints_one_json_object() {
 
 #[test]
 fn sandbox_says_what_cannot_be_run() {
-    let desk = Desk::with_picture();
-    desk.write("code.py", "print(1)\n");
+    let workplace = Workplace::with_picture();
+    workplace.write("code.py", "print(1)\n");
     let cases = [
         ("none.png", "code.py", "5", "none.png"),
         ("picture.png", "none.py", "5", "UTF-8 file of Python"),
@@ -509,8 +511,8 @@ fn sandbox_says_what_cannot_be_run() {
             .arg("sandbox")
             .arg(format!("--timeout={timeout}"))
             .arg("--image")
-            .arg(desk.path(image))
-            .arg(desk.path(code))
+            .arg(workplace.path(image))
+            .arg(workplace.path(code))
             .output()
             .unwrap();
         assert!(!output.status.success());
@@ -520,14 +522,14 @@ fn sandbox_says_what_cannot_be_run() {
 
 #[test]
 fn init_makes_the_same_checkpoint_of_the_same_seed_on_every_device() {
-    let desk = Desk::new();
+    let workplace = Workplace::new();
     let init = |seed: &str, device: &str, out: &str| {
         let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/tiny/config.json");
         thyme()
             .args(["init", "--seed", seed, "--device", device, "--config"])
             .arg(config)
             .arg("--out")
-            .arg(desk.path(out))
+            .arg(workplace.path(out))
             .output()
             .unwrap()
     };
@@ -535,24 +537,24 @@ fn init_makes_the_same_checkpoint_of_the_same_seed_on_every_device() {
         let output = init(seed, device, out);
         assert!(output.status.success(), "{}", stderr(&output));
     }
-    let weights = |folder: &str| std::fs::read(desk.path(folder).join("model.safetensors")).unwrap();
+    let weights = |folder: &str| std::fs::read(workplace.path(folder).join("model.safetensors")).unwrap();
     assert!(weights("a") == weights("b") && weights("a") != weights("c"));
-    assert!(desk.path("a/tokenizer.json").is_file() && desk.path("a/config.json").is_file());
+    assert!(workplace.path("a/tokenizer.json").is_file() && workplace.path("a/config.json").is_file());
     let again = init("3", "cpu", "a");
     assert!(!again.status.success() && stderr(&again).contains("choose another --out"), "{}", stderr(&again));
 }
 
 #[test]
 fn data_writes_tasks_and_demonstrations() {
-    let desk = Desk::new();
+    let workplace = Workplace::new();
     for (kind, wanted) in [("task", "solution"), ("look", "response"), ("pretrain", "response")] {
         let output = thyme()
             .args(["data", "needle", "--count", "2", "--seed", "9", "--split", "held_out", "--kind", kind, "--out"])
-            .arg(desk.path(kind))
+            .arg(workplace.path(kind))
             .output()
             .unwrap();
         assert!(output.status.success(), "{}", stderr(&output));
-        let lines = desk.read(&format!("{kind}/data.jsonl"));
+        let lines = workplace.read(&format!("{kind}/data.jsonl"));
         assert_eq!(lines.lines().count(), 2);
         for line in lines.lines() {
             let line: Value = serde_json::from_str(line).unwrap();
@@ -573,19 +575,19 @@ fn doctor_reports_every_part() {
 // ---- helpers ----
 
 /// A folder of a test's own.
-struct Desk {
+struct Workplace {
     folder: TempDir,
 }
 
-impl Desk {
-    fn new() -> Desk {
-        Desk { folder: tempfile::tempdir().unwrap() }
+impl Workplace {
+    fn new() -> Workplace {
+        Workplace { folder: tempfile::tempdir().unwrap() }
     }
 
-    fn with_picture() -> Desk {
-        let desk = Desk::new();
-        draw(150, 90, 0).save(desk.path("picture.png")).unwrap();
-        desk
+    fn with_picture() -> Workplace {
+        let workplace = Workplace::new();
+        draw(150, 90, 0).save(workplace.path("picture.png")).unwrap();
+        workplace
     }
 
     /// Some pictures of the built-in task in `needle/`.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use thyme_engine::cpu::Cpu;
-use thyme_engine::engine::request::{Event, Opening, Sampled, Sampling, StopReason, Stops};
+use thyme_engine::engine::request::{Event, GenerateRequest, Sampled, Sampling, StopReason, Stops};
 use thyme_engine::engine::sampling::constraints::Constraints;
 use thyme_engine::engine::sampling::grammar::{Form, Grammars};
 use thyme_engine::engine::{Engine, EngineLimits};
@@ -17,14 +17,14 @@ fn policy() -> SmallPolicy {
     SmallPolicy::open("qwen2_vl_untied_nested", Arc::new(Cpu::new()))
 }
 
-fn opening(policy: &SmallPolicy, sequences: std::ops::Range<u64>, constraints: Constraints) -> Opening {
-    Opening {
+fn request(policy: &SmallPolicy, sequences: std::ops::Range<u64>, constraints: Constraints) -> GenerateRequest {
+    GenerateRequest {
         token_ids: policy.text(&mut Random::new(17), 30),
         images: Vec::new(),
         sequences: sequences.collect(),
         first_counter: None,
-        likeliest: 0,
-        likeliest_processed: false,
+        top_logprobs: 0,
+        top_logprobs_processed: false,
         constraints: Arc::new(constraints),
         seed: 5,
         sampling: Sampling::default(),
@@ -33,15 +33,15 @@ fn opening(policy: &SmallPolicy, sequences: std::ops::Range<u64>, constraints: C
     }
 }
 
-/// Steps until so many have stopped; what each drew, and why it stopped.
+/// Steps until so many have stopped; what each sampled, and why it stopped.
 fn play(policy: &SmallPolicy, engine: &mut Engine, sequences: usize) -> BTreeMap<u64, (Vec<Sampled>, StopReason)> {
-    let (mut drawn, mut played): (BTreeMap<u64, Vec<Sampled>>, _) = (BTreeMap::new(), BTreeMap::new());
+    let (mut sampled, mut played): (BTreeMap<u64, Vec<Sampled>>, _) = (BTreeMap::new(), BTreeMap::new());
     while played.len() < sequences {
         for event in engine.step(&policy.weights).unwrap() {
             match event {
-                Event::Token { sequence, token, .. } => drawn.entry(sequence).or_default().push(token),
+                Event::Token { sequence, token, .. } => sampled.entry(sequence).or_default().push(token),
                 Event::Stopped { sequence, reason } => {
-                    let tokens = drawn.remove(&sequence).unwrap_or_default();
+                    let tokens = sampled.remove(&sequence).unwrap_or_default();
                     assert!(played.insert(sequence, (tokens, reason)).is_none(), "{sequence} stopped twice");
                 }
             }
@@ -68,23 +68,23 @@ fn everything(policy: &SmallPolicy, eos: u32) -> Constraints {
 fn constraints_hold_in_engines_that_are_too_small_and_leave_neighbours_alone() {
     let policy = policy();
     let eos = policy.processor.special_ids().im_end;
-    let constrained = Opening {
+    let constrained = GenerateRequest {
         stops: Stops { turn_tokens: 60, total_tokens: 150, token_ids: vec![eos], ..Stops::default() },
-        ..opening(&policy, 0..3, everything(&policy, eos))
+        ..request(&policy, 0..3, everything(&policy, eos))
     };
-    let other = Opening { likeliest: 2, ..opening(&policy, 3..6, Constraints::default()) };
-    let play_in = |pages: usize, openings: &[&Opening]| {
+    let other = GenerateRequest { top_logprobs: 2, ..request(&policy, 3..6, Constraints::default()) };
+    let play_in = |pages: usize, requests: &[&GenerateRequest]| {
         let mut engine = policy.engine(EngineLimits { pages, ..LIMITS });
-        openings.iter().for_each(|opening| engine.open(opening).unwrap());
-        let sequences = openings.iter().map(|opening| opening.sequences.len()).sum();
+        requests.iter().for_each(|request| engine.open(request).unwrap());
+        let sequences = requests.iter().map(|request| request.sequences.len()).sum();
         (play(&policy, &mut engine, sequences), engine.statistics().preemptions)
     };
     let (expected, preemptions) = play_in(400, &[&constrained]);
     assert_eq!(preemptions, 0);
     let mut texts = BTreeSet::new();
-    for (drawn, reason) in expected.values() {
+    for (sampled, reason) in expected.values() {
         assert_eq!(*reason, StopReason::Token(eos));
-        let ids: Vec<u32> = drawn.iter().map(|token| token.id).collect();
+        let ids: Vec<u32> = sampled.iter().map(|token| token.id).collect();
         let text = policy.processor.tokenizer().decode(&ids, true);
         let parts: Vec<&str> = text.strip_suffix("stop").unwrap_or_else(|| panic!("{text}")).split("stop").collect();
         assert_eq!(parts.len(), 4, "{text}");
@@ -110,11 +110,11 @@ fn penalties_count_the_models_own_tokens_of_all_turns() {
     let allowed = vec![10, 11, 12];
     let constraints =
         Constraints { allowed: Some(allowed.clone()), frequency_penalty: 500.0, ..Constraints::default() };
-    let mut opening = opening(&policy, 0..1, constraints);
-    opening.token_ids.extend([10; 4]);
-    opening.stops.turn_tokens = 4;
+    let mut request = request(&policy, 0..1, constraints);
+    request.token_ids.extend([10; 4]);
+    request.stops.turn_tokens = 4;
     let mut engine = policy.engine(LIMITS);
-    engine.open(&opening).unwrap();
+    engine.open(&request).unwrap();
     let mut counts = BTreeMap::new();
     for _ in 0..3 {
         for token in &play(&policy, &mut engine, 1)[&0].0 {
@@ -131,12 +131,12 @@ fn a_sequence_stops_where_nothing_is_allowed() {
     let constraints =
         Constraints { allowed: Some(vec![10]), bad_words: vec![vec![10, 10, 10]], ..Constraints::default() };
     for temperature in [0.0, 1.0] {
-        let mut opening = opening(&policy, 0..2, constraints.clone());
-        opening.sampling.temperature = temperature;
+        let mut request = request(&policy, 0..2, constraints.clone());
+        request.sampling.temperature = temperature;
         let mut engine = policy.engine(LIMITS);
-        engine.open(&opening).unwrap();
-        for (drawn, reason) in play(&policy, &mut engine, 2).values() {
-            assert_eq!((drawn.len(), *reason), (2, StopReason::NothingAllowed));
+        engine.open(&request).unwrap();
+        for (sampled, reason) in play(&policy, &mut engine, 2).values() {
+            assert_eq!((sampled.len(), *reason), (2, StopReason::NothingAllowed));
         }
     }
 }

@@ -1,11 +1,11 @@
-//! What the engine draws and when it stops: seeds, neighbours, greedy, stop strings, limits, adaptive temperature, what it refuses.
+//! What the engine samples and when it stops: seeds, neighbours, greedy, stop strings, limits, adaptive temperature, what it refuses.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use thyme_engine::cpu::Cpu;
 use thyme_engine::engine::request::{
-    AdaptiveTemperature, Event, GeneratorError, Opening, Sampled, Sampling, StopReason, Stops,
+    AdaptiveTemperature, Event, GenerateRequest, GeneratorError, Sampled, Sampling, StopReason, Stops,
 };
 use thyme_engine::engine::{Engine, EngineLimits};
 use thyme_engine::model::Keep;
@@ -21,16 +21,16 @@ fn policy() -> SmallPolicy {
     SmallPolicy::open("qwen2_vl_untied_nested", Arc::new(Cpu::new()))
 }
 
-fn opening(policy: &SmallPolicy, sequences: Vec<u64>) -> Opening {
+fn request(policy: &SmallPolicy, sequences: Vec<u64>) -> GenerateRequest {
     let mut random = Random::new(17);
     let (token_ids, images) = policy.text_and_pictures(&mut random, 20, 1);
-    Opening {
+    GenerateRequest {
         token_ids,
         images,
         sequences,
         first_counter: None,
-        likeliest: 0,
-        likeliest_processed: false,
+        top_logprobs: 0,
+        top_logprobs_processed: false,
         constraints: Default::default(),
         seed: 5,
         sampling: Sampling::default(),
@@ -45,47 +45,47 @@ fn turn(
     engine: &mut Engine,
     numbers: &[u64],
 ) -> (BTreeMap<u64, Vec<Sampled>>, BTreeMap<u64, StopReason>) {
-    let (mut drawn, mut reasons): (BTreeMap<u64, Vec<Sampled>>, _) = (BTreeMap::new(), BTreeMap::new());
+    let (mut sampled, mut reasons): (BTreeMap<u64, Vec<Sampled>>, _) = (BTreeMap::new(), BTreeMap::new());
     while !numbers.iter().all(|number| reasons.contains_key(number)) {
         for event in engine.step(&policy.weights).unwrap() {
             match event {
-                Event::Token { sequence, token, .. } => drawn.entry(sequence).or_default().push(token),
+                Event::Token { sequence, token, .. } => sampled.entry(sequence).or_default().push(token),
                 Event::Stopped { sequence, reason } => {
                     reasons.insert(sequence, reason);
                 }
             }
         }
     }
-    (drawn, reasons)
+    (sampled, reasons)
 }
 
-fn ids(drawn: &[Sampled]) -> Vec<u32> {
-    drawn.iter().map(|token| token.id).collect()
+fn ids(sampled: &[Sampled]) -> Vec<u32> {
+    sampled.iter().map(|token| token.id).collect()
 }
 
 #[test]
-fn the_same_seed_draws_the_same_tokens_whatever_else_is_in_the_batch() {
+fn the_same_seed_samples_the_same_tokens_whatever_else_is_in_the_batch() {
     let policy = policy();
     let mut alone = policy.engine(LIMITS);
-    alone.open(&opening(&policy, vec![6])).unwrap();
+    alone.open(&request(&policy, vec![6])).unwrap();
     let expected = turn(&policy, &mut alone, &[6]).0;
 
     let mut crowded = policy.engine(EngineLimits { prefill_chunk_tokens: 5, ..LIMITS });
     let mut random = Random::new(23);
     let mut others = 100;
-    let mut drawn = Vec::new();
-    while drawn.len() < expected[&6].len() {
+    let mut sampled = Vec::new();
+    while sampled.len() < expected[&6].len() {
         if others == 103 {
-            crowded.open(&opening(&policy, vec![4, 6, 9])).unwrap();
+            crowded.open(&request(&policy, vec![4, 6, 9])).unwrap();
         }
         if random.one_in(3) {
-            let mut other = opening(&policy, vec![others]);
+            let mut other = request(&policy, vec![others]);
             (other.token_ids, other.images) = (policy.text(&mut random, 30), Vec::new());
             crowded.open(&other).unwrap();
         }
         others += 1;
         for event in crowded.step(&policy.weights).unwrap() {
-            drawn.extend(match event {
+            sampled.extend(match event {
                 Event::Token { sequence: 6, token, .. } => Some(token),
                 _ => None,
             });
@@ -94,7 +94,7 @@ fn the_same_seed_draws_the_same_tokens_whatever_else_is_in_the_batch() {
             crowded.close(others - 1 - random.below(10) as u64);
         }
     }
-    assert_eq!(drawn, expected[&6]);
+    assert_eq!(sampled, expected[&6]);
 }
 
 #[test]
@@ -103,10 +103,10 @@ fn an_image_that_nobody_holds_any_more_is_forgotten() {
     let mut engine = policy.engine(LIMITS);
     // Pictures of its own, which the policy does not keep.
     let mut show = |number: u64| {
-        let mut opening = opening(&policy, vec![number]);
-        opening.images = opening.images.iter().map(|image| Arc::new(PreparedImage::clone(image))).collect();
-        let image = Arc::downgrade(&opening.images[0]);
-        engine.open(&opening).unwrap();
+        let mut request = request(&policy, vec![number]);
+        request.images = request.images.iter().map(|image| Arc::new(PreparedImage::clone(image))).collect();
+        let image = Arc::downgrade(&request.images[0]);
+        engine.open(&request).unwrap();
         turn(&policy, &mut engine, &[number]);
         engine.close(number);
         image
@@ -119,32 +119,32 @@ fn an_image_that_nobody_holds_any_more_is_forgotten() {
 }
 
 #[test]
-fn seeds_and_sequence_numbers_change_the_draws() {
+fn seeds_and_sequence_numbers_change_what_is_sampled() {
     let policy = policy();
-    let draw = |seed: u64, number: u64| {
+    let sample = |seed: u64, number: u64| {
         let mut engine = policy.engine(LIMITS);
-        engine.open(&Opening { seed, ..opening(&policy, vec![number]) }).unwrap();
+        engine.open(&GenerateRequest { seed, ..request(&policy, vec![number]) }).unwrap();
         ids(&turn(&policy, &mut engine, &[number]).0[&number])
     };
-    let first = draw(5, 6);
-    assert_eq!(first, draw(5, 6));
-    assert_ne!(first, draw(6, 6));
-    assert_ne!(first, draw(5, 7));
+    let first = sample(5, 6);
+    assert_eq!(first, sample(5, 6));
+    assert_ne!(first, sample(6, 6));
+    assert_ne!(first, sample(5, 7));
 }
 
 #[test]
-fn temperature_zero_draws_the_likeliest_token() {
+fn temperature_zero_samples_the_likeliest_token() {
     let policy = policy();
-    let mut opening = opening(&policy, vec![0]);
-    opening.sampling.temperature = 0.0;
-    opening.images.clear();
-    opening.token_ids = policy.text(&mut Random::new(2), 12);
+    let mut request = request(&policy, vec![0]);
+    request.sampling.temperature = 0.0;
+    request.images.clear();
+    request.token_ids = policy.text(&mut Random::new(2), 12);
     let mut engine = policy.engine(LIMITS);
-    engine.open(&opening).unwrap();
-    let drawn = &turn(&policy, &mut engine, &[0]).0[&0];
+    engine.open(&request).unwrap();
+    let sampled = &turn(&policy, &mut engine, &[0]).0[&0];
 
     let (model, backend) = (&policy.model, &*policy.model.backend);
-    let all: Vec<u32> = opening.token_ids.iter().copied().chain(ids(drawn)).collect();
+    let all: Vec<u32> = request.token_ids.iter().copied().chain(ids(sampled)).collect();
     let batch = Batch {
         positions: positions(&all, &[], model.config.vision.merge, model.config.image_pad).unwrap().0,
         bounds: vec![0, all.len()],
@@ -153,24 +153,26 @@ fn temperature_zero_draws_the_likeliest_token() {
     };
     let (h, _) = model.forward(&policy.weights, &batch, None, Keep::Nothing);
     let logits = backend.to_f32(&model.logits(&policy.weights, &h));
-    for (i, token) in drawn.iter().enumerate() {
-        let row = &logits[(opening.token_ids.len() + i - 1) * model.config.vocab..][..model.config.vocab];
-        let mut drawn_from = row.to_vec();
-        model.config.placeholders().into_iter().for_each(|id| drawn_from[id as usize] = f32::NEG_INFINITY);
-        let top = drawn_from.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        assert_eq!(drawn_from.iter().position(|&z| z == top), Some(token.id as usize), "token {i}");
+    for (i, token) in sampled.iter().enumerate() {
+        let row = &logits[(request.token_ids.len() + i - 1) * model.config.vocab..][..model.config.vocab];
+        let mut sampled_from = row.to_vec();
+        model.config.placeholders().into_iter().for_each(|id| sampled_from[id as usize] = f32::NEG_INFINITY);
+        let top = sampled_from.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        assert_eq!(sampled_from.iter().position(|&z| z == top), Some(token.id as usize), "token {i}");
         let logprob = |z: &[f32]| top - z.iter().map(|z| z.exp()).sum::<f32>().ln();
-        let is_near = (token.raw - logprob(row)).abs().max((token.tempered - logprob(&drawn_from)).abs()) < 1e-4;
+        let is_near =
+            (token.logprob - logprob(row)).abs().max((token.logprob_at_temperature - logprob(&sampled_from)).abs())
+                < 1e-4;
         assert!(token.temperature == 0.0 && is_near, "{token:?}");
     }
 }
 
-/// Takes every pair of neighbouring bytes of what is drawn as a stop string: most span tokens.
+/// Takes every pair of neighbouring bytes of what is sampled as a stop string: most span tokens.
 #[test]
 fn a_stop_string_fires_at_the_token_that_completes_it_also_across_tokens() {
     let policy = policy();
     let mut engine = policy.engine(LIMITS);
-    engine.open(&opening(&policy, vec![0])).unwrap();
+    engine.open(&request(&policy, vec![0])).unwrap();
     let free = ids(&turn(&policy, &mut engine, &[0]).0[&0]);
     let text = policy.bytes(&free);
     let mut spanning = 0;
@@ -183,12 +185,12 @@ fn a_stop_string_fires_at_the_token_that_completes_it_also_across_tokens() {
             };
             let expected = (1..=free.len()).find(completes).unwrap();
             spanning += usize::from(policy.bytes(&free[expected - 1..expected]).len() < width);
-            let mut opening = opening(&policy, vec![0]);
-            opening.stops.strings = vec!["absent".into(), string.clone()];
+            let mut request = request(&policy, vec![0]);
+            request.stops.strings = vec!["absent".into(), string.clone()];
             let mut engine = policy.engine(LIMITS);
-            engine.open(&opening).unwrap();
-            let (drawn, reasons) = turn(&policy, &mut engine, &[0]);
-            assert_eq!(ids(&drawn[&0]), free[..expected], "{string:?}");
+            engine.open(&request).unwrap();
+            let (sampled, reasons) = turn(&policy, &mut engine, &[0]);
+            assert_eq!(ids(&sampled[&0]), free[..expected], "{string:?}");
             assert_eq!(reasons[&0], StopReason::Text(1), "{string:?}");
         }
     }
@@ -198,10 +200,10 @@ fn a_stop_string_fires_at_the_token_that_completes_it_also_across_tokens() {
 #[test]
 fn a_stop_string_is_not_looked_for_across_an_observation() {
     let policy = policy();
-    let mut opening = opening(&policy, vec![0]);
-    opening.stops.turn_tokens = 1;
+    let mut request = request(&policy, vec![0]);
+    request.stops.turn_tokens = 1;
     let mut engine = policy.engine(LIMITS);
-    engine.open(&opening).unwrap();
+    engine.open(&request).unwrap();
     let mut free = Vec::new();
     for _ in 0..8 {
         free.extend(ids(&turn(&policy, &mut engine, &[0]).0[&0]));
@@ -212,12 +214,12 @@ fn a_stop_string_is_not_looked_for_across_an_observation() {
     let string = String::from_utf8(vec![third[third.len() - 1], fourth[0]]).unwrap();
     let never_within = |id: &u32| !policy.bytes(&[*id]).windows(2).any(|window| window == string.as_bytes());
     assert!(free.iter().all(never_within), "another seed, please: {string:?}");
-    opening.stops.strings = vec![string];
+    request.stops.strings = vec![string];
     let mut engine = policy.engine(LIMITS);
-    engine.open(&opening).unwrap();
+    engine.open(&request).unwrap();
     for &id in &free {
-        let (drawn, reasons) = turn(&policy, &mut engine, &[0]);
-        assert_eq!((ids(&drawn[&0]), reasons[&0]), (vec![id], StopReason::TurnTokens));
+        let (sampled, reasons) = turn(&policy, &mut engine, &[0]);
+        assert_eq!((ids(&sampled[&0]), reasons[&0]), (vec![id], StopReason::TurnTokens));
         engine.append(0, &[40], &[]).unwrap();
     }
 }
@@ -226,31 +228,31 @@ fn a_stop_string_is_not_looked_for_across_an_observation() {
 fn a_token_of_the_stop_list_stops_and_is_kept() {
     let policy = policy();
     let mut engine = policy.engine(LIMITS);
-    engine.open(&opening(&policy, vec![0])).unwrap();
+    engine.open(&request(&policy, vec![0])).unwrap();
     let free = ids(&turn(&policy, &mut engine, &[0]).0[&0]);
-    let mut stopping = opening(&policy, vec![0]);
+    let mut stopping = request(&policy, vec![0]);
     stopping.stops.token_ids = vec![free[9]];
     let first = free.iter().position(|&id| id == free[9]).unwrap();
     engine.close(0);
     engine.open(&stopping).unwrap();
-    let (drawn, reasons) = turn(&policy, &mut engine, &[0]);
-    assert_eq!(ids(&drawn[&0]), free[..=first]);
+    let (sampled, reasons) = turn(&policy, &mut engine, &[0]);
+    assert_eq!(ids(&sampled[&0]), free[..=first]);
     assert_eq!(reasons[&0], StopReason::Token(free[9]));
 }
 
 #[test]
 fn limits_count_a_turn_anew_and_the_total_with_observations() {
     let policy = policy();
-    let mut opening = opening(&policy, vec![0]);
-    opening.stops.turn_tokens = 7;
-    opening.stops.total_tokens = 20;
+    let mut request = request(&policy, vec![0]);
+    request.stops.turn_tokens = 7;
+    request.stops.total_tokens = 20;
     let mut engine = policy.engine(LIMITS);
-    engine.open(&opening).unwrap();
+    engine.open(&request).unwrap();
     let mut lengths = Vec::new();
     let mut reasons = Vec::new();
     loop {
-        let (drawn, reason) = turn(&policy, &mut engine, &[0]);
-        lengths.push(drawn[&0].len());
+        let (sampled, reason) = turn(&policy, &mut engine, &[0]);
+        lengths.push(sampled[&0].len());
         reasons.push(reason[&0]);
         if engine.append(0, &[3, 3], &[]).is_err() {
             break;
@@ -277,28 +279,28 @@ fn the_temperature_changes_within_a_generation_behind_each_tag() {
     let policy = policy();
     let (mut inside, mut outside, mut changes) = (0, 0, 0);
     for number in 0..30 {
-        let mut opening = opening(&policy, vec![number]);
-        opening.sampling.temperature = 1.3;
-        opening.adaptive =
+        let mut request = request(&policy, vec![number]);
+        request.sampling.temperature = 1.3;
+        request.adaptive =
             Some(AdaptiveTemperature { open: "<code>".into(), close: "</code>".into(), temperature: 0.4 });
         let mut engine = policy.engine(LIMITS);
-        engine.open(&opening).unwrap();
-        let (drawn, reasons) = turn(&policy, &mut engine, &[number]);
-        let drawn = &drawn[&number];
-        for (i, token) in drawn.iter().enumerate() {
-            let expected = if is_inside(&policy.bytes(&ids(&drawn[..i]))) { 0.4 } else { 1.3 };
+        engine.open(&request).unwrap();
+        let (sampled, reasons) = turn(&policy, &mut engine, &[number]);
+        let sampled = &sampled[&number];
+        for (i, token) in sampled.iter().enumerate() {
+            let expected = if is_inside(&policy.bytes(&ids(&sampled[..i]))) { 0.4 } else { 1.3 };
             assert_eq!(token.temperature, expected, "sequence {number}, token {i}");
             inside += usize::from(expected == 0.4);
             outside += usize::from(expected == 1.3);
-            changes += usize::from(i > 0 && drawn[i - 1].temperature != token.temperature);
+            changes += usize::from(i > 0 && sampled[i - 1].temperature != token.temperature);
         }
         if reasons[&number] == StopReason::TurnTokens {
             // An observation with the other tag changes nothing.
-            let tag = if is_inside(&policy.bytes(&ids(drawn))) { "</code>" } else { "<code>" };
+            let tag = if is_inside(&policy.bytes(&ids(sampled))) { "</code>" } else { "<code>" };
             let tag = policy.processor.tokenizer().token_id(tag).unwrap();
             engine.append(number, &[tag], &[]).unwrap();
             let next = turn(&policy, &mut engine, &[number]).0[&number][0];
-            let expected = if is_inside(&policy.bytes(&ids(drawn))) { 0.4 } else { 1.3 };
+            let expected = if is_inside(&policy.bytes(&ids(sampled))) { 0.4 } else { 1.3 };
             assert_eq!(next.temperature, expected);
         }
     }
@@ -309,10 +311,10 @@ fn the_temperature_changes_within_a_generation_behind_each_tag() {
 fn a_number_can_be_used_again_while_others_of_its_group_are_open() {
     let policy = policy();
     let mut engine = policy.engine(LIMITS);
-    engine.open(&opening(&policy, vec![0, 1])).unwrap();
+    engine.open(&request(&policy, vec![0, 1])).unwrap();
     let expected = turn(&policy, &mut engine, &[0, 1]).0;
     engine.close(0);
-    engine.open(&opening(&policy, vec![0, 2])).unwrap();
+    engine.open(&request(&policy, vec![0, 2])).unwrap();
     assert_eq!(turn(&policy, &mut engine, &[0]).0[&0], expected[&0]);
     (0..3).for_each(|number| engine.close(number));
     assert_eq!(engine.pages(), (LIMITS.pages, LIMITS.pages));
@@ -322,20 +324,20 @@ fn a_number_can_be_used_again_while_others_of_its_group_are_open() {
 fn the_others_go_on_when_the_one_that_computes_their_prompt_is_closed() {
     let policy = policy();
     let mut alone = policy.engine(LIMITS);
-    alone.open(&opening(&policy, vec![2])).unwrap();
+    alone.open(&request(&policy, vec![2])).unwrap();
     let expected = turn(&policy, &mut alone, &[2]).0;
     for steps in 0..10 {
         let mut engine = policy.engine(EngineLimits { prefill_chunk_tokens: 4, ..LIMITS });
-        engine.open(&opening(&policy, vec![0, 1, 2])).unwrap();
+        engine.open(&request(&policy, vec![0, 1, 2])).unwrap();
         for leaving in 0..2 {
             for _ in 0..steps / 2 {
                 engine.step(&policy.weights).unwrap();
             }
             engine.close(leaving);
         }
-        let (drawn, reasons) = turn(&policy, &mut engine, &[2]);
-        let missed = expected[&2].len() - drawn[&2].len();
-        assert_eq!(drawn[&2], expected[&2][missed..], "closed after {steps} steps");
+        let (sampled, reasons) = turn(&policy, &mut engine, &[2]);
+        let missed = expected[&2].len() - sampled[&2].len();
+        assert_eq!(sampled[&2], expected[&2][missed..], "closed after {steps} steps");
         assert_eq!(reasons[&2], StopReason::TurnTokens);
         engine.close(2);
         assert_eq!(engine.pages(), (LIMITS.pages, LIMITS.pages));
@@ -346,7 +348,7 @@ fn the_others_go_on_when_the_one_that_computes_their_prompt_is_closed() {
 fn a_cut_image_is_refused_and_nothing_is_left_of_it() {
     let policy = policy();
     let mut engine = policy.engine(LIMITS);
-    let mut cut = opening(&policy, vec![0]);
+    let mut cut = request(&policy, vec![0]);
     cut.stops.turn_tokens = 3;
     let whole = cut.clone();
     let pad = policy.processor.special_ids().image_pad;

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use thyme_engine::checkpoint::init::random_weights;
 use thyme_engine::cpu::Cpu;
-use thyme_engine::engine::request::{Event, Opening, Sampling, Stops};
+use thyme_engine::engine::request::{Event, GenerateRequest, Sampling, Stops};
 use thyme_engine::engine::{Engine, EngineLimits};
 use thyme_engine::model::Model;
 use thyme_engine::model::config::Config;
@@ -26,7 +26,7 @@ fn a_decoding_step_costs_little_beyond_its_ops() {
     pool.install(|| {
         let timed = Arc::new(Timed { cpu: Cpu::new(), spent: Mutex::default() });
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/tiny");
-        // Without pictures no token is a placeholder, which would stop a sequence that draws it.
+        // Without pictures no token is a placeholder, which would stop a sequence that samples it.
         let config = Config { image_pad: u32::MAX, ..Config::open(&folder).unwrap() };
         let model = Model::new(config, timed.clone());
         let weights = random_weights(&model, 1);
@@ -34,7 +34,7 @@ fn a_decoding_step_costs_little_beyond_its_ops() {
         let limits = EngineLimits { pages: 4000, prefill_chunk_tokens: 2048, sequences: 100 };
         let mut engine = Engine::new(model, processor, limits);
         for number in 0..SEQUENCES {
-            engine.open(&opening(number)).unwrap();
+            engine.open(&request(number)).unwrap();
         }
         let step = |engine: &mut Engine| {
             let events = engine.step(&weights).unwrap();
@@ -67,14 +67,14 @@ fn median_ms(mut seconds: Vec<f64>) -> f64 {
     seconds[seconds.len() / 2] * 1e3
 }
 
-fn opening(number: u64) -> Opening {
-    Opening {
+fn request(number: u64) -> GenerateRequest {
+    GenerateRequest {
         token_ids: (0..CONTEXT - STEPS / 2).map(|i| ((i as u64 * 31 + number * 7) % 750) as u32).collect(),
         images: Vec::new(),
         sequences: vec![number],
         first_counter: None,
-        likeliest: 0,
-        likeliest_processed: false,
+        top_logprobs: 0,
+        top_logprobs_processed: false,
         constraints: Default::default(),
         seed: 3,
         sampling: Sampling { top_k: 700, ..Sampling::default() },

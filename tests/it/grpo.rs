@@ -100,11 +100,11 @@ impl Golden {
             transcript.token_ids.extend(&completion.token_ids);
             let token = |k: usize| Sampled {
                 id: completion.token_ids[k],
-                raw: f32::NAN,
-                tempered: completion.old_logprobs[k],
+                logprob: f32::NAN,
+                logprob_at_temperature: completion.old_logprobs[k],
                 temperature: if completion.zero_temperature[k] == 1 { 0.0 } else { self.settings.temperature },
-                processed: f32::NAN,
-                kept: 1.0,
+                processed_logprob: f32::NAN,
+                kept_mass: 1.0,
                 entropy: f32::NAN,
             };
             transcript.sampled.extend((0..completion.own.len()).map(|k| (completion.own[k] == 1).then(|| token(k))));

@@ -14,7 +14,7 @@ use thyme_engine::model::parameters::Weights;
 use thyme_engine::serve;
 
 use crate::command::Workplace;
-use crate::server::{PATIENCE, init};
+use crate::server::{TIMEOUT, init};
 
 #[derive(Parser)]
 struct Arguments {
@@ -47,7 +47,7 @@ fn half_read_weights_answer_nobody_until_a_whole_folder_is_read() {
         serve::run(serve::Parts { names: vec!["tiny".to_owned()], reload, ..parts }, listener).unwrap();
     });
     let config = ureq::Agent::config_builder().http_status_as_error(false).proxy(None);
-    let agent = config.timeout_global(Some(PATIENCE)).build().new_agent();
+    let agent = config.timeout_global(Some(TIMEOUT)).build().new_agent();
     let post = |path: &str, body: Value| {
         let request = agent.post(format!("http://{address}{path}")).content_type("application/json");
         let mut response = request.send(body.to_string()).unwrap();
@@ -85,7 +85,7 @@ fn half_read_weights_answer_nobody_until_a_whole_folder_is_read() {
             text
         });
         let whole = scope.spawn(|| complete(long.clone()));
-        began.recv_timeout(PATIENCE).unwrap();
+        began.recv_timeout(TIMEOUT).unwrap();
         std::thread::sleep(Duration::from_millis(50));
         let (status, said) = update("shrinks");
         assert_eq!(status, 503, "{said}");

@@ -7,7 +7,7 @@ use thyme_engine::checkpoint;
 use thyme_engine::cpu::Cpu;
 use thyme_engine::engine::kv_cache::{PagePool, PageTable};
 use thyme_engine::engine::prefix::Block;
-use thyme_engine::engine::request::{Event, GeneratorError, Opening, Sampled, Sampling, Stops};
+use thyme_engine::engine::request::{Event, GenerateRequest, GeneratorError, Sampled, Sampling, Stops};
 use thyme_engine::engine::{Engine, EngineLimits};
 use thyme_engine::model::parameters::Weights;
 use thyme_engine::ops::attention::PAGE_TOKENS;
@@ -20,7 +20,7 @@ const CHECKPOINT: &str = "qwen2_5_vl_untied_flat";
 /// A table and what was written through it, token by token.
 #[derive(Default)]
 struct Written {
-    table: PageTable,
+    page_table: PageTable,
     tokens: Vec<u64>,
 }
 
@@ -29,64 +29,66 @@ fn pages_survive_random_operations() {
     let mut random = Random::new(3);
     let mut pool = PagePool::new(40);
     let mut memory = vec![[0u64; PAGE_TOKENS]; pool.capacity()];
-    let mut tables: Vec<Written> = Vec::new();
+    let mut page_tables: Vec<Written> = Vec::new();
     let (mut stamp, mut found_pages) = (0, 0);
     // What was once written, to be looked for.
     let mut written: Vec<Vec<u64>> = Vec::new();
     let block = |tokens: &[u64]| -> Block { std::array::from_fn(|i| u128::from(tokens[i])) };
     for operation in 0..100_000 {
         match random.below(16) {
-            0 if tables.len() < 12 => tables.push(Written::default()),
-            1 | 2 if !tables.is_empty() && tables.len() < 12 => {
+            0 if page_tables.len() < 12 => page_tables.push(Written::default()),
+            1 | 2 if !page_tables.is_empty() && page_tables.len() < 12 => {
                 // A fork: of the whole, or of the first pages.
-                let from = &tables[random.below(tables.len())];
+                let from = &page_tables[random.below(page_tables.len())];
                 let tokens = if random.one_in(2) { from.tokens.len() } else { random.below(from.tokens.len() + 1) };
-                let table = pool.share(&from.table, tokens.div_ceil(PAGE_TOKENS));
+                let page_table = pool.share(&from.page_table, tokens.div_ceil(PAGE_TOKENS));
                 let tokens = from.tokens[..tokens].to_vec();
-                tables.push(Written { table, tokens });
+                page_tables.push(Written { page_table, tokens });
             }
-            3 if !tables.is_empty() => {
-                let mut closed = tables.swap_remove(random.below(tables.len()));
-                pool.release(&mut closed.table);
-                assert!(closed.table.pages().is_empty());
+            3 if !page_tables.is_empty() => {
+                let mut closed = page_tables.swap_remove(random.below(page_tables.len()));
+                pool.release(&mut closed.page_table);
+                assert!(closed.page_table.pages().is_empty());
                 written.push(closed.tokens);
             }
-            12 | 13 if !tables.is_empty() => {
-                let index = random.below(tables.len());
-                let Written { table, tokens } = &mut tables[index];
-                let next = table.kept() * PAGE_TOKENS..(table.kept() + 1) * PAGE_TOKENS;
+            12 | 13 if !page_tables.is_empty() => {
+                let index = random.below(page_tables.len());
+                let Written { page_table, tokens } = &mut page_tables[index];
+                let next = page_table.cached() * PAGE_TOKENS..(page_table.cached() + 1) * PAGE_TOKENS;
                 if let Some(tokens) = tokens.get(next) {
-                    pool.keep(table, block(tokens));
+                    pool.insert(page_table, block(tokens));
                 }
             }
-            15 if !tables.is_empty() => {
-                // What is behind a page is given back, but nothing that is kept.
-                let index = random.below(tables.len());
-                let Written { table, tokens } = &mut tables[index];
-                let pages = table.kept() + random.below(table.pages().len() - table.kept() + 1);
-                pool.cut(table, pages);
+            15 if !page_tables.is_empty() => {
+                // What is behind a page is freed, but nothing that is in the tree.
+                let index = random.below(page_tables.len());
+                let Written { page_table, tokens } = &mut page_tables[index];
+                let pages = page_table.cached() + random.below(page_table.pages().len() - page_table.cached() + 1);
+                pool.cut(page_table, pages);
                 tokens.truncate(pages * PAGE_TOKENS);
             }
-            14 if !written.is_empty() && tables.len() < 12 => {
+            14 if !written.is_empty() && page_tables.len() < 12 => {
                 let wanted = random.pick(&written[written.len().saturating_sub(4)..]);
-                let mut table = PageTable::default();
-                let found =
-                    pool.find(&mut table, wanted.as_chunks::<PAGE_TOKENS>().0.iter().map(|tokens| block(tokens)));
+                let mut page_table = PageTable::default();
+                let found = pool.match_prefix(
+                    &mut page_table,
+                    wanted.as_chunks::<PAGE_TOKENS>().0.iter().map(|tokens| block(tokens)),
+                );
                 found_pages += found;
-                tables.push(Written { table, tokens: wanted[..found * PAGE_TOKENS].to_vec() });
+                page_tables.push(Written { page_table, tokens: wanted[..found * PAGE_TOKENS].to_vec() });
             }
-            _ if !tables.is_empty() && pool.available() > 0 => {
-                let index = random.below(tables.len());
-                let Written { table, tokens } = &mut tables[index];
+            _ if !page_tables.is_empty() && pool.available() > 0 => {
+                let index = random.below(page_tables.len());
+                let Written { page_table, tokens } = &mut page_tables[index];
                 // Mostly the next token; sometimes an earlier one, which cuts the sequence there.
                 if random.one_in(10) {
                     tokens.truncate(random.below(tokens.len() + 1));
                 }
                 let position = tokens.len();
-                pool.make_writable(table, position, |from, to| memory[to as usize] = memory[from as usize]);
-                let slot = table.slot(position);
+                pool.make_writable(page_table, position, |from, to| memory[to as usize] = memory[from as usize]);
+                let slot = page_table.slot(position);
                 assert_eq!(
-                    pool.holders((slot / PAGE_TOKENS) as u32),
+                    pool.ref_count((slot / PAGE_TOKENS) as u32),
                     1,
                     "operation {operation} writes to a shared page"
                 );
@@ -96,32 +98,35 @@ fn pages_survive_random_operations() {
             }
             _ => {}
         }
-        check(&pool, &tables, &memory, operation % 100 == 0);
+        check(&pool, &page_tables, &memory, operation % 100 == 0);
     }
-    for written in &mut tables {
-        pool.release(&mut written.table);
+    for written in &mut page_tables {
+        pool.release(&mut written.page_table);
     }
     assert!(found_pages > 100, "{found_pages} pages were found");
     assert_eq!(pool.available(), pool.capacity());
 }
 
-fn check(pool: &PagePool, tables: &[Written], memory: &[[u64; PAGE_TOKENS]], thoroughly: bool) {
-    let mut holders = vec![0; pool.capacity()];
-    for Written { table, .. } in tables {
-        for &page in table.pages() {
-            holders[page as usize] += 1;
+fn check(pool: &PagePool, page_tables: &[Written], memory: &[[u64; PAGE_TOKENS]], thoroughly: bool) {
+    let mut ref_counts = vec![0; pool.capacity()];
+    for Written { page_table, .. } in page_tables {
+        for &page in page_table.pages() {
+            ref_counts[page as usize] += 1;
         }
     }
-    for (page, &holders) in holders.iter().enumerate() {
+    for (page, &ref_count) in ref_counts.iter().enumerate() {
         // The tree may be one more.
-        let found = pool.holders(page as u32);
-        assert!(found == holders || found == holders + 1, "page {page} has {found} holders, {holders} of them tables");
+        let found = pool.ref_count(page as u32);
+        assert!(
+            found == ref_count || found == ref_count + 1,
+            "page {page} has {found} references, {ref_count} of them from tables"
+        );
     }
-    assert_eq!(pool.available(), holders.iter().filter(|&&holders| holders == 0).count());
+    assert_eq!(pool.available(), ref_counts.iter().filter(|&&ref_count| ref_count == 0).count());
     if thoroughly {
-        for Written { table, tokens } in tables {
+        for Written { page_table, tokens } in page_tables {
             for (position, &token) in tokens.iter().enumerate() {
-                let slot = table.slot(position);
+                let slot = page_table.slot(position);
                 assert_eq!(memory[slot / PAGE_TOKENS][slot % PAGE_TOKENS], token);
             }
         }
@@ -144,7 +149,7 @@ fn all_pages_are_free_after_random_openings_and_closings() {
     }
 }
 
-/// With pages for one sequence alone, a group runs to its end one member after the other, and draws what it draws with room for all.
+/// With pages for one sequence alone, a group runs to its end one member after the other, and samples what it samples with room for all.
 #[test]
 fn a_group_runs_to_its_end_in_the_pages_of_one_sequence() {
     let policy = SmallPolicy::open(CHECKPOINT, Arc::new(Cpu::new()));
@@ -152,15 +157,15 @@ fn a_group_runs_to_its_end_in_the_pages_of_one_sequence() {
         for total in [1, 15, 16, 17, 40] {
             for members in [1, 2, 4] {
                 let pages = usize::div_ceil(prompt + total, PAGE_TOKENS);
-                let opening = opening(&policy, prompt, members, total);
+                let request = request(&policy, prompt, members, total);
                 let limits = |pages| EngineLimits { pages, prefill_chunk_tokens: 10, sequences: 10 };
                 let mut engine = policy.engine(limits(pages));
-                engine.open(&opening).unwrap();
-                let (mut drawn, mut stopped) = (BTreeMap::new(), 0);
+                engine.open(&request).unwrap();
+                let (mut sampled, mut stopped) = (BTreeMap::new(), 0);
                 while stopped < members {
                     for event in engine.step(&policy.weights).unwrap() {
                         match event {
-                            Event::Token { .. } => collect(vec![event], &mut drawn),
+                            Event::Token { .. } => collect(vec![event], &mut sampled),
                             Event::Stopped { sequence, .. } => {
                                 engine.close(sequence);
                                 stopped += 1;
@@ -170,10 +175,10 @@ fn a_group_runs_to_its_end_in_the_pages_of_one_sequence() {
                 }
                 assert_eq!(engine.pages(), (pages, pages));
                 let mut roomy = policy.engine(limits(100));
-                roomy.open(&opening).unwrap();
-                assert_eq!(drawn, draw_all(&mut roomy, &policy.weights), "{prompt} {total} {members}");
+                roomy.open(&request).unwrap();
+                assert_eq!(sampled, sample_all(&mut roomy, &policy.weights), "{prompt} {total} {members}");
                 if pages > 1 {
-                    let refused = policy.engine(limits(pages - 1)).open(&opening);
+                    let refused = policy.engine(limits(pages - 1)).open(&request);
                     let Err(GeneratorError::NeverFits { needed, pages: there, .. }) = refused else {
                         panic!("{refused:?}")
                     };
@@ -188,18 +193,18 @@ fn a_group_runs_to_its_end_in_the_pages_of_one_sequence() {
 fn a_sequence_that_never_fits_is_told_from_a_prompt_that_is_too_long() {
     let policy = SmallPolicy::open(CHECKPOINT, Arc::new(Cpu::new()));
     let mut engine = policy.engine(EngineLimits { pages: 3, prefill_chunk_tokens: 100, sequences: 10 });
-    let message = engine.open(&opening(&policy, 40, 4, 20)).unwrap_err().to_string();
+    let message = engine.open(&request(&policy, 40, 4, 20)).unwrap_err().to_string();
     for said in ["20 tokens", "prompt of 40", "needs 4 pages", "has 3", "max_total_tokens", "kv_cache_bytes"] {
         assert!(message.contains(said), "{message}");
     }
     let context = policy.model.config.context_tokens;
-    assert!(matches!(engine.open(&opening(&policy, context, 4, 20)), Err(GeneratorError::TooLong { .. })));
+    assert!(matches!(engine.open(&request(&policy, context, 4, 20)), Err(GeneratorError::TooLong { .. })));
 }
 
 #[test]
 fn a_group_waits_while_as_many_are_open_as_may_be() {
     let policy = SmallPolicy::open(CHECKPOINT, Arc::new(Cpu::new()));
-    let (first, mut second) = (opening(&policy, 40, 2, 20), opening(&policy, 40, 2, 20));
+    let (first, mut second) = (request(&policy, 40, 2, 20), request(&policy, 40, 2, 20));
     second.sequences = vec![7, 8];
     let mut engine = policy.engine(EngineLimits { pages: 100, prefill_chunk_tokens: 100, sequences: 3 });
     engine.open(&first).unwrap();
@@ -212,55 +217,55 @@ fn a_group_waits_while_as_many_are_open_as_may_be() {
 #[test]
 fn stopped_sequences_give_way_first() {
     let policy = SmallPolicy::open(CHECKPOINT, Arc::new(Cpu::new()));
-    let mut waiting = opening(&policy, 40, 1, 60);
+    let mut waiting = request(&policy, 40, 1, 60);
     waiting.stops.turn_tokens = 3;
-    let other = |numbers: std::ops::Range<u64>| Opening {
+    let other = |numbers: std::ops::Range<u64>| GenerateRequest {
         sequences: numbers.collect(),
         token_ids: policy.text(&mut Random::new(9), 30),
-        ..opening(&policy, 30, 1, 60)
+        ..request(&policy, 30, 1, 60)
     };
     let play = |pages: usize| {
         let mut engine = policy.engine(EngineLimits { pages, prefill_chunk_tokens: 100, sequences: 10 });
         engine.open(&waiting).unwrap();
-        let mut drawn = draw_all(&mut engine, &policy.weights);
+        let mut sampled = sample_all(&mut engine, &policy.weights);
         let held = engine.pages();
         engine.open(&other(1..3)).unwrap();
-        for (number, tokens) in draw_all(&mut engine, &policy.weights) {
-            drawn.entry(number).or_default().extend(tokens);
+        for (number, tokens) in sample_all(&mut engine, &policy.weights) {
+            sampled.entry(number).or_default().extend(tokens);
         }
         let statistics = engine.statistics();
         (1..3).for_each(|number| engine.close(number));
         engine.append(0, &[5; 7], &[]).unwrap();
-        for (number, tokens) in draw_all(&mut engine, &policy.weights) {
-            drawn.entry(number).or_default().extend(tokens);
+        for (number, tokens) in sample_all(&mut engine, &policy.weights) {
+            sampled.entry(number).or_default().extend(tokens);
         }
-        (held, statistics.preemptions, drawn)
+        (held, statistics.preemptions, sampled)
     };
     let (held, preemptions, expected) = play(100);
     assert_eq!((held, preemptions), ((97, 100), 0));
-    let (held, preemptions, drawn) = play(7);
+    let (held, preemptions, sampled) = play(7);
     assert_eq!(held, (4, 7));
     assert!(preemptions >= 1, "the two need more than four pages");
-    assert_eq!(drawn, expected);
+    assert_eq!(sampled, expected);
 }
 
 /// A group's prompt is computed once: what its members compute besides, and the pages they take, are a few tokens each.
 #[test]
-fn a_group_costs_little_more_than_one_until_it_draws() {
+fn a_group_costs_little_more_than_one_until_it_samples() {
     let policy = SmallPolicy::open(CHECKPOINT, Arc::new(Cpu::new()));
     const PROMPT: usize = 200;
     let cost = |members: usize| {
         let mut engine = policy.engine(EngineLimits { pages: 400, prefill_chunk_tokens: 32, sequences: 8 });
-        engine.open(&opening(&policy, PROMPT, members, 30)).unwrap();
-        let mut drawn = BTreeMap::new();
-        while drawn.len() < members {
-            collect(engine.step(&policy.weights).unwrap(), &mut drawn);
+        engine.open(&request(&policy, PROMPT, members, 30)).unwrap();
+        let mut sampled = BTreeMap::new();
+        while sampled.len() < members {
+            collect(engine.step(&policy.weights).unwrap(), &mut sampled);
         }
         let (free, all) = engine.pages();
         (engine.statistics().computed_tokens, all - free)
     };
     let ((one_tokens, one_pages), (tokens, pages)) = (cost(1), cost(8));
-    // The first members draw while the last of the prompt is computed, so a few tokens are decoded among them.
+    // The first members sample while the last of the prompt is computed, so a few tokens are decoded among them.
     assert!(tokens <= one_tokens + 8 * 2 && tokens * 100 <= one_tokens * 115, "{tokens} tokens, {one_tokens} for one");
     assert!(pages <= one_pages + 7, "{pages} pages, {one_pages} for one");
 }
@@ -276,28 +281,32 @@ fn a_beginning_that_was_computed_is_found_by_its_content() {
     token_ids.retain(|&id| id != pad);
     token_ids.splice(first..first, vec![pad; policy.processor.image_tokens(&images[0])]);
     let open = |number: u64, images: Vec<Arc<PreparedImage>>, engine: &mut Engine| {
-        let opening =
-            Opening { token_ids: token_ids.clone(), images, sequences: vec![number], ..opening(&policy, 1, 1, 20) };
-        let before = engine.statistics().found_tokens;
-        engine.open(&opening).unwrap();
-        let drawn = draw_all(engine, &policy.weights).remove(&number).unwrap();
+        let request = GenerateRequest {
+            token_ids: token_ids.clone(),
+            images,
+            sequences: vec![number],
+            ..request(&policy, 1, 1, 20)
+        };
+        let before = engine.statistics().cached_tokens;
+        engine.open(&request).unwrap();
+        let sampled = sample_all(engine, &policy.weights).remove(&number).unwrap();
         engine.close(number);
-        (drawn, engine.statistics().found_tokens - before)
+        (sampled, engine.statistics().cached_tokens - before)
     };
     let mut engine = policy.engine(EngineLimits { pages: 100, prefill_chunk_tokens: 100, sequences: 10 });
-    let (drawn, found) = open(0, images.clone(), &mut engine);
+    let (sampled, found) = open(0, images.clone(), &mut engine);
     assert_eq!(found, 0);
     let again = vec![Arc::new(PreparedImage::clone(&images[0]))];
     let whole = (token_ids.len() - 1) / PAGE_TOKENS * PAGE_TOKENS;
-    assert_eq!(open(1, again, &mut engine), (drawn.clone(), whole as u64));
+    assert_eq!(open(1, again, &mut engine), (sampled.clone(), whole as u64));
     let mut other = PreparedImage::clone(&images[0]);
     other.patches.iter_mut().for_each(|level| *level ^= 0x80);
     other.digest ^= 1;
     let (different, found) = open(2, vec![Arc::new(other)], &mut engine);
     assert_eq!(found, (first / PAGE_TOKENS * PAGE_TOKENS) as u64);
-    assert_ne!(different, drawn);
+    assert_ne!(different, sampled);
     engine.release_pages();
-    assert_eq!(open(3, images.clone(), &mut engine), (drawn, 0), "pages that were given back are not found");
+    assert_eq!(open(3, images.clone(), &mut engine), (sampled, 0), "pages that were freed are not found");
 }
 
 #[test]
@@ -305,32 +314,32 @@ fn a_prompt_that_leaves_no_position_is_too_long() {
     let policy = SmallPolicy::open(CHECKPOINT, Arc::new(Cpu::new()));
     let context = policy.model.config.context_tokens;
     let mut engine = policy.engine(EngineLimits { pages: 1000, prefill_chunk_tokens: 8192, sequences: 3 });
-    let refused = engine.open(&opening(&policy, context, 1, 5));
+    let refused = engine.open(&request(&policy, context, 1, 5));
     assert!(
         matches!(refused, Err(GeneratorError::TooLong { needed, limit }) if needed == context + 1 && limit == context)
     );
-    let refused = engine.open(&Opening { token_ids: Vec::new(), ..opening(&policy, 1, 1, 5) });
+    let refused = engine.open(&GenerateRequest { token_ids: Vec::new(), ..request(&policy, 1, 1, 5) });
     assert!(matches!(refused, Err(GeneratorError::EmptyPrompt)), "{refused:?}");
-    engine.open(&opening(&policy, context - 2, 1, 5)).unwrap();
-    assert_eq!(draw_all(&mut engine, &policy.weights)[&0].len(), 2);
+    engine.open(&request(&policy, context - 2, 1, 5)).unwrap();
+    assert_eq!(sample_all(&mut engine, &policy.weights)[&0].len(), 2);
 }
 
 #[test]
 fn an_observation_that_leaves_no_room_is_too_long_and_changes_nothing() {
     let policy = SmallPolicy::open(CHECKPOINT, Arc::new(Cpu::new()));
-    let mut opening = opening(&policy, 20, 1, 30);
-    opening.stops.turn_tokens = 10;
+    let mut request = request(&policy, 20, 1, 30);
+    request.stops.turn_tokens = 10;
     let mut engine = policy.engine(EngineLimits { pages: 10, prefill_chunk_tokens: 100, sequences: 3 });
-    engine.open(&opening).unwrap();
-    draw_all(&mut engine, &policy.weights);
+    engine.open(&request).unwrap();
+    sample_all(&mut engine, &policy.weights);
     let refused = engine.append(0, &[5; 20], &[]);
     assert!(matches!(refused, Err(GeneratorError::TooLong { needed: 51, limit: 50 })), "{refused:?}");
     engine.append(0, &[5; 19], &[]).unwrap();
-    assert_eq!(draw_all(&mut engine, &policy.weights)[&0].len(), 1);
+    assert_eq!(sample_all(&mut engine, &policy.weights)[&0].len(), 1);
     assert!(matches!(engine.append(9, &[5], &[]), Err(GeneratorError::Unknown(9))));
 }
 
-/// Draws under one version, then under another; what follows must be what a fresh engine draws from the same tokens. Groups, a
+/// Samples under one version, then under another; what follows must be what a fresh engine samples from the same tokens. Groups, a
 /// stopped sequence that goes on later, and a number of pages that is just enough.
 #[test]
 fn sequences_go_on_under_new_weights_as_on_a_fresh_engine() {
@@ -338,28 +347,28 @@ fn sequences_go_on_under_new_weights_as_on_a_fresh_engine() {
     let old = Weights { version: 1, ..checkpoint::weights::load(&policy.model, &golden(CHECKPOINT)).unwrap() };
     let new = Weights { version: 2, values: moved(&policy, &old) };
     for (steps, chunk) in [(1, 500), (3, 7), (12, 500), (25, 16), (35, 40)] {
-        let mut opening = opening(&policy, 40, 3, 40);
-        opening.stops.turn_tokens = 30;
-        opening.images = vec![policy.pictures[0].clone()];
+        let mut request = request(&policy, 40, 3, 40);
+        request.stops.turn_tokens = 30;
+        request.images = vec![policy.pictures[0].clone()];
         let pads = policy.processor.image_tokens(&policy.pictures[0]);
-        opening.token_ids[3..3 + pads].fill(policy.processor.special_ids().image_pad);
+        request.token_ids[3..3 + pads].fill(policy.processor.special_ids().image_pad);
         let limits = EngineLimits { pages: 2 + 3 * 3, prefill_chunk_tokens: chunk, sequences: 3 };
         let mut engine = policy.engine(limits);
-        engine.open(&opening).unwrap();
+        engine.open(&request).unwrap();
         let mut before: BTreeMap<u64, Vec<Sampled>> = BTreeMap::new();
         for _ in 0..steps {
             collect(engine.step(&old).unwrap(), &mut before);
         }
-        let mut after = draw_all(&mut engine, &new);
+        let mut after = sample_all(&mut engine, &new);
         let observations: [&[u32]; 3] = [&[4], &[4, 9], &[4, 9, 6]];
         // They stopped together and go on at different times.
         for (number, observation) in (0..).zip(observations) {
             engine.append(number, observation, &[]).unwrap();
-            after.entry(number).or_default().extend(draw_all(&mut engine, &new).remove(&number).unwrap_or_default());
+            after.entry(number).or_default().extend(sample_all(&mut engine, &new).remove(&number).unwrap_or_default());
         }
         for (number, observation) in (0..).zip(observations) {
             let earlier = before.remove(&number).unwrap_or_default();
-            let mut alone = Opening { sequences: vec![number], ..opening.clone() };
+            let mut alone = GenerateRequest { sequences: vec![number], ..request.clone() };
             alone.token_ids.extend(earlier.iter().map(|token| token.id));
             alone.stops.turn_tokens -= earlier.len();
             if alone.stops.turn_tokens == 0 {
@@ -368,9 +377,9 @@ fn sequences_go_on_under_new_weights_as_on_a_fresh_engine() {
             }
             let mut fresh = policy.engine(EngineLimits { pages: 100, prefill_chunk_tokens: 64, sequences: 3 });
             fresh.open(&alone).unwrap();
-            let expected = draw_all(&mut fresh, &new).remove(&number).unwrap_or_default();
+            let expected = sample_all(&mut fresh, &new).remove(&number).unwrap_or_default();
             let common = expected.len().min(after[&number].len());
-            assert!(common >= 5, "{common} drawn after {}", earlier.len());
+            assert!(common >= 5, "{common} sampled after {}", earlier.len());
             assert_eq!(after[&number][..common], expected[..common], "sequence {number} after {steps} steps");
         }
         (0..3).for_each(|number| engine.close(number));
@@ -379,34 +388,34 @@ fn sequences_go_on_under_new_weights_as_on_a_fresh_engine() {
 }
 
 #[test]
-fn a_new_version_of_the_same_weights_changes_no_draw() {
+fn a_new_version_of_the_same_weights_changes_no_token() {
     let policy = SmallPolicy::open(CHECKPOINT, Arc::new(Cpu::new()));
-    let draws = |change: bool| {
+    let sample_with = |change: bool| {
         let mut weights = checkpoint::weights::load(&policy.model, &golden(CHECKPOINT)).unwrap();
         let mut engine = policy.engine(EngineLimits { pages: 2 + 4 * 4, prefill_chunk_tokens: 9, sequences: 4 });
-        engine.open(&opening(&policy, 33, 4, 45)).unwrap();
-        let mut drawn = BTreeMap::new();
+        engine.open(&request(&policy, 33, 4, 45)).unwrap();
+        let mut sampled = BTreeMap::new();
         for step in 1..=300 {
-            collect(engine.step(&weights).unwrap(), &mut drawn);
+            collect(engine.step(&weights).unwrap(), &mut sampled);
             // Computing everything again takes about 35 steps of 9 tokens; then the sequences get somewhere.
             weights.version += u64::from(change && step % 60 == 0);
         }
         assert!(engine.step(&weights).unwrap().is_empty(), "all have stopped");
-        drawn
+        sampled
     };
-    let (still, changing) = (draws(false), draws(true));
+    let (still, changing) = (sample_with(false), sample_with(true));
     assert!(still.values().map(Vec::len).sum::<usize>() > 100);
     assert_eq!(changing, still);
 }
 
-fn opening(policy: &SmallPolicy, prompt: usize, members: usize, total: usize) -> Opening {
-    Opening {
+fn request(policy: &SmallPolicy, prompt: usize, members: usize, total: usize) -> GenerateRequest {
+    GenerateRequest {
         token_ids: policy.text(&mut Random::new(prompt as u64), prompt),
         images: Vec::new(),
         sequences: (0..members as u64).collect(),
         first_counter: None,
-        likeliest: 0,
-        likeliest_processed: false,
+        top_logprobs: 0,
+        top_logprobs_processed: false,
         constraints: Default::default(),
         seed: 11,
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
@@ -434,25 +443,25 @@ fn moved(
     })
 }
 
-fn collect(events: Vec<Event>, drawn: &mut BTreeMap<u64, Vec<Sampled>>) {
+fn collect(events: Vec<Event>, sampled: &mut BTreeMap<u64, Vec<Sampled>>) {
     for event in events {
         if let Event::Token { sequence, token, .. } = event {
-            drawn.entry(sequence).or_default().push(token);
+            sampled.entry(sequence).or_default().push(token);
         }
     }
 }
 
 /// Steps until nothing runs.
-fn draw_all(engine: &mut Engine, weights: &Weights) -> BTreeMap<u64, Vec<Sampled>> {
-    let mut drawn = BTreeMap::new();
+fn sample_all(engine: &mut Engine, weights: &Weights) -> BTreeMap<u64, Vec<Sampled>> {
+    let mut sampled = BTreeMap::new();
     let mut idle = 0;
     while idle < 20 {
-        let before: usize = drawn.values().map(Vec::len).sum();
+        let before: usize = sampled.values().map(Vec::len).sum();
         let (free, _) = engine.pages();
-        collect(engine.step(weights).unwrap(), &mut drawn);
-        let after: usize = drawn.values().map(Vec::len).sum();
-        // A step of prefill draws nothing but takes pages, or fills the last of them.
+        collect(engine.step(weights).unwrap(), &mut sampled);
+        let after: usize = sampled.values().map(Vec::len).sum();
+        // A step of prefill samples nothing but takes pages, or fills the last of them.
         idle = if before == after && free == engine.pages().0 { idle + 1 } else { 0 };
     }
-    drawn
+    sampled
 }

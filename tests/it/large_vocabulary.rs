@@ -1,7 +1,7 @@
 //! The CPU's sampler over thousands of tokens, which it ranks only where it must.
 
 use thyme_engine::cpu::Cpu;
-use thyme_engine::ops::sample::{Draw, philox_uniform};
+use thyme_engine::ops::sample::{SamplingParams, philox_uniform};
 use thyme_engine::ops::{Backend, Dtype, Host};
 use thyme_engine::reference::Reference;
 
@@ -17,9 +17,9 @@ fn rows(vocab: usize) -> Vec<Vec<f32>> {
 }
 
 #[test]
-fn lazy_ranking_draws_what_a_full_sort_draws() {
+fn lazy_ranking_samples_what_a_full_sort_samples() {
     let vocab = 5003;
-    let plain = Draw {
+    let plain = SamplingParams {
         temperature: 1.0,
         top_k: 0,
         top_p: 1.0,
@@ -34,26 +34,36 @@ fn lazy_ranking_draws_what_a_full_sort_draws() {
     };
     let cuts = [
         plain,
-        Draw { temperature: 0.0, ..plain },
-        Draw { temperature: 0.7, top_k: 40, ..plain },
-        Draw { top_p: 0.9, ..plain },
-        Draw { temperature: 1.5, min_p: 0.05, ..plain },
-        Draw { top_k: 300, top_p: 0.5, min_p: 0.01, repetition_penalty: 1.3, seen: &[3, 77, 3, 1000], ..plain },
+        SamplingParams { temperature: 0.0, ..plain },
+        SamplingParams { temperature: 0.7, top_k: 40, ..plain },
+        SamplingParams { top_p: 0.9, ..plain },
+        SamplingParams { temperature: 1.5, min_p: 0.05, ..plain },
+        SamplingParams {
+            top_k: 300,
+            top_p: 0.5,
+            min_p: 0.01,
+            repetition_penalty: 1.3,
+            seen: &[3, 77, 3, 1000],
+            ..plain
+        },
     ];
-    let on = |backend: &dyn Backend, z: &[f32], draw: Draw<'_>| {
-        backend.sample(&backend.upload(Host::F32(z), &[1, vocab], Dtype::F32), &[draw], &[])[0]
+    let on = |backend: &dyn Backend, z: &[f32], params: SamplingParams<'_>| {
+        backend.sample(&backend.upload(Host::F32(z), &[1, vocab], Dtype::F32), &[params], &[])[0]
     };
     let (mut same, mut all) = (0, 0);
     for z in rows(vocab) {
         for (position, cut) in (0..20).flat_map(|position| cuts.map(|cut| (position, cut))) {
-            let draw = Draw { position, ..cut };
-            let (fast, exact) = (on(&Cpu::new(), &z, draw), on(&Reference, &z, draw));
+            let params = SamplingParams { position, ..cut };
+            let (fast, exact) = (on(&Cpu::new(), &z, params), on(&Reference, &z, params));
             all += 1;
             // f32 probabilities may put u on the other side of a boundary between two of thousands of tokens.
             same += usize::from(fast.token == exact.token);
-            assert!((fast.kept - exact.kept).abs() < 2e-3 && (fast.entropy - exact.entropy).abs() < 1e-4);
+            assert!((fast.kept_mass - exact.kept_mass).abs() < 2e-3 && (fast.entropy - exact.entropy).abs() < 1e-4);
             if fast.token == exact.token {
-                assert!((fast.processed - exact.processed).abs() < 2e-3, "{fast:?} {exact:?} {draw:?}");
+                assert!(
+                    (fast.processed_logprob - exact.processed_logprob).abs() < 2e-3,
+                    "{fast:?} {exact:?} {params:?}"
+                );
             }
         }
     }

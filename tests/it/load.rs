@@ -22,7 +22,7 @@ use tokio::time::{sleep, timeout};
 use crate::server::{Server, events, picture, shows, unchunk};
 
 /// Longer than this nobody waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(180);
+const TIMEOUT: Duration = Duration::from_secs(180);
 /// Answers of the honest.
 const ANSWER_TOKENS: usize = 48;
 
@@ -185,7 +185,7 @@ impl World {
 
     async fn request(&self, conduct: Conduct) -> Seen {
         let (mut first_token, sent) = (None, AtomicUsize::new(0));
-        let outcome = match timeout(PATIENCE, self.converse(conduct, &mut first_token, &sent)).await {
+        let outcome = match timeout(TIMEOUT, self.converse(conduct, &mut first_token, &sent)).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(error)) => Broken(error.to_string()),
             Err(_) => Broken(format!("no answer, {} bytes of the body sent", sent.into_inner())),

@@ -23,6 +23,7 @@ mod left_out;
 mod load;
 mod long_texts;
 mod memory;
+mod named_things;
 mod observations;
 mod odd_files;
 mod one_policy;

@@ -1,4 +1,4 @@
-//! Memory on CUDA's side: the arena, recordings, and a plan's prediction against what rollouts and updates of real sizes hold. Memory
+//! Memory on CUDA's side: the arena, captured graphs, and a plan's prediction against what rollouts and updates of real sizes hold. Memory
 //! can be counted without having any: the device here has addresses only, and runs nothing.
 
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use thyme_engine::cuda::arena::{Arena, Piece};
 use thyme_engine::cuda::device::simt::{Simt, SimtOptions};
 use thyme_engine::cuda::device::{Device, DeviceError, Launch, Prepared, Span, Step};
 use thyme_engine::cuda::{self, Cuda};
-use thyme_engine::engine::request::{Opening, Sampling, Stops};
+use thyme_engine::engine::request::{GenerateRequest, Sampling, Stops};
 use thyme_engine::engine::{Engine, EngineLimits};
 use thyme_engine::model::Model;
 use thyme_engine::model::parameters::{Parameters, Spec, Weights};
@@ -35,7 +35,7 @@ use crate::small_policy::{Random, SmallPolicy};
 struct Addresses {
     next: Mutex<u64>,
     held: Mutex<BTreeMap<u64, usize>>,
-    recordings: AtomicUsize,
+    captures: AtomicUsize,
 }
 
 impl Device for Addresses {
@@ -74,7 +74,7 @@ impl Device for Addresses {
         Ok(())
     }
     fn prepare(&self, steps: Vec<Step>) -> Result<Prepared, DeviceError> {
-        self.recordings.fetch_add(1, Ordering::Relaxed);
+        self.captures.fetch_add(1, Ordering::Relaxed);
         Ok(Prepared::Steps(steps))
     }
     fn time(&self, work: &mut dyn FnMut()) -> Result<f64, DeviceError> {
@@ -144,26 +144,26 @@ fn a_recording_computes_with_new_values_in_memory_of_its_own() {
         cuda.download(tensor, HostMut::F32(&mut values));
         values
     };
-    let recording = cuda.record(&mut || twice(&x)).unwrap();
+    let graph = cuda.capture(&mut || twice(&x)).unwrap();
     for _ in 0..3 {
         let new = values();
-        // Whoever takes memory now must not get the recording's.
+        // Whoever takes memory now must not get the graph's.
         let others: Vec<Tensor> = (0..20).map(|_| input(&new)).collect();
         let before: Vec<Vec<f32>> = others.iter().map(download).collect();
         cuda.overwrite(&mut x, Host::F32(&new[..rows * dim]));
-        let replayed = download(recording.replay());
+        let replayed = download(graph.replay());
         assert_eq!(replayed, download(&twice(&input(&new))));
         assert!(replayed.iter().any(|&value| value != 0.0));
         assert_eq!(others.iter().map(download).collect::<Vec<_>>(), before);
     }
-    drop(recording);
+    drop(graph);
     drop((x, w));
     assert_eq!(cuda.memory().unwrap().held, 0);
 }
 
-/// Sequences that only decode are one recording for each size of batch, through updates of the weights too, and take no more memory.
+/// Sequences that only decode are one graph for each size of batch, through updates of the weights too, and take no more memory.
 #[test]
-fn a_decoding_step_is_recorded_once_for_its_size() {
+fn a_decoding_step_is_captured_once_for_its_size() {
     let device = Arc::new(Addresses::default());
     let policy = SmallPolicy::open("qwen2_vl_tied_flat", Arc::new(Cuda::new(device.clone())));
     let SmallPolicy { model, mut weights, .. } = policy;
@@ -174,13 +174,13 @@ fn a_decoding_step_is_recorded_once_for_its_size() {
         let (token_ids, sequences) = (vec![1; 20], numbers.collect());
         let (images, sampling) = (Vec::new(), Sampling::default());
         engine
-            .open(&Opening {
+            .open(&GenerateRequest {
                 token_ids,
                 images,
                 sequences,
                 first_counter: None,
-                likeliest: 0,
-                likeliest_processed: false,
+                top_logprobs: 0,
+                top_logprobs_processed: false,
                 constraints: Default::default(),
                 seed: 0,
                 sampling,
@@ -189,27 +189,27 @@ fn a_decoding_step_is_recorded_once_for_its_size() {
             })
             .unwrap();
     };
-    let recorded = |engine: &mut Engine, weights: &Weights, steps: usize| {
-        let before = device.recordings.load(Ordering::Relaxed);
+    let captured = |engine: &mut Engine, weights: &Weights, steps: usize| {
+        let before = device.captures.load(Ordering::Relaxed);
         (0..steps).for_each(|_| drop(engine.step(weights).unwrap()));
-        device.recordings.load(Ordering::Relaxed) - before
+        device.captures.load(Ordering::Relaxed) - before
     };
     open(0..5, &mut engine);
-    assert_eq!(recorded(&mut engine, &weights, 10), 1, "five sequences, padded to eight");
+    assert_eq!(captured(&mut engine, &weights, 10), 1, "five sequences, padded to eight");
     engine.close(4);
     let held = model.backend.memory().unwrap().held;
-    assert_eq!(recorded(&mut engine, &weights, 10), 1, "four sequences");
+    assert_eq!(captured(&mut engine, &weights, 10), 1, "four sequences");
     open(5..8, &mut engine);
-    assert_eq!(recorded(&mut engine, &weights, 10), 0, "seven sequences, padded to eight");
-    assert_eq!(recorded(&mut engine, &weights, 20), 0);
+    assert_eq!(captured(&mut engine, &weights, 10), 0, "seven sequences, padded to eight");
+    assert_eq!(captured(&mut engine, &weights, 20), 0);
     weights.version += 1;
-    assert_eq!(recorded(&mut engine, &weights, 10), 0, "an update is made in place");
+    assert_eq!(captured(&mut engine, &weights, 10), 0, "an update is made in place");
     let grown = model.backend.memory().unwrap().held - held;
-    assert_eq!(recorded(&mut engine, &weights, 20), 0);
+    assert_eq!(captured(&mut engine, &weights, 20), 0);
     assert_eq!(model.backend.memory().unwrap().held - held, grown, "nothing is taken inside a step");
     let others = SmallPolicy::open("qwen2_vl_tied_flat", model.backend.clone()).weights;
     weights = Weights { version: weights.version + 1, ..others };
-    assert_eq!(recorded(&mut engine, &weights, 10), 1, "other weights lie elsewhere");
+    assert_eq!(captured(&mut engine, &weights, 10), 1, "other weights lie elsewhere");
 }
 
 /// What a rollout's steps and an update of a plan's sizes hold at most, in an arena of `bytes`.
@@ -249,13 +249,13 @@ fn held(plan: &Plan, bytes: u64) -> MemoryUse {
     let (groups, members) = (recipe.grpo.prompts_per_step as u64, recipe.grpo.num_generations as u64);
     let total_tokens = plan.limits.total;
     for group in 0..groups {
-        let opened = engine.open(&Opening {
+        let opened = engine.open(&GenerateRequest {
             token_ids: prompt.clone(),
             images: vec![image.clone()],
             sequences: (group * members..(group + 1) * members).collect(),
             first_counter: None,
-            likeliest: 0,
-            likeliest_processed: false,
+            top_logprobs: 0,
+            top_logprobs_processed: false,
             constraints: Default::default(),
             seed: 0,
             sampling: Sampling::default(),
@@ -276,7 +276,7 @@ fn held(plan: &Plan, bytes: u64) -> MemoryUse {
     let tokens = recipe.training.micro_batch_tokens;
     let ids = [prompt.clone(), vec![1; tokens - prompt.len()]].concat();
     let trained = ids.iter().map(|&id| id != pad).collect();
-    let sample = Sample { ids, trained, images: vec![SampleImage { prepared: image, units: None }] };
+    let sample = Sample { ids, trained, images: vec![SampleImage { prepared: image, unmerged_features: None }] };
     let pack = Pack::new(&[&sample], Layout::of(&processor));
     let ones = vec![1.0; pack.targets.len()];
     learner.accumulate(&pack, &ones, LogprobKind::Raw, |_| ones.clone());

@@ -120,7 +120,7 @@ fn demonstrate(processor: &Processor, text: String, images: Vec<RgbImage>) -> (V
     (sample.ids, sample.trained)
 }
 
-/// A demonstration of what a rollout wrote has the rollout's tokens, and learns those that the model drew.
+/// A demonstration of what a rollout wrote has the rollout's tokens, and learns those that the model sampled.
 fn assert_alike(processor: &Processor, outputs: &[(String, Option<RgbImage>)]) {
     let transcript = play(processor, outputs);
     assert_eq!((&transcript.end, transcript.calls.len()), (&End::Answered, outputs.len()));

@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::command::{Workplace, said, succeed, train};
 
 /// Longer than this no command looks at an odd file, even beside other tests.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// Address space of a command, in KiB: what has no end must not be read until memory ends.
 const ADDRESS_KIB: u64 = 16 << 20;
 
@@ -97,14 +97,14 @@ fn run(arguments: &[&str]) -> Ending {
         .unwrap();
     let began = Instant::now();
     while child.try_wait().unwrap().is_none() {
-        if began.elapsed() > PATIENCE {
+        if began.elapsed() > TIMEOUT {
             child.kill().unwrap();
             break;
         }
         std::thread::sleep(Duration::from_millis(5));
     }
     let output = child.wait_with_output().unwrap();
-    let late = if began.elapsed() > PATIENCE { "(its time was over) " } else { "" };
+    let late = if began.elapsed() > TIMEOUT { "(its time was over) " } else { "" };
     Ending { code: output.status.code(), said: format!("{late}{}", said(&output)) }
 }
 

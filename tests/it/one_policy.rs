@@ -1,4 +1,4 @@
-//! Promise 2: the log-probs recorded when tokens are drawn, from paged keys in any batch, are those that the training forward
+//! Promise 2: the log-probs recorded when tokens are sampled, from paged keys in any batch, are those that the training forward
 //! computes over packed keys, to the bit.
 
 use std::ops::Range;
@@ -22,8 +22,8 @@ fn one_policy() {
     let compared = play_and_compare(&Arc::new(Cpu::new()), &CHECKPOINTS, 5_000, 625);
     assert!(compared.tokens >= 5_000, "{compared:?}");
     assert_eq!(compared.differing, 0, "{compared:?}");
-    assert!(compared.preemptions >= 30 && compared.found_tokens >= 1_000, "{compared:?}");
-    assert!(compared.found_images >= 10 && compared.accepted_tokens >= 50, "{compared:?}");
+    assert!(compared.preemptions >= 30 && compared.cached_tokens >= 1_000, "{compared:?}");
+    assert!(compared.cached_images >= 10 && compared.accepted_tokens >= 50, "{compared:?}");
 }
 
 #[test]
@@ -55,10 +55,10 @@ fn one_policy_long() {
     assert_eq!(compared.differing, 0);
 }
 
-/// Placeholders that would be drawn nearly always are never drawn. The others have the probabilities that they have without them, the same
+/// Placeholders that would be sampled nearly always are never sampled. The others have the probabilities that they have without them, the same
 /// in sampler and trainer.
 #[test]
-fn placeholders_of_pictures_are_never_drawn() {
+fn placeholders_of_pictures_are_never_sampled() {
     for (seed, name) in (1..).zip(CHECKPOINTS) {
         let mut policy = SmallPolicy::open(name, Arc::new(Cpu::new()));
         policy.prefer_placeholders();
@@ -67,13 +67,13 @@ fn placeholders_of_pictures_are_never_drawn() {
         game.play(400);
         let compared = compare_with_training(&policy, &game.engine, &game.finished, seed);
         assert!(compared.tokens >= 400 && compared.differing == 0, "{name}: {compared:?}");
-        let drawn: Vec<&Sampled> = game.finished.iter().flat_map(Record::drawn).collect();
+        let sampled: Vec<&Sampled> = game.finished.iter().flat_map(Record::sampled).collect();
         let placeholders = policy.model.config.placeholders();
         assert_eq!(placeholders.len(), 2);
-        assert!(drawn.iter().all(|token| !placeholders.contains(&token.id)), "{name}");
+        assert!(sampled.iter().all(|token| !placeholders.contains(&token.id)), "{name}");
         // At temperatures 0 and 1 the two log-probabilities differ by the mass of the placeholders alone.
-        let plain: Vec<_> = drawn.iter().filter(|token| [0.0, 1.0].contains(&token.temperature)).collect();
-        let preferred = plain.iter().filter(|token| token.tempered - token.raw > 5.0).count();
+        let plain: Vec<_> = sampled.iter().filter(|token| [0.0, 1.0].contains(&token.temperature)).collect();
+        let preferred = plain.iter().filter(|token| token.logprob_at_temperature - token.logprob > 5.0).count();
         assert!(10 * preferred > 9 * plain.len(), "{name}: {preferred} of {}", plain.len());
     }
 }
@@ -126,8 +126,8 @@ fn play_policies(policies: &[SmallPolicy], tokens: usize, game: usize) -> Compar
         total.differing += found.differing;
         let statistics = game_under_way.engine.statistics();
         total.preemptions += statistics.preemptions;
-        total.found_tokens += statistics.found_tokens;
-        total.found_images += statistics.found_images;
+        total.cached_tokens += statistics.cached_tokens;
+        total.cached_images += statistics.cached_images;
         total.accepted_tokens += statistics.accepted_tokens;
     }
     total

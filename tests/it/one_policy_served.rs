@@ -28,7 +28,7 @@ const PICTURES: usize = 3;
 fn one_policy_served() {
     let counts = serve_and_compare(5_000);
     assert!(counts.tokens >= 5_000);
-    assert!(counts.preemptions >= 15.0 && counts.found_tokens >= 1_000.0 && counts.observations >= 8, "{counts:?}");
+    assert!(counts.preemptions >= 15.0 && counts.cached_tokens >= 1_000.0 && counts.observations >= 8, "{counts:?}");
     assert!(counts.accepted_drafts >= 100.0, "{counts:?}");
 }
 
@@ -49,7 +49,7 @@ struct Counts {
     tokens: usize,
     observations: usize,
     preemptions: f64,
-    found_tokens: f64,
+    cached_tokens: f64,
     accepted_drafts: f64,
 }
 
@@ -57,7 +57,7 @@ struct Counts {
 #[derive(Default)]
 struct Told {
     ids: Vec<u32>,
-    /// None for what the model did not draw.
+    /// None for what the model did not sample.
     logprobs: Vec<Option<f32>>,
     pictures: Vec<Vec<u8>>,
     observations: usize,
@@ -90,24 +90,24 @@ fn serve_and_compare(tokens: usize) -> Counts {
         tokens,
         observations: told.iter().map(|told| told.observations).sum(),
         preemptions: server.metric("num_preemptions_total"),
-        found_tokens: server.metric("prefix_cache_hits_total"),
+        cached_tokens: server.metric("prefix_cache_hits_total"),
         accepted_drafts: server.metric("spec_decode_num_accepted_tokens_total"),
     }
 }
 
-/// Asks until so many tokens were drawn, several clients at once.
+/// Asks until so many tokens were sampled, several clients at once.
 fn ask(server: &Server, tokens: usize) -> Vec<Told> {
-    let drawn = AtomicUsize::new(0);
+    let sampled = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         let client = |number: usize| {
-            let drawn = &drawn;
+            let sampled = &sampled;
             move || {
                 let mut random = Random::new(number as u64);
                 let mut told = Vec::new();
-                while drawn.load(Ordering::Relaxed) < tokens {
+                while sampled.load(Ordering::Relaxed) < tokens {
                     let new = if random.one_in(4) { complete(server, &mut random) } else { chat(server, &mut random) };
                     let tokens = new.iter().map(|told| told.logprobs.iter().flatten().count()).sum();
-                    drawn.fetch_add(tokens, Ordering::Relaxed);
+                    sampled.fetch_add(tokens, Ordering::Relaxed);
                     told.extend(new);
                 }
                 told
@@ -194,10 +194,11 @@ fn compare(told: &[Told]) -> usize {
     for several in told.chunks(5) {
         let samples: Vec<Sample> = several.iter().map(|told| sample(told, &processor)).collect();
         let pack = Pack::new(&samples.iter().collect::<Vec<_>>(), Layout::of(&processor));
-        let drawn: Vec<f32> = several.iter().flat_map(|told| told.logprobs.iter().flatten().copied()).collect();
-        let found = logprobs(&model, &weights, &pack, &vec![1.0; drawn.len()], &settings);
-        assert_eq!(found.raw.len(), drawn.len());
-        differing += drawn.iter().zip(&found.raw).filter(|(told, found)| told.to_bits() != found.to_bits()).count();
+        let sampled: Vec<f32> = several.iter().flat_map(|told| told.logprobs.iter().flatten().copied()).collect();
+        let found = logprobs(&model, &weights, &pack, &vec![1.0; sampled.len()], &settings);
+        assert_eq!(found.logprob.len(), sampled.len());
+        differing +=
+            sampled.iter().zip(&found.logprob).filter(|(told, found)| told.to_bits() != found.to_bits()).count();
     }
     differing
 }
@@ -206,7 +207,7 @@ fn sample(told: &Told, processor: &Processor) -> Sample {
     let image = |bytes: &Vec<u8>| {
         let pixels = image::load_from_memory(bytes).unwrap().to_rgb8();
         let prepared: Arc<PreparedImage> = Arc::new(processor.prepare(&pixels).unwrap());
-        SampleImage { prepared, units: None }
+        SampleImage { prepared, unmerged_features: None }
     };
     Sample {
         ids: told.ids.clone(),

@@ -35,12 +35,12 @@ macro_rules! over_cpu {
     (@Sample $backend:ty) => {
         const _: () = {
             use thyme_engine::ops::Tensor;
-            use thyme_engine::ops::sample::{Draw, Drawn, Sample};
+            use thyme_engine::ops::sample::{SamplingParams, SampledToken, Sample};
 
             $crate::over_cpu::delegate! { $backend;
                 Sample {
                     fn logits(h: &Tensor, w: &Tensor) -> Tensor;
-                    fn sample(logits: &Tensor, draws: &[Draw<'_>], excluded: &[u32]) -> Vec<Drawn>;
+                    fn sample(logits: &Tensor, row_params: &[SamplingParams<'_>], excluded: &[u32]) -> Vec<SampledToken>;
                 }
             }
         };
@@ -90,8 +90,8 @@ macro_rules! over_cpu {
                     ) -> Tensor;
                 }
                 Rope {
-                    fn rope_forward(qkv: &mut Tensor, heads: Heads, rotation: &Tensor, write: Option<PageWrite<'_>>);
-                    fn rope_backward(dqkv: &mut Tensor, heads: Heads, rotation: &Tensor);
+                    fn rope_forward(qkv: &mut Tensor, heads: Heads, cos_sin: &Tensor, write: Option<PageWrite<'_>>);
+                    fn rope_backward(dqkv: &mut Tensor, heads: Heads, cos_sin: &Tensor);
                 }
                 Attention {
                     fn attention_pages(pages: usize, heads: Heads) -> Tensor;

@@ -20,7 +20,9 @@ fn group(policy: &SmallPolicy, random: &mut Random, members: usize) -> Vec<Sampl
             trained: (0..prompt.len() + more.len())
                 .map(|i| i > prompt.len() && more[i - prompt.len()] < policy.text_tokens as u32)
                 .collect(),
-            images: pictures.map(|picture| SampleImage { prepared: picture.clone(), units: None }).collect(),
+            images: pictures
+                .map(|picture| SampleImage { prepared: picture.clone(), unmerged_features: None })
+                .collect(),
         }
     };
     (0..members).map(completion).collect()
@@ -68,7 +70,7 @@ fn a_shared_prompt_changes_no_logprob_and_the_gradient_by_roundings() {
                 let pack = pack(&policy, samples);
                 let ones = vec![1.0; pack.targets.len()];
                 learner.accumulate(&pack, &ones, LogprobKind::Raw, |output| {
-                    found.extend(output.raw.iter().map(|logprob| logprob.to_bits()));
+                    found.extend(output.logprob.iter().map(|logprob| logprob.to_bits()));
                     ones.clone()
                 });
             }
@@ -101,14 +103,17 @@ fn images_side_by_side_at_a_shared_beginning_are_two() {
     let sample = |own: Vec<u32>| Sample {
         trained: (0..prompt.len() + own.len()).map(|i| i >= prompt.len()).collect(),
         ids: [prompt.clone(), own].concat(),
-        images: pictures.iter().map(|picture| SampleImage { prepared: picture.clone(), units: None }).collect(),
+        images: pictures
+            .iter()
+            .map(|picture| SampleImage { prepared: picture.clone(), unmerged_features: None })
+            .collect(),
     };
     let samples = [sample(policy.text(&mut random, 5)), sample(policy.text(&mut random, 7))];
     let logprobs = |samples: &[&Sample]| {
         let pack = pack(&policy, samples);
         let ones = vec![1.0; pack.targets.len()];
         let found = logprobs(&policy.model, &policy.weights, &pack, &ones, &learner_settings(&policy.processor, false));
-        (found.raw.into_iter().map(f32::to_bits).collect::<Vec<u32>>(), pack.images.len())
+        (found.logprob.into_iter().map(f32::to_bits).collect::<Vec<u32>>(), pack.images.len())
     };
     let (together, images) = logprobs(&[&samples[0], &samples[1]]);
     assert_eq!(images, 2, "each once");

@@ -124,8 +124,8 @@ fn hidden_states_agree(backend: Arc<dyn Backend>) {
         let run = Run::open(&golden, backend.clone());
         let case = golden.case("one");
         let input = golden.input(&run.model.config, &[case]);
-        let (units, _) = run.model.tower_forward(&run.weights, &input.images(), false);
-        let (images, _) = run.model.merger_forward(&run.weights, &units);
+        let (unmerged_features, _) = run.model.tower_forward(&run.weights, &input.images(), false);
+        let (images, _) = run.model.merger_forward(&run.weights, &unmerged_features);
         let every_row = Batch { rows: None, ..input.pack.batch.clone() };
         let (normed, _) = run.model.forward(&run.weights, &every_row, Some(&images), Keep::Activations);
         for (what, found) in [("vision/merged", &images), ("text/normed", &normed)] {
@@ -193,9 +193,9 @@ fn losses_agree(backend: Arc<dyn Backend>) {
         let temperatures = vec![1.0; pack.targets.len()];
         for (step, wanted) in adamw.losses.iter().enumerate() {
             let mut loss = f64::NAN;
-            learner.accumulate(&pack, &temperatures, LogprobKind::Raw, |PackLogprobs { raw, .. }| {
-                loss = -raw.iter().map(|&logprob| f64::from(logprob)).sum::<f64>() / raw.len() as f64;
-                vec![-1.0 / raw.len() as f32; raw.len()]
+            learner.accumulate(&pack, &temperatures, LogprobKind::Raw, |PackLogprobs { logprob, .. }| {
+                loss = -logprob.iter().map(|&logprob| f64::from(logprob)).sum::<f64>() / logprob.len() as f64;
+                vec![-1.0 / logprob.len() as f32; logprob.len()]
             });
             assert!((loss - wanted).abs() <= LOSS, "{name}: loss {step} is {loss}, not {wanted}");
             assert!(learner.update(adamw.learning_rate).applied);
@@ -268,8 +268,8 @@ impl Run {
         let Run { model, weights, keep } = self;
         let backend = &*model.backend;
         let images = (!input.pack.images.is_empty()).then(|| {
-            let (units, tower) = model.tower_forward(weights, &input.images(), true);
-            let (rows, merger) = model.merger_forward(weights, &units);
+            let (unmerged_features, tower) = model.tower_forward(weights, &input.images(), true);
+            let (rows, merger) = model.merger_forward(weights, &unmerged_features);
             Images { rows, tower: tower.unwrap(), merger }
         });
         let rows = images.as_ref().map(|images| &images.rows);
@@ -301,7 +301,7 @@ impl Run {
 
 impl Forward<'_> {
     pub(super) fn logprobs(&self) -> Vec<f64> {
-        self.run.model.backend.to_f32(&self.scored.raw).into_iter().map(f64::from).collect()
+        self.run.model.backend.to_f32(&self.scored.logprob).into_iter().map(f64::from).collect()
     }
 
     /// Gradients of the mean negative log-likelihood of the predicted tokens.
@@ -318,8 +318,8 @@ impl Forward<'_> {
         let rows = images.as_ref().map(|images| images.rows.rows());
         let drows = model.backward(weights, &mut gradients, activations, &dh, rows);
         if let (Some(Images { tower, merger, .. }), Some(drows)) = (images, drows) {
-            let dunits = model.merger_backward(weights, &mut gradients, &merger, &drows);
-            model.tower_backward(weights, &mut gradients, &tower, &dunits);
+            let dfeatures = model.merger_backward(weights, &mut gradients, &merger, &drows);
+            model.tower_backward(weights, &mut gradients, &tower, &dfeatures);
         }
         gradients
     }
@@ -381,7 +381,7 @@ struct AdamwGolden {
 }
 
 impl AdamwGolden {
-    /// Everything learns.
+    /// Settings under which all parts of the model are trained.
     fn settings(&self, pixel_scale: PixelScale) -> LearnerSettings {
         LearnerSettings {
             optimizer: OptimizerSettings {
@@ -445,7 +445,7 @@ impl Golden {
         let settings = read_image_settings(&self.folder).unwrap();
         let image = |(k, &size): (usize, &Size)| SampleImage {
             prepared: Arc::new(PreparedImage::prepare(&draw(size, k as u32), &settings).unwrap()),
-            units: None,
+            unmerged_features: None,
         };
         let sample = |case: &&Case| Sample {
             ids: case.token_ids.clone(),

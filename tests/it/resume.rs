@@ -13,7 +13,7 @@ use super::command::{Workplace, refuse, said, succeed, train};
 const NEEDLE: &str = "[data.needle]\n";
 const DEMONSTRATIONS: &str = "[data.needle]\nmixture = { look = 0.5, read = 0.5 }\n";
 /// Longest wait for a process of a test.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Names in a folder that begin and end so.
 fn names(folder: &Path, start: &str, end: &str) -> Vec<String> {
@@ -98,7 +98,7 @@ fn chance() -> f64 {
 fn wait_until(child: &mut Child, ready: impl Fn() -> bool) {
     let start = Instant::now();
     while !ready() && child.try_wait().unwrap().is_none() {
-        assert!(start.elapsed() < PATIENCE, "nothing came for {PATIENCE:?}");
+        assert!(start.elapsed() < TIMEOUT, "nothing came for {TIMEOUT:?}");
         std::thread::sleep(Duration::from_millis(1));
     }
 }

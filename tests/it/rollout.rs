@@ -224,7 +224,7 @@ fn check(transcript: &Transcript) {
     assert_eq!(at, transcript.token_ids.len(), "turns cover everything after the prompt");
     assert!((0..transcript.prompt_tokens).all(|index| !transcript.is_own(index)), "the prompt is not trained");
     for (index, sampled) in transcript.own() {
-        assert_eq!(sampled.id, transcript.token_ids[index], "what was drawn is what is trained");
+        assert_eq!(sampled.id, transcript.token_ids[index], "what was sampled is what is trained");
     }
     let pads = transcript.token_ids.iter().filter(|&&id| id == IMAGE_PAD).count();
     let needed: usize = transcript.images.iter().map(|image| processor().image_tokens(image)).sum();
@@ -321,7 +321,7 @@ fn the_end_of_a_turn_ends_the_sequence() {
     assert_eq!(transcript.end, End::EndOfTurn);
     assert_eq!(transcript.text(), "no tags");
     assert_eq!(transcript.token_ids.last(), Some(&IM_END));
-    assert!(transcript.is_own(transcript.token_ids.len() - 1), "the end of turn was drawn, so it is trained");
+    assert!(transcript.is_own(transcript.token_ids.len() - 1), "the end of turn was sampled, so it is trained");
 }
 
 #[test]

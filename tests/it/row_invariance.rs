@@ -89,7 +89,7 @@ fn attention_gives_the_same_bits_packed_and_paged_in_any_chunks() {
 
         let pages_max = lengths.iter().max().unwrap().div_ceil(PAGE_TOKENS);
         let order = random.shuffled(lengths.len() * pages_max);
-        let tables: Vec<i32> = order.iter().map(|&page| page as i32).collect();
+        let page_tables: Vec<i32> = order.iter().map(|&page| page as i32).collect();
         let page = cpu.attention_pages(1, heads).cols();
         let mut pages = upload(&cpu, &vec![f32::NAN; order.len() * page], page);
         let mut done = vec![0; lengths.len()];
@@ -98,14 +98,14 @@ fn attention_gives_the_same_bits_packed_and_paged_in_any_chunks() {
             let counts: Vec<usize> =
                 lengths.iter().zip(&done).map(|(length, done)| random.below(most).min(length - done)).collect();
             let mut bounds = vec![0];
-            let (mut rows, mut slots, mut chunk, mut rotation) = (vec![], vec![], vec![], vec![]);
+            let (mut rows, mut slots, mut chunk, mut cos_sin) = (vec![], vec![], vec![], vec![]);
             for (i, &count) in counts.iter().enumerate() {
                 for position in done[i]..done[i] + count {
                     let row = starts[i] + position;
                     rows.push(row);
                     chunk.extend(&raw[row * width..][..width]);
-                    rotation.extend(&angles[row * heads.head_dim..][..heads.head_dim]);
-                    let page = tables[i * pages_max + position / PAGE_TOKENS] as usize;
+                    cos_sin.extend(&angles[row * heads.head_dim..][..heads.head_dim]);
+                    let page = page_tables[i * pages_max + position / PAGE_TOKENS] as usize;
                     slots.push((page * PAGE_TOKENS + position % PAGE_TOKENS) as i32);
                 }
                 done[i] += count;
@@ -116,12 +116,12 @@ fn attention_gives_the_same_bits_packed_and_paged_in_any_chunks() {
             }
             let mut chunk = upload(&cpu, &chunk, width);
             let write = PageWrite { pages: &mut pages, slots: &indices(&cpu, &slots) };
-            cpu.rope_forward(&mut chunk, heads, &upload(&cpu, &rotation, heads.head_dim), Some(write));
+            cpu.rope_forward(&mut chunk, heads, &upload(&cpu, &cos_sin, heads.head_dim), Some(write));
             let so_far: Vec<i32> = done.iter().map(|&done| done as i32).collect();
             let keys = Keys::Paged {
                 pages: &pages,
                 bounds: &indices(&cpu, &bounds),
-                tables: &cpu.upload(Host::I32(&tables), &[lengths.len(), pages_max], Dtype::I32),
+                page_tables: &cpu.upload(Host::I32(&page_tables), &[lengths.len(), pages_max], Dtype::I32),
                 lengths: &indices(&cpu, &so_far),
             };
             let (chunk_o, chunk_lse) = cpu.attention_forward(&chunk, heads, keys);

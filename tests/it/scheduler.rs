@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use thyme_engine::cpu::Cpu;
-use thyme_engine::engine::request::{Event, GeneratorError, Opening, Sampling, Stops};
+use thyme_engine::engine::request::{Event, GenerateRequest, GeneratorError, Sampling, Stops};
 use thyme_engine::engine::scheduler::Chunk;
 use thyme_engine::engine::{Engine, EngineLimits, Row};
-use thyme_engine::ops::sample::Drawn;
+use thyme_engine::ops::sample::SampledToken;
 
 use crate::small_policy::{Random, SmallPolicy};
 
@@ -29,20 +29,20 @@ impl Scripted {
 
     fn open(&mut self, token_ids: Vec<u32>, sequences: Vec<u64>) {
         let stops = Stops { token_ids: vec![STOP], turn_tokens: 60, total_tokens: 150, ..Stops::default() };
-        let opening = Opening {
+        let request = GenerateRequest {
             token_ids,
             images: Vec::new(),
             sequences: sequences.clone(),
             first_counter: None,
-            likeliest: 0,
-            likeliest_processed: false,
+            top_logprobs: 0,
+            top_logprobs_processed: false,
             constraints: Default::default(),
             seed: 0,
             sampling: Sampling::default(),
             adaptive: None,
             stops,
         };
-        self.engine.open(&opening).unwrap();
+        self.engine.open(&request).unwrap();
         self.open.extend(sequences);
     }
 
@@ -58,9 +58,9 @@ impl Scripted {
         if self.looks_ahead {
             self.engine.look_ahead(&pass.chunks);
         }
-        let drawing = pass.chunks.iter().filter(|chunk| chunk.draws);
-        let drawn = drawing.map(|chunk| made_up(chunk.sequence, chunk.tokens.end)).collect();
-        for event in self.engine.accept(&pass.chunks, drawn) {
+        let sampling = pass.chunks.iter().filter(|chunk| chunk.samples_next);
+        let sampled = sampling.map(|chunk| made_up(chunk.sequence, chunk.tokens.end)).collect();
+        for event in self.engine.accept(&pass.chunks, sampled) {
             if let Event::Stopped { sequence, .. } = event {
                 self.stopped.push(sequence);
             }
@@ -80,12 +80,19 @@ impl Scripted {
     }
 }
 
-/// The token of a sequence at a place: the same whenever it is drawn.
+/// The token of a sequence at a place: the same whenever it is sampled.
 fn made_up(sequence: u64, position: usize) -> Row {
     let mut random = Random::new(sequence << 32 | position as u64);
     let token = if random.one_in(12) { STOP } else { 5 + random.below(20) as u32 };
-    let drawn = Drawn { token, raw: 0.0, tempered: 0.0, processed: 0.0, kept: 1.0, entropy: 0.0 };
-    Row { drawn, likeliest: Vec::new() }
+    let sampled = SampledToken {
+        token,
+        logprob: 0.0,
+        logprob_at_temperature: 0.0,
+        processed_logprob: 0.0,
+        kept_mass: 1.0,
+        entropy: 0.0,
+    };
+    Row { sampled, top_logprobs: Vec::new() }
 }
 
 /// Drives engines alike at random until all sequences have ended; what each computed in each step.

@@ -5,7 +5,7 @@ use std::io::Read;
 use serde_json::{Value, json};
 
 use crate::command::Workplace;
-use crate::server::{PATIENCE, Server, draw, events, init, long, picture, read_all, says, shows, unchunk};
+use crate::server::{Server, TIMEOUT, draw, events, init, long, picture, read_all, says, shows, unchunk};
 
 const CHAT: &str = "/v1/chat/completions";
 const TEXT: &str = "/v1/completions";
@@ -108,15 +108,15 @@ fn logprobs_are_those_of_the_prompt_that_the_answer_makes() {
     let body = json!({"prompt": "red plate", "max_tokens": 20, "seed": 1, "temperature": 0.7, "ignore_eos": true,
         "logprobs": 0, "return_token_ids": true, "return_tokens_as_token_ids": true});
     let choice = server.complete(body)["choices"][0].clone();
-    let (prompt, drawn) = (choice["prompt_token_ids"].as_array().unwrap(), choice["token_ids"].as_array().unwrap());
-    let names: Vec<Value> = drawn.iter().map(|id| json!(format!("token_id:{id}"))).collect();
+    let (prompt, sampled) = (choice["prompt_token_ids"].as_array().unwrap(), choice["token_ids"].as_array().unwrap());
+    let names: Vec<Value> = sampled.iter().map(|id| json!(format!("token_id:{id}"))).collect();
     assert_eq!(choice["logprobs"]["tokens"], json!(names));
-    let all: Vec<&Value> = prompt.iter().chain(drawn).collect();
+    let all: Vec<&Value> = prompt.iter().chain(sampled).collect();
     let scored = server.complete(json!({"prompt": all, "max_tokens": 1, "prompt_logprobs": 3}))["choices"][0].clone();
     let places = scored["prompt_logprobs"].as_array().unwrap();
     assert_eq!(places.len(), all.len());
     assert!(places[0].is_null());
-    for (number, id) in drawn.iter().enumerate() {
+    for (number, id) in sampled.iter().enumerate() {
         let place = &places[prompt.len() + number];
         let own = &place[id.to_string()];
         let (found, wanted) =
@@ -151,7 +151,7 @@ fn logprobs_are_those_of_the_prompt_that_the_answer_makes() {
 }
 
 #[test]
-fn processed_logprobs_are_those_of_the_distribution_drawn_from() {
+fn processed_logprobs_are_those_of_the_distribution_sampled_from() {
     let server = Server::start(&["--logprobs-mode", "processed_logprobs"]);
     let body = json!({"prompt": "red", "max_tokens": 5, "top_k": 1, "logprobs": 0, "ignore_eos": true});
     let logprobs = server.complete(body)["choices"][0]["logprobs"]["token_logprobs"].clone();
@@ -458,7 +458,7 @@ fn at_the_end_those_inside_are_answered_and_nobody_is_let_in() {
     server.terminate();
     let began = std::time::Instant::now();
     while server.get("/health").status == 200 {
-        assert!(began.elapsed() < PATIENCE);
+        assert!(began.elapsed() < TIMEOUT);
     }
     let refused = server.post(TEXT, &long);
     assert_eq!((refused.error().0, refused.header("retry-after").is_some()), (503, true));
@@ -511,10 +511,10 @@ fn weights_are_taken_over_from_a_folder_while_it_runs() {
     assert_eq!(before["weights_version"], 0);
     let mut long = long(3000);
     long["stream"] = true.into();
-    let drawn = server.metric("generation_tokens_total");
+    let sampled = server.metric("generation_tokens_total");
     let running = server.open(TEXT, &long);
-    // The first token is drawn under the weights that are replaced.
-    server.wait_past("generation_tokens_total", drawn);
+    // The first token is sampled under the weights that are replaced.
+    server.wait_past("generation_tokens_total", sampled);
     let update = |key: &str, path: &str| server.post("/update_weights", &json!({key: server.workplace.path(path)}));
     assert_eq!(update("weight_dir", "other").json()["weights_version"], 1);
     let after = ask();

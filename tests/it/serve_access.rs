@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::process::Command;
 
 use crate::command::Workplace;
-use crate::server::{PATIENCE, Server, init};
+use crate::server::{Server, TIMEOUT, init};
 
 const CHAT: &str = "/v1/chat/completions";
 const TEXT: &str = "/v1/completions";
@@ -54,7 +54,7 @@ impl Told {
 /// Sends a request with these headers, byte for byte, and a body of a few values.
 fn send(server: &Server, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Told {
     let mut stream = TcpStream::connect(&server.address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     let headers: String = headers.iter().map(|(key, value)| format!("{key}: {value}\r\n")).collect();
     let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
     write!(stream, "{method} {path} HTTP/1.1\r\n{headers}Connection: close\r\n{length}\r\n{body}").unwrap();

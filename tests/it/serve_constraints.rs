@@ -223,13 +223,13 @@ fn a_bias_forces_a_token_or_keeps_it_away() {
 }
 
 #[test]
-fn only_allowed_tokens_are_drawn() {
+fn only_allowed_tokens_are_sampled() {
     let server = Server::start(&[]);
     let body = plain(json!({"allowed_token_ids": [5, 40, 600, 700], "max_tokens": 60, "seed": 3}));
-    let drawn = ids(&server.complete(body)["choices"][0]);
+    let sampled = ids(&server.complete(body)["choices"][0]);
     assert!(
-        drawn.iter().all(|id| [5, 40, 600, 700].contains(id)) && drawn.contains(&5) && drawn.contains(&40),
-        "{drawn:?}"
+        sampled.iter().all(|id| [5, 40, 600, 700].contains(id)) && sampled.contains(&5) && sampled.contains(&40),
+        "{sampled:?}"
     );
 }
 
@@ -252,7 +252,7 @@ fn a_bad_word_of_several_tokens_is_not_completed() {
     let word = text(&expected[at..at + 3]);
     let found = ids(&server.complete(with(plain, json!({"bad_words": [word]})))["choices"][0]);
     let first = (0..28).find(|from| expected[*from..from + 3] == expected[at..at + 3]).unwrap();
-    assert_eq!(found[..first + 2], expected[..first + 2], "the word's beginning may be drawn");
+    assert_eq!(found[..first + 2], expected[..first + 2], "the word's beginning may be sampled");
     assert_ne!(found[first + 2], expected[first + 2]);
     assert!(!found.windows(3).any(|run| run == &expected[at..at + 3]), "{found:?}");
 }
@@ -264,9 +264,9 @@ fn nothing_ends_an_answer_before_it_has_so_many_tokens() {
     let short = server.complete(plain(ending.clone()))["choices"][0].clone();
     assert_eq!((ids(&short).len(), &short["finish_reason"]), (1, &json!("stop")));
     let long = server.complete(plain(with(ending, json!({"min_tokens": 7}))))["choices"][0].clone();
-    let drawn = ids(&long);
-    assert_eq!((drawn.len(), drawn[7], &long["finish_reason"]), (8, 756, &json!("stop")), "{long}");
-    assert!(!drawn[..7].contains(&756) && !drawn[..7].contains(&767), "{drawn:?}");
+    let sampled = ids(&long);
+    assert_eq!((sampled.len(), sampled[7], &long["finish_reason"]), (8, 756, &json!("stop")), "{long}");
+    assert!(!sampled[..7].contains(&756) && !sampled[..7].contains(&767), "{sampled:?}");
 
     let letters = json!({"allowed_token_ids": [64], "stop": "aa", "max_tokens": 20});
     let short = server.complete(plain(letters.clone()))["choices"][0].clone();
@@ -305,15 +305,15 @@ fn a_placeholder_of_pictures_cannot_be_asked_for() {
         ] {
             let (status, message, param) = server.post(path, &with(prompt.clone(), json!({field: value}))).error();
             assert_eq!((status, param), (400, json!(field)), "{message}");
-            assert!(message.contains("never drawn; leave it out"), "{message}");
+            assert!(message.contains("never sampled; leave it out"), "{message}");
         }
     }
-    let drawn = |more: Value| {
+    let sampled = |more: Value| {
         let body = plain(with(json!({"max_tokens": 30, "ignore_eos": true, "seed": 2, "logprobs": 5}), more));
         let choice = server.complete(body)["choices"][0].clone();
         (ids(&choice), choice["logprobs"].clone())
     };
-    assert_eq!(drawn(json!({"logit_bias": {image: -100}})), drawn(json!({})), "a ban of what is never drawn");
+    assert_eq!(sampled(json!({"logit_bias": {image: -100}})), sampled(json!({})), "a ban of what is never sampled");
 }
 
 // ---- penalties ----
@@ -329,11 +329,11 @@ fn penalties_and_biases_follow_their_formula() {
         "logit_bias": {"66": 1.5}, "temperature": temperature, "logprobs": 9, "max_tokens": 25, "seed": 4, "return_tokens_as_token_ids": true}),
     );
     let choice = server.complete(body)["choices"][0].clone();
-    let (drawn, prompt) = (ids(&choice), choice["prompt_token_ids"].as_array().unwrap().clone());
-    let all: Vec<Value> = prompt.iter().cloned().chain(drawn.iter().map(|id| json!(id))).collect();
+    let (sampled, prompt) = (ids(&choice), choice["prompt_token_ids"].as_array().unwrap().clone());
+    let all: Vec<Value> = prompt.iter().cloned().chain(sampled.iter().map(|id| json!(id))).collect();
     let scored = server.complete(json!({"prompt": all, "max_tokens": 1, "prompt_logprobs": 768}))["choices"][0].clone();
     let mut counts = [0.0; 4];
-    for (place, id) in drawn.iter().enumerate() {
+    for (place, id) in sampled.iter().enumerate() {
         let raw = &scored["prompt_logprobs"][prompt.len() + place];
         let z: Vec<f64> = (0..4)
             .map(|i| {
@@ -359,7 +359,7 @@ fn penalties_and_biases_follow_their_formula() {
 }
 
 #[test]
-fn the_likeliest_tokens_can_be_those_of_the_distribution_drawn_from() {
+fn the_likeliest_tokens_can_be_those_of_the_distribution_sampled_from() {
     let server = Server::start(&["--logprobs-mode", "processed_logprobs"]);
     let body = json!({"messages": says("a"), "max_tokens": 8, "top_k": 3, "temperature": 0.7, "seed": 2, "logprobs": true,
         "top_logprobs": 5, "ignore_eos": true});
@@ -418,7 +418,7 @@ fn what_cannot_be_asked_is_named_with_its_field() {
     }
 }
 
-/// Whatever grammar a client sends, the server answers within its patience and goes on.
+/// Whatever grammar a client sends, the server answers in time and goes on.
 #[test]
 fn no_grammar_stalls_the_server() {
     let server = Server::start(&[]);

@@ -1,4 +1,4 @@
-//! A server that plays chats to their end: its environment's tool runs, and the reply brings the trajectory.
+//! A server that runs chats to their end: its environment's tool runs, and the reply brings the trajectory.
 
 use std::path::Path;
 use std::process::Command;
@@ -90,7 +90,7 @@ fn tools_run_on_the_server_and_the_trajectory_comes_with_the_answer() {
 }
 
 #[test]
-fn a_batch_in_the_environment_draws_the_same_tokens() {
+fn a_batch_in_the_environment_samples_the_same_tokens() {
     let server = start(&[]);
     let answer = server.chat(question(&server));
     let workplace = &server.workplace;

@@ -12,7 +12,7 @@ fn list<'a>(logprobs: &'a Value, key: &str) -> &'a [Value] {
 }
 
 #[test]
-fn a_prompt_is_scored_without_a_token_drawn() {
+fn a_prompt_is_scored_without_a_token_sampled() {
     let server = Server::start(&[]);
     let body = |tokens: usize| json!({"prompt": ["red plate", "blue"], "max_tokens": tokens, "echo": true, "logprobs": 1, "temperature": 0, "n": 2});
     let scored = server.complete(body(0));
@@ -148,7 +148,7 @@ fn an_answer_that_would_be_too_large_is_refused_before_it_starts() {
     }
     let chat = json!({"messages": says("a"), "n": 4000, "max_tokens": 3000, "logprobs": true, "top_logprobs": 20});
     assert_eq!(server.post(CHAT, &chat).error().0, 400);
-    assert_eq!(server.metric("generation_tokens_total"), 0.0, "nothing was drawn for what was refused");
+    assert_eq!(server.metric("generation_tokens_total"), 0.0, "nothing was sampled for what was refused");
 }
 
 /// The size that a refusal names is that of the answer, were it given.

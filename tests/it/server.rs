@@ -15,13 +15,13 @@ use serde_json::{Value, json};
 use crate::command::{Workplace, succeed};
 
 /// Longer than this nothing takes.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A running server; it ends with this value.
 pub struct Server {
     pub workplace: Workplace,
     child: Child,
-    /// `127.0.0.1:port`.
+    /// In the form `127.0.0.1:port`.
     pub address: String,
     agent: ureq::Agent,
 }
@@ -109,7 +109,7 @@ impl Server {
         let address =
             line.trim().strip_prefix("serving tiny at http://").unwrap_or_else(|| panic!("{line}")).to_owned();
         let config = ureq::Agent::config_builder().http_status_as_error(false).proxy(None);
-        let agent = config.timeout_global(Some(PATIENCE)).build().new_agent();
+        let agent = config.timeout_global(Some(TIMEOUT)).build().new_agent();
         Server { workplace, child, address, agent }
     }
 
@@ -155,7 +155,7 @@ impl Server {
     /// A request on a connection of its own, of which nothing was read yet.
     pub fn open(&self, path: &str, body: &Value) -> TcpStream {
         let mut stream = TcpStream::connect(&self.address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         let body = body.to_string();
         let head = format!(
             "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
@@ -178,7 +178,7 @@ impl Server {
     pub fn wait_for(&self, name: &str, wanted: f64) {
         let began = Instant::now();
         while self.metric(name) != wanted {
-            assert!(began.elapsed() < PATIENCE, "{name} is {}, not {wanted}", self.metric(name));
+            assert!(began.elapsed() < TIMEOUT, "{name} is {}, not {wanted}", self.metric(name));
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -188,12 +188,11 @@ impl Server {
     pub fn wait_past(&self, name: &str, past: f64) {
         let began = Instant::now();
         while self.metric(name) <= past {
-            assert!(began.elapsed() < PATIENCE, "{name} is still {past}");
+            assert!(began.elapsed() < TIMEOUT, "{name} is still {past}");
             std::thread::sleep(Duration::from_millis(10));
         }
     }
 
-    /// Its process.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -216,7 +215,7 @@ impl Server {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(began.elapsed() < PATIENCE, "the server did not end");
+            assert!(began.elapsed() < TIMEOUT, "the server did not end");
             std::thread::sleep(Duration::from_millis(10));
         }
     }

@@ -1,4 +1,4 @@
-//! A golden checkpoint with a made-up tokenizer and pictures, for tests that let the engine draw: random games of many sequences,
+//! A golden checkpoint with a made-up tokenizer and pictures, for tests that let the engine sample: random games of many sequences,
 //! recorded as rollout records them, and the training forward over the records.
 
 use std::collections::BTreeMap;
@@ -8,7 +8,9 @@ use std::sync::Arc;
 use image::{Rgb, RgbImage};
 use serde_json::{Value, json};
 use thyme_engine::checkpoint;
-use thyme_engine::engine::request::{AdaptiveTemperature, Event, GeneratorError, Opening, Sampled, Sampling, Stops};
+use thyme_engine::engine::request::{
+    AdaptiveTemperature, Event, GenerateRequest, GeneratorError, Sampled, Sampling, Stops,
+};
 use thyme_engine::engine::sequence::SequenceState;
 use thyme_engine::engine::{Engine, EngineLimits};
 use thyme_engine::model::Model;
@@ -127,7 +129,7 @@ impl SmallPolicy {
         (ids, pictures)
     }
 
-    /// Bytes of drawn tokens as the engine reads them.
+    /// Bytes of sampled tokens as the engine reads them.
     pub fn bytes(&self, ids: &[u32]) -> Vec<u8> {
         self.processor.tokenizer().decode_bytes(ids, true)
     }
@@ -191,7 +193,7 @@ fn pictures(processor: &Processor) -> Vec<Arc<PreparedImage>> {
 #[derive(Clone, Debug, Default)]
 pub struct Record {
     pub ids: Vec<u32>,
-    /// What was drawn; none for tokens of the prompt and of observations.
+    /// What was sampled; none for tokens of the prompt and of observations.
     pub sampled: Vec<Option<Sampled>>,
     pub images: Vec<Arc<PreparedImage>>,
 }
@@ -203,12 +205,12 @@ impl Record {
         self.images.extend_from_slice(images);
     }
 
-    pub fn draw(&mut self, token: Sampled) {
+    pub fn push_sampled(&mut self, token: Sampled) {
         self.ids.push(token.id);
         self.sampled.push(Some(token));
     }
 
-    pub fn drawn(&self) -> impl Iterator<Item = &Sampled> {
+    pub fn sampled(&self) -> impl Iterator<Item = &Sampled> {
         self.sampled.iter().flatten()
     }
 }
@@ -231,7 +233,7 @@ pub struct Game<'a> {
     prompts: Vec<(Vec<u32>, Vec<Arc<PreparedImage>>)>,
     open: BTreeMap<u64, Player>,
     opened: u64,
-    drawn: usize,
+    sampled: usize,
 }
 
 impl<'a> Game<'a> {
@@ -245,13 +247,13 @@ impl<'a> Game<'a> {
             prompts: Vec::new(),
             open: BTreeMap::new(),
             opened: 0,
-            drawn: 0,
+            sampled: 0,
         }
     }
 
-    /// Plays until so many tokens are drawn, then closes what is open.
+    /// Plays until so many tokens are sampled, then closes what is open.
     pub fn play(&mut self, tokens: usize) {
-        while self.drawn < tokens {
+        while self.sampled < tokens {
             while self.random.one_in(3) && self.open_group() {}
             self.step();
             self.close_some();
@@ -276,13 +278,13 @@ impl<'a> Game<'a> {
             images.splice(0..0, shown.iter().map(|image| Arc::new(PreparedImage::clone(image))));
         }
         let members = random.pick(&[1, 1, 2, 3, 5]);
-        let opening = Opening {
+        let request = GenerateRequest {
             token_ids: ids,
             images,
             sequences: (self.opened..self.opened + members).collect(),
             first_counter: None,
-            likeliest: 0,
-            likeliest_processed: false,
+            top_logprobs: 0,
+            top_logprobs_processed: false,
             constraints: Default::default(),
             seed: random.next(),
             sampling: sampling(random),
@@ -298,7 +300,7 @@ impl<'a> Game<'a> {
                 total_tokens: 20 + random.below(60),
             },
         };
-        match self.engine.open(&opening) {
+        match self.engine.open(&request) {
             Ok(()) => {}
             Err(GeneratorError::Full | GeneratorError::TooLong { .. } | GeneratorError::NeverFits { .. }) => {
                 return false;
@@ -306,13 +308,13 @@ impl<'a> Game<'a> {
             Err(error) => panic!("{error}"),
         }
         self.opened += members;
-        if opening.token_ids.len() < 60 {
-            self.prompts.push((opening.token_ids.clone(), opening.images.clone()));
+        if request.token_ids.len() < 60 {
+            self.prompts.push((request.token_ids.clone(), request.images.clone()));
         }
         let is_decoy = random.one_in(6);
-        for number in opening.sequences {
+        for number in request.sequences {
             let mut record = Record::default();
-            record.observe(&opening.token_ids, &opening.images);
+            record.observe(&request.token_ids, &request.images);
             let steps_left = if is_decoy { random.below(3) } else { usize::MAX };
             self.open.insert(number, Player { record, turns_left: random.below(5), steps_left });
         }
@@ -340,8 +342,8 @@ impl<'a> Game<'a> {
         for event in self.engine.step(&self.policy.weights).unwrap() {
             match event {
                 Event::Token { sequence, token, .. } => {
-                    self.open.get_mut(&sequence).unwrap().record.draw(token);
-                    self.drawn += 1;
+                    self.open.get_mut(&sequence).unwrap().record.push_sampled(token);
+                    self.sampled += 1;
                 }
                 Event::Stopped { sequence, .. } => stopped.push(sequence),
             }
@@ -396,15 +398,15 @@ fn sampling(random: &mut Random) -> Sampling {
     }
 }
 
-/// Drawn tokens compared, and those with other bits in training.
+/// Sampled tokens compared, and those with other bits in training.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Compared {
     pub tokens: usize,
     pub differing: usize,
     /// What the engines did meanwhile.
     pub preemptions: u64,
-    pub found_tokens: u64,
-    pub found_images: u64,
+    pub cached_tokens: u64,
+    pub cached_images: u64,
     pub accepted_tokens: u64,
 }
 
@@ -419,20 +421,20 @@ pub fn compare_with_training(policy: &SmallPolicy, engine: &Engine, records: &[R
         let settings = learner_settings(&policy.processor, random.one_in(2));
         let samples: Vec<Sample> = records.iter().map(|record| sample(record, engine)).collect();
         let pack = Pack::new(&samples.iter().collect::<Vec<_>>(), Layout::of(&policy.processor));
-        let drawn: Vec<&Sampled> = records.iter().flat_map(Record::drawn).collect();
-        if drawn.is_empty() {
+        let sampled: Vec<&Sampled> = records.iter().flat_map(Record::sampled).collect();
+        if sampled.is_empty() {
             continue;
         }
-        // Log-probs of tokens drawn at 0 are those at 1.
+        // Log-probs of tokens sampled at 0 are those at 1.
         let temperature = |token: &&Sampled| if token.temperature == 0.0 { 1.0 } else { token.temperature };
-        let temperatures: Vec<f32> = drawn.iter().map(temperature).collect();
+        let temperatures: Vec<f32> = sampled.iter().map(temperature).collect();
         let found = logprobs(&policy.model, &policy.weights, &pack, &temperatures, &settings);
-        assert_eq!(pack.targets.len(), drawn.len());
-        for (i, token) in drawn.iter().enumerate() {
+        assert_eq!(pack.targets.len(), sampled.len());
+        for (i, token) in sampled.iter().enumerate() {
             assert_eq!(pack.targets[i], token.id);
             let same = |a: f32, b: f32| a.to_bits() == b.to_bits();
-            let is_same = same(found.raw[i], token.raw)
-                && same(found.tempered[i], token.tempered)
+            let is_same = same(found.logprob[i], token.logprob)
+                && same(found.logprob_at_temperature[i], token.logprob_at_temperature)
                 && same(found.entropy[i], token.entropy);
             compared.tokens += 1;
             compared.differing += usize::from(!is_same);
@@ -453,7 +455,10 @@ pub fn learner_settings(processor: &Processor, freeze_vision_tower: bool) -> Lea
 }
 
 fn sample(record: &Record, engine: &Engine) -> Sample {
-    let image = |image: &Arc<PreparedImage>| SampleImage { prepared: image.clone(), units: engine.units(image) };
+    let image = |image: &Arc<PreparedImage>| SampleImage {
+        prepared: image.clone(),
+        unmerged_features: engine.unmerged_features(image),
+    };
     Sample {
         ids: record.ids.clone(),
         trained: record.sampled.iter().map(Option::is_some).collect(),

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use thyme_engine::cpu::Cpu;
-use thyme_engine::engine::request::{AdaptiveTemperature, Event, Opening, Sampled, Sampling, StopReason, Stops};
+use thyme_engine::engine::request::{
+    AdaptiveTemperature, Event, GenerateRequest, Sampled, Sampling, StopReason, Stops,
+};
 use thyme_engine::engine::speculation::Speculation;
 use thyme_engine::engine::{Engine, EngineLimits, Statistics};
 use thyme_engine::prompt::Prompt;
@@ -22,7 +24,7 @@ use crate::small_policy::{CHECKPOINTS, Random, SmallPolicy};
 /// A token, its numbers as bits, and the likeliest ones in its place.
 type TokenBits = (u32, [u32; 6], Vec<(u32, u32)>);
 
-/// What a sequence drew, and how its turns ended.
+/// What a sequence sampled, and how its turns ended.
 #[derive(Clone, PartialEq, Debug, Default)]
 struct Heard {
     tokens: Vec<TokenBits>,
@@ -30,10 +32,12 @@ struct Heard {
 }
 
 impl Heard {
-    fn token(&mut self, token: &Sampled, likeliest: &[(u32, f32)]) {
-        let Sampled { id, raw, tempered, temperature, processed, kept, entropy } = *token;
-        let numbers = [raw, tempered, temperature, processed, kept, entropy].map(f32::to_bits);
-        self.tokens.push((id, numbers, likeliest.iter().map(|&(id, logprob)| (id, logprob.to_bits())).collect()));
+    fn token(&mut self, token: &Sampled, top_logprobs: &[(u32, f32)]) {
+        let Sampled { id, logprob, logprob_at_temperature, temperature, processed_logprob, kept_mass, entropy } =
+            *token;
+        let numbers =
+            [logprob, logprob_at_temperature, temperature, processed_logprob, kept_mass, entropy].map(f32::to_bits);
+        self.tokens.push((id, numbers, top_logprobs.iter().map(|&(id, logprob)| (id, logprob.to_bits())).collect()));
     }
 
     fn ids(&self) -> Vec<u32> {
@@ -41,7 +45,7 @@ impl Heard {
     }
 }
 
-/// A run over openings, with what each sequence heard and how many turns ended behind an accepted token of the same step.
+/// A run over requests, with what each sequence heard and how many turns ended behind an accepted token of the same step.
 struct Played {
     heard: BTreeMap<u64, Heard>,
     statistics: Statistics,
@@ -49,20 +53,20 @@ struct Played {
 }
 
 /// Opens all, and lets each sequence go on behind `turns` observations.
-fn play(policy: &SmallPolicy, mut engine: Engine, openings: &[Opening], turns: usize) -> Played {
+fn play(policy: &SmallPolicy, mut engine: Engine, requests: &[GenerateRequest], turns: usize) -> Played {
     let whole = engine.pages();
     let mut heard: BTreeMap<u64, Heard> = BTreeMap::new();
     let (mut open, mut stops_in_drafts) = (0, 0);
-    for opening in openings {
-        engine.open(opening).unwrap();
-        open += opening.sequences.len();
+    for request in requests {
+        engine.open(request).unwrap();
+        open += request.sequences.len();
     }
     while open > 0 {
         let mut of_step: BTreeMap<u64, usize> = BTreeMap::new();
         for event in engine.step(&policy.weights).unwrap() {
             match event {
-                Event::Token { sequence, token, likeliest } => {
-                    heard.entry(sequence).or_default().token(&token, &likeliest);
+                Event::Token { sequence, token, top_logprobs } => {
+                    heard.entry(sequence).or_default().token(&token, &top_logprobs);
                     *of_step.entry(sequence).or_default() += 1;
                 }
                 Event::Stopped { sequence, reason } => {
@@ -96,7 +100,7 @@ fn repetitive(policy: &SmallPolicy, random: &mut Random) -> Vec<u32> {
     ids
 }
 
-/// Settings under which random weights say something that can be guessed, and some under which they do not.
+/// Settings under which random weights say something that can be drafted, and some under which they do not.
 fn sampling(random: &mut Random) -> Sampling {
     Sampling {
         temperature: random.pick(&[0.0, 0.02, 0.1, 0.7, 1.0]),
@@ -108,8 +112,8 @@ fn sampling(random: &mut Random) -> Sampling {
     }
 }
 
-fn openings(policy: &SmallPolicy, random: &mut Random) -> Vec<Opening> {
-    let opening = |number: usize| {
+fn requests(policy: &SmallPolicy, random: &mut Random) -> Vec<GenerateRequest> {
+    let request = |number: usize| {
         let (mut token_ids, mut images) = (repetitive(policy, random), Vec::new());
         if random.one_in(3) {
             let (before, shown) = policy.text_and_pictures(random, 6, 1);
@@ -117,15 +121,15 @@ fn openings(policy: &SmallPolicy, random: &mut Random) -> Vec<Opening> {
             images = shown;
         }
         let first = 10 * number as u64;
-        Opening {
+        GenerateRequest {
             token_ids,
             images,
             sequences: (first..first + random.pick(&[1, 1, 2, 3])).collect(),
             first_counter: None,
-            likeliest: random.pick(&[0, 0, 3]),
+            top_logprobs: random.pick(&[0, 0, 3]),
             seed: random.next(),
             sampling: sampling(random),
-            likeliest_processed: false,
+            top_logprobs_processed: false,
             constraints: Default::default(),
             adaptive: random.one_in(2).then(|| AdaptiveTemperature {
                 open: "<code>".into(),
@@ -140,7 +144,7 @@ fn openings(policy: &SmallPolicy, random: &mut Random) -> Vec<Opening> {
             },
         }
     };
-    (0..4).map(opening).collect()
+    (0..4).map(request).collect()
 }
 
 #[test]
@@ -150,17 +154,17 @@ fn drafts_change_no_token_and_no_bit() {
     for seed in 0..24 {
         let mut random = Random::new(seed);
         let policy = &policies[seed as usize % policies.len()];
-        let openings = openings(policy, &mut random);
+        let requests = requests(policy, &mut random);
         let limits = EngineLimits {
             pages: 14 + random.below(40),
             prefill_chunk_tokens: random.pick(&[3, 9, 33, 500]),
             sequences: 40,
         };
-        let without = play(policy, policy.engine(limits), &openings, 2);
+        let without = play(policy, policy.engine(limits), &requests, 2);
         assert_eq!(without.statistics.drafted_tokens, 0);
         for speculation in [Speculation::Always, Speculation::Auto] {
             let engine = policy.engine(limits).with_speculation(speculation);
-            let with = play(policy, engine, &openings, 2);
+            let with = play(policy, engine, &requests, 2);
             for (number, heard) in &without.heard {
                 assert_eq!(with.heard[number], *heard, "sequence {number} of game {seed} with {speculation:?}");
             }
@@ -168,27 +172,27 @@ fn drafts_change_no_token_and_no_bit() {
             assert!(statistics.accepted_tokens <= statistics.drafted_tokens, "{statistics:?}");
             (drafted, accepted) = (drafted + statistics.drafted_tokens, accepted + statistics.accepted_tokens);
             preempted += statistics.preemptions;
-            let is_random = openings.iter().all(|opening| opening.sampling.temperature > 0.0);
+            let is_random = requests.iter().all(|request| request.sampling.temperature > 0.0);
             random_accepted += if is_random { statistics.accepted_tokens } else { 0 };
         }
         tokens += without.heard.values().map(|heard| heard.tokens.len()).sum::<usize>();
     }
-    println!("{tokens} tokens, {drafted} drafted, {accepted} accepted, {random_accepted} of random draws alone");
+    println!("{tokens} tokens, {drafted} drafted, {accepted} accepted, {random_accepted} of random samples alone");
     assert!(accepted > 500 && accepted < drafted, "{accepted} of {drafted} drafted tokens were accepted");
-    assert!(random_accepted > 20, "{random_accepted} were accepted where every draw was random");
+    assert!(random_accepted > 20, "{random_accepted} were accepted where every sample was random");
     assert!(preempted > 10, "{preempted} preemptions");
 }
 
 /// A greedy sequence that goes round and round, so that drafts are long.
-fn looping(policy: &SmallPolicy) -> Opening {
-    Opening {
+fn looping(policy: &SmallPolicy) -> GenerateRequest {
+    GenerateRequest {
         token_ids: repetitive(policy, &mut Random::new(3)),
         images: Vec::new(),
         sequences: vec![0],
         first_counter: None,
-        likeliest: 0,
+        top_logprobs: 0,
         seed: 1,
-        likeliest_processed: false,
+        top_logprobs_processed: false,
         constraints: Default::default(),
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
         adaptive: None,
@@ -215,11 +219,11 @@ fn a_stop_within_an_accepted_draft_discards_what_is_behind_it() {
     }
     let mut by_kind: BTreeMap<String, usize> = BTreeMap::new();
     for stops in stops {
-        let opening = Opening { stops, ..looping(&policy) };
-        let without = play(&policy, policy.engine(ROOMY), std::slice::from_ref(&opening), 1);
+        let request = GenerateRequest { stops, ..looping(&policy) };
+        let without = play(&policy, policy.engine(ROOMY), std::slice::from_ref(&request), 1);
         let engine = policy.engine(ROOMY).with_speculation(Speculation::Always);
-        let with = play(&policy, engine, std::slice::from_ref(&opening), 1);
-        assert_eq!(with.heard, without.heard, "{:?}", opening.stops);
+        let with = play(&policy, engine, std::slice::from_ref(&request), 1);
+        assert_eq!(with.heard, without.heard, "{:?}", request.stops);
         let reason = format!("{:?}", with.heard[&0].reasons[0].1);
         let kind = reason.split('(').next().unwrap_or_default().to_owned();
         *by_kind.entry(kind).or_default() += with.stops_in_drafts;
@@ -234,13 +238,13 @@ fn a_stop_within_an_accepted_draft_discards_what_is_behind_it() {
 #[test]
 fn drafts_take_nobodys_pages() {
     let policy = SmallPolicy::open(CHECKPOINTS[0], Arc::new(Cpu::new()));
-    let opening = Opening { sequences: (0..3).collect(), ..looping(&policy) };
+    let request = GenerateRequest { sequences: (0..3).collect(), ..looping(&policy) };
     for pages in 14..60 {
         let limits = EngineLimits { pages, ..ROOMY };
-        let Ok(()) = policy.engine(limits).open(&opening) else { continue };
+        let Ok(()) = policy.engine(limits).open(&request) else { continue };
         let preemptions = [Speculation::Off, Speculation::Always].map(|speculation| {
             let engine = policy.engine(limits).with_speculation(speculation);
-            play(&policy, engine, std::slice::from_ref(&opening), 0).statistics.preemptions
+            play(&policy, engine, std::slice::from_ref(&request), 0).statistics.preemptions
         });
         assert!(preemptions[1] <= preemptions[0], "{pages} pages: {preemptions:?}");
     }

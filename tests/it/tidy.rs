@@ -34,7 +34,7 @@ const OPENING: [&str; 8] = [
     "src/recipe/memory.rs",
     "src/sandbox/",
     "src/telemetry/events.rs",
-    "src/telemetry/readings.rs",
+    "src/telemetry/gpu_sensors.rs",
 ];
 
 /// Backends, which only `src/cli/device.rs` chooses between.
@@ -179,11 +179,12 @@ fn below_rollout_nothing_knows_of_tools_or_rewards_and_below_model_nothing_of_qw
         if is_layer && *height > heights["model"] {
             absent.push("qwen");
         }
-        for (number, line) in source.text.lines().enumerate() {
+        // Comments may explain by what stands above.
+        for (number, line) in source.code() {
             let line = line.to_lowercase();
             let spoken: Vec<&str> = line.split(|c: char| !c.is_alphabetic()).collect();
             let words = absent.iter().filter(|word| spoken.contains(*word));
-            faults.extend(words.map(|word| format!("{}:{}: speaks of {word:?}", source.path, number + 1)));
+            faults.extend(words.map(|word| format!("{}:{number}: speaks of {word:?}", source.path)));
         }
     }
     none("a layer does not know of what is above it", faults);

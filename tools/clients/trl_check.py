@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tries a running `thyme-engine serve` with the client of TRL's trainers: drawing, chats with pictures, log-probabilities, weights.
+"""Tries a running `thyme-engine serve` with the client of TRL's trainers: sampling, chats with pictures, log-probabilities, weights.
 
     pip install -r tools/clients/requirements/trl.txt
     tools/clients/trl_check.py http://127.0.0.1:8000 [--weights FOLDER]
@@ -50,30 +50,30 @@ def check_server(client):
 def check_generate(client):
     asked = {"n": 3, "max_tokens": 9, "temperature": 0.9, "top_p": 0.95, "top_k": 40, "min_p": 0.01, "repetition_penalty": 1.05,
              "generation_kwargs": {"seed": 5, "ignore_eos": True}}
-    drawn = client.generate(PROMPTS, **asked)
-    assert len(drawn["prompt_ids"]) == 2 and len(drawn["completion_ids"]) == 6
-    assert all(len(ids) == 9 for ids in drawn["completion_ids"])
-    assert drawn["completion_ids"][0] != drawn["completion_ids"][1]
-    assert client.generate(drawn["prompt_ids"], **asked) == drawn, "ids must be drawn from as the text is"
+    sampled = client.generate(PROMPTS, **asked)
+    assert len(sampled["prompt_ids"]) == 2 and len(sampled["completion_ids"]) == 6
+    assert all(len(ids) == 9 for ids in sampled["completion_ids"])
+    assert sampled["completion_ids"][0] != sampled["completion_ids"][1]
+    assert client.generate(sampled["prompt_ids"], **asked) == sampled, "ids must be sampled from as the text is"
     assert client.generate(PROMPTS, **asked | {"logprobs": None})["logprobs"] is None
-    for logprobs, tokens, ids in zip(drawn["logprobs"], drawn["logprob_token_ids"], drawn["completion_ids"], strict=True):
+    for logprobs, tokens, ids in zip(sampled["logprobs"], sampled["logprob_token_ids"], sampled["completion_ids"], strict=True):
         assert tokens == [[id] for id in ids]
         assert all(len(place) == 1 and place[0] <= ROUNDING for place in logprobs)
 
 
 def check_sequence_logprobs(client):
-    """The log-probabilities of a draw at temperature 1 are those of its sequence."""
-    drawn = client.generate(PROMPTS, max_tokens=12, generation_kwargs={"seed": 1, "ignore_eos": True})
-    pairs = list(zip(drawn["prompt_ids"], drawn["completion_ids"], strict=True))
+    """The log-probabilities of a sample at temperature 1 are those of its sequence."""
+    sampled = client.generate(PROMPTS, max_tokens=12, generation_kwargs={"seed": 1, "ignore_eos": True})
+    pairs = list(zip(sampled["prompt_ids"], sampled["completion_ids"], strict=True))
     scored = client.get_sequence_logprobs(
-        [prompt + drawn for prompt, drawn in pairs], [len(prompt) for prompt, _ in pairs], top_logprobs=50, chunk_size=1)
+        [prompt + sampled for prompt, sampled in pairs], [len(prompt) for prompt, _ in pairs], top_logprobs=50, chunk_size=1)
     for number, (_, ids) in enumerate(pairs):
         assert scored["actual_token_ids"][number] == [[id] for id in ids]
         for place in range(len(ids)):
             top, own = scored["logprobs"][number][place], scored["actual_logprobs"][number][place][0]
             assert len(top) == 50 and top == sorted(top, reverse=True)
             assert sum(map(math.exp, top)) <= 1.0001
-            assert own == -math.inf or abs(own - drawn["logprobs"][number][place][0]) < 1e-4
+            assert own == -math.inf or abs(own - sampled["logprobs"][number][place][0]) < 1e-4
 
 
 def check_chat(client):

@@ -8,7 +8,7 @@ weights, the same prompts and the same cores, one after the other, round by roun
     python compare.py table   WORK/results.jsonl
 
 `prepare` makes a text model of 137 million parameters (12 layers of 1,024) with random weights, as a Hugging Face folder and as GGUF.
-`check` draws greedily from all of them: they must agree, or it is not the same model. `measure` appends a line to WORK/results.jsonl for each
+`check` samples greedily from all of them: they must agree, or it is not the same model. `measure` appends a line to WORK/results.jsonl for each
 round, engine and concurrency; a run can be parted by --first-round, --engines and --concurrency. Python needs gguf, numpy, torch, transformers and psutil (requirements.txt).
 
 A request is 256 token ids, drawn at random, none of them asked twice, and 64 new tokens, greedy, past any end. So many requests are always
@@ -57,8 +57,8 @@ def prepare(arguments):
 
 
 def silence_markup(file, hidden):
-    """Makes the embeddings of markup zero, which are also its rows of the output: no engine draws a token that ends a turn or stands for a
-    picture, so that all draw as many."""
+    """Makes the embeddings of markup zero, which are also its rows of the output: no engine samples a token that ends a turn or stands for a
+    picture, so that all sample as many."""
     with open(file, "r+b") as stream:
         header_bytes = struct.unpack("<Q", stream.read(8))[0]
         header = json.loads(stream.read(header_bytes))
@@ -76,17 +76,17 @@ def prompts_of(seed, count):
 
 def check(arguments):
     """Greedy tokens of every engine beside ours: where they part first, if they do, and by how much the first log-probabilities differ."""
-    prompts, drawn = prompts_of("check", 4), {}
+    prompts, sampled = prompts_of("check", 4), {}
     for name in arguments.engines:
         with engines.start(name, arguments) as engine:
-            drawn[name] = engine.run(prompts, 2, 32)
-    names = list(drawn)
+            sampled[name] = engine.run(prompts, 2, 32)
+    names = list(sampled)
     for name in names[1:]:
         same = [next((at for at, (a, b) in enumerate(zip(ours["tokens"], theirs["tokens"])) if a != b), 32)
-                for ours, theirs in zip(drawn[names[0]], drawn[name], strict=True)]
+                for ours, theirs in zip(sampled[names[0]], sampled[name], strict=True)]
         print(f"{name}: tokens before the first that differs from {names[0]}'s, of 32: {same}")
-        assert all(len(request["tokens"]) == 32 for request in drawn[name]), f"{name} drew fewer tokens than asked"
-        assert min(same) > 0 and statistics.mean(same) >= 8, f"{name} is not the same model: {drawn[name][0]['tokens']}"
+        assert all(len(request["tokens"]) == 32 for request in sampled[name]), f"{name} sampled fewer tokens than asked"
+        assert min(same) > 0 and statistics.mean(same) >= 8, f"{name} is not the same model: {sampled[name][0]['tokens']}"
 
 
 def quantile(values, share):
@@ -112,7 +112,7 @@ def measure_one(name, number, concurrency, arguments):
     with engines.start(name, arguments) as engine:
         engine.run(prompts_of(f"warm {number} {concurrency}", min(concurrency, 4)), concurrency, 8)
         requests = engine.run(prompts, concurrency, NEW_TOKENS)
-    assert all(len(request["tokens"]) == NEW_TOKENS for request in requests), f"{name} drew fewer tokens than asked"
+    assert all(len(request["tokens"]) == NEW_TOKENS for request in requests), f"{name} sampled fewer tokens than asked"
     seconds = max(request["times"][-1] for request in requests) - min(request["begin"] for request in requests)
     return {
         "engine": name, "version": engine.version, "round": number, "concurrency": concurrency, "requests": count, "seconds": round(seconds, 3),

@@ -1,4 +1,4 @@
-"""The engines that compare.py compares: how each is started, and how requests are sent to it. An engine draws with `run(prompts, concurrency,
+"""The engines that compare.py compares: how each is started, and how requests are sent to it. An engine samples with `run(prompts, concurrency,
 tokens)`, which gives for each prompt when it began, when its tokens came, and the tokens.
 """
 
@@ -15,7 +15,7 @@ import sys
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
-PATIENCE_S = 120
+TIMEOUT_S = 120
 PR_SET_PDEATHSIG = 1
 CONTEXT_TOKENS, SLOTS = 512, 32
 
@@ -35,7 +35,7 @@ class Server:
 
     def wait(self):
         begin = time.perf_counter()
-        while time.perf_counter() - begin < PATIENCE_S and self.process.poll() is None:
+        while time.perf_counter() - begin < TIMEOUT_S and self.process.poll() is None:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)) as connection:
                 connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
                 if b" 200 " in connection.recv(64):
@@ -49,7 +49,7 @@ class Server:
     async def request(self, prompt, tokens):
         body = json.dumps(self.body(prompt, tokens)).encode()
         head = f"POST {self.path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
-        begin, times, drawn = time.perf_counter(), [], []
+        begin, times, sampled = time.perf_counter(), [], []
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(head.encode() + body)
         status = await reader.readline()
@@ -57,10 +57,10 @@ class Server:
         while line := await reader.readline():
             if line.startswith(b"data: {"):
                 new = self.read(json.loads(line[6:]))
-                drawn.extend(new)
+                sampled.extend(new)
                 times.extend([time.perf_counter()] * len(new))
         writer.close()
-        return {"begin": begin, "times": times, "tokens": drawn}
+        return {"begin": begin, "times": times, "tokens": sampled}
 
     def stop(self):
         self.process.kill()

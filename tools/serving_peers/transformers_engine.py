@@ -17,20 +17,20 @@ from engines import in_flight
 
 
 async def request(manager, prompt, tokens):
-    """Draws an answer; when it began and when its tokens came."""
+    """Samples an answer; when it began and when its tokens came."""
     arrived = asyncio.Queue()
-    begin, times, drawn = time.perf_counter(), [], []
+    begin, times, sampled = time.perf_counter(), [], []
     name = f"{id(prompt)}-{begin}"
     manager.register_result_handler(name, arrived.put_nowait)
     manager.add_request(prompt, request_id=name, max_new_tokens=tokens, streaming=True, eos_token_id=-1)
-    while len(drawn) < tokens:
+    while len(sampled) < tokens:
         result = await arrived.get()
         if result.error is not None:
             raise RuntimeError(result.error)
-        new = result.generated_tokens[len(drawn):]
-        drawn.extend(new)
+        new = result.generated_tokens[len(sampled):]
+        sampled.extend(new)
         times.extend([time.perf_counter()] * len(new))
-    return {"begin": begin, "times": times, "tokens": drawn}
+    return {"begin": begin, "times": times, "tokens": sampled}
 
 
 def main():

@@ -67,7 +67,7 @@ struct HeadScratch<'a> {
     d_o_columns: &'a mut [f32],
     k_columns: &'a mut [f32],
     v_columns: &'a mut [f32],
-    /// `[queries]` each.
+    /// `[queries]` each: one value a query.
     lse: &'a mut [f32],
     delta: &'a mut [f32],
 }

@@ -25,7 +25,7 @@ pub enum DeviceError {
     /// A kernel does not compile.
     #[error("{unit} does not compile:\n{message}")]
     Compile {
-        /// The source.
+        /// Path of the kernel source, or what was linked.
         unit: String,
         /// The compiler's words.
         message: String,
@@ -41,15 +41,15 @@ pub enum DeviceError {
     Driver {
         /// What was tried.
         what: String,
-        /// Its answer.
+        /// What the driver or the loader said.
         message: String,
     },
     /// Files of the kernel cache.
     #[error("{path}: {source}")]
     Io {
-        /// Which one.
+        /// The file, or the compiler that cannot be run.
         path: String,
-        /// Why.
+        /// What the system said.
         source: std::io::Error,
     },
 }
@@ -85,10 +85,10 @@ pub trait Device: Send + Sync {
     }
 }
 
-/// What a device does without the host looking at values: the parts of a recording.
+/// What a device does without the host looking at values: the parts of a captured graph.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// A kernel.
+    /// A launch of a kernel.
     Launch {
         /// As in [`Launch`].
         kernel: String,
@@ -103,12 +103,12 @@ pub enum Step {
     },
     /// A copy within the device.
     Copy {
-        /// Where to.
+        /// Where the bytes go.
         to: Span<'static>,
-        /// Where from.
+        /// Where the bytes come from.
         from: Span<'static>,
     },
-    /// A clear.
+    /// Memory is set to zero.
     Zero {
         /// What is set to zero.
         to: Span<'static>,
@@ -172,7 +172,7 @@ impl From<&Launch<'_>> for Step {
 pub struct Launch<'a> {
     /// Its name after `extern "C" __global__`.
     pub kernel: &'a str,
-    /// Blocks.
+    /// Blocks in x, y and z.
     pub grid: [u32; 3],
     /// Threads of a block; their product is a multiple of 32.
     pub block: [u32; 3],

@@ -17,9 +17,9 @@ use crate::ops::MemoryUse;
 /// Whose tensor cores are played; their roundings differ.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Architecture {
-    /// A100.
+    /// Compute capability 8.0: A100.
     Sm80,
-    /// H100, H200.
+    /// Compute capability 9.0: H100, H200.
     Sm90,
 }
 
@@ -28,7 +28,7 @@ pub enum Architecture {
 pub struct SimtOptions {
     /// Whether every access is watched.
     pub checked: bool,
-    /// Whose arithmetic.
+    /// The GPU whose tensor cores are played.
     pub architecture: Architecture,
     /// Threads of the system for a launch; a checked one has one, so that its reports are the same on every run.
     pub threads: usize,

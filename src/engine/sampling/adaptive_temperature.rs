@@ -2,7 +2,7 @@
 
 use crate::engine::request::AdaptiveTemperature;
 
-/// Whether the model is inside the tags. The token that completes the opening tag was still drawn outside; the one that completes the
+/// Whether the model is inside the tags. The token that completes the opening tag was still sampled outside; the one that completes the
 /// closing tag, inside.
 #[derive(Clone, Debug)]
 pub struct AdaptiveState {
@@ -13,12 +13,12 @@ pub struct AdaptiveState {
 }
 
 impl AdaptiveState {
-    /// Outside.
+    /// The state of a new sequence, outside the tags.
     pub fn new(settings: AdaptiveTemperature) -> AdaptiveState {
         AdaptiveState { settings, inside: false, tail: Vec::new() }
     }
 
-    /// Whether the next token is drawn at [`AdaptiveState::temperature`].
+    /// Whether the next token is sampled at [`AdaptiveState::temperature`].
     pub fn is_inside(&self) -> bool {
         self.inside
     }
@@ -28,7 +28,7 @@ impl AdaptiveState {
         self.settings.temperature
     }
 
-    /// Moves on by the bytes of a drawn token, in which tags may begin, end and stand one behind the other.
+    /// Moves on by the bytes of a sampled token, in which tags may begin, end and stand one behind the other.
     pub fn read(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             self.tail.push(byte);

@@ -1,24 +1,24 @@
-//! What may be asked of an answer's tokens beyond how they are drawn: biases, bans, penalties on what was drawn already, a grammar.
+//! What may be asked of an answer's tokens beyond how they are sampled: biases, bans, penalties on what was sampled already, a grammar.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::grammar::Grammar;
 
-/// What is asked; by default nothing. It concerns the tokens that the model draws: what stands in the prompt does not count.
+/// What is asked; by default nothing. It concerns the tokens that the model samples: what stands in the prompt does not count.
 #[derive(Clone, Debug, Default)]
 pub struct Constraints {
     /// Added to the logits of tokens.
     pub bias: BTreeMap<u32, f32>,
-    /// Taken from the logit of a token that was drawn.
+    /// Taken from the logit of a token that was sampled.
     pub presence_penalty: f32,
-    /// Taken from the logit of a token for each time that it was drawn.
+    /// Taken from the logit of a token for each time that it was sampled.
     pub frequency_penalty: f32,
-    /// Runs of tokens: where all but the last have just been drawn, the last is banned.
+    /// Runs of tokens: where all but the last have just been sampled, the last is banned.
     pub bad_words: Vec<Vec<u32>>,
-    /// The only tokens that may be drawn, if not all.
+    /// The only tokens that may be sampled, if not all.
     pub allowed: Option<Vec<u32>>,
-    /// Until so many tokens were drawn, those that end the sequence are banned; stop strings that the last of them completes do not count.
+    /// Until so many tokens were sampled, those that end the sequence are banned; stop strings that the last of them completes do not count.
     pub min_tokens: usize,
     /// What the whole must look like.
     pub grammar: Option<Grammar>,
@@ -41,14 +41,14 @@ impl Constraints {
     }
 }
 
-/// Constraints of a sequence, and what it has drawn so far as far as they ask.
+/// Constraints of a sequence, and what it has sampled so far as far as they ask.
 #[derive(Clone, Debug)]
 pub struct Constrained {
     constraints: Arc<Constraints>,
     /// Tokens that end the sequence.
     ends: Vec<u32>,
-    /// Tokens drawn.
-    drawn: usize,
+    /// How many tokens were sampled.
+    sampled: usize,
     /// How often each was.
     counts: BTreeMap<u32, u32>,
     /// The last ones, one fewer than the longest bad word has.
@@ -57,7 +57,7 @@ pub struct Constrained {
     /// Mask of the allowed tokens.
     fixed: Option<Vec<u32>>,
     bias: Vec<(u32, f32)>,
-    /// Mask of the next draw; none where there is no mask, or where the grammar's has yet to be made.
+    /// Mask of the next sample; none where there is no mask, or where the grammar's has yet to be made.
     mask: Option<Vec<u32>>,
 }
 
@@ -68,7 +68,7 @@ impl Constrained {
         let mut constrained = Constrained {
             constraints: constraints.clone(),
             ends: ends.to_vec(),
-            drawn: 0,
+            sampled: 0,
             counts: BTreeMap::new(),
             tail: Vec::new(),
             grammar: constraints.grammar.clone(),
@@ -80,12 +80,12 @@ impl Constrained {
         constrained
     }
 
-    /// What is added to logits in the next draw.
+    /// What is added to logits in the next sample.
     pub fn bias(&self) -> &[(u32, f32)] {
         &self.bias
     }
 
-    /// Which tokens the next draw may bring.
+    /// Which tokens the next sample may bring.
     pub fn mask(&self) -> Option<&[u32]> {
         self.mask.as_deref()
     }
@@ -110,14 +110,14 @@ impl Constrained {
         self.mask = Some(mask);
     }
 
-    /// Whether the sequence may end with the token that was drawn last.
+    /// Whether the sequence may end with the token that was sampled last.
     pub fn may_end(&self) -> bool {
-        self.drawn > self.constraints.min_tokens
+        self.sampled > self.constraints.min_tokens
     }
 
-    /// Takes a token that the model drew.
+    /// Takes a token that the model sampled.
     pub fn read_own(&mut self, token: u32) {
-        self.drawn += 1;
+        self.sampled += 1;
         if self.constraints.counts() {
             *self.counts.entry(token).or_default() += 1;
         }
@@ -132,7 +132,7 @@ impl Constrained {
         self.renew_bias();
     }
 
-    /// Something that the model did not draw came between: no bad word spans it.
+    /// Something that the model did not sample came between: no bad word spans it.
     pub fn interrupt(&mut self) {
         self.tail.clear();
         self.renew_bias();
@@ -147,7 +147,7 @@ impl Constrained {
         let completed =
             bad_words.iter().filter_map(|word| word.split_last()).filter(|(_, rest)| self.tail.ends_with(rest));
         bias.extend(completed.map(|(&last, _)| (last, f32::NEG_INFINITY)));
-        if self.drawn < *min_tokens {
+        if self.sampled < *min_tokens {
             bias.extend(self.ends.iter().map(|&end| (end, f32::NEG_INFINITY)));
         }
         self.bias = bias.into_iter().collect();
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn penalties_count_what_was_drawn() {
+    fn penalties_count_what_was_sampled() {
         let bias = BTreeMap::from([(3, 1.0), (5, 2.0)]);
         let constraints =
             Constraints { bias, presence_penalty: 0.5, frequency_penalty: 0.25, ..Constraints::default() };
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_word_ends_where_its_beginning_was_drawn_in_one_go() {
+    fn a_bad_word_ends_where_its_beginning_was_sampled_in_one_go() {
         let bad_words = vec![vec![1], vec![2, 3, 4], vec![3, 5]];
         let mut state = constrained(Constraints { bad_words, ..Constraints::default() });
         assert_eq!(state.bias(), [(1, BANNED)]);
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn ends_are_banned_until_enough_was_drawn() {
+    fn ends_are_banned_until_enough_was_sampled() {
         let mut state = constrained(Constraints { min_tokens: 2, ..Constraints::default() });
         state.read_own(1);
         assert_eq!(state.bias(), [(7, BANNED), (8, BANNED)]);

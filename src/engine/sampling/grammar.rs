@@ -1,4 +1,4 @@
-//! Grammars: which tokens may follow what a sequence has drawn. Compiled away from the engine's thread, advanced by one token a step.
+//! Grammars: which tokens may follow what a sequence has sampled. Compiled away from the engine's thread, advanced by one token a step.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -150,7 +150,7 @@ impl Grammar {
         mask
     }
 
-    /// Goes on by a drawn token.
+    /// Goes on by a sampled token.
     pub fn accept(&mut self, token: u32) {
         // What it does not take puts an end to it: the next mask allows nothing.
         let _ = self.matcher.consume_token(token);

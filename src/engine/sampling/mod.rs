@@ -1,14 +1,14 @@
-//! How a sequence's next token is drawn, and what its drawn bytes mean for it.
+//! How a sequence's next token is sampled, and what its sampled bytes mean for it.
 
 pub mod adaptive_temperature;
 pub mod constraints;
 pub mod form;
 pub mod grammar;
-pub mod likeliest;
+pub mod top_logprobs;
 pub mod stop;
 
 use super::request::Sampling;
-use crate::ops::sample::Draw;
+use crate::ops::sample::SamplingParams;
 use adaptive_temperature::AdaptiveState;
 use constraints::Constrained;
 
@@ -50,23 +50,23 @@ impl Sampler {
         }
     }
 
-    /// Whether something is asked of its tokens, which may leave none to draw.
+    /// Whether something is asked of its tokens, which may leave none to sample.
     pub fn is_constrained(&self) -> bool {
         self.constrained.is_some()
     }
 
-    /// Whether a grammar says what may come next. Then each draw wants a mask, made by [`Sampler::make_mask`] when the token before it is
+    /// Whether a grammar says what may come next. Then each sample wants a mask, made by [`Sampler::make_mask`] when the token before it is
     /// known.
     pub fn has_grammar(&self) -> bool {
         self.constrained.as_ref().is_some_and(|constrained| constrained.has_grammar())
     }
 
-    /// Whether the next draw waits for its mask.
+    /// Whether the next sample waits for its mask.
     pub fn lacks_mask(&self) -> bool {
         self.constrained.as_ref().is_some_and(|constrained| constrained.lacks_mask())
     }
 
-    /// Makes the mask of the next draw, where a grammar asks for one.
+    /// Makes the mask of the next sample, where a grammar asks for one.
     pub fn make_mask(&mut self) {
         if let Some(constrained) = &mut self.constrained {
             constrained.make_mask();
@@ -78,10 +78,10 @@ impl Sampler {
         self.constrained.as_ref().is_none_or(|constrained| constrained.may_end())
     }
 
-    /// How to draw the token at `position`.
-    pub fn draw(&self, position: usize) -> Draw<'_> {
-        assert!(!self.lacks_mask(), "the token at {position} is drawn before its mask is made");
-        Draw {
+    /// How to sample the token at `position`.
+    pub fn params(&self, position: usize) -> SamplingParams<'_> {
+        assert!(!self.lacks_mask(), "the token at {position} is sampled before its mask is made");
+        SamplingParams {
             temperature: self.temperature(),
             top_k: self.settings.top_k,
             top_p: self.settings.top_p,
@@ -96,7 +96,7 @@ impl Sampler {
         }
     }
 
-    /// Takes note of tokens of the sequence, drawn or not.
+    /// Takes note of tokens of the sequence, sampled or not.
     pub fn see(&mut self, ids: &[u32]) {
         if self.is_seen.is_empty() {
             return;
@@ -108,7 +108,7 @@ impl Sampler {
         }
     }
 
-    /// Takes a token that the model drew, and its bytes.
+    /// Takes a token that the model sampled, and its bytes.
     pub fn read_own(&mut self, id: u32, bytes: &[u8]) {
         if let Some(state) = &mut self.adaptive {
             state.read(bytes);
@@ -118,7 +118,7 @@ impl Sampler {
         }
     }
 
-    /// Something that the model did not draw came between.
+    /// Something that the model did not sample came between.
     pub fn interrupt(&mut self) {
         if let Some(state) = &mut self.adaptive {
             state.interrupt();

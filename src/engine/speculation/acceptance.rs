@@ -1,4 +1,4 @@
-//! How often guesses come true, by the number of tokens before them that are alike.
+//! How often drafted tokens are accepted, by the length of the match before them.
 
 use super::drafter::Outcome;
 
@@ -10,33 +10,33 @@ pub const ENGINE_KEEPS: f64 = 0.998;
 pub const SEQUENCE_KEEPS: f64 = 0.95;
 /// Tries that what was expected counts for.
 const EXPECTED_TRIES: f64 = 4.0;
-/// Ranges of numbers of tokens alike, each twice as wide as the one before: 2 and 3, 4 to 7, 8 to 15, 16 and more.
+/// Ranges of lengths of matches, each twice as wide as the one before: 2 and 3, 4 to 7, 8 to 15, 16 and more.
 const CLASSES: usize = 4;
 
-/// Decaying counts.
+/// How often drafted tokens are accepted: counts that decay, by the length of the match.
 #[derive(Clone, Debug, Default)]
 pub struct Acceptance {
-    /// Guesses that came true, and all, for each class.
+    /// Drafted tokens that were accepted, and all, for each class.
     counts: [(f64, f64); CLASSES],
 }
 
 impl Acceptance {
-    /// Takes note of a guess; of the earlier ones of its class a share `keeps` remains.
+    /// Counts a drafted token that was verified; of the earlier ones of its class a share `keeps` remains.
     pub fn count(&mut self, outcome: Outcome, keeps: f64) {
-        let (hits, tries) = &mut self.counts[class(outcome.alike)];
-        *hits = *hits * keeps + f64::from(u8::from(outcome.is_hit));
+        let (hits, tries) = &mut self.counts[class(outcome.match_len)];
+        *hits = *hits * keeps + f64::from(u8::from(outcome.is_accepted));
         *tries = *tries * keeps + 1.0;
     }
 
-    /// The share of guesses behind so many tokens alike that come true, if `expected` is what one knows otherwise.
-    pub fn rate(&self, alike: usize, expected: f64) -> f64 {
-        let (hits, tries) = self.counts[class(alike)];
+    /// The share of drafted tokens behind a match of that length that are accepted, if `expected` is what one knows otherwise.
+    pub fn rate(&self, match_len: usize, expected: f64) -> f64 {
+        let (hits, tries) = self.counts[class(match_len)];
         (hits + EXPECTED_TRIES * expected) / (tries + EXPECTED_TRIES)
     }
 }
 
-fn class(alike: usize) -> usize {
-    (alike.max(2).ilog2() as usize - 1).min(CLASSES - 1)
+fn class(match_len: usize) -> usize {
+    (match_len.max(2).ilog2() as usize - 1).min(CLASSES - 1)
 }
 
 #[cfg(test)]
@@ -48,12 +48,12 @@ mod tests {
         let mut acceptance = Acceptance::default();
         assert_eq!(acceptance.rate(3, 0.7), 0.7);
         for _ in 0..200 {
-            acceptance.count(Outcome { alike: 3, is_hit: true }, SEQUENCE_KEEPS);
+            acceptance.count(Outcome { match_len: 3, is_accepted: true }, SEQUENCE_KEEPS);
         }
         let (seen, unseen) = (acceptance.rate(2, 0.1), acceptance.rate(4, 0.1));
         assert!(seen > 0.8 && unseen == 0.1, "{seen} {unseen}");
         for _ in 0..50 {
-            acceptance.count(Outcome { alike: 2, is_hit: false }, SEQUENCE_KEEPS);
+            acceptance.count(Outcome { match_len: 2, is_accepted: false }, SEQUENCE_KEEPS);
         }
         assert!(acceptance.rate(3, 0.1) < 0.15, "a sequence forgets");
     }

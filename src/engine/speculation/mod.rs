@@ -1,10 +1,10 @@
 //! Speculative decoding without a second model: what a sequence said before is a draft of what it says next (prompt lookup), and one step
-//! of the model checks several drafted tokens at once. A draw depends on seed, sequence and position alone, and a row's bits do not depend
-//! on its neighbours: so a drafted token is accepted exactly when it is the one that is drawn in its place, and neither tokens nor
-//! log-probabilities show that there was a draft.
+//! of the model checks several drafted tokens at once. What is sampled depends on seed, sequence and position alone, and a row's bits do not
+//! depend on its neighbours: so a drafted token is accepted exactly when it is the one that is sampled in its place, and neither tokens
+//! nor log-probabilities show that there was a draft.
 //!
-//! A drafted token costs a row. Whether that repays is measured: how often guesses come true, by how much of what precedes them is alike,
-//! and how a step's time grows with its rows. Both cost nothing to watch, since a guess can be held against a draw without a row for it.
+//! A drafted token costs a row. Whether that repays is measured: how often drafted tokens are accepted, by the length of the match before them,
+//! and how a step's time grows with its rows. Both cost nothing to watch, since a draft can be verified without a row for it.
 
 pub mod acceptance;
 pub mod drafter;
@@ -31,7 +31,7 @@ const PRICE_MIN: f64 = 0.1;
 #[serde(rename_all = "snake_case")]
 #[value(rename_all = "snake_case")]
 pub enum Speculation {
-    /// Never.
+    /// Never: each step samples one token of a sequence.
     #[default]
     Off,
     /// Where the measured gain is larger than the measured cost.
@@ -73,29 +73,29 @@ impl Speculator {
         }
     }
 
-    /// How many tokens of a sequence's guess are worth a row each, beside so many sequences that decode. A token's row brings a token if all
-    /// before it in the guess and itself come true, and costs a share of what a token costs without drafts.
-    pub fn worthwhile(&self, drafter: &Drafter, decoding: usize) -> usize {
-        let guess = drafter.guess();
+    /// How many tokens of a sequence's draft are worth a row each, beside so many sequences that decode. A token's row brings a token if all
+    /// before it in the draft and itself are accepted, and costs a share of what a token costs without drafts.
+    pub fn draft_len(&self, drafter: &Drafter, decoding: usize) -> usize {
+        let draft = drafter.draft();
         if self.speculation == Speculation::Always {
-            return guess.len();
+            return draft.len();
         }
         let price = GAIN_MIN * self.step_time.price(decoding).max(PRICE_MIN);
         let mut chance = 1.0;
         let pays = |place: &usize| {
-            let alike = guess.alike() + place;
-            chance *= drafter.acceptance().rate(alike, self.acceptance.rate(alike, acceptance::UNKNOWN));
+            let match_len = draft.match_len() + place;
+            chance *= drafter.acceptance().rate(match_len, self.acceptance.rate(match_len, acceptance::UNKNOWN));
             chance > price
         };
-        (0..guess.len()).take_while(pays).count()
+        (0..draft.len()).take_while(pays).count()
     }
 
-    /// Takes note of a guess that was held against a draw.
-    pub fn hear(&mut self, outcome: Outcome) {
+    /// Counts a drafted token that was verified.
+    pub fn count(&mut self, outcome: Outcome) {
         self.acceptance.count(outcome, acceptance::ENGINE_KEEPS);
     }
 
-    /// Takes note of the time of a step that drew from so many rows.
+    /// Takes note of the time of a step that sampled from so many rows.
     pub fn time(&mut self, rows: usize, spent: Duration) {
         self.step_time.add(rows as f64, spent.as_secs_f64());
     }

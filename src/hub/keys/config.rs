@@ -5,7 +5,7 @@ use super::Entry;
 
 const TOKENS_BY_NAME: &str = "these tokens are looked up by name in the tokenizer";
 const ELSEWHERE: &str =
-    "how tokens are drawn is said by flags, requests, recipes and generation_config.json; move it there";
+    "how tokens are sampled is said by flags, requests, recipes and generation_config.json; move it there";
 
 /// The top level, besides what is said of the language model there.
 pub const TOP: &[Entry] = &[
@@ -19,7 +19,7 @@ pub const TOP: &[Entry] = &[
     Entry {
         names: &["image_token_id", "video_token_id"],
         effect: Used,
-        note: "the placeholders of an image's and a video's rows, which are never drawn",
+        note: "the placeholders of an image's and a video's rows, which are never sampled",
     },
     Entry {
         names: &["vision_start_token_id", "vision_end_token_id", "vision_token_id"],

@@ -6,7 +6,7 @@ use super::Entry;
 const NOT_BUILT: &str = "it is not built";
 const BY_REQUEST: &str = "give it as a flag or in the request";
 
-/// How tokens are drawn.
+/// How tokens are sampled.
 pub const GENERATION: &[Entry] = &[
     Entry {
         names: &["temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_new_tokens"],

@@ -45,7 +45,7 @@ pub enum Effect {
 pub struct Section {
     /// The place, as a heading.
     pub title: &'static str,
-    /// Its keys.
+    /// Its keys, with what becomes of each.
     pub entries: &'static [Entry],
 }
 

@@ -90,7 +90,7 @@ pub const PREPROCESSOR: &[Entry] = &[
     Entry { names: &["auto_map"], effect: Ignored(&[]), note: "Python code beside the checkpoint is not run" },
 ];
 
-/// `size`.
+/// Keys of `size`, the limits of a picture's area.
 pub const SIZE: &[Entry] = &[
     Entry {
         names: &["shortest_edge", "longest_edge", "min_pixels", "max_pixels"],

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::prompt::Processor;
 use crate::rollout::environment::{
-    Environment, EnvironmentError, Episode, Next, Observation, Reading, Scene, Task, TokenLimits,
+    Environment, EnvironmentError, Episode, Next, Observation, ParsedTurn, PreparedTask, Task, TokenLimits,
 };
 use crate::rollout::tool::{ToolFault, ToolOutput};
 use crate::rollout::transcript::{End, TurnKind};
@@ -13,7 +13,7 @@ use crate::rollout::transcript::{End, TurnKind};
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Direct {
-    /// Tokens that the model may draw in its one turn.
+    /// Tokens that the model may sample in its one turn.
     pub max_turn_tokens: usize,
     /// Tokens after the prompt.
     pub max_total_tokens: usize,
@@ -42,13 +42,13 @@ impl Environment for Direct {
         None
     }
 
-    fn open(&self, processor: &Processor, task: &Task, group_size: usize) -> Result<Scene, EnvironmentError> {
+    fn open(&self, processor: &Processor, task: &Task, group_size: usize) -> Result<PreparedTask, EnvironmentError> {
         let prompt = match &task.prompt {
             Some(prompt) => prompt.clone(),
             None => processor.encode_messages(&task.messages, &task.folder, true)?,
         };
         let episode = |_| -> Box<dyn Episode> { Box::new(OneTurn) };
-        Ok(Scene { prompt, episodes: (0..group_size).map(episode).collect() })
+        Ok(PreparedTask { prompt, episodes: (0..group_size).map(episode).collect() })
     }
 }
 
@@ -56,8 +56,8 @@ impl Environment for Direct {
 struct OneTurn;
 
 impl Episode for OneTurn {
-    fn read(&mut self, text: &str, _: usize) -> Reading {
-        Reading { border: text.len(), kind: TurnKind::Answer, next: Next::End(End::EndOfTurn) }
+    fn read(&mut self, text: &str, _: usize) -> ParsedTurn {
+        ParsedTurn { split_at: text.len(), kind: TurnKind::Answer, next: Next::End(End::EndOfTurn) }
     }
 
     fn run(&mut self, _: &str) -> Result<ToolOutput, ToolFault> {

@@ -11,7 +11,8 @@ use crate::prompt::{ImageSource, Message, Part, Processor};
 use crate::rollout::call::find_call;
 use crate::rollout::call::{CODE_CLOSE, CODE_OPEN};
 use crate::rollout::environment::{
-    Environment, EnvironmentError, Episode, Next, Observation, ObservationPart, Reading, Scene, Task, TokenLimits,
+    Environment, EnvironmentError, Episode, Next, Observation, ObservationPart, ParsedTurn, PreparedTask, Task,
+    TokenLimits,
 };
 use crate::rollout::tool::{CallStatus, Subject, Tool, ToolFault, ToolOutput, ToolSession};
 use crate::rollout::transcript::{End, TurnKind};
@@ -53,9 +54,9 @@ pub struct ThinkWithCodeSettings {
     pub max_code_runs: usize,
     /// Images in one sequence that tools made.
     pub max_images: usize,
-    /// Tokens that the model may draw in one turn.
+    /// Tokens that the model may sample in one turn.
     pub max_turn_tokens: usize,
-    /// Tokens after the prompt in all, drawn or observed.
+    /// Tokens after the prompt in all, sampled or observed.
     pub max_total_tokens: usize,
     /// Characters of text in one observation.
     pub max_observation_characters: usize,
@@ -76,7 +77,7 @@ impl Default for ThinkWithCodeSettings {
     }
 }
 
-/// The environment.
+/// The environment: its limits of turns and tokens, and the tool that runs the code.
 pub struct ThinkWithCode {
     settings: Arc<ThinkWithCodeSettings>,
     tool: Arc<dyn Tool>,
@@ -155,7 +156,7 @@ impl Environment for ThinkWithCode {
         Some((CODE_OPEN.to_owned(), CODE_CLOSE.to_owned()))
     }
 
-    fn open(&self, processor: &Processor, task: &Task, group_size: usize) -> Result<Scene, EnvironmentError> {
+    fn open(&self, processor: &Processor, task: &Task, group_size: usize) -> Result<PreparedTask, EnvironmentError> {
         let written;
         let messages = if task.messages.is_empty() && task.prompt.is_none() {
             written = self.messages(task, &image_name(processor, &task.images)?)?;
@@ -178,7 +179,7 @@ impl Environment for ThinkWithCode {
         let subject = Subject { images, folder: Path::new(&task.folder), image_name: &image_name };
         let sessions = self.tool.open(&subject, group_size)?;
         let episode = |session| -> Box<dyn Episode> { Box::new(CodeEpisode::new(Arc::clone(&self.settings), session)) };
-        Ok(Scene { prompt, episodes: sessions.into_iter().map(episode).collect() })
+        Ok(PreparedTask { prompt, episodes: sessions.into_iter().map(episode).collect() })
     }
 }
 
@@ -224,14 +225,14 @@ impl CodeEpisode {
 }
 
 impl Episode for CodeEpisode {
-    fn read(&mut self, text: &str, stop: usize) -> Reading {
+    fn read(&mut self, text: &str, stop: usize) -> ParsedTurn {
         if stop == 1 {
-            let border = text.rfind(ANSWER_OPEN).unwrap_or(text.len());
-            return Reading { border, kind: TurnKind::Answer, next: Next::End(End::Answered) };
+            let split_at = text.rfind(ANSWER_OPEN).unwrap_or(text.len());
+            return ParsedTurn { split_at, kind: TurnKind::Answer, next: Next::End(End::Answered) };
         }
         let call = find_call(text);
-        let border = call.as_ref().map_or(text.len(), |call| call.start);
-        Reading { border, kind: TurnKind::Call, next: self.next_for(call.map(|call| call.code)) }
+        let split_at = call.as_ref().map_or(text.len(), |call| call.start);
+        ParsedTurn { split_at, kind: TurnKind::Call, next: self.next_for(call.map(|call| call.code)) }
     }
 
     fn run(&mut self, request: &str) -> Result<ToolOutput, ToolFault> {

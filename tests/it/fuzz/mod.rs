@@ -66,7 +66,7 @@ impl Kind {
     }
 
     /// Whether an input came past its parser. A request did only if it was answered: the grammar or schema was compiled, the template
-    /// rendered, the pictures decoded, the body's fields used, and tokens were drawn or counted. A checkpoint did if it was loaded and used.
+    /// rendered, the pictures decoded, the body's fields used, and tokens were sampled or counted. A checkpoint did if it was loaded and used.
     /// A recipe did if it was read and every key known, though a plan may have been refused for a value or for a row of its data.
     fn is_accepted(self, outcome: &Outcome) -> bool {
         match self {

@@ -4,7 +4,7 @@ use thyme_engine::ops::attention::{Heads, Keys, PAGE_TOKENS, Packed};
 use thyme_engine::ops::rope::PageWrite;
 use thyme_engine::ops::{Backend, Tensor};
 
-use super::rope::rotation;
+use super::rope::cos_sin;
 use super::{Input, Random, all_backends, bits, takes};
 
 const HEADS: [Heads; 5] = [
@@ -19,7 +19,7 @@ const HEADS: [Heads; 5] = [
 struct Layout {
     lengths: Vec<usize>,
     /// `[sequences, pages_max]`; past a sequence's end what must not be read.
-    tables: Vec<i32>,
+    page_tables: Vec<i32>,
     pages: usize,
 }
 
@@ -30,7 +30,7 @@ impl Layout {
         let mut order = random.permutation(pages).into_iter();
         let entry = |(count, i)| if i < count { order.next().map_or(-1, |page| page as i32) } else { i32::MAX };
         let places = counts.into_iter().flat_map(|count| (0..pages_max).map(move |i| (count, i)));
-        Layout { lengths: lengths.to_vec(), tables: places.map(entry).collect(), pages }
+        Layout { lengths: lengths.to_vec(), page_tables: places.map(entry).collect(), pages }
     }
 
     fn tokens(&self) -> usize {
@@ -38,12 +38,13 @@ impl Layout {
     }
 
     fn pages_max(&self) -> usize {
-        self.tables.len() / self.lengths.len()
+        self.page_tables.len() / self.lengths.len()
     }
 
     fn slots(&self) -> Vec<i32> {
         let slot = |(sequence, j): (usize, usize)| {
-            self.tables[sequence * self.pages_max() + j / PAGE_TOKENS] * PAGE_TOKENS as i32 + (j % PAGE_TOKENS) as i32
+            self.page_tables[sequence * self.pages_max() + j / PAGE_TOKENS] * PAGE_TOKENS as i32
+                + (j % PAGE_TOKENS) as i32
         };
         let tokens = self.lengths.iter().enumerate().flat_map(|(i, length)| (0..*length).map(move |j| (i, j)));
         tokens.map(slot).collect()
@@ -66,7 +67,7 @@ fn written(backend: &dyn Backend, heads: Heads, layout: &Layout, spare: usize) -
     let mut qkv = Input::activation(&mut Random::new(13), &[layout.tokens(), heads.qkv()]).upload(backend);
     let slots = backend.indices(&layout.slots());
     let write = PageWrite { pages: &mut pages, slots: &slots };
-    backend.rope_forward(&mut qkv, heads, &rotation(backend, layout.tokens(), heads.head_dim), Some(write));
+    backend.rope_forward(&mut qkv, heads, &cos_sin(backend, layout.tokens(), heads.head_dim), Some(write));
     (qkv, pages)
 }
 
@@ -77,14 +78,14 @@ fn paged(
     layout: &Layout,
     qkv: &Tensor,
     pages: &Tensor,
-    tables: &[i32],
+    page_tables: &[i32],
     fresh: &[usize],
 ) -> (Vec<u32>, Vec<u32>) {
     let rows = backend.indices(&last_rows(layout, fresh));
     let lengths: Vec<i32> = layout.lengths.iter().map(|length| *length as i32).collect();
-    let tables = backend.indices(tables).reshape(&[layout.lengths.len(), layout.pages_max()]);
+    let page_tables = backend.indices(page_tables).reshape(&[layout.lengths.len(), layout.pages_max()]);
     let (bounds, lengths) = (backend.indices(&bounds(fresh)), backend.indices(&lengths));
-    let keys = Keys::Paged { pages, bounds: &bounds, tables: &tables, lengths: &lengths };
+    let keys = Keys::Paged { pages, bounds: &bounds, page_tables: &page_tables, lengths: &lengths };
     let (o, lse) = backend.attention_forward(&backend.gather_rows(qkv, &rows), heads, keys);
     (bits(backend, &o), bits(backend, &lse))
 }
@@ -114,7 +115,7 @@ fn paged_attention_has_the_bits_of_packed_attention() {
             let layout = Layout::new(&[1, 37, 16, 50, 17], &mut Random::new(14));
             let (qkv, pages) = written(&*backend, heads, &layout, 0);
             for fresh in [[1, 1, 1, 1, 1], [1, 37, 16, 50, 17], [0, 5, 16, 33, 1]] {
-                let found = paged(&*backend, heads, &layout, &qkv, &pages, &layout.tables, &fresh);
+                let found = paged(&*backend, heads, &layout, &qkv, &pages, &layout.page_tables, &fresh);
                 let expected = packed(&*backend, heads, &layout, &qkv, &fresh);
                 assert_eq!(found, expected, "{} {heads:?}, the last {fresh:?}", backend.name());
             }
@@ -129,7 +130,7 @@ fn paged_attention_over_long_sequences_has_the_bits_of_packed_attention() {
         let layout = Layout::new(&[1100, 40], &mut Random::new(15));
         let (qkv, pages) = written(&*backend, heads, &layout, 0);
         for fresh in [[1, 1], [100, 40]] {
-            let found = paged(&*backend, heads, &layout, &qkv, &pages, &layout.tables, &fresh);
+            let found = paged(&*backend, heads, &layout, &qkv, &pages, &layout.page_tables, &fresh);
             assert_eq!(found, packed(&*backend, heads, &layout, &qkv, &fresh), "{}, last {fresh:?}", backend.name());
         }
     }
@@ -142,11 +143,11 @@ fn a_copied_page_reads_as_its_original() {
             let layout = Layout::new(&[37], &mut Random::new(16));
             let (qkv, mut pages) = written(&*backend, heads, &layout, 2);
             let (spare, other) = (layout.pages as u32, layout.pages as u32 + 1);
-            backend.copy_pages(&mut pages, &[(layout.tables[1] as u32, spare), (spare, other)]);
+            backend.copy_pages(&mut pages, &[(layout.page_tables[1] as u32, spare), (spare, other)]);
             for copy in [spare, other] {
-                let mut tables = layout.tables.clone();
-                tables[1] = copy as i32;
-                let found = paged(&*backend, heads, &layout, &qkv, &pages, &tables, &[2]);
+                let mut page_tables = layout.page_tables.clone();
+                page_tables[1] = copy as i32;
+                let found = paged(&*backend, heads, &layout, &qkv, &pages, &page_tables, &[2]);
                 assert_eq!(found, packed(&*backend, heads, &layout, &qkv, &[2]), "{} {heads:?}", backend.name());
             }
         }

@@ -131,7 +131,7 @@ type Backward = Box<dyn Fn(&dyn Backend, &[Tensor], &[Tensor]) -> Vec<Option<Gra
 
 /// A gradient as an op gave it.
 enum Gradient {
-    /// Returned.
+    /// Returned as a new tensor.
     New(Tensor),
     /// Added to what [`start`] made.
     Added(Tensor),

@@ -21,7 +21,7 @@ fn bits(backend: &dyn Backend, tensor: &Tensor) -> Vec<u16> {
     values.into_iter().map(bf16::to_bits).collect()
 }
 
-/// FNV-1a.
+/// The FNV-1a hash.
 fn digest(bytes: impl Iterator<Item = u8>) -> u64 {
     bytes.fold(0xCBF2_9CE4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3))
 }

@@ -6,7 +6,7 @@ use thyme_engine::ops::{Backend, Dtype, Tensor};
 use super::{Case, Gradient, Input, ROWS, Random, check_backends, check_gradient, upload};
 
 /// Cosines, then sines, of random angles.
-pub fn rotation(backend: &dyn Backend, tokens: usize, head_dim: usize) -> Tensor {
+pub fn cos_sin(backend: &dyn Backend, tokens: usize, head_dim: usize) -> Tensor {
     let mut random = Random::new(9);
     let mut table = vec![];
     for _ in 0..tokens {
@@ -30,12 +30,12 @@ pub fn cases() -> Vec<Case> {
             differentiable: 1,
             forward: Box::new(move |backend, x| {
                 let mut qkv = backend.duplicate(&x[0]);
-                backend.rope_forward(&mut qkv, heads, &rotation(backend, tokens, head_dim), None);
+                backend.rope_forward(&mut qkv, heads, &cos_sin(backend, tokens, head_dim), None);
                 vec![qkv]
             }),
             backward: Box::new(move |backend, _, dy| {
                 let mut dqkv = backend.duplicate(&dy[0]);
-                backend.rope_backward(&mut dqkv, heads, &rotation(backend, tokens, head_dim));
+                backend.rope_backward(&mut dqkv, heads, &cos_sin(backend, tokens, head_dim));
                 vec![Some(Gradient::New(dqkv))]
             }),
         }

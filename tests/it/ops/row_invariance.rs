@@ -3,7 +3,7 @@
 
 use thyme_engine::ops::attention::{Heads, Keys, Packed};
 use thyme_engine::ops::gelu::GeluForm;
-use thyme_engine::ops::sample::Draw;
+use thyme_engine::ops::sample::SamplingParams;
 use thyme_engine::ops::{Backend, Dtype, Host, Tensor};
 
 use super::{Input, Random, all_backends, bits};
@@ -103,7 +103,7 @@ fn attention_is_invariant_to_the_other_sequences() {
     }
 }
 
-/// What is stored when a token is drawn is what training computes for it, whatever the batch.
+/// What is stored when a token is sampled is what training computes for it, whatever the batch.
 #[test]
 fn the_sampler_and_token_logprob_give_the_same_bits() {
     let (dim, vocab) = (37, 131);
@@ -112,7 +112,7 @@ fn the_sampler_and_token_logprob_give_the_same_bits() {
         expect_invariant("token_logprob", dim, |backend, h| {
             let w = parameter(backend, &[vocab, dim]);
             let logits = backend.logits(h, &w);
-            let how = Draw {
+            let how = SamplingParams {
                 temperature,
                 top_k: 20,
                 top_p: 0.9,
@@ -125,16 +125,21 @@ fn the_sampler_and_token_logprob_give_the_same_bits() {
                 sequence: 8,
                 position: 9,
             };
-            let drawn = backend.sample(&logits, &vec![how; h.rows()], excluded);
-            let targets = backend.indices(&Vec::from_iter(drawn.iter().map(|drawn| drawn.token as i32)));
+            let sampled = backend.sample(&logits, &vec![how; h.rows()], excluded);
+            let targets = backend.indices(&Vec::from_iter(sampled.iter().map(|sampled| sampled.token as i32)));
             let temperatures = backend.upload(Host::F32(&vec![temperature; h.rows()]), &[h.rows()], Dtype::F32);
             let found = backend.token_logprob_forward(h, &w, &targets, &temperatures, excluded);
-            let pairs = backend.to_f32(&found.raw).into_iter().zip(backend.to_f32(&found.tempered));
-            for (drawn, (raw, tempered)) in drawn.iter().zip(pairs) {
-                assert_eq!(drawn.raw.to_bits(), raw.to_bits(), "{} raw", backend.name());
-                assert_eq!(drawn.tempered.to_bits(), tempered.to_bits(), "{} tempered", backend.name());
+            let pairs = backend.to_f32(&found.logprob).into_iter().zip(backend.to_f32(&found.logprob_at_temperature));
+            for (sampled, (logprob, logprob_at_temperature)) in sampled.iter().zip(pairs) {
+                assert_eq!(sampled.logprob.to_bits(), logprob.to_bits(), "{} logprob", backend.name());
+                assert_eq!(
+                    sampled.logprob_at_temperature.to_bits(),
+                    logprob_at_temperature.to_bits(),
+                    "{} logprob_at_temperature",
+                    backend.name()
+                );
             }
-            vec![found.raw, found.tempered, found.lse_raw, found.lse_tempered, found.entropy]
+            vec![found.logprob, found.logprob_at_temperature, found.lse_raw, found.lse_at_temperature, found.entropy]
         });
     }
 }

@@ -1,6 +1,6 @@
-//! Drawing tokens.
+//! Sampling tokens.
 
-use thyme_engine::ops::sample::{Draw, Drawn, philox_uniform};
+use thyme_engine::ops::sample::{SampledToken, SamplingParams, philox_uniform};
 use thyme_engine::ops::{Backend, Dtype, Host};
 use thyme_engine::reference::Reference;
 
@@ -19,7 +19,7 @@ pub fn some_bias(random: &mut Random, vocab: usize) -> Vec<(u32, f32)> {
     (0..vocab).step_by(3).skip(1).map(|token| (token as u32, amounts[random.below(4)])).collect()
 }
 
-const PLAIN: Draw<'static> = Draw {
+const PLAIN: SamplingParams<'static> = SamplingParams {
     temperature: 1.0,
     top_k: 0,
     top_p: 1.0,
@@ -33,13 +33,18 @@ const PLAIN: Draw<'static> = Draw {
     position: 3,
 };
 
-fn draw(backend: &dyn Backend, logits: &[f32], draws: &[Draw<'_>], excluded: &[u32]) -> Vec<Drawn> {
-    let shape = [draws.len(), logits.len() / draws.len()];
-    backend.sample(&backend.upload(Host::F32(logits), &shape, Dtype::F32), draws, excluded)
+fn sample(
+    backend: &dyn Backend,
+    logits: &[f32],
+    row_params: &[SamplingParams<'_>],
+    excluded: &[u32],
+) -> Vec<SampledToken> {
+    let shape = [row_params.len(), logits.len() / row_params.len()];
+    backend.sample(&backend.upload(Host::F32(logits), &shape, Dtype::F32), row_params, excluded)
 }
 
-fn draw_one(backend: &dyn Backend, logits: &[f32], how: Draw<'_>) -> Drawn {
-    draw(backend, logits, &[how], &[])[0]
+fn sample_one(backend: &dyn Backend, logits: &[f32], how: SamplingParams<'_>) -> SampledToken {
+    sample(backend, logits, &[how], &[])[0]
 }
 
 /// The test vectors that Random123 publishes for philox4x32-10: counter, key, first two words.
@@ -63,24 +68,30 @@ fn cuts_keep_what_they_promise() {
     let logits = [8f32, 4.0, 2.0, 2.0].map(f32::ln);
     let cases = [
         ("none", PLAIN, 4, 1.0),
-        ("top-k", Draw { top_k: 2, ..PLAIN }, 2, 0.75),
-        ("top-k through a tie keeps the lower id", Draw { top_k: 3, ..PLAIN }, 3, 0.875),
-        ("top-k above the vocabulary", Draw { top_k: 9, ..PLAIN }, 4, 1.0),
-        ("top-p", Draw { top_p: 0.7, ..PLAIN }, 2, 0.75),
-        ("top-p keeps one at least", Draw { top_p: 0.01, ..PLAIN }, 1, 0.5),
-        ("min-p", Draw { min_p: 0.4, ..PLAIN }, 2, 0.75),
-        ("top-p of what top-k left", Draw { top_k: 2, top_p: 0.6, ..PLAIN }, 1, 0.5),
+        ("top-k", SamplingParams { top_k: 2, ..PLAIN }, 2, 0.75),
+        ("top-k through a tie keeps the lower id", SamplingParams { top_k: 3, ..PLAIN }, 3, 0.875),
+        ("top-k above the vocabulary", SamplingParams { top_k: 9, ..PLAIN }, 4, 1.0),
+        ("top-p", SamplingParams { top_p: 0.7, ..PLAIN }, 2, 0.75),
+        ("top-p keeps one at least", SamplingParams { top_p: 0.01, ..PLAIN }, 1, 0.5),
+        ("min-p", SamplingParams { min_p: 0.4, ..PLAIN }, 2, 0.75),
+        ("top-p of what top-k left", SamplingParams { top_k: 2, top_p: 0.6, ..PLAIN }, 1, 0.5),
     ];
     for backend in all_backends() {
         for (name, how, count, kept) in &cases {
             for position in 0..200 {
-                let drawn = draw_one(&*backend, &logits, Draw { position, ..*how });
-                let p = [0.5, 0.25, 0.125, 0.125][drawn.token as usize];
-                assert!((drawn.token as usize) < *count, "{} {name}: {drawn:?}", backend.name());
+                let sampled = sample_one(&*backend, &logits, SamplingParams { position, ..*how });
+                let p = [0.5, 0.25, 0.125, 0.125][sampled.token as usize];
+                assert!((sampled.token as usize) < *count, "{} {name}: {sampled:?}", backend.name());
                 let expected = [f64::ln(p), f64::ln(p), f64::ln(p / kept), *kept, 1.75 * f64::ln(2.0)];
-                let found = [drawn.raw, drawn.tempered, drawn.processed, drawn.kept, drawn.entropy];
+                let found = [
+                    sampled.logprob,
+                    sampled.logprob_at_temperature,
+                    sampled.processed_logprob,
+                    sampled.kept_mass,
+                    sampled.entropy,
+                ];
                 for (found, expected) in found.into_iter().zip(expected) {
-                    assert!((f64::from(found) - expected).abs() < 1e-6, "{} {name}: {drawn:?}", backend.name());
+                    assert!((f64::from(found) - expected).abs() < 1e-6, "{} {name}: {sampled:?}", backend.name());
                 }
             }
         }
@@ -92,22 +103,23 @@ fn tokens_come_as_often_as_their_probability_says() {
     let logits = [1.0f32, 3.0, 2.0, -1.0, 2.5];
     let weights = logits.map(|z| (f64::from(z) / 0.8).exp());
     let total: f64 = weights.iter().sum();
-    let draws: Vec<Draw> = (0..20_000).map(|position| Draw { temperature: 0.8, position, ..PLAIN }).collect();
+    let row_params: Vec<SamplingParams> =
+        (0..20_000).map(|position| SamplingParams { temperature: 0.8, position, ..PLAIN }).collect();
     for backend in all_backends() {
         let mut counts = [0.0; 5];
-        for drawn in draw(&*backend, &logits.repeat(draws.len()), &draws, &[]) {
-            counts[drawn.token as usize] += 1.0;
+        for sampled in sample(&*backend, &logits.repeat(row_params.len()), &row_params, &[]) {
+            counts[sampled.token as usize] += 1.0;
         }
         for (count, weight) in counts.into_iter().zip(weights) {
             let p = weight / total;
-            let deviation = (draws.len() as f64 * p * (1.0 - p)).sqrt();
-            assert!((count - draws.len() as f64 * p).abs() < 4.0 * deviation, "{} {counts:?}", backend.name());
+            let deviation = (row_params.len() as f64 * p * (1.0 - p)).sqrt();
+            assert!((count - row_params.len() as f64 * p).abs() < 4.0 * deviation, "{} {counts:?}", backend.name());
         }
     }
 }
 
 #[test]
-fn the_draw_goes_down_the_probabilities_from_the_likeliest() {
+fn the_sample_goes_down_the_probabilities_from_the_likeliest() {
     let logits = [2f32, 8.0, 4.0, 2.0].map(f32::ln); // of 16
     for backend in all_backends() {
         for position in 0..300 {
@@ -121,8 +133,8 @@ fn the_draw_goes_down_the_probabilities_from_the_likeliest() {
             } else {
                 3
             };
-            let drawn = draw_one(&*backend, &logits, Draw { position, ..PLAIN });
-            assert_eq!(drawn.token, expected, "{} at u = {u}", backend.name());
+            let sampled = sample_one(&*backend, &logits, SamplingParams { position, ..PLAIN });
+            assert_eq!(sampled.token, expected, "{} at u = {u}", backend.name());
         }
     }
 }
@@ -130,11 +142,11 @@ fn the_draw_goes_down_the_probabilities_from_the_likeliest() {
 #[test]
 fn temperature_zero_takes_the_largest_and_of_equals_the_first() {
     for backend in all_backends() {
-        let greedy = Draw { temperature: 0.0, ..PLAIN };
-        let drawn = draw_one(&*backend, &[1.0, 5.0, -2.0, 5.0], greedy);
-        assert_eq!((drawn.token, drawn.processed, drawn.kept), (1, 0.0, 1.0), "{}", backend.name());
-        assert_eq!(drawn.raw.to_bits(), drawn.tempered.to_bits(), "{}", backend.name());
-        assert_eq!(draw_one(&*backend, &[-0.0, 0.0, -1.0], greedy).token, 0, "{}", backend.name());
+        let greedy = SamplingParams { temperature: 0.0, ..PLAIN };
+        let sampled = sample_one(&*backend, &[1.0, 5.0, -2.0, 5.0], greedy);
+        assert_eq!((sampled.token, sampled.processed_logprob, sampled.kept_mass), (1, 0.0, 1.0), "{}", backend.name());
+        assert_eq!(sampled.logprob.to_bits(), sampled.logprob_at_temperature.to_bits(), "{}", backend.name());
+        assert_eq!(sample_one(&*backend, &[-0.0, 0.0, -1.0], greedy).token, 0, "{}", backend.name());
     }
 }
 
@@ -142,96 +154,126 @@ fn temperature_zero_takes_the_largest_and_of_equals_the_first() {
 fn the_penalty_shrinks_positive_and_grows_negative_logits_of_seen_tokens_once() {
     for backend in all_backends() {
         let penalised = |logits: &[f32], seen: &[u32]| {
-            let how = Draw { temperature: 0.0, repetition_penalty: 2.0, seen, ..PLAIN };
-            draw_one(&*backend, logits, how).token
+            let how = SamplingParams { temperature: 0.0, repetition_penalty: 2.0, seen, ..PLAIN };
+            sample_one(&*backend, logits, how).token
         };
         assert_eq!(penalised(&[5.0, 3.0, 2.0], &[0]), 1, "{}", backend.name());
         assert_eq!(penalised(&[5.0, 2.0, 1.0], &[0, 0, 0]), 0, "{}: repeats do not matter", backend.name());
         assert_eq!(penalised(&[-1.0, -1.5, -3.0], &[0]), 1, "{}", backend.name());
         let logits = [5.0, 3.0];
-        let drawn = draw_one(&*backend, &logits, Draw { repetition_penalty: 2.0, seen: &[0], ..PLAIN });
-        let raw = f64::from(logits[drawn.token as usize]) - (5f64.exp() + 3f64.exp()).ln();
-        assert!((f64::from(drawn.raw) - raw).abs() < 1e-6, "{}: raw knows no penalty, {drawn:?}", backend.name());
+        let sampled = sample_one(&*backend, &logits, SamplingParams { repetition_penalty: 2.0, seen: &[0], ..PLAIN });
+        let logprob = f64::from(logits[sampled.token as usize]) - (5f64.exp() + 3f64.exp()).ln();
+        assert!(
+            (f64::from(sampled.logprob) - logprob).abs() < 1e-6,
+            "{}: logprob knows no penalty, {sampled:?}",
+            backend.name()
+        );
     }
 }
 
 /// Probabilities 1/2, 1/4, 1/8, 1/8 before bias and mask.
 #[test]
-fn bias_and_mask_change_what_is_drawn_from_and_nothing_else() {
+fn bias_and_mask_change_what_is_sampled_from_and_nothing_else() {
     let logits = [8f32, 4.0, 2.0, 2.0].map(f32::ln);
     let (second, last) = ([(1, 2f32.ln())], [(3, f32::NEG_INFINITY)]);
     let (pair, odd) = (mask(4, |token| token < 2), mask(4, |token| token % 2 == 1));
     let banned = 0.0;
     let cases = [
-        ("a bias", Draw { bias: &second, ..PLAIN }, [0.4, 0.4, 0.1, 0.1], 1.0),
-        ("a ban", Draw { bias: &last, ..PLAIN }, [4.0 / 7.0, 2.0 / 7.0, 1.0 / 7.0, banned], 1.0),
-        ("a mask", Draw { allowed: Some(&odd), ..PLAIN }, [banned, 2.0 / 3.0, banned, 1.0 / 3.0], 1.0),
-        ("both", Draw { bias: &second, allowed: Some(&pair), ..PLAIN }, [0.5, 0.5, banned, banned], 1.0),
+        ("a bias", SamplingParams { bias: &second, ..PLAIN }, [0.4, 0.4, 0.1, 0.1], 1.0),
+        ("a ban", SamplingParams { bias: &last, ..PLAIN }, [4.0 / 7.0, 2.0 / 7.0, 1.0 / 7.0, banned], 1.0),
+        ("a mask", SamplingParams { allowed: Some(&odd), ..PLAIN }, [banned, 2.0 / 3.0, banned, 1.0 / 3.0], 1.0),
+        ("both", SamplingParams { bias: &second, allowed: Some(&pair), ..PLAIN }, [0.5, 0.5, banned, banned], 1.0),
         (
             "a mask and a top-k above it",
-            Draw { top_k: 3, allowed: Some(&odd), ..PLAIN },
+            SamplingParams { top_k: 3, allowed: Some(&odd), ..PLAIN },
             [0.0, 2.0 / 3.0, 0.0, 1.0 / 3.0],
             1.0,
         ),
-        ("a cut of what a mask left", Draw { top_k: 1, allowed: Some(&odd), ..PLAIN }, [0.0, 1.0, 0.0, 0.0], 2.0 / 3.0),
-        ("a ban and min-p", Draw { min_p: 0.3, bias: &[(0, f32::NEG_INFINITY)], ..PLAIN }, [0.0, 0.5, 0.25, 0.25], 1.0),
+        (
+            "a cut of what a mask left",
+            SamplingParams { top_k: 1, allowed: Some(&odd), ..PLAIN },
+            [0.0, 1.0, 0.0, 0.0],
+            2.0 / 3.0,
+        ),
+        (
+            "a ban and min-p",
+            SamplingParams { min_p: 0.3, bias: &[(0, f32::NEG_INFINITY)], ..PLAIN },
+            [0.0, 0.5, 0.25, 0.25],
+            1.0,
+        ),
         (
             "a bias at half the temperature",
-            Draw { temperature: 0.5, bias: &second, ..PLAIN },
+            SamplingParams { temperature: 0.5, bias: &second, ..PLAIN },
             [16.0, 16.0, 1.0, 1.0].map(|p| p / 34.0),
             1.0,
         ),
     ];
     for backend in all_backends() {
         for (name, how, probabilities, kept) in &cases {
-            let mut drawn_ones = [false; 4];
+            let mut sampled_ones = [false; 4];
             for position in 0..200 {
-                let drawn = draw_one(&*backend, &logits, Draw { position, ..*how });
-                let p: f64 = probabilities[drawn.token as usize];
-                drawn_ones[drawn.token as usize] = true;
+                let sampled = sample_one(&*backend, &logits, SamplingParams { position, ..*how });
+                let p: f64 = probabilities[sampled.token as usize];
+                sampled_ones[sampled.token as usize] = true;
                 let expected = [p.ln(), *kept, 1.75 * f64::ln(2.0)];
-                for (found, expected) in [drawn.processed, drawn.kept, drawn.entropy].into_iter().zip(expected) {
-                    assert!((f64::from(found) - expected).abs() < 2e-6, "{} {name}: {drawn:?}", backend.name());
+                for (found, expected) in
+                    [sampled.processed_logprob, sampled.kept_mass, sampled.entropy].into_iter().zip(expected)
+                {
+                    assert!((f64::from(found) - expected).abs() < 2e-6, "{} {name}: {sampled:?}", backend.name());
                 }
-                let raw = f64::from(logits[drawn.token as usize]) - 16f64.ln();
-                assert!((f64::from(drawn.raw) - raw).abs() < 2e-6, "{} {name}: {drawn:?}", backend.name());
+                let logprob = f64::from(logits[sampled.token as usize]) - 16f64.ln();
+                assert!((f64::from(sampled.logprob) - logprob).abs() < 2e-6, "{} {name}: {sampled:?}", backend.name());
             }
-            assert_eq!(drawn_ones, probabilities.map(|p| p > 0.0), "{} {name}", backend.name());
+            assert_eq!(sampled_ones, probabilities.map(|p| p > 0.0), "{} {name}", backend.name());
         }
-        let greedy = Draw { temperature: 0.0, ..PLAIN };
-        assert_eq!(draw_one(&*backend, &logits, Draw { allowed: Some(&odd), ..greedy }).token, 1, "{}", backend.name());
-        assert_eq!(draw_one(&*backend, &logits, Draw { bias: &[(2, 9.0)], ..greedy }).token, 2, "{}", backend.name());
-        let penalised = Draw { repetition_penalty: 9.0, seen: &[0], bias: &[(0, 2.0)], ..greedy };
-        assert_eq!(draw_one(&*backend, &logits, penalised).token, 0, "{}: the penalty comes first", backend.name());
+        let greedy = SamplingParams { temperature: 0.0, ..PLAIN };
+        assert_eq!(
+            sample_one(&*backend, &logits, SamplingParams { allowed: Some(&odd), ..greedy }).token,
+            1,
+            "{}",
+            backend.name()
+        );
+        assert_eq!(
+            sample_one(&*backend, &logits, SamplingParams { bias: &[(2, 9.0)], ..greedy }).token,
+            2,
+            "{}",
+            backend.name()
+        );
+        let penalised = SamplingParams { repetition_penalty: 9.0, seen: &[0], bias: &[(0, 2.0)], ..greedy };
+        assert_eq!(sample_one(&*backend, &logits, penalised).token, 0, "{}: the penalty comes first", backend.name());
     }
 }
 
 #[test]
-fn where_all_tokens_are_banned_nothing_is_drawn() {
+fn where_all_tokens_are_banned_nothing_is_sampled() {
     let bans: Vec<(u32, f32)> = (0..50).map(|token| (token, f32::NEG_INFINITY)).collect();
     let (none, few) = (mask(50, |_| false), mask(50, |token| token < 20));
     let (z, rest) = ([1.0; 50], &bans[..20]);
     for backend in all_backends() {
         for temperature in [0.0, 0.7] {
-            let plain = Draw { temperature, top_k: 3, top_p: 0.9, ..PLAIN };
+            let plain = SamplingParams { temperature, top_k: 3, top_p: 0.9, ..PLAIN };
             for how in [
-                Draw { bias: &bans, ..plain },
-                Draw { allowed: Some(&none), ..plain },
-                Draw { allowed: Some(&few), bias: rest, ..plain },
+                SamplingParams { bias: &bans, ..plain },
+                SamplingParams { allowed: Some(&none), ..plain },
+                SamplingParams { allowed: Some(&few), bias: rest, ..plain },
             ] {
-                let drawn = draw_one(&*backend, &z, how);
-                assert!(drawn.is_nothing() && drawn.processed == f32::NEG_INFINITY, "{} {drawn:?}", backend.name());
-                assert!((drawn.entropy - 50f32.ln()).abs() < 1e-5, "{} {drawn:?}", backend.name());
+                let sampled = sample_one(&*backend, &z, how);
+                assert!(
+                    sampled.is_nothing() && sampled.processed_logprob == f32::NEG_INFINITY,
+                    "{} {sampled:?}",
+                    backend.name()
+                );
+                assert!((sampled.entropy - 50f32.ln()).abs() < 1e-5, "{} {sampled:?}", backend.name());
             }
-            let how = Draw { allowed: Some(&few), bias: &bans[..19], ..plain };
-            assert_eq!(draw_one(&*backend, &z, how).token, 19, "{}", backend.name());
+            let how = SamplingParams { allowed: Some(&few), bias: &bans[..19], ..plain };
+            assert_eq!(sample_one(&*backend, &z, how).token, 19, "{}", backend.name());
         }
     }
 }
 
 /// A row with two excluded tokens that have nearly all its mass, against the row that has only the others.
 #[test]
-fn what_is_drawn_and_its_tempered_probability_are_those_of_a_row_without_the_excluded_tokens() {
+fn what_is_sampled_and_its_probability_at_a_temperature_are_those_of_a_row_without_the_excluded_tokens() {
     let others = [8f32, 4.0, 2.0, 2.0, 1.0].map(f32::ln);
     let (kept_ids, excluded) = ([0u32, 2, 3, 5, 6], [4u32, 1]);
     let logits = [others[0], 30.0, others[1], others[2], 25.0, others[3], others[4]];
@@ -239,47 +281,59 @@ fn what_is_drawn_and_its_tempered_probability_are_those_of_a_row_without_the_exc
     let (some, whole_some) = (mask(5, |token| token != 1), mask(7, |token| token != 2));
     let cases = [
         ("plain", PLAIN, PLAIN),
-        ("greedy", Draw { temperature: 0.0, ..PLAIN }, Draw { temperature: 0.0, ..PLAIN }),
-        ("tempered", Draw { temperature: 0.6, ..PLAIN }, Draw { temperature: 0.6, ..PLAIN }),
-        ("top-k", Draw { top_k: 2, ..PLAIN }, Draw { top_k: 2, ..PLAIN }),
-        ("top-k of all", Draw { top_k: 5, ..PLAIN }, Draw { top_k: 5, ..PLAIN }),
-        ("top-p", Draw { top_p: 0.8, ..PLAIN }, Draw { top_p: 0.8, ..PLAIN }),
-        ("min-p", Draw { min_p: 0.3, ..PLAIN }, Draw { min_p: 0.3, ..PLAIN }),
+        ("greedy", SamplingParams { temperature: 0.0, ..PLAIN }, SamplingParams { temperature: 0.0, ..PLAIN }),
+        (
+            "at a temperature",
+            SamplingParams { temperature: 0.6, ..PLAIN },
+            SamplingParams { temperature: 0.6, ..PLAIN },
+        ),
+        ("top-k", SamplingParams { top_k: 2, ..PLAIN }, SamplingParams { top_k: 2, ..PLAIN }),
+        ("top-k of all", SamplingParams { top_k: 5, ..PLAIN }, SamplingParams { top_k: 5, ..PLAIN }),
+        ("top-p", SamplingParams { top_p: 0.8, ..PLAIN }, SamplingParams { top_p: 0.8, ..PLAIN }),
+        ("min-p", SamplingParams { min_p: 0.3, ..PLAIN }, SamplingParams { min_p: 0.3, ..PLAIN }),
         (
             "a penalty",
-            Draw { repetition_penalty: 3.0, seen: &[0], ..PLAIN },
-            Draw { repetition_penalty: 3.0, seen: &[0, 1, 4], ..PLAIN },
+            SamplingParams { repetition_penalty: 3.0, seen: &[0], ..PLAIN },
+            SamplingParams { repetition_penalty: 3.0, seen: &[0, 1, 4], ..PLAIN },
         ),
-        ("a bias", Draw { bias: &bias, ..PLAIN }, Draw { bias: &whole_bias, ..PLAIN }),
-        ("a mask", Draw { allowed: Some(&some), ..PLAIN }, Draw { allowed: Some(&whole_some), ..PLAIN }),
+        ("a bias", SamplingParams { bias: &bias, ..PLAIN }, SamplingParams { bias: &whole_bias, ..PLAIN }),
+        (
+            "a mask",
+            SamplingParams { allowed: Some(&some), ..PLAIN },
+            SamplingParams { allowed: Some(&whole_some), ..PLAIN },
+        ),
         (
             "a mask, greedily",
-            Draw { temperature: 0.0, allowed: Some(&some), ..PLAIN },
-            Draw { temperature: 0.0, allowed: Some(&whole_some), ..PLAIN },
+            SamplingParams { temperature: 0.0, allowed: Some(&some), ..PLAIN },
+            SamplingParams { temperature: 0.0, allowed: Some(&whole_some), ..PLAIN },
         ),
     ];
     for backend in all_backends() {
         for (name, alone, whole) in &cases {
             for position in 0..100 {
-                let expected = draw_one(&*backend, &others, Draw { position, ..*alone });
-                let found = draw(&*backend, &logits, &[Draw { position, ..*whole }], &excluded)[0];
+                let expected = sample_one(&*backend, &others, SamplingParams { position, ..*alone });
+                let found = sample(&*backend, &logits, &[SamplingParams { position, ..*whole }], &excluded)[0];
                 assert_eq!(found.token, kept_ids[expected.token as usize], "{} {name}: {found:?}", backend.name());
                 let pairs = [
-                    (found.tempered, expected.tempered),
-                    (found.processed, expected.processed),
-                    (found.kept, expected.kept),
+                    (found.logprob_at_temperature, expected.logprob_at_temperature),
+                    (found.processed_logprob, expected.processed_logprob),
+                    (found.kept_mass, expected.kept_mass),
                 ];
                 let is_same = pairs.iter().all(|(found, expected)| (found - expected).abs() < 2e-6);
                 assert!(is_same, "{} {name}: {found:?}, not {expected:?}", backend.name());
-                let raw = logits[found.token as usize] - (30.0 + (1.0 + (-5f32).exp()).ln());
-                assert!((found.raw - raw).abs() < 1e-4, "{} {name}: raw is over all, {found:?}", backend.name());
+                let logprob = logits[found.token as usize] - (30.0 + (1.0 + (-5f32).exp()).ln());
+                assert!(
+                    (found.logprob - logprob).abs() < 1e-4,
+                    "{} {name}: logprob is over all, {found:?}",
+                    backend.name()
+                );
                 assert!(found.entropy < 0.05, "{} {name}: so is the entropy, {found:?}", backend.name());
             }
         }
         let asked = mask(7, |token| excluded.contains(&(token as u32)));
         for temperature in [0.0, 1.0] {
-            let how = Draw { temperature, allowed: Some(&asked), bias: &[(1, 100.0)], ..PLAIN };
-            assert!(draw(&*backend, &logits, &[how], &excluded)[0].is_nothing(), "{}", backend.name());
+            let how = SamplingParams { temperature, allowed: Some(&asked), bias: &[(1, 100.0)], ..PLAIN };
+            assert!(sample(&*backend, &logits, &[how], &excluded)[0].is_nothing(), "{}", backend.name());
         }
     }
 }
@@ -293,7 +347,7 @@ fn every_backend_agrees_with_the_reference() {
             let seen: Vec<u32> = random.indices(5, vocab).into_iter().map(|id| id as u32).collect();
             let (bias, remainder) = (some_bias(&mut random, vocab), random.below(3));
             let some = mask(vocab, |token| token % 3 != remainder);
-            let how = Draw {
+            let how = SamplingParams {
                 temperature: [0.0, 0.6, 1.0, 1.5][random.below(4)],
                 top_k: [0, 1, 3, 40][random.below(4)],
                 top_p: [1.0, 0.9, 0.3][random.below(3)],
@@ -308,17 +362,28 @@ fn every_backend_agrees_with_the_reference() {
             };
             let count = if vocab > 2 { random.below(3) } else { 0 };
             let excluded: Vec<u32> = random.some(vocab, count).into_iter().map(|id| id as u32).collect();
-            let expected = draw(&Reference, &logits, &[how], &excluded)[0];
-            let expected_numbers =
-                [expected.raw, expected.tempered, expected.processed, expected.kept, expected.entropy];
+            let expected = sample(&Reference, &logits, &[how], &excluded)[0];
+            let expected_numbers = [
+                expected.logprob,
+                expected.logprob_at_temperature,
+                expected.processed_logprob,
+                expected.kept_mass,
+                expected.entropy,
+            ];
             for backend in backends() {
-                let drawn = draw(&*backend, &logits, &[how], &excluded)[0];
-                assert_eq!(drawn.token, expected.token, "{} {how:?}", backend.name());
+                let sampled = sample(&*backend, &logits, &[how], &excluded)[0];
+                assert_eq!(sampled.token, expected.token, "{} {how:?}", backend.name());
                 let allowed = 20.0 * tolerance(backend.name(), Dtype::F32, vocab); // log-probabilities reach −20
-                let numbers = [drawn.raw, drawn.tempered, drawn.processed, drawn.kept, drawn.entropy];
+                let numbers = [
+                    sampled.logprob,
+                    sampled.logprob_at_temperature,
+                    sampled.processed_logprob,
+                    sampled.kept_mass,
+                    sampled.entropy,
+                ];
                 for (found, expected) in numbers.into_iter().zip(expected_numbers).filter(|(a, b)| a != b) {
                     let error = f64::from((found - expected).abs());
-                    assert!(error <= allowed, "{} {how:?}: {drawn:?}, not {expected:?}", backend.name());
+                    assert!(error <= allowed, "{} {how:?}: {sampled:?}, not {expected:?}", backend.name());
                 }
             }
         }

@@ -11,7 +11,7 @@ fn temperatures(backend: &dyn Backend, rows: usize) -> Tensor {
     backend.upload(Host::F32(&values), &[rows], Dtype::F32)
 }
 
-/// The tempered log-probabilities are what is differentiated.
+/// The log-probabilities at a temperature are what is differentiated.
 pub fn cases() -> Vec<Case> {
     let mut random = Random::new(17);
     let mut cases = vec![];
@@ -33,12 +33,19 @@ pub fn cases() -> Vec<Case> {
             forward: Box::new(move |backend, x| {
                 let (targets, temperatures) = (backend.indices(&targets), temperatures(backend, rows));
                 let found = backend.token_logprob_forward(&x[0], &x[1], &targets, &temperatures, &excluded);
-                vec![found.tempered, found.raw, found.lse_raw, found.lse_tempered, found.entropy]
+                vec![
+                    found.logprob_at_temperature,
+                    found.logprob,
+                    found.lse_raw,
+                    found.lse_at_temperature,
+                    found.entropy,
+                ]
             }),
             backward: Box::new(move |backend, x, dy| {
                 let (targets, temperatures) = (backend.indices(&targets_back), temperatures(backend, rows));
                 let excluded = &excluded_back;
-                let lse = backend.token_logprob_forward(&x[0], &x[1], &targets, &temperatures, excluded).lse_tempered;
+                let lse =
+                    backend.token_logprob_forward(&x[0], &x[1], &targets, &temperatures, excluded).lse_at_temperature;
                 let mut dw = trained.then(|| start(backend, x[1].shape(), Dtype::F32));
                 let (h, w) = (&x[0], &x[1]);
                 let dh =
@@ -61,7 +68,7 @@ fn every_backend_agrees_with_the_reference() {
 }
 
 #[test]
-fn at_temperature_one_tempered_is_raw_to_the_bit() {
+fn at_temperature_one_both_log_probabilities_are_the_same_to_the_bit() {
     for backend in all_backends() {
         let mut random = Random::new(18);
         let h = Input::activation(&mut random, &[9, 37]).upload(&*backend);
@@ -69,14 +76,19 @@ fn at_temperature_one_tempered_is_raw_to_the_bit() {
         let targets = backend.indices(&random.indices(9, 131));
         let ones = backend.upload(Host::F32(&[1.0; 9]), &[9], Dtype::F32);
         let found = backend.token_logprob_forward(&h, &w, &targets, &ones, &[]);
-        assert_eq!(bits(&*backend, &found.raw), bits(&*backend, &found.tempered), "{}", backend.name());
-        assert_eq!(bits(&*backend, &found.lse_raw), bits(&*backend, &found.lse_tempered), "{}", backend.name());
+        assert_eq!(
+            bits(&*backend, &found.logprob),
+            bits(&*backend, &found.logprob_at_temperature),
+            "{}",
+            backend.name()
+        );
+        assert_eq!(bits(&*backend, &found.lse_raw), bits(&*backend, &found.lse_at_temperature), "{}", backend.name());
     }
 }
 
 /// Each token in turn as the target of one row, whose excluded tokens have nearly all the mass.
 #[test]
-fn tempered_probabilities_sum_to_one_without_the_excluded_tokens_and_teach_them_nothing() {
+fn probabilities_at_a_temperature_sum_to_one_without_the_excluded_tokens_and_teach_them_nothing() {
     const VOCAB: usize = 21;
     let excluded = [20, 3];
     for backend in all_backends() {
@@ -92,15 +104,20 @@ fn tempered_probabilities_sum_to_one_without_the_excluded_tokens_and_teach_them_
             let temperatures = backend.upload(Host::F32(&[temperature; VOCAB]), &[VOCAB], Dtype::F32);
             let found = backend.token_logprob_forward(&h, &w, &targets, &temperatures, &excluded);
             let sum = |logprobs: &[f32]| logprobs.iter().map(|logprob| f64::from(*logprob).exp()).sum::<f64>();
-            let (raw, tempered) = (backend.to_f32(&found.raw), backend.to_f32(&found.tempered));
-            assert!((sum(&tempered) - 1.0).abs() < 1e-5 && (sum(&raw) - 1.0).abs() < 1e-5, "{}", backend.name());
+            let (logprob, logprob_at_temperature) =
+                (backend.to_f32(&found.logprob), backend.to_f32(&found.logprob_at_temperature));
+            assert!(
+                (sum(&logprob_at_temperature) - 1.0).abs() < 1e-5 && (sum(&logprob) - 1.0).abs() < 1e-5,
+                "{}",
+                backend.name()
+            );
             let of_excluded = |logprobs: &[f32]| excluded.map(|token| logprobs[token as usize]);
-            assert_eq!(of_excluded(&tempered), [f32::NEG_INFINITY; 2], "{}", backend.name());
-            assert!(of_excluded(&raw).iter().all(|raw| *raw > -1.0), "{}: {raw:?}", backend.name());
+            assert_eq!(of_excluded(&logprob_at_temperature), [f32::NEG_INFINITY; 2], "{}", backend.name());
+            assert!(of_excluded(&logprob).iter().all(|logprob| *logprob > -1.0), "{}: {logprob:?}", backend.name());
 
             let ones = backend.upload(Host::F32(&[1.0; VOCAB]), &[VOCAB], Dtype::F32);
             let mut dw = backend.zeros(&[VOCAB, 4], Dtype::F32);
-            let lse = &found.lse_tempered;
+            let lse = &found.lse_at_temperature;
             backend.token_logprob_backward(&ones, &h, &w, &targets, &temperatures, lse, &excluded, Some(&mut dw));
             let dw = backend.to_f32(&dw);
             for (token, dw) in dw.chunks_exact(4).enumerate() {

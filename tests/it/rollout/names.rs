@@ -42,15 +42,15 @@ fn the_name_of_a_picture_is_plain_text_and_the_same_in_the_prompt_and_for_code()
         std::fs::write(&path, png).unwrap();
         let images = vec![ImageSource::Path(PathBuf::from(&path))];
         let task = Task { question: "What?".into(), images, ..Task::default() };
-        let mut scene = environment.open(processor(), &task, 1).unwrap();
-        let ids = &scene.prompt.token_ids;
+        let mut prepared_task = environment.open(processor(), &task, 1).unwrap();
+        let ids = &prepared_task.prompt.token_ids;
         let count = |wanted: u32| ids.iter().filter(|id| **id == wanted).count();
         assert_eq!((count(IM_END), count(IMAGE_PAD)), (2, 1), "{path:?}");
         // A token below 256 is a byte.
         let text: Vec<u8> = ids.iter().filter_map(|id| u8::try_from(*id).ok()).collect();
         let text = String::from_utf8(text).unwrap();
         assert!(text.contains(&format!("Path:** \"{expected}\"\n")), "{path:?}: {text}");
-        let said = scene.episodes[0].run("print(os.path.basename(image_path))").unwrap();
+        let said = prepared_task.episodes[0].run("print(os.path.basename(image_path))").unwrap();
         assert_eq!(said.text.trim(), expected, "{path:?}");
     }
 }

@@ -11,7 +11,7 @@ use thyme_engine::cuda::device::{Argument, Device, DeviceError, Launch, Span};
 use thyme_engine::cuda::kernels::{self, Parameter};
 use thyme_engine::ops::adamw::{AdamwStep, Moment};
 use thyme_engine::ops::attention::{Heads, Keys, PAGE_TOKENS};
-use thyme_engine::ops::sample::Draw;
+use thyme_engine::ops::sample::SamplingParams;
 use thyme_engine::ops::{Backend, Dtype};
 
 use crate::ops::instruction_sets::case_bits;
@@ -127,17 +127,17 @@ fn forward_only(cuda: &Cuda) {
     let pages_count = 1100usize.div_ceil(PAGE_TOKENS);
     let mut pages = backend.attention_pages(pages_count, heads);
     backend.copy_pages(&mut pages, &[(0, 1)]);
-    let tables = backend.indices(&Vec::from_iter(0..pages_count as i32)).reshape(&[1, pages_count]);
+    let page_tables = backend.indices(&Vec::from_iter(0..pages_count as i32)).reshape(&[1, pages_count]);
     let (bounds, lengths) = (backend.indices(&[0, 1]), backend.indices(&[1100]));
     let qkv = backend.zeros(&[1, heads.qkv()], Dtype::Activation);
     backend.attention_forward(
         &qkv,
         heads,
-        Keys::Paged { pages: &pages, bounds: &bounds, tables: &tables, lengths: &lengths },
+        Keys::Paged { pages: &pages, bounds: &bounds, page_tables: &page_tables, lengths: &lengths },
     );
 
     let logits = backend.logits(&qkv, &backend.zeros(&[5, heads.qkv()], Dtype::Bf16));
-    let draw = Draw {
+    let params = SamplingParams {
         temperature: 1.0,
         top_k: 0,
         top_p: 1.0,
@@ -150,7 +150,7 @@ fn forward_only(cuda: &Cuda) {
         sequence: 0,
         position: 0,
     };
-    backend.sample(&logits, &[draw], &[1]);
+    backend.sample(&logits, &[params], &[1]);
 
     let [mut w, mut remainder] = [Dtype::Bf16, Dtype::I16].map(|dtype| backend.zeros(&[3], dtype));
     let step = AdamwStep {

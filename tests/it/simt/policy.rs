@@ -58,7 +58,7 @@ fn one_policy_on_simt_long() {
 
 /// One step of GRPO on the tiny model of the shipped recipe: two groups of four, pictures and code included.
 #[test]
-fn a_grpo_step_finds_the_log_probabilities_that_were_drawn() {
+fn a_grpo_step_finds_the_log_probabilities_that_were_sampled() {
     let workplace = Workplace::new();
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/tiny-sft");
     let recipe = workplace.grpo("").with_file_name("step.toml");
@@ -104,7 +104,7 @@ fn learned(backend: Arc<dyn Backend>) -> (Vec<f32>, Vec<Vec<f32>>) {
     let ones = vec![1.0; pack.targets.len()];
     let mut logprobs = Vec::new();
     learner.accumulate(&pack, &ones, LogprobKind::Raw, |output| {
-        logprobs = output.raw.clone();
+        logprobs = output.logprob.clone();
         ones.clone()
     });
     let gradients = learner.gradients().unwrap().iter().flatten().map(|gradient| backend.to_f32(gradient)).collect();

@@ -10,7 +10,7 @@ use super::{Random, checked, exact_in_bf16, expect_close, pair, values};
 const SHAPES: [(usize, usize, usize); 4] = [(4, 2, 2), (3, 1, 6), (2, 2, 32), (6, 2, 80)];
 
 /// Cosines, then sines, of random angles.
-fn rotation(random: &mut Random, tokens: usize, head_dim: usize) -> Vec<f64> {
+fn cos_sin(random: &mut Random, tokens: usize, head_dim: usize) -> Vec<f64> {
     let row = |_| {
         let angles = random.normals(head_dim / 2);
         let cosines = angles.iter().map(|angle| f64::from((10.0 * angle).cos() as f32));
@@ -29,7 +29,7 @@ fn rope_agrees_with_the_reference_in_both_directions_and_writes_what_it_rotated(
         let what = format!("rope {tokens} tokens, {heads:?}");
         let shape = [tokens, heads.qkv()];
         let activation = exact_in_bf16(&mut random, tokens * heads.qkv());
-        let (angles, rangles) = pair(&cuda, &rotation(&mut random, tokens, head_dim), &[tokens, head_dim], Dtype::F32);
+        let (angles, rangles) = pair(&cuda, &cos_sin(&mut random, tokens, head_dim), &[tokens, head_dim], Dtype::F32);
         let (mut qkv, mut rqkv) = pair(&cuda, &activation, &shape, Dtype::Activation);
         let (mut dqkv, mut rdqkv) = pair(&cuda, &activation, &shape, Dtype::Activation);
 

@@ -1,14 +1,14 @@
-//! Drawing tokens on simt: the reference's tokens, and numbers as close as f32 has them.
+//! Sampling tokens on simt: the reference's tokens, and numbers as close as f32 has them.
 
 use thyme_engine::cuda::Cuda;
-use thyme_engine::ops::sample::{Draw, Drawn, Sample};
+use thyme_engine::ops::sample::{Sample, SampledToken, SamplingParams};
 use thyme_engine::ops::{Buffers, Dtype, Host};
 use thyme_engine::reference::Reference;
 
 use super::{Random, checked, fast, tolerance};
 use crate::ops::sample::{mask, some_bias};
 
-const PLAIN: Draw<'static> = Draw {
+const PLAIN: SamplingParams<'static> = SamplingParams {
     temperature: 1.0,
     top_k: 0,
     top_p: 1.0,
@@ -22,18 +22,32 @@ const PLAIN: Draw<'static> = Draw {
     position: 3,
 };
 
-fn draw(backend: &(impl Buffers + Sample), logits: &[f32], draws: &[Draw<'_>], excluded: &[u32]) -> Vec<Drawn> {
-    let shape = [draws.len(), logits.len() / draws.len().max(1)];
-    backend.sample(&backend.upload(Host::F32(logits), &shape, Dtype::F32), draws, excluded)
+fn sample(
+    backend: &(impl Buffers + Sample),
+    logits: &[f32],
+    row_params: &[SamplingParams<'_>],
+    excluded: &[u32],
+) -> Vec<SampledToken> {
+    let shape = [row_params.len(), logits.len() / row_params.len().max(1)];
+    backend.sample(&backend.upload(Host::F32(logits), &shape, Dtype::F32), row_params, excluded)
 }
 
-fn expect_the_references(cuda: &Cuda, logits: &[f32], draws: &[Draw<'_>], excluded: &[u32]) {
-    let (found, expected) = (draw(cuda, logits, draws, excluded), draw(&Reference, logits, draws, excluded));
+fn expect_the_references(cuda: &Cuda, logits: &[f32], row_params: &[SamplingParams<'_>], excluded: &[u32]) {
+    let (found, expected) =
+        (sample(cuda, logits, row_params, excluded), sample(&Reference, logits, row_params, excluded));
     // Its arithmetic is f32, as the CPU's is; log-probabilities reach -20.
-    let allowed = 20.0 * tolerance("cpu", Dtype::F32, logits.len() / draws.len());
-    for ((found, expected), how) in found.iter().zip(&expected).zip(draws) {
+    let allowed = 20.0 * tolerance("cpu", Dtype::F32, logits.len() / row_params.len());
+    for ((found, expected), how) in found.iter().zip(&expected).zip(row_params) {
         assert_eq!(found.token, expected.token, "{found:?}, not {expected:?}: {how:?}");
-        let numbers = |drawn: &Drawn| [drawn.raw, drawn.tempered, drawn.processed, drawn.kept, drawn.entropy];
+        let numbers = |sampled: &SampledToken| {
+            [
+                sampled.logprob,
+                sampled.logprob_at_temperature,
+                sampled.processed_logprob,
+                sampled.kept_mass,
+                sampled.entropy,
+            ]
+        };
         for (found_number, number) in numbers(found).into_iter().zip(numbers(expected)).filter(|(a, b)| a != b) {
             let error = f64::from((found_number - number).abs());
             assert!(error <= allowed, "{found:?}, not {expected:?}: {how:?}");
@@ -49,7 +63,7 @@ fn draws_are_the_references() {
         let logits: Vec<f32> = random.normals(count * vocab).iter().map(|z| 3.0 * *z as f32).collect();
         let seen: Vec<u32> = (0..5).map(|_| random.below(vocab) as u32).collect();
         let (bias, some) = (some_bias(&mut random, vocab), mask(vocab, |token| token % 5 != 0));
-        let how = |position| Draw {
+        let how = |position| SamplingParams {
             temperature: [0.0, 0.6, 1.0, 1.5][random.below(4)],
             top_k: [0, 1, 3, 40][random.below(4)],
             top_p: [1.0, 0.9, 0.3][random.below(3)],
@@ -62,33 +76,33 @@ fn draws_are_the_references() {
             sequence: random.bits(),
             position,
         };
-        let draws: Vec<Draw<'_>> = (0..count as u64).map(how).collect();
+        let row_params: Vec<SamplingParams<'_>> = (0..count as u64).map(how).collect();
         let two = [vocab as u32 - 1, vocab as u32 / 2];
         for excluded in [&[], &two[..1], &two[..]].into_iter().filter(|excluded| excluded.len() + 2 < vocab.max(3)) {
-            expect_the_references(&cuda, &logits, &draws, excluded);
-            expect_the_references(&watched, &logits[..4 * vocab], &draws[..4], excluded);
+            expect_the_references(&cuda, &logits, &row_params, excluded);
+            expect_the_references(&watched, &logits[..4 * vocab], &row_params[..4], excluded);
         }
     }
-    assert_eq!(draw(&cuda, &[], &[], &[]), []);
+    assert_eq!(sample(&cuda, &[], &[], &[]), []);
 }
 
 /// Ties within a key, equal zeros of both signs, logits of minus infinity, and tokens of no mass that top-k reaches.
 #[test]
-fn equals_go_by_id_and_what_is_impossible_is_not_drawn() {
+fn equals_go_by_id_and_what_is_impossible_is_not_sampled() {
     let cuda = fast();
     let mut random = Random::new(60);
     let mut logits: Vec<f32> = (0..300).map(|_| [1.0, 0.0, -0.0, 0.5][random.below(4)]).collect();
     logits[7] = f32::NEG_INFINITY;
     for how in [
         PLAIN,
-        Draw { temperature: 0.0, ..PLAIN },
-        Draw { top_k: 100, ..PLAIN },
-        Draw { top_p: 0.6, ..PLAIN },
-        Draw { temperature: 0.01, top_k: 150, ..PLAIN },
+        SamplingParams { temperature: 0.0, ..PLAIN },
+        SamplingParams { top_k: 100, ..PLAIN },
+        SamplingParams { top_p: 0.6, ..PLAIN },
+        SamplingParams { temperature: 0.01, top_k: 150, ..PLAIN },
     ] {
-        let draws: Vec<Draw<'_>> = (0..8).map(|position| Draw { position, ..how }).collect();
-        let found = draw(&cuda, &logits.repeat(8), &draws, &[9]);
-        for (found, expected) in found.iter().zip(draw(&Reference, &logits.repeat(8), &draws, &[9])) {
+        let row_params: Vec<SamplingParams<'_>> = (0..8).map(|position| SamplingParams { position, ..how }).collect();
+        let found = sample(&cuda, &logits.repeat(8), &row_params, &[9]);
+        for (found, expected) in found.iter().zip(sample(&Reference, &logits.repeat(8), &row_params, &[9])) {
             assert_eq!(found.token, expected.token, "{found:?}, not {expected:?}: {how:?}");
         }
     }
@@ -100,15 +114,15 @@ fn rows_without_bias_or_mask_keep_their_bits() {
     let (watched, mut random) = (checked(), Random::new(9));
     let logits: Vec<f32> = random.normals(3 * 70).iter().map(|z| 3.0 * *z as f32).collect();
     let (bias, none) = (some_bias(&mut random, 70), mask(70, |_| false));
-    let plain = Draw { temperature: 0.8, top_k: 30, top_p: 0.95, ..PLAIN };
-    let alone = draw(&watched, &logits[70..140], &[plain], &[8, 60]);
-    let beside = draw(
+    let plain = SamplingParams { temperature: 0.8, top_k: 30, top_p: 0.95, ..PLAIN };
+    let alone = sample(&watched, &logits[70..140], &[plain], &[8, 60]);
+    let beside = sample(
         &watched,
         &logits,
         &[
-            Draw { bias: &bias, seen: &[3], repetition_penalty: 1.2, ..plain },
+            SamplingParams { bias: &bias, seen: &[3], repetition_penalty: 1.2, ..plain },
             plain,
-            Draw { allowed: Some(&none), ..plain },
+            SamplingParams { allowed: Some(&none), ..plain },
         ],
         &[8, 60],
     );
@@ -117,8 +131,8 @@ fn rows_without_bias_or_mask_keep_their_bits() {
 }
 
 #[test]
-fn a_row_of_nans_draws_a_token_of_the_vocabulary() {
+fn a_row_of_nans_samples_a_token_of_the_vocabulary() {
     let cuda = fast();
-    let drawn = draw(&cuda, &[f32::NAN; 18], &[PLAIN, Draw { temperature: 0.0, ..PLAIN }], &[]);
-    assert!(drawn.iter().all(|drawn| drawn.token < 9 && drawn.raw.is_nan()), "{drawn:?}");
+    let sampled = sample(&cuda, &[f32::NAN; 18], &[PLAIN, SamplingParams { temperature: 0.0, ..PLAIN }], &[]);
+    assert!(sampled.iter().all(|sampled| sampled.token < 9 && sampled.logprob.is_nan()), "{sampled:?}");
 }

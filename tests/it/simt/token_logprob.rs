@@ -1,6 +1,6 @@
 //! Head and softmax on simt against the reference, and to the bit against the sampler.
 
-use thyme_engine::ops::sample::{Draw, Sample};
+use thyme_engine::ops::sample::{Sample, SamplingParams};
 use thyme_engine::ops::token_logprob::TokenLogprob;
 use thyme_engine::ops::{Buffers, Dtype, Host};
 use thyme_engine::reference::Reference;
@@ -31,14 +31,26 @@ fn token_logprob_agrees_with_the_reference_in_both_directions() {
         let found = cuda.token_logprob_forward(&h, &w, &targets, &temperatures, excluded);
         let expected = Reference.token_logprob_forward(&rh, &rw, &rtargets, &rtemperatures, excluded);
         let chain = dim + vocab;
-        expect_close(&format!("{what}: raw"), &cuda, &found.raw, &expected.raw, chain);
-        expect_close(&format!("{what}: tempered"), &cuda, &found.tempered, &expected.tempered, chain);
+        expect_close(&format!("{what}: logprob"), &cuda, &found.logprob, &expected.logprob, chain);
+        expect_close(
+            &format!("{what}: logprob_at_temperature"),
+            &cuda,
+            &found.logprob_at_temperature,
+            &expected.logprob_at_temperature,
+            chain,
+        );
         expect_close(&format!("{what}: lse_raw"), &cuda, &found.lse_raw, &expected.lse_raw, chain);
-        expect_close(&format!("{what}: lse_tempered"), &cuda, &found.lse_tempered, &expected.lse_tempered, chain);
+        expect_close(
+            &format!("{what}: lse_at_temperature"),
+            &cuda,
+            &found.lse_at_temperature,
+            &expected.lse_at_temperature,
+            chain,
+        );
         expect_close(&format!("{what}: entropy"), &cuda, &found.entropy, &expected.entropy, chain);
 
-        let lse = &found.lse_tempered;
-        let (rlse, dw_added, rdw_added) = (&expected.lse_tempered, Some(&mut dw), Some(&mut rdw));
+        let lse = &found.lse_at_temperature;
+        let (rlse, dw_added, rdw_added) = (&expected.lse_at_temperature, Some(&mut dw), Some(&mut rdw));
         let dh = cuda.token_logprob_backward(&dlogprob, &h, &w, &targets, &temperatures, lse, excluded, dw_added);
         let rdh = Reference.token_logprob_backward(
             &rdlogprob,
@@ -55,7 +67,7 @@ fn token_logprob_agrees_with_the_reference_in_both_directions() {
     }
 }
 
-/// What is stored when a token is drawn is what training computes for it, whatever the company.
+/// What is stored when a token is sampled is what training computes for it, whatever the company.
 #[test]
 fn the_sampler_and_token_logprob_give_the_same_bits() {
     let cuda = fast();
@@ -66,7 +78,7 @@ fn the_sampler_and_token_logprob_give_the_same_bits() {
         let mut random = Random::new(55);
         let h = exact_in_bf16(&mut random, rows * dim);
         let w = cuda.upload(Host::F64(&exact_in_bf16(&mut random, vocab * dim)), &[vocab, dim], Dtype::Bf16);
-        let draw = Draw {
+        let params = SamplingParams {
             temperature,
             top_k: 20,
             top_p: 0.9,
@@ -82,21 +94,22 @@ fn the_sampler_and_token_logprob_give_the_same_bits() {
         let run = |rows: &[f64]| {
             let count = rows.len() / dim;
             let h = cuda.upload(Host::F64(rows), &[count, dim], Dtype::Activation);
-            let drawn = cuda.sample(&cuda.logits(&h, &w), &vec![draw; count], excluded);
-            let ids: Vec<i32> = drawn.iter().map(|drawn| drawn.token as i32).collect();
+            let sampled = cuda.sample(&cuda.logits(&h, &w), &vec![params; count], excluded);
+            let ids: Vec<i32> = sampled.iter().map(|sampled| sampled.token as i32).collect();
             let targets = cuda.upload(Host::I32(&ids), &[count], Dtype::I32);
             let temperatures = cuda.upload(Host::F32(&vec![temperature; count]), &[count], Dtype::F32);
             let found = cuda.token_logprob_forward(&h, &w, &targets, &temperatures, excluded);
-            let found = [&found.raw, &found.tempered, &found.entropy].map(|tensor| values(&cuda, tensor));
-            for (i, drawn) in drawn.iter().enumerate() {
-                let stored = [drawn.raw, drawn.tempered, drawn.entropy].map(f64::from);
+            let found =
+                [&found.logprob, &found.logprob_at_temperature, &found.entropy].map(|tensor| values(&cuda, tensor));
+            for (i, sampled) in sampled.iter().enumerate() {
+                let stored = [sampled.logprob, sampled.logprob_at_temperature, sampled.entropy].map(f64::from);
                 assert_eq!(stored, [found[0][i], found[1][i], found[2][i]], "row {i} at {temperature}");
             }
             assert!(
                 temperature != 1.0 || !excluded.is_empty() || found[0] == found[1],
-                "raw is tempered at temperature 1"
+                "logprob is logprob_at_temperature at temperature 1"
             );
-            drawn
+            sampled
         };
         let all = run(&h);
         for row in [0, rows - 1] {

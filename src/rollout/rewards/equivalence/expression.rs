@@ -18,7 +18,6 @@ pub enum Expression {
     Number(Number),
     /// A letter that stands for a number.
     Variable(char),
-    /// `−a`.
     Negative(Box<Expression>),
     /// Two operands and their sign: `+ - * / ^`.
     Binary(char, Box<Expression>, Box<Expression>),
@@ -28,7 +27,6 @@ pub enum Expression {
     Root(Box<Expression>, Box<Expression>),
     /// An angle in degrees.
     Degrees(Box<Expression>),
-    /// `a!`.
     Factorial(Box<Expression>),
 }
 
@@ -52,7 +50,7 @@ impl Expression {
         value.value().is_finite().then_some(value)
     }
 
-    /// The variables.
+    /// Letters that stand for numbers, sorted, each once; π and ∞ are none.
     pub fn variables(&self) -> Vec<char> {
         let mut found = match self {
             Self::Number(_) | Self::Variable('π' | '∞') => Vec::new(),
@@ -175,7 +173,7 @@ pub fn is_algebra(text: &str) -> bool {
 struct Reader<'a> {
     rest: &'a str,
     depth: usize,
-    /// Open `|`.
+    /// How many `|` are open.
     bars: usize,
 }
 

@@ -35,7 +35,6 @@ enum Literal {
     Date {
         /// The year, where it is said.
         year: Option<u32>,
-        /// The month.
         month: u32,
         /// The day, where it is said.
         day: Option<u32>,

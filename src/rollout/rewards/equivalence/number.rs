@@ -5,12 +5,11 @@
 pub struct Number {
     /// Numerator and denominator in lowest terms, the denominator positive; `None` where it is irrational or too large.
     exact: Option<(i128, i128)>,
-    /// The value.
+    /// As f64, whether or not it is exact.
     value: f64,
 }
 
 impl Number {
-    /// An integer.
     pub fn integer(value: i64) -> Self {
         Self::fraction(i128::from(value), 1).unwrap_or_else(|| Self::real(value as f64))
     }
@@ -67,7 +66,6 @@ impl Number {
         self.as_integer().is_some()
     }
 
-    /// `−self`.
     pub fn negative(self) -> Self {
         let exact = self.exact.and_then(|(above, below)| Some((above.checked_neg()?, below)));
         Self { exact, value: -self.value }
@@ -112,7 +110,6 @@ impl Number {
         exact.unwrap_or_else(|| Self::real(self.value.powf(other.value)))
     }
 
-    /// `|self|`.
     pub fn absolute(self) -> Self {
         if self.value < 0.0 { self.negative() } else { self }
     }

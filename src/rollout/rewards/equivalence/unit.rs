@@ -156,7 +156,6 @@ const LOOSE: [(&str, &[&str]); 4] = [
 pub enum Unit {
     /// Nothing is said.
     None,
-    /// `%`.
     Percent,
     /// Bases with their powers, in order, and the unit's size in them.
     Measure {

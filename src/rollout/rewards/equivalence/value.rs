@@ -43,14 +43,13 @@ const SUFFIXES: [(&str, i64); 8] = [
     ("亿", 100_000_000),
 ];
 
-/// A value.
 #[derive(Clone, Debug)]
 pub enum Value {
     /// A number and what it counts.
     Quantity(Number, Unit),
     /// An expression with variables.
     Formula(Expression),
-    /// Several values.
+    /// Several values, and what stands around them.
     Collection(Brackets, Vec<Value>),
 }
 
@@ -72,7 +71,6 @@ pub enum Brackets {
 pub struct Assigned {
     /// `x` of `x = 3`; `x`, `y` of `x = 3, y = 4`; none where only a value is said.
     pub names: Vec<String>,
-    /// The value.
     pub value: Value,
 }
 

@@ -19,21 +19,21 @@ use crate::prompt::{
 };
 
 /// A checkpoint in memory.
-pub struct Loaded {
-    /// The folder.
+pub struct Checkpoint {
+    /// The folder that it was read from.
     pub dir: PathBuf,
-    /// The architecture.
+    /// The architecture, on the chosen device.
     pub model: Model,
-    /// Its weights.
+    /// Weights as the folder has them.
     pub weights: Weights,
     image_settings: ImageSettings,
     /// Absent where the folder has no tokenizer: token ids can be scored without.
     processor: Result<Arc<Processor>, PromptError>,
 }
 
-impl Loaded {
+impl Checkpoint {
     /// Loads the folder or name `model`.
-    pub fn open(model: &str, device: Device) -> anyhow::Result<Loaded> {
+    pub fn open(model: &str, device: Device) -> anyhow::Result<Checkpoint> {
         let dir = folder::resolve(model)?;
         let config = config::open(&dir)?;
         let image_settings = read_image_settings(&dir)?;
@@ -45,18 +45,18 @@ impl Loaded {
         let backend = device.backend(&config)?;
         let model = Model::new(config, backend);
         let weights = weights::load(&model, &dir)?;
-        Ok(Loaded { dir, model, weights, image_settings, processor })
+        Ok(Checkpoint { dir, model, weights, image_settings, processor })
     }
 
     /// The prompt side.
-    pub fn processor(self: &Loaded) -> anyhow::Result<Arc<Processor>> {
+    pub fn processor(self: &Checkpoint) -> anyhow::Result<Arc<Processor>> {
         match &self.processor {
             Ok(processor) => Ok(processor.clone()),
             Err(error) => Err(anyhow::anyhow!("{error}")).context("this command needs the checkpoint's tokenizer"),
         }
     }
 
-    /// Pixels' normalisation.
+    /// How pixels are normalised: mean and standard deviation of each channel.
     pub fn pixel_scale(&self) -> PixelScale {
         PixelScale { mean: self.image_settings.mean, std: self.image_settings.std }
     }

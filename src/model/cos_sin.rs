@@ -4,27 +4,27 @@ use super::config::Config;
 
 /// M-RoPE: `[T, head_dim]`, the cosines of head_dim/2 angles, then their sines. Angle `i` is `position · theta^(−2i/head_dim)`, scaled
 /// as the config says, with the temporal, height or width position by `mrope_section` (Qwen2-VL, Wang et al. 2024, section 2.1).
-pub fn language_rotation(config: &Config, positions: &[[u32; 3]]) -> Vec<f32> {
+pub fn language_cos_sin(config: &Config, positions: &[[u32; 3]]) -> Vec<f32> {
     let rope = &config.rope;
     let axes = rope.mrope_section.iter().enumerate().flat_map(|(axis, &n)| std::iter::repeat_n(axis, n));
     let angles: Vec<(usize, f32)> = axes.zip(rope.frequencies(config.heads.head_dim)).collect();
     let rows = positions.iter().map(|p| angles.iter().map(move |&(axis, frequency)| p[axis] as f32 * frequency));
-    rotation(rows, rope.attention_factor())
+    cos_sin(rows, rope.attention_factor())
 }
 
 /// The vision tower's 2-D rotary: `[N, head_dim]`; the first quarter of the angles follows the row, the second the column.
-pub fn vision_rotation(head_dim: usize, theta: f64, positions: &[[u32; 2]]) -> Vec<f32> {
+pub fn vision_cos_sin(head_dim: usize, theta: f64, positions: &[[u32; 2]]) -> Vec<f32> {
     let dim = head_dim / 2;
     let frequencies: Vec<f32> = (0..dim / 2).map(|i| 1.0 / theta.powf(2.0 * i as f64 / dim as f64) as f32).collect();
     let rows = positions.iter().map(|p| {
         let frequencies = &frequencies;
         p.iter().flat_map(move |&position| frequencies.iter().map(move |f| position as f32 * f))
     });
-    rotation(rows, 1.0)
+    cos_sin(rows, 1.0)
 }
 
 /// Cosines, then sines, of each row's angles, times `factor`.
-fn rotation(rows: impl Iterator<Item = impl Iterator<Item = f32>>, factor: f32) -> Vec<f32> {
+fn cos_sin(rows: impl Iterator<Item = impl Iterator<Item = f32>>, factor: f32) -> Vec<f32> {
     let mut table = Vec::new();
     let mut angles = Vec::new();
     for row in rows {

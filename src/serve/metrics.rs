@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use crate::engine::Statistics;
 
-/// The numbers.
+/// What is counted and measured.
 #[derive(Debug)]
-pub struct Gauges {
+pub struct ServerMetrics {
     running: AtomicUsize,
     waiting: AtomicUsize,
     active: AtomicUsize,
@@ -50,11 +50,11 @@ struct Histogram {
 
 /// A place in the queue, left when it is dropped.
 #[derive(Debug)]
-pub struct Waiting(Arc<Gauges>);
+pub struct Waiting(Arc<ServerMetrics>);
 
 /// A request that is being answered.
 #[derive(Debug)]
-pub struct Active(Arc<Gauges>);
+pub struct Active(Arc<ServerMetrics>);
 
 impl Drop for Waiting {
     fn drop(&mut self) {
@@ -68,10 +68,9 @@ impl Drop for Active {
     }
 }
 
-impl Default for Gauges {
-    /// All zero.
-    fn default() -> Gauges {
-        Gauges {
+impl Default for ServerMetrics {
+    fn default() -> ServerMetrics {
+        ServerMetrics {
             running: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             active: AtomicUsize::new(0),
@@ -91,15 +90,15 @@ impl Default for Gauges {
     }
 }
 
-impl Gauges {
+impl ServerMetrics {
     /// A request or a job comes to wait.
-    pub fn wait(self: &Arc<Gauges>) -> Waiting {
+    pub fn wait(self: &Arc<ServerMetrics>) -> Waiting {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         Waiting(self.clone())
     }
 
     /// A request begins to be answered.
-    pub fn begin(self: &Arc<Gauges>) -> Active {
+    pub fn begin(self: &Arc<ServerMetrics>) -> Active {
         self.active.fetch_add(1, Ordering::SeqCst);
         Active(self.clone())
     }
@@ -196,13 +195,13 @@ impl Gauges {
         let engine = *self.engine.lock().unwrap_or_else(PoisonError::into_inner);
         for (name, help, count) in [
             ("num_preemptions_total", "Times that a sequence gave its pages up to another.", engine.preemptions),
-            ("prefix_cache_queries_total", "Tokens of sequences that began, or began anew.", engine.begun_tokens),
-            ("prefix_cache_hits_total", "Of these, tokens that were found computed.", engine.found_tokens),
+            ("prefix_cache_queries_total", "Tokens of sequences that began, or began anew.", engine.queried_tokens),
+            ("prefix_cache_hits_total", "Of these, tokens that were found computed.", engine.cached_tokens),
             ("spec_decode_num_drafts_total", "Drafts that were checked.", engine.drafts),
             ("spec_decode_num_draft_tokens_total", "Tokens that drafts had.", engine.drafted_tokens),
-            ("spec_decode_num_accepted_tokens_total", "Of these, tokens that were drawn.", engine.accepted_tokens),
+            ("spec_decode_num_accepted_tokens_total", "Of these, tokens that were sampled.", engine.accepted_tokens),
             ("encoded_images_total", "Images that went through the vision tower.", engine.encoded_images),
-            ("image_cache_hits_total", "Images shown again that had been through it.", engine.found_images),
+            ("image_cache_hits_total", "Images shown again that had been through it.", engine.cached_images),
         ] {
             family(name, "counter", help, &one(count as f64));
         }

@@ -17,18 +17,18 @@ use crate::files::open::{create_output, is_there, open_regular_to_write};
 
 /// An open output file.
 #[derive(Debug)]
-pub struct Lines {
+pub struct JsonlWriter {
     path: PathBuf,
     file: File,
 }
 
-impl Lines {
+impl JsonlWriter {
     /// Makes or empties `path`, which must not be the command's own `input`.
-    pub fn create(path: &Path, input: &Path) -> anyhow::Result<Lines> {
+    pub fn create(path: &Path, input: &Path) -> anyhow::Result<JsonlWriter> {
         refuse_input(path, input)?;
         let file = create_output(path)
             .with_context(|| format!("cannot create {}; give a file in a folder that exists", path.display()))?;
-        Ok(Lines { path: path.to_owned(), file })
+        Ok(JsonlWriter { path: path.to_owned(), file })
     }
 
     /// Opens `path` to go on where an earlier run stopped, or makes it: how many of its lines are whole, which must be replies to the
@@ -38,11 +38,11 @@ impl Lines {
         input: &Path,
         key: &str,
         mut ids: impl Iterator<Item = Value>,
-    ) -> anyhow::Result<(Lines, usize)> {
+    ) -> anyhow::Result<(JsonlWriter, usize)> {
         refuse_input(path, input)?;
         let cannot = || format!("cannot open {}; give a file in a folder that exists", path.display());
         if !is_there(path) {
-            return Ok((Lines::create(path, input)?, 0));
+            return Ok((JsonlWriter::create(path, input)?, 0));
         }
         let mut file = open_regular_to_write(path).with_context(cannot)?;
         let (mut whole, mut end) = (0, 0);
@@ -62,7 +62,7 @@ impl Lines {
             (whole, end) = (whole + 1, line.start + line.bytes as u64);
         }
         file.set_len(end).and_then(|()| file.seek(SeekFrom::Start(end))).with_context(cannot)?;
-        Ok((Lines { path: path.to_owned(), file }, whole))
+        Ok((JsonlWriter { path: path.to_owned(), file }, whole))
     }
 
     /// Writes one line.
@@ -120,9 +120,9 @@ mod tests {
         let values = "0,".repeat(VALUES_MAX + 1) + "0";
         std::fs::write(&path, format!("{{\"id\":\"a\",\"logprobs\":[{values}]}}\n{{\"id\":\"b\"")).unwrap();
         let ids = ["a", "b"].map(Value::from);
-        let (mut lines, whole) = Lines::resume(&path, &input, "id", ids.into_iter()).unwrap();
+        let (mut writer, whole) = JsonlWriter::resume(&path, &input, "id", ids.into_iter()).unwrap();
         assert_eq!(whole, 1);
-        lines.write(&Value::from(7)).unwrap();
+        writer.write(&Value::from(7)).unwrap();
         assert!(std::fs::read_to_string(&path).unwrap().ends_with("]}\n7\n"));
     }
 

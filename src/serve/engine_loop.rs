@@ -1,4 +1,4 @@
-//! The loop that owns the engine and the weights: orders come through a channel, tokens go back through each order's own.
+//! The loop that owns the engine and the weights: commands come through one channel, the tokens of a request go back through its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -12,15 +12,15 @@ use serde::Deserialize;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
-use super::acting::{ActJob, Acting, Prepared};
+use super::agent::session::{AgentJob, AgentSessions, PreparedJob};
 use super::error::ApiError;
 use super::fair::{Client, FairQueue, Place, Spot};
-use super::gauges::{Gauges, Waiting};
+use super::metrics::{ServerMetrics, Waiting};
 use super::prompt_logprobs::{Scoring, TokenLogprobs};
-use super::seats::{Claim, Seats};
+use super::slots::{Claim, Slots};
 use crate::checkpoint::weights::ReloadError;
 use crate::engine::Engine;
-use crate::engine::request::{Event, GeneratorError, Opening, Sampled, Sampling, StopReason, Stops};
+use crate::engine::request::{Event, GenerateRequest, GeneratorError, Sampled, Sampling, StopReason, Stops};
 use crate::engine::sampling::constraints::Constraints;
 use crate::engine::sequence::SequenceState;
 use crate::model::Model;
@@ -38,23 +38,23 @@ const SCORINGS_MAX: usize = 4;
 /// How often workers are looked at while there is nothing to decode.
 const WORKERS_INTERVAL: Duration = Duration::from_millis(1);
 
-/// After so long without an order memory that nobody holds goes back to the system.
+/// After so long without a command memory that nobody holds goes back to the system.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// Something for the loop to do.
-pub enum Order {
+pub enum Command {
     /// Answer a prompt.
     Generate(Queued),
-    /// Play a chat to its end.
-    Act(Box<ActJob>),
+    /// Run a chat to its end, as an agent.
+    RunAgent(Box<AgentJob>),
     /// Give the log-probabilities of a prompt's tokens, and of so many of the likeliest in each place.
     Score(Client, Prompt, usize, oneshot::Sender<Vec<TokenLogprobs>>),
     /// Read the weights of a folder in place of the present ones; the answer is their version.
-    Reload(PathBuf, Running, oneshot::Sender<Result<u64, ReloadError>>),
+    UpdateWeights(PathBuf, Running, oneshot::Sender<Result<u64, ReloadError>>),
     /// Forget what was computed for earlier prompts, but for what is in use.
-    Forget(oneshot::Sender<()>),
-    /// Somebody left before the end.
-    Leave,
+    ResetPrefixCache(oneshot::Sender<()>),
+    /// Somebody left before the end: what nobody listens to any more is given up.
+    Abort,
 }
 
 /// What becomes of answers under way when the weights change.
@@ -76,7 +76,7 @@ pub struct Queued {
     answers: Range<usize>,
     /// It counts as waiting until all are.
     _waiting: Waiting,
-    /// Its place in line, left with the first.
+    /// Its place in the admission queue, left with the first.
     place: Option<Arc<Place>>,
 }
 
@@ -91,20 +91,20 @@ impl Queued {
 pub struct Job {
     /// Whose it is.
     pub client: Client,
-    /// The prompt.
+    /// Its token ids and images.
     pub prompt: Prompt,
     /// Number of its first answer in the request.
     pub first: usize,
     /// How many answers.
     pub n: usize,
-    /// Seed of the random draws.
+    /// Seed of the random numbers.
     pub seed: u64,
-    /// How tokens are drawn.
+    /// How tokens are sampled.
     pub sampling: Sampling,
     /// How many of the likeliest tokens are told beside each.
-    pub likeliest: usize,
-    /// Whether their log-probabilities are those of the distribution drawn from.
-    pub likeliest_processed: bool,
+    pub top_logprobs: usize,
+    /// Whether their log-probabilities are those of the distribution sampled from.
+    pub top_logprobs_processed: bool,
     /// What is asked of answers besides.
     pub constraints: Arc<Constraints>,
     /// When answers end.
@@ -118,20 +118,20 @@ pub struct Job {
 /// What happened to a job.
 #[derive(Clone, Debug)]
 pub enum News {
-    /// A token was drawn, or none could be.
-    Drawn(Progress),
+    /// A token was sampled, or none could be.
+    Sampled(Progress),
     /// The answers of these numbers start over.
     Restarted(Range<usize>),
 }
 
-/// A drawn token and the likeliest ones in its place, with their log-probabilities.
+/// A sampled token and the likeliest ones in its place, with their log-probabilities.
 #[derive(Clone, Debug)]
 pub struct Token {
-    /// The token.
-    pub drawn: Sampled,
+    /// The sampled token and its log-probabilities.
+    pub sampled: Sampled,
     /// As many as were asked for.
-    pub likeliest: Vec<(u32, f32)>,
-    /// Version of the weights that it was drawn under.
+    pub top_logprobs: Vec<(u32, f32)>,
+    /// Version of the weights that it was sampled under.
     pub version: u64,
 }
 
@@ -152,10 +152,10 @@ struct Listener {
     job: Arc<Job>,
 }
 
-/// Something that waits for places in the engine.
+/// Something that waits for slots in the engine.
 enum Waiter {
     Job(Queued),
-    Act(Box<Prepared>),
+    Agent(Box<PreparedJob>),
     /// A sequence that rests, and counts as waiting.
     Paused {
         sequence: u64,
@@ -165,34 +165,34 @@ enum Waiter {
 }
 
 impl Waiter {
-    /// What it claims places by.
+    /// What it claims slots by.
     fn claim(&self) -> Claim {
         match self {
             Waiter::Job(queued) => {
                 let job = &queued.job;
                 Claim::new(job.client, job.prompt.token_ids.len(), job.n, job.stops.total_tokens)
             }
-            Waiter::Act(prepared) => prepared.claim(),
+            Waiter::Agent(prepared) => prepared.claim(),
             Waiter::Paused { claim, .. } => *claim,
         }
     }
 
-    /// Places that it wants at least.
-    fn places(&self) -> usize {
+    /// Slots that it wants at least.
+    fn slots(&self) -> usize {
         match self {
-            Waiter::Act(prepared) => prepared.job.settings.group_size,
+            Waiter::Agent(prepared) => prepared.job.settings.group_size,
             Waiter::Job(_) | Waiter::Paused { .. } => 1,
         }
     }
 
-    /// What its next turn costs: the prompt, and the tokens that its sequences may draw until others have a turn. Who was paused has paid.
+    /// What its next turn costs: the prompt, and the tokens that its sequences may sample until others have a turn. Who was paused has paid.
     fn cost(&self) -> u64 {
         let (prompt, sequences, tokens) = match self {
             Waiter::Job(queued) => {
                 let job = &queued.job;
                 (job.prompt.token_ids.len(), queued.answers.len().min(GROUP_MAX), job.stops.total_tokens)
             }
-            Waiter::Act(prepared) => {
+            Waiter::Agent(prepared) => {
                 (prepared.prompt_tokens(), prepared.job.settings.group_size, prepared.job.limits.total)
             }
             Waiter::Paused { .. } => return 0,
@@ -205,7 +205,7 @@ impl Waiter {
 pub type Reload = fn(&Model, &mut Weights, &Path) -> Result<(), ReloadError>;
 
 /// The engine, the weights, and who waits for what.
-pub struct Desk<'a> {
+pub struct EngineLoop<'a> {
     model: Model,
     weights: Weights,
     reload: Reload,
@@ -213,100 +213,100 @@ pub struct Desk<'a> {
     incomplete: Option<String>,
     engine: Engine,
     pixel_scale: PixelScale,
-    orders: Receiver<Order>,
+    commands: Receiver<Command>,
     waiting: FairQueue<Waiter>,
-    /// Who sits in the engine's places.
-    seats: Seats,
-    /// Sequences that left their places while a tool is at work for them.
+    /// Who holds the engine's slots.
+    slots: Slots,
+    /// Sequences that left their slots while a tool is at work for them.
     aside: BTreeSet<u64>,
     listeners: BTreeMap<u64, Listener>,
     /// Where the server has an environment.
-    acting: Option<Acting<'a>>,
+    agent: Option<AgentSessions<'a>>,
     /// Prompts to score, piece by piece in turns.
     scorings: FairQueue<(Client, Scoring)>,
     /// There may be something that nobody listens to.
     somebody_left: bool,
     sequences_opened: u64,
-    gauges: Arc<Gauges>,
+    metrics: Arc<ServerMetrics>,
 }
 
-impl<'a> Desk<'a> {
+impl<'a> EngineLoop<'a> {
     /// With nothing to do yet.
     pub fn new(
         (model, weights, reload): (Model, Weights, Reload),
         engine: Engine,
         pixel_scale: PixelScale,
-        orders: Receiver<Order>,
-        acting: Option<Acting<'a>>,
-        gauges: Arc<Gauges>,
-    ) -> Desk<'a> {
-        Desk {
+        commands: Receiver<Command>,
+        agent: Option<AgentSessions<'a>>,
+        metrics: Arc<ServerMetrics>,
+    ) -> EngineLoop<'a> {
+        EngineLoop {
             model,
             weights,
             reload,
             incomplete: None,
             engine,
             pixel_scale,
-            orders,
+            commands,
             waiting: FairQueue::default(),
-            seats: Seats::default(),
+            slots: Slots::default(),
             aside: BTreeSet::new(),
             listeners: BTreeMap::new(),
-            acting,
+            agent,
             scorings: FairQueue::default(),
             somebody_left: false,
             sequences_opened: 0,
-            gauges,
+            metrics,
         }
     }
 
-    /// Works until nobody can send an order any more.
+    /// Works until nobody can send a command any more.
     ///
     /// # Errors
     /// When the engine failed; whoever waited was told.
     pub fn run(mut self) -> Result<(), GeneratorError> {
         loop {
-            let order = match self.orders.recv_timeout(IDLE) {
+            let command = match self.commands.recv_timeout(IDLE) {
                 Err(RecvTimeoutError::Timeout) => {
                     self.model.backend.release_unused();
-                    self.orders.recv()
+                    self.commands.recv()
                 }
-                order => order.map_err(|_| RecvError),
+                command => command.map_err(|_| RecvError),
             };
-            let Ok(order) = order else { break };
-            self.take(order);
+            let Ok(command) = command else { break };
+            self.take(command);
             // On the worker pool itself, as long as there is work: its parallel ops then share it from where they stand.
             rayon::scope(|_| self.work_off())?;
         }
         Ok(())
     }
 
-    fn take(&mut self, order: Order) {
-        // Whoever ordered may have gone; then nobody hears the answer.
-        match order {
-            Order::Generate(queued) => match &self.incomplete {
+    fn take(&mut self, command: Command) {
+        // Whoever sent it may have gone; then nobody hears the answer.
+        match command {
+            Command::Generate(queued) => match &self.incomplete {
                 None => self.wait(Waiter::Job(queued)),
                 Some(reason) => drop(queued.job.events.send(Err(ApiError::incomplete_weights(reason)))),
             },
-            Order::Act(job) => match (&mut self.acting, &self.incomplete) {
+            Command::RunAgent(job) => match (&mut self.agent, &self.incomplete) {
                 (_, Some(reason)) => job.refuse(ApiError::incomplete_weights(reason)),
-                (Some(acting), None) => acting.add(*job),
+                (Some(agent), None) => agent.add(*job),
                 (None, None) => job.refuse(ApiError::failed("this server has no environment")),
             },
             // Whose weights are incomplete is told by the routes, when nothing comes back.
-            Order::Score(..) if self.incomplete.is_some() => {}
-            Order::Score(client, prompt, top, reply) => {
+            Command::Score(..) if self.incomplete.is_some() => {}
+            Command::Score(client, prompt, top, reply) => {
                 let scoring = Scoring::new(&self.model, prompt, top, reply);
                 self.scorings.push(client, scoring.next_tokens(), (client, scoring));
             }
-            Order::Reload(dir, running, reply) => {
+            Command::UpdateWeights(dir, running, reply) => {
                 let reloaded = self.read_weights(&dir);
                 if reloaded.is_ok() && running == Running::Restart {
                     self.restart();
                 }
                 let _ = reply.send(reloaded.map(|()| self.weights.version));
             }
-            Order::Forget(reply) => {
+            Command::ResetPrefixCache(reply) => {
                 self.engine.forget_images();
                 let (free, pages) = self.engine.pages();
                 match free == pages {
@@ -315,31 +315,31 @@ impl<'a> Desk<'a> {
                 }
                 let _ = reply.send(());
             }
-            Order::Leave => self.somebody_left = true,
+            Command::Abort => self.somebody_left = true,
         }
     }
 
     /// Steps until all is answered.
     fn work_off(&mut self) -> Result<(), GeneratorError> {
         loop {
-            while let Ok(order) = self.orders.try_recv() {
-                self.take(order);
+            while let Ok(command) = self.commands.try_recv() {
+                self.take(command);
             }
             if std::mem::take(&mut self.somebody_left) {
                 self.give_up_abandoned();
             }
             self.receive();
-            let acting = self.acting.as_ref().map_or(0, |acting| acting.sequences().len());
-            if self.seats.count_all() > self.listeners.len() + acting {
+            let agent_sequences = self.agent.as_ref().map_or(0, |agent| agent.sequences().len());
+            if self.slots.count_all() > self.listeners.len() + agent_sequences {
                 self.forget_closed();
             }
             self.admit();
             self.measure();
             self.score();
             let began = Instant::now();
-            let acts = |is: fn(&Acting<'a>) -> bool| self.acting.as_ref().is_some_and(is);
-            let (is_calling, is_working) = (acts(Acting::is_calling), acts(Acting::is_working));
-            let is_decoding = !self.listeners.is_empty() || acts(Acting::is_running);
+            let agent_is = |is: fn(&AgentSessions<'a>) -> bool| self.agent.as_ref().is_some_and(is);
+            let (is_calling, is_working) = (agent_is(AgentSessions::is_calling), agent_is(AgentSessions::is_working));
+            let is_decoding = !self.listeners.is_empty() || agent_is(AgentSessions::is_running);
             if is_decoding {
                 match self.engine.step(&self.weights) {
                     Ok(events) => self.deliver(events),
@@ -348,29 +348,29 @@ impl<'a> Desk<'a> {
             } else if !self.scorings.is_empty() {
                 continue;
             } else if is_working {
-                if let Ok(order) = self.orders.recv_timeout(WORKERS_INTERVAL) {
-                    self.take(order);
+                if let Ok(command) = self.commands.recv_timeout(WORKERS_INTERVAL) {
+                    self.take(command);
                 }
             } else {
                 return Ok(());
             }
             if is_calling {
-                self.gauges.count_tool_wait(began.elapsed(), is_decoding);
+                self.metrics.count_tool_wait(began.elapsed(), is_decoding);
             }
         }
     }
 
     /// Takes what workers have done.
     fn receive(&mut self) {
-        let Some(acting) = &mut self.acting else { return };
+        let Some(agent) = &mut self.agent else { return };
         let mut generator = EngineGenerator { engine: &mut self.engine, weights: &self.weights };
-        let ready = self.waiting.iter().filter(|(_, waiter)| matches!(waiter, Waiter::Act(_))).count();
-        for prepared in acting.receive(&mut generator, ready) {
-            self.wait(Waiter::Act(Box::new(prepared)));
+        let ready = self.waiting.iter().filter(|(_, waiter)| matches!(waiter, Waiter::Agent(_))).count();
+        for prepared in agent.receive(&mut generator, ready) {
+            self.wait(Waiter::Agent(Box::new(prepared)));
         }
     }
 
-    /// Puts something in the queue for places.
+    /// Puts something in the queue for slots.
     fn wait(&mut self, waiter: Waiter) {
         self.waiting.push(waiter.claim().client, waiter.cost(), waiter);
     }
@@ -379,11 +379,11 @@ impl<'a> Desk<'a> {
     fn give_up_abandoned(&mut self) {
         self.waiting.retain(|waiter| match waiter {
             Waiter::Job(queued) => !queued.job.events.is_closed(),
-            Waiter::Act(prepared) => !prepared.job.events.is_closed(),
+            Waiter::Agent(prepared) => !prepared.job.events.is_closed(),
             Waiter::Paused { .. } => true,
         });
-        if let Some(acting) = &mut self.acting {
-            acting.give_up_abandoned(&mut EngineGenerator { engine: &mut self.engine, weights: &self.weights });
+        if let Some(agent) = &mut self.agent {
+            agent.give_up_abandoned(&mut EngineGenerator { engine: &mut self.engine, weights: &self.weights });
         }
         let engine = &mut self.engine;
         self.listeners.retain(|&sequence, listener| {
@@ -401,10 +401,10 @@ impl<'a> Desk<'a> {
         let engine = &self.engine;
         self.waiting.retain(|waiter| match waiter {
             Waiter::Paused { sequence, .. } => engine.state(*sequence).is_some(),
-            Waiter::Job(_) | Waiter::Act(_) => true,
+            Waiter::Job(_) | Waiter::Agent(_) => true,
         });
         self.aside.retain(|sequence| engine.state(*sequence).is_some());
-        self.seats.forget_closed(engine);
+        self.slots.forget_closed(engine);
     }
 
     /// A piece of a prompt that is to be scored. Those that are begun hold keys and values, so they are few.
@@ -431,7 +431,7 @@ impl<'a> Desk<'a> {
             Err(ReloadError::Refused(_)) => {}
             Err(ReloadError::Incomplete(error)) => self.incomplete = Some(error.to_string()),
         }
-        self.gauges.set_weights(self.weights.version, self.incomplete.clone());
+        self.metrics.set_weights(self.weights.version, self.incomplete.clone());
         if let (Err(_), Some(reason)) = (&reloaded, self.incomplete.clone()) {
             tracing::error!("the weights are incomplete: {reason}");
             self.end_all(&|| ApiError::incomplete_weights(&reason));
@@ -459,35 +459,35 @@ impl<'a> Desk<'a> {
         // Of some the rest was still waiting.
         self.waiting.retain(|waiter| match waiter {
             Waiter::Job(queued) if queued.answers.start > 0 => add(&queued.job),
-            Waiter::Job(_) | Waiter::Act(_) | Waiter::Paused { .. } => true,
+            Waiter::Job(_) | Waiter::Agent(_) | Waiter::Paused { .. } => true,
         });
         self.forget_closed();
         for job in jobs {
             let _ = job.events.send(Ok(News::Restarted(job.first..job.first + job.n)));
-            let waiting = self.gauges.wait();
+            let waiting = self.metrics.wait();
             self.wait(Waiter::Job(Queued::new(job, waiting, None)));
         }
     }
 
-    /// Gives places to those who wait, in fair order. Where none is free, who holds many gives one up to who holds few, and who is long at it to
+    /// Gives slots to those who wait, in fair order. Where none is free, who holds many gives one up to who holds few, and who is long at it to
     /// who is soon done.
     fn admit(&mut self) {
         self.step_aside();
         while !self.waiting.is_empty() {
-            let free = self.engine.free_places();
-            let first = self.waiting.iter().next().map(|(spot, waiter)| (spot, waiter.places()));
+            let free = self.engine.free_slots();
+            let first = self.waiting.iter().next().map(|(spot, waiter)| (spot, waiter.slots()));
             let chosen = match first {
-                Some((spot, places)) if places <= free => Some((spot, free)),
+                Some((spot, slots)) if slots <= free => Some((spot, free)),
                 _ => self.make_room(free),
             };
-            let Some((spot, places)) = chosen else { return };
+            let Some((spot, slots)) = chosen else { return };
             let Some(waiter) = self.waiting.take(spot) else { return };
             let rest = match waiter {
-                Waiter::Job(job) => self.open(job, places).map(Waiter::Job),
-                Waiter::Act(prepared) => self.open_chat(prepared).map(Waiter::Act),
+                Waiter::Job(job) => self.open(job, slots).map(Waiter::Job),
+                Waiter::Agent(prepared) => self.open_chat(prepared).map(Waiter::Agent),
                 Waiter::Paused { sequence, .. } => {
                     self.engine.resume(sequence);
-                    self.seats.resume(sequence);
+                    self.slots.resume(sequence);
                     None
                 }
             };
@@ -499,8 +499,8 @@ impl<'a> Desk<'a> {
 
     /// Lets those rest for which a tool is at work, and queue again when it has answered.
     fn step_aside(&mut self) {
-        let Some(acting) = &self.acting else { return };
-        for sequence in acting.sequences() {
+        let Some(agent) = &self.agent else { return };
+        for sequence in agent.sequences() {
             if self.engine.state(sequence) == Some(SequenceState::Stopped) {
                 self.engine.pause(sequence);
                 self.aside.insert(sequence);
@@ -510,78 +510,79 @@ impl<'a> Desk<'a> {
         for sequence in self.aside.iter().filter(is_back).copied().collect::<Vec<_>>() {
             self.aside.remove(&sequence);
             if self.engine.state(sequence).is_some()
-                && let Some(claim) = self.seats.claim(sequence)
+                && let Some(claim) = self.slots.claim(sequence)
             {
-                let waiting = self.gauges.wait();
+                let waiting = self.metrics.wait();
                 self.wait(Waiter::Paused { sequence, claim, _waiting: waiting });
             }
         }
     }
 
-    /// Lets sequences rest for the first in the queue for whom others have to: where it waits, and how many places it may take. What is
-    /// free meanwhile is kept for the very first. Few rest, so that they find their pages again; but a small request is soon done, and one of them goes on in its place.
+    /// Lets sequences rest for the first in the queue for whom others have to: where it waits, and how many slots it may take. What is
+    /// free meanwhile is kept for the very first. Few rest, so that they find their pages again; but a small request is soon done, and one of
+    /// them goes on in its place.
     fn make_room(&mut self, free: usize) -> Option<(Spot, usize)> {
         self.forget_closed();
-        let may_rest = self.engine.paused().saturating_sub(self.aside.len()) < self.engine.places();
-        let holders = self.seats.holders(&self.engine);
+        let may_rest = self.engine.paused().saturating_sub(self.aside.len()) < self.engine.slots();
+        let usage = self.slots.usage(&self.engine);
         let waiters = self.waiting.iter().enumerate();
-        let (number, spot, claim, places) = waiters
-            .map(|(number, (spot, waiter))| (number, spot, waiter.claim(), waiter.places()))
-            .find(|(_, _, claim, _)| (may_rest || claim.is_small) && holders.victim(*claim).is_some())?;
-        let missing = places - if number == 0 { free } else { 0 };
+        let (number, spot, claim, slots) = waiters
+            .map(|(number, (spot, waiter))| (number, spot, waiter.claim(), waiter.slots()))
+            .find(|(_, _, claim, _)| (may_rest || claim.is_small) && usage.victim(*claim).is_some())?;
+        let missing = slots - if number == 0 { free } else { 0 };
         for _ in 0..missing {
-            let victim = self.seats.holders(&self.engine).victim(claim)?;
-            let rests = self.seats.claim(victim)?;
+            let victim = self.slots.usage(&self.engine).victim(claim)?;
+            let rests = self.slots.claim(victim)?;
             self.engine.pause(victim);
-            let waiting = self.gauges.wait();
+            let waiting = self.metrics.wait();
             self.wait(Waiter::Paused { sequence: victim, claim: rests, _waiting: waiting });
         }
-        Some((spot, places))
+        Some((spot, slots))
     }
 
     /// Opens a chat; it comes back if there is no room.
-    fn open_chat(&mut self, prepared: Box<Prepared>) -> Option<Box<Prepared>> {
-        let acting = self.acting.as_mut()?;
+    fn open_chat(&mut self, prepared: Box<PreparedJob>) -> Option<Box<PreparedJob>> {
+        let agent = self.agent.as_mut()?;
         let claim = prepared.claim();
         let first = self.sequences_opened;
         let mut generator = EngineGenerator { engine: &mut self.engine, weights: &self.weights };
-        match acting.open(&mut generator, prepared, first) {
+        match agent.open(&mut generator, prepared, first) {
             Ok(opened) => {
                 self.sequences_opened += opened as u64;
-                (first..self.sequences_opened).for_each(|sequence| self.seats.insert(sequence, claim));
+                (first..self.sequences_opened).for_each(|sequence| self.slots.insert(sequence, claim));
                 None
             }
             Err(prepared) => Some(prepared),
         }
     }
 
-    /// Opens as many answers of a job as it may take places, or a few while others wait; the rest comes back.
-    fn open(&mut self, mut queued: Queued, places: usize) -> Option<Queued> {
+    /// Opens as many answers of a job as it may take slots, or a few while others wait; the rest comes back.
+    fn open(&mut self, mut queued: Queued, slots: usize) -> Option<Queued> {
         let job = queued.job.clone();
         let first = self.sequences_opened;
         let most = if self.waiting.is_empty() { usize::MAX } else { GROUP_MAX };
-        let n = queued.answers.len().min(most).min(places);
-        let opening = Opening {
+        let n = queued.answers.len().min(most).min(slots);
+        let request = GenerateRequest {
             token_ids: job.prompt.token_ids.clone(),
             images: job.prompt.images.clone(),
             sequences: (first..first + n as u64).collect(),
             first_counter: Some(queued.answers.start as u64),
-            likeliest: job.likeliest,
-            likeliest_processed: job.likeliest_processed,
+            top_logprobs: job.top_logprobs,
+            top_logprobs_processed: job.top_logprobs_processed,
             seed: job.seed,
             sampling: job.sampling.clone(),
             adaptive: None,
             constraints: job.constraints.clone(),
             stops: job.stops.clone(),
         };
-        match self.engine.open(&opening) {
+        match self.engine.open(&request) {
             Ok(()) => {
                 self.sequences_opened += n as u64;
                 let claim = Claim::new(job.client, job.prompt.token_ids.len(), job.n, job.stops.total_tokens);
-                for (sequence, answer) in opening.sequences.into_iter().zip(queued.answers.by_ref()) {
+                for (sequence, answer) in request.sequences.into_iter().zip(queued.answers.by_ref()) {
                     let listener = Listener { choice: job.first + answer, job: job.clone() };
                     self.listeners.insert(sequence, listener);
-                    self.seats.insert(sequence, claim);
+                    self.slots.insert(sequence, claim);
                 }
                 queued.place = None;
             }
@@ -597,36 +598,40 @@ impl<'a> Desk<'a> {
     fn measure(&mut self) {
         let (free, pages) = self.engine.pages();
         let usage = 1.0 - free as f64 / pages.max(1) as f64;
-        let acting = self.acting.as_ref().map_or(0, |acting| acting.sequences().len());
+        let agent_sequences = self.agent.as_ref().map_or(0, |agent| agent.sequences().len());
         let resting = self.engine.paused().saturating_sub(self.aside.len());
-        self.gauges.set_load((self.listeners.len() + acting).saturating_sub(resting), usage, self.engine.statistics());
+        self.metrics.set_load(
+            (self.listeners.len() + agent_sequences).saturating_sub(resting),
+            usage,
+            self.engine.statistics(),
+        );
     }
 
     /// Gives tokens to those who wait for them. A sequence's stop comes right behind its last token, or alone where
     /// none was allowed.
     fn deliver(&mut self, events: Vec<Event>) {
-        if let Some(acting) = &mut self.acting {
-            acting.take(&mut EngineGenerator { engine: &mut self.engine, weights: &self.weights }, &events);
+        if let Some(agent) = &mut self.agent {
+            agent.take(&mut EngineGenerator { engine: &mut self.engine, weights: &self.weights }, &events);
         }
         let mut events = events.into_iter().peekable();
         while let Some(event) = events.next() {
-            let (sequence, drawn, stopped) = match event {
-                Event::Token { sequence, token, likeliest } => {
+            let (sequence, sampled, stopped) = match event {
+                Event::Token { sequence, token, top_logprobs } => {
                     let reason = events.peek().and_then(|next| match next {
                         Event::Stopped { sequence: next, reason } if *next == sequence => Some(*reason),
                         _ => None,
                     });
                     events.next_if(|_| reason.is_some());
-                    (sequence, Some((token, likeliest)), reason)
+                    (sequence, Some((token, top_logprobs)), reason)
                 }
                 Event::Stopped { sequence, reason } => (sequence, None, Some(reason)),
             };
-            self.seats.count(sequence);
+            self.slots.count(sequence);
             if let Some(listener) = self.listeners.get(&sequence) {
                 let version = self.weights.version;
-                let token = drawn.map(|(drawn, likeliest)| Token { drawn, likeliest, version });
+                let token = sampled.map(|(sampled, top_logprobs)| Token { sampled, top_logprobs, version });
                 let progress = Progress { choice: listener.choice, token, stopped };
-                let _ = listener.job.events.send(Ok(News::Drawn(progress)));
+                let _ = listener.job.events.send(Ok(News::Sampled(progress)));
             }
             if stopped.is_some() && self.listeners.remove(&sequence).is_some() {
                 self.engine.close(sequence);
@@ -643,13 +648,13 @@ impl<'a> Desk<'a> {
 
     /// Ends all that waits or is under way, with an error.
     fn end_all(&mut self, error: &dyn Fn() -> ApiError) {
-        if let Some(acting) = &mut self.acting {
-            acting.fail(&mut EngineGenerator { engine: &mut self.engine, weights: &self.weights }, error);
+        if let Some(agent) = &mut self.agent {
+            agent.fail(&mut EngineGenerator { engine: &mut self.engine, weights: &self.weights }, error);
         }
         while let Some(waiter) = self.waiting.pop_where(|_| true) {
             match waiter {
                 Waiter::Job(queued) => drop(queued.job.events.send(Err(error()))),
-                Waiter::Act(prepared) => prepared.refuse(error()),
+                Waiter::Agent(prepared) => prepared.refuse(error()),
                 Waiter::Paused { .. } => {}
             }
         }

@@ -1,25 +1,25 @@
-//! Recordings: the steps that some work came to, and the memory that they run in. A device that can makes one graph of them.
+//! Graph capture: the steps that some work came to, and the memory that they run in. A device that can makes one graph of them.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Cuda;
 use super::arena::Reserved;
 use super::device::{Device, DeviceError, Prepared, Step};
-use crate::ops::{Recording, Tensor};
+use crate::ops::{CapturedGraph, Tensor};
 
-/// Where steps are noted instead of being done, while something is recorded.
+/// Where steps are noted instead of being done, while a graph is captured.
 #[derive(Default)]
-pub(super) struct Recorder {
+pub(super) struct GraphCapture {
     steps: Mutex<Option<Vec<Step>>>,
 }
 
-impl Recorder {
-    /// Whether something is recorded.
-    pub fn is_recording(&self) -> bool {
+impl GraphCapture {
+    /// Whether a graph is being captured.
+    pub fn is_capturing(&self) -> bool {
         self.steps().is_some()
     }
 
-    /// Notes a step; false where nothing is recorded.
+    /// Notes a step; false where no graph is being captured.
     pub fn note(&self, step: impl FnOnce() -> Step) -> bool {
         let mut steps = self.steps();
         if let Some(steps) = steps.as_mut() {
@@ -33,25 +33,24 @@ impl Recorder {
     }
 }
 
-/// A recording on a device.
+/// A captured graph on a device.
 pub(super) struct Replay {
     device: Arc<dyn Device>,
     prepared: Prepared,
     result: Tensor,
-    /// What the steps use beside the result and what the recorder was given.
+    /// What the steps use beside the result and what the capture was given.
     _reserved: Reserved,
 }
 
 impl Replay {
-    /// Records `work`.
     #[track_caller]
-    pub fn record(cuda: &Cuda, work: &mut dyn FnMut() -> Tensor) -> Replay {
-        let earlier = cuda.recorder.steps().replace(Vec::new());
-        assert!(earlier.is_none(), "one recording at a time");
-        cuda.arena.begin_recording();
+    pub fn capture(cuda: &Cuda, work: &mut dyn FnMut() -> Tensor) -> Replay {
+        let earlier = cuda.graph_capture.steps().replace(Vec::new());
+        assert!(earlier.is_none(), "one graph capture at a time");
+        cuda.arena.begin_capture();
         let result = work();
-        let reserved = cuda.arena.end_recording();
-        let steps = cuda.recorder.steps().take().expect("a recording was begun");
+        let reserved = cuda.arena.end_capture();
+        let steps = cuda.graph_capture.steps().take().expect("a graph capture was begun");
         let prepared = sound(cuda.device.prepare(steps));
         Replay { device: cuda.device.clone(), prepared, result, _reserved: reserved }
     }
@@ -59,10 +58,10 @@ impl Replay {
 
 #[track_caller]
 fn sound<T>(result: Result<T, DeviceError>) -> T {
-    result.unwrap_or_else(|error| panic!("a recording: {error}"))
+    result.unwrap_or_else(|error| panic!("a captured graph: {error}"))
 }
 
-impl Recording for Replay {
+impl CapturedGraph for Replay {
     fn replay(&self) -> &Tensor {
         sound(self.prepared.repeat(&*self.device));
         &self.result

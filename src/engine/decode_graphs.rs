@@ -1,5 +1,5 @@
-//! Decoding steps as recordings. Most steps of a rollout give every sequence one token, and what differs between two of them is data: so
-//! the launches of such a step are noted once for each size of batch, and then repeated, which on a GPU costs the host one launch instead
+//! CUDA graphs of decoding steps. Most steps of a rollout give every sequence one token, and what differs between two of them is data: so
+//! the launches of such a step are captured once for each size of batch, and then repeated, which on a GPU costs the host one launch instead
 //! of several hundred. Batches are padded to few sizes; a row's bits do not depend on its neighbours, so padding shows in none.
 
 use std::collections::BTreeMap;
@@ -9,42 +9,42 @@ use crate::model::Model;
 use crate::model::batch::{Batch, BatchTensors};
 use crate::model::parameters::Weights;
 use crate::ops::attention::PAGE_TOKENS;
-use crate::ops::{Recording, Tensor};
+use crate::ops::{CapturedGraph, Tensor};
 
-/// Recordings that are kept, the last used ones: a batch changes its size now and then, and mostly to one near by.
-pub const RECORDINGS_MAX: usize = 4;
-/// The least columns of a recording's page tables: a split of attention's keys.
+/// Graphs that are kept, the last used ones: a batch changes its size now and then, and mostly to one near by.
+pub const GRAPHS_MAX: usize = 4;
+/// The least columns of a graph's page tables: a split of attention's keys.
 const PAGES_MIN: usize = 64;
 
-/// What tells recordings apart: sequences, and pages that each may have.
+/// What tells graphs apart: sequences, and pages that each may have.
 type Size = (usize, usize);
 
-/// Recorded steps of one model over one cache.
+/// Captured steps of one model over one cache.
 #[derive(Default)]
-pub struct Decoder {
+pub struct DecodeGraphs {
     steps: BTreeMap<Size, Step>,
     /// Steps that were replayed.
     uses: u64,
     /// Identifies the weights that the steps read.
     weights: u64,
-    /// The backend gains nothing by recordings.
+    /// The backend captures no graphs.
     is_useless: bool,
 }
 
 struct Step {
     inputs: BatchTensors,
-    recording: Box<dyn Recording>,
-    /// The decoder's count of uses at the last one.
+    graph: Box<dyn CapturedGraph>,
+    /// The count of uses at its last one.
     used: u64,
 }
 
-impl Decoder {
-    /// The logits of a batch of one token a sequence, F32 `[at least sequences, vocab]`; `None` where the backend does not record.
+impl DecodeGraphs {
+    /// The logits of a batch of one token a sequence, F32 `[at least sequences, vocab]`; `None` where the backend captures no graphs.
     pub fn forward(&mut self, model: &Model, weights: &Weights, batch: &Batch, cache: &mut KvCache) -> Option<&Tensor> {
         if self.is_useless {
             return None;
         }
-        // Updates are made in place, so recordings outlive them; other weights need others.
+        // Updates are made in place, so graphs outlive them; other weights need others.
         let identity = identity(model, weights);
         if identity != self.weights {
             self.forget();
@@ -59,33 +59,33 @@ impl Decoder {
             self.make_room();
             let inputs = batch.upload(&model.config, backend);
             let mut logits = || model.logits(weights, &model.forward_uploaded(weights, &inputs, None, pages));
-            let Some(recording) = backend.record(&mut logits) else {
+            let Some(graph) = backend.capture(&mut logits) else {
                 self.is_useless = true;
                 return None;
             };
-            self.steps.insert(size, Step { inputs, recording, used: 0 });
+            self.steps.insert(size, Step { inputs, graph, used: 0 });
         }
         self.uses += 1;
         let step = self.steps.get_mut(&size)?;
         step.used = self.uses;
-        Some(step.recording.replay())
+        Some(step.graph.replay())
     }
 
-    /// Drops the recording that was not used for longest, if there are as many as may be.
+    /// Drops the graph that was not used for longest, if there are as many as may be.
     fn make_room(&mut self) {
         let oldest = self.steps.iter().min_by_key(|(_, step)| step.used).map(|(size, _)| *size);
-        if let Some(oldest) = oldest.filter(|_| self.steps.len() >= RECORDINGS_MAX) {
+        if let Some(oldest) = oldest.filter(|_| self.steps.len() >= GRAPHS_MAX) {
             self.steps.remove(&oldest);
         }
     }
 
-    /// Drops the recordings and their memory.
+    /// Drops the graphs and their memory.
     pub fn forget(&mut self) {
         self.steps.clear();
     }
 }
 
-/// Rows of the recording that takes a batch of so many sequences.
+/// Rows of the graph that takes a batch of so many sequences.
 pub fn padded_sequences(sequences: usize) -> usize {
     match sequences {
         few if few <= PAGE_TOKENS => few.next_power_of_two(),

@@ -1,4 +1,4 @@
-//! Whose memory is where: the table that a run shows after its first step. Rollouts and updates touch the same weights, which is to be
+//! The memory report: a table of what lies where, shown after a run's first step. Rollouts and updates touch the same weights, which is to be
 //! seen in their addresses.
 
 use std::fmt::Write as _;
@@ -9,14 +9,14 @@ use super::learner::Learner;
 use crate::model::parameters::{Parameters, Weights};
 use crate::ops::{Backend, Tensor};
 use crate::recipe::memory::readable_bytes;
-use crate::telemetry::readings::peak_resident_bytes;
+use crate::telemetry::gpu_sensors::peak_resident_bytes;
 
 /// What a step's two halves do with some memory.
 type Uses = [&'static str; 2];
 
 /// A row of the table.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Owner {
+struct MemoryRow {
     name: &'static str,
     addresses: Range<u64>,
     bytes: u64,
@@ -25,14 +25,14 @@ struct Owner {
 
 /// The table, filled while the first step goes on.
 #[derive(Clone, Default, Debug)]
-pub struct Owners {
-    rows: Vec<Owner>,
+pub struct MemoryReport {
+    rows: Vec<MemoryRow>,
     /// Where the parameters lay in the rollout.
     weights: Vec<Range<u64>>,
 }
 
-impl Owners {
-    /// Notes what is there when sequences have been drawn.
+impl MemoryReport {
+    /// Notes what is there when sequences have been sampled.
     pub fn note_rollout(&mut self, learner: &Learner, reference: Option<&Weights>, pages: &[Tensor]) {
         let backend = &*learner.model().backend;
         self.rows.clear();
@@ -74,7 +74,7 @@ impl Owners {
         let (first, last) = (ranges.iter().map(|range| range.start).min(), ranges.iter().map(|range| range.end).max());
         let (Some(first), Some(last)) = (first, last) else { return };
         let bytes = ranges.iter().map(|range| range.end - range.start).sum();
-        self.rows.push(Owner { name, addresses: first..last, bytes, uses });
+        self.rows.push(MemoryRow { name, addresses: first..last, bytes, uses });
     }
 
     /// The table and the peak, a line each.
@@ -82,7 +82,7 @@ impl Owners {
         let mut rows = self.rows.clone();
         rows.sort_by_key(|row| row.addresses.start);
         let mut text = format!("{:<20}{:>16}{:>16}{:>12}   {:<16}update\n", "memory", "from", "to", "size", "rollout");
-        for Owner { name, addresses, bytes, uses: [rollout, update] } in rows {
+        for MemoryRow { name, addresses, bytes, uses: [rollout, update] } in rows {
             let Range { start, end } = addresses;
             let size = readable_bytes(bytes.into());
             let _ = writeln!(text, "{name:<20}{start:>16x}{end:>16x}{size:>12}   {rollout:<16}{update}");
@@ -98,7 +98,7 @@ fn peak(session: &Session) -> String {
         Some(usage) => {
             let [peak, arena, beyond] =
                 [usage.peak, usage.arena, usage.beyond].map(|bytes| readable_bytes(bytes.into()));
-            let taken = session.readings.as_ref().and_then(|readings| readings.memory_taken());
+            let taken = session.gpu_sensors.as_ref().and_then(|gpu_sensors| gpu_sensors.memory_taken());
             let nvml = taken
                 .map_or(String::new(), |taken| format!("; NVML sees {} of this run", readable_bytes(taken.into())));
             format!("most held at a time {peak}, planned {planned}, in an arena of {arena}, beyond it {beyond}{nvml}")

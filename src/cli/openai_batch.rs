@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::batch::Written;
-use super::lines::Lines;
+use super::batch::OrderedWriter;
+use super::jsonl::JsonlWriter;
 use super::sampling::SamplingArguments;
 use crate::files::json::{in_json_words, read_json};
 use crate::files::json_line;
@@ -26,14 +26,14 @@ const ROUTES: [&str; 2] = ["/v1/chat/completions", "/v1/completions"];
 /// Calls under way for each sequence that is decoded: some are made ready meanwhile.
 const IN_FLIGHT: usize = 2;
 
-/// The calls of a file. Only where they stand is kept: each is read when it is about to be answered.
-pub struct Calls {
+/// A file of calls. Only where they stand is kept: each is read when it is about to be answered.
+pub struct OpenAiBatch {
     path: PathBuf,
     file: File,
     list: Vec<Place>,
     /// Fields for bodies that lack them.
     fields: Map<String, Value>,
-    /// Seed of the first call; the others count on from it, so that equal calls draw differently.
+    /// Seed of the first call; the others count on from it, so that equal calls sample differently.
     seed: u64,
 }
 
@@ -58,18 +58,18 @@ struct Line<'a> {
 ///
 /// # Errors
 /// When it cannot be read, or holds something else than JSON lines.
-pub fn are_in(path: &Path) -> anyhow::Result<bool> {
+pub fn is_openai_batch(path: &Path) -> anyhow::Result<bool> {
     let Some(line) = JsonLines::open(path)?.next_line()?.map(|line| line.json.to_vec()) else { return Ok(false) };
     let fields: Option<Map<String, Value>> = serde_json::from_slice(&line).ok();
     Ok(fields.is_some_and(|fields| fields.contains_key("custom_id")))
 }
 
-impl Calls {
+impl OpenAiBatch {
     /// Finds the calls of a file, and checks each line's form; bodies are checked by the routes. Flags stand for fields that a body lacks.
     ///
     /// # Errors
     /// The first line that is wrong.
-    pub fn read(path: &Path, n: u16, sampling: &SamplingArguments) -> anyhow::Result<Calls> {
+    pub fn read(path: &Path, n: u16, sampling: &SamplingArguments) -> anyhow::Result<OpenAiBatch> {
         let mut fields = sampling.fields();
         if n > 1 {
             fields.insert("n".to_owned(), n.into());
@@ -87,15 +87,15 @@ impl Calls {
             );
             list.push(Place { custom_id: line.custom_id, start, bytes });
         }
-        Ok(Calls { path: path.to_owned(), file, list, fields, seed: sampling.seed })
+        Ok(OpenAiBatch { path: path.to_owned(), file, list, fields, seed: sampling.seed })
     }
 
-    /// How many there are.
+    /// How many calls there are.
     pub fn count(&self) -> usize {
         self.list.len()
     }
 
-    /// Their ids in order.
+    /// The ids of the calls, in order.
     pub fn ids(&self) -> impl Iterator<Item = &str> {
         self.list.iter().map(|place| place.custom_id.as_str())
     }
@@ -114,8 +114,8 @@ impl Calls {
         parts: Parts,
         first: usize,
         sequences: usize,
-        mut written: Written<ReplyLine>,
-        output: &mut Lines,
+        mut writer: OrderedWriter<ReplyLine>,
+        output: &mut JsonlWriter,
     ) -> anyhow::Result<()> {
         let ids: Vec<String> = self.ids().map(str::to_owned).collect();
         let (mut failed, mut refused) = (Ok(()), 0);
@@ -123,12 +123,12 @@ impl Calls {
             refused += usize::from(reply.status != 200);
             let tokens = reply.body["usage"]["completion_tokens"].as_u64().unwrap_or(0) as usize;
             let line = ReplyLine::new(number, &ids[number], reply);
-            failed = written.add(number, Ok(line), tokens, output);
+            failed = writer.add(number, Ok(line), tokens, output);
             failed.is_ok()
         };
         answer_calls(parts, first..ids.len(), IN_FLIGHT * sequences, move |number| self.call(number), tell)?;
         failed?;
-        written.finish();
+        writer.finish();
         if refused > 0 {
             eprintln!("{refused} calls were refused; the body of their response says why");
         }

@@ -1,4 +1,4 @@
-//! Who sits in the engine's places, and who gives one up when others wait. A place is given up for a while only: the sequence rests, and goes
+//! Who holds the engine's slots, and who gives one up when others wait. A slot is given up for a while only: the sequence rests, and goes
 //! on with the same tokens when its turn comes again.
 
 use std::collections::BTreeMap;
@@ -9,13 +9,13 @@ use crate::engine::sequence::SequenceState;
 
 /// A prompt and its answers that are no longer together are a small request.
 const SMALL_TOKENS: usize = 512;
-/// Tokens that a sequence draws before it gives its place up.
+/// Tokens that a sequence samples before it gives its slot up.
 const TURN_TOKENS: usize = 32;
 
-/// A request's claim to places.
+/// A request's claim to slots.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Claim {
-    /// Whose.
+    /// The request, and on whose behalf it came.
     pub client: Client,
     /// Whether it is soon done.
     pub is_small: bool,
@@ -30,38 +30,38 @@ impl Claim {
 
 /// Open sequences with their claims.
 #[derive(Debug, Default)]
-pub struct Seats(BTreeMap<u64, Seat>);
+pub struct Slots(BTreeMap<u64, Slot>);
 
 #[derive(Debug)]
-struct Seat {
+struct Slot {
     claim: Claim,
     /// Tokens since it was opened or resumed.
     tokens: usize,
 }
 
-impl Seats {
+impl Slots {
     /// A sequence was opened.
     pub fn insert(&mut self, sequence: u64, claim: Claim) {
-        self.0.insert(sequence, Seat { claim, tokens: 0 });
+        self.0.insert(sequence, Slot { claim, tokens: 0 });
     }
 
-    /// A sequence drew a token.
+    /// A sequence sampled a token.
     pub fn count(&mut self, sequence: u64) {
-        if let Some(seat) = self.0.get_mut(&sequence) {
-            seat.tokens += 1;
+        if let Some(slot) = self.0.get_mut(&sequence) {
+            slot.tokens += 1;
         }
     }
 
-    /// A sequence goes on; its claim.
+    /// A sequence goes on.
     pub fn resume(&mut self, sequence: u64) {
-        if let Some(seat) = self.0.get_mut(&sequence) {
-            seat.tokens = 0;
+        if let Some(slot) = self.0.get_mut(&sequence) {
+            slot.tokens = 0;
         }
     }
 
     /// A sequence's claim.
     pub fn claim(&self, sequence: u64) -> Option<Claim> {
-        self.0.get(&sequence).map(|seat| seat.claim)
+        self.0.get(&sequence).map(|slot| slot.claim)
     }
 
     /// How many sequences there are.
@@ -74,46 +74,46 @@ impl Seats {
         self.0.retain(|sequence, _| engine.state(*sequence).is_some());
     }
 
-    /// Who could give a place up now.
-    pub fn holders(&self, engine: &Engine) -> Holders {
-        let mut holders = Holders::default();
-        let seated = |sequence: u64| match engine.state(sequence) {
+    /// Who could give a slot up now.
+    pub fn usage(&self, engine: &Engine) -> SlotUsage {
+        let mut usage = SlotUsage::default();
+        let holds_slot = |sequence: u64| match engine.state(sequence) {
             Some(SequenceState::Running | SequenceState::Beginning) => true,
             Some(SequenceState::Paused | SequenceState::Stopped | SequenceState::StoppedAside) | None => false,
         };
-        for (_, seat) in self.0.iter().filter(|(sequence, _)| seated(**sequence)) {
-            *holders.of_party.entry(seat.claim.client.party).or_default() += 1;
-            *holders.of_client.entry(seat.claim.client).or_default() += 1;
+        for (_, slot) in self.0.iter().filter(|(sequence, _)| holds_slot(**sequence)) {
+            *usage.of_tenant.entry(slot.claim.client.tenant).or_default() += 1;
+            *usage.of_client.entry(slot.claim.client).or_default() += 1;
         }
-        for (&sequence, seat) in &self.0 {
-            if seat.tokens >= TURN_TOKENS && engine.state(sequence) == Some(SequenceState::Running) {
-                let key = (holders.parties(seat.claim.client), holders.clients(seat.claim.client), seat.tokens);
-                let victim = Victim { key, sequence, claim: seat.claim };
-                holders.most = holders.most.max(Some(victim));
-                if !seat.claim.is_small {
-                    holders.longest = holders.longest.max(Some(victim));
+        for (&sequence, slot) in &self.0 {
+            if slot.tokens >= TURN_TOKENS && engine.state(sequence) == Some(SequenceState::Running) {
+                let key = (usage.tenants(slot.claim.client), usage.clients(slot.claim.client), slot.tokens);
+                let victim = Victim { key, sequence, claim: slot.claim };
+                usage.most = usage.most.max(Some(victim));
+                if !slot.claim.is_small {
+                    usage.longest = usage.longest.max(Some(victim));
                 }
             }
         }
-        holders
+        usage
     }
 }
 
-/// How the places are shared.
+/// How the slots are shared.
 #[derive(Debug, Default)]
-pub struct Holders {
-    of_party: BTreeMap<u128, usize>,
+pub struct SlotUsage {
+    of_tenant: BTreeMap<u128, usize>,
     of_client: BTreeMap<Client, usize>,
-    /// Of those that may give their places up the one whose party and request hold most, and which drew most.
+    /// Of those that may give their slots up the one whose tenant and request hold most, and which sampled most.
     most: Option<Victim>,
     /// The same among those of large requests.
     longest: Option<Victim>,
 }
 
-/// A sequence that may give its place up.
+/// A sequence that may give its slot up.
 #[derive(Clone, Copy, Debug)]
 struct Victim {
-    /// Places of its party, places of its request, tokens of its turn.
+    /// Slots of its tenant, slots of its request, tokens of its turn.
     key: (usize, usize, usize),
     sequence: u64,
     claim: Claim,
@@ -139,24 +139,24 @@ impl Ord for Victim {
     }
 }
 
-impl Holders {
-    fn parties(&self, client: Client) -> usize {
-        self.of_party.get(&client.party).copied().unwrap_or(0)
+impl SlotUsage {
+    fn tenants(&self, client: Client) -> usize {
+        self.of_tenant.get(&client.tenant).copied().unwrap_or(0)
     }
 
     fn clients(&self, client: Client) -> usize {
         self.of_client.get(&client).copied().unwrap_or(0)
     }
 
-    /// The sequence that gives its place up to who waits: one of a party that holds more than the other's would with it, or of such a
-    /// request of the same party; to a small request that of any large one.
+    /// The sequence that gives its slot up to who waits: one of a tenant that holds more than the other's would with it, or of such a
+    /// request of the same tenant; to a small request that of any large one.
     pub fn victim(&self, waiting: Claim) -> Option<u64> {
         let most = self.most.filter(|victim| {
-            let (parties, clients, _) = victim.key;
-            let own = (self.parties(waiting.client), self.clients(waiting.client));
-            match victim.claim.client.party == waiting.client.party {
+            let (tenants, clients, _) = victim.key;
+            let own = (self.tenants(waiting.client), self.clients(waiting.client));
+            match victim.claim.client.tenant == waiting.client.tenant {
                 true => clients > own.1 + 1,
-                false => parties > own.0 + 1,
+                false => tenants > own.0 + 1,
             }
         });
         let longest = self.longest.filter(|victim| waiting.is_small && victim.claim.client != waiting.client);

@@ -6,24 +6,24 @@ use nvml_wrapper::error::NvmlError;
 
 /// One GPU's sensors. NVML is opened at run time, and a machine without it has none.
 #[derive(Debug)]
-pub struct GpuReadings {
+pub struct GpuSensors {
     nvml: Nvml,
     bus_id: String,
     /// Used when this was opened.
     used_before: Option<u64>,
 }
 
-impl GpuReadings {
+impl GpuSensors {
     /// Opens the GPU at a PCI address, as in `0000:1b:00.0`; NVML counts GPUs in another order than CUDA does.
     ///
     /// # Errors
     /// Where NVML is missing or does not know the GPU, as in a container that shows only part of the driver.
-    pub fn open(bus_id: &str) -> Result<GpuReadings, NvmlError> {
+    pub fn open(bus_id: &str) -> Result<GpuSensors, NvmlError> {
         let nvml = Nvml::init()?;
         nvml.device_by_pci_bus_id(bus_id)?;
-        let mut readings = GpuReadings { nvml, bus_id: bus_id.to_owned(), used_before: None };
-        readings.used_before = readings.memory_used();
-        Ok(readings)
+        let mut gpu_sensors = GpuSensors { nvml, bus_id: bus_id.to_owned(), used_before: None };
+        gpu_sensors.used_before = gpu_sensors.memory_used();
+        Ok(gpu_sensors)
     }
 
     /// Bytes of the GPU's memory in use, by all processes.
@@ -73,6 +73,6 @@ mod tests {
 
     #[test]
     fn a_gpu_that_is_not_there_is_an_error_and_no_panic() {
-        assert!(GpuReadings::open("ffff:ff:1f.0").is_err());
+        assert!(GpuSensors::open("ffff:ff:1f.0").is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! Chats that the server plays to their end: the model writes, the environment's tool runs on a worker while others decode, what comes of it
+//! Chats that the server runs to their end: the model writes, the environment's tool runs on a worker while others decode, what comes of it
 //! goes back to the model, until it has answered.
 
 use std::borrow::Cow;
@@ -9,26 +9,26 @@ use std::thread::Scope;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::error::ApiError;
-use super::fair::{Client, FairQueue, Place};
-use super::gauges::Waiting;
-use super::seats::Claim;
 use crate::engine::request::{Event, GeneratorError};
 use crate::prompt::{ChatError, Processor, PromptError};
-use crate::rollout::environment::{Environment, EnvironmentError, Scene, Task, Tasks, TokenLimits};
+use crate::rollout::environment::{Environment, EnvironmentError, PreparedTask, Task, Tasks, TokenLimits};
 use crate::rollout::generator::Generator;
 use crate::rollout::tool::ToolImage;
 use crate::rollout::trajectories::{Start, Trajectories};
 use crate::rollout::transcript::{Call, Transcript};
 use crate::rollout::{RolloutSettings, Update};
+use crate::serve::error::ApiError;
+use crate::serve::fair::{Client, FairQueue, Place};
+use crate::serve::metrics::Waiting;
+use crate::serve::slots::Claim;
 
 /// A chat that costs more to make ready is large: it has more than a picture or two.
 const LARGE_COST: u64 = 3 << 20;
-/// Chats that are ready and wait for places at most.
+/// Chats that are ready and wait for slots at most.
 const PREPARED_MAX: usize = 64;
 
-/// A chat to play, several times at once.
-pub struct ActJob {
+/// A chat to run, several times at once.
+pub struct AgentJob {
     /// Whose it is.
     pub client: Client,
     /// Number of its first answer in the request.
@@ -37,54 +37,54 @@ pub struct ActJob {
     pub cost: u64,
     /// The conversation so far.
     pub task: Task,
-    /// How many answers, how tokens are drawn, and what stops them besides the environment.
+    /// How many answers, how tokens are sampled, and what stops them besides the environment.
     pub settings: RolloutSettings,
     /// Tokens that each answer may take, its observations among them.
     pub limits: TokenLimits,
     /// Pixels of observed images that each answer's trajectory keeps.
     pub pixels_kept: usize,
     /// Where news goes. When nobody listens any more, the job is given up.
-    pub events: UnboundedSender<Result<Act, ApiError>>,
+    pub events: UnboundedSender<Result<AgentEvent, ApiError>>,
     /// It counts as waiting until it is opened.
     pub waiting: Waiting,
-    /// Its place in line.
+    /// Its place in the admission queue.
     pub place: Option<Arc<Place>>,
 }
 
 /// What happened in an answer.
 #[derive(Debug)]
-pub struct Act {
+pub struct AgentEvent {
     /// Its number in the request.
     pub choice: usize,
-    /// What.
-    pub kind: ActKind,
+    /// What happened in it.
+    pub kind: AgentEventKind,
 }
 
 /// What can happen in an answer.
 #[derive(Debug)]
-pub enum ActKind {
+pub enum AgentEventKind {
     /// The model wrote.
     Text(String),
     /// The model reads what its call brought, images as `<image>`.
-    Observed(String, Shown),
-    /// It ended.
+    Observed(String, ObservedImages),
+    /// The answer ended; this is all of it.
     Finished(Box<Transcript>),
 }
 
 /// The images of an observation.
 #[derive(Debug, Default)]
-pub struct Shown {
+pub struct ObservedImages {
     /// Those that the trajectory keeps.
     pub images: Vec<ToolImage>,
     /// How many more the model was shown.
     pub left_out: usize,
 }
 
-impl Shown {
+impl ObservedImages {
     /// Those of a call.
-    pub fn of(call: &Call) -> Shown {
+    pub fn of(call: &Call) -> ObservedImages {
         let images = call.output.images.clone();
-        Shown { left_out: call.images_shown - images.len(), images }
+        ObservedImages { left_out: call.images_shown - images.len(), images }
     }
 }
 
@@ -110,52 +110,52 @@ impl Tasks for Inbox {
 }
 
 /// A chat that a worker made ready.
-pub struct Prepared {
-    /// The chat.
-    pub job: ActJob,
+pub struct PreparedJob {
+    /// The chat as it was asked for.
+    pub job: AgentJob,
     number: usize,
-    scene: Scene,
+    prepared_task: PreparedTask,
 }
 
-impl Prepared {
-    /// What it claims places by.
+impl PreparedJob {
+    /// What it claims slots by.
     pub fn claim(&self) -> Claim {
         Claim::new(self.job.client, self.prompt_tokens(), self.job.settings.group_size, self.job.limits.total)
     }
 
     /// Tokens of its prompt.
     pub fn prompt_tokens(&self) -> usize {
-        self.scene.prompt.token_ids.len()
+        self.prepared_task.prompt.token_ids.len()
     }
 }
 
 /// Whom a sequence's news goes to.
 struct Listener {
     choice: usize,
-    events: UnboundedSender<Result<Act, ApiError>>,
+    events: UnboundedSender<Result<AgentEvent, ApiError>>,
 }
 
-/// All chats that are played.
-pub struct Acting<'a> {
+/// All chats that run in the environment.
+pub struct AgentSessions<'a> {
     trajectories: Trajectories<'a>,
     inbox: &'a Inbox,
     /// Chats that no worker has yet, and those that one makes ready.
-    queue: FairQueue<ActJob>,
-    preparing: BTreeMap<usize, ActJob>,
+    queue: FairQueue<AgentJob>,
+    preparing: BTreeMap<usize, AgentJob>,
     /// Chats that were ever given to a worker.
     numbered: usize,
     listeners: BTreeMap<u64, Listener>,
 }
 
-impl<'a> Acting<'a> {
+impl<'a> AgentSessions<'a> {
     /// Starts the workers of an environment.
     pub fn start<'scope>(
         scope: &'scope Scope<'scope, 'a>,
         processor: &'a Processor,
         environment: &'a dyn Environment,
         inbox: &'a Inbox,
-    ) -> Acting<'a> {
-        Acting {
+    ) -> AgentSessions<'a> {
+        AgentSessions {
             trajectories: Trajectories::start(scope, 0, processor, environment, inbox),
             inbox,
             queue: FairQueue::default(),
@@ -166,7 +166,7 @@ impl<'a> Acting<'a> {
     }
 
     /// Takes a chat.
-    pub fn add(&mut self, job: ActJob) {
+    pub fn add(&mut self, job: AgentJob) {
         self.queue.push(job.client, job.cost, job);
     }
 
@@ -191,7 +191,7 @@ impl<'a> Acting<'a> {
     }
 
     /// Takes what the workers have done, and gives them more; the chats that are ready to be opened, beside so many that wait for it already.
-    pub fn receive(&mut self, generator: &mut dyn Generator, waiting: usize) -> Vec<Prepared> {
+    pub fn receive(&mut self, generator: &mut dyn Generator, waiting: usize) -> Vec<PreparedJob> {
         let listeners = &mut self.listeners;
         let received = self.trajectories.receive(generator, false, &mut |update| tell(listeners, update));
         let ready = received.unwrap_or_else(|error| {
@@ -200,10 +200,10 @@ impl<'a> Acting<'a> {
             Vec::new()
         });
         let mut prepared = Vec::new();
-        for (number, scene) in ready {
+        for (number, prepared_task) in ready {
             let Some(job) = self.preparing.remove(&number) else { continue };
-            match scene {
-                Ok(scene) => prepared.push(Prepared { job, number, scene }),
+            match prepared_task {
+                Ok(prepared_task) => prepared.push(PreparedJob { job, number, prepared_task }),
                 Err(error) => job.refuse(environment_error(&error)),
             }
         }
@@ -214,7 +214,7 @@ impl<'a> Acting<'a> {
     /// Lets workers make a few chats more ready than are open. Large ones leave a worker to others, and are not made ready far ahead.
     fn prepare_ahead(&mut self, prepared: usize) {
         let threads = self.trajectories.preparing_threads();
-        let is_large = |job: &ActJob| job.cost > LARGE_COST;
+        let is_large = |job: &AgentJob| job.cost > LARGE_COST;
         while self.preparing.len() < threads + 2 && prepared < PREPARED_MAX {
             let large = self.preparing.values().filter(|job| is_large(job)).count();
             let takes_large = prepared < threads + 2 && (large == 0 || large + 1 < threads);
@@ -233,9 +233,9 @@ impl<'a> Acting<'a> {
     pub fn open(
         &mut self,
         generator: &mut dyn Generator,
-        mut prepared: Box<Prepared>,
+        mut prepared: Box<PreparedJob>,
         first: u64,
-    ) -> Result<usize, Box<Prepared>> {
+    ) -> Result<usize, Box<PreparedJob>> {
         let job = &prepared.job;
         if job.events.is_closed() {
             return Ok(0);
@@ -248,7 +248,7 @@ impl<'a> Acting<'a> {
             pixels_kept: job.pixels_kept,
             settings: &job.settings,
         };
-        match self.trajectories.open(generator, &mut prepared.scene, &start) {
+        match self.trajectories.open(generator, &mut prepared.prepared_task, &start) {
             Ok(()) => {
                 for choice in 0..job.settings.group_size {
                     let listener = Listener { choice: job.first + choice, events: job.events.clone() };
@@ -296,14 +296,14 @@ impl<'a> Acting<'a> {
     }
 }
 
-impl Prepared {
+impl PreparedJob {
     /// Tells the client why there is no answer, if it still listens.
     pub fn refuse(self, error: ApiError) {
         self.job.refuse(error);
     }
 }
 
-impl ActJob {
+impl AgentJob {
     /// Tells the client why there is no answer, if it still listens.
     pub fn refuse(self, error: ApiError) {
         let _ = self.events.send(Err(error));
@@ -321,16 +321,16 @@ fn environment_error(error: &EnvironmentError) -> ApiError {
 /// Passes news on; whoever has gone hears nothing.
 fn tell(listeners: &mut BTreeMap<u64, Listener>, update: Update<'_>) {
     let (sequence, kind) = match update {
-        Update::Text { sequence, text } => (sequence, ActKind::Text(text.to_owned())),
+        Update::Text { sequence, text } => (sequence, AgentEventKind::Text(text.to_owned())),
         Update::Observed { sequence, call, text } => {
-            let shown = Shown::of(call);
-            (sequence, ActKind::Observed(text.to_owned(), shown))
+            let shown = ObservedImages::of(call);
+            (sequence, AgentEventKind::Observed(text.to_owned(), shown))
         }
-        Update::Finished(transcript) => (transcript.sequence, ActKind::Finished(Box::new(transcript))),
+        Update::Finished(transcript) => (transcript.sequence, AgentEventKind::Finished(Box::new(transcript))),
     };
-    let ends = matches!(kind, ActKind::Finished(_));
+    let ends = matches!(kind, AgentEventKind::Finished(_));
     if let Some(listener) = listeners.get(&sequence) {
-        let _ = listener.events.send(Ok(Act { choice: listener.choice, kind }));
+        let _ = listener.events.send(Ok(AgentEvent { choice: listener.choice, kind }));
     }
     if ends {
         listeners.remove(&sequence);

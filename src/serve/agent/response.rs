@@ -14,52 +14,52 @@ use base64::prelude::BASE64_STANDARD;
 use futures_util::stream;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use super::acting::{Act, ActJob, ActKind, Shown};
-use super::answers::{Kind, event, events_response};
-use super::choice::finite;
-use super::desk::Order;
-use super::error::ApiError;
-use super::gauges::Active;
-use super::openai::{Answer, ChatChoice, ChatMessage, Request, TrajectoryTurn, Usage, WidenedImage};
-use super::prompts::picture_count;
-use super::routes::{Entry, Room, cost_of, prepare};
-use super::sampling::Settings;
-use super::{App, constraints, seconds_since_1970};
+use super::session::{AgentEvent, AgentEventKind, AgentJob, ObservedImages};
 use crate::rollout::RolloutSettings;
 use crate::rollout::environment::{Environment, TokenLimits};
 use crate::rollout::tool::ToolImage;
 use crate::rollout::transcript::{End, Transcript, Turn, TurnKind};
 use crate::sandbox::png;
+use crate::serve::answers::{Kind, event, events_response};
+use crate::serve::choice::finite;
+use crate::serve::engine_loop::Command;
+use crate::serve::error::ApiError;
+use crate::serve::metrics::Active;
+use crate::serve::openai::{Answer, ChatChoice, ChatMessage, Request, TrajectoryTurn, Usage, WidenedImage};
+use crate::serve::prompts::picture_count;
+use crate::serve::routes::{RequestGuard, Room, cost_of, prepare};
+use crate::serve::sampling::Settings;
+use crate::serve::{App, constraints, seconds_since_1970};
 
 /// Pixels of observed images that the trajectories of a request keep together, in equal parts: as data URLs they are 256 MiB at most.
 const PIXELS_MAX: usize = 64 << 20;
 
 const CHUNK: &str = "chat.completion.chunk";
 
-/// Answers a chat by playing it in the environment.
+/// Answers a chat by running it in the environment.
 pub async fn answer(
     app: Arc<App>,
     environment: &dyn Environment,
-    entry: Entry,
+    guard: RequestGuard,
     (request, room): (Request, Room),
 ) -> Result<Response, ApiError> {
     let model = app.model_name(request.model.as_deref())?;
     let settings = app.defaults.settings(&request)?;
-    refuse_unplayable(&request)?;
+    refuse_unsupported(&request)?;
     let asked = request.max_completion_tokens.or(request.max_tokens);
     let (code_temperature, is_stream) = (request.code_temperature, request.stream.unwrap_or(false));
     let include_usage = request.stream_options.and_then(|options| options.include_usage).unwrap_or(false);
-    entry.weigh(&app, room.bytes, 1, &settings)?;
+    guard.weigh(&app, room.bytes, 1, &settings)?;
     let cost = cost_of(room.bytes, picture_count(&request));
-    let task = prepare(&app, entry.client, room.bytes, move |app| app.prompts.task(&request)).await?;
+    let task = prepare(&app, guard.client, room.bytes, move |app| app.prompts.task(&request)).await?;
     drop(room);
     let (sender, events) = unbounded_channel();
-    let Entry { client, active, waiting, place } = entry;
+    let RequestGuard { client, active, waiting, place } = guard;
     let mut place = Some(place);
     let own = environment.limits();
     let total = asked.unwrap_or(own.total);
-    let played = Settings { max_tokens: Some(total), ..settings.clone() };
-    app.defaults.admit(&played, Kind::Chat, &[0])?;
+    let agent_settings = Settings { max_tokens: Some(total), ..settings.clone() };
+    app.defaults.admit(&agent_settings, Kind::Chat, &[0])?;
     let mut sampling = settings.sampling.clone();
     sampling.code_temperature = Some(code_temperature.unwrap_or(0.0));
     let rollout = RolloutSettings {
@@ -69,24 +69,24 @@ pub async fn answer(
         eos: app.defaults.eos.clone(),
         ..RolloutSettings::default()
     };
-    // A few answers at a time, each with its own number in the random draws: others get in between.
-    for first in (0..settings.n).step_by(app.act_group_max) {
-        let job = ActJob {
+    // A few answers at a time, each with its own counter of random numbers: others get in between.
+    for first in (0..settings.n).step_by(app.agent_group_max) {
+        let job = AgentJob {
             client,
             first,
             cost,
             task: task.clone(),
-            settings: RolloutSettings { group_size: app.act_group_max.min(settings.n - first), ..rollout.clone() },
+            settings: RolloutSettings { group_size: app.agent_group_max.min(settings.n - first), ..rollout.clone() },
             limits: TokenLimits { turn: own.turn.min(total), total },
             pixels_kept: PIXELS_MAX / settings.n,
             events: sender.clone(),
-            waiting: app.gauges.wait(),
+            waiting: app.metrics.wait(),
             place: place.take(),
         };
-        app.order(Order::Act(Box::new(job)))?;
+        app.send(Command::RunAgent(Box::new(job)))?;
     }
     drop((sender, waiting));
-    let played = Played {
+    let response = AgentResponse {
         id: app.request_id("chatcmpl"),
         created: seconds_since_1970(),
         began: Instant::now(),
@@ -100,11 +100,11 @@ pub async fn answer(
         include_usage,
         _active: active,
     };
-    if is_stream { played.stream().await } else { played.whole().await }
+    if is_stream { response.stream().await } else { response.whole().await }
 }
 
-/// What has no meaning where the server plays the chat.
-fn refuse_unplayable(request: &Request) -> Result<(), ApiError> {
+/// Refuses what has no meaning where the server runs the tools.
+fn refuse_unsupported(request: &Request) -> Result<(), ApiError> {
     let constraint = constraints::first_field(request);
     for (param, is_asked) in [
         (constraint.unwrap_or_default(), constraint.is_some()),
@@ -129,13 +129,13 @@ fn refuse_unplayable(request: &Request) -> Result<(), ApiError> {
 }
 
 /// A chat under way.
-struct Played {
+struct AgentResponse {
     app: Arc<App>,
     settings: Settings,
     id: String,
     model: String,
     created: u64,
-    events: UnboundedReceiver<Result<Act, ApiError>>,
+    events: UnboundedReceiver<Result<AgentEvent, ApiError>>,
     include_usage: bool,
     /// Answers that something came of.
     has_begun: Vec<bool>,
@@ -146,24 +146,24 @@ struct Played {
     _active: Arc<Active>,
 }
 
-impl Played {
+impl AgentResponse {
     /// What happens next; none when all answers have ended.
-    async fn next(&mut self) -> Result<Option<Act>, ApiError> {
+    async fn next(&mut self) -> Result<Option<AgentEvent>, ApiError> {
         if self.open == 0 {
             return Ok(None);
         }
-        let act = self.events.recv().await.ok_or_else(|| ApiError::failed("the engine is gone"))??;
-        if !std::mem::replace(&mut self.has_begun[act.choice], true) {
-            self.app.gauges.count_first_token(self.began.elapsed().as_secs_f64());
+        let agent_event = self.events.recv().await.ok_or_else(|| ApiError::failed("the engine is gone"))??;
+        if !std::mem::replace(&mut self.has_begun[agent_event.choice], true) {
+            self.app.metrics.count_first_token(self.began.elapsed().as_secs_f64());
         }
-        if let ActKind::Finished(transcript) = &act.kind {
+        if let AgentEventKind::Finished(transcript) = &agent_event.kind {
             self.open -= 1;
             self.count(transcript);
             if let Some(fault) = transcript.end.fault() {
                 return Err(ApiError::failed(fault));
             }
         }
-        Ok(Some(act))
+        Ok(Some(agent_event))
     }
 
     /// Observed tokens count with the prompt: the model reads them.
@@ -174,17 +174,17 @@ impl Played {
         self.usage.prompt_tokens += prompt + transcript.completion_tokens() - own;
         self.usage.completion_tokens += own;
         self.usage.total_tokens = self.usage.prompt_tokens + self.usage.completion_tokens;
-        self.app.gauges.count_prompt(prompt);
-        self.app.gauges.count_tokens(own.saturating_sub(1));
-        self.app.gauges.count_finish(finish_reason(&transcript.end), self.began.elapsed().as_secs_f64(), None);
+        self.app.metrics.count_prompt(prompt);
+        self.app.metrics.count_tokens(own.saturating_sub(1));
+        self.app.metrics.count_finish(finish_reason(&transcript.end), self.began.elapsed().as_secs_f64(), None);
     }
 
     /// All answers, when they have ended.
     async fn whole(mut self) -> Result<Response, ApiError> {
         let (mut choices, mut prompt) = (Vec::new(), None);
-        while let Some(act) = self.next().await? {
-            if let ActKind::Finished(transcript) = act.kind {
-                choices.push(self.whole_choice(act.choice, &transcript).await?);
+        while let Some(agent_event) = self.next().await? {
+            if let AgentEventKind::Finished(transcript) = agent_event.kind {
+                choices.push(self.whole_choice(agent_event.choice, &transcript).await?);
                 prompt.get_or_insert_with(|| transcript.token_ids[..transcript.prompt_tokens].to_vec());
             }
         }
@@ -213,7 +213,7 @@ impl Played {
 
     /// All that followed the prompt.
     async fn turns(&self, transcript: &Transcript) -> Result<Vec<TrajectoryTurn>, ApiError> {
-        let shown = transcript.calls.iter().map(Shown::of).collect();
+        let shown = transcript.calls.iter().map(ObservedImages::of).collect();
         let mut shown = shown_images(shown).await?.into_iter();
         let turn = |turn: &Turn| TrajectoryTurn {
             kind: turn.kind,
@@ -241,11 +241,11 @@ impl Played {
     /// What is wrong before anything comes.
     async fn stream(mut self) -> Result<Response, ApiError> {
         let mut ready = VecDeque::new();
-        if let Some(act) = self.next().await? {
+        if let Some(agent_event) = self.next().await? {
             ready.extend((0..self.settings.n).map(|number| self.chunk(opening(number))));
-            ready.push_back(self.chunk(piece(act).await?));
+            ready.push_back(self.chunk(piece(agent_event).await?));
         }
-        let state = Stream { ready, played: Some(self) };
+        let state = AgentSseStream { ready, response: Some(self) };
         Ok(events_response(stream::unfold(state, |mut state| async move {
             let event = state.next().await?;
             Some((Ok::<_, Infallible>(event), state))
@@ -266,49 +266,49 @@ impl Played {
             usage,
             prompt_token_ids: None,
             prompt_logprobs: None,
-            weights_version: self.app.gauges.weights_version(),
+            weights_version: self.app.metrics.weights_version(),
         }
     }
 }
 
-impl Drop for Played {
+impl Drop for AgentResponse {
     fn drop(&mut self) {
         if self.open > 0 {
             self.events.close();
-            let _ = self.app.order(Order::Leave);
+            let _ = self.app.send(Command::Abort);
         }
         for _ in 0..self.open {
-            self.app.gauges.count_finish("abort", self.began.elapsed().as_secs_f64(), None);
+            self.app.metrics.count_finish("abort", self.began.elapsed().as_secs_f64(), None);
         }
     }
 }
 
 /// A stream of events.
-struct Stream {
+struct AgentSseStream {
     ready: VecDeque<String>,
     /// None at the end.
-    played: Option<Played>,
+    response: Option<AgentResponse>,
 }
 
-impl Stream {
+impl AgentSseStream {
     async fn next(&mut self) -> Option<String> {
         if let Some(event) = self.ready.pop_front() {
             return Some(event);
         }
-        let played = self.played.as_mut()?;
-        match played.next().await {
-            Ok(Some(act)) => match piece(act).await {
-                Ok(piece) => return Some(played.chunk(piece)),
+        let response = self.response.as_mut()?;
+        match response.next().await {
+            Ok(Some(agent_event)) => match piece(agent_event).await {
+                Ok(piece) => return Some(response.chunk(piece)),
                 Err(error) => self.ready.push_back(event(&error.body())),
             },
-            Ok(None) if played.include_usage => {
-                self.ready.push_back(event(&played.answer(CHUNK, Vec::new(), Some(played.usage))));
+            Ok(None) if response.include_usage => {
+                self.ready.push_back(event(&response.answer(CHUNK, Vec::new(), Some(response.usage))));
             }
             Ok(None) => {}
             Err(error) => self.ready.push_back(event(&error.body())),
         }
         self.ready.push_back("data: [DONE]\n\n".to_owned());
-        self.played = None;
+        self.response = None;
         self.ready.pop_front()
     }
 }
@@ -320,18 +320,18 @@ fn opening(index: usize) -> ChatChoice {
 }
 
 /// What happened, as a piece of a stream: what the model writes is content, what it reads is a turn of the trajectory.
-async fn piece(act: Act) -> Result<ChatChoice, ApiError> {
+async fn piece(agent_event: AgentEvent) -> Result<ChatChoice, ApiError> {
     let content = |text: String| Some(ChatMessage { content: Some(text), ..ChatMessage::default() });
-    let index = act.choice;
-    Ok(match act.kind {
-        ActKind::Text(text) => ChatChoice { index, delta: content(text), ..ChatChoice::default() },
-        ActKind::Observed(text, shown) => {
+    let index = agent_event.choice;
+    Ok(match agent_event.kind {
+        AgentEventKind::Text(text) => ChatChoice { index, delta: content(text), ..ChatChoice::default() },
+        AgentEventKind::Observed(text, shown) => {
             let (images, widened, images_left_out) = shown_images(vec![shown]).await?.pop().unwrap_or_default();
             let kind = TurnKind::Observation;
             let turn = TrajectoryTurn { kind, text, images, widened, images_left_out, token_ids: None, logprobs: None };
             ChatChoice { index, delta: content(String::new()), trajectory: Some(vec![turn]), ..ChatChoice::default() }
         }
-        ActKind::Finished(transcript) => {
+        AgentEventKind::Finished(transcript) => {
             ChatChoice { delta: content(String::new()), ..finished(index, &transcript.end) }
         }
     })
@@ -355,9 +355,11 @@ fn final_text(transcript: &Transcript) -> String {
 
 /// The images of each observation as data URLs, which of them are widened, and how many are left out. Encoding takes a thread of its own:
 /// images are large.
-async fn shown_images(observations: Vec<Shown>) -> Result<Vec<(Vec<String>, Vec<WidenedImage>, usize)>, ApiError> {
+async fn shown_images(
+    observations: Vec<ObservedImages>,
+) -> Result<Vec<(Vec<String>, Vec<WidenedImage>, usize)>, ApiError> {
     let encode = move || {
-        let told = |shown: &Shown| Ok((data_urls(&shown.images)?, widened(&shown.images), shown.left_out));
+        let told = |shown: &ObservedImages| Ok((data_urls(&shown.images)?, widened(&shown.images), shown.left_out));
         observations.iter().map(told).collect()
     };
     tokio::task::spawn_blocking(encode).await.map_err(ApiError::failed)?

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::ValueEnum;
 
-use super::loaded::Loaded;
+use super::checkpoint::Checkpoint;
 use super::sampling::SamplingArguments;
 use crate::engine::kv_cache::KvCache;
 use crate::engine::speculation::Speculation;
@@ -26,7 +26,7 @@ pub const PREFILL_TOKENS: usize = 2048;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub enum EnvironmentName {
-    /// Nothing.
+    /// Only write; nothing is run.
     None,
     /// Run Python between <code> and </code>.
     ThinkWithCode,
@@ -58,15 +58,15 @@ pub struct Room {
     pub speculation: Speculation,
 }
 
-/// The model, what it may do, and how it draws.
-pub struct Answering {
-    /// The model.
-    pub loaded: Loaded,
+/// The model, what it may do, and how it samples.
+pub struct InferenceSession {
+    /// The model and its weights, in memory.
+    pub checkpoint: Checkpoint,
     /// Its prompt side.
     pub processor: Arc<Processor>,
     /// What it may do.
     pub environment: Arc<dyn Environment>,
-    /// How it draws, and how many answers.
+    /// How it samples, and how many answers.
     pub settings: RolloutSettings,
     /// Tokens of an answer.
     pub max_tokens: usize,
@@ -74,17 +74,17 @@ pub struct Answering {
     pub has_tools: bool,
 }
 
-impl Answering {
+impl InferenceSession {
     /// Reads the settings beside the model, and starts the environment; `n` answers to each question.
     pub fn new(
-        loaded: Loaded,
+        checkpoint: Checkpoint,
         sampling: &SamplingArguments,
         environment: EnvironmentName,
         n: usize,
-    ) -> anyhow::Result<Answering> {
-        let (mut settings, max_tokens) = sampling.settings(&loaded.dir)?;
+    ) -> anyhow::Result<InferenceSession> {
+        let (mut settings, max_tokens) = sampling.settings(&checkpoint.dir)?;
         settings.group_size = n;
-        let processor = loaded.processor()?;
+        let processor = checkpoint.processor()?;
         let environment = environment.start(sampling.max_tokens.map(|_| max_tokens))?;
         let has_tools = environment.is_some();
         if has_tools {
@@ -94,7 +94,7 @@ impl Answering {
         }
         let plain = || Arc::new(Direct { max_turn_tokens: max_tokens, max_total_tokens: max_tokens }) as _;
         let environment = environment.unwrap_or_else(plain);
-        Ok(Answering { loaded, processor, environment, settings, max_tokens, has_tools })
+        Ok(InferenceSession { checkpoint, processor, environment, settings, max_tokens, has_tools })
     }
 
     /// Rolls tasks out, whose prompts have at most as many tokens as `prompts` says; the first has the number `first` in the whole.
@@ -107,9 +107,9 @@ impl Answering {
         watch: &mut dyn FnMut(Update<'_>) -> ControlFlow<()>,
     ) -> anyhow::Result<()> {
         let limits = self.engine_limits(prompts, room);
-        let engine = Engine::new(self.loaded.model.clone(), self.processor.clone(), limits);
+        let engine = Engine::new(self.checkpoint.model.clone(), self.processor.clone(), limits);
         let mut engine = engine.with_speculation(room.speculation);
-        let mut generator = EngineGenerator { engine: &mut engine, weights: &self.loaded.weights };
+        let mut generator = EngineGenerator { engine: &mut engine, weights: &self.checkpoint.weights };
         let settings = RolloutSettings { first_task: first, ..self.settings.clone() };
         run_watched(&mut generator, &self.processor, &*self.environment, tasks, &settings, watch)?;
         Ok(())
@@ -117,7 +117,7 @@ impl Answering {
 
     /// Pages for the largest groups that can run together, or as many as memory should hold, but always for the largest alone.
     fn engine_limits(&self, prompts: &[usize], room: Room) -> EngineLimits {
-        let (config, group) = (&self.loaded.model.config, self.settings.group_size);
+        let (config, group) = (&self.checkpoint.model.config, self.settings.group_size);
         let total = self.environment.limits().total;
         let pages = |prompt: &usize| {
             let longest = prompt.saturating_add(total).min(config.context_tokens).div_ceil(PAGE_TOKENS);
@@ -128,7 +128,8 @@ impl Answering {
         let mut needed: Vec<usize> = prompts.iter().map(pages).collect();
         needed.sort_unstable_by(|a, b| b.cmp(a));
         needed.truncate(room.sequences.div_ceil(group));
-        let affordable = room.cache_bytes / KvCache::page_bytes(config, self.loaded.model.backend.activation_bytes());
+        let affordable =
+            room.cache_bytes / KvCache::page_bytes(config, self.checkpoint.model.backend.activation_bytes());
         let largest = needed.first().copied().unwrap_or(0);
         let pages = needed.iter().sum::<usize>().min(affordable).max(largest);
         EngineLimits { pages, prefill_chunk_tokens: PREFILL_TOKENS, sequences: room.sequences }
