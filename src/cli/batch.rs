@@ -24,7 +24,7 @@ use crate::rollout::Update;
 use crate::rollout::environment::{EnvironmentError, Task, Tasks};
 use crate::rollout::transcript::{End, Transcript};
 use crate::serve::Parts;
-use crate::serve::choice::LogprobsMode;
+use crate::serve::answer_logprobs::LogprobsMode;
 use crate::telemetry::Progress;
 
 /// More tokens than an environment adds to a question that it puts in its own words.

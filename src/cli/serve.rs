@@ -29,11 +29,11 @@ use crate::ops::attention::PAGE_TOKENS;
 use crate::prompt::Processor;
 use crate::recipe::memory::{pages_beside_weights, readable_bytes};
 use crate::serve::access::{Access, Hosts, Origins};
-use crate::serve::choice::LogprobsMode;
-use crate::serve::cost::TokenBytes;
+use crate::serve::answer_logprobs::LogprobsMode;
 use crate::serve::images::ImagePolicy;
 use crate::serve::prompts::{IMAGES_MAX, Prompts};
 use crate::serve::sampling::Defaults;
+use crate::serve::token_bytes::TokenBytes;
 use crate::serve::{self, Parts};
 
 /// A file of requests does not dawdle.

@@ -16,7 +16,7 @@ pub const GRAPHS_MAX: usize = 4;
 /// The least columns of a graph's page tables: a split of attention's keys.
 const PAGES_MIN: usize = 64;
 
-/// What tells graphs apart: sequences, and pages that each may have.
+/// The key of a graph: sequences, and pages that each may have.
 type Size = (usize, usize);
 
 /// Captured steps of one model over one cache.
@@ -85,7 +85,7 @@ impl DecodeGraphs {
     }
 }
 
-/// Rows of the graph that takes a batch of so many sequences.
+/// Rows of the graph that takes a batch of `sequences`.
 pub fn padded_sequences(sequences: usize) -> usize {
     match sequences {
         few if few <= PAGE_TOKENS => few.next_power_of_two(),

@@ -28,14 +28,16 @@ pub struct EncodedImages {
 
 #[derive(Debug)]
 struct Encoded {
+    /// The tower's output before the merger: `[image tokens, merge² · width]`, a row for the patches that merge into one token.
     unmerged_features: Arc<Tensor>,
-    /// Whoever showed it last may hold it yet.
+    /// The image as it was last shown. Perhaps nobody holds it any more.
     image: Weak<PreparedImage>,
     used: u64,
 }
 
 impl EncodedImages {
-    /// The unmerged features of an image that was encoded since the last [`EncodedImages::clear`], and is in use or was among the last.
+    /// The tower's output before the merger, `[image tokens, merge² · width]`, of an image that was encoded since the last
+    /// [`EncodedImages::clear`], and is in use or was among the last.
     pub fn unmerged_features(&self, image: &PreparedImage) -> Option<Arc<Tensor>> {
         self.encoded.get(&image.digest).map(|encoded| encoded.unmerged_features.clone())
     }

@@ -32,9 +32,9 @@ pub struct PagePool {
 #[derive(Debug)]
 pub struct PageTable {
     pages: Vec<u32>,
-    /// The first so many of these are in the tree.
+    /// How many of these, from the first on, are in the tree.
     cached: usize,
-    /// Where the last of them is there.
+    /// Tree node of the last cached page; the root where none is.
     node: Node,
 }
 
@@ -119,7 +119,7 @@ impl PagePool {
         to.div_ceil(PAGE_TOKENS) - page_table.pages.len() + usize::from(is_shared)
     }
 
-    /// Makes room to write token `position`, the next or an earlier one of the table: a new page behind the last, or a page of its own
+    /// Makes room to write token `position`, the next or an earlier one of the table: a new page after the last, or a page of its own
     /// in place of a shared one; then `copy` gets the pair `(from, to)`.
     pub fn make_writable(&mut self, page_table: &mut PageTable, position: usize, mut copy: impl FnMut(u32, u32)) {
         let place = position / PAGE_TOKENS;
@@ -172,7 +172,7 @@ impl PagePool {
         page_table.cached += 1;
     }
 
-    /// Frees the pages behind a table's first `pages`, which are not in the tree.
+    /// Frees the pages after a table's first `pages`, which are not in the tree.
     pub fn cut(&mut self, page_table: &mut PageTable, pages: usize) {
         assert!(page_table.cached <= pages, "pages in the tree are full");
         for page in page_table.pages.split_off(pages.min(page_table.pages.len())) {
@@ -264,7 +264,7 @@ impl KvCache {
         }
     }
 
-    /// Makes as many of the `tokens` behind a table's first `from`, which are writable, writable as pages are left for; how many these are.
+    /// Makes up to `tokens` positions from `from` on writable, as far as free pages allow; returns how many. Those before are writable already.
     pub fn make_spare_writable(&mut self, page_table: &mut PageTable, from: usize, tokens: usize) -> usize {
         let room = (page_table.pages.len() + self.pages.available()) * PAGE_TOKENS - from;
         let tokens = tokens.min(room);

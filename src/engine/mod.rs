@@ -46,7 +46,7 @@ pub struct EngineLimits {
     pub pages: usize,
     /// Prompt and observation tokens of one forward.
     pub prefill_chunk_tokens: usize,
-    /// Sequences open together at most; a single larger group is let in alone.
+    /// Unpaused sequences at most, as vLLM's `max_num_seqs`; a larger group may open while none is unpaused.
     pub sequences: usize,
 }
 
@@ -55,7 +55,8 @@ pub struct EngineLimits {
 struct Group {
     /// Those still open, ascending.
     members: Vec<u64>,
-    /// Nobody leads, and nobody lacks the prompt, until one of them loses its pages or goes on without.
+    /// No member computes the prompt for others or waits for it. Cleared when a member is preempted, paused, resumed, appended to or closed,
+    /// and when the weights change.
     is_settled: bool,
 }
 
@@ -66,11 +67,11 @@ pub struct Statistics {
     pub preemptions: u64,
     /// Tokens that went through the model, drafted ones among them.
     pub computed_tokens: u64,
-    /// Drafts that were checked.
+    /// Drafts that were verified.
     pub drafts: u64,
-    /// Tokens that they had.
+    /// Tokens in these drafts.
     pub drafted_tokens: u64,
-    /// Of these, tokens that were sampled in their places, and saved a step each.
+    /// Of these, tokens that were accepted. Each saved a step.
     pub accepted_tokens: u64,
     /// Tokens of the sequences that began, or began anew.
     pub queried_tokens: u64,
@@ -108,7 +109,7 @@ pub struct Engine {
     decode_graphs: DecodeGraphs,
     sequences: BTreeMap<u64, Sequence>,
     groups: BTreeMap<u64, Group>,
-    /// What of the next step was decided during the last.
+    /// Chunks of the next step that were decided during the last one.
     ahead: Vec<Chunk>,
     /// Groups opened so far; numbers the next.
     groups_opened: u64,
@@ -150,7 +151,7 @@ impl Engine {
         Engine { speculator: Speculator::new(speculation), ..self }
     }
 
-    /// The vision tower's unmerged features of an image that was encoded with the present weights.
+    /// The vision tower's output, before the merger, for an image that was encoded with the present weights: `[image tokens, merge² · width]`.
     pub fn unmerged_features(&self, image: &Arc<PreparedImage>) -> Option<Arc<Tensor>> {
         self.images.unmerged_features(image)
     }
@@ -160,7 +161,7 @@ impl Engine {
         self.images.clear();
     }
 
-    /// Forgets what earlier sequences left in pages, but for what an open one holds.
+    /// Empties the prefix cache, except for pages that an open sequence holds.
     pub fn forget_prefixes(&mut self) {
         self.cache.pool().forget_idle();
     }
@@ -192,7 +193,7 @@ impl Engine {
     /// Opens a group of sequences on one prompt, which is computed once. They begin when there are pages for them.
     ///
     /// # Errors
-    /// [`GeneratorError::Full`] while as many are open and not paused as may be, [`GeneratorError::EmptyPrompt`] if there is nothing to go on from,
+    /// [`GeneratorError::Full`] if more sequences would be unpaused than may be, [`GeneratorError::EmptyPrompt`] if there is nothing to go on from,
     /// [`GeneratorError::TooLong`] if the prompt is longer than the model's context, [`GeneratorError::NeverFits`] if the pages do not
     /// suffice even for one of them alone.
     pub fn open(&mut self, request: &GenerateRequest) -> Result<(), GeneratorError> {
@@ -247,13 +248,13 @@ impl Engine {
         sequence.append(ids, images, &self.model.config).map_err(|e| GeneratorError::Failed(Box::new(e)))
     }
 
-    /// Lets a sequence rest, so that another can be opened in its place; it keeps its pages until somebody wants them. Whether it rests changes
+    /// Pauses a sequence, so that another can be opened in its place. It keeps its pages until another sequence needs them. Pausing changes
     /// none of its tokens.
     pub fn pause(&mut self, number: u64) {
         self.set_paused(number, true);
     }
 
-    /// Lets a sequence go on that rests.
+    /// Resumes a paused sequence.
     pub fn resume(&mut self, number: u64) {
         self.set_paused(number, false);
     }
@@ -270,17 +271,17 @@ impl Engine {
         sequence.free_spare_pages(self.cache.pool());
     }
 
-    /// How many more sequences can be opened, or go on.
+    /// How many more sequences can be opened or resumed.
     pub fn free_slots(&self) -> usize {
         (self.limits.sequences + self.paused).saturating_sub(self.sequences.len())
     }
 
-    /// Open sequences that rest.
+    /// Open sequences that are paused.
     pub fn paused(&self) -> usize {
         self.paused
     }
 
-    /// Sequences open together at most.
+    /// Unpaused sequences at most ([`EngineLimits::sequences`]).
     pub fn slots(&self) -> usize {
         self.limits.sequences
     }
@@ -313,7 +314,7 @@ impl Engine {
         }
     }
 
-    /// Advances every running sequence: schedule, draft, forward, sample, accept.
+    /// Advances the running sequences that the prefill budget and the pages allow: schedule, draft, forward, sample, accept.
     ///
     /// # Errors
     /// [`GeneratorError::Failed`]; no backend here reports one, and a `Generator` over a network would.
@@ -350,7 +351,7 @@ impl Engine {
         pass
     }
 
-    /// Lets sequences that decode check a draft besides, as far as it repays and pages and tokens are spare: nobody else has to wait for it.
+    /// Adds drafts to decoding sequences where they repay. They use only pages and prefill budget that are left over, so no sequence waits.
     fn add_drafts(&mut self, pass: &mut Schedule) {
         if !self.speculator.is_on() {
             return;
@@ -386,8 +387,8 @@ impl Engine {
         self.cache.pool().forget();
     }
 
-    /// In each group one sequence computes the common prompt but for its last token; there the others fork off. Those that have sampled
-    /// already, and lost their pages, find more of what they had by themselves.
+    /// In each group one sequence computes the common prompt but for its last token; there the others fork off. A preempted member that has
+    /// already sampled uses the prefix cache instead.
     fn share_prompts(&mut self) {
         for group in self.groups.values_mut().filter(|group| !group.is_settled) {
             let is_settled = |member: &u64| {
@@ -436,7 +437,8 @@ impl Engine {
         }
     }
 
-    /// The second part: computes the chunks, and samples the next token of those that are whole, and one behind each drafted token.
+    /// The second part: computes the chunks, and samples the next token of those that are whole, and one after each drafted token. The next
+    /// step is scheduled before the logits are read: on an asynchronous backend the device may still compute them.
     pub fn compute(&mut self, weights: &Weights, chunks: &[Chunk]) -> Vec<Row> {
         let images = self.image_rows(weights, chunks);
         let batch = self.batch(chunks, images.as_ref().map(|(_, places)| places.as_slice()));
@@ -459,8 +461,7 @@ impl Engine {
         sample(&self.model, logits, &mut self.sequences, &self.processor, chunks)
     }
 
-    /// What the second part does besides, while the device computes, for a simulation that does without it: decides as much of the next step as
-    /// is known by now.
+    /// Runs only `schedule_ahead`, for simulations that skip [`Engine::compute`] (`benches/simulation.rs`).
     pub fn look_ahead(&mut self, chunks: &[Chunk]) {
         self.ahead = schedule_ahead(&mut self.sequences, &mut self.cache, chunks);
     }
@@ -519,8 +520,8 @@ impl Engine {
         batch
     }
 
-    /// The third part: notes what is computed, and gives each sequence the tokens sampled for it: the first, and as long as a drafted token is
-    /// the one that was sampled, the one behind it. A simulation has this part and the first.
+    /// The third part: notes what is computed, and gives each sequence the tokens sampled for it: the first, and the one after each accepted
+    /// drafted token. Simulations use the first part and this one.
     pub fn accept(&mut self, chunks: &[Chunk], sampled: Vec<Row>) -> Vec<Event> {
         let mut events = Vec::with_capacity(sampled.len());
         let mut sampled = sampled.into_iter();
@@ -529,6 +530,7 @@ impl Engine {
             self.statistics.computed_tokens += chunk.computed() as u64;
             let mut draft = chunk.draft.iter();
             let mut computed = chunk.tokens.end;
+            // Consume all rows of the chunk, even if the loop stops early.
             for Row { sampled, top_logprobs } in sampled.by_ref().take(chunk.sampled()).collect::<Vec<_>>() {
                 if sequence.sampler.is_constrained() && sampled.is_nothing() {
                     sequence.stop();
@@ -571,14 +573,14 @@ impl Engine {
 /// What was sampled from a row.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// The token and its numbers.
+    /// The token and its log-probabilities.
     pub sampled: SampledToken,
     /// The likeliest tokens in its place, as many as its request asked for.
     pub top_logprobs: Vec<(u32, f32)>,
 }
 
-/// Samples from the logits of the chunks that sample: no placeholders of pictures. What grammars allow is found out by the host while the device
-/// computes the logits.
+/// Samples from the logits of the chunks that sample. Placeholders of pictures are never sampled. The host makes the grammars' masks while the
+/// device computes the logits.
 fn sample(
     model: &Model,
     logits: &Tensor,
@@ -611,7 +613,7 @@ fn own_bytes(processor: &Processor, id: u32) -> &[u8] {
     if tokenizer.is_special(id) { &[] } else { tokenizer.token_bytes(id) }
 }
 
-/// How each row's token is sampled, and its position in its sequence: the next token as the sequence is, the one behind a drafted token as if
+/// How each row's token is sampled, and its position in its sequence: the next token as the sequence is, the one after a drafted token as if
 /// that had been sampled.
 fn samplers<'a>(
     sequences: &'a BTreeMap<u64, Sequence>,
@@ -633,7 +635,7 @@ fn samplers<'a>(
     samplers
 }
 
-/// How many of the likeliest tokens are to be told for each row, and whether as they are sampled from.
+/// For each row: how many of the likeliest tokens are asked for, and whether under the distribution that is sampled from.
 fn top_logprobs_asked(sequences: &BTreeMap<u64, Sequence>, chunks: &[Chunk]) -> Vec<(usize, bool)> {
     let asked = |chunk: &Chunk| {
         let sequence = &sequences[&chunk.sequence];
@@ -642,7 +644,7 @@ fn top_logprobs_asked(sequences: &BTreeMap<u64, Sequence>, chunks: &[Chunk]) -> 
     chunks.iter().flat_map(asked).collect()
 }
 
-/// So many of the likeliest tokens of each row. Steps in which nobody asks bring no logits to the host.
+/// The likeliest tokens of each row, as many as asked. Logits are copied to the host only in steps where some are asked for.
 fn top_logprobs_of(
     backend: &dyn Backend,
     logits: &Tensor,

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ops::attention::PAGE_TOKENS;
 
-/// What fills a page, token by token: a text token's id, or what tells an image's placeholder from all others.
+/// What fills a page, token by token: a text token's id, or a number that is unique to an image's placeholder.
 pub type Block = [u128; PAGE_TOKENS];
 
 /// A place in the tree.
@@ -57,7 +57,7 @@ impl PrefixTree {
         (0..steps).fold(node, |node, _| self.edge(node).parent)
     }
 
-    /// A new node behind `parent`, which has no such child yet.
+    /// A new child of `parent`, which has none for `block` yet.
     pub fn add(&mut self, parent: Node, block: Block, page: u32) -> Node {
         self.made += 1;
         let node = Node(self.made);

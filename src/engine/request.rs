@@ -73,9 +73,9 @@ pub struct GenerateRequest {
     pub images: Vec<Arc<PreparedImage>>,
     /// Numbers of the sequences, unique among the open ones; with the position they are the counter of the random numbers.
     pub sequences: Vec<u64>,
-    /// What the lowest of these numbers is in the counter of the random numbers, where it is not itself; the others count on from it.
+    /// Counter of the random numbers for the lowest of these numbers, where it is not the number itself; the others count on from it.
     pub first_counter: Option<u64>,
-    /// How many of the likeliest tokens are told beside each sampled one.
+    /// How many of the likeliest tokens are returned with each sampled one.
     pub top_logprobs: usize,
     /// Their log-probabilities are those of the distribution sampled from, in place of those at temperature 1.
     pub top_logprobs_processed: bool,
@@ -85,7 +85,7 @@ pub struct GenerateRequest {
     pub sampling: Sampling,
     /// The other temperature, if there is one.
     pub adaptive: Option<AdaptiveTemperature>,
-    /// What is asked of the sampled tokens besides.
+    /// Constraints on the sampled tokens: biases, bans, penalties, a grammar.
     pub constraints: Arc<Constraints>,
     /// When sequences stop.
     pub stops: Stops,
@@ -100,7 +100,7 @@ pub struct Stops {
     pub token_ids: Vec<u32>,
     /// Tokens sampled since the last `open` or `append`.
     pub turn_tokens: usize,
-    /// Tokens after the prompt, sampled or appended. The whole cache has room for as many; other sequences may have the pages meanwhile.
+    /// Tokens after the prompt, sampled or appended. They must fit in the whole cache; other sequences may hold the pages meanwhile.
     pub total_tokens: usize,
 }
 
@@ -115,9 +115,9 @@ pub enum StopReason {
     TurnTokens,
     /// `Stops::total_tokens` is reached.
     TotalTokens,
-    /// The model or the cache has no further position.
+    /// The model's context is full.
     ContextFull,
-    /// What was asked for allows no token: none was sampled. No other reason comes without a token before it.
+    /// The constraints allow no token, so none was sampled. Every other reason follows a sampled token.
     NothingAllowed,
 }
 
@@ -130,7 +130,7 @@ pub enum Event {
         sequence: u64,
         /// The token and its log-probabilities.
         token: Sampled,
-        /// The likeliest tokens in its place with their log-probabilities at temperature 1, as many as the request asked for.
+        /// The likeliest tokens in its place, as many as the request asked for, with their log-probabilities: raw or processed, as it asked.
         top_logprobs: Vec<(u32, f32)>,
     },
     /// A sequence stopped, after its last token or for want of one.

@@ -18,12 +18,12 @@ pub struct Chunk {
     pub tokens: Range<usize>,
     /// Whether the sequence's last token is among them, so that the next is sampled.
     pub samples_next: bool,
-    /// Tokens that may come behind it, computed with it so that those behind them are sampled too.
+    /// Drafted tokens: computed after the last token, so that the token after each is sampled too.
     pub draft: Vec<u32>,
 }
 
 impl Chunk {
-    /// Whether it is nothing but a sequence's last token, perhaps with a draft.
+    /// Whether it is a sequence's last token alone, perhaps with a draft. The last token of a prefill counts too.
     pub fn is_decoding(&self) -> bool {
         self.samples_next && self.tokens.len() == 1
     }
@@ -39,21 +39,21 @@ impl Chunk {
     }
 }
 
-/// What is no longer than such a part of the prompt tokens of a forward is short.
+/// A prefill of at most the budget divided by this is short.
 const SHORT_SHARE: usize = 8;
 
 /// Open sequences by number.
 type Sequences = BTreeMap<u64, Sequence>;
 
 /// One pass over all sequences, the earliest opened first: every decoding sequence's one token, and prompt and observation tokens of the
-/// others, at most `prefill_tokens` of these, of which up to a half is kept for short ones. It begins behind the tokens that [`schedule_ahead`] has `decided` on.
+/// others, at most `prefill_tokens` of these, of which up to a half is kept for short ones. The chunks that [`schedule_ahead`] has `decided`
+/// come first. A chunk of one token costs no budget: the last token of a prefill counts as decoding.
 ///
 /// A sequence without pages gets some if there are enough for what it computes now, and one for each that runs already: they will soon
-/// want them. It begins behind what others left of the same beginning. Nobody overtakes one that has to wait for pages, so that each has its
-/// turn.
-/// A sequence that has pages takes more of them from others where none is left: from those that have stopped or are paused, and then from those that
-/// were opened later, the latest first. They compute theirs again when there is room, to the same bits. The earliest always goes on. Where
-/// nothing else could be computed, one that begins takes pages from those that have stopped or are paused.
+/// want them. It begins after its longest cached prefix. No sequence without pages passes an earlier one that waits for pages.
+/// A sequence that has pages takes more of them from others where none is left: from those that have stopped or are paused, and then from
+/// those that were opened later, the latest first. They compute theirs again when there is room, to the same bits. The earliest always goes
+/// on. Where nothing else could be computed, one that begins takes pages from those that have stopped or are paused.
 pub fn schedule(
     sequences: &mut Sequences,
     cache: &mut KvCache,
@@ -143,9 +143,9 @@ pub fn schedule_ahead(sequences: &mut Sequences, cache: &mut KvCache, computing:
 /// What a pass decided.
 #[derive(Default, Debug)]
 pub struct Schedule {
-    /// What is computed now: what was decided ahead, then the rest, each the earliest opened sequence first.
+    /// What is computed now: what was decided ahead, in the last step's order, then the rest, the earliest opened sequence first.
     pub chunks: Vec<Chunk>,
-    /// Prompt and observation tokens that there would have been room for besides.
+    /// What is left of the prefill budget. Drafts may use it, and no more.
     pub spare_tokens: usize,
     /// Sequences that lost their pages.
     pub preempted: usize,

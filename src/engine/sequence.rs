@@ -34,9 +34,9 @@ pub struct Sequence {
     pub group: u64,
     /// How many sequences were opened before it.
     pub opened: u64,
-    /// How many of the likeliest tokens are told beside each sampled one.
+    /// How many of the likeliest tokens are returned with each sampled one.
     pub top_logprobs: usize,
-    /// Whether under the distribution that is sampled from.
+    /// Whether their log-probabilities are those of the distribution sampled from.
     pub top_logprobs_processed: bool,
     pub(super) sampler: Sampler,
     pub(super) drafter: Drafter,
@@ -56,18 +56,18 @@ pub enum SequenceState {
     Running,
     /// It computes the prompt for others of its group, or waits for it.
     Beginning,
-    /// It rests until it is resumed.
+    /// It computes nothing until it is resumed.
     Paused,
     /// It has stopped, and may be appended to.
     Stopped,
-    /// It has stopped, and would rest if it were appended to.
+    /// It has stopped and is paused: after an append it still waits to be resumed.
     StoppedAside,
 }
 
 /// Who computes a group's common prompt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PromptRole {
-    /// Nobody else has to do with it.
+    /// It shares no prompt computation now.
     Alone,
     /// This sequence does, and others wait for it.
     Leads,
@@ -87,7 +87,7 @@ pub struct PlacedImage {
 }
 
 impl Sequence {
-    /// A running sequence with nothing computed; `counter` stands for it in the random numbers.
+    /// A running sequence with nothing computed; `counter` is its counter of the random numbers.
     pub fn open(
         request: &GenerateRequest,
         counter: u64,
@@ -184,8 +184,8 @@ impl Sequence {
         self.is_running = false;
     }
 
-    /// Drafts what is sampled next: text of no meaning to the engine, and so much that the model can still sample one behind it. Nothing under
-    /// a grammar, where each sample wants a mask of its own.
+    /// Drafts what is sampled next: no special and no stop tokens, and few enough that one more can be sampled after them. Nothing
+    /// under a grammar, where each sample needs a mask of its own.
     pub fn propose_draft(&mut self, tokens_max: usize, config: &Config, is_special: impl Fn(u32) -> bool) {
         let turn = self.stops.turn_tokens.saturating_sub(self.turn_tokens);
         let total = self.stops.total_tokens.saturating_sub(self.completion_tokens());
@@ -206,7 +206,7 @@ impl Sequence {
         self.insert_full_pages(pool);
     }
 
-    /// Frees pages that are behind what is computed.
+    /// Frees pages after those that hold computed tokens.
     pub fn free_spare_pages(&mut self, pool: &mut PagePool) {
         pool.cut(&mut self.page_table, self.computed.div_ceil(PAGE_TOKENS));
     }
@@ -295,12 +295,12 @@ impl Sequence {
         }
     }
 
-    /// Lets it rest, or go on.
+    /// Pauses or resumes it.
     pub fn set_paused(&mut self, is_paused: bool) {
         self.is_paused = is_paused;
     }
 
-    /// Whether it rests until others have had their turn.
+    /// Whether it is paused.
     pub fn is_paused(&self) -> bool {
         self.is_paused
     }

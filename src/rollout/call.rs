@@ -9,7 +9,7 @@ pub const CODE_CLOSE: &str = "</code>";
 
 /// The strings that open a fence.
 const FENCES: [&str; 2] = ["```", "~~~"];
-/// So many opening tags are looked at from the first on, and so many at the end: a text may consist of them.
+/// Opening tags that are looked at from the first on, and as many at the end: a text may consist of them.
 const TAGS_MAX: usize = 16;
 
 /// A call in a turn's text.
@@ -21,9 +21,9 @@ pub struct FoundCall<'a> {
     pub code: &'a str,
 }
 
-/// The call in `text`: what stands between `<code>` and the first `</code>` behind it, tags in any case. Of several `<code>` the last opens
-/// the call, for the others are only talked about, unless an earlier one has code behind it that holds the later ones. Of the code its fence
-/// is taken away, with what is said before and behind; empty code is none.
+/// The call in `text`: the code between `<code>` and the first `</code>` after it, tags in any case. Of several `<code>` the last opens the
+/// call, for the others are only talked about, unless code after an earlier one holds the later ones. The code's fence is taken away, with
+/// what is said before and after it; empty code is none.
 pub fn find_call(text: &str) -> Option<FoundCall<'_>> {
     // ASCII folding keeps byte offsets.
     let lower = text.to_ascii_lowercase();
@@ -44,7 +44,7 @@ pub fn find_call(text: &str) -> Option<FoundCall<'_>> {
     None
 }
 
-/// Whether `inside`, which stands behind an opening tag, is code that holds the opening tag at byte `tag`: in its fence, or in a string or a
+/// Whether `inside`, the text after an opening tag, is code that holds the opening tag at byte `tag`: in its fence, or in a string or a
 /// comment of a line.
 fn holds(inside: &str, tag: usize) -> bool {
     if begins_with_fence(inside) {
@@ -94,7 +94,7 @@ fn find_fence(inside: &str) -> Option<Range<usize>> {
     first
 }
 
-/// The first fence that opens at byte `from`, where a line begins, or behind it: whether its info word names Python, and its code.
+/// The first fence that opens at byte `from`, where a line begins, or after it: whether its info word names Python, and its code.
 fn next_fence(inside: &str, from: usize, strings: &mut OpenStrings<'_>) -> Option<(bool, Range<usize>)> {
     let at = next_opening(inside, from, strings)?;
     let behind = inside[at..].trim_start_matches(&inside[at..=at]);
@@ -116,7 +116,7 @@ fn next_fence(inside: &str, from: usize, strings: &mut OpenStrings<'_>) -> Optio
     Some((is_python, start.min(end)..end))
 }
 
-/// Where the first fence opens at byte `from`, where a line begins, or behind it: where a line begins, or, before an info word, behind a
+/// Where the first fence opens at byte `from`, where a line begins, or after it: where a line begins, or, before an info word, after a
 /// space or a colon. Every byte is looked at a bounded number of times, however many marks there are.
 fn next_opening(inside: &str, from: usize, strings: &mut OpenStrings<'_>) -> Option<usize> {
     strings.restart(from);
@@ -195,17 +195,17 @@ impl<'a> OpenStrings<'a> {
     }
 }
 
-/// The byte at which the line that `at` stands in begins.
+/// The byte at which the line that `at` is in begins.
 fn line_start(text: &str, at: usize) -> usize {
     text[..at].rfind('\n').map_or(0, |end| end + 1)
 }
 
-/// The byte behind the line that `at` stands in.
+/// The byte after the line that `at` is in.
 fn line_end(text: &str, at: usize) -> usize {
     text[at..].find('\n').map_or(text.len(), |end| at + end + 1)
 }
 
-/// Whether what stands behind a fence is about the code and none of it: nothing, one word, or something in braces.
+/// Whether what follows a fence's mark is about the code and not part of it: nothing, one word, or something in braces.
 fn is_info(info: &str) -> bool {
     let is_word = info.chars().all(|c| c.is_alphanumeric() || "+-_.#".contains(c));
     is_word || (info.starts_with('{') && info.ends_with('}'))

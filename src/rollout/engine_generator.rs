@@ -1,4 +1,4 @@
-//! The engine beside the weights that it borrows, as rollout's [`Generator`].
+//! The engine and the weights that it borrows, as rollout's [`Generator`].
 
 use std::sync::Arc;
 

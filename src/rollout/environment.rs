@@ -1,5 +1,5 @@
-//! The contract of an environment: it opens the prompt of a task, reads each turn of the model once, when its stop fires, and answers
-//! it with an observation or ends the sequence. Its state for one sequence is an [`Episode`].
+//! The contract of an environment: it opens the prompt of a task, reads each turn that one of its stop strings ended, and answers it with
+//! an observation or ends the sequence. Its state for one sequence is an [`Episode`].
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -109,7 +109,7 @@ pub trait Environment: Send + Sync {
     /// The name in recipes and logs.
     fn name(&self) -> &'static str;
 
-    /// The strings that stop a turn; [`Episode::read`] is told which one fired.
+    /// The strings that stop a turn; [`Episode::read`] gets the index of the one that did.
     fn stop_strings(&self) -> Vec<String>;
 
     /// The limits of tokens.
@@ -144,7 +144,7 @@ pub struct TokenLimits {
     pub total: usize,
 }
 
-/// A task made ready.
+/// A prepared task.
 pub struct PreparedTask {
     /// What all sequences of the group start from.
     pub prompt: Prompt,
@@ -154,7 +154,8 @@ pub struct PreparedTask {
 
 /// The environment of one sequence.
 pub trait Episode: Send {
-    /// Reads the text that the model wrote in a turn, which `stop_strings()[stop]` ended. Called once per turn, on the driving thread.
+    /// Reads the text that the model wrote in a turn, which `stop_strings()[stop]` ended. Called once for each such turn, on the driving
+    /// thread.
     fn read(&mut self, text: &str, stop: usize) -> ParsedTurn;
 
     /// Runs a tool for [`Next::Run`]. Called on a worker thread.
@@ -186,7 +187,7 @@ pub struct ParsedTurn {
 pub enum Next {
     /// Run the tool with this request.
     Run(String),
-    /// Do not run it; tell the model this output.
+    /// Do not run it; show the model this output.
     Refuse {
         /// What was asked.
         request: String,

@@ -18,11 +18,11 @@ pub trait Generator {
     ///
     /// # Errors
     /// [`GeneratorError::Full`] if no more sequences can be open now, [`GeneratorError::NeverFits`] if one would not reach
-    /// `Stops::total_tokens` even alone, [`GeneratorError::EmptyPrompt`] or [`GeneratorError::TooLong`] if the prompt itself is none for
-    /// any sequence.
+    /// `Stops::total_tokens` even alone, [`GeneratorError::EmptyPrompt`] or [`GeneratorError::TooLong`] if the prompt is empty or
+    /// too long.
     fn open(&mut self, request: GenerateRequest) -> Result<(), GeneratorError>;
 
-    /// Advances every running sequence; with none running it brings nothing.
+    /// Advances the running sequences that prefill budget and pages allow; with none running it returns nothing.
     ///
     /// # Errors
     /// When the engine failed; nothing can be generated any more.
@@ -57,7 +57,7 @@ pub struct Scripted {
 pub enum Asked {
     /// To open these sequences.
     Open(Vec<u64>),
-    /// To append this many tokens and images.
+    /// To append these tokens and this many images.
     Append {
         /// To which sequence.
         sequence: u64,
@@ -98,13 +98,13 @@ impl Scripted {
         }
     }
 
-    /// With room for so many sequences at once.
+    /// With room for `sequences` at once.
     pub fn with_room(mut self, sequences: usize) -> Self {
         self.room = sequences;
         self
     }
 
-    /// With so many positions in a sequence.
+    /// With `positions_max` positions in a sequence.
     pub fn with_positions(mut self, positions_max: usize) -> Self {
         self.positions_max = positions_max;
         self

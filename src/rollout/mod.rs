@@ -1,6 +1,7 @@
 //! Generate, act, observe, repeat: rolls out many sequences of many tasks at once. One thread drives the generator; pictures are
 //! prepared and tools run on worker threads and come back through a channel, while the other sequences go on decoding. What comes out
-//! is ordered by task, not by completion, and does not depend on which tool was faster.
+//! is ordered by task, not by completion, and does not depend on which tool was faster. Rewards are computed by the caller, with
+//! [`reward::RewardSet::score`].
 
 pub mod call;
 pub mod engine_generator;
@@ -46,13 +47,13 @@ pub struct RolloutSettings {
     pub seed: u64,
     /// How tokens are sampled.
     pub sampling: Sampling,
-    /// Strings that end a sequence, besides the environment's.
+    /// Strings that end a sequence. The environment's own strings only end a turn.
     pub stop: Vec<String>,
     /// Tokens that end a turn; `<|im_end|>` and `<|endoftext|>` where there are none.
     pub eos: Vec<u32>,
     /// When a turn counts as repeating itself.
     pub repetition: RepetitionSettings,
-    /// Threads for tools; 0 takes as many as the environment has use for, which is one for each core if its tool computes.
+    /// Threads for tools; 0 takes as many as the environment can use: one for each core if its tool computes.
     pub tool_threads: usize,
 }
 
@@ -184,7 +185,7 @@ pub fn run_timed(
     Ok((groups, wait))
 }
 
-/// Rolls out as [`run`] does, telling `watch` what happens as it happens, until it breaks off; how long tools ran.
+/// Rolls out as [`run`] does, and calls `watch` with each update until it breaks; returns how long tools ran.
 ///
 /// # Errors
 /// As [`run`].
@@ -233,7 +234,7 @@ struct Rollout<'a> {
     tool_wait: ToolWait,
 }
 
-/// Who is told what happens.
+/// The caller's function for updates, and what is known from them.
 struct Watcher<'a> {
     tell: &'a mut dyn FnMut(Update<'_>) -> ControlFlow<()>,
     /// It broke off.

@@ -110,7 +110,7 @@ pub fn check_tool(name: &str, table: toml::Table) -> Result<(), RegistryError> {
     }
 }
 
-/// Stands where a tool belongs while nothing is rolled out.
+/// A placeholder for the tool while nothing is rolled out.
 struct Absent;
 
 impl Tool for Absent {

@@ -1,5 +1,5 @@
 //! The contract of a reward, and the set of them that gives a transcript its total. A reward reads a finished trajectory as text;
-//! it says a value, or why it cannot: a failure is never turned into a number.
+//! it returns a value, or why there is none: a failure is never turned into a number.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::tasks::Solution;
 /// What a reward sees of a trajectory.
 #[derive(Clone, Debug)]
 pub struct View<'a> {
-    /// The model's own text without observations; that of a rollout is cut after the first `</answer>`.
+    /// The model's own text without observations. [`View::new`] cuts it after the first `</answer>`.
     pub text: String,
     /// The answer in it, trimmed; `None` where there is none.
     pub answer: Option<String>,
@@ -96,7 +96,7 @@ pub trait Reward: Send + Sync {
     fn name(&self) -> &'static str;
     /// The weight unless a recipe says otherwise.
     fn default_weight(&self) -> f64;
-    /// Another reward without which this one is nothing: where that is 0 or less, this one is 0.
+    /// The name of another reward: this one is 0 where that one is 0 or less, and unscored where that one is.
     fn gate(&self) -> Option<&'static str> {
         None
     }
@@ -212,7 +212,7 @@ impl RewardSet {
     }
 }
 
-/// `score`, or 0 where the gate is 0 or less; what hangs on an unscored gate is unscored too.
+/// `score`, or 0 where the gate is 0 or less; unscored where the gate is unscored.
 fn gated(gate: Option<&str>, score: &Score, all: &[(&'static str, Score)]) -> Score {
     match gate.and_then(|gate| all.iter().find(|(name, _)| *name == gate)) {
         Some((_, Score::Value(value))) if *value <= 0.0 => Score::Value(0.0),

@@ -23,7 +23,7 @@ pub trait Tool: Send + Sync {
         None
     }
 
-    /// What its results depend on beside the call: names and versions of the programs that it runs.
+    /// What its results depend on besides the call: names and versions of the programs that it runs.
     fn versions(&self) -> BTreeMap<String, String> {
         BTreeMap::new()
     }
@@ -51,7 +51,7 @@ pub struct Subject<'a> {
     pub images: &'a [ImageSource],
     /// Where relative paths of `images` start.
     pub folder: &'a Path,
-    /// The file name of the first picture, as the model was told it.
+    /// The file name of the first picture, as the prompt gives it.
     pub image_name: &'a str,
 }
 
@@ -74,7 +74,7 @@ pub enum CallStatus {
 }
 
 impl CallStatus {
-    /// Whether it ran.
+    /// Whether it ran without an error.
     pub fn is_ok(self) -> bool {
         self == CallStatus::Ok
     }

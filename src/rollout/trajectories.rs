@@ -15,23 +15,23 @@ use super::workers::{Done, Job, Workers};
 use super::{RolloutError, RolloutSettings, Update};
 use crate::prompt::{Processor, StreamDecoder};
 
-/// A task that was made ready, by its number.
+/// A task's number, and the prepared task or why it failed.
 pub type Ready = (usize, Result<PreparedTask, EnvironmentError>);
 
 /// How a task's sequences begin.
 #[derive(Clone, Copy, Debug)]
 pub struct Start<'a> {
-    /// The task's number, which transcripts tell.
+    /// The task's number; [`Transcript::task`].
     pub task: usize,
     /// Number of the group's first sequence; the others count on from it.
     pub first_sequence: u64,
-    /// What that is in the counter of the random numbers, where it is not itself.
+    /// Counter of the random numbers for the first sequence, where it is not the sequence's number.
     pub first_counter: Option<u64>,
     /// Tokens that each may take.
     pub limits: TokenLimits,
     /// Pixels of observed images that each transcript keeps.
     pub pixels_kept: usize,
-    /// How many they are, how they sample, and what else stops them.
+    /// The group size, sampling, and further stops.
     pub settings: &'a RolloutSettings,
 }
 
@@ -50,17 +50,23 @@ struct Active {
     transcript: Transcript,
     /// Absent while a worker has it.
     episode: Option<Box<dyn Episode>>,
+    /// Whether it waits for its next token.
     is_running: bool,
     /// Tokens after the prompt that it may have.
     total_tokens: usize,
     /// Pixels of images that its transcript may still keep.
     pixels_left: usize,
-    /// The turn so far: tokens, the length of the text that each completed, the text.
+    /// Tokens of the turn so far.
     tokens: Vec<Sampled>,
+    /// For each of them, the bytes of text that it completed.
     pieces: Vec<usize>,
+    /// The turn's text so far.
     text: String,
+    /// Decodes tokens to text; holds the bytes of an incomplete character.
     decoder: StreamDecoder,
+    /// Detects that the turn repeats itself.
     repetition: Repetition,
+    /// Whether it does.
     repeats: bool,
 }
 
@@ -95,8 +101,8 @@ impl Active {
 }
 
 impl<'a> Trajectories<'a> {
-    /// Starts the threads on which tasks are made ready and tools run: of the latter `tool_threads`, or as many as the environment has use
-    /// for if 0.
+    /// Starts the threads that prepare tasks and those that run tools: of the latter `tool_threads`, or as many as the environment can use
+    /// if 0.
     pub fn start<'scope>(
         scope: &'scope Scope<'scope, 'a>,
         tool_threads: usize,
@@ -109,12 +115,12 @@ impl<'a> Trajectories<'a> {
         Self { processor, environment, stop_strings, workers, active: BTreeMap::new() }
     }
 
-    /// Threads that make tasks ready.
+    /// Threads that prepare tasks.
     pub fn preparing_threads(&self) -> usize {
         self.workers.threads()
     }
 
-    /// Lets a worker make a task ready for so many sequences.
+    /// Lets a worker prepare a task for a group of this size.
     pub fn prepare(&mut self, task: usize, group_size: usize) {
         self.workers.send(Job::Open { task, group_size });
     }
@@ -190,8 +196,8 @@ impl<'a> Trajectories<'a> {
         request
     }
 
-    /// Takes what workers have done: tasks made ready come back, observations go to their sequences. Waits for the first if `may_wait`,
-    /// but never for what nobody works on.
+    /// Takes what workers have done: returns prepared tasks, and gives observations to their sequences. Waits for the first result if
+    /// `may_wait`, but only while a worker has a job.
     ///
     /// # Errors
     /// When a worker panicked, or an observation cannot be written.
@@ -262,7 +268,7 @@ impl<'a> Trajectories<'a> {
         Ok(())
     }
 
-    /// Takes what a step of the generator brought; what belongs to no trajectory here is passed over.
+    /// Takes the events of a generator's step; those of sequences that are not here are ignored.
     pub fn take(&mut self, generator: &mut dyn Generator, events: &[Event], watch: &mut dyn FnMut(Update<'_>)) {
         for event in events {
             match *event {
@@ -277,6 +283,7 @@ impl<'a> Trajectories<'a> {
         }
     }
 
+    /// Adds a sampled token to its sequence's turn; where the turn already repeats itself, ends the sequence instead.
     fn sampled(
         &mut self,
         generator: &mut dyn Generator,
@@ -285,7 +292,7 @@ impl<'a> Trajectories<'a> {
         watch: &mut dyn FnMut(Update<'_>),
     ) {
         let Some(active) = self.active.get_mut(&sequence) else { return };
-        // A step may bring several tokens; those behind the one that repeats are none of its.
+        // A step may bring several tokens; those after the one that repeats are dropped.
         if active.repeats {
             return self.finish(generator, sequence, End::Repetition, watch);
         }
@@ -348,14 +355,14 @@ impl<'a> Trajectories<'a> {
         watch(Update::Finished(active.transcript));
     }
 
-    /// Gives a sequence up, of which nobody wants to hear any more.
+    /// Closes a sequence without a transcript.
     pub fn close(&mut self, generator: &mut dyn Generator, sequence: u64) {
         if self.active.remove(&sequence).is_some() {
             generator.close(sequence);
         }
     }
 
-    /// Gives all sequences up.
+    /// Closes all sequences.
     pub fn close_all(&mut self, generator: &mut dyn Generator) {
         for sequence in std::mem::take(&mut self.active).into_keys() {
             generator.close(sequence);

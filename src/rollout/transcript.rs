@@ -13,11 +13,12 @@ use crate::prompt::{PreparedImage, Prompt};
 /// One sequence from its prompt to its end.
 #[derive(Clone, Debug)]
 pub struct Transcript {
-    /// Index of the task in the run.
+    /// Index of the task in the list that [`super::run`] rolls out; elsewhere the number that [`super::trajectories::Start`] gave it.
     pub task: usize,
     /// Which of the task's group, from 0.
     pub sample: usize,
-    /// Number of the sequence: `task * group size + sample`, the counter of its random numbers.
+    /// Number of the sequence in the generator; `(first_task + task) * group_size + sample` in [`super::run`]. It is the counter of its random
+    /// numbers unless `Start::first_counter` is set.
     pub sequence: u64,
     /// Tokens of the prompt, at the front of `token_ids`.
     pub prompt_tokens: usize,
@@ -29,7 +30,7 @@ pub struct Transcript {
     pub images: Vec<Arc<PreparedImage>>,
     /// What follows the prompt, without gaps or overlaps.
     pub turns: Vec<Turn>,
-    /// The tool calls in order.
+    /// The tool calls in order. The last may have no observation turn: an observation that would reach a limit ends the trajectory.
     pub calls: Vec<Call>,
     /// Why it ended.
     pub end: End,
@@ -42,7 +43,7 @@ pub struct Turn {
     pub kind: TurnKind,
     /// Its tokens in `Transcript::token_ids`. A token that belongs to two turns counts as the second's.
     pub tokens: Range<usize>,
-    /// Its text; an image in an observation stands as `<image>`, an end-of-turn token as nothing.
+    /// Its text; an image in an observation is `<image>` in it, and an end-of-turn token is left out.
     pub text: String,
 }
 
@@ -99,7 +100,7 @@ pub enum End {
     EndOfTurn,
     /// A stop string of the request that means nothing to the environment.
     StopString,
-    /// The model called a tool again after it was told that the limit is reached.
+    /// The model called a tool again after an observation said that the limit is reached.
     CallLimit,
     /// A turn reached its limit of tokens.
     TurnTokens,
@@ -114,7 +115,7 @@ pub enum End {
         /// Tokens that a sequence can have.
         limit: usize,
     },
-    /// The model repeated itself over more than half of a turn.
+    /// The model repeated itself over more than [`super::repetition::RepetitionSettings::share`] of a turn.
     Repetition,
     /// The tool itself could not work (not the model's code): why.
     ToolFailed(String),

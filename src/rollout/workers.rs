@@ -1,5 +1,5 @@
-//! The threads on which pictures are prepared and tools run: a thread for each core that makes tasks ready, which no tool keeps waiting, and
-//! threads for tools. Each kind takes jobs from one channel; all answer through another.
+//! The threads on which pictures are prepared and tools run: a thread for each core that prepares tasks, so that no tool keeps them waiting,
+//! and threads for tools. Each kind takes jobs from one channel; all answer through another.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -14,7 +14,7 @@ use crate::prompt::Processor;
 
 /// Work for a worker.
 pub(super) enum Job {
-    /// Make a task ready.
+    /// Prepare a task.
     Open { task: usize, group_size: usize },
     /// Run a tool, unless its output is given, and write the observation.
     Observe {
@@ -33,7 +33,7 @@ pub(super) enum Done {
     /// A [`Job::Open`] has ended.
     Opened {
         task: usize,
-        /// The task made ready.
+        /// The prepared task, or why it failed.
         prepared_task: Result<PreparedTask, EnvironmentError>,
     },
     /// A [`Job::Observe`] has ended.
@@ -59,7 +59,7 @@ pub(super) struct Workers {
 }
 
 impl Workers {
-    /// Starts threads: for tools `tool_threads`, or as many as the environment has use for if 0.
+    /// Starts the threads: for tools `tool_threads`, or as many as the environment can use if 0.
     pub(super) fn start<'scope, 'env>(
         scope: &'scope Scope<'scope, 'env>,
         tool_threads: usize,
@@ -92,7 +92,7 @@ impl Workers {
         Self { openings: start(cores), calls: start(for_tools.max(1)), done, threads: cores, pending: 0 }
     }
 
-    /// Threads that make tasks ready.
+    /// Threads that prepare tasks.
     pub(super) fn threads(&self) -> usize {
         self.threads
     }
@@ -114,7 +114,7 @@ impl Workers {
         }
     }
 
-    /// The next thing done. Waits for it if `may_wait`, but never for what nobody works on.
+    /// The next result. Waits for it if `may_wait`, but only while a job is pending.
     pub(super) fn receive(&mut self, may_wait: bool) -> Option<Done> {
         if self.pending == 0 {
             return None;

@@ -1,38 +1,27 @@
-//! Who may use the server: the key, and what a browser tells of the page that asks. A page of another site must neither read answers nor change
+//! Who may use the server: the key, and what a browser says of the page that asks. A page of another site must neither read answers nor change
 //! anything, whatever address it reaches the server by.
 
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use axum::body::{Body, HttpBody};
-use axum::extract::{FromRequest, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::extract::{FromRequest, Request};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 
-use super::App;
-use super::connections::Peer;
-use super::control::TRANSFER_ROUTES;
 use super::error::ApiError;
-use super::fair::Client;
 
-/// Routes that need no key: whether the server lives is no secret.
-const OPEN_ROUTES: [&str; 2] = ["/health", "/ping"];
-/// Routes that change the server for all, beside those of a transfer of weights.
+/// Routes of a weight transfer over the network, which is not done here.
+pub const TRANSFER_ROUTES: [&str; 6] = [
+    "/init_weight_transfer_engine",
+    "/start_weight_update",
+    "/finish_weight_update",
+    "/init_communicator",
+    "/update_named_param",
+    "/close_communicator",
+];
+/// Routes that change the server for all, besides those of a transfer of weights.
 const ADMIN_ROUTES: [&str; 3] = ["/update_weights", "/update_weights_from_disk", "/reset_prefix_cache"];
-/// What a page of an allowed origin may do.
-const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, OPTIONS");
-/// Headers that it may send where it does not say which.
-const HEADERS: HeaderValue = HeaderValue::from_static("authorization, content-type");
-/// Headers of answers that it may read besides those that all may.
-const EXPOSED_HEADERS: HeaderValue = HeaderValue::from_static("retry-after");
-/// Seconds for which a browser need not ask again.
-const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 /// Says which kind of site a request comes from; browsers set it.
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-const REQUEST_PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-control-request-private-network");
-const ALLOW_PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-control-allow-private-network");
 
 /// Who may use the server.
 #[derive(Clone, Debug, Default)]
@@ -72,7 +61,7 @@ pub enum Hosts {
 
 /// What a request says of where it comes from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Sender<'a> {
+pub enum Sender<'a> {
     /// A program, or a page of the server's own origin.
     Own,
     /// A page of an allowed origin.
@@ -231,7 +220,7 @@ impl Access {
     ///
     /// # Errors
     /// When it is for another server.
-    fn sender<'a>(&self, headers: &'a HeaderMap, uri: &Uri) -> Result<Sender<'a>, ApiError> {
+    pub fn sender<'a>(&self, headers: &'a HeaderMap, uri: &Uri) -> Result<Sender<'a>, ApiError> {
         let host = Access::host(headers, uri)?;
         let host = host.as_deref().map(|host| split_host(host).ok_or(host)).transpose();
         let host = host.map_err(foreign_host)?;
@@ -275,8 +264,8 @@ impl Access {
         }
     }
 
-    /// Whether one of the keys, if there are any, stands in a request; its number.
-    fn key(&self, headers: &HeaderMap) -> Option<usize> {
+    /// The number of the key that a request brings, if it is one of the server's.
+    pub fn key(&self, headers: &HeaderMap) -> Option<usize> {
         let given = headers.get(header::AUTHORIZATION).map_or(&b""[..], HeaderValue::as_bytes);
         let (scheme, given) = given.split_at_checked(7).unwrap_or_default();
         let given = if scheme.eq_ignore_ascii_case(b"Bearer ") { given } else { b"" };
@@ -284,7 +273,7 @@ impl Access {
     }
 
     /// Whether pages of an origin that is told may read what others may not.
-    fn allowed_origin(&self, origin: &HeaderValue) -> HeaderValue {
+    pub fn allowed_origin(&self, origin: &HeaderValue) -> HeaderValue {
         if self.origins == Origins::Any { HeaderValue::from_static("*") } else { origin.clone() }
     }
 }
@@ -295,7 +284,7 @@ fn is_equal(key: &[u8], given: &[u8]) -> bool {
 }
 
 /// Whether a route changes the server for all: a page of another origin may never use it, even where it may use the others.
-fn is_of_admins(path: &str) -> bool {
+pub fn is_of_admins(path: &str) -> bool {
     ADMIN_ROUTES.contains(&path) || TRANSFER_ROUTES.contains(&path)
 }
 
@@ -305,83 +294,6 @@ fn foreign_host(name: &str) -> ApiError {
         "this server does not go by the name {name:?}; use http://localhost or its address, or start it with --allowed-hosts"
     );
     ApiError::status(StatusCode::FORBIDDEN, "foreign_host", message)
-}
-
-fn foreign_origin(path: &str) -> ApiError {
-    let message = match is_of_admins(path) {
-        true => format!("{path} is not for pages of other origins; call it from a program"),
-        false => {
-            "pages of this origin may not use the server; start it with --allowed-origins and the origin".to_owned()
-        }
-    };
-    ApiError::status(StatusCode::FORBIDDEN, "foreign_origin", message)
-}
-
-/// Lets in who has the key, and no page of a foreign origin. What a page may not read anyway, a link to it may show.
-pub async fn guard(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
-    let access = &app.access;
-    let headers = request.headers();
-    let path = request.uri().path();
-    let is_admin = is_of_admins(path);
-    let is_read = matches!(*request.method(), Method::GET | Method::HEAD) && !headers.contains_key(header::ORIGIN);
-    let origin = match access.sender(headers, request.uri()) {
-        Err(error) => return error.into_response(),
-        Ok(Sender::Own) => None,
-        Ok(Sender::Allowed(origin)) if !is_admin => Some(access.allowed_origin(origin)),
-        Ok(Sender::Foreign) if is_read && !is_admin => None,
-        Ok(_) => return vary(foreign_origin(path).into_response()),
-    };
-    if let Some(origin) = &origin
-        && request.method() == Method::OPTIONS
-        && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
-    {
-        return shared(preflight(headers), origin.clone());
-    }
-    let key = access.key(headers);
-    let is_open = access.api_keys.is_empty() || OPEN_ROUTES.contains(&path);
-    let response = if !is_open && key.is_none() {
-        let message = "the API key is missing or wrong; send the header `Authorization: Bearer KEY` with the key that the server was \
-                       started with";
-        ApiError::status(StatusCode::UNAUTHORIZED, "invalid_api_key", message).into_response()
-    } else {
-        let address = request.extensions().get().map(|Peer(address)| *address);
-        let number = app.requests.fetch_add(1, Ordering::Relaxed);
-        let client = Client::new(key.filter(|_| access.api_keys.len() > 1), address, number);
-        request.extensions_mut().insert(client);
-        next.run(request).await
-    };
-    match origin {
-        Some(origin) => shared(response, origin),
-        None => vary(response),
-    }
-}
-
-/// What a browser asks before it lets a page send a request.
-fn preflight(headers: &HeaderMap) -> Response {
-    let mut response = StatusCode::NO_CONTENT.into_response();
-    let asked = headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
-    let own = response.headers_mut();
-    own.insert(header::ACCESS_CONTROL_ALLOW_METHODS, METHODS);
-    own.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, asked.unwrap_or(HEADERS));
-    own.insert(header::ACCESS_CONTROL_MAX_AGE, MAX_AGE);
-    if headers.contains_key(REQUEST_PRIVATE_NETWORK) {
-        own.insert(ALLOW_PRIVATE_NETWORK, HeaderValue::from_static("true"));
-    }
-    response
-}
-
-/// An answer that a page of an origin may read.
-fn shared(response: Response, origin: HeaderValue) -> Response {
-    let mut response = vary(response);
-    response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-    response.headers_mut().insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED_HEADERS);
-    response
-}
-
-/// Answers differ by origin: a cache must not mix them.
-fn vary(mut response: Response) -> Response {
-    response.headers_mut().append(header::VARY, HeaderValue::from_static("origin"));
-    response
 }
 
 /// Checks that a body is said to be JSON: what a page can send without asking first is not.

@@ -7,16 +7,56 @@ use std::sync::Arc;
 use serde::ser::{SerializeSeq, SerializeStruct};
 use serde::{Serialize, Serializer};
 
-use super::App;
-use super::choice::finite;
 use super::engine_loop::Token;
 use super::prompt_logprobs::TokenLogprobs;
+use crate::engine::request::Sampled;
+use crate::prompt::Processor;
+
+/// The value in place of the logarithm of 0, which JSON does not have.
+const LOGPROB_MIN: f32 = -9999.0;
+
+/// Which log-probability of a sampled token is returned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum LogprobsMode {
+    /// At temperature 1 over the whole vocabulary.
+    #[default]
+    RawLogprobs,
+    /// Under the distribution that it was sampled from: after penalties, bias, mask, temperature and cuts.
+    ProcessedLogprobs,
+}
+
+impl LogprobsMode {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            LogprobsMode::RawLogprobs => "raw_logprobs",
+            LogprobsMode::ProcessedLogprobs => "processed_logprobs",
+        }
+    }
+
+    /// The number for a token.
+    pub fn of(self, token: &Sampled) -> f32 {
+        let logprob = match self {
+            LogprobsMode::RawLogprobs => token.logprob,
+            LogprobsMode::ProcessedLogprobs => token.processed_logprob,
+        };
+        finite(logprob)
+    }
+}
+
+/// A log-probability that JSON can say.
+pub fn finite(logprob: f32) -> f32 {
+    if logprob.is_nan() { LOGPROB_MIN } else { logprob.max(LOGPROB_MIN) }
+}
 
 /// How an answer names tokens.
 #[derive(Clone)]
 pub struct Names {
-    /// The server, whose tokenizer gives their texts.
-    pub app: Arc<App>,
+    /// Its tokenizer gives their texts.
+    pub processor: Arc<Processor>,
+    /// Which log-probability is reported.
+    pub mode: LogprobsMode,
     /// Write `token_id:N` in place of a token's text.
     pub as_ids: bool,
 }
@@ -31,16 +71,16 @@ impl Names {
     }
 
     fn decoded(&self, id: u32) -> String {
-        self.app.prompts.processor.tokenizer().decode(&[id], false)
+        self.processor.tokenizer().decode(&[id], false)
     }
 
     fn bytes(&self, id: u32) -> &[u8] {
-        self.app.prompts.processor.tokenizer().token_bytes(id)
+        self.processor.tokenizer().token_bytes(id)
     }
 
-    /// The log-probability of a sampled token that is told.
+    /// The log-probability of a sampled token that is returned.
     pub fn logprob(&self, token: &Token) -> f32 {
-        self.app.defaults.logprobs_mode.of(&token.sampled)
+        self.mode.of(&token.sampled)
     }
 }
 
@@ -156,7 +196,7 @@ impl Serialize for TextLogprobs {
 /// For each token of a prompt, by id, itself and the likeliest in its place; null for the first token.
 #[derive(Debug)]
 pub struct PromptLogprobs {
-    /// The places behind the first.
+    /// The places after the first.
     pub places: Arc<Vec<TokenLogprobs>>,
     /// The tokens' names.
     pub names: Names,

@@ -1,4 +1,4 @@
-//! Answers in OpenAI's two forms, chat and completion, whole or in pieces as server-sent events.
+//! Answers in three forms: chats and completions, whole or in pieces as server-sent events, and tokens, always whole.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
@@ -12,27 +12,17 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::answer_logprobs::{ChatLogprobs, Names, PromptLogprobs, TextLogprobs, TextPlace};
+use super::app::seconds_since_1970;
 use super::choice::Finish;
 use super::constraints::ToolChoice;
 use super::engine_loop::Token;
 use super::error::ApiError;
 use super::generation::{Generation, News, SampledText};
-use super::openai::{Answer, ChatChoice, ChatMessage, FunctionCall, Request, TextChoice, TokenAnswer, ToolCall, Usage};
-use super::seconds_since_1970;
+use super::openai::{
+    Answer, ChatChoice, ChatMessage, FunctionCall, Request, ResponseKind, TextChoice, TokenAnswer, ToolCall, Usage,
+};
 use super::tool_calls::{Piece, Rest, ToolCallReader};
 use crate::prompt::StreamDecoder;
-
-/// What answers look like.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Kind {
-    /// Messages, for `/v1/chat/completions`.
-    #[default]
-    Chat,
-    /// Text, for `/v1/completions`.
-    Text,
-    /// Tokens only, never in pieces.
-    Tokens,
-}
 
 /// What becomes of calls in the text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -57,11 +47,11 @@ impl ToolCalls {
     }
 }
 
-/// Which form, and what a stream brings besides.
+/// The form of an answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Form {
-    /// What answers look like.
-    pub kind: Kind,
+pub struct ResponseShape {
+    /// Chat, completion or tokens.
+    pub kind: ResponseKind,
     /// What becomes of calls in the text.
     pub tool_calls: ToolCalls,
     /// The text begins with the prompt.
@@ -73,7 +63,7 @@ pub struct Form {
 /// Answers on their way into a form.
 pub struct Writer {
     generation: Generation,
-    form: Form,
+    form: ResponseShape,
     id: String,
     model: String,
     created: u64,
@@ -96,7 +86,7 @@ struct Part {
 }
 
 impl Part {
-    /// What comes behind it.
+    /// Appends the next part.
     fn extend(&mut self, next: Part) {
         self.text.push_str(&next.text);
         for call in next.calls {
@@ -113,7 +103,7 @@ impl Part {
 
 impl Writer {
     /// For a request to the model of that name.
-    pub fn new(generation: Generation, form: Form, id: String, model: String) -> Writer {
+    pub fn new(generation: Generation, form: ResponseShape, id: String, model: String) -> Writer {
         let answers = generation.answers();
         Writer {
             form,
@@ -121,7 +111,11 @@ impl Writer {
             model,
             created: seconds_since_1970(),
             readers: (0..answers).map(|_| reader(form)).collect(),
-            names: Names { app: generation.app.clone(), as_ids: generation.settings.tokens_as_ids },
+            names: Names {
+                processor: generation.app.prompts.processor.clone(),
+                mode: generation.app.defaults.logprobs_mode,
+                as_ids: generation.settings.tokens_as_ids,
+            },
             version: generation.app.metrics.weights_version(),
             generation,
         }
@@ -147,13 +141,13 @@ impl Writer {
         }
         let usage = Some(self.generation.usage());
         let wholes = wholes.into_iter().enumerate();
-        if self.form.kind == Kind::Text {
+        if self.form.kind == ResponseKind::Text {
             let choices = wholes.map(|(number, whole)| self.text_choice(number, whole, true)).collect();
             return Ok(Json(self.answer("text_completion", choices, usage)).into_response());
         }
         let mut choices: Vec<ChatChoice> = wholes.map(|(number, whole)| self.chat_choice(number, whole)).collect();
         let messages: Vec<Option<ChatMessage>> = choices.iter_mut().map(|choice| choice.delta.take()).collect();
-        if self.form.kind == Kind::Tokens {
+        if self.form.kind == ResponseKind::Tokens {
             let prompt_logprobs = self.prompt_logprobs(0);
             let answer = TokenAnswer { request_id: self.id, choices, prompt_logprobs, weights_version: self.version };
             return Ok(Json(answer).into_response());
@@ -187,7 +181,7 @@ impl Writer {
     /// Of a chat, each answer's role; of an echoing completion, each prompt.
     fn opening_events(&self) -> VecDeque<String> {
         let answers = 0..self.generation.answers();
-        if self.form.kind == Kind::Text {
+        if self.form.kind == ResponseKind::Text {
             let echoes = answers.filter(|_| self.form.echo).map(|number| {
                 let (text, places) = self.echoed(number);
                 let mut choice = self.text_choice_of(number, text, None, &[]);
@@ -212,7 +206,7 @@ impl Writer {
 
     /// The event of what is new of an answer.
     fn part_event(&mut self, choice: usize, part: Part) -> String {
-        if self.form.kind == Kind::Chat {
+        if self.form.kind == ResponseKind::Chat {
             let choice = self.chat_choice(choice, part);
             return event(&self.answer("chat.completion.chunk", vec![choice], None));
         }
@@ -226,8 +220,8 @@ impl Writer {
             Some(error) => event(&error.body()),
             None if self.form.include_usage => {
                 let object = match self.form.kind {
-                    Kind::Text => "text_completion",
-                    Kind::Chat | Kind::Tokens => "chat.completion.chunk",
+                    ResponseKind::Text => "text_completion",
+                    ResponseKind::Chat | ResponseKind::Tokens => "chat.completion.chunk",
                 };
                 event(&self.answer::<()>(object, Vec::new(), Some(self.generation.usage())))
             }
@@ -239,7 +233,7 @@ impl Writer {
     /// Takes calls out of the text.
     fn part(&mut self, sampled: SampledText) -> Part {
         self.version = sampled.token.as_ref().map_or(self.version, |token| token.version);
-        let has_offsets = self.form.kind == Kind::Text && self.generation.settings.logprobs.is_some();
+        let has_offsets = self.form.kind == ResponseKind::Text && self.generation.settings.logprobs.is_some();
         let offsets = sampled.token.iter().filter(|_| has_offsets).map(|_| sampled.offset).collect();
         let mut part =
             Part { tokens: sampled.token.into_iter().collect(), offsets, finish: sampled.finish, ..Part::default() };
@@ -318,7 +312,7 @@ impl Writer {
         }
     }
 
-    /// An answer, or what is new of it. Where the prompt is echoed it stands before the whole, and offsets count from its beginning.
+    /// An answer, or what is new of it. Where the prompt is echoed it comes before the whole, and offsets count from its beginning.
     fn text_choice(&self, number: usize, part: Part, is_whole: bool) -> TextChoice {
         let (mut text, mut places, mut characters) = (String::new(), Vec::new(), 0);
         if self.form.echo {
@@ -451,7 +445,7 @@ impl SseStream {
     }
 }
 
-fn reader(form: Form) -> ToolCallReader {
+fn reader(form: ResponseShape) -> ToolCallReader {
     match form.tool_calls {
         ToolCalls::Unmarked => ToolCallReader::without_calls(),
         ToolCalls::Ignored | ToolCalls::Read => ToolCallReader::default(),

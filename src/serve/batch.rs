@@ -29,8 +29,8 @@ pub struct Reply {
     pub body: Value,
 }
 
-/// Answers calls, of which `call` makes the one of each number when its turn has come, `in_flight` at a time. `tell` hears each reply when
-/// it is there, not in order; when it says false the rest is not answered.
+/// Answers the calls that `call(number)` makes, `in_flight` at a time. `tell` gets each reply when it is there, not in order; when it returns
+/// false the rest is not answered.
 ///
 /// # Errors
 /// When the engine failed.

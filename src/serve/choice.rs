@@ -6,46 +6,8 @@ use serde_json::{Value, json};
 
 use super::engine_loop::Progress;
 use super::sampling::Settings;
-use crate::engine::request::{Sampled, StopReason};
+use crate::engine::request::StopReason;
 use crate::prompt::{StreamDecoder, Tokenizer};
-
-/// What stands for the logarithm of 0, which JSON does not have.
-const LOGPROB_MIN: f32 = -9999.0;
-
-/// Which log-probability of a sampled token is told.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
-#[value(rename_all = "snake_case")]
-pub enum LogprobsMode {
-    /// At temperature 1 over the whole vocabulary.
-    #[default]
-    RawLogprobs,
-    /// Under the distribution that it was sampled from: after penalties, bias, mask, temperature and cuts.
-    ProcessedLogprobs,
-}
-
-impl LogprobsMode {
-    /// Its name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            LogprobsMode::RawLogprobs => "raw_logprobs",
-            LogprobsMode::ProcessedLogprobs => "processed_logprobs",
-        }
-    }
-
-    /// The number for a token.
-    pub fn of(self, token: &Sampled) -> f32 {
-        let logprob = match self {
-            LogprobsMode::RawLogprobs => token.logprob,
-            LogprobsMode::ProcessedLogprobs => token.processed_logprob,
-        };
-        finite(logprob)
-    }
-}
-
-/// A log-probability that JSON can say.
-pub fn finite(logprob: f32) -> f32 {
-    if logprob.is_nan() { LOGPROB_MIN } else { logprob.max(LOGPROB_MIN) }
-}
 
 /// An answer so far.
 pub struct Choice {
@@ -74,7 +36,7 @@ pub struct Delta {
 /// How an answer ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finish {
-    /// `stop` or `length`.
+    /// `stop` or `length`; the writer may change `stop` to `tool_calls`.
     pub reason: &'static str,
     /// The stop string or stop token, or `nothing_allowed` where what was asked for left no token; null for the end of a turn.
     pub stop: Value,

@@ -41,7 +41,7 @@ const LINGER: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub IpAddr);
 
-/// Connections on which no request is answered, the longest idle first. Each can be told to make room.
+/// Connections on which no request is answered, the longest idle first. Each can be closed to make room.
 #[derive(Debug, Default)]
 struct Idle(Mutex<(u64, BTreeMap<u64, Arc<Notify>>)>);
 
@@ -50,7 +50,7 @@ impl Idle {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells the longest idle.
+    /// Notifies the longest idle to leave.
     fn make_room(&self) {
         if let Some((_, leave)) = self.state().1.pop_first() {
             leave.notify_one();
@@ -58,7 +58,7 @@ impl Idle {
     }
 }
 
-/// A connection among the idle ones, as long as it is.
+/// A connection's entry in [`Idle`]; absent while a request is answered.
 #[derive(Debug)]
 struct Standing {
     idle: Arc<Idle>,

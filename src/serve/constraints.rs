@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::App;
+use super::app::App;
+use super::blocking::on_thread;
 use super::compiler::Compiler;
 use super::error::ApiError;
 use super::fair::Client;
 use super::json_schema::{self, Budget};
 use super::openai::Request;
-use super::routes::on_thread;
 use super::sampling::{Defaults, check};
 use crate::engine::sampling::constraints::Constraints;
 use crate::engine::sampling::grammar::{Form, Grammar};
@@ -29,7 +29,7 @@ const FORM_BYTES_MAX: usize = 32 << 10;
 const BAD_WORDS_BYTES_MAX: usize = 16 << 10;
 /// Biases are kept within this distance from 0, as in vLLM.
 const BIAS_MAX: f32 = 100.0;
-/// Characters of the reason that is told why a form cannot be used.
+/// Characters of the reason in an error about a form that cannot be used.
 const REASON_CHARACTERS_MAX: usize = 500;
 
 /// What a request asks, before it is compiled.
@@ -116,7 +116,7 @@ impl RequestedConstraints {
         // Under a semaphore of its own: whoever sends large forms holds up others who send forms, and nobody else.
         on_thread(app, &app.compiling, (client, self.cost()), move |app| {
             let tokenizer = app.prompts.processor.tokenizer();
-            let grammar = self.form.map(|(param, form)| compile(app.grammars()?, param, &form)).transpose()?;
+            let grammar = self.form.map(|(param, form)| compile(app.grammar_compiler()?, param, &form)).transpose()?;
             let bad_words = tokens_of_words(&self.bad_words, tokenizer)?;
             Ok(Arc::new(Constraints { bad_words, grammar, ..self.constraints }))
         })
@@ -253,7 +253,7 @@ fn read_bad_words(request: &Request) -> Result<Vec<String>, ApiError> {
     Ok(words)
 }
 
-/// A word's tokens where a text begins with it, and where it stands behind a space.
+/// A word's tokens where a text begins with it, and where it follows a space.
 fn tokens_of_words(words: &[String], tokenizer: &Tokenizer) -> Result<Vec<Vec<u32>>, ApiError> {
     let mut tokens = Vec::new();
     for word in words.iter().map(|word| word.trim_start()) {

@@ -12,17 +12,21 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::App;
-use super::access::Bodiless;
-use super::answers::{Form, Kind};
+use super::access::{Bodiless, TRANSFER_ROUTES};
+use super::admission::RequestGuard;
+use super::answers::ResponseShape;
+use super::app::App;
+use super::blocking::{cost_of, fetch, fetch_pictures, prepare};
+use super::body::JsonBody;
+use super::completions::{answer, read_constraints};
 use super::constraints::ToolChoice;
 use super::engine_loop::{Command, Running};
 use super::error::ApiError;
 use super::fair::Client;
 use super::fields::{object, optional_object, whole_number, wholes, with_whole_floats};
-use super::openai::Request;
-use super::prompts::{is_remote, picture_count};
-use super::routes::{JsonBody, RequestGuard, answer, cost_of, fetch, fetch_pictures, prepare, read_constraints};
+use super::images::is_remote;
+use super::openai::{Request, ResponseKind};
+use super::prompts::picture_count;
 use super::sampling::check;
 use crate::checkpoint::folder;
 use crate::checkpoint::weights::ReloadError;
@@ -30,15 +34,6 @@ use crate::prompt::{PixelLimits, PreparedImage, Processor, Prompt};
 
 /// Bytes of a name that a client gives its request.
 const REQUEST_ID_BYTES_MAX: usize = 256;
-/// Routes of a weight transfer over the network, which is not done here.
-pub const TRANSFER_ROUTES: [&str; 6] = [
-    "/init_weight_transfer_engine",
-    "/start_weight_update",
-    "/finish_weight_update",
-    "/init_communicator",
-    "/update_named_param",
-    "/close_communicator",
-];
 
 /// Routes for training frameworks: weight updates, prompts that are made here, generation from token ids.
 pub fn routes() -> Router<Arc<App>> {
@@ -137,19 +132,19 @@ struct Features {
     image_sizes: Vec<Value>,
     #[serde(default, deserialize_with = "with_whole_floats")]
     mm_processor_kwargs: Option<PixelLimits>,
-    /// Where they stand in the prompt, for clients that look; when handed back, the token ids say it.
+    /// Where they are in the prompt, for clients that look; when handed back, the token ids say it.
     #[serde(default, deserialize_with = "object")]
     mm_placeholders: Placeholders,
 }
 
-/// Runs of token ids that stand for pictures.
+/// Runs of picture placeholders.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(expecting = "an object")]
 struct Placeholders {
     image: Vec<Run>,
 }
 
-/// Token ids that stand for one picture.
+/// The placeholders of one picture.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(expecting = "an object with offset and length")]
 struct Run {
@@ -226,7 +221,7 @@ async fn generate(
     };
     let no_tools = |_: &Request| Ok(ToolChoice::None);
     let (request, _, requested) = read_constraints(&app, (guard.client, room.bytes), request, no_tools).await?;
-    let form = Form { kind: Kind::Tokens, ..Form::default() };
+    let form = ResponseShape { kind: ResponseKind::Tokens, ..ResponseShape::default() };
     answer(app, guard, (request, requested, room), request_id, form, make).await
 }
 

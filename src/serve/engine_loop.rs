@@ -33,12 +33,12 @@ use crate::rollout::engine_generator::EngineGenerator;
 const GROUP_MAX: usize = 8;
 /// Tokens of an answer that a turn costs at most, however long the answer may become.
 const TURN_COST_MAX: usize = 256;
-/// Prompts of several pieces that are scored beside each other.
+/// Prompts of several pieces that are scored at the same time.
 const SCORINGS_MAX: usize = 4;
 /// How often workers are looked at while there is nothing to decode.
 const WORKERS_INTERVAL: Duration = Duration::from_millis(1);
 
-/// After so long without a command memory that nobody holds goes back to the system.
+/// After this long without a command unused memory goes back to the system.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// Something for the loop to do.
@@ -47,7 +47,7 @@ pub enum Command {
     Generate(Queued),
     /// Run a chat to its end, as an agent.
     RunAgent(Box<AgentJob>),
-    /// Give the log-probabilities of a prompt's tokens, and of so many of the likeliest in each place.
+    /// Give the log-probabilities of a prompt's tokens, and of this many of the likeliest at each position.
     Score(Client, Prompt, usize, oneshot::Sender<Vec<TokenLogprobs>>),
     /// Read the weights of a folder in place of the present ones; the answer is their version.
     UpdateWeights(PathBuf, Running, oneshot::Sender<Result<u64, ReloadError>>),
@@ -61,14 +61,14 @@ pub enum Command {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Running {
-    /// They go on under the new weights, behind the tokens that they have, whose keys and values are computed anew.
+    /// They go on under the new weights, after the tokens that they have, whose keys and values are computed anew.
     #[default]
     Continue,
     /// They start over, but for those of which a part was given out already, and those in an environment, whose calls cannot be undone.
     Restart,
 }
 
-/// A prompt that waits for room.
+/// A prompt that waits for slots in the engine.
 pub struct Queued {
     /// What is asked.
     job: Arc<Job>,
@@ -76,7 +76,7 @@ pub struct Queued {
     answers: Range<usize>,
     /// It counts as waiting until all are.
     _waiting: Waiting,
-    /// Its place in the admission queue, left with the first.
+    /// Its place in the admission queue. Left when every prompt of the request has an answer open.
     place: Option<Arc<Place>>,
 }
 
@@ -101,11 +101,11 @@ pub struct Job {
     pub seed: u64,
     /// How tokens are sampled.
     pub sampling: Sampling,
-    /// How many of the likeliest tokens are told beside each.
+    /// How many of the likeliest tokens are returned with each.
     pub top_logprobs: usize,
     /// Whether their log-probabilities are those of the distribution sampled from.
     pub top_logprobs_processed: bool,
-    /// What is asked of answers besides.
+    /// Constraints on sampled tokens.
     pub constraints: Arc<Constraints>,
     /// When answers end.
     pub stops: Stops,
@@ -156,7 +156,7 @@ struct Listener {
 enum Waiter {
     Job(Queued),
     Agent(Box<PreparedJob>),
-    /// A sequence that rests, and counts as waiting.
+    /// A paused sequence, which counts as waiting.
     Paused {
         sequence: u64,
         claim: Claim,
@@ -263,7 +263,7 @@ impl<'a> EngineLoop<'a> {
     /// Works until nobody can send a command any more.
     ///
     /// # Errors
-    /// When the engine failed; whoever waited was told.
+    /// When the engine failed; whoever waited got an error.
     pub fn run(mut self) -> Result<(), GeneratorError> {
         loop {
             let command = match self.commands.recv_timeout(IDLE) {
@@ -275,12 +275,13 @@ impl<'a> EngineLoop<'a> {
             };
             let Ok(command) = command else { break };
             self.take(command);
-            // On the worker pool itself, as long as there is work: its parallel ops then share it from where they stand.
+            // On the worker pool itself, as long as there is work: parallel ops are then started from inside the pool.
             rayon::scope(|_| self.work_off())?;
         }
         Ok(())
     }
 
+    /// Carries out a command, or queues its work.
     fn take(&mut self, command: Command) {
         // Whoever sent it may have gone; then nobody hears the answer.
         match command {
@@ -293,7 +294,7 @@ impl<'a> EngineLoop<'a> {
                 (Some(agent), None) => agent.add(*job),
                 (None, None) => job.refuse(ApiError::failed("this server has no environment")),
             },
-            // Whose weights are incomplete is told by the routes, when nothing comes back.
+            // The routes report incomplete weights when nothing comes back.
             Command::Score(..) if self.incomplete.is_some() => {}
             Command::Score(client, prompt, top, reply) => {
                 let scoring = Scoring::new(&self.model, prompt, top, reply);
@@ -407,7 +408,7 @@ impl<'a> EngineLoop<'a> {
         self.slots.forget_closed(engine);
     }
 
-    /// A piece of a prompt that is to be scored. Those that are begun hold keys and values, so they are few.
+    /// Scores a piece of a prompt. Those that are begun hold keys and values, so they are few.
     fn score(&mut self) {
         self.scorings.retain(|(_, scoring)| !scoring.is_abandoned());
         let begun = self.scorings.iter().filter(|(_, (_, scoring))| scoring.is_begun()).count();
@@ -497,7 +498,7 @@ impl<'a> EngineLoop<'a> {
         }
     }
 
-    /// Lets those rest for which a tool is at work, and queue again when it has answered.
+    /// Pauses sequences whose tool is running, and queues them again when it returns.
     fn step_aside(&mut self) {
         let Some(agent) = &self.agent else { return };
         for sequence in agent.sequences() {
@@ -518,9 +519,9 @@ impl<'a> EngineLoop<'a> {
         }
     }
 
-    /// Lets sequences rest for the first in the queue for whom others have to: where it waits, and how many slots it may take. What is
-    /// free meanwhile is kept for the very first. Few rest, so that they find their pages again; but a small request is soon done, and one of
-    /// them goes on in its place.
+    /// Pauses victims for the first waiter that is entitled to slots; returns its queue position and slot count. Free slots stay reserved for
+    /// the head of the queue. The number of paused sequences is limited, so that they find their pages again; a small request may exceed the
+    /// limit, for it is soon done.
     fn make_room(&mut self, free: usize) -> Option<(Spot, usize)> {
         self.forget_closed();
         let may_rest = self.engine.paused().saturating_sub(self.aside.len()) < self.engine.slots();
@@ -595,6 +596,7 @@ impl<'a> EngineLoop<'a> {
         (!queued.answers.is_empty()).then_some(queued)
     }
 
+    /// Reports to the metrics how many sequences run, the share of pages in use, and the engine's counters.
     fn measure(&mut self) {
         let (free, pages) = self.engine.pages();
         let usage = 1.0 - free as f64 / pages.max(1) as f64;
@@ -607,8 +609,7 @@ impl<'a> EngineLoop<'a> {
         );
     }
 
-    /// Gives tokens to those who wait for them. A sequence's stop comes right behind its last token, or alone where
-    /// none was allowed.
+    /// Sends tokens to those who wait for them. A sequence's stop comes right after its last token, or alone where none was allowed.
     fn deliver(&mut self, events: Vec<Event>) {
         if let Some(agent) = &mut self.agent {
             agent.take(&mut EngineGenerator { engine: &mut self.engine, weights: &self.weights }, &events);
@@ -639,7 +640,7 @@ impl<'a> EngineLoop<'a> {
         }
     }
 
-    /// Tells all who wait that nothing will come.
+    /// Sends an error to all who wait.
     fn fail(&mut self, error: GeneratorError) -> GeneratorError {
         let reason = error.to_string();
         self.end_all(&|| GeneratorError::Failed(reason.clone().into()).into());

@@ -1,4 +1,4 @@
-//! What a client is told when a request cannot be answered: OpenAI's form, with a status that its libraries understand.
+//! The error that a client gets when a request cannot be answered: OpenAI's form, with a status that its libraries understand.
 
 use std::fmt::Display;
 
@@ -56,7 +56,7 @@ impl ApiError {
         ApiError::status(StatusCode::TOO_MANY_REQUESTS, "queue_full", message)
     }
 
-    /// The server goes down.
+    /// The server shuts down.
     pub fn draining() -> ApiError {
         let message = "the server is shutting down and takes no new requests; try another or later";
         ApiError::status(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", message)
@@ -100,7 +100,7 @@ impl ApiError {
         ApiError::status(StatusCode::SERVICE_UNAVAILABLE, "incomplete_weights", message)
     }
 
-    /// The engine is gone.
+    /// An internal failure (500).
     pub fn failed(message: impl Display) -> ApiError {
         ApiError::status(StatusCode::INTERNAL_SERVER_ERROR, "engine_failed", message)
     }
@@ -110,7 +110,7 @@ impl ApiError {
         self.status
     }
 
-    /// The JSON that tells the client.
+    /// The JSON body that the client gets.
     pub fn body(&self) -> serde_json::Value {
         let kind = match self.status {
             StatusCode::UNAUTHORIZED => "authentication_error",

@@ -1,6 +1,7 @@
 //! Whose turn it is. Whatever requests wait for (a processor to prepare them, a place in the engine, a piece of a step) is given out in one
 //! order: in turns among the tenants that wait, and within a tenant by the virtual time at which each would be done if all were served at
-//! once. A small request so passes large ones that wait, and a large one is passed by no more than came before it would have been done.
+//! once (weighted fair queueing by virtual finish time, with equal weights). So a small request passes large ones that wait, and a large
+//! request cannot starve.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -14,7 +15,7 @@ use tokio::sync::oneshot;
 
 /// Virtual time of a unit of cost: fine enough to be shared by many.
 const COST_SCALE: u64 = 1 << 12;
-/// Requests whose bodies come in at a time, if no more may wait.
+/// Bodies that may upload at once, even if the queue is shorter.
 const COMING_MAX: usize = 64;
 
 /// Who waits: a request, and on whose behalf. A connection has one request at a time.
@@ -88,7 +89,7 @@ impl<T> Default for FairQueue<T> {
 }
 
 impl<T> FairQueue<T> {
-    /// Something of a request comes to wait, which costs so much.
+    /// Adds an item of a request to the queue, at a cost.
     pub fn push(&mut self, client: Client, cost: u64, item: T) {
         self.arrivals += 1;
         let new = || Tenant { turn: self.clock, clock: 0, requests: BTreeMap::new(), waiting: BTreeMap::new() };
@@ -193,7 +194,7 @@ pub struct FairPermit {
 }
 
 impl FairSemaphore {
-    /// So many permits for all, and so many more for work that costs no more than `small_cost`.
+    /// `for_all` permits for all work, and `for_small` more for work that costs no more than `small_cost`.
     pub fn new(for_all: usize, for_small: usize, small_cost: u64) -> Arc<FairSemaphore> {
         let state = Mutex::new(FreePermits { for_all, for_small, queue: FairQueue::default() });
         Arc::new(FairSemaphore { small_cost, state })
@@ -244,8 +245,8 @@ impl Drop for FairPermit {
     }
 }
 
-/// Requests that wait for their first token, as many as may, and those whose bodies come in. Where there are more, one gives way: of those that
-/// wait the costliest of the tenant that has most, of the others the one whose body has been coming for longest.
+/// Requests not yet opened in the engine, as many as may wait, and those whose bodies still upload. Where there are more, one gives way: of
+/// those that wait the costliest of the tenant that has most, of the others the one whose body has been coming for longest.
 #[derive(Debug)]
 pub struct AdmissionQueue {
     max: usize,
@@ -269,7 +270,7 @@ pub struct Place {
 }
 
 impl AdmissionQueue {
-    /// For so many.
+    /// A queue of at most `max` waiting requests.
     pub fn new(max: usize) -> Arc<AdmissionQueue> {
         Arc::new(AdmissionQueue { max, state: Mutex::default() })
     }
@@ -291,7 +292,7 @@ impl AdmissionQueue {
         *next += 1;
         let number = *next;
         all.insert(number, QueuedRequest { tenant, cost: None, sender });
-        // Most bodies come at once: the one that has been coming for longest stands still, as far as one can know.
+        // Most bodies come at once: the one that has been coming for longest has probably stalled.
         let mut coming = all.iter().filter(|(_, one)| one.cost.is_none()).map(|(number, _)| *number);
         if let Some(oldest) = coming.next()
             && coming.count() >= self.max.max(COMING_MAX)
@@ -303,7 +304,7 @@ impl AdmissionQueue {
     }
 }
 
-/// Takes one out and tells it.
+/// Takes one out and notifies it.
 fn give_way(all: &mut BTreeMap<u64, QueuedRequest>, number: u64) {
     if let Some(gone) = all.remove(&number) {
         let _ = gone.sender.send(());

@@ -1,5 +1,5 @@
-//! A request under way: its jobs' tokens come in one by one and become news of its answers. When it is dropped, nobody listens to its jobs
-//! any more, and the loop gives them up.
+//! Collects the engine's outputs of one request and detokenises them. When it is dropped, nobody listens to its jobs any more, and the loop
+//! closes them.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::ops::Range;
@@ -9,15 +9,16 @@ use std::time::Instant;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::oneshot;
 
-use super::App;
-use super::choice::{Choice, Finish, LogprobsMode};
+use super::admission::RequestGuard;
+use super::answer_logprobs::LogprobsMode;
+use super::app::App;
+use super::choice::{Choice, Finish};
 use super::engine_loop::{self, Command, Job, Progress, Queued, Token};
 use super::error::ApiError;
 use super::fair::Client;
 use super::metrics::Active;
 use super::openai::Usage;
 use super::prompt_logprobs::TokenLogprobs;
-use super::routes::RequestGuard;
 use super::sampling::Settings;
 use crate::engine::request::{StopReason, Stops};
 use crate::prompt::Prompt;
@@ -30,12 +31,12 @@ pub struct Generation {
     pub settings: Arc<Settings>,
     /// Token ids of each prompt.
     pub prompts: Vec<Vec<u32>>,
-    /// For each prompt, where asked for.
+    /// Log-probabilities of each prompt, where asked for.
     pub prompt_logprobs: Vec<Arc<Vec<TokenLogprobs>>>,
     choices: Vec<InProgressChoice>,
     /// Answers that have not ended.
     open: usize,
-    /// Answers that end without a token, and are still to be told so.
+    /// Answers that end without a token and are not reported yet.
     ended: Range<usize>,
     events: UnboundedReceiver<Result<engine_loop::News, ApiError>>,
     /// News that was looked at already.
@@ -91,7 +92,7 @@ impl Generation {
     /// Hands prompts to the loop.
     ///
     /// # Errors
-    /// When the queue is full, the server goes down, or the loop is gone.
+    /// When prompt scoring fails or the engine loop has ended.
     pub async fn start(
         app: &Arc<App>,
         settings: Settings,
@@ -217,7 +218,7 @@ impl Generation {
         self.choices.len()
     }
 
-    /// Token ids of the prompt that an answer belongs to.
+    /// Index of the prompt that a choice belongs to.
     pub fn prompt_of(&self, choice: usize) -> usize {
         choice / self.settings.n
     }

@@ -12,7 +12,6 @@ use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
 use super::error::ApiError;
-use super::prompts::is_remote;
 use crate::files::local_path;
 use crate::prompt::ImageSource;
 use crate::prompt::data_url::is_data_url;
@@ -175,6 +174,12 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     let is_translated = first == 0x2002 || (first == 0x2001 && second < 0x200);
     let is_documentation = first == 0x2001 && second == 0xDB8;
     is_global && !is_translated && !is_documentation
+}
+
+/// Whether an address lies on the network.
+pub fn is_remote(address: &str) -> bool {
+    let has_scheme = |scheme: &str| address.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
+    has_scheme("http://") || has_scheme("https://")
 }
 
 #[cfg(test)]

@@ -391,7 +391,7 @@ fn without_look_around(pattern: &str) -> Result<Vec<String>, String> {
     }
 }
 
-/// What pydantic writes behind the start of a decimal's pattern, as a pattern of its own: digits with or without a point, so many of them.
+/// What pydantic writes after the start of a decimal's pattern, as a pattern of its own: digits with or without a point, so many of them.
 fn decimal(rest: &str) -> Option<String> {
     let number = |text: &str| text.parse::<usize>().ok().filter(|number| *number <= 64);
     if rest == r"\d*\.?\d*$" {
@@ -461,7 +461,7 @@ fn has_choice(pattern: &str) -> bool {
     false
 }
 
-/// The look-ahead that a pattern begins with: whether it is negative, what it looks for, and what stands behind it.
+/// The look-ahead that a pattern begins with: whether it is negative, what it looks for, and what follows it.
 fn leading_look_ahead(pattern: &str) -> Option<(bool, &str, &str)> {
     let (is_negative, rest) = match pattern.strip_prefix("(?!") {
         Some(rest) => (true, rest),

@@ -124,7 +124,7 @@ impl ServerMetrics {
         self.weights_version.store(version, Ordering::Relaxed);
     }
 
-    /// Sequences open, the share of pages that they hold, and what the engine did so far.
+    /// Open sequences that are not paused for others, the share of pages in use, and what the engine did so far.
     pub fn set_load(&self, running: usize, cache_usage: f64, engine: Statistics) {
         *self.engine.lock().unwrap_or_else(PoisonError::into_inner) = engine;
         self.running.store(running, Ordering::Relaxed);
@@ -136,29 +136,29 @@ impl ServerMetrics {
         self.prompt_tokens.fetch_add(tokens as u64, Ordering::Relaxed);
     }
 
-    /// An answer's first token came so many seconds after the request.
+    /// An answer's first token came this many seconds after the request.
     pub fn count_first_token(&self, seconds: f64) {
         self.generation_tokens.fetch_add(1, Ordering::Relaxed);
         self.time_to_first_token.add(seconds);
     }
 
-    /// A further token came so many seconds after the one before.
+    /// A further token came this many seconds after the one before.
     pub fn count_token(&self, seconds: f64) {
         self.generation_tokens.fetch_add(1, Ordering::Relaxed);
         self.inter_token_latency.add(seconds);
     }
 
-    /// Tools ran for so long, beside decoding or not.
+    /// Tools ran for this long, hidden by decoding or not.
     pub fn count_tool_wait(&self, time: Duration, is_hidden: bool) {
         self.tool_wait[usize::from(!is_hidden)].fetch_add(time.as_micros() as u64, Ordering::Relaxed);
     }
 
-    /// An answer took so many tokens beyond those that were counted one by one.
+    /// An answer took this many tokens beyond those that were counted one by one.
     pub fn count_tokens(&self, tokens: usize) {
         self.generation_tokens.fetch_add(tokens as u64, Ordering::Relaxed);
     }
 
-    /// An answer ended: how, after how many seconds, and how many of them for each token behind the first.
+    /// An answer ended: how, after how many seconds, and how many of them for each token after the first.
     pub fn count_finish(&self, reason: &str, seconds: f64, seconds_per_token: Option<f64>) {
         if let Some(place) = FINISHES.iter().position(|finish| *finish == reason) {
             self.finished.lock().unwrap_or_else(PoisonError::into_inner)[place] += 1;
@@ -183,8 +183,13 @@ impl ServerMetrics {
         let load = |value: &AtomicUsize| value.load(Ordering::Relaxed) as f64;
         let total = |value: &AtomicU64| value.load(Ordering::Relaxed) as f64;
         let usage = f64::from_bits(self.cache_usage.load(Ordering::Relaxed));
-        family("num_requests_running", "gauge", "Sequences that are being decoded.", &one(load(&self.running)));
-        family("num_requests_waiting", "gauge", "Prompts that wait for room.", &one(load(&self.waiting)));
+        family("num_requests_running", "gauge", "Open sequences that are not paused.", &one(load(&self.running)));
+        family(
+            "num_requests_waiting",
+            "gauge",
+            "Requests and paused sequences that wait for the engine.",
+            &one(load(&self.waiting)),
+        );
         family("kv_cache_usage_perc", "gauge", "Share of the pages in use; 1 is all of them.", &one(usage));
         family(
             "weights_version",

@@ -23,7 +23,7 @@ pub struct Request {
     pub prompt: Option<Value>,
     /// Send tokens as they come.
     pub stream: Option<bool>,
-    /// What a stream brings besides.
+    /// What a stream also brings.
     #[serde(deserialize_with = "optional_object")]
     pub stream_options: Option<StreamOptions>,
     /// Answers to each prompt.
@@ -70,16 +70,16 @@ pub struct Request {
     pub stop_token_ids: Option<Vec<u32>>,
     /// Leave the text or token that ended an answer in it.
     pub include_stop_str_in_output: Option<bool>,
-    /// Go on behind the end of a turn.
+    /// Go on after the end of a turn.
     pub ignore_eos: Option<bool>,
     /// Leave markup such as `<|im_end|>` out of the text.
     pub skip_special_tokens: Option<bool>,
-    /// In a chat whether log-probabilities are wanted, else how many of the likeliest tokens beside the sampled one's.
+    /// In a chat whether log-probabilities are wanted, else how many of the likeliest tokens besides the sampled one.
     pub logprobs: Option<LogprobsAsked>,
     /// In a chat how many of the likeliest tokens; -1 for all.
     #[serde(deserialize_with = "whole")]
     pub top_logprobs: Option<i64>,
-    /// Log-probabilities of the prompt, and of so many of the likeliest tokens in each place.
+    /// Log-probabilities of the prompt, and of this many of the likeliest tokens at each position.
     #[serde(deserialize_with = "whole")]
     pub prompt_logprobs: Option<i64>,
     /// Begin the text with the prompt.
@@ -100,10 +100,10 @@ pub struct Request {
     pub guided_choice: Option<Value>,
     /// A grammar in Lark's notation.
     pub guided_grammar: Option<Value>,
-    /// Only 1 is known.
+    /// Only 1 is supported.
     #[serde(deserialize_with = "whole")]
     pub best_of: Option<usize>,
-    /// None is known.
+    /// Not supported; must be empty.
     pub suffix: Option<String>,
     /// What the model may call.
     pub tools: Option<Vec<Value>>,
@@ -128,7 +128,7 @@ pub struct Request {
     pub return_token_strs: Option<bool>,
 }
 
-/// What a stream brings besides.
+/// What a stream also brings.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default, expecting = "an object")]
 pub struct StreamOptions {
@@ -158,12 +158,12 @@ impl<'de> Deserialize<'de> for LogprobsAsked {
     }
 }
 
-/// Counts of tokens.
+/// Token counts of a request.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Usage {
-    /// Of the prompts.
+    /// Tokens of the prompts.
     pub prompt_tokens: usize,
-    /// Of the answers.
+    /// Tokens of the answers.
     pub completion_tokens: usize,
     /// Tokens of prompts and answers together.
     pub total_tokens: usize,
@@ -191,7 +191,8 @@ pub struct Answer<C> {
     /// Of a chat, where asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_logprobs: Option<PromptLogprobs>,
-    /// Of the weights that the last token was sampled under; moves on with every change.
+    /// Version of the weights that the last token was sampled under; of a chat in an environment the server's version when this is sent.
+    /// Moves on with every change.
     pub weights_version: u64,
 }
 
@@ -210,7 +211,7 @@ pub struct ChatChoice {
     pub logprobs: Option<ChatLogprobs>,
     /// Why it ended, once it has.
     pub finish_reason: Option<&'static str>,
-    /// The stop string or token that ended it.
+    /// The stop string or token that ended it, or `nothing_allowed`.
     #[serde(skip_serializing_if = "Value::is_null")]
     pub stop_reason: Value,
     /// Where asked for.
@@ -236,7 +237,7 @@ fn is_zero(count: &usize) -> bool {
 pub struct TrajectoryTurn {
     /// `thought`, `call`, `observation` or `answer`.
     pub kind: TurnKind,
-    /// Its text; an image stands in it as `<image>`.
+    /// Its text; an image is `<image>` in it.
     pub text: String,
     /// The images of an observation, as data URLs.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -244,7 +245,7 @@ pub struct TrajectoryTurn {
     /// Which of them show more than the model's crop.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub widened: Vec<WidenedImage>,
-    /// How many more the model was shown, which are too large to be told of with the others.
+    /// How many more images the model was shown that are left out here, for their size.
     #[serde(skip_serializing_if = "is_zero")]
     pub images_left_out: usize,
     /// Where asked for.
@@ -315,7 +316,7 @@ pub struct TextChoice {
     pub logprobs: Option<TextLogprobs>,
     /// Why it ended, once it has.
     pub finish_reason: Option<&'static str>,
-    /// The stop string or token that ended it.
+    /// The stop string or token that ended it, or `nothing_allowed`.
     #[serde(skip_serializing_if = "Value::is_null")]
     pub stop_reason: Value,
     /// Where asked for.
@@ -341,6 +342,18 @@ pub struct TokenAnswer {
     pub choices: Vec<ChatChoice>,
     /// Where asked for.
     pub prompt_logprobs: Option<PromptLogprobs>,
-    /// Moves on with every change of the weights.
+    /// Version of the weights that the last token was sampled under; moves on with every change.
     pub weights_version: u64,
+}
+
+/// The form of a route's answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ResponseKind {
+    /// Messages, for `/v1/chat/completions`.
+    #[default]
+    Chat,
+    /// Text, for `/v1/completions`.
+    Text,
+    /// Tokens only, never in pieces.
+    Tokens,
 }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
 use super::fields::whole_value;
-use super::images::ImagePolicy;
+use super::images::{ImagePolicy, is_remote};
 use super::openai::Request;
 use super::sampling::check;
 use crate::files::json::shorten;
@@ -30,7 +30,7 @@ const TOOLS_MAX: usize = 1024;
 /// Bytes of more variables for the template.
 const VARIABLES_BYTES_MAX: usize = 1 << 20;
 
-/// Stands behind the text that an unfinished last message goes on from.
+/// Follows the text that an unfinished last message goes on from.
 const CONTINUE_MARK: &str = "\u{1}thyme-continue\u{1}";
 
 /// Makes prompts of requests.
@@ -142,7 +142,7 @@ impl Prompts {
         Ok((pictures(values).map(|picture| picture.address.to_owned()).collect(), sizes))
     }
 
-    /// Puts what lies at addresses on the network in their place, as data URLs; beside each its field.
+    /// Fetches the pictures at these URLs and puts them in their place, as data URLs; with each URL comes its field name.
     pub fn fetch<'a>(&self, addresses: impl Iterator<Item = (&'a mut String, String)>) -> Result<(), ApiError> {
         let addresses: Vec<_> = addresses.collect();
         self.check_image_count(addresses.len())?;
@@ -301,7 +301,7 @@ impl Prompts {
         Ok(())
     }
 
-    /// Checks what the model takes for granted.
+    /// Checks length, vocabulary range and image placeholders.
     fn checked(&self, param: &str, prompt: Prompt) -> Result<Prompt, ApiError> {
         let ids = &prompt.token_ids;
         if ids.is_empty() {
@@ -358,7 +358,7 @@ pub fn picture_count(request: &Request) -> usize {
     request.messages.as_deref().map_or(0, |messages| pictures(messages).count())
 }
 
-/// Of these the ones that lie on the network, to be changed.
+/// Mutable http(s) URLs of a request's pictures, each with its field name.
 pub fn remote_pictures(request: &mut Request) -> impl Iterator<Item = (&mut String, String)> {
     request.messages.iter_mut().flatten().enumerate().flat_map(|(number, message)| {
         let parts = message.get_mut("content").and_then(Value::as_array_mut).into_iter().flatten();
@@ -372,12 +372,6 @@ pub fn remote_pictures(request: &mut Request) -> impl Iterator<Item = (&mut Stri
     })
 }
 
-/// Whether an address lies on the network.
-pub fn is_remote(address: &str) -> bool {
-    let has_scheme = |scheme: &str| address.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
-    has_scheme("http://") || has_scheme("https://")
-}
-
 fn field(message: usize, part: usize) -> String {
     format!("messages[{message}].content[{part}]")
 }
@@ -387,7 +381,7 @@ fn image_address(part: &Value) -> Option<&str> {
     part.pointer(image_pointer(part)?)?.as_str()
 }
 
-/// Where in a part the address of a picture stands: `image_url` with an object or a string, `image`, or `input_image`.
+/// Where in a part the address of a picture is: `image_url` with an object or a string, `image`, or `input_image`.
 fn image_pointer(part: &Value) -> Option<&'static str> {
     let places: &[&str] = match part["type"].as_str()? {
         "image_url" | "input_image" => &["/image_url", "/image_url/url"],

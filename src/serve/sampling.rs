@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::choice::LogprobsMode;
-use super::cost::TokenBytes;
+use super::answer_logprobs::LogprobsMode;
 use super::error::ApiError;
 use super::openai::{LogprobsAsked, Request};
+use super::token_bytes::TokenBytes;
 use crate::engine::request::{Sampling, Stops};
 use crate::engine::sampling::constraints::Constraints;
 
@@ -16,12 +16,12 @@ const ANSWERS_MAX: usize = 4096;
 /// Stop strings and stop tokens of a request at most, and bytes of a string.
 const STOPS_MAX: usize = 64;
 const STOP_BYTES_MAX: usize = 1024;
-/// The seed that stands for none, as in vLLM.
+/// The seed that means none, as in vLLM.
 const RANDOM_SEED: i64 = -1;
 /// Lower positive temperatures are raised to this one, as in vLLM.
 const TEMPERATURE_MIN: f32 = 0.01;
 
-/// What holds where a request says nothing.
+/// Server-wide defaults and limits.
 #[derive(Clone, Debug)]
 pub struct Defaults {
     /// How tokens are sampled.
@@ -36,7 +36,7 @@ pub struct Defaults {
     pub context_tokens: usize,
     /// Ids of the vocabulary.
     pub vocab: usize,
-    /// Which log-probabilities are told.
+    /// Which log-probabilities are returned.
     pub logprobs_mode: LogprobsMode,
     /// How many of the likeliest tokens may be asked for in a place; none for any number.
     pub max_logprobs: Option<usize>,
@@ -49,7 +49,7 @@ pub struct Defaults {
 pub struct Settings {
     /// How tokens are sampled.
     pub sampling: Sampling,
-    /// What is asked of answers besides; filled in when it is compiled.
+    /// Constraints on sampled tokens; filled in when they are compiled.
     pub constraints: Arc<Constraints>,
     /// When answers end; the tokens of an answer are filled in for each prompt.
     pub stops: Stops,
@@ -63,17 +63,17 @@ pub struct Settings {
     pub include_stop: bool,
     /// Leave special tokens out of the text.
     pub skip_special: bool,
-    /// Tokens' log-probabilities are wanted, and those of so many of the likeliest.
+    /// Tokens' log-probabilities are wanted, and those of this many of the likeliest.
     pub logprobs: Option<usize>,
-    /// Log-probabilities of the prompt, with so many of the likeliest.
+    /// Log-probabilities of the prompt, with this many of the likeliest.
     pub prompt_logprobs: Option<usize>,
-    /// The prompt stands before a completion's text.
+    /// A completion's text begins with the prompt.
     pub echo: bool,
-    /// The request says which tokens are likely.
+    /// The request can steer token choice, which affects size estimates.
     pub chooses_tokens: bool,
     /// Ids are wanted.
     pub token_ids: bool,
-    /// `token_id:N` stands for a token's text.
+    /// Write `token_id:N` in place of a token's text.
     pub tokens_as_ids: bool,
 }
 
@@ -125,7 +125,7 @@ impl Defaults {
         })
     }
 
-    /// Checks that the answers to so many prompts are not too many.
+    /// Checks that the answers to this many prompts are not too many.
     ///
     /// # Errors
     /// When they are.
@@ -134,7 +134,7 @@ impl Defaults {
         check("prompt", format!("{answers} answers"), answers <= ANSWERS_MAX, &format!("at most {ANSWERS_MAX} with n"))
     }
 
-    /// Tokens of an answer to a prompt of so many.
+    /// Tokens that an answer to a prompt of `prompt` tokens may have.
     pub fn answer_tokens(&self, settings: &Settings, prompt: usize) -> usize {
         let room = self.context_tokens - prompt;
         settings.max_tokens.map_or(room, |tokens| tokens.min(room))

@@ -1,5 +1,5 @@
-//! Who holds the engine's slots, and who gives one up when others wait. A slot is given up for a while only: the sequence rests, and goes
-//! on with the same tokens when its turn comes again.
+//! Who holds the engine's slots, and who gives one up when others wait. A slot is given up for a while only: the sequence is paused,
+//! and goes on with the same tokens when its turn comes again.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Of a request with a prompt of so many tokens and so many answers of so many.
+    /// Of a request with a prompt of `prompt` tokens and `n` answers of up to `answer` tokens.
     pub fn new(client: Client, prompt: usize, n: usize, answer: usize) -> Claim {
         Claim { client, is_small: prompt.saturating_add(n.saturating_mul(answer)) <= SMALL_TOKENS }
     }

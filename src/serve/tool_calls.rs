@@ -14,7 +14,7 @@ pub struct ToolCallReader {
     call: Option<Call>,
     /// Calls that were begun.
     begun: usize,
-    /// White space behind a call or the text behind it.
+    /// White space after a call or the text after it.
     blank: String,
     /// What looks like a call is text, without its marks.
     ignores_calls: bool,
@@ -25,7 +25,7 @@ pub struct ToolCallReader {
 /// Takes marks out of text, also those that come about where others were taken out.
 #[derive(Debug, Default)]
 struct Unmarked {
-    /// Bytes that may yet belong to a mark, and beside each how much of [`OPEN`] and of [`CLOSE`] ends with it.
+    /// Bytes that may yet belong to a mark, and with each how much of [`OPEN`] and of [`CLOSE`] ends with it.
     bytes: Vec<u8>,
     begun: Vec<(usize, usize)>,
 }
@@ -77,7 +77,7 @@ pub enum Piece {
     Arguments(usize, String),
 }
 
-/// What is known of the end of an answer.
+/// Whether the text goes on, is complete, or was truncated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Rest {
     /// More will come.
@@ -94,7 +94,7 @@ impl ToolCallReader {
         ToolCallReader { ignores_calls: true, ..ToolCallReader::default() }
     }
 
-    /// Takes text, and what is known of what follows it.
+    /// Takes text, and whether more follows.
     pub fn read(&mut self, text: &str, rest: Rest) -> Vec<Piece> {
         let mut pieces = Vec::new();
         let mut text = text.to_owned();
@@ -123,7 +123,7 @@ impl ToolCallReader {
         self.begun > 0
     }
 
-    /// Gives out text up to a mark; what stands behind an opening mark comes back.
+    /// Gives out text up to a mark; returns what follows an opening mark.
     fn read_outside(&mut self, pieces: &mut Vec<Piece>) -> Option<String> {
         loop {
             let open = self.held.find(OPEN).map(|at| (at, OPEN));
@@ -171,7 +171,7 @@ impl ToolCallReader {
             self.end_call(pieces);
         }
         let held = std::mem::take(&mut self.held);
-        // One character is more likely a text's own than a cut mark's, unless it is behind a call.
+        // One character is more likely a text's own than a cut mark's, unless it follows a call.
         if rest == Rest::Said || (held.len() == 1 && self.begun == 0) {
             self.say(&held, pieces);
         }
@@ -185,7 +185,7 @@ impl ToolCallReader {
         self.give_out(&text, pieces);
     }
 
-    /// White space between calls and behind all text says nothing.
+    /// White space between calls and after all text says nothing.
     fn give_out(&mut self, text: &str, pieces: &mut Vec<Piece>) {
         let mut said = std::mem::take(&mut self.blank) + text;
         if self.begun > 0 {
@@ -207,7 +207,7 @@ fn without_marks(text: &str) -> String {
     text.replace(OPEN, "").replace(CLOSE, "")
 }
 
-/// Where in the JSON of a call the reader stands.
+/// Where in the JSON of a call the reader is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum Place {
     /// Before the brace.
@@ -234,7 +234,7 @@ enum Place {
 /// A call as it grows. Its text is looked at once, byte by byte.
 #[derive(Debug, Default)]
 struct Call {
-    /// All that stands behind the opening mark.
+    /// All that follows the opening mark.
     text: String,
     /// Bytes that were looked at.
     seen: usize,

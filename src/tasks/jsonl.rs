@@ -76,12 +76,12 @@ pub enum DataError {
         /// The data file without lines.
         path: PathBuf,
     },
-    /// A picture cannot be encoded as PNG.
+    /// A picture cannot be encoded as PNG, or its file cannot be written.
     #[error("cannot write the picture {path}: {problem}; check that the disk has room")]
     Picture {
         /// The file that the picture was to go to.
         path: PathBuf,
-        /// What the encoder says.
+        /// What the encoder or the system says.
         problem: String,
     },
 }

@@ -51,7 +51,7 @@ pub fn train(plan: &Plan, session: &Session) -> Result<(), TrainError> {
             });
             run.advance(&format!("loss {:.3}", learned.loss));
             if let Some(update) = learned.update {
-                skipped.count(update, step, recipe.training.max_skipped_updates)?;
+                skipped.count(update, step + 1, recipe.training.max_skipped_updates)?;
             }
             report(&mut run, session, step + 1, &learned, [skipped.total, left_out.total()], began)?;
             run.save_if_due(step + 1, &learner, skipped, left_out)?;

@@ -237,6 +237,52 @@ fn a_file_has_one_subject_and_opens_with_it() {
     none("files are small and say what they are", faults);
 }
 
+/// The files of a module that a file names, as `super::name` or `crate::module::name`; a file in a folder below is `folder/name`.
+fn named_beside(source: &Source, module: &str, known: &BTreeMap<String, Source>) -> Vec<String> {
+    let own = source.path.trim_start_matches(&format!("src/{module}/"));
+    let folder = own.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
+    let mut found = Vec::new();
+    for (_, code) in source.code() {
+        for (mark, folder) in [("super::", folder.as_str()), (&format!("crate::{module}::"), "")] {
+            for (at, _) in code.match_indices(mark) {
+                let path = code[at + mark.len()..].replace("::", "/");
+                let path: String = path.chars().take_while(|c| c.is_alphanumeric() || "_/".contains(*c)).collect();
+                let ends = path.match_indices('/').map(|(end, _)| end).chain([path.len()]).rev();
+                found.extend(ends.map(|end| format!("{folder}{}", &path[..end])).find(|name| known.contains_key(name)));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn no_circle_stands_among_the_files_of_the_server() {
+    let module = "serve";
+    let name = |source: &Source| {
+        let path = source.path.trim_start_matches("src/serve/").trim_end_matches(".rs");
+        path.trim_end_matches("/mod").to_owned()
+    };
+    let known: BTreeMap<String, Source> =
+        files("src/serve", &["rs"]).into_iter().map(|source| (name(&source), source)).collect();
+    assert!(known.len() > 20 && known.contains_key("agent/session"), "the files were not found");
+    let mut left: BTreeMap<&String, Vec<String>> = known
+        .iter()
+        .filter(|(name, _)| *name != "mod")
+        .map(|(name, source)| (name, named_beside(source, module, &known)))
+        .collect();
+    assert!(left[&"engine_loop".to_owned()].contains(&"agent/session".to_owned()), "the imports were not found");
+    // Takes away, again and again, the files that name none of those that are left.
+    loop {
+        let names: Vec<String> = left.keys().map(|name| (*name).clone()).collect();
+        let before = left.len();
+        left.retain(|name, named| named.iter().any(|other| other != *name && names.contains(other)));
+        if left.len() == before {
+            break;
+        }
+    }
+    none("files that name each other in a circle", left.keys().map(|name| format!("src/serve/{name}.rs")).collect());
+}
+
 #[test]
 fn nothing_is_mutable_at_the_level_of_a_module() {
     let shared = ["Atomic", "Mutex", "RwLock", "OnceLock", "LazyLock", "Cell<", "Once"];

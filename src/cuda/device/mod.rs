@@ -36,7 +36,7 @@ pub enum DeviceError {
     /// The device found that a kernel is wrong; a line for each of the first few faults.
     #[error("{0}")]
     Fault(String),
-    /// The driver's words.
+    /// An error of the driver; on `simt` one of loading the compiled library.
     #[error("{what}: {message}")]
     Driver {
         /// What was tried.
@@ -44,7 +44,7 @@ pub enum DeviceError {
         /// What the driver or the loader said.
         message: String,
     },
-    /// Files of the kernel cache.
+    /// A file of the kernel cache cannot be read or written, or the compiler cannot be run.
     #[error("{path}: {source}")]
     Io {
         /// The file, or the compiler that cannot be run.

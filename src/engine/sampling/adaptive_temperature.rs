@@ -28,7 +28,7 @@ impl AdaptiveState {
         self.settings.temperature
     }
 
-    /// Moves on by the bytes of a sampled token, in which tags may begin, end and stand one behind the other.
+    /// Moves on by the bytes of a sampled token, in which tags may begin, end and follow one another.
     pub fn read(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             self.tail.push(byte);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::grammar::Grammar;
 
-/// What is asked; by default nothing. It concerns the tokens that the model samples: what stands in the prompt does not count.
+/// What is asked; by default nothing. It concerns the tokens that the model samples: those of the prompt do not count.
 #[derive(Clone, Debug, Default)]
 pub struct Constraints {
     /// Added to the logits of tokens.
@@ -18,7 +18,7 @@ pub struct Constraints {
     pub bad_words: Vec<Vec<u32>>,
     /// The only tokens that may be sampled, if not all.
     pub allowed: Option<Vec<u32>>,
-    /// Until so many tokens were sampled, those that end the sequence are banned; stop strings that the last of them completes do not count.
+    /// Until this many tokens were sampled, those that end the sequence are banned; stop strings that the last of them completes do not count.
     pub min_tokens: usize,
     /// What the whole must look like.
     pub grammar: Option<Grammar>,
@@ -41,7 +41,7 @@ impl Constraints {
     }
 }
 
-/// Constraints of a sequence, and what it has sampled so far as far as they ask.
+/// Constraint state of one sequence.
 #[derive(Clone, Debug)]
 pub struct Constrained {
     constraints: Arc<Constraints>,
@@ -49,7 +49,7 @@ pub struct Constrained {
     ends: Vec<u32>,
     /// How many tokens were sampled.
     sampled: usize,
-    /// How often each was.
+    /// How often each token was sampled, kept only where a penalty asks for it.
     counts: BTreeMap<u32, u32>,
     /// The last ones, one fewer than the longest bad word has.
     tail: Vec<u32>,

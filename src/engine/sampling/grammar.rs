@@ -13,7 +13,7 @@ use crate::prompt::Tokenizer;
 
 /// States of a grammar's lexer at most, of one or two kilobytes each: what a compiled grammar may grow to.
 const LEXER_STATES_MAX: usize = 20_000;
-/// A sequence ends behind a token whose mask takes longer: a usual one takes well below a millisecond, and other sequences wait for it.
+/// A sequence ends after a token whose mask takes longer: a usual one takes well below a millisecond, and other sequences wait for it.
 const MASK_TIME_MAX: Duration = Duration::from_secs(2);
 /// Symbols of a grammar at most.
 const SYMBOLS_MAX: usize = 100_000;
@@ -49,7 +49,7 @@ impl Vocabulary {
     pub fn new(tokenizer: &Tokenizer, vocab: usize, eos: &[u32]) -> Vocabulary {
         let (mut bytes, mut ends) = (Vec::new(), Vec::with_capacity(vocab));
         for id in 0..vocab as u32 {
-            // A byte that no text has stands before special tokens: no text that a grammar allows is one of them.
+            // A byte that no text has marks special tokens: no text that a grammar allows is one of them.
             bytes.extend(tokenizer.is_special(id).then_some(TokTrie::SPECIAL_TOKEN_MARKER));
             bytes.extend_from_slice(tokenizer.token_bytes(id));
             ends.push(bytes.len());

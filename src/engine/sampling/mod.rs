@@ -13,7 +13,7 @@ use adaptive_temperature::AdaptiveState;
 use constraints::Constrained;
 
 /// A sequence's sampling: settings, the adaptive temperature's state, tokens seen, what its constraints ask for now. It depends on the
-/// sequence's tokens alone, not on when and how often they are computed.
+/// sequence's tokens alone, not on when and how often they are computed, except that a grammar's mask may time out (`grammar.rs`).
 #[derive(Clone, Debug)]
 pub struct Sampler {
     settings: Sampling,

@@ -4,11 +4,11 @@ use super::drafter::Outcome;
 
 /// A rate of which nothing is known.
 pub const UNKNOWN: f64 = 0.5;
-/// What is left of a count after the next, for the engine and for a sequence.
+/// What is left of a class's counts after each observation, engine-wide.
 pub const ENGINE_KEEPS: f64 = 0.998;
-/// For a sequence, which changes its subject more often.
+/// The same within one sequence, which changes its subject more often.
 pub const SEQUENCE_KEEPS: f64 = 0.95;
-/// Tries that what was expected counts for.
+/// How many tries the expected rate counts as.
 const EXPECTED_TRIES: f64 = 4.0;
 /// Ranges of lengths of matches, each twice as wide as the one before: 2 and 3, 4 to 7, 8 to 15, 16 and more.
 const CLASSES: usize = 4;
@@ -28,7 +28,7 @@ impl Acceptance {
         *tries = *tries * keeps + 1.0;
     }
 
-    /// The share of drafted tokens behind a match of that length that are accepted, if `expected` is what one knows otherwise.
+    /// The share of drafted tokens after a match of that length that are accepted. `expected` is the estimate while little was counted.
     pub fn rate(&self, match_len: usize, expected: f64) -> f64 {
         let (hits, tries) = self.counts[class(match_len)];
         (hits + EXPECTED_TRIES * expected) / (tries + EXPECTED_TRIES)

@@ -15,9 +15,9 @@ const MATCH_LEN_MAX: usize = 32;
 /// One sequence's earlier text, its draft and how its drafts did.
 #[derive(Debug, Default)]
 pub struct Drafter {
-    /// For each two tokens, the last place behind them.
+    /// For each two tokens, the last place after them.
     last: HashMap<[u32; PAIR], u32>,
-    /// For each place, the one before it that is behind the same two tokens; 0 where there is none.
+    /// For each place, the one before it that follows the same two tokens; 0 where there is none.
     earlier: Vec<u32>,
     draft: Draft,
     acceptance: Acceptance,
@@ -104,7 +104,7 @@ impl Drafter {
         Some(outcome)
     }
 
-    /// Takes up the places behind the tokens that are new.
+    /// Indexes the places after the new tokens.
     fn read(&mut self, ids: &[u32], image_pad: u32) {
         for place in self.earlier.len()..ids.len() {
             let pair = ids[..place].last_chunk::<PAIR>().filter(|pair| !pair.contains(&image_pad));
@@ -113,7 +113,7 @@ impl Drafter {
         }
     }
 
-    /// Of the last places behind the same two tokens as the end, the one with the longest match before it, and of such the last: the
+    /// Of the last places after the same two tokens as the end, the one with the longest match before it, and of such the last: the
     /// match's length, and the place.
     fn find(&self, ids: &[u32]) -> Option<(usize, usize)> {
         let first = *self.last.get(ids.last_chunk::<PAIR>()?)?;

@@ -4,7 +4,8 @@
 //! nor log-probabilities show that there was a draft.
 //!
 //! A drafted token costs a row. Whether that repays is measured: how often drafted tokens are accepted, by the length of the match before them,
-//! and how a step's time grows with its rows. Both cost nothing to watch, since a draft can be verified without a row for it.
+//! and how a step's time grows with its rows. Watching costs no rows: drafted tokens that are not scheduled are still compared with what is
+//! sampled.
 
 pub mod acceptance;
 pub mod drafter;
@@ -21,7 +22,7 @@ use step_time::StepTime;
 
 /// Tokens of a draft at most.
 pub const DRAFT_TOKENS_MAX: usize = 8;
-/// A row has to bring so many times what it costs: neither is known exactly.
+/// A drafted token's row has to bring more than this many times what it costs: neither is known exactly.
 const GAIN_MIN: f64 = 1.25;
 /// No row is taken to cost less than this share of a token, whatever was measured.
 const PRICE_MIN: f64 = 0.1;
@@ -34,7 +35,7 @@ pub enum Speculation {
     /// Never: each step samples one token of a sequence.
     #[default]
     Off,
-    /// Where the measured gain is larger than the measured cost.
+    /// Where the expected gain is more than 1.25 times the measured cost.
     Auto,
     /// Wherever there is something to draft, whether it repays or not.
     Always,
@@ -64,7 +65,7 @@ impl Speculator {
         self.speculation
     }
 
-    /// How many tokens may be drafted in a step of so many rows.
+    /// How many tokens may be drafted in a step that has `rows` rows without them.
     pub fn rows_max(&self, rows: usize) -> usize {
         match self.speculation {
             Speculation::Off => 0,
@@ -73,8 +74,8 @@ impl Speculator {
         }
     }
 
-    /// How many tokens of a sequence's draft are worth a row each, beside so many sequences that decode. A token's row brings a token if all
-    /// before it in the draft and itself are accepted, and costs a share of what a token costs without drafts.
+    /// How many tokens of a sequence's draft are worth a row each in a step where `decoding` sequences decode. A token's row brings a token if
+    /// it and all before it in the draft are accepted, and costs a share of what a token costs without drafts.
     pub fn draft_len(&self, drafter: &Drafter, decoding: usize) -> usize {
         let draft = drafter.draft();
         if self.speculation == Speculation::Always {
@@ -95,7 +96,7 @@ impl Speculator {
         self.acceptance.count(outcome, acceptance::ENGINE_KEEPS);
     }
 
-    /// Takes note of the time of a step that sampled from so many rows.
+    /// Takes note of the time of a step that computed `rows` tokens.
     pub fn time(&mut self, rows: usize, spent: Duration) {
         self.step_time.add(rows as f64, spent.as_secs_f64());
     }

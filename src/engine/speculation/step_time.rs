@@ -5,9 +5,9 @@ const KEEPS: f64 = 1.0 - 1.0 / 256.0;
 /// Variance of rows below which a slope is not believed. As long as steps have the same number of rows, earlier differences fade, the slope
 /// with them, and somebody tries again.
 const VARIANCE_MIN: f64 = 0.25;
-/// A step that took more than so many times the mean was held up by something else.
+/// A step counts as taking at most this many times the mean: a longer one was held up by something else.
 const OUTLIER: f64 = 3.0;
-/// Rows beyond those measured that a step may try: so many, or the same share of them if that is more.
+/// Rows beyond those measured that a step may try: this many, or `TRIED_SHARE` of the mean rows if that is more.
 const TRIED_ROWS: f64 = 4.0;
 const TRIED_SHARE: f64 = 0.125;
 

@@ -50,7 +50,7 @@ a sandbox runs it and gives you what comes of it, wrapped in `<sandbox_output></
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ThinkWithCodeSettings {
-    /// Code runs in one sequence.
+    /// Calls in one sequence; a call without code counts.
     pub max_code_runs: usize,
     /// Images in one sequence that tools made.
     pub max_images: usize,

@@ -32,7 +32,7 @@ const REFUSALS: &str =
     "not isn't aren't doesn't wrong incorrect impossible false excluded eliminated rejected unlikely ruled too fails";
 /// Words between the answer and a refusal.
 const REFUSAL_WORDS: usize = 4;
-/// Words behind a number that make it part of another statement.
+/// Words after a number that make it part of another statement.
 const CONTINUED: &str = "to or percent if squared cubed minus plus times";
 /// Words before a number that say that it results.
 const RESULTS: &str =
@@ -275,7 +275,7 @@ fn is_article(said: &[&str], at: usize) -> bool {
             .is_some_and(|next| next.starts_with(|c: char| c.is_lowercase()) && !matches!(*next, "is" | "and" | "are"))
 }
 
-/// Whether a clause says that what it names holds: no word before or behind it denies it or leaves it open.
+/// Whether a clause says that what it names holds: no word before or after it denies it or leaves it open.
 fn is_stated(said: &[&str], mention: &Mention, is_part: bool) -> bool {
     let among = |list: &str, word: &str| list.split_whitespace().any(|listed| listed.eq_ignore_ascii_case(word));
     let (before, behind) = (&said[..mention.at], &said[mention.at + mention.count..]);

@@ -1,4 +1,5 @@
-//! Is the trajectory in the asked-for form: one thought, exactly one whitespace character, one answer, and nothing after it.
+//! Is the trajectory in the asked-for form: one thought, exactly one whitespace character, one answer. What follows the first `</answer>`
+//! is not seen: `View::new` cuts it off.
 
 use crate::rollout::reward::{Reward, Score, View};
 

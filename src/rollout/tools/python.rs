@@ -96,7 +96,7 @@ fn fault(error: SandboxError) -> ToolFault {
     ToolFault { tool: "python", reason: error.to_string() }
 }
 
-/// The picture that code works on: the task's first, as it came, under the name that the model was told.
+/// The picture that code works on: the task's first, as it came, under the name that the prompt gives it.
 fn input(subject: &Subject<'_>) -> Result<InputImage, ToolFault> {
     let unnamed = Path::new("image.png");
     let Some(source) = subject.images.first() else {

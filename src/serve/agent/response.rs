@@ -20,16 +20,21 @@ use crate::rollout::environment::{Environment, TokenLimits};
 use crate::rollout::tool::ToolImage;
 use crate::rollout::transcript::{End, Transcript, Turn, TurnKind};
 use crate::sandbox::png;
-use crate::serve::answers::{Kind, event, events_response};
-use crate::serve::choice::finite;
+use crate::serve::admission::RequestGuard;
+use crate::serve::answer_logprobs::finite;
+use crate::serve::answers::{event, events_response};
+use crate::serve::app::{App, seconds_since_1970};
+use crate::serve::blocking::{cost_of, prepare};
+use crate::serve::body::Room;
+use crate::serve::constraints;
 use crate::serve::engine_loop::Command;
 use crate::serve::error::ApiError;
 use crate::serve::metrics::Active;
-use crate::serve::openai::{Answer, ChatChoice, ChatMessage, Request, TrajectoryTurn, Usage, WidenedImage};
+use crate::serve::openai::{
+    Answer, ChatChoice, ChatMessage, Request, ResponseKind, TrajectoryTurn, Usage, WidenedImage,
+};
 use crate::serve::prompts::picture_count;
-use crate::serve::routes::{RequestGuard, Room, cost_of, prepare};
 use crate::serve::sampling::Settings;
-use crate::serve::{App, constraints, seconds_since_1970};
 
 /// Pixels of observed images that the trajectories of a request keep together, in equal parts: as data URLs they are 256 MiB at most.
 const PIXELS_MAX: usize = 64 << 20;
@@ -59,7 +64,7 @@ pub async fn answer(
     let own = environment.limits();
     let total = asked.unwrap_or(own.total);
     let agent_settings = Settings { max_tokens: Some(total), ..settings.clone() };
-    app.defaults.admit(&agent_settings, Kind::Chat, &[0])?;
+    app.defaults.admit(&agent_settings, ResponseKind::Chat, &[0])?;
     let mut sampling = settings.sampling.clone();
     sampling.code_temperature = Some(code_temperature.unwrap_or(0.0));
     let rollout = RolloutSettings {

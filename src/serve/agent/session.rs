@@ -22,7 +22,7 @@ use crate::serve::fair::{Client, FairQueue, Place};
 use crate::serve::metrics::Waiting;
 use crate::serve::slots::Claim;
 
-/// A chat that costs more to make ready is large: it has more than a picture or two.
+/// A chat that costs more to prepare is large: it has more than a picture or two.
 const LARGE_COST: u64 = 3 << 20;
 /// Chats that are ready and wait for slots at most.
 const PREPARED_MAX: usize = 64;
@@ -33,7 +33,7 @@ pub struct AgentJob {
     pub client: Client,
     /// Number of its first answer in the request.
     pub first: usize,
-    /// What making it ready costs.
+    /// What preparing it costs.
     pub cost: u64,
     /// The conversation so far.
     pub task: Task,
@@ -109,7 +109,7 @@ impl Tasks for Inbox {
     }
 }
 
-/// A chat that a worker made ready.
+/// A chat that a worker prepared.
 pub struct PreparedJob {
     /// The chat as it was asked for.
     pub job: AgentJob,
@@ -138,9 +138,11 @@ struct Listener {
 /// All chats that run in the environment.
 pub struct AgentSessions<'a> {
     trajectories: Trajectories<'a>,
+    /// Tasks of chats on their way to the workers.
     inbox: &'a Inbox,
-    /// Chats that no worker has yet, and those that one makes ready.
+    /// Chats that no worker has yet.
     queue: FairQueue<AgentJob>,
+    /// Chats that workers prepare, by number.
     preparing: BTreeMap<usize, AgentJob>,
     /// Chats that were ever given to a worker.
     numbered: usize,
@@ -190,7 +192,7 @@ impl<'a> AgentSessions<'a> {
         self.trajectories.is_working()
     }
 
-    /// Takes what the workers have done, and gives them more; the chats that are ready to be opened, beside so many that wait for it already.
+    /// Takes what the workers have done, and gives them more. Returns the prepared chats; `waiting` more wait for slots already.
     pub fn receive(&mut self, generator: &mut dyn Generator, waiting: usize) -> Vec<PreparedJob> {
         let listeners = &mut self.listeners;
         let received = self.trajectories.receive(generator, false, &mut |update| tell(listeners, update));
@@ -211,7 +213,8 @@ impl<'a> AgentSessions<'a> {
         prepared
     }
 
-    /// Lets workers make a few chats more ready than are open. Large ones leave a worker to others, and are not made ready far ahead.
+    /// Prepares at most `threads + 2` chats at once, while few prepared ones wait. Large ones leave a worker to others, and are not prepared
+    /// far ahead.
     fn prepare_ahead(&mut self, prepared: usize) {
         let threads = self.trajectories.preparing_threads();
         let is_large = |job: &AgentJob| job.cost > LARGE_COST;
@@ -283,7 +286,7 @@ impl<'a> AgentSessions<'a> {
         });
     }
 
-    /// Tells all who wait that nothing will come.
+    /// Sends an error to all who wait, and closes all sequences.
     pub fn fail(&mut self, generator: &mut dyn Generator, error: &dyn Fn() -> ApiError) {
         self.trajectories.close_all(generator);
         for listener in std::mem::take(&mut self.listeners).into_values() {
@@ -318,7 +321,7 @@ fn environment_error(error: &EnvironmentError) -> ApiError {
     }
 }
 
-/// Passes news on; whoever has gone hears nothing.
+/// Sends an update to its listener, if it still listens.
 fn tell(listeners: &mut BTreeMap<u64, Listener>, update: Update<'_>) {
     let (sequence, kind) = match update {
         Update::Text { sequence, text } => (sequence, AgentEventKind::Text(text.to_owned())),

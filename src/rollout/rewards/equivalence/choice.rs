@@ -20,7 +20,7 @@ const SAID_RIGHT: [&str; 12] = [
     " is the right choice",
     " is the best choice",
 ];
-/// Words behind an option's letter that say something of it other than its text.
+/// Words after an option's letter that say something of it other than its text.
 const STATEMENTS: [&str; 16] = [
     "wrong",
     "incorrect",
@@ -42,12 +42,12 @@ const STATEMENTS: [&str; 16] = [
 const NO_OPTIONS: &str = "the question lists no options to read it as one";
 const NONE_OF_THEM: &str = "the answer is none of the options";
 
-/// Chosen letters, and the text that stands behind a single one.
+/// Chosen letters, and the text that follows a single one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Choice {
     /// In the order in which they were written.
     letters: Vec<char>,
-    /// What stands behind the letter.
+    /// What follows the letter.
     text: Option<String>,
     /// Whether the letters have signs between or around them, or are those of listed options, so that they are no word.
     is_marked: bool,
@@ -117,7 +117,7 @@ impl Choice {
     }
 
     /// A single letter: `B`, `(B)`, `[B]`, `B.`, `B) cat`, `B: cat`, `B - cat`, `(b) cat`, `B cat`. A bare letter must be a capital, so that a
-    /// variable or an article is none, unless the question lists small ones. What says something else behind the letter chooses none.
+    /// variable or an article is none, unless the question lists small ones. What says something else after the letter chooses none.
     fn letter(text: &str, question: &Question) -> Option<Self> {
         let pairs = [('(', ')'), ('[', ']'), ('{', '}'), ('<', '>')];
         let open = pairs.iter().find(|(open, _)| text.starts_with(*open));
@@ -160,12 +160,12 @@ impl Choice {
         if [" - ", " – ", " -> ", " = ", " ("].iter().any(|mark| rest.starts_with(mark)) {
             return Some((rest.trim_start_matches([' ', '-', '–', '>', '=']), false));
         }
-        // Behind a comma, a line end or a space alone only the option's own text may stand.
+        // After a comma, a line end or a space alone only the option's own text may stand.
         let after = rest.strip_prefix([',', '\n', ' '])?;
         own(after).then_some((after, false))
     }
 
-    /// Whether what stands behind the letter is the text of an option, as far as one can tell: with listed options it holds the option's own
+    /// Whether what follows the letter is the text of an option, as far as one can tell: with listed options it holds the option's own
     /// text, or is another's.
     fn is_plain(&self, question: &Question) -> bool {
         let Some(text) = &self.text else { return true };
@@ -181,7 +181,7 @@ impl Choice {
         }
     }
 
-    /// A letter behind its option's text: `dark blue (B)`.
+    /// A letter after its option's text: `dark blue (B)`.
     fn behind(text: &str, question: &Question) -> Option<Self> {
         let (before, letter) = text.strip_suffix(')')?.rsplit_once('(')?;
         let mut letters = letter.chars();

@@ -266,7 +266,7 @@ impl Reader<'_> {
         Some(base)
     }
 
-    /// What stands behind `^`: a group, or as in LaTeX a single sign; in plain text a number of several digits.
+    /// What follows `^`: a group, or as in LaTeX a single sign; in plain text a number of several digits.
     fn exponent(&mut self) -> Option<Expression> {
         self.signed()
     }

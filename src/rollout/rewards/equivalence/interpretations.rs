@@ -132,7 +132,7 @@ const EXPLANATIONS: [&str; 11] = [
     " are shown",
     " in this ",
 ];
-/// Words behind which a conclusion stands. A text with two of them contradicts itself, perhaps.
+/// Words that a conclusion follows. A text with two of them contradicts itself, perhaps.
 const CONCLUSIONS: [&str; 7] = [
     ", so ",
     ", therefore ",
@@ -147,7 +147,7 @@ const OPEN: [&str; 7] = ["or", "maybe", "perhaps", "possibly", "either", "also",
 
 /// What a canonical text may mean.
 pub(super) struct Interpretations {
-    /// From the whole of it to the plainest: without openings, the last `\\boxed`, without a reason behind it.
+    /// From the whole of it to the plainest: without openings, the last `\\boxed`, without a reason after it.
     pub(super) plain: Vec<String>,
     /// What a sentence like `The sign says STOP` says of its subject.
     pub(super) predicate: Vec<String>,

@@ -45,7 +45,7 @@ enum Literal {
     Time {
         /// Hours, minutes, seconds.
         parts: [u32; 3],
-        /// `Some(true)` behind which `pm` stands.
+        /// `Some(true)` that `pm` follows.
         is_afternoon: Option<bool>,
     },
     /// Numbers with a sign between them.
@@ -471,7 +471,7 @@ fn is_season(tokens: &[Token<'_>]) -> bool {
         if a.len() == 4 && (b.len() == 2 || b.len() == 4))
 }
 
-/// A plain number without a sign, and the unit before or behind it.
+/// A plain number without a sign, and the unit before or after it.
 fn part(text: &str) -> Option<Part> {
     let text = text.trim();
     let (currency, text) = currency_prefix(text).map_or((None, text), |(currency, rest)| (Some(currency), rest));

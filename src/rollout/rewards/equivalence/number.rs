@@ -246,7 +246,7 @@ pub fn is_ordinal(word: &str) -> bool {
     cardinal(word).is_some()
 }
 
-/// The cardinal behind an ordinal's name: `third` is `three`, `sixth` `six`.
+/// The cardinal of an ordinal's name: `third` is `three`, `sixth` `six`.
 fn cardinal(word: &str) -> Option<&str> {
     let known = ORDINALS.iter().find(|(ordinal, _)| *ordinal == word).map(|(_, cardinal)| *cardinal);
     known.or_else(|| word.strip_suffix("th").filter(|rest| is_number_word(rest)))
@@ -358,7 +358,7 @@ fn whole(words: &[&str]) -> Option<(Number, usize)> {
             total = total.plus(Number::integer(group.take().unwrap_or(1)).times(factor));
             last_small = None;
         } else if word == "and" && used > 0 && words.get(used + 1).is_some_and(|next| small(next).is_some()) {
-            // Only behind a hundred or a scale: `one hundred and five`, but not `five and six`.
+            // Only after a hundred or a scale: `one hundred and five`, but not `five and six`.
             if last_small.is_some() {
                 break;
             }

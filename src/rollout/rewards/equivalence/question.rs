@@ -434,7 +434,7 @@ fn asked_unit(asked: &[&str]) -> Option<Unit> {
     })
 }
 
-/// What stands before and behind the letters of listed options.
+/// What is before and after the letters of listed options.
 const STYLES: [(&str, &str); 9] =
     [("(", ")"), ("[", "]"), ("", ")"), ("", "."), ("", ":"), ("", ","), ("", " -"), ("", " –"), ("<", ">")];
 

@@ -103,7 +103,7 @@ pub fn canonical(text: &str) -> String {
             written.push_str(sign);
         } else {
             let folded: String = std::iter::once(character).nfkc().collect();
-            // A vulgar fraction behind an integer is added to it.
+            // A vulgar fraction after an integer is added to it.
             let is_fraction = folded.contains('⁄');
             if is_fraction && written.ends_with(|c: char| c.is_ascii_digit()) {
                 written.push(' ');
@@ -341,7 +341,7 @@ fn without_delimiters(text: &str) -> String {
     if text.matches('$').count() % 2 == 1 || is_price(&text) { text } else { text.replace('$', "") }
 }
 
-/// Whether each `$` stands before a digit and not behind one, as in `$5-$10`.
+/// Whether each `$` stands before a digit and not after one, as in `$5-$10`.
 fn is_price(text: &str) -> bool {
     text.match_indices('$').all(|(at, _)| {
         text[at + 1..].trim_start().starts_with(|c: char| c.is_ascii_digit())

@@ -1,4 +1,4 @@
-//! Units and counted things behind a number: `cm`, `square meters`, `km/h`, `USD`, `people`.
+//! Units and counted things after a number: `cm`, `square meters`, `km/h`, `USD`, `people`.
 
 use super::number::{Number, is_number_word, scale, unit_fraction};
 use super::text::is_ideograph;
@@ -338,7 +338,7 @@ fn are_loose(a: &str, b: &str) -> bool {
     LOOSE.iter().any(|(said, meant)| (*said == a && meant.contains(&b)) || (*said == b && meant.contains(&a)))
 }
 
-/// Whether words behind a number leave it as it is.
+/// Whether words after a number leave it as it is.
 fn are_plain(words: &[&str]) -> bool {
     let is_plain = |word: &&str| {
         let is_name = word.chars().all(|c| c.is_alphabetic() || "/²³-'".contains(c));

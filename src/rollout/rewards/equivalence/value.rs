@@ -31,7 +31,7 @@ const ABOUT: [&str; 16] = [
 ];
 /// Nouns of which anything may be an instance.
 const GENERAL: [&str; 7] = ["object", "item", "thing", "unit", "piece", "time", "one"];
-/// Letters behind a number that multiply it.
+/// Letters after a number that multiply it.
 const SUFFIXES: [(&str, i64); 8] = [
     ("k", 1_000),
     ("K", 1_000),
@@ -397,7 +397,7 @@ fn number_before(text: &str, end: usize) -> Option<(Number, &str)> {
         return Some((number, if has_function { rest } else { &text[end..] }));
     }
     value(end).or_else(|| {
-        // `5 cm by car 2` has digits behind its number.
+        // `5 cm by car 2` has digits after its number.
         let used = number_length(text);
         (used > 0).then(|| value(used)).flatten()
     })
@@ -448,7 +448,7 @@ fn assignment(text: &str) -> Option<(&str, &str)> {
     (is_name && !value.trim().is_empty() && !value.contains('=')).then(|| (name, value.trim()))
 }
 
-/// An inequality in one variable as its interval (`1 < x ≤ 2` is `(1, 2]`), an interval behind `x ∈`, or a union of such.
+/// An inequality in one variable as its interval (`1 < x ≤ 2` is `(1, 2]`), an interval after `x ∈`, or a union of such.
 fn intervals(text: &str) -> Option<Value> {
     let text = text.replace("<=", "≤").replace(">=", "≥").replace(" or ", "∪").replace(" and ", "∩");
     let has_sign = text.contains(['<', '>', '≤', '≥', '∈', '∪']);
