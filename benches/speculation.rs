@@ -6,8 +6,12 @@
 //!
 //!     cargo bench --bench speculation                  (behind `--`, words of the rows that are wanted: JSON rollouts)
 
-#[path = "../tests/it/over_cpu.rs"]
+#[path = "../tests/it/support/over_cpu.rs"]
 mod over_cpu;
+/// The macro names its module by the path that it has in the tests.
+mod support {
+    pub(crate) use super::over_cpu;
+}
 #[path = "policy/wide.rs"]
 mod wide;
 

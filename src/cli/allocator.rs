@@ -13,7 +13,7 @@ const ARENAS_MAX: libc::c_int = 4;
 /// Call it first, while the process has one thread.
 pub fn return_freed_memory() {
     #[cfg(target_env = "gnu")]
-    // Safety: functions of the C library that set numbers of its own; no other thread allocates yet.
+    // SAFETY: functions of the C library that set numbers of its own; no other thread allocates yet.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, ARENAS_MAX);
         libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT_BYTES_MAX);

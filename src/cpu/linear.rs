@@ -95,9 +95,9 @@ struct Tiles {
     stride: usize,
 }
 
-// Safety: tasks address disjoint elements, and the output is borrowed for as long as they run.
+// SAFETY: tasks address disjoint elements, and the output is borrowed for as long as they run.
 unsafe impl Send for Tiles {}
-// Safety: the same.
+// SAFETY: the same.
 unsafe impl Sync for Tiles {}
 
 impl Tiles {
@@ -234,7 +234,7 @@ trait Element: Copy {
 impl Element for f32 {
     #[inline(always)]
     unsafe fn load<L: Lanes>(from: *const f32) -> L {
-        // Safety: the caller's.
+        // SAFETY: the caller's.
         unsafe { L::load_pointer(from) }
     }
 
@@ -245,7 +245,7 @@ impl Element for f32 {
 impl Element for bf16 {
     #[inline(always)]
     unsafe fn load<L: Lanes>(from: *const bf16) -> L {
-        // Safety: the caller's.
+        // SAFETY: the caller's.
         unsafe { L::load_bf16_pointer(from) }
     }
 
@@ -334,7 +334,7 @@ fn tile<L: Lanes, E: Element, const ROWS: usize, const VECTORS: usize, const COL
         Start::Sum if whole => {
             unroll!(row < ROWS => {
                 unroll!(v < VECTORS => {
-                    // Safety: the elements of a whole tile lie in the output, and are this task's own.
+                    // SAFETY: the elements of a whole tile lie in the output, and are this task's own.
                     sums[row][v] = unsafe { L::load_pointer(inside(row).wrapping_add(v * LANES)) };
                 });
             });
@@ -342,7 +342,7 @@ fn tile<L: Lanes, E: Element, const ROWS: usize, const VECTORS: usize, const COL
         Start::Sum => {
             unroll!(row < ROWS => {
                 if row < place.rows {
-                    // Safety: `cols` elements of this row lie in the output, and are this task's own.
+                    // SAFETY: `cols` elements of this row lie in the output, and are this task's own.
                     let from = unsafe { std::slice::from_raw_parts(inside(row), place.cols) };
                     unroll!(v < VECTORS => {
                         sums[row][v] = L::load_tail(&from[(v * LANES).min(from.len())..], 0.0);
@@ -369,7 +369,7 @@ fn tile<L: Lanes, E: Element, const ROWS: usize, const VECTORS: usize, const COL
         E::prefetch::<L>(ahead);
         ahead = ahead.wrapping_byte_add(ahead_step);
         let mut columns = [L::splat(0.0); VECTORS];
-        // Safety: the assertion on `left` covers its last element; `depth` steps of a panel are what `right` holds.
+        // SAFETY: the assertion on `left` covers its last element; `depth` steps of a panel are what `right` holds.
         unsafe {
             unroll!(v < VECTORS => { columns[v] = E::load(b.wrapping_add(v * LANES)); });
             unroll!(row < ROWS => {
@@ -383,14 +383,14 @@ fn tile<L: Lanes, E: Element, const ROWS: usize, const VECTORS: usize, const COL
     if whole {
         unroll!(row < ROWS => {
             unroll!(v < VECTORS => {
-                // Safety: as for the loads.
+                // SAFETY: as for the loads.
                 unsafe { sums[row][v].store_pointer(inside(row).wrapping_add(v * LANES)) };
             });
         });
     } else {
         unroll!(row < ROWS => {
             if row < place.rows {
-                // Safety: as for the loads.
+                // SAFETY: as for the loads.
                 let to = unsafe { std::slice::from_raw_parts_mut(inside(row), place.cols) };
                 unroll!(v < VECTORS => {
                     let first = (v * LANES).min(to.len());
@@ -452,7 +452,7 @@ fn few_rows_of<L: Lanes, const ROWS: usize>(
             *sum = match start {
                 Start::Zero => L::splat(0.0),
                 Start::Bias(bias) => L::load_bf16_tail(&bias[col..][..count]),
-                // Safety: `count` elements of the row lie in the output, and are this task's own.
+                // SAFETY: `count` elements of the row lie in the output, and are this task's own.
                 Start::Sum => L::load_tail(unsafe { std::slice::from_raw_parts(out.at(row, col), count) }, 0.0),
             };
         }
@@ -475,7 +475,7 @@ fn few_rows_of<L: Lanes, const ROWS: usize>(
             }
         }
         for (row, sum) in sums.into_iter().enumerate() {
-            // Safety: as for the loads.
+            // SAFETY: as for the loads.
             sum.store_tail(unsafe { std::slice::from_raw_parts_mut(out.at(row, col), count) });
         }
     }

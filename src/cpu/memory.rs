@@ -52,7 +52,7 @@ impl Pool {
     pub fn release(&self) {
         self.free.lock().unwrap_or_else(PoisonError::into_inner).clear();
         #[cfg(target_env = "gnu")]
-        // Safety: a function of the C library that any thread may call at any time.
+        // SAFETY: a function of the C library that any thread may call at any time.
         unsafe {
             libc::malloc_trim(0);
         }
@@ -71,7 +71,7 @@ fn advise_huge_pages(lines: &[Line]) {
     let (start, end) =
         ((range.start as usize).next_multiple_of(SMALL_PAGE), range.end as usize / SMALL_PAGE * SMALL_PAGE);
     if end.saturating_sub(start) >= HUGE_PAGE {
-        // Safety: whole pages of this allocation; the advice changes no value. Where it is refused, pages stay small.
+        // SAFETY: whole pages of this allocation; the advice changes no value. Where it is refused, pages stay small.
         unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_HUGEPAGE) };
     }
 }

@@ -1,5 +1,6 @@
 //! Decodes many sequences together over paged keys and values. The engine owns no weights: each step borrows them, and pages never
 //! outlive the weights that filled them.
+#![doc = include_str!("README.md")]
 
 pub mod decode_graphs;
 pub mod images;

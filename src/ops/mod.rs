@@ -7,6 +7,7 @@
 //! - **Row invariance**: an element of a forward output depends, to the bit, on its own row's inputs and the parameters only; never
 //!   on which other rows share the call, nor on whether keys are packed or paged.
 //! - **Shapes** are preconditions: a mismatch is a fault of the caller and panics with the op's name and the shapes.
+#![doc = include_str!("README.md")]
 
 use std::ops::Range;
 

@@ -1,4 +1,24 @@
 //! What a plan needs of the machine's memory, added up from shapes before anything is loaded.
+//!
+//! A run's memory is planned before anything is loaded (`recipe/memory.rs`): what is resident (weights, remainders, moments, a reference), what a
+//! rollout adds (pages, a step's activations), what an update adds (gradients, a micro-batch's activations). A rollout and an update never
+//! overlap, so the plan is the resident part and the larger of the two. Pages die with the weights that filled them anyway: the engine gives their
+//! memory back before an update, and gradients live from the first micro-batch to the update. Where the plan does not fit, and the recipe leaves the
+//! size of the cache open, the cache shrinks first.
+//!
+//! **One arena.** On CUDA the plan's bytes are taken from the device at the start, in one piece, and tensors are cut from it (`cuda/arena.rs`): nothing
+//! asks the driver inside a step. Work has one order on a device, so memory that is given back can be cut again at once. What goes beyond the
+//! plan is taken from the device piece by piece, and counted (`memory/beyond_arena_gb` in `metrics.jsonl`). `tests/it/memory.rs` drives rollouts and
+//! updates of a 7B and a 2B on a device that has addresses but no memory, and holds the plan against what they take: within 3 %, and nothing beyond.
+//!
+//! **Graph capture.** A launch is data, so a run of launches is too. Most steps of a rollout give every sequence one token; their launches are captured
+//! once for each size of batch, and repeated with other values in the same tensors (`Buffers::capture`, `engine/decode_graphs.rs`). A GPU makes a
+//! CUDA graph of them, which costs the host one launch instead of several hundred; `simt` plays them one by one. Updates change weights in place, so a
+//! graph outlives them. The memory that a graph runs in is its own for as long as it lives.
+//!
+//! **Staging.** Values for a GPU wait in a ring of pinned memory until the copy is done (`cuda/device/gpu.rs`), and nobody waits for them.
+//!
+//! After its first step a run shows whose memory is where: the weights stand there once, read by the rollout and written in place by the update.
 
 use std::fmt;
 

@@ -4,6 +4,15 @@
 //! Code sees `image_path`, `temp_output_dir` and an ordinary namespace; an image that it names by `processed_path` or by
 //! printing its path comes back as an image, what it prints otherwise as text. The jail keeps four promises ([`Guarantee`]),
 //! each by several mechanisms; [`Sandbox::walls`] says which stand on this machine, and what a probe found that tried to break them.
+//!
+//! - **The host's side**: `zygote.rs` starts the interpreter that imports the modules once, and forks a session from it; `session.rs` talks to a
+//!   session; `reply.rs` holds a reply to the request's nonce and to bounds, and the process is stopped until it is asked again; `image.rs`
+//!   takes images as pixels within a bound; `disk.rs` measures what a session without a tmpfs holds; `repair.rs` mends code of models.
+//! - **The walls**: `jail.py` and `jail.rs` raise them, `calls.rs` says which system calls pass and with which arguments, `probe.py` tries to break every
+//!   wall when a sandbox starts.
+//! - **In the jail**: `session.py` runs the code and changes no value of it; `parts.py` knows which part of the input picture a file shows, and shows
+//!   small ones wider; `shown.py` sends pictures out as pixels; `paths.py` moves writes that are refused into the output folder; `printed.py` finds paths in text, in
+//!   linear time; `old_names.py` has names that the libraries dropped; `guard.py` undoes damage to the interpreter.
 
 mod calls;
 mod disk;

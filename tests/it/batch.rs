@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::command::{Workplace, succeed};
-use crate::server::{Server, draw, init, says};
+use crate::support::command::{Workplace, succeed};
+use crate::support::server::{Server, draw, init, says};
 
 /// Longer than this nothing takes.
 const TIMEOUT: Duration = Duration::from_secs(60);

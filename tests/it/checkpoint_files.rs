@@ -14,7 +14,7 @@ use thyme_engine::model::Model;
 use thyme_engine::model::config::Config;
 use thyme_engine::ops::HostMut;
 
-use crate::command::{Workplace, refuse, succeed, train};
+use crate::support::command::{Workplace, refuse, succeed, train};
 
 /// A file of safetensors with this header.
 fn with_header(header: &str, data: usize) -> Vec<u8> {

@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::command::{Workplace, succeed};
-use crate::server::{Server, init};
+use crate::support::command::{Workplace, succeed};
+use crate::support::server::{Server, init};
 
 #[test]
 #[ignore = "needs the package openai; run: THYME_OPENAI_PYTHON=python cargo test --test it the_openai_client -- --ignored"]

@@ -9,7 +9,7 @@ use thyme_engine::engine::sampling::constraints::Constraints;
 use thyme_engine::engine::sampling::grammar::{Form, Grammars};
 use thyme_engine::engine::{Engine, EngineLimits};
 
-use crate::small_policy::{Random, SmallPolicy};
+use crate::support::small_policy::{Random, SmallPolicy};
 
 const LIMITS: EngineLimits = EngineLimits { pages: 400, prefill_chunk_tokens: 64, sequences: 100 };
 

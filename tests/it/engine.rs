@@ -13,7 +13,7 @@ use thyme_engine::model::batch::Batch;
 use thyme_engine::prompt::PreparedImage;
 use thyme_engine::prompt::positions::positions;
 
-use crate::small_policy::{Random, SmallPolicy};
+use crate::support::small_policy::{Random, SmallPolicy};
 
 const LIMITS: EngineLimits = EngineLimits { pages: 400, prefill_chunk_tokens: 64, sequences: 100 };
 

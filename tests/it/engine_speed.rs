@@ -13,7 +13,7 @@ use thyme_engine::model::Model;
 use thyme_engine::model::config::Config;
 use thyme_engine::prompt::Processor;
 
-use crate::over_cpu::over_cpu;
+use crate::support::over_cpu::over_cpu;
 
 const SEQUENCES: u64 = 96;
 const CONTEXT: usize = 300;

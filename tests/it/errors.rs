@@ -17,7 +17,7 @@ use thyme_engine::recipe::{Method, TrainTurns};
 use thyme_engine::train::dataset::Dataset;
 use thyme_engine::train::demonstration::sample;
 
-use super::command::{Workplace, refuse, said, train};
+use crate::support::command::{Workplace, refuse, said, train};
 
 fn assert_names(message: &str, parts: &[&str]) {
     for part in parts {

@@ -12,9 +12,9 @@ use thyme_engine::prompt::ImageSource;
 use thyme_engine::serve::images::ImagePolicy;
 use thyme_engine::tasks::jsonl::{self, Record};
 
-use super::command::{Workplace, refuse, succeed};
-use super::server::init;
-use super::small_policy::Random;
+use crate::support::command::{Workplace, refuse, succeed};
+use crate::support::server::init;
+use crate::support::small_policy::Random;
 
 /// What may stand in a row's texts.
 const TEXTS: [&str; 9] = [

@@ -23,8 +23,8 @@ use thyme_engine::train::learner::{Learner, LearnerSettings};
 use thyme_engine::train::policy::{Measured, Policy, PolicySettings};
 use thyme_engine::train::sample::Layout;
 
-use super::command::{Workplace, refuse, succeed, train};
-use super::small_policy::load;
+use crate::support::command::{Workplace, refuse, succeed, train};
+use crate::support::small_policy::load;
 
 /// Of a loss, a divergence and a share, absolute; of a gradient norm, relative. Float32 takes 4e-7 of it.
 const TOLERANCE: f64 = 1e-5;

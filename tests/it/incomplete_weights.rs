@@ -13,8 +13,8 @@ use thyme_engine::model::Model;
 use thyme_engine::model::parameters::Weights;
 use thyme_engine::serve;
 
-use crate::command::Workplace;
-use crate::server::{TIMEOUT, init};
+use crate::support::command::Workplace;
+use crate::support::server::{TIMEOUT, init};
 
 #[derive(Parser)]
 struct Arguments {

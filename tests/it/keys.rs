@@ -15,8 +15,8 @@ use thyme_engine::model::config::Config;
 use thyme_engine::model::{Keep, Model};
 use thyme_engine::prompt::{self, read_image_settings};
 
-use super::command::{Workplace, refuse, succeed, train};
 use super::parity::{Golden, Run};
+use crate::support::command::{Workplace, refuse, succeed, train};
 
 /// Of a log-prob, absolute.
 const LOGPROB: f64 = 1e-3;

@@ -13,7 +13,7 @@ use thyme_engine::model::parameters::Weights;
 use thyme_engine::ops::attention::PAGE_TOKENS;
 use thyme_engine::prompt::PreparedImage;
 
-use crate::small_policy::{Game, Random, SmallPolicy};
+use crate::support::small_policy::{Game, Random, SmallPolicy};
 
 const CHECKPOINT: &str = "qwen2_5_vl_untied_flat";
 

@@ -10,7 +10,7 @@ use thyme_engine::prompt::Tokenizer;
 use thyme_engine::recipe::Method;
 use thyme_engine::train::dataset::{Dataset, shuffled};
 
-use super::command::{Workplace, refuse, succeed, train};
+use crate::support::command::{Workplace, refuse, succeed, train};
 
 /// More tokens than the model takes.
 fn too_long() -> String {

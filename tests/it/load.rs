@@ -19,7 +19,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::server::{Server, events, picture, shows, unchunk};
+use crate::support::server::{Server, events, picture, shows, unchunk};
 
 /// Longer than this nobody waits for an answer.
 const TIMEOUT: Duration = Duration::from_secs(180);

@@ -26,9 +26,9 @@ use thyme_engine::recipe::plan::Plan;
 use thyme_engine::train::learner::{Learner, LearnerSettings};
 use thyme_engine::train::sample::{Layout, Pack, Sample, SampleImage};
 
-use crate::command::Workplace;
 use crate::recipes::{QWEN_2_5_VL_7B, QWEN_2_VL_2B};
-use crate::small_policy::{Random, SmallPolicy};
+use crate::support::command::Workplace;
+use crate::support::small_policy::{Random, SmallPolicy};
 
 /// Addresses without memory: nothing is computed, and what is read is zero.
 #[derive(Default)]

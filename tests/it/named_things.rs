@@ -9,7 +9,7 @@ use thyme_engine::cli::Arguments;
 use thyme_engine::recipe::layers::load;
 use thyme_engine::recipe::plan::Plan;
 
-use crate::command::Workplace;
+use crate::support::command::Workplace;
 
 /// Documents, by folder; all `.md` of these folders are read, not those below them.
 const DOCUMENTS: [&str; 11] = [

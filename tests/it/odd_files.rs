@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rayon::prelude::*;
 use serde_json::json;
 
-use crate::command::{Workplace, said, succeed, train};
+use crate::support::command::{Workplace, said, succeed, train};
 
 /// Longer than this no command looks at an odd file, even beside other tests.
 const TIMEOUT: Duration = Duration::from_secs(60);

@@ -14,8 +14,8 @@ use thyme_engine::ops::rms_norm::{RmsNorm, RmsNormed};
 use thyme_engine::ops::rows::Rows;
 use thyme_engine::ops::{Backend, Buffers, Dtype, Host, HostMut, Tensor};
 
-use crate::over_cpu::over_cpu;
-use crate::small_policy::{CHECKPOINTS, Compared, Game, Random, Record, SmallPolicy, compare_with_training};
+use crate::support::over_cpu::over_cpu;
+use crate::support::small_policy::{CHECKPOINTS, Compared, Game, Random, Record, SmallPolicy, compare_with_training};
 
 #[test]
 fn one_policy() {

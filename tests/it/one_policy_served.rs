@@ -15,9 +15,9 @@ use thyme_engine::tasks::needle::SYSTEM_PROMPT;
 use thyme_engine::train::learner::logprobs;
 use thyme_engine::train::sample::{Layout, Pack, Sample, SampleImage};
 
-use crate::command::{Workplace, succeed};
-use crate::server::Server;
-use crate::small_policy::{Random, learner_settings, load};
+use crate::support::command::{Workplace, succeed};
+use crate::support::server::Server;
+use crate::support::small_policy::{Random, learner_settings, load};
 
 /// Requests under way.
 const CLIENTS: usize = 20;

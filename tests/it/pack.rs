@@ -7,7 +7,7 @@ use thyme_engine::recipe::LogprobKind;
 use thyme_engine::train::learner::{Learner, logprobs};
 use thyme_engine::train::sample::{Layout, Pack, Sample, SampleImage, runs_by_tokens};
 
-use crate::small_policy::{CHECKPOINTS, Random, SmallPolicy, learner_settings};
+use crate::support::small_policy::{CHECKPOINTS, Random, SmallPolicy, learner_settings};
 
 /// A group: one prompt with a picture, and a different completion with a picture behind it for each member.
 fn group(policy: &SmallPolicy, random: &mut Random, members: usize) -> Vec<Sample> {

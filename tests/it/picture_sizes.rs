@@ -6,8 +6,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::command::{Workplace, refuse, succeed};
-use crate::server::{Server, draw, init, picture, shows};
+use crate::support::command::{Workplace, refuse, succeed};
+use crate::support::server::{Server, draw, init, picture, shows};
 
 const CHAT: &str = "/v1/chat/completions";
 

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::command::{Workplace, refuse, succeed};
+use crate::support::command::{Workplace, refuse, succeed};
 
 fn eval(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_thyme-engine"));

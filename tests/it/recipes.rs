@@ -10,7 +10,7 @@ use thyme_engine::recipe::plan::Plan;
 use thyme_engine::sandbox::{Guarantee, SandboxError};
 use thyme_engine::{cpu, cuda};
 
-use super::command::{Workplace, succeed, train};
+use crate::support::command::{Workplace, succeed, train};
 
 /// The message of a recipe, changed by settings, that cannot be read or planned.
 fn refusal(recipe: &Path, settings: &[&str]) -> String {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use thyme_engine::tasks::jsonl::{NeedleFile, write_needle};
 use thyme_engine::tasks::needle::Split;
 
-use super::command::{Workplace, refuse, said, succeed, train};
+use crate::support::command::{Workplace, refuse, said, succeed, train};
 
 const NEEDLE: &str = "[data.needle]\n";
 const DEMONSTRATIONS: &str = "[data.needle]\nmixture = { look = 0.5, read = 0.5 }\n";

@@ -8,7 +8,7 @@ use thyme_engine::engine::scheduler::Chunk;
 use thyme_engine::engine::{Engine, EngineLimits, Row};
 use thyme_engine::ops::sample::SampledToken;
 
-use crate::small_policy::{Random, SmallPolicy};
+use crate::support::small_policy::{Random, SmallPolicy};
 
 /// Ends a turn.
 const STOP: u32 = 3;

@@ -4,8 +4,8 @@ use std::io::Read;
 
 use serde_json::{Value, json};
 
-use crate::command::Workplace;
-use crate::server::{Server, TIMEOUT, draw, events, init, long, picture, read_all, says, shows, unchunk};
+use crate::support::command::Workplace;
+use crate::support::server::{Server, TIMEOUT, draw, events, init, long, picture, read_all, says, shows, unchunk};
 
 const CHAT: &str = "/v1/chat/completions";
 const TEXT: &str = "/v1/completions";

@@ -4,8 +4,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 
-use crate::command::Workplace;
-use crate::server::{Server, TIMEOUT, init};
+use crate::support::command::Workplace;
+use crate::support::server::{Server, TIMEOUT, init};
 
 const CHAT: &str = "/v1/chat/completions";
 const TEXT: &str = "/v1/completions";

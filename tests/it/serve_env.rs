@@ -9,8 +9,8 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 use thyme_engine::tasks::needle::SYSTEM_PROMPT;
 
-use crate::command::{Workplace, succeed};
-use crate::server::{Server, read_all, says};
+use crate::support::command::{Workplace, succeed};
+use crate::support::server::{Server, read_all, says};
 
 const CHAT: &str = "/v1/chat/completions";
 const QUESTION: &str = "\nWhat digit is on the red plate?";

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
-use crate::command::Workplace;
-use crate::server::{Server, init, says};
+use crate::support::command::Workplace;
+use crate::support::server::{Server, init, says};
 
 const TEXT: &str = "/v1/completions";
 const CHAT: &str = "/v1/chat/completions";

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::command::Workplace;
-use crate::server::{Server, draw, init, long, picture, read_all, says, shows};
+use crate::support::command::Workplace;
+use crate::support::server::{Server, draw, init, long, picture, read_all, says, shows};
 
 const CHAT: &str = "/v1/chat/completions";
 const TEXT: &str = "/v1/completions";

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::command::Workplace;
-use crate::server::{Server, joined_calls, says};
+use crate::support::command::Workplace;
+use crate::support::server::{Server, joined_calls, says};
 
 const CHAT: &str = "/v1/chat/completions";
 

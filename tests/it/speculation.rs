@@ -18,8 +18,8 @@ use thyme_engine::rollout::repetition::RepetitionSettings;
 use thyme_engine::rollout::transcript::End;
 use thyme_engine::rollout::{RolloutSettings, run};
 
-use crate::server::{Server, long};
-use crate::small_policy::{CHECKPOINTS, Random, SmallPolicy};
+use crate::support::server::{Server, long};
+use crate::support::small_policy::{CHECKPOINTS, Random, SmallPolicy};
 
 /// A token, its numbers as bits, and the likeliest ones in its place.
 type TokenBits = (u32, [u32; 6], Vec<(u32, u32)>);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::command::{Workplace, refuse, succeed, train};
+use crate::support::command::{Workplace, refuse, succeed, train};
 
 #[test]
 fn a_trace_shows_the_parts_of_a_run_and_their_threads() {

@@ -53,7 +53,7 @@ pub(super) fn pack_right_panel<L: Lanes>(right: Right<'_>, size: Size, number: u
                     if cols == LANES && i + LANES <= depth {
                         let from = &values[(col + first) * size.depth + k + i..][..15 * size.depth + LANES];
                         let to = &mut to[..15 * panel + LANES];
-                        // Safety: row 15 of each side ends within the slices just taken.
+                        // SAFETY: row 15 of each side ends within the slices just taken.
                         unsafe { L::transpose_bf16(from.as_ptr(), size.depth, to.as_mut_ptr(), panel) };
                     } else {
                         let lanes = transposed_parameters::<L>(values, size, col + first, cols, k + i);
@@ -101,7 +101,7 @@ pub(super) fn transposed_parameters<L: Lanes>(
     if cols == LANES && k + LANES <= size.depth {
         let values = &values[col * size.depth + k..][..15 * size.depth + LANES];
         unroll!(i < LANES => {
-            // Safety: row `i` of 16 ends within the slice just taken.
+            // SAFETY: row `i` of 16 ends within the slice just taken.
             lanes[i] = unsafe { L::load_bf16_pointer(values.as_ptr().wrapping_add(i * size.depth)) };
         });
     } else {

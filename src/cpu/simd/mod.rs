@@ -100,7 +100,7 @@ pub(super) trait Lanes: Copy {
     /// writable.
     #[inline(always)]
     unsafe fn transpose_bf16(from: *const bf16, from_stride: usize, to: *mut f32, to_stride: usize) {
-        // Safety: the caller's.
+        // SAFETY: the caller's.
         unsafe {
             let mut rows = [Self::splat(0.0); LANES];
             unroll!(i < LANES => { rows[i] = Self::load_bf16_pointer(from.wrapping_add(i * from_stride)); });
@@ -113,7 +113,7 @@ pub(super) trait Lanes: Copy {
     #[inline(always)]
     fn load(from: &[f32]) -> Self {
         assert!(from.len() >= LANES);
-        // Safety: just checked.
+        // SAFETY: just checked.
         unsafe { Self::load_pointer(from.as_ptr()) }
     }
 
@@ -121,7 +121,7 @@ pub(super) trait Lanes: Copy {
     #[inline(always)]
     fn load_bf16(from: &[bf16]) -> Self {
         assert!(from.len() >= LANES);
-        // Safety: just checked.
+        // SAFETY: just checked.
         unsafe { Self::load_bf16_pointer(from.as_ptr()) }
     }
 
@@ -129,7 +129,7 @@ pub(super) trait Lanes: Copy {
     #[inline(always)]
     fn store(self, to: &mut [f32]) {
         assert!(to.len() >= LANES);
-        // Safety: just checked.
+        // SAFETY: just checked.
         unsafe { self.store_pointer(to.as_mut_ptr()) }
     }
 
@@ -256,17 +256,17 @@ impl Lanes for Portable {
     }
     #[inline(always)]
     unsafe fn load_pointer(from: *const f32) -> Self {
-        // Safety: the caller's; an array of f32 is aligned as f32.
+        // SAFETY: the caller's; an array of f32 is aligned as f32.
         Portable(unsafe { *from.cast() })
     }
     #[inline(always)]
     unsafe fn store_pointer(self, to: *mut f32) {
-        // Safety: the caller's.
+        // SAFETY: the caller's.
         unsafe { *to.cast() = self.0 }
     }
     #[inline(always)]
     unsafe fn load_bf16_pointer(from: *const bf16) -> Self {
-        // Safety: the caller's.
+        // SAFETY: the caller's.
         let values: [bf16; LANES] = unsafe { *from.cast() };
         Portable(values.map(bf16::to_f32))
     }
@@ -339,10 +339,10 @@ macro_rules! kernel {
 
             match simd.0 {
                 $crate::cpu::simd::Level::Portable => generic::<$crate::cpu::simd::Portable>($($argument),*),
-                // Safety: a `Simd` of this level exists only where the features were detected.
+                // SAFETY: a `Simd` of this level exists only where the features were detected.
                 #[cfg(target_arch = "x86_64")]
                 $crate::cpu::simd::Level::Avx2 => unsafe { avx2($($argument),*) },
-                // Safety: the same.
+                // SAFETY: the same.
                 #[cfg(target_arch = "x86_64")]
                 $crate::cpu::simd::Level::Avx512 => unsafe { avx512($($argument),*) },
             }

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::mutate::{self, Corpus, NUMBERS, scalar};
 use super::wire::{Request, post};
-use crate::small_policy::Random;
+use crate::support::small_policy::Random;
 
 /// Routes that take JSON, with a body of each in the corpus.
 const ROUTES: [&str; 9] = [

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::mutate::{self, Corpus};
 use super::target::{Command, Entry, Folder, Input};
-use crate::small_policy::Random;
+use crate::support::small_policy::Random;
 
 /// Files whose JSON is changed, with the end of the names of their relatives in the corpus.
 const JSON_FILES: [(&str, &str); 5] = [

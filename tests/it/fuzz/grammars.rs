@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::mutate::{self, BYTES_MAX, Corpus, shortened};
 use super::wire::{Request, post};
-use crate::small_policy::Random;
+use crate::support::small_policy::Random;
 
 const LARK_WORDS: [&str; 30] = [
     "start",
@@ -79,7 +79,7 @@ pub fn make(random: &mut Random, corpus: &Corpus) -> Request {
         body["structured_outputs"] = json!({kind: form});
     }
     if random.one_in(2) {
-        body["messages"] = crate::server::says("Which plate?");
+        body["messages"] = crate::support::server::says("Which plate?");
         return post("/v1/chat/completions", body.to_string().as_bytes());
     }
     body["prompt"] = "Which plate?".into();

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::mutate::{self, Corpus, NUMBERS};
 use super::wire::{Request, post};
-use crate::small_policy::Random;
+use crate::support::small_policy::Random;
 
 const PNG_MAGIC: &[u8] = b"\x89PNG\r\n\x1a\n";
 

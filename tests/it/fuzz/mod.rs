@@ -22,7 +22,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::small_policy::Random;
+use crate::support::small_policy::Random;
 use checkpoints::Bases;
 use mutate::Corpus;
 use target::{Input, Outcome, Target};

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::small_policy::Random;
+use crate::support::small_policy::Random;
 
 /// Longer than this no text or file is made, unless a generator says so.
 pub const BYTES_MAX: usize = 30_000;

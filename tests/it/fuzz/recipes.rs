@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::mutate::{self, Corpus, NUMBERS};
 use super::target::{Command, Entry, Folder, Input};
-use crate::small_policy::Random;
+use crate::support::small_policy::Random;
 
 const WORDS: [&str; 18] = [
     "\n",

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::mutate::{self, Corpus, scalar};
 use super::wire::{Request, post};
-use crate::small_policy::Random;
+use crate::support::small_policy::Random;
 
 /// Numbers for bounds; most fit.
 const BOUNDS: [i64; 10] = [0, 1, 2, 3, 10, 100, -1, 100_000, i64::MAX, i64::MIN];
@@ -23,7 +23,7 @@ pub fn make(random: &mut Random, corpus: &Corpus) -> Request {
         let other = corpus.json(random, ".json");
         mutate::json(random, &mut schema, &other, 4);
     }
-    let mut body = json!({"messages": crate::server::says("Which plate?"), "max_tokens": 1 + random.below(4), "seed": random.below(100)});
+    let mut body = json!({"messages": crate::support::server::says("Which plate?"), "max_tokens": 1 + random.below(4), "seed": random.below(100)});
     match random.below(6) {
         0 => {
             body["response_format"] = json!({"type": "json_schema", "json_schema": {"name": "plate", "schema": schema}})

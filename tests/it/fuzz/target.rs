@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::wire::{Reply, Request, converse, post};
-use crate::command::Workplace;
-use crate::server::{Server, init};
+use crate::support::command::Workplace;
+use crate::support::server::{Server, init};
 
 /// Longer than this nothing may take.
 pub const LIMIT: Duration = Duration::from_secs(10);

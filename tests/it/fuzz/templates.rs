@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::mutate::{self, BYTES_MAX, Corpus, shortened};
 use super::wire::{Request, post};
-use crate::small_policy::Random;
+use crate::support::small_policy::Random;
 
 const WORDS: [&str; 40] = [
     "{%",

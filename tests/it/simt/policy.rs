@@ -20,9 +20,9 @@ use thyme_engine::train::learner::{Learner, LearnerSettings};
 use thyme_engine::train::sample::{Layout, Pack, Sample};
 
 use super::fast;
-use crate::command::{Workplace, succeed, train};
 use crate::one_policy::play_and_compare;
 use crate::ops::{gpu, gpu_only};
+use crate::support::command::{Workplace, succeed, train};
 
 /// The golden checkpoint whose heads are as wide as the kernels want them.
 const CHECKPOINT: &str = "qwen2_vl_tied_flat";

@@ -12,7 +12,7 @@ use base64::prelude::BASE64_STANDARD;
 use image::{Rgb, RgbImage};
 use serde_json::{Value, json};
 
-use crate::command::{Workplace, succeed};
+use crate::support::command::{Workplace, succeed};
 
 /// Longer than this nothing takes.
 pub const TIMEOUT: Duration = Duration::from_secs(60);

@@ -8,7 +8,7 @@ macro_rules! over_cpu {
             use thyme_engine::ops::Tensor;
             use thyme_engine::ops::rms_norm::{RmsNorm, RmsNormed};
 
-            $crate::over_cpu::delegate! { $backend;
+            $crate::support::over_cpu::delegate! { $backend;
                 RmsNorm {
                     fn rms_norm_forward(x: &Tensor, add: Option<&Tensor>, w: &Tensor, epsilon: f32) -> RmsNormed;
                     fn rms_norm_backward(
@@ -23,7 +23,7 @@ macro_rules! over_cpu {
             use thyme_engine::ops::Tensor;
             use thyme_engine::ops::linear::Linear;
 
-            $crate::over_cpu::delegate! { $backend;
+            $crate::support::over_cpu::delegate! { $backend;
                 Linear {
                     fn linear_forward(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Tensor;
                     fn linear_backward_input(dy: &Tensor, w: &Tensor) -> Tensor;
@@ -37,7 +37,7 @@ macro_rules! over_cpu {
             use thyme_engine::ops::Tensor;
             use thyme_engine::ops::sample::{SamplingParams, SampledToken, Sample};
 
-            $crate::over_cpu::delegate! { $backend;
+            $crate::support::over_cpu::delegate! { $backend;
                 Sample {
                     fn logits(h: &Tensor, w: &Tensor) -> Tensor;
                     fn sample(logits: &Tensor, row_params: &[SamplingParams<'_>], excluded: &[u32]) -> Vec<SampledToken>;
@@ -46,7 +46,7 @@ macro_rules! over_cpu {
         };
     };
     ($backend:ty, $($named:ident),+) => {
-        $($crate::over_cpu::over_cpu! { @$named $backend })+
+        $($crate::support::over_cpu::over_cpu! { @$named $backend })+
         const _: () = {
             use thyme_engine::ops::adamw::{Adamw, AdamwStep, Moment};
             use thyme_engine::ops::attention::{Attention, Heads, Keys, Packed};
@@ -63,7 +63,7 @@ macro_rules! over_cpu {
             use thyme_engine::ops::token_logprob::{TokenLogprob, TokenLogprobs};
             use thyme_engine::ops::{Backend, Buffers, Dtype, Host, HostMut, Tensor};
 
-            $crate::over_cpu::delegate! { $backend;
+            $crate::support::over_cpu::delegate! { $backend;
                 Buffers {
                     fn name() -> &'static str;
                     fn activation_bytes() -> usize;

@@ -1,0 +1,6 @@
+//! What several areas set up: folders with a small model, a server, a policy of a few thousand parameters, a backend that watches another.
+
+pub mod command;
+pub mod over_cpu;
+pub mod server;
+pub mod small_policy;
