@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use thyme_engine::checkpoint::init;
 use thyme_engine::cpu::Cpu;
-use thyme_engine::engine::request::{Event, GenerateRequest, Sampling, Stops};
+use thyme_engine::engine::request::{GenerateRequest, Sampling, Stops};
 use thyme_engine::engine::{Engine, EngineLimits};
 use thyme_engine::model::Model;
 use thyme_engine::model::parameters::Weights;
@@ -68,11 +68,8 @@ fn measure(policy: &Policy, members: u64, chunk: usize) -> (f64, usize) {
     engine.open(&request).expect("room for the group");
     let mut sampled = BTreeSet::new();
     while sampled.len() < members as usize {
-        let events = engine.step(&policy.weights).expect("a step").into_iter();
-        sampled.extend(events.filter_map(|event| match event {
-            Event::Token { sequence, .. } => Some(sequence),
-            Event::Stopped { .. } => None,
-        }));
+        let events = engine.step(&policy.weights).expect("a step");
+        sampled.extend(events.iter().map(|event| event.sequence));
     }
     let seconds = began.elapsed().as_secs_f64();
     let (free, pages) = engine.pages();

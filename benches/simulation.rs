@@ -23,13 +23,12 @@ use std::time::Instant;
 use cost::{Cost, Measured, composition};
 use thyme_engine::checkpoint::init;
 use thyme_engine::cpu::Cpu;
-use thyme_engine::engine::request::{Event, GenerateRequest, GeneratorError, Sampling, Stops};
+use thyme_engine::engine::request::{GenerateRequest, GeneratorError, Sampled, Stops, TokenEvent};
 use thyme_engine::engine::scheduler::Chunk;
-use thyme_engine::engine::{Engine, EngineLimits, Row};
+use thyme_engine::engine::{Engine, EngineLimits};
 use thyme_engine::model::Model;
 use thyme_engine::model::config::Config;
 use thyme_engine::model::parameters::Weights;
-use thyme_engine::ops::sample::SampledToken;
 use thyme_engine::prompt::Processor;
 use workload::{Script, Turn, Workload, tokens};
 
@@ -171,7 +170,10 @@ impl Tiny {
             run.pages_held += 1.0 - free as f64 / pages as f64;
             run.steps.push(Measured { composition, seconds: model });
             for event in events {
-                let Event::Stopped { sequence, .. } = event else { continue };
+                if event.stopped.is_none() {
+                    continue;
+                }
+                let sequence = event.sequence;
                 let own = &open[&sequence];
                 if own.turn + 1 == own.script.turns.len() {
                     engine.close(sequence);
@@ -193,16 +195,9 @@ fn admits(engine: &mut Engine, script: &Script) -> bool {
     let total = script.total_tokens() + 1;
     let request = GenerateRequest {
         token_ids: script.prompt.clone(),
-        images: Vec::new(),
         sequences: vec![script.number],
-        first_counter: None,
-        top_logprobs: 0,
-        seed: 0,
-        sampling: Sampling::default(),
-        adaptive: None,
-        top_logprobs_processed: false,
-        constraints: Default::default(),
-        stops: Stops { strings: Vec::new(), token_ids: vec![STOP], turn_tokens: total, total_tokens: total },
+        stops: Stops { token_ids: vec![STOP], turn_tokens: total, total_tokens: total, ..Stops::default() },
+        ..GenerateRequest::default()
     };
     match engine.open(&request) {
         Ok(()) => true,
@@ -221,22 +216,15 @@ fn observe(engine: &mut Engine, open: &mut Open) {
 }
 
 /// The tokens that the scripts have where a model samples.
-fn sampled(chunks: &[Chunk], open: &mut BTreeMap<u64, Open>) -> Vec<Row> {
+fn sampled(chunks: &[Chunk], open: &mut BTreeMap<u64, Open>) -> Vec<TokenEvent> {
     let sample = |chunk: &Chunk| {
         let own = open.get_mut(&chunk.sequence).expect("who is scheduled is open");
         own.sampled += 1;
         own.position += 1;
         let is_last = own.sampled == own.script.turns[own.turn].tokens;
-        let token = if is_last { STOP } else { tokens(chunk.sequence, own.position, 1)[0] };
-        let sampled = SampledToken {
-            token,
-            logprob: 0.0,
-            logprob_at_temperature: 0.0,
-            processed_logprob: 0.0,
-            kept_mass: 1.0,
-            entropy: 0.0,
-        };
-        Row { sampled, top_logprobs: Vec::new() }
+        let id = if is_last { STOP } else { tokens(chunk.sequence, own.position, 1)[0] };
+        let token = Some(Sampled { id, ..Sampled::default() });
+        TokenEvent { sequence: chunk.sequence, token, ..TokenEvent::default() }
     };
     chunks.iter().filter(|chunk| chunk.samples_next).map(sample).collect()
 }

@@ -22,7 +22,7 @@ use std::time::Instant;
 use over_cpu::over_cpu;
 use thyme_engine::checkpoint::{init, weights};
 use thyme_engine::cpu::Cpu;
-use thyme_engine::engine::request::{Event, GenerateRequest, Sampling, Stops};
+use thyme_engine::engine::request::{GenerateRequest, Sampling, Stops, TokenEvent};
 use thyme_engine::engine::speculation::Speculation;
 use thyme_engine::engine::{Engine, EngineLimits, Statistics};
 use thyme_engine::model::Model;
@@ -244,7 +244,7 @@ impl Reciter {
             engine.open(&request(number, before.clone())).expect("room for all");
         }
         // One step computes all prompts, before the time begins.
-        let sampled = |events: &[Event]| events.iter().filter(|event| matches!(event, Event::Token { .. })).count();
+        let sampled = |events: &[TokenEvent]| events.iter().filter(|event| event.token.is_some()).count();
         assert_eq!(sampled(&engine.step(&self.weights).expect("a step")), texts.len());
         let (began, mut tokens) = (Instant::now(), 0);
         while tokens < texts.len() * (SAID - 1) {

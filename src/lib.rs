@@ -10,7 +10,7 @@
 //!
 //! use thyme_engine::checkpoint::{config, weights};
 //! use thyme_engine::cpu::Cpu;
-//! use thyme_engine::engine::request::{Event, GenerateRequest, Sampling, Stops};
+//! use thyme_engine::engine::request::{GenerateRequest, Sampling, Stops};
 //! use thyme_engine::engine::{Engine, EngineLimits};
 //! use thyme_engine::model::Model;
 //! use thyme_engine::prompt::{Message, Processor};
@@ -33,13 +33,11 @@
 //!     ..GenerateRequest::default()
 //! })?;
 //!
-//! let mut answer = Vec::new();
-//! 'steps: loop {
+//! let (mut answer, mut has_stopped) = (Vec::new(), false);
+//! while !has_stopped {
 //!     for event in engine.step(&weights)? {
-//!         match event {
-//!             Event::Token { token, .. } => answer.push(token.id),
-//!             Event::Stopped { .. } => break 'steps,
-//!         }
+//!         answer.extend(event.token.map(|token| token.id));
+//!         has_stopped |= event.stopped.is_some();
 //!     }
 //! }
 //! println!("{}", processor.tokenizer().decode(&answer, true));

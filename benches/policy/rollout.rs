@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use thyme_engine::checkpoint::{folder, init, weights};
 use thyme_engine::cpu::Cpu;
-use thyme_engine::engine::request::{Event, GenerateRequest, GeneratorError, Sampling, StopReason, Stops};
+use thyme_engine::engine::request::{GenerateRequest, GeneratorError, Sampling, StopReason, Stops};
 use thyme_engine::engine::{Engine, EngineLimits};
 use thyme_engine::model::Model;
 use thyme_engine::model::config::Config;
@@ -98,14 +98,13 @@ pub fn roll_out(
             }
         }
         for event in engine.step(weights).expect("the engine works") {
-            match event {
-                Event::Token { sequence, token, .. } => open.get_mut(&sequence).expect("it is open").push(token.id),
-                Event::Stopped { sequence, reason: StopReason::Token(_) }
-                    if engine.append(sequence, &[0], &[]).is_ok() =>
-                {
-                    open.get_mut(&sequence).expect("it is open").push(0);
-                }
-                Event::Stopped { sequence, .. } => {
+            let sequence = event.sequence;
+            let tokens = open.get_mut(&sequence).expect("it is open");
+            tokens.extend(event.token.map(|token| token.id));
+            match event.stopped {
+                None => {}
+                Some(StopReason::Token(_)) if engine.append(sequence, &[0], &[]).is_ok() => tokens.push(0),
+                Some(_) => {
                     engine.close(sequence);
                     let sampled = open.remove(&sequence).expect("it is open");
                     rolled.push(Rolled { prompt: sequence as usize / group, sampled });

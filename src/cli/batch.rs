@@ -23,8 +23,8 @@ use crate::prompt::PixelLimits;
 use crate::rollout::Update;
 use crate::rollout::environment::{EnvironmentError, Task, Tasks};
 use crate::rollout::transcript::{End, Transcript};
-use crate::serve::Parts;
-use crate::serve::answer_logprobs::LogprobsMode;
+use crate::serve::ServerConfig;
+use crate::serve::response::logprobs::LogprobsMode;
 use crate::telemetry::Progress;
 
 /// More tokens than an environment adds to a question that it puts in its own words.
@@ -110,8 +110,8 @@ impl BatchArguments {
         let Some(writer) = OrderedWriter::start("requests", batch.count(), done) else { return Ok(()) };
         let mut serving = self.serving.clone();
         serving.allowed_local_media_path.get_or_insert_with(|| batch.folder().join("."));
-        let parts = Parts { environment: self.environment.start(None)?, ..serving.parts(&self.model)? };
-        batch.answer(parts, done, usize::from(self.serving.max_num_seqs), writer, &mut output)
+        let config = ServerConfig { environment: self.environment.start(None)?, ..serving.config(&self.model)? };
+        batch.answer(config, done, usize::from(self.serving.max_num_seqs), writer, &mut output)
     }
 
     /// The engine's own form: one rollout over the whole file.

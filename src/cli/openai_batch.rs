@@ -17,9 +17,9 @@ use crate::files::json::{in_json_words, read_json};
 use crate::files::json_line;
 use crate::files::lines::{self, JsonLines};
 use crate::files::open::open_regular;
-use crate::serve::Parts;
-use crate::serve::batch::{Call, Reply, answer_calls};
+use crate::serve::ServerConfig;
 use crate::serve::error::ApiError;
+use crate::serve::http::batch::{Call, Reply, answer_calls};
 
 /// The routes that a call may name: those of OpenAI's batch files that this server has.
 const ROUTES: [&str; 2] = ["/v1/chat/completions", "/v1/completions"];
@@ -111,7 +111,7 @@ impl OpenAiBatch {
     /// When the engine failed or the output cannot be written. A call that is refused is no error: its line says why.
     pub fn answer(
         self,
-        parts: Parts,
+        config: ServerConfig,
         first: usize,
         sequences: usize,
         mut writer: OrderedWriter<ReplyLine>,
@@ -126,7 +126,7 @@ impl OpenAiBatch {
             failed = writer.add(number, Ok(line), tokens, output);
             failed.is_ok()
         };
-        answer_calls(parts, first..ids.len(), IN_FLIGHT * sequences, move |number| self.call(number), tell)?;
+        answer_calls(config, first..ids.len(), IN_FLIGHT * sequences, move |number| self.call(number), tell)?;
         failed?;
         writer.finish();
         if refused > 0 {

@@ -13,7 +13,7 @@ use crate::files::open::open_regular;
 use crate::prompt::{
     ImageError, ImageProblem, ImageSource, Message, PixelLimits, PositionError, PromptError, SizeError,
 };
-use crate::serve::fields::optional_wholes;
+use crate::serve::request::fields::optional_wholes;
 use crate::tasks::forms::{Foreign, foreign_request};
 
 /// A request file that cannot be used.

@@ -28,13 +28,14 @@ use crate::ops::Backend;
 use crate::ops::attention::PAGE_TOKENS;
 use crate::prompt::Processor;
 use crate::recipe::memory::{pages_beside_weights, readable_bytes};
-use crate::serve::access::{Access, Hosts, Origins};
-use crate::serve::answer_logprobs::LogprobsMode;
-use crate::serve::images::ImagePolicy;
-use crate::serve::prompts::{IMAGES_MAX, Prompts};
-use crate::serve::sampling::Defaults;
-use crate::serve::token_bytes::TokenBytes;
-use crate::serve::{self, Parts};
+use crate::serve::http::access::{Access, Hosts, Origins};
+use crate::serve::request::images::ImagePolicy;
+use crate::serve::request::prompt_input::{IMAGES_MAX, InputLimits};
+use crate::serve::request::prompts::Prompts;
+use crate::serve::request::settings::Defaults;
+use crate::serve::request::token_bytes::TokenBytes;
+use crate::serve::response::logprobs::LogprobsMode;
+use crate::serve::{self, ServerConfig};
 
 /// A file of requests does not dawdle.
 const NO_HURRY: Duration = Duration::from_secs(86_400);
@@ -158,7 +159,7 @@ pub fn run(arguments: ServeArguments) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen at {host}:{port}; choose another --host or --port"))?;
     let address = listener.local_addr().context("the address cannot be read")?;
     let access = access(&arguments, address.ip())?;
-    let parts = Parts {
+    let config = ServerConfig {
         names: if arguments.served_model_name.is_empty() {
             vec![arguments.model.clone()]
         } else {
@@ -168,10 +169,10 @@ pub fn run(arguments: ServeArguments) -> anyhow::Result<()> {
         waiting_max: arguments.max_queued_requests,
         client_timeout: Duration::from_secs(arguments.client_timeout.into()),
         environment: arguments.environment.start(None)?,
-        ..arguments.serving.parts(&arguments.model)?
+        ..arguments.serving.config(&arguments.model)?
     };
-    print(&format!("serving {} at http://{address}\n", parts.names.join(", ")))?;
-    serve::run(parts, listener)?;
+    print(&format!("serving {} at http://{address}\n", config.names.join(", ")))?;
+    serve::run(config, listener)?;
     Ok(())
 }
 
@@ -180,7 +181,7 @@ impl ServingArguments {
     ///
     /// # Errors
     /// When a file or a flag cannot be used.
-    pub fn parts(&self, model: &str) -> anyhow::Result<Parts> {
+    pub fn config(&self, model: &str) -> anyhow::Result<ServerConfig> {
         let dir = folder::resolve(model)?;
         let mut config = config::open(&dir)?;
         let processor = self.processor(&dir, &config)?;
@@ -207,7 +208,7 @@ impl ServingArguments {
         let name = model.to_owned();
         let model = Model::new(config.clone(), backend);
         let weights = weights::load(&model, &dir)?;
-        Ok(Parts {
+        Ok(ServerConfig {
             model,
             weights,
             reload: weights::reload,
@@ -217,8 +218,7 @@ impl ServingArguments {
                 processor: Arc::new(processor),
                 config,
                 images,
-                images_max,
-                trusts_templates: self.trust_request_chat_template,
+                limits: InputLimits { images_max, trusts_templates: self.trust_request_chat_template },
                 renderer: renderer_of(&self.program),
             },
             defaults,

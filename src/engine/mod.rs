@@ -24,7 +24,7 @@ use tracing::debug_span;
 use decode_graphs::DecodeGraphs;
 use images::EncodedImages;
 use kv_cache::KvCache;
-use request::{Event, GenerateRequest, GeneratorError, Sampled, StopReason};
+use request::{GenerateRequest, GeneratorError, TokenEvent};
 use sampling::Sampler;
 use sampling::top_logprobs::{top_logprobs, top_logprobs_processed};
 use scheduler::{Chunk, Schedule, schedule, schedule_ahead};
@@ -36,7 +36,7 @@ use crate::model::batch::{Batch, BatchPages};
 use crate::model::parameters::Weights;
 use crate::ops::attention::PAGE_TOKENS;
 use crate::ops::patch_embed::PixelScale;
-use crate::ops::sample::{SampledToken, SamplingParams};
+use crate::ops::sample::SamplingParams;
 use crate::ops::{Backend, Tensor};
 use crate::prompt::{PreparedImage, Processor};
 
@@ -319,7 +319,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`GeneratorError::Failed`]; no backend here reports one, and a `Generator` over a network would.
-    pub fn step(&mut self, weights: &Weights) -> Result<Vec<Event>, GeneratorError> {
+    pub fn step(&mut self, weights: &Weights) -> Result<Vec<TokenEvent>, GeneratorError> {
         let pass = self.plan(weights.version);
         if pass.chunks.is_empty() {
             return Ok(Vec::new());
@@ -438,9 +438,10 @@ impl Engine {
         }
     }
 
-    /// The second part: computes the chunks, and samples the next token of those that are whole, and one after each drafted token. The next
-    /// step is scheduled before the logits are read: on an asynchronous backend the device may still compute them.
-    pub fn compute(&mut self, weights: &Weights, chunks: &[Chunk]) -> Vec<Row> {
+    /// The second part: computes the chunks, and samples the next token of those that are whole, and one after each drafted token, as events
+    /// in the order of the chunks. The next step is scheduled before the logits are read: on an asynchronous backend the device may still
+    /// compute them.
+    pub fn compute(&mut self, weights: &Weights, chunks: &[Chunk]) -> Vec<TokenEvent> {
         let images = self.image_rows(weights, chunks);
         let batch = self.batch(chunks, images.as_ref().map(|(_, places)| places.as_slice()));
         let is_plain = images.is_none() && chunks.iter().all(|chunk| chunk.is_decoding() && chunk.draft.is_empty());
@@ -459,7 +460,7 @@ impl Engine {
             &computed
         };
         self.ahead = schedule_ahead(&mut self.sequences, &mut self.cache, chunks);
-        sample(&self.model, logits, &mut self.sequences, &self.processor, chunks)
+        sample(&self.model, logits, weights.version, &mut self.sequences, &self.processor, chunks)
     }
 
     /// Runs only `schedule_ahead`, for simulations that skip [`Engine::compute`] (`benches/simulation.rs`).
@@ -522,8 +523,8 @@ impl Engine {
     }
 
     /// The third part: notes what is computed, and gives each sequence the tokens sampled for it: the first, and the one after each accepted
-    /// drafted token. Simulations use the first part and this one.
-    pub fn accept(&mut self, chunks: &[Chunk], sampled: Vec<Row>) -> Vec<Event> {
+    /// drafted token. What was sampled behind a rejected one is dropped. Simulations use the first part and this one.
+    pub fn accept(&mut self, chunks: &[Chunk], sampled: Vec<TokenEvent>) -> Vec<TokenEvent> {
         let mut events = Vec::with_capacity(sampled.len());
         let mut sampled = sampled.into_iter();
         for chunk in chunks {
@@ -531,29 +532,19 @@ impl Engine {
             self.statistics.computed_tokens += chunk.computed() as u64;
             let mut draft = chunk.draft.iter();
             let mut computed = chunk.tokens.end;
-            // Consume all rows of the chunk, even if the loop stops early.
-            for Row { sampled, top_logprobs } in sampled.by_ref().take(chunk.sampled()).collect::<Vec<_>>() {
-                if sequence.sampler.is_constrained() && sampled.is_nothing() {
-                    sequence.stop();
-                    events.push(Event::Stopped { sequence: chunk.sequence, reason: StopReason::NothingAllowed });
-                    break;
-                }
-                let token = Sampled {
-                    id: sampled.token,
-                    logprob: sampled.logprob,
-                    logprob_at_temperature: sampled.logprob_at_temperature,
-                    temperature: sequence.sampler.temperature(),
-                    processed_logprob: sampled.processed_logprob,
-                    kept_mass: sampled.kept_mass,
-                    entropy: sampled.entropy,
+            // Consume all events of the chunk, even if the loop stops early.
+            for mut event in sampled.by_ref().take(chunk.sampled()).collect::<Vec<_>>() {
+                let sampled = event.token.map(|token| token.id);
+                event.stopped = match event.token {
+                    Some(token) => sequence.accept(token, own_bytes(&self.processor, token.id), &self.model.config),
+                    None => Some(sequence.stop_without_token()),
                 };
-                let reason = sequence.accept(token, own_bytes(&self.processor, token.id), &self.model.config);
-                if let Some(outcome) = sequence.drafter.verify(token.id) {
+                if let Some(outcome) = sampled.and_then(|id| sequence.drafter.verify(id)) {
                     self.speculator.count(outcome);
                 }
-                events.push(Event::Token { sequence: chunk.sequence, token, top_logprobs });
-                events.extend(reason.map(|reason| Event::Stopped { sequence: chunk.sequence, reason }));
-                if reason.is_some() || draft.next() != Some(&token.id) {
+                let has_stopped = event.stopped.is_some();
+                events.push(event);
+                if has_stopped || draft.next().copied() != sampled {
                     break;
                 }
                 computed += 1;
@@ -564,20 +555,11 @@ impl Engine {
                 sequence.free_spare_pages(self.cache.pool());
             }
         }
-        if events.iter().any(|event| matches!(event, Event::Stopped { .. })) {
+        if events.iter().any(|event| event.stopped.is_some()) {
             self.ahead.retain(|chunk| !self.sequences[&chunk.sequence].is_stopped());
         }
         events
     }
-}
-
-/// What was sampled from a row.
-#[derive(Clone, Debug)]
-pub struct Row {
-    /// The token and its log-probabilities.
-    pub sampled: SampledToken,
-    /// The likeliest tokens in its place, as many as its request asked for.
-    pub top_logprobs: Vec<(u32, f32)>,
 }
 
 /// Samples from the logits of the chunks that sample. Placeholders of pictures are never sampled. The host makes the grammars' masks while the
@@ -585,10 +567,11 @@ pub struct Row {
 fn sample(
     model: &Model,
     logits: &Tensor,
+    weights_version: u64,
     sequences: &mut BTreeMap<u64, Sequence>,
     processor: &Processor,
     chunks: &[Chunk],
-) -> Vec<Row> {
+) -> Vec<TokenEvent> {
     make_masks(sequences);
     let samplers = samplers(sequences, processor, chunks);
     let row_params: Vec<SamplingParams<'_>> =
@@ -597,7 +580,16 @@ fn sample(
     let sampled = model.backend.sample(logits, &row_params, &excluded);
     let top_logprobs =
         top_logprobs_of(&*model.backend, logits, &top_logprobs_asked(sequences, chunks), &row_params, &excluded);
-    sampled.into_iter().zip(top_logprobs).map(|(sampled, top_logprobs)| Row { sampled, top_logprobs }).collect()
+    let numbers = chunks.iter().flat_map(|chunk| std::iter::repeat_n(chunk.sequence, chunk.sampled()));
+    let rows = numbers.zip(&samplers).zip(sampled).zip(top_logprobs);
+    rows.map(|(((sequence, (sampler, _)), sampled), top_logprobs)| TokenEvent {
+        sequence,
+        token: sampler.token(&sampled),
+        top_logprobs,
+        weights_version,
+        stopped: None,
+    })
+    .collect()
 }
 
 /// Makes the masks of sequences with grammars.

@@ -10,7 +10,7 @@ use crate::ops::attention::PAGE_TOKENS;
 use crate::prompt::PreparedImage;
 
 /// A token that the model sampled. Log-probabilities are natural.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Sampled {
     /// Its id in the vocabulary.
     pub id: u32,
@@ -121,25 +121,19 @@ pub enum StopReason {
     NothingAllowed,
 }
 
-/// What a step brought.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// A token was sampled.
-    Token {
-        /// Number of the sequence that it was sampled for.
-        sequence: u64,
-        /// The token and its log-probabilities.
-        token: Sampled,
-        /// The likeliest tokens in its place, as many as the request asked for, with their log-probabilities: raw or processed, as it asked.
-        top_logprobs: Vec<(u32, f32)>,
-    },
-    /// A sequence stopped, after its last token or for want of one.
-    Stopped {
-        /// Number of the sequence that stopped.
-        sequence: u64,
-        /// What made it stop.
-        reason: StopReason,
-    },
+/// What a step brought to a sequence: a token, its end, or both. A step brings a sequence several where a draft was accepted, in order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TokenEvent {
+    /// Number of the sequence.
+    pub sequence: u64,
+    /// The sampled token; none where the constraints allow no token.
+    pub token: Option<Sampled>,
+    /// The likeliest tokens in its place, as many as the request asked for, with their log-probabilities: raw or processed, as it asked.
+    pub top_logprobs: Vec<(u32, f32)>,
+    /// Version of the weights that it was sampled under.
+    pub weights_version: u64,
+    /// Why the sequence stopped, if this was its last token.
+    pub stopped: Option<StopReason>,
 }
 
 /// What a generator could not do.

@@ -179,9 +179,10 @@ impl Sequence {
         reason
     }
 
-    /// No token may follow.
-    pub fn stop(&mut self) {
+    /// Stops for want of a token that the constraints allow.
+    pub fn stop_without_token(&mut self) -> StopReason {
         self.is_running = false;
+        StopReason::NothingAllowed
     }
 
     /// Drafts what is sampled next: no special and no stop tokens, and few enough that one more can be sampled after them. Nothing

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::generator::{Event, GenerateRequest, Generator, GeneratorError};
+use super::generator::{GenerateRequest, Generator, GeneratorError, TokenEvent};
 use crate::engine::Engine;
 use crate::model::parameters::Weights;
 use crate::prompt::PreparedImage;
@@ -20,7 +20,7 @@ impl Generator for EngineGenerator<'_> {
         self.engine.open(&request)
     }
 
-    fn step(&mut self) -> Result<Vec<Event>, GeneratorError> {
+    fn step(&mut self) -> Result<Vec<TokenEvent>, GeneratorError> {
         self.engine.step(self.weights)
     }
 

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 pub use crate::engine::request::{
-    AdaptiveTemperature, Event, GenerateRequest, GeneratorError, Sampled, Sampling, StopReason, Stops,
+    AdaptiveTemperature, GenerateRequest, GeneratorError, Sampled, Sampling, StopReason, Stops, TokenEvent,
 };
 use crate::prompt::PreparedImage;
 
@@ -26,7 +26,7 @@ pub trait Generator {
     ///
     /// # Errors
     /// When the engine failed; nothing can be generated any more.
-    fn step(&mut self) -> Result<Vec<Event>, GeneratorError>;
+    fn step(&mut self) -> Result<Vec<TokenEvent>, GeneratorError>;
 
     /// Adds tokens that the model did not sample to a stopped sequence, images expanded, and lets it run again.
     ///
@@ -144,7 +144,7 @@ impl Generator for Scripted {
         Ok(())
     }
 
-    fn step(&mut self) -> Result<Vec<Event>, GeneratorError> {
+    fn step(&mut self) -> Result<Vec<TokenEvent>, GeneratorError> {
         let mut events = Vec::new();
         for (&sequence, state) in self.open.iter_mut().filter(|(_, state)| state.running) {
             let id = self.scripts.get_mut(&sequence).and_then(VecDeque::pop_front).unwrap_or(self.end_token);
@@ -159,14 +159,12 @@ impl Generator for Scripted {
                 kept_mass: 1.0,
                 entropy: 1.0,
             };
-            events.push(Event::Token { sequence, token, top_logprobs: Vec::new() });
             state.tokens += 1;
             state.turn_tokens += 1;
             state.turn_bytes.extend((self.bytes_of)(id));
-            if let Some(reason) = state.stop(id, self.positions_max) {
-                state.running = false;
-                events.push(Event::Stopped { sequence, reason });
-            }
+            let stopped = state.stop(id, self.positions_max);
+            state.running = stopped.is_none();
+            events.push(TokenEvent { sequence, token: Some(token), stopped, ..TokenEvent::default() });
         }
         Ok(events)
     }

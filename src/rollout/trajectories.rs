@@ -6,7 +6,7 @@ use std::thread::Scope;
 
 use super::environment::{Environment, EnvironmentError, Episode, Next, Observation, PreparedTask, Tasks, TokenLimits};
 use super::generator::{
-    AdaptiveTemperature, Event, GenerateRequest, Generator, GeneratorError, Sampled, StopReason, Stops,
+    AdaptiveTemperature, GenerateRequest, Generator, GeneratorError, Sampled, StopReason, Stops, TokenEvent,
 };
 use super::repetition::Repetition;
 use super::tool::ToolOutput;
@@ -269,11 +269,13 @@ impl<'a> Trajectories<'a> {
     }
 
     /// Takes the events of a generator's step; those of sequences that are not here are ignored.
-    pub fn take(&mut self, generator: &mut dyn Generator, events: &[Event], watch: &mut dyn FnMut(Update<'_>)) {
+    pub fn take(&mut self, generator: &mut dyn Generator, events: &[TokenEvent], watch: &mut dyn FnMut(Update<'_>)) {
         for event in events {
-            match *event {
-                Event::Token { sequence, token, .. } => self.sampled(generator, sequence, token, watch),
-                Event::Stopped { sequence, reason } => self.stopped(generator, sequence, reason, watch),
+            if let Some(token) = event.token {
+                self.sampled(generator, event.sequence, token, watch);
+            }
+            if let Some(reason) = event.stopped {
+                self.stopped(generator, event.sequence, reason, watch);
             }
         }
         let repeating =

@@ -6,10 +6,10 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 
 use super::app::App;
+use super::engine_loop::fair::{Client, Place};
 use super::error::ApiError;
-use super::fair::{Client, Place};
 use super::metrics::{Active, Waiting};
-use super::sampling::Settings;
+use super::request::settings::Settings;
 
 /// Bytes of a body that make a token, about.
 const BYTES_PER_TOKEN: u64 = 4;

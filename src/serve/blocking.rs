@@ -6,10 +6,9 @@ use std::sync::Arc;
 use axum::http::StatusCode;
 
 use super::app::App;
+use super::engine_loop::fair::{Client, FairSemaphore};
 use super::error::ApiError;
-use super::fair::{Client, FairSemaphore};
-use super::openai::Request;
-use super::prompts::remote_pictures;
+use super::request::prompt_input::PromptInput;
 
 /// Work on a request counts as small up to this many bytes.
 pub const SMALL_WORK_BYTES: u64 = 128 << 10;
@@ -46,26 +45,18 @@ pub async fn on_thread<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.ok().and_then(Result::ok).unwrap_or_else(|| Err(failed()))
 }
 
-/// Fetches pictures that lie on the network, so that the request itself holds them. That takes no processor, but a while.
-pub async fn fetch_pictures(app: &Arc<App>, client: Client, mut request: Request) -> Result<Request, ApiError> {
-    let pictures = remote_pictures(&mut request).count();
+/// Fetches pictures that lie on the network, so that the request itself holds them. That takes no processor, but a while; a few requests do it
+/// at once.
+pub async fn fetch_pictures(app: &Arc<App>, client: Client, mut input: PromptInput) -> Result<PromptInput, ApiError> {
+    let pictures = input.remote_pictures().count() as u64;
     if pictures == 0 {
-        return Ok(request);
+        return Ok(input);
     }
-    fetch(app, (client, pictures), move |app| {
-        app.prompts.fetch(remote_pictures(&mut request))?;
-        Ok(request)
+    on_thread(app, &app.fetching, (client, pictures), move |app| {
+        app.prompts.fetch(&mut input)?;
+        Ok(input)
     })
     .await
-}
-
-/// Runs what waits for other servers, for a few requests at once.
-pub async fn fetch<T: Send + 'static>(
-    app: &Arc<App>,
-    (client, pictures): (Client, usize),
-    work: impl FnOnce(&App) -> Result<T, ApiError> + Send + 'static,
-) -> Result<T, ApiError> {
-    on_thread(app, &app.fetching, (client, pictures as u64), work).await
 }
 
 /// What making a request's prompts ready costs: its bytes, and more for each picture.

@@ -3,48 +3,19 @@
 //! blocking threads.
 #![doc = include_str!("README.md")]
 
-// From the network to the route.
-pub mod access;
-pub mod admission;
-pub mod body;
-pub mod connections;
-pub mod middleware;
-pub mod routes;
-
-// What a route does.
-pub mod agent;
-pub mod batch;
-pub mod completions;
-pub mod control;
-
-// From a request to the engine.
-pub mod blocking;
-mod compiler;
-pub mod constraints;
-pub mod cost;
-pub mod fields;
-pub mod images;
-pub mod json_schema;
-pub mod openai;
-pub mod prompts;
-pub mod sampling;
-
-// The engine's thread.
+// In the order that a request passes.
+pub mod http;
+pub mod request;
 pub mod engine_loop;
-pub mod fair;
-pub mod prompt_logprobs;
-pub mod slots;
+pub mod response;
 
-// From tokens to an answer.
-pub mod answer_logprobs;
-pub mod answers;
-pub mod choice;
-pub mod generation;
-pub mod token_bytes;
-pub mod tool_calls;
+// Chats that the server plays to their end.
+pub mod agent;
 
 // What all of them share.
+pub mod admission;
 pub mod app;
+pub mod blocking;
 pub mod error;
 pub mod metrics;
 
@@ -58,14 +29,15 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 
-use access::Access;
 use agent::session::{AgentSessions, Inbox};
 use app::{App, seconds_since_1970};
+use engine_loop::fair::{AdmissionQueue, FairSemaphore};
 use engine_loop::{EngineLoop, Reload};
-use fair::{AdmissionQueue, FairSemaphore};
+use http::access::Access;
+use http::{body, connections, routes};
 use metrics::ServerMetrics;
-use prompts::Prompts;
-use sampling::Defaults;
+use request::prompts::Prompts;
+use request::settings::Defaults;
 
 use crate::engine::request::GeneratorError;
 use crate::engine::speculation::Speculation;
@@ -106,7 +78,7 @@ pub enum ServeError {
 }
 
 /// What a server is made of.
-pub struct Parts {
+pub struct ServerConfig {
     /// The architecture; its context is that of the server.
     pub model: Model,
     /// The weights to begin with; an update writes over them.
@@ -139,39 +111,39 @@ pub struct Parts {
 ///
 /// # Errors
 /// When the engine or the network failed.
-pub fn run(parts: Parts, listener: TcpListener) -> Result<(), ServeError> {
-    with_app(parts, |app| serve(app, listener))
+pub fn run(config: ServerConfig, listener: TcpListener) -> Result<(), ServeError> {
+    with_app(config, |app| serve(app, listener))
 }
 
 /// Runs the engine loop on this thread and `work`, which sends it commands, on another, until `work` has ended.
-fn with_app(parts: Parts, work: impl FnOnce(App) -> Result<(), ServeError> + Send) -> Result<(), ServeError> {
+fn with_app(config: ServerConfig, work: impl FnOnce(App) -> Result<(), ServeError> + Send) -> Result<(), ServeError> {
     let (commands, receiver) = channel();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let metrics = Arc::new(ServerMetrics::default());
-    metrics.set_weights(parts.weights.version, None);
-    let settings = parts.prompts.processor.image_settings();
+    metrics.set_weights(config.weights.version, None);
+    let settings = config.prompts.processor.image_settings();
     let scale = PixelScale { mean: settings.mean, std: settings.std };
-    let engine = Engine::new(parts.model.clone(), parts.prompts.processor.clone(), parts.limits);
-    let engine = engine.with_speculation(parts.speculation);
-    let (processor, environment) = (parts.prompts.processor.clone(), parts.environment.clone());
+    let engine = Engine::new(config.model.clone(), config.prompts.processor.clone(), config.limits);
+    let engine = engine.with_speculation(config.speculation);
+    let (processor, environment) = (config.prompts.processor.clone(), config.environment.clone());
     let app = App {
-        prompts: parts.prompts,
-        defaults: parts.defaults,
-        names: parts.names,
-        access: parts.access,
-        environment: parts.environment,
+        prompts: config.prompts,
+        defaults: config.defaults,
+        names: config.names,
+        access: config.access,
+        environment: config.environment,
         metrics: metrics.clone(),
         commands,
         preparing: FairSemaphore::new(cores, 1, blocking::SMALL_WORK_BYTES),
         grammar_compiler: OnceLock::new(),
-        compiler_children: parts.compiler,
+        compiler_children: config.compiler,
         compiling: FairSemaphore::new(1, 1, SMALL_FORM_BYTES),
         fetching: FairSemaphore::new(FETCHING_MAX, FETCHING_FEW_MAX, FEW_PICTURES),
-        admission: AdmissionQueue::new(parts.waiting_max),
+        admission: AdmissionQueue::new(config.waiting_max),
         bodies: Arc::new(Semaphore::new(body::BODIES_KIB_MAX)),
         bodies_wanted: AtomicUsize::new(0),
-        agent_group_max: parts.limits.sequences.clamp(1, AGENT_GROUP_MAX),
-        client_timeout: parts.client_timeout,
+        agent_group_max: config.limits.sequences.clamp(1, AGENT_GROUP_MAX),
+        client_timeout: config.client_timeout,
         draining: AtomicBool::new(false),
         requests: AtomicU64::new(0),
         created: seconds_since_1970(),
@@ -182,7 +154,8 @@ fn with_app(parts: Parts, work: impl FnOnce(App) -> Result<(), ServeError> + Sen
         let network = std::thread::Builder::new().name("network".to_owned()).spawn_scoped(scope, move || work(app))?;
         let agent =
             environment.as_deref().map(|environment| AgentSessions::start(scope, &processor, environment, &inbox));
-        EngineLoop::new((parts.model, parts.weights, parts.reload), engine, scale, receiver, agent, metrics).run()?;
+        EngineLoop::new((config.model, config.weights, config.reload), engine, scale, receiver, agent, metrics)
+            .run()?;
         network.join().unwrap_or(Err(ServeError::Thread))
     })
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use thyme_engine::cpu::Cpu;
-use thyme_engine::engine::request::{Event, GenerateRequest, Sampled, Sampling, StopReason, Stops};
+use thyme_engine::engine::request::{GenerateRequest, Sampled, Sampling, StopReason, Stops};
 use thyme_engine::engine::sampling::constraints::Constraints;
 use thyme_engine::engine::sampling::grammar::{Form, Grammars};
 use thyme_engine::engine::{Engine, EngineLimits};
@@ -38,12 +38,11 @@ fn play(policy: &SmallPolicy, engine: &mut Engine, sequences: usize) -> BTreeMap
     let (mut sampled, mut played): (BTreeMap<u64, Vec<Sampled>>, _) = (BTreeMap::new(), BTreeMap::new());
     while played.len() < sequences {
         for event in engine.step(&policy.weights).unwrap() {
-            match event {
-                Event::Token { sequence, token, .. } => sampled.entry(sequence).or_default().push(token),
-                Event::Stopped { sequence, reason } => {
-                    let tokens = sampled.remove(&sequence).unwrap_or_default();
-                    assert!(played.insert(sequence, (tokens, reason)).is_none(), "{sequence} stopped twice");
-                }
+            let sequence = event.sequence;
+            sampled.entry(sequence).or_default().extend(event.token);
+            if let Some(reason) = event.stopped {
+                let tokens = sampled.remove(&sequence).unwrap_or_default();
+                assert!(played.insert(sequence, (tokens, reason)).is_none(), "{sequence} stopped twice");
             }
         }
     }

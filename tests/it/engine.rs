@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use thyme_engine::cpu::Cpu;
 use thyme_engine::engine::request::{
-    AdaptiveTemperature, Event, GenerateRequest, GeneratorError, Sampled, Sampling, StopReason, Stops,
+    AdaptiveTemperature, GenerateRequest, GeneratorError, Sampled, Sampling, StopReason, Stops,
 };
 use thyme_engine::engine::{Engine, EngineLimits};
 use thyme_engine::model::Keep;
@@ -48,12 +48,8 @@ fn turn(
     let (mut sampled, mut reasons): (BTreeMap<u64, Vec<Sampled>>, _) = (BTreeMap::new(), BTreeMap::new());
     while !numbers.iter().all(|number| reasons.contains_key(number)) {
         for event in engine.step(&policy.weights).unwrap() {
-            match event {
-                Event::Token { sequence, token, .. } => sampled.entry(sequence).or_default().push(token),
-                Event::Stopped { sequence, reason } => {
-                    reasons.insert(sequence, reason);
-                }
-            }
+            sampled.entry(event.sequence).or_default().extend(event.token);
+            reasons.extend(event.stopped.map(|reason| (event.sequence, reason)));
         }
     }
     (sampled, reasons)
@@ -85,10 +81,7 @@ fn the_same_seed_samples_the_same_tokens_whatever_else_is_in_the_batch() {
         }
         others += 1;
         for event in crowded.step(&policy.weights).unwrap() {
-            sampled.extend(match event {
-                Event::Token { sequence: 6, token, .. } => Some(token),
-                _ => None,
-            });
+            sampled.extend(event.token.filter(|_| event.sequence == 6));
         }
         if random.one_in(5) {
             crowded.close(others - 1 - random.below(10) as u64);

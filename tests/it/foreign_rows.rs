@@ -9,7 +9,7 @@ use image::RgbImage;
 use serde_json::{Map, Value, json};
 use thyme_engine::files::local_path;
 use thyme_engine::prompt::ImageSource;
-use thyme_engine::serve::images::ImagePolicy;
+use thyme_engine::serve::request::images::ImagePolicy;
 use thyme_engine::tasks::jsonl::{self, Record};
 
 use crate::support::command::{Workplace, refuse, succeed};
@@ -365,7 +365,7 @@ fn every_reader_finds_the_picture_of_a_file_url() {
     let mut lines = String::new();
     for (number, (url, &side)) in by_url.iter().enumerate() {
         assert_eq!(width(&ImageSource::parse(url).unwrap()), side, "{url}");
-        assert_eq!(width(&policy.source(url, "messages").unwrap()), side, "{url}");
+        assert_eq!(width(&policy.source(url.clone(), "messages").unwrap()), side, "{url}");
         let row = json!({"image": url, "question": "<image>", "response": "b"});
         let file = place.write("data.jsonl", row.to_string());
         let record = jsonl::read(&file).unwrap().remove(0);
@@ -387,10 +387,10 @@ fn an_escaped_path_leads_no_server_out_of_its_folder() {
     let policy = ImagePolicy::new(Some(&place.path("open")), &[], false).unwrap();
     for up in ["..", "%2e%2e", "%2E.", ".%2e"] {
         let url = format!("file://localhost{}/{up}/secret.png", place.path("open").display());
-        assert!(policy.source(&url, "messages").is_err(), "{url}");
-        assert!(policy.source(&url.replace("/secret", "%2Fsecret"), "messages").is_err(), "{url}");
+        assert!(policy.source(url.clone(), "messages").is_err(), "{url}");
+        assert!(policy.source(url.replace("/secret", "%2Fsecret"), "messages").is_err(), "{url}");
     }
-    assert!(policy.source("file:///a%00b.png", "messages").is_err());
+    assert!(policy.source("file:///a%00b.png".to_owned(), "messages").is_err());
 }
 
 #[test]

@@ -43,8 +43,8 @@ fn half_read_weights_answer_nobody_until_a_whole_folder_is_read() {
     std::thread::spawn(move || {
         let mut arguments = Arguments::parse_from(["serve", "--max-model-len", "2048"]).serving;
         arguments.program = env!("CARGO_BIN_EXE_thyme-engine").into();
-        let parts = arguments.parts(&model).unwrap();
-        serve::run(serve::Parts { names: vec!["tiny".to_owned()], reload, ..parts }, listener).unwrap();
+        let config = arguments.config(&model).unwrap();
+        serve::run(serve::ServerConfig { names: vec!["tiny".to_owned()], reload, ..config }, listener).unwrap();
     });
     let config = ureq::Agent::config_builder().http_status_as_error(false).proxy(None);
     let agent = config.timeout_global(Some(TIMEOUT)).build().new_agent();

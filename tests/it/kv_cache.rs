@@ -7,7 +7,7 @@ use thyme_engine::checkpoint;
 use thyme_engine::cpu::Cpu;
 use thyme_engine::engine::kv_cache::{PagePool, PageTable};
 use thyme_engine::engine::prefix::Block;
-use thyme_engine::engine::request::{Event, GenerateRequest, GeneratorError, Sampled, Sampling, Stops};
+use thyme_engine::engine::request::{GenerateRequest, GeneratorError, Sampled, Sampling, Stops, TokenEvent};
 use thyme_engine::engine::{Engine, EngineLimits};
 use thyme_engine::model::parameters::Weights;
 use thyme_engine::ops::attention::PAGE_TOKENS;
@@ -164,13 +164,11 @@ fn a_group_runs_to_its_end_in_the_pages_of_one_sequence() {
                 let (mut sampled, mut stopped) = (BTreeMap::new(), 0);
                 while stopped < members {
                     for event in engine.step(&policy.weights).unwrap() {
-                        match event {
-                            Event::Token { .. } => collect(vec![event], &mut sampled),
-                            Event::Stopped { sequence, .. } => {
-                                engine.close(sequence);
-                                stopped += 1;
-                            }
+                        if event.stopped.is_some() {
+                            engine.close(event.sequence);
+                            stopped += 1;
                         }
+                        collect(vec![event], &mut sampled);
                     }
                 }
                 assert_eq!(engine.pages(), (pages, pages));
@@ -443,11 +441,9 @@ fn moved(
     })
 }
 
-fn collect(events: Vec<Event>, sampled: &mut BTreeMap<u64, Vec<Sampled>>) {
+fn collect(events: Vec<TokenEvent>, sampled: &mut BTreeMap<u64, Vec<Sampled>>) {
     for event in events {
-        if let Event::Token { sequence, token, .. } = event {
-            sampled.entry(sequence).or_default().push(token);
-        }
+        sampled.entry(event.sequence).or_default().extend(event.token);
     }
 }
 

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use thyme_engine::cpu::Cpu;
-use thyme_engine::engine::request::{Event, GenerateRequest, GeneratorError, Sampling, Stops};
+use thyme_engine::engine::request::{GenerateRequest, GeneratorError, Sampled, Sampling, Stops, TokenEvent};
 use thyme_engine::engine::scheduler::Chunk;
-use thyme_engine::engine::{Engine, EngineLimits, Row};
-use thyme_engine::ops::sample::SampledToken;
+use thyme_engine::engine::{Engine, EngineLimits};
 
 use crate::support::small_policy::{Random, SmallPolicy};
 
@@ -61,9 +60,7 @@ impl Scripted {
         let sampling = pass.chunks.iter().filter(|chunk| chunk.samples_next);
         let sampled = sampling.map(|chunk| made_up(chunk.sequence, chunk.tokens.end)).collect();
         for event in self.engine.accept(&pass.chunks, sampled) {
-            if let Event::Stopped { sequence, .. } = event {
-                self.stopped.push(sequence);
-            }
+            self.stopped.extend(event.stopped.map(|_| event.sequence));
         }
         let mut chunks = pass.chunks;
         chunks.sort_by_key(|chunk| chunk.sequence);
@@ -81,18 +78,10 @@ impl Scripted {
 }
 
 /// The token of a sequence at a place: the same whenever it is sampled.
-fn made_up(sequence: u64, position: usize) -> Row {
+fn made_up(sequence: u64, position: usize) -> TokenEvent {
     let mut random = Random::new(sequence << 32 | position as u64);
-    let token = if random.one_in(12) { STOP } else { 5 + random.below(20) as u32 };
-    let sampled = SampledToken {
-        token,
-        logprob: 0.0,
-        logprob_at_temperature: 0.0,
-        processed_logprob: 0.0,
-        kept_mass: 1.0,
-        entropy: 0.0,
-    };
-    Row { sampled, top_logprobs: Vec::new() }
+    let id = if random.one_in(12) { STOP } else { 5 + random.below(20) as u32 };
+    TokenEvent { sequence, token: Some(Sampled { id, ..Sampled::default() }), ..TokenEvent::default() }
 }
 
 /// Drives engines alike at random until all sequences have ended; what each computed in each step.

@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use thyme_engine::cpu::Cpu;
-use thyme_engine::engine::request::{
-    AdaptiveTemperature, Event, GenerateRequest, Sampled, Sampling, StopReason, Stops,
-};
+use thyme_engine::engine::request::{AdaptiveTemperature, GenerateRequest, Sampled, Sampling, StopReason, Stops};
 use thyme_engine::engine::speculation::Speculation;
 use thyme_engine::engine::{Engine, EngineLimits, Statistics};
 use thyme_engine::prompt::Prompt;
@@ -64,21 +62,17 @@ fn play(policy: &SmallPolicy, mut engine: Engine, requests: &[GenerateRequest], 
     while open > 0 {
         let mut of_step: BTreeMap<u64, usize> = BTreeMap::new();
         for event in engine.step(&policy.weights).unwrap() {
-            match event {
-                Event::Token { sequence, token, top_logprobs } => {
-                    heard.entry(sequence).or_default().token(&token, &top_logprobs);
-                    *of_step.entry(sequence).or_default() += 1;
-                }
-                Event::Stopped { sequence, reason } => {
-                    let own = heard.get_mut(&sequence).unwrap();
-                    own.reasons.push((own.tokens.len(), reason));
-                    stops_in_drafts += usize::from(of_step[&sequence] > 1);
-                    let observation = policy.text(&mut Random::new(sequence * 31 + own.reasons.len() as u64), 5);
-                    if own.reasons.len() > turns || engine.append(sequence, &observation, &[]).is_err() {
-                        engine.close(sequence);
-                        open -= 1;
-                    }
-                }
+            let sequence = event.sequence;
+            let own = heard.entry(sequence).or_default();
+            own.token(&event.token.unwrap(), &event.top_logprobs);
+            *of_step.entry(sequence).or_default() += 1;
+            let Some(reason) = event.stopped else { continue };
+            own.reasons.push((own.tokens.len(), reason));
+            stops_in_drafts += usize::from(of_step[&sequence] > 1);
+            let observation = policy.text(&mut Random::new(sequence * 31 + own.reasons.len() as u64), 5);
+            if own.reasons.len() > turns || engine.append(sequence, &observation, &[]).is_err() {
+                engine.close(sequence);
+                open -= 1;
             }
         }
     }

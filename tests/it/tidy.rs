@@ -237,18 +237,24 @@ fn a_file_has_one_subject_and_opens_with_it() {
     none("files are small and say what they are", faults);
 }
 
-/// The files of a module that a file names, as `super::name` or `crate::module::name`; a file in a folder below is `folder/name`.
+/// The files of a module that a file names, as `super::name`, as `crate::module::name`, or, in the `mod.rs` of a folder, as `name`; a file in a
+/// folder below is `folder/name`, its `mod.rs` is `folder`.
 fn named_beside(source: &Source, module: &str, known: &BTreeMap<String, Source>) -> Vec<String> {
     let own = source.path.trim_start_matches(&format!("src/{module}/"));
-    let folder = own.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
+    let folder = own.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let (above, below) = match own.ends_with("/mod.rs") {
+        true => (folder.rsplit_once('/').map_or("", |(above, _)| above), folder),
+        false => (folder, "-"),
+    };
     let mut found = Vec::new();
     for (_, code) in source.code() {
-        for (mark, folder) in [("super::", folder.as_str()), (&format!("crate::{module}::"), "")] {
+        for (mark, folder) in [("super::", above), (&format!("crate::{module}::"), ""), ("use ", below)] {
             for (at, _) in code.match_indices(mark) {
                 let path = code[at + mark.len()..].replace("::", "/");
                 let path: String = path.chars().take_while(|c| c.is_alphanumeric() || "_/".contains(*c)).collect();
+                let path = format!("{folder}/{path}").trim_start_matches('/').to_owned();
                 let ends = path.match_indices('/').map(|(end, _)| end).chain([path.len()]).rev();
-                found.extend(ends.map(|end| format!("{folder}{}", &path[..end])).find(|name| known.contains_key(name)));
+                found.extend(ends.map(|end| path[..end].to_owned()).find(|name| known.contains_key(name)));
             }
         }
     }
@@ -270,7 +276,11 @@ fn no_circle_stands_among_the_files_of_the_server() {
         .filter(|(name, _)| *name != "mod")
         .map(|(name, source)| (name, named_beside(source, module, &known)))
         .collect();
-    assert!(left[&"engine_loop".to_owned()].contains(&"agent/session".to_owned()), "the imports were not found");
+    for (name, named) in
+        [("engine_loop", "agent/session"), ("engine_loop", "engine_loop/fair"), ("response/writer", "response/wire")]
+    {
+        assert!(left[&name.to_owned()].contains(&named.to_owned()), "{name} names {named}");
+    }
     // Takes away, again and again, the files that name none of those that are left.
     loop {
         let names: Vec<String> = left.keys().map(|name| (*name).clone()).collect();
@@ -281,6 +291,27 @@ fn no_circle_stands_among_the_files_of_the_server() {
         }
     }
     none("files that name each other in a circle", left.keys().map(|name| format!("src/serve/{name}.rs")).collect());
+}
+
+#[test]
+fn behind_a_valid_request_nothing_reads_what_the_client_wrote() {
+    const READERS: [&str; 7] = [
+        "http/completions.rs",
+        "http/control.rs",
+        "http/routes.rs",
+        "request/constraints.rs",
+        "request/mod.rs",
+        "request/prompt_input.rs",
+        "request/settings.rs",
+    ];
+    let names_wire =
+        |source: &Source| source.code().any(|(_, line)| line.contains("wire::") && line.contains("Request"));
+    let readers: Vec<String> = files("src/serve", &["rs"])
+        .into_iter()
+        .filter(names_wire)
+        .map(|source| source.path.trim_start_matches("src/serve/").to_owned())
+        .collect();
+    assert_eq!(readers, READERS);
 }
 
 #[test]

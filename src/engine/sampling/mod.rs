@@ -7,8 +7,8 @@ pub mod grammar;
 pub mod top_logprobs;
 pub mod stop;
 
-use super::request::Sampling;
-use crate::ops::sample::SamplingParams;
+use super::request::{Sampled, Sampling};
+use crate::ops::sample::{SampledToken, SamplingParams};
 use adaptive_temperature::AdaptiveState;
 use constraints::Constrained;
 
@@ -50,11 +50,6 @@ impl Sampler {
         }
     }
 
-    /// Whether something is asked of its tokens, which may leave none to sample.
-    pub fn is_constrained(&self) -> bool {
-        self.constrained.is_some()
-    }
-
     /// Whether a grammar says what may come next. Then each sample wants a mask, made by [`Sampler::make_mask`] when the token before it is
     /// known.
     pub fn has_grammar(&self) -> bool {
@@ -94,6 +89,19 @@ impl Sampler {
             sequence: self.sequence,
             position: position as u64,
         }
+    }
+
+    /// The token that was sampled with [`Sampler::params`]; none where the constraints allow none.
+    pub fn token(&self, sampled: &SampledToken) -> Option<Sampled> {
+        (self.constrained.is_none() || !sampled.is_nothing()).then(|| Sampled {
+            id: sampled.token,
+            logprob: sampled.logprob,
+            logprob_at_temperature: sampled.logprob_at_temperature,
+            temperature: self.temperature(),
+            processed_logprob: sampled.processed_logprob,
+            kept_mass: sampled.kept_mass,
+            entropy: sampled.entropy,
+        })
     }
 
     /// Takes note of tokens of the sequence, sampled or not.

@@ -21,20 +21,17 @@ use crate::rollout::tool::ToolImage;
 use crate::rollout::transcript::{End, Transcript, Turn, TurnKind};
 use crate::sandbox::png;
 use crate::serve::admission::RequestGuard;
-use crate::serve::answer_logprobs::finite;
-use crate::serve::answers::{event, events_response};
 use crate::serve::app::{App, seconds_since_1970};
-use crate::serve::blocking::{cost_of, prepare};
-use crate::serve::body::Room;
-use crate::serve::constraints;
+use crate::serve::blocking::{cost_of, fetch_pictures, prepare};
 use crate::serve::engine_loop::Command;
 use crate::serve::error::ApiError;
+use crate::serve::http::body::Room;
 use crate::serve::metrics::Active;
-use crate::serve::openai::{
-    Answer, ChatChoice, ChatMessage, Request, ResponseKind, TrajectoryTurn, Usage, WidenedImage,
-};
-use crate::serve::prompts::picture_count;
-use crate::serve::sampling::Settings;
+use crate::serve::request::ValidRequest;
+use crate::serve::request::settings::{ResponseFormat, Settings};
+use crate::serve::response::logprobs::finite;
+use crate::serve::response::wire::{Answer, ChatChoice, ChatMessage, TrajectoryTurn, Usage, WidenedImage};
+use crate::serve::response::writer::{event, events_response};
 
 /// Pixels of observed images that the trajectories of a request keep together, in equal parts: as data URLs they are 256 MiB at most.
 const PIXELS_MAX: usize = 64 << 20;
@@ -46,27 +43,24 @@ pub async fn answer(
     app: Arc<App>,
     environment: &dyn Environment,
     guard: RequestGuard,
-    (request, room): (Request, Room),
+    request: ValidRequest,
+    room: Room,
 ) -> Result<Response, ApiError> {
-    let model = app.model_name(request.model.as_deref())?;
-    let settings = app.defaults.settings(&request)?;
-    refuse_unsupported(&request)?;
-    let asked = request.max_completion_tokens.or(request.max_tokens);
-    let (code_temperature, is_stream) = (request.code_temperature, request.stream.unwrap_or(false));
-    let include_usage = request.stream_options.and_then(|options| options.include_usage).unwrap_or(false);
-    guard.weigh(&app, room.bytes, 1, &settings)?;
-    let cost = cost_of(room.bytes, picture_count(&request));
-    let task = prepare(&app, guard.client, room.bytes, move |app| app.prompts.task(&request)).await?;
+    let ValidRequest { prompt, settings, format, .. } = request;
+    guard.weigh(&app, room.bytes, prompt.count(), &settings)?;
+    let prompt = fetch_pictures(&app, guard.client, prompt).await?;
+    let cost = cost_of(room.bytes, prompt.pictures().len());
+    let task = prepare(&app, guard.client, room.bytes, move |app| app.prompts.task(prompt)).await?;
     drop(room);
     let (sender, events) = unbounded_channel();
     let RequestGuard { client, active, waiting, place } = guard;
     let mut place = Some(place);
     let own = environment.limits();
-    let total = asked.unwrap_or(own.total);
+    let total = settings.max_tokens.unwrap_or(own.total);
     let agent_settings = Settings { max_tokens: Some(total), ..settings.clone() };
-    app.defaults.admit(&agent_settings, ResponseKind::Chat, &[0])?;
+    app.defaults.admit(&agent_settings, format.kind, &[0])?;
     let mut sampling = settings.sampling.clone();
-    sampling.code_temperature = Some(code_temperature.unwrap_or(0.0));
+    sampling.code_temperature.get_or_insert(0.0);
     let rollout = RolloutSettings {
         seed: settings.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()),
         sampling,
@@ -91,57 +85,29 @@ pub async fn answer(
         app.send(Command::RunAgent(Box::new(job)))?;
     }
     drop((sender, waiting));
+    let is_stream = format.stream;
     let response = AgentResponse {
-        id: app.request_id("chatcmpl"),
         created: seconds_since_1970(),
         began: Instant::now(),
         has_begun: vec![false; settings.n],
         open: settings.n,
         usage: Usage::default(),
         app,
-        model,
+        format,
         settings,
         events,
-        include_usage,
         _active: active,
     };
     if is_stream { response.stream().await } else { response.whole().await }
-}
-
-/// Refuses what has no meaning where the server runs the tools.
-fn refuse_unsupported(request: &Request) -> Result<(), ApiError> {
-    let constraint = constraints::first_field(request);
-    for (param, is_asked) in [
-        (constraint.unwrap_or_default(), constraint.is_some()),
-        ("tools", request.tools.as_ref().is_some_and(|tools| !tools.is_empty())),
-        ("top_logprobs", request.top_logprobs.unwrap_or(0) > 0),
-        ("prompt_logprobs", request.prompt_logprobs.is_some()),
-        ("echo", request.echo.unwrap_or(false)),
-        ("stop_token_ids", request.stop_token_ids.as_ref().is_some_and(|ids| !ids.is_empty())),
-        ("ignore_eos", request.ignore_eos.unwrap_or(false)),
-        ("continue_final_message", request.continue_final_message.unwrap_or(false)),
-        ("chat_template", request.chat_template.is_some()),
-        ("chat_template_kwargs", request.chat_template_kwargs.as_ref().is_some_and(|kwargs| !kwargs.is_empty())),
-        ("mm_processor_kwargs", request.mm_processor_kwargs.is_some()),
-    ] {
-        if is_asked {
-            let message =
-                "has no effect where the server runs the tools; leave it out, or start the server without --env";
-            return Err(ApiError::field(param, message));
-        }
-    }
-    Ok(())
 }
 
 /// A chat under way.
 struct AgentResponse {
     app: Arc<App>,
     settings: Settings,
-    id: String,
-    model: String,
+    format: ResponseFormat,
     created: u64,
     events: UnboundedReceiver<Result<AgentEvent, ApiError>>,
-    include_usage: bool,
     /// Answers that something came of.
     has_begun: Vec<bool>,
     /// Answers that have not ended.
@@ -263,10 +229,10 @@ impl AgentResponse {
 
     fn answer(&self, object: &'static str, choices: Vec<ChatChoice>, usage: Option<Usage>) -> Answer<ChatChoice> {
         Answer {
-            id: self.id.clone(),
+            id: self.format.id.clone(),
             object,
             created: self.created,
-            model: self.model.clone(),
+            model: self.format.model.clone(),
             choices,
             usage,
             prompt_token_ids: None,
@@ -306,7 +272,7 @@ impl AgentSseStream {
                 Ok(piece) => return Some(response.chunk(piece)),
                 Err(error) => self.ready.push_back(event(&error.body())),
             },
-            Ok(None) if response.include_usage => {
+            Ok(None) if response.format.include_usage => {
                 self.ready.push_back(event(&response.answer(CHUNK, Vec::new(), Some(response.usage))));
             }
             Ok(None) => {}

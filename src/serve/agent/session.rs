@@ -9,7 +9,7 @@ use std::thread::Scope;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::engine::request::{Event, GeneratorError};
+use crate::engine::request::{GeneratorError, TokenEvent};
 use crate::prompt::{ChatError, Processor, PromptError};
 use crate::rollout::environment::{Environment, EnvironmentError, PreparedTask, Task, Tasks, TokenLimits};
 use crate::rollout::generator::Generator;
@@ -17,10 +17,10 @@ use crate::rollout::tool::ToolImage;
 use crate::rollout::trajectories::{Start, Trajectories};
 use crate::rollout::transcript::{Call, Transcript};
 use crate::rollout::{RolloutSettings, Update};
+use crate::serve::engine_loop::fair::{Client, FairQueue, Place};
+use crate::serve::engine_loop::slots::Claim;
 use crate::serve::error::ApiError;
-use crate::serve::fair::{Client, FairQueue, Place};
 use crate::serve::metrics::Waiting;
-use crate::serve::slots::Claim;
 
 /// A chat that costs more to prepare is large: it has more than a picture or two.
 const LARGE_COST: u64 = 3 << 20;
@@ -268,7 +268,7 @@ impl<'a> AgentSessions<'a> {
     }
 
     /// Takes what a step of the generator brought.
-    pub fn take(&mut self, generator: &mut dyn Generator, events: &[Event]) {
+    pub fn take(&mut self, generator: &mut dyn Generator, events: &[TokenEvent]) {
         let listeners = &mut self.listeners;
         self.trajectories.take(generator, events, &mut |update| tell(listeners, update));
     }

@@ -8,9 +8,7 @@ use std::sync::Arc;
 use image::{Rgb, RgbImage};
 use serde_json::{Value, json};
 use thyme_engine::checkpoint;
-use thyme_engine::engine::request::{
-    AdaptiveTemperature, Event, GenerateRequest, GeneratorError, Sampled, Sampling, Stops,
-};
+use thyme_engine::engine::request::{AdaptiveTemperature, GenerateRequest, GeneratorError, Sampled, Sampling, Stops};
 use thyme_engine::engine::sequence::SequenceState;
 use thyme_engine::engine::{Engine, EngineLimits};
 use thyme_engine::model::Model;
@@ -340,13 +338,11 @@ impl<'a> Game<'a> {
         self.pause_some();
         let mut stopped = Vec::new();
         for event in self.engine.step(&self.policy.weights).unwrap() {
-            match event {
-                Event::Token { sequence, token, .. } => {
-                    self.open.get_mut(&sequence).unwrap().record.push_sampled(token);
-                    self.sampled += 1;
-                }
-                Event::Stopped { sequence, .. } => stopped.push(sequence),
+            if let Some(token) = event.token {
+                self.open.get_mut(&event.sequence).unwrap().record.push_sampled(token);
+                self.sampled += 1;
             }
+            stopped.extend(event.stopped.map(|_| event.sequence));
         }
         for number in stopped {
             let player = self.open.get_mut(&number).unwrap();

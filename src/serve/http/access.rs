@@ -7,7 +7,7 @@ use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 
-use super::error::ApiError;
+use crate::serve::error::ApiError;
 
 /// Routes of a weight transfer over the network, which is not done here.
 pub const TRANSFER_ROUTES: [&str; 6] = [

@@ -1,5 +1,9 @@
 //! The loop that owns the engine and the weights: commands come through one channel, the tokens of a request go back through its own.
 
+pub mod fair;
+pub mod prompt_logprobs;
+pub mod slots;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -12,15 +16,9 @@ use serde::Deserialize;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
-use super::agent::session::{AgentJob, AgentSessions, PreparedJob};
-use super::error::ApiError;
-use super::fair::{Client, FairQueue, Place, Spot};
-use super::metrics::{ServerMetrics, Waiting};
-use super::prompt_logprobs::{Scoring, TokenLogprobs};
-use super::slots::{Claim, Slots};
 use crate::checkpoint::weights::ReloadError;
 use crate::engine::Engine;
-use crate::engine::request::{Event, GenerateRequest, GeneratorError, Sampled, Sampling, StopReason, Stops};
+use crate::engine::request::{GenerateRequest, GeneratorError, Sampling, Stops, TokenEvent};
 use crate::engine::sampling::constraints::Constraints;
 use crate::engine::sequence::SequenceState;
 use crate::model::Model;
@@ -28,6 +26,12 @@ use crate::model::parameters::Weights;
 use crate::ops::patch_embed::PixelScale;
 use crate::prompt::Prompt;
 use crate::rollout::engine_generator::EngineGenerator;
+use crate::serve::agent::session::{AgentJob, AgentSessions, PreparedJob};
+use crate::serve::error::ApiError;
+use crate::serve::metrics::{ServerMetrics, Waiting};
+use fair::{Client, FairQueue, Place, Spot};
+use prompt_logprobs::{Scoring, TokenLogprobs};
+use slots::{Claim, Slots};
 
 /// Sequences of a request that are opened at once while others wait.
 const GROUP_MAX: usize = 8;
@@ -112,38 +116,16 @@ pub struct Job {
     /// Nothing of the answers is given out before all have ended.
     pub may_restart: bool,
     /// Where news goes. When nobody listens any more, the job is given up.
-    pub events: UnboundedSender<Result<News, ApiError>>,
+    pub events: UnboundedSender<Result<RequestEvent, ApiError>>,
 }
 
-/// What happened to a job.
+/// What a request is told of its answers, which have numbers in the request.
 #[derive(Clone, Debug)]
-pub enum News {
-    /// A token was sampled, or none could be.
-    Sampled(Progress),
+pub enum RequestEvent {
+    /// This came of an answer.
+    Output(usize, TokenEvent),
     /// The answers of these numbers start over.
     Restarted(Range<usize>),
-}
-
-/// A sampled token and the likeliest ones in its place, with their log-probabilities.
-#[derive(Clone, Debug)]
-pub struct Token {
-    /// The sampled token and its log-probabilities.
-    pub sampled: Sampled,
-    /// As many as were asked for.
-    pub top_logprobs: Vec<(u32, f32)>,
-    /// Version of the weights that it was sampled under.
-    pub version: u64,
-}
-
-/// A token of an answer, or its end.
-#[derive(Clone, Debug)]
-pub struct Progress {
-    /// The answer's number in the request.
-    pub choice: usize,
-    /// The token; none where no token was allowed.
-    pub token: Option<Token>,
-    /// If it was the last, why.
-    pub stopped: Option<StopReason>,
 }
 
 /// An open sequence's way back to its request.
@@ -464,7 +446,7 @@ impl<'a> EngineLoop<'a> {
         });
         self.forget_closed();
         for job in jobs {
-            let _ = job.events.send(Ok(News::Restarted(job.first..job.first + job.n)));
+            let _ = job.events.send(Ok(RequestEvent::Restarted(job.first..job.first + job.n)));
             let waiting = self.metrics.wait();
             self.wait(Waiter::Job(Queued::new(job, waiting, None)));
         }
@@ -609,32 +591,18 @@ impl<'a> EngineLoop<'a> {
         );
     }
 
-    /// Sends tokens to those who wait for them. A sequence's stop comes right after its last token, or alone where none was allowed.
-    fn deliver(&mut self, events: Vec<Event>) {
+    /// Sends tokens to those who wait for them.
+    fn deliver(&mut self, events: Vec<TokenEvent>) {
         if let Some(agent) = &mut self.agent {
             agent.take(&mut EngineGenerator { engine: &mut self.engine, weights: &self.weights }, &events);
         }
-        let mut events = events.into_iter().peekable();
-        while let Some(event) = events.next() {
-            let (sequence, sampled, stopped) = match event {
-                Event::Token { sequence, token, top_logprobs } => {
-                    let reason = events.peek().and_then(|next| match next {
-                        Event::Stopped { sequence: next, reason } if *next == sequence => Some(*reason),
-                        _ => None,
-                    });
-                    events.next_if(|_| reason.is_some());
-                    (sequence, Some((token, top_logprobs)), reason)
-                }
-                Event::Stopped { sequence, reason } => (sequence, None, Some(reason)),
-            };
+        for event in events {
+            let (sequence, has_stopped) = (event.sequence, event.stopped.is_some());
             self.slots.count(sequence);
             if let Some(listener) = self.listeners.get(&sequence) {
-                let version = self.weights.version;
-                let token = sampled.map(|(sampled, top_logprobs)| Token { sampled, top_logprobs, version });
-                let progress = Progress { choice: listener.choice, token, stopped };
-                let _ = listener.job.events.send(Ok(News::Sampled(progress)));
+                let _ = listener.job.events.send(Ok(RequestEvent::Output(listener.choice, event)));
             }
-            if stopped.is_some() && self.listeners.remove(&sequence).is_some() {
+            if has_stopped && self.listeners.remove(&sequence).is_some() {
                 self.engine.close(sequence);
             }
         }

@@ -1,15 +1,12 @@
-//! From a request's fields to how tokens are sampled and when answers end, every value checked.
-
-use std::sync::Arc;
+//! From a request's fields to how tokens are sampled, when answers end and what is told of them, every value checked.
 
 use serde_json::Value;
 
-use super::answer_logprobs::LogprobsMode;
-use super::error::ApiError;
-use super::openai::{LogprobsAsked, Request};
 use super::token_bytes::TokenBytes;
+use super::wire::{LogprobsAsked, Request};
 use crate::engine::request::{Sampling, Stops};
-use crate::engine::sampling::constraints::Constraints;
+use crate::serve::error::ApiError;
+use crate::serve::response::logprobs::LogprobsMode;
 
 /// Answers to all prompts of a request at most.
 const ANSWERS_MAX: usize = 4096;
@@ -20,6 +17,33 @@ const STOP_BYTES_MAX: usize = 1024;
 const RANDOM_SEED: i64 = -1;
 /// Lower positive temperatures are raised to this one, as in vLLM.
 const TEMPERATURE_MIN: f32 = 0.01;
+
+/// How answers are given out.
+#[derive(Clone, Debug)]
+pub struct ResponseFormat {
+    /// Messages, text or tokens.
+    pub kind: ResponseKind,
+    /// Their id.
+    pub id: String,
+    /// The name that the model was called by.
+    pub model: String,
+    /// In pieces, as server-sent events.
+    pub stream: bool,
+    /// A stream ends with the counts of tokens.
+    pub include_usage: bool,
+}
+
+/// The form of a route's answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ResponseKind {
+    /// Messages, for `/v1/chat/completions`.
+    #[default]
+    Chat,
+    /// Text, for `/v1/completions`.
+    Text,
+    /// Tokens only, never in pieces.
+    Tokens,
+}
 
 /// Server-wide defaults and limits.
 #[derive(Clone, Debug)]
@@ -49,11 +73,9 @@ pub struct Defaults {
 pub struct Settings {
     /// How tokens are sampled.
     pub sampling: Sampling,
-    /// Constraints on sampled tokens; filled in when they are compiled.
-    pub constraints: Arc<Constraints>,
     /// When answers end; the tokens of an answer are filled in for each prompt.
     pub stops: Stops,
-    /// Tokens of an answer, if the request says.
+    /// Tokens of an answer, if the request says; else [`Defaults::max_tokens`].
     pub max_tokens: Option<usize>,
     /// Answers to each prompt.
     pub n: usize,
@@ -75,22 +97,42 @@ pub struct Settings {
     pub token_ids: bool,
     /// Write `token_id:N` in place of a token's text.
     pub tokens_as_ids: bool,
+    /// What becomes of calls in the text.
+    pub tool_calls: ToolCalls,
+}
+
+/// What becomes of calls in the text.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ToolCalls {
+    /// There are no tools: the text is given out as it is.
+    #[default]
+    Ignored,
+    /// Tools are shown, but none may be called: marks of calls are left out of the text.
+    Unmarked,
+    /// They are given out as calls.
+    Read,
 }
 
 impl Defaults {
-    /// The settings of a request.
+    /// The settings of a request of that kind.
     ///
     /// # Errors
     /// The first field whose value cannot be used.
-    pub fn settings(&self, request: &Request) -> Result<Settings, ApiError> {
+    pub fn settings(&self, request: &Request, kind: ResponseKind, tool_calls: ToolCalls) -> Result<Settings, ApiError> {
         refuse_unknown(request)?;
         let n = request.n.unwrap_or(1);
         check("n", n, (1..=ANSWERS_MAX).contains(&n), &format!("between 1 and {ANSWERS_MAX}"))?;
         let (param, max_tokens) = match request.max_completion_tokens {
             Some(tokens) => ("max_completion_tokens", Some(tokens)),
-            None => ("max_tokens", request.max_tokens.or(self.max_tokens)),
+            None => ("max_tokens", request.max_tokens),
         };
         let echo = request.echo.unwrap_or(false);
+        if echo && kind != ResponseKind::Text {
+            return Err(ApiError::field(
+                "echo",
+                "has no effect on this route; leave it out, or send the prompt to /v1/completions",
+            ));
+        }
         if let Some(tokens) = max_tokens {
             let scores = echo || request.prompt_logprobs.is_some();
             check(param, tokens, tokens > 0 || scores, "1 or more; with echo or prompt_logprobs it may be 0")?;
@@ -103,9 +145,9 @@ impl Defaults {
         if asked.is_some() && request.stream.unwrap_or(false) {
             return Err(ApiError::field("prompt_logprobs", "cannot be streamed; send stream = false"));
         }
+        let gives_tokens = kind == ResponseKind::Tokens;
         Ok(Settings {
             sampling: self.sampling(request)?,
-            constraints: Arc::default(),
             stops: self.stops(request)?,
             max_tokens,
             n,
@@ -120,8 +162,9 @@ impl Defaults {
                     .logit_bias
                     .as_ref()
                     .is_some_and(|bias| bias.values().any(|value| value.as_f64() > Some(0.0))),
-            token_ids: request.return_token_ids.unwrap_or(false),
-            tokens_as_ids: request.return_tokens_as_token_ids.unwrap_or(false),
+            token_ids: gives_tokens || request.return_token_ids.unwrap_or(false),
+            tokens_as_ids: gives_tokens || request.return_tokens_as_token_ids.unwrap_or(false),
+            tool_calls,
         })
     }
 
@@ -137,7 +180,7 @@ impl Defaults {
     /// Tokens that an answer to a prompt of `prompt` tokens may have.
     pub fn answer_tokens(&self, settings: &Settings, prompt: usize) -> usize {
         let room = self.context_tokens - prompt;
-        settings.max_tokens.map_or(room, |tokens| tokens.min(room))
+        settings.max_tokens.or(self.max_tokens).map_or(room, |tokens| tokens.min(room))
     }
 
     /// Whether tokens' log-probabilities are wanted, and how many of the likeliest.
@@ -182,7 +225,7 @@ impl Defaults {
             top_p: request.top_p.unwrap_or(default.top_p),
             min_p: request.min_p.unwrap_or(default.min_p),
             repetition_penalty: request.repetition_penalty.unwrap_or(default.repetition_penalty),
-            code_temperature: None,
+            code_temperature: request.code_temperature,
         };
         let not_negative = temperature.is_finite() && temperature >= 0.0;
         check("temperature", temperature, not_negative, "0 or more")?;
@@ -191,6 +234,8 @@ impl Defaults {
         check("min_p", sampling.min_p, (0.0..=1.0).contains(&sampling.min_p), "between 0 and 1")?;
         let penalty = sampling.repetition_penalty;
         check("repetition_penalty", penalty, penalty.is_finite() && penalty > 0.0, "above 0; 1 changes nothing")?;
+        let of_code = sampling.code_temperature.unwrap_or(0.0);
+        check("code_temperature", of_code, of_code.is_finite() && of_code >= 0.0, "0 or more")?;
         Ok(sampling)
     }
 

@@ -11,18 +11,18 @@ use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::app::App;
-use super::blocking::{cost_of, fetch_pictures, prepare};
 use super::body::JsonBody;
-use super::completions::{chat_completions, completions};
+use super::completions::{chat_completions, completions, validate};
 use super::control;
-use super::error::ApiError;
-use super::fair::Client;
-use super::fields::wholes;
 use super::middleware::{admit, check_access};
-use super::openai::Request;
-use super::prompts::picture_count;
-use super::sampling::check;
+use crate::serve::app::App;
+use crate::serve::blocking::{cost_of, fetch_pictures, prepare};
+use crate::serve::engine_loop::fair::Client;
+use crate::serve::error::ApiError;
+use crate::serve::request::fields::wholes;
+use crate::serve::request::prompt_input::PromptInput;
+use crate::serve::request::settings::check;
+use crate::serve::request::wire::Request;
 
 /// Token ids that are turned into text at a time, if the context is not larger.
 const DETOKENIZED_MAX: usize = 65_536;
@@ -102,17 +102,19 @@ async fn tokenize(
     JsonBody(request, room): JsonBody<Request>,
 ) -> Result<Json<Value>, ApiError> {
     app.model_name(request.model.as_deref())?;
-    let request = fetch_pictures(&app, client, request).await?;
-    let cost = cost_of(room.bytes, picture_count(&request));
     let wants_texts = request.return_token_strs.unwrap_or(false);
-    let make = move |app: &App| match request.messages {
-        Some(_) => app.prompts.chat(&request),
-        None => match app.prompts.completion(&request)?.as_slice() {
-            [prompt] => Ok(prompt.clone()),
-            several => Err(ApiError::field("prompt", format!("is a list of {}; give one text", several.len()))),
-        },
+    let read = |app: &App| match request.messages {
+        Some(_) => PromptInput::conversation(request, &app.prompts.limits),
+        None => PromptInput::completion(request.prompt),
     };
-    let tokens = prepare(&app, client, cost, make).await?.token_ids;
+    let input = validate(&app, client, &room, read).await?;
+    if input.count() != 1 {
+        return Err(ApiError::field("prompt", format!("is a list of {}; give one text", input.count())));
+    }
+    let input = fetch_pictures(&app, client, input).await?;
+    let cost = cost_of(room.bytes, input.pictures().len());
+    let prompts = prepare(&app, client, cost, move |app| app.prompts.prepare(input)).await?;
+    let tokens = &prompts[0].token_ids;
     let tokenizer = app.prompts.processor.tokenizer();
     let texts: Option<Vec<String>> =
         wants_texts.then(|| tokens.iter().map(|id| tokenizer.decode(&[*id], false)).collect());

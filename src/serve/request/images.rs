@@ -11,10 +11,10 @@ use ureq::http::Uri;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
-use super::error::ApiError;
 use crate::files::local_path;
 use crate::prompt::ImageSource;
 use crate::prompt::data_url::is_data_url;
+use crate::serve::error::ApiError;
 
 /// The pictures of a request that are fetched are no larger together.
 const FETCHED_BYTES_MAX: u64 = 64 << 20;
@@ -50,14 +50,14 @@ impl ImagePolicy {
     }
 
     /// The picture that `address` names, as field `param` of a request. What lies on the network was fetched before.
-    pub fn source(&self, address: &str, param: &str) -> Result<ImageSource, ApiError> {
-        if is_data_url(address) {
-            return Ok(ImageSource::DataUrl(address.to_owned()));
+    pub fn source(&self, address: String, param: &str) -> Result<ImageSource, ApiError> {
+        if is_data_url(&address) {
+            return Ok(ImageSource::DataUrl(address));
         }
-        if is_remote(address) {
+        if is_remote(&address) {
             return Err(ApiError::field(param, "lies on the network and was not fetched"));
         }
-        self.file(&local_path(address)).map_err(|reason| ApiError::field(param, reason))
+        self.file(&local_path(&address)).map_err(|reason| ApiError::field(param, reason))
     }
 
     /// A file below the allowed folder. What is elsewhere and what is not there read alike.

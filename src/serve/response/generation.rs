@@ -1,5 +1,4 @@
-//! Collects the engine's outputs of one request and detokenises them. When it is dropped, nobody listens to its jobs any more, and the loop
-//! closes them.
+//! The answers of one request as they grow. When it is dropped, nobody listens to its jobs any more, and the loop closes them.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::ops::Range;
@@ -9,19 +8,20 @@ use std::time::Instant;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::oneshot;
 
-use super::admission::RequestGuard;
-use super::answer_logprobs::LogprobsMode;
-use super::app::App;
-use super::choice::{Choice, Finish};
-use super::engine_loop::{self, Command, Job, Progress, Queued, Token};
-use super::error::ApiError;
-use super::fair::Client;
-use super::metrics::Active;
-use super::openai::Usage;
-use super::prompt_logprobs::TokenLogprobs;
-use super::sampling::Settings;
-use crate::engine::request::{StopReason, Stops};
+use super::choice::{Choice, ChoiceDelta};
+use super::logprobs::LogprobsMode;
+use super::wire::Usage;
+use crate::engine::request::{StopReason, Stops, TokenEvent};
+use crate::engine::sampling::constraints::Constraints;
 use crate::prompt::Prompt;
+use crate::serve::admission::RequestGuard;
+use crate::serve::app::App;
+use crate::serve::engine_loop::fair::Client;
+use crate::serve::engine_loop::prompt_logprobs::TokenLogprobs;
+use crate::serve::engine_loop::{Command, Job, Queued, RequestEvent};
+use crate::serve::error::ApiError;
+use crate::serve::metrics::Active;
+use crate::serve::request::settings::Settings;
 
 /// Answers under way.
 pub struct Generation {
@@ -33,14 +33,14 @@ pub struct Generation {
     pub prompts: Vec<Vec<u32>>,
     /// Log-probabilities of each prompt, where asked for.
     pub prompt_logprobs: Vec<Arc<Vec<TokenLogprobs>>>,
+    /// Version of the weights that the last token was sampled under.
+    pub weights_version: u64,
     choices: Vec<InProgressChoice>,
     /// Answers that have not ended.
     open: usize,
     /// Answers that end without a token and are not reported yet.
     ended: Range<usize>,
-    events: UnboundedReceiver<Result<engine_loop::News, ApiError>>,
-    /// News that was looked at already.
-    first: Option<News>,
+    events: UnboundedReceiver<Result<RequestEvent, ApiError>>,
     began: Instant,
     _active: Arc<Active>,
 }
@@ -48,39 +48,18 @@ pub struct Generation {
 /// An answer, and when its tokens came.
 struct InProgressChoice {
     choice: Choice,
+    /// What came of it since it was last taken.
+    delta: Option<ChoiceDelta>,
     has_ended: bool,
     first_token: Option<Instant>,
     last_token: Instant,
-}
-
-/// What happened to the answers.
-#[derive(Debug)]
-pub enum News {
-    /// One got a token, or ended without one.
-    Sampled(SampledText),
-    /// These start over: what they had is void. Never those of a stream.
-    Restarted(Range<usize>),
-}
-
-/// What a token brought to an answer.
-#[derive(Debug)]
-pub struct SampledText {
-    /// The answer's number.
-    pub choice: usize,
-    /// The token, if there is one.
-    pub token: Option<Token>,
-    /// Text that can be given out now; what may begin a stop string waits.
-    pub text: String,
-    /// Characters that were complete before the token.
-    pub offset: usize,
-    /// How the answer ended, if it did.
-    pub finish: Option<Finish>,
 }
 
 impl InProgressChoice {
     fn new(settings: &Arc<Settings>, began: Instant) -> InProgressChoice {
         InProgressChoice {
             choice: Choice::new(settings.clone()),
+            delta: None,
             has_ended: false,
             first_token: None,
             last_token: began,
@@ -89,15 +68,16 @@ impl InProgressChoice {
 }
 
 impl Generation {
-    /// Hands prompts to the loop.
+    /// Hands prompts to the loop. Answers of which nothing is given out before all have ended may restart under other weights.
     ///
     /// # Errors
     /// When prompt scoring fails or the engine loop has ended.
     pub async fn start(
         app: &Arc<App>,
         settings: Settings,
+        constraints: Arc<Constraints>,
         prompts: Vec<Prompt>,
-        is_stream: bool,
+        may_restart: bool,
         guard: RequestGuard,
     ) -> Result<Generation, ApiError> {
         let began = Instant::now();
@@ -127,9 +107,9 @@ impl Generation {
                 sampling: settings.sampling.clone(),
                 top_logprobs: settings.logprobs.unwrap_or(0),
                 top_logprobs_processed: app.defaults.logprobs_mode == LogprobsMode::ProcessedLogprobs,
-                constraints: settings.constraints.clone(),
+                constraints: constraints.clone(),
                 stops: Stops { turn_tokens: tokens, total_tokens: tokens, ..settings.stops.clone() },
-                may_restart: !is_stream,
+                may_restart,
                 events: sender.clone(),
             };
             app.send(Command::Generate(Queued::new(Arc::new(job), app.metrics.wait(), Some(guard.place.clone()))))?;
@@ -139,78 +119,78 @@ impl Generation {
             app: app.clone(),
             prompts: token_ids,
             prompt_logprobs,
+            weights_version: app.metrics.weights_version(),
             choices: std::iter::repeat_with(in_progress).take(choices).collect(),
             ended: if is_scored_only { 0..choices } else { 0..0 },
             settings,
             open: choices,
             events,
-            first: None,
             began,
             _active: guard.active,
         })
     }
 
-    /// Waits for the first token, so that a refusal can still be a status of its own.
-    pub async fn wait(&mut self) -> Result<(), ApiError> {
-        self.first = self.next().await?;
-        Ok(())
-    }
-
-    /// What happens next; none when all answers have ended.
-    pub async fn next(&mut self) -> Result<Option<News>, ApiError> {
-        if let Some(first) = self.first.take() {
-            return Ok(Some(first));
-        }
+    /// Waits for what comes next of an answer; false when all have ended.
+    ///
+    /// # Errors
+    /// What ended them all.
+    pub async fn next(&mut self) -> Result<bool, ApiError> {
         if let Some(choice) = self.ended.next() {
-            let progress = Progress { choice, token: None, stopped: Some(StopReason::TurnTokens) };
-            return Ok(Some(News::Sampled(self.sampled(progress))));
+            self.take(choice, TokenEvent { stopped: Some(StopReason::TurnTokens), ..TokenEvent::default() });
+            return Ok(true);
         }
         if self.open == 0 {
-            return Ok(None);
+            return Ok(false);
         }
         match self.events.recv().await.ok_or_else(|| ApiError::failed("the engine is gone"))?? {
-            engine_loop::News::Sampled(progress) => Ok(Some(News::Sampled(self.sampled(progress)))),
-            engine_loop::News::Restarted(choices) => {
-                for in_progress in &mut self.choices[choices.clone()] {
+            RequestEvent::Output(choice, event) => self.take(choice, event),
+            RequestEvent::Restarted(choices) => {
+                for in_progress in &mut self.choices[choices] {
                     self.open += usize::from(in_progress.has_ended);
                     *in_progress = InProgressChoice::new(&self.settings, self.began);
                 }
-                Ok(Some(News::Restarted(choices)))
             }
         }
+        Ok(true)
     }
 
-    fn sampled(&mut self, progress: Progress) -> SampledText {
-        let in_progress = &mut self.choices[progress.choice];
-        let delta = in_progress.choice.take(&progress, self.app.prompts.processor.tokenizer(), &self.app.defaults.eos);
-        let now = Instant::now();
-        match in_progress.first_token {
-            _ if progress.token.is_none() => {}
-            None => {
-                in_progress.first_token = Some(now);
-                self.app.metrics.count_first_token((now - self.began).as_secs_f64());
+    /// Whether something came of an answer that was not taken.
+    pub fn has_deltas(&self) -> bool {
+        self.choices.iter().any(|in_progress| in_progress.delta.is_some())
+    }
+
+    /// What came of the answers since this was last called, each with its number, in order.
+    pub fn take_deltas(&mut self) -> Vec<(usize, ChoiceDelta)> {
+        let choices = self.choices.iter_mut().enumerate();
+        choices.filter_map(|(number, in_progress)| Some((number, in_progress.delta.take()?))).collect()
+    }
+
+    fn take(&mut self, number: usize, event: TokenEvent) {
+        let in_progress = &mut self.choices[number];
+        if event.token.is_some() {
+            self.weights_version = event.weights_version;
+            let now = Instant::now();
+            match in_progress.first_token {
+                None => {
+                    in_progress.first_token = Some(now);
+                    self.app.metrics.count_first_token((now - self.began).as_secs_f64());
+                }
+                Some(_) => self.app.metrics.count_token((now - in_progress.last_token).as_secs_f64()),
             }
-            Some(_) => self.app.metrics.count_token((now - in_progress.last_token).as_secs_f64()),
+            in_progress.last_token = now;
         }
-        in_progress.last_token = now;
-        in_progress.has_ended = delta.finish.is_some();
-        self.open -= usize::from(in_progress.has_ended);
-        SampledText {
-            choice: progress.choice,
-            token: progress.token,
-            text: delta.text,
-            offset: delta.offset,
-            finish: delta.finish,
+        let tokenizer = self.app.prompts.processor.tokenizer();
+        let delta = in_progress.choice.take(event, tokenizer, &self.app.defaults.eos);
+        if let Some(finish) = &delta.finish {
+            in_progress.has_ended = true;
+            self.open -= 1;
+            self.app.metrics.count_finish(
+                finish.reason,
+                self.began.elapsed().as_secs_f64(),
+                in_progress.seconds_per_token(),
+            );
         }
-    }
-
-    /// Notes how an answer ended.
-    pub fn finished(&self, choice: usize, reason: &str) {
-        let InProgressChoice { choice, first_token, last_token, .. } = &self.choices[choice];
-        let further = choice.tokens.saturating_sub(1);
-        let decoding = first_token.map(|first| (*last_token - first).as_secs_f64());
-        let per_token = decoding.filter(|_| further > 0).map(|seconds| seconds / further as f64);
-        self.app.metrics.count_finish(reason, self.began.elapsed().as_secs_f64(), per_token);
+        in_progress.delta.get_or_insert_default().extend(delta);
     }
 
     /// How many answers there are.
@@ -228,6 +208,15 @@ impl Generation {
         let prompt_tokens = self.prompts.iter().map(Vec::len).sum();
         let completion_tokens = self.choices.iter().map(|in_progress| in_progress.choice.tokens).sum();
         Usage { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens }
+    }
+}
+
+impl InProgressChoice {
+    /// Of the tokens after the first, if there are any.
+    fn seconds_per_token(&self) -> Option<f64> {
+        let further = self.choice.tokens.saturating_sub(1);
+        let decoding = (self.last_token - self.first_token?).as_secs_f64();
+        (further > 0).then(|| decoding / further as f64)
     }
 }
 

@@ -7,10 +7,9 @@ use std::sync::Arc;
 use serde::ser::{SerializeSeq, SerializeStruct};
 use serde::{Serialize, Serializer};
 
-use super::engine_loop::Token;
-use super::prompt_logprobs::TokenLogprobs;
-use crate::engine::request::Sampled;
+use crate::engine::request::{Sampled, TokenEvent};
 use crate::prompt::Processor;
+use crate::serve::engine_loop::prompt_logprobs::TokenLogprobs;
 
 /// The value in place of the logarithm of 0, which JSON does not have.
 const LOGPROB_MIN: f32 = -9999.0;
@@ -77,11 +76,6 @@ impl Names {
     fn bytes(&self, id: u32) -> &[u8] {
         self.processor.tokenizer().token_bytes(id)
     }
-
-    /// The log-probability of a sampled token that is returned.
-    pub fn logprob(&self, token: &Token) -> f32 {
-        self.mode.of(&token.sampled)
-    }
 }
 
 impl std::fmt::Debug for Names {
@@ -110,18 +104,17 @@ where
 #[derive(Debug)]
 pub struct ChatLogprobs {
     /// Tokens of the answer in order; in a stream those of one piece.
-    pub tokens: Vec<Token>,
+    pub tokens: Vec<TokenEvent>,
     /// How the tokens are named.
     pub names: Names,
 }
 
 impl Serialize for ChatLogprobs {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let entries = self.tokens.iter().map(|token| ChatEntry {
-            id: token.sampled.id,
-            logprob: self.names.logprob(token),
-            top_logprobs: Some(&token.top_logprobs),
-            names: &self.names,
+        let entries = self.tokens.iter().filter_map(|event| {
+            let (token, names) = (event.token?, &self.names);
+            let (logprob, top_logprobs) = (names.mode.of(&token), Some(event.top_logprobs.as_slice()));
+            Some(ChatEntry { id: token.id, logprob, top_logprobs, names })
         });
         let mut whole = serializer.serialize_struct("ChatLogprobs", 1)?;
         whole.serialize_field("content", &Listed(entries))?;

@@ -6,19 +6,19 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::app::App;
-use super::blocking::on_thread;
 use super::compiler::Compiler;
-use super::error::ApiError;
-use super::fair::Client;
 use super::json_schema::{self, Budget};
-use super::openai::Request;
-use super::sampling::{Defaults, check};
+use super::settings::{Defaults, check};
+use super::wire::Request;
 use crate::engine::sampling::constraints::Constraints;
 use crate::engine::sampling::grammar::{Form, Grammar};
 use crate::files::json::shorten;
 use crate::isolated::IsolatedError;
 use crate::prompt::Tokenizer;
+use crate::serve::app::App;
+use crate::serve::blocking::on_thread;
+use crate::serve::engine_loop::fair::Client;
+use crate::serve::error::ApiError;
 
 /// Entries of a list of a request at most: biases, bad words, choices.
 const ENTRIES_MAX: usize = 1024;

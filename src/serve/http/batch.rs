@@ -8,8 +8,9 @@ use futures_util::{StreamExt, stream};
 use serde_json::Value;
 use tower::ServiceExt;
 
-use super::error::ApiError;
-use super::{App, Parts, ServeError, routes, with_app};
+use super::routes;
+use crate::serve::error::ApiError;
+use crate::serve::{App, ServeError, ServerConfig, with_app};
 
 /// A call of a route by POST.
 #[derive(Clone, Debug)]
@@ -35,13 +36,13 @@ pub struct Reply {
 /// # Errors
 /// When the engine failed.
 pub fn answer_calls(
-    parts: Parts,
+    config: ServerConfig,
     numbers: std::ops::Range<usize>,
     in_flight: usize,
     call: impl Fn(usize) -> Result<Call, ApiError> + Send + Sync + 'static,
     tell: impl FnMut(usize, Reply) -> bool + Send,
 ) -> Result<(), ServeError> {
-    with_app(parts, move |app| {
+    with_app(config, move |app| {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         runtime.block_on(answer_all(app, numbers, in_flight, Arc::new(call), tell));
         Ok(())

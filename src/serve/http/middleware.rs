@@ -9,11 +9,11 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::access::{Sender, is_of_admins};
-use super::admission::RequestGuard;
-use super::app::App;
 use super::connections::Peer;
-use super::error::ApiError;
-use super::fair::Client;
+use crate::serve::admission::RequestGuard;
+use crate::serve::app::App;
+use crate::serve::engine_loop::fair::Client;
+use crate::serve::error::ApiError;
 
 /// Routes that need no key: whether the server lives is no secret.
 const OPEN_ROUTES: [&str; 2] = ["/health", "/ping"];

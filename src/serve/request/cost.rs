@@ -1,8 +1,7 @@
 //! Estimates the size of a request's answer as JSON before the first token is sampled, and refuses what is too large.
 
-use super::error::ApiError;
-use super::openai::ResponseKind;
-use super::sampling::{Defaults, Settings};
+use super::settings::{Defaults, ResponseKind, Settings};
+use crate::serve::error::ApiError;
 
 /// Bytes of an answer at most.
 const ANSWER_BYTES_MAX: f64 = (256u64 << 20) as f64;

@@ -2,6 +2,8 @@
 //! The marks themselves are never given out: what stands between them and is no call is given out as text without them, as is a mark that has
 //! no partner.
 
+use super::wire::{FunctionCall, ToolCall};
+
 const OPEN: &str = "<tool_call>";
 const CLOSE: &str = "</tool_call>";
 
@@ -66,15 +68,35 @@ impl Unmarked {
     }
 }
 
-/// A piece of an answer.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Piece {
-    /// Text outside of calls, without the marks.
-    Text(String),
-    /// A call begins: its number and the function's name.
-    Begin(usize, String),
-    /// More of the arguments of the call of that number.
-    Arguments(usize, String),
+/// What was read from a text.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Parsed {
+    /// The text outside of calls, without the marks.
+    pub text: String,
+    /// What is new of the calls, in order: the name of one that begins, the arguments as they grow. Ids are not made here.
+    pub tool_calls: Vec<ToolCall>,
+}
+
+impl Parsed {
+    fn begin(&mut self, index: usize, name: String) {
+        let function = FunctionCall { name: Some(name), arguments: String::new() };
+        self.tool_calls.push(ToolCall { index: Some(index), id: None, kind: None, function });
+    }
+
+    fn add_arguments(&mut self, index: usize, arguments: String) {
+        let function = FunctionCall { name: None, arguments };
+        extend_calls(&mut self.tool_calls, vec![ToolCall { index: Some(index), id: None, kind: None, function }]);
+    }
+}
+
+/// Appends what is new of calls.
+pub fn extend_calls(calls: &mut Vec<ToolCall>, new: Vec<ToolCall>) {
+    for call in new {
+        match calls.last_mut() {
+            Some(last) if last.index == call.index => last.function.arguments.push_str(&call.function.arguments),
+            _ => calls.push(call),
+        }
+    }
 }
 
 /// Whether the text goes on, is complete, or was truncated.
@@ -95,27 +117,27 @@ impl ToolCallReader {
     }
 
     /// Takes text, and whether more follows.
-    pub fn read(&mut self, text: &str, rest: Rest) -> Vec<Piece> {
-        let mut pieces = Vec::new();
+    pub fn read(&mut self, text: &str, rest: Rest) -> Parsed {
+        let mut parsed = Parsed::default();
         let mut text = text.to_owned();
         loop {
             match &mut self.call {
                 Some(call) => {
-                    let Some(behind) = call.read(&text, &mut self.begun, &mut pieces) else { break };
+                    let Some(behind) = call.read(&text, &mut self.begun, &mut parsed) else { break };
                     text.drain(..behind);
-                    self.end_call(&mut pieces);
+                    self.end_call(&mut parsed);
                 }
                 None => {
                     self.held.push_str(&text);
-                    let Some(behind) = self.read_outside(&mut pieces) else { break };
+                    let Some(behind) = self.read_outside(&mut parsed) else { break };
                     text = behind;
                 }
             }
         }
         if rest != Rest::Open {
-            self.finish(rest, &mut pieces);
+            self.finish(rest, &mut parsed);
         }
-        pieces
+        parsed
     }
 
     /// Whether a call was begun.
@@ -124,7 +146,7 @@ impl ToolCallReader {
     }
 
     /// Gives out text up to a mark; returns what follows an opening mark.
-    fn read_outside(&mut self, pieces: &mut Vec<Piece>) -> Option<String> {
+    fn read_outside(&mut self, parsed: &mut Parsed) -> Option<String> {
         loop {
             let open = self.held.find(OPEN).map(|at| (at, OPEN));
             let close = self.held.find(CLOSE).map(|at| (at, CLOSE));
@@ -132,7 +154,7 @@ impl ToolCallReader {
             let rest = self.held.split_off(at + mark.len());
             let mut said = std::mem::replace(&mut self.held, rest);
             said.truncate(at);
-            self.say(&said, pieces);
+            self.say(&said, parsed);
             if mark == OPEN && !self.ignores_calls {
                 self.blank.clear();
                 self.call = Some(Call::default());
@@ -140,59 +162,59 @@ impl ToolCallReader {
             }
         }
         let said: String = self.held.drain(..self.held.len() - begun_mark(&self.held)).collect();
-        self.say(&said, pieces);
+        self.say(&said, parsed);
         None
     }
 
     /// The call that was read is over.
-    fn end_call(&mut self, pieces: &mut Vec<Piece>) {
+    fn end_call(&mut self, parsed: &mut Parsed) {
         let Some(call) = self.call.take() else { return };
         if !call.has_begun {
-            self.say(&without_marks(&call.text), pieces);
+            self.say(&without_marks(&call.text), parsed);
         } else if call.is_whole() {
             // Braces too many are a slip, and say nothing.
             let behind = without_marks(&call.text[call.end..]);
             if !behind.trim_matches(|c: char| c == '}' || c.is_whitespace()).is_empty() {
-                self.say(&behind, pieces);
+                self.say(&behind, parsed);
             }
         }
     }
 
-    fn finish(&mut self, rest: Rest, pieces: &mut Vec<Piece>) {
+    fn finish(&mut self, rest: Rest, parsed: &mut Parsed) {
         if let Some(call) = &mut self.call {
-            call.give_held(pieces);
+            call.give_held(parsed);
             if call.is_readable() && !call.has_begun {
                 // All that is there may become a call: the name alone is one without arguments so far, less than that is nothing.
-                call.begin(&mut self.begun, pieces);
+                call.begin(&mut self.begun, parsed);
                 if !call.has_begun && rest == Rest::Cut {
                     self.call = None;
                 }
             }
-            self.end_call(pieces);
+            self.end_call(parsed);
         }
         let held = std::mem::take(&mut self.held);
         // One character is more likely a text's own than a cut mark's, unless it follows a call.
         if rest == Rest::Said || (held.len() == 1 && self.begun == 0) {
-            self.say(&held, pieces);
+            self.say(&held, parsed);
         }
         let held = self.unmarked.finish();
-        self.give_out(&held, pieces);
+        self.give_out(&held, parsed);
     }
 
     /// Says text without marks.
-    fn say(&mut self, text: &str, pieces: &mut Vec<Piece>) {
+    fn say(&mut self, text: &str, parsed: &mut Parsed) {
         let text = self.unmarked.push(text);
-        self.give_out(&text, pieces);
+        self.give_out(&text, parsed);
     }
 
     /// White space between calls and after all text says nothing.
-    fn give_out(&mut self, text: &str, pieces: &mut Vec<Piece>) {
+    fn give_out(&mut self, text: &str, parsed: &mut Parsed) {
         let mut said = std::mem::take(&mut self.blank) + text;
         if self.begun > 0 {
             self.blank = said.split_off(said.trim_end().len());
         }
         if !said.is_empty() {
-            pieces.push(Piece::Text(said));
+            parsed.text.push_str(&said);
         }
     }
 }
@@ -260,7 +282,7 @@ struct Call {
 
 impl Call {
     /// Takes text. If the closing mark is in it, how many of its bytes belong to the call with the mark.
-    fn read(&mut self, text: &str, begun: &mut usize, pieces: &mut Vec<Piece>) -> Option<usize> {
+    fn read(&mut self, text: &str, begun: &mut usize, parsed: &mut Parsed) -> Option<usize> {
         let before = self.text.len();
         self.text.push_str(text);
         while self.seen < self.text.len() {
@@ -271,7 +293,7 @@ impl Call {
                 if rest.starts_with(CLOSE) {
                     let end = self.seen;
                     self.text.truncate(end);
-                    self.give_to(end, pieces);
+                    self.give_to(end, parsed);
                     return Some(end + CLOSE.len() - before);
                 }
                 if CLOSE.starts_with(rest) {
@@ -279,9 +301,9 @@ impl Call {
                 }
             }
             self.seen += 1;
-            self.step(byte, begun, pieces);
+            self.step(byte, begun, parsed);
         }
-        self.give_to(self.seen, pieces);
+        self.give_to(self.seen, parsed);
         None
     }
 
@@ -295,14 +317,14 @@ impl Call {
     }
 
     /// Takes the byte before `seen`.
-    fn step(&mut self, byte: u8, begun: &mut usize, pieces: &mut Vec<Piece>) {
+    fn step(&mut self, byte: u8, begun: &mut usize, parsed: &mut Parsed) {
         let at = self.seen - 1;
         let is_space = byte.is_ascii_whitespace();
         match (self.place, byte) {
             (Place::Start | Place::Key | Place::Colon | Place::Value | Place::Comma, _) if is_space => {}
             (Place::Start, b'{') => self.place = Place::Key,
             (Place::Key, b'"') => (self.place, self.from, self.in_string) = (Place::InKey, at, true),
-            (Place::Key | Place::Comma, b'}') => self.close(begun, pieces),
+            (Place::Key | Place::Comma, b'}') => self.close(begun, parsed),
             (Place::InKey, _) => {
                 if self.ends_string(byte) {
                     self.key = unquoted(&self.text[self.from..self.seen]).unwrap_or_default();
@@ -315,19 +337,19 @@ impl Call {
                 (self.place, self.from, self.depth) = (Place::InValue, at, 0);
                 self.in_string = byte == b'"';
                 self.depth += usize::from(matches!(byte, b'{' | b'['));
-                self.start_value(byte, begun, pieces);
+                self.start_value(byte, begun, parsed);
             }
-            (Place::InValue, _) => self.step_in_value(byte, at, begun, pieces),
+            (Place::InValue, _) => self.step_in_value(byte, at, begun, parsed),
             (Place::Comma, b',') => self.place = Place::Key,
             (Place::End | Place::Broken, _) => {}
             _ => self.place = Place::Broken,
         }
     }
 
-    fn step_in_value(&mut self, byte: u8, at: usize, begun: &mut usize, pieces: &mut Vec<Piece>) {
+    fn step_in_value(&mut self, byte: u8, at: usize, begun: &mut usize, parsed: &mut Parsed) {
         if self.in_string {
             if self.ends_string(byte) && self.depth == 0 {
-                self.end_value(self.seen, begun, pieces);
+                self.end_value(self.seen, begun, parsed);
             }
             return;
         }
@@ -337,12 +359,12 @@ impl Call {
             b'}' | b']' if self.depth > 0 => {
                 self.depth -= 1;
                 if self.depth == 0 {
-                    self.end_value(self.seen, begun, pieces);
+                    self.end_value(self.seen, begun, parsed);
                 }
             }
             b'}' | b',' | b' ' | b'\t' | b'\r' | b'\n' if self.depth == 0 => {
-                self.end_value(at, begun, pieces);
-                self.step(byte, begun, pieces);
+                self.end_value(at, begun, parsed);
+                self.step(byte, begun, parsed);
             }
             _ => {}
         }
@@ -364,17 +386,17 @@ impl Call {
     }
 
     /// Arguments that are an object are given out as they grow, once the name is known.
-    fn start_value(&mut self, byte: u8, begun: &mut usize, pieces: &mut Vec<Piece>) {
+    fn start_value(&mut self, byte: u8, begun: &mut usize, parsed: &mut Parsed) {
         if self.is_arguments() && self.name.is_some() && matches!(byte, b'{' | b'[') {
-            self.begin(begun, pieces);
+            self.begin(begun, parsed);
             (self.given, self.has_arguments) = (Some(self.from), true);
         }
     }
 
-    fn end_value(&mut self, end: usize, begun: &mut usize, pieces: &mut Vec<Piece>) {
+    fn end_value(&mut self, end: usize, begun: &mut usize, parsed: &mut Parsed) {
         self.place = Place::Comma;
         if self.given.is_some() {
-            self.give_to(end, pieces);
+            self.give_to(end, parsed);
             self.given = None;
             return;
         }
@@ -396,7 +418,7 @@ impl Call {
             _ => return,
         }
         if self.name.is_some() && self.waiting.is_some() {
-            self.begin(begun, pieces);
+            self.begin(begun, parsed);
         }
     }
 
@@ -405,46 +427,48 @@ impl Call {
     }
 
     /// The object is whole.
-    fn close(&mut self, begun: &mut usize, pieces: &mut Vec<Piece>) {
+    fn close(&mut self, begun: &mut usize, parsed: &mut Parsed) {
         self.end = self.seen;
-        self.begin(begun, pieces);
+        self.begin(begun, parsed);
         if !self.has_begun {
             self.place = Place::Broken;
             return;
         }
         self.place = Place::End;
         if !self.has_arguments {
-            pieces.push(Piece::Arguments(self.number, "{}".to_owned()));
+            parsed.add_arguments(self.number, "{}".to_owned());
         }
     }
 
     /// Tells the name, if it is known, and the arguments that waited for it.
-    fn begin(&mut self, begun: &mut usize, pieces: &mut Vec<Piece>) {
+    fn begin(&mut self, begun: &mut usize, parsed: &mut Parsed) {
         let Some(name) = &self.name else { return };
         if !self.has_begun {
             (self.has_begun, self.number) = (true, *begun);
             *begun += 1;
-            pieces.push(Piece::Begin(self.number, name.clone()));
+            parsed.begin(self.number, name.clone());
         }
-        pieces.extend(self.waiting.take().map(|arguments| Piece::Arguments(self.number, arguments)));
+        if let Some(arguments) = self.waiting.take() {
+            parsed.add_arguments(self.number, arguments);
+        }
     }
 
     /// Gives out the present value up to a byte.
-    fn give_to(&mut self, end: usize, pieces: &mut Vec<Piece>) {
+    fn give_to(&mut self, end: usize, parsed: &mut Parsed) {
         if let Some(from) = self.given
             && from < end
         {
-            pieces.push(Piece::Arguments(self.number, self.text[from..end].to_owned()));
+            parsed.add_arguments(self.number, self.text[from..end].to_owned());
             self.given = Some(end);
         }
     }
 
     /// Gives out what was held back as the possible beginning of the closing mark, which it is, or is no more.
-    fn give_held(&mut self, pieces: &mut Vec<Piece>) {
+    fn give_held(&mut self, parsed: &mut Parsed) {
         let rest = &self.text[self.seen..];
         if rest.len() == 1 && !self.is_whole() {
             self.seen = self.text.len();
-            self.give_to(self.seen, pieces);
+            self.give_to(self.seen, parsed);
         } else {
             self.text.truncate(self.seen);
         }
@@ -468,20 +492,18 @@ mod tests {
 
     fn read_to(texts: &[&str], rest: Rest) -> Read {
         let mut reader = ToolCallReader::default();
-        let mut pieces: Vec<Piece> = texts.iter().flat_map(|text| reader.read(text, Rest::Open)).collect();
-        pieces.extend(reader.read("", rest));
-        let (mut said, mut calls) = (String::new(), Vec::<(String, String)>::new());
-        for piece in pieces {
-            match piece {
-                Piece::Text(text) => said += &text,
-                Piece::Begin(number, name) => {
-                    assert_eq!(number, calls.len());
-                    calls.push((name, String::new()));
-                }
-                Piece::Arguments(number, text) => calls[number].1 += &text,
-            }
+        let parts = texts.iter().map(|text| (*text, Rest::Open)).chain([("", rest)]);
+        let mut whole = Parsed::default();
+        for (text, rest) in parts {
+            let parsed = reader.read(text, rest);
+            whole.text += &parsed.text;
+            extend_calls(&mut whole.tool_calls, parsed.tool_calls);
         }
-        (said, calls)
+        let calls = whole.tool_calls.into_iter().enumerate().map(|(number, call)| {
+            assert_eq!(call.index, Some(number));
+            (call.function.name.unwrap(), call.function.arguments)
+        });
+        (whole.text, calls.collect())
     }
 
     fn read(texts: &[&str]) -> Read {
@@ -506,10 +528,9 @@ mod tests {
     #[test]
     fn where_no_call_is_allowed_the_text_is_without_marks() {
         let mut reader = ToolCallReader::without_calls();
-        let pieces = reader.read("a <tool_call>{\"name\": \"crop\"}</tool_call>", Rest::Said);
-        let said: String =
-            pieces.iter().map(|piece| if let Piece::Text(text) = piece { text } else { "call" }).collect();
-        assert_eq!((said.as_str(), reader.has_calls()), ("a {\"name\": \"crop\"}", false));
+        let parsed = reader.read("a <tool_call>{\"name\": \"crop\"}</tool_call>", Rest::Said);
+        assert_eq!((parsed.text.as_str(), parsed.tool_calls.len()), ("a {\"name\": \"crop\"}", 0));
+        assert!(!reader.has_calls());
     }
 
     #[test]
@@ -519,16 +540,17 @@ mod tests {
         for text in
             ["<tool_call>{\"name\": \"cr", "op\", \"arguments\": {", "\"x\": ", "[1, 2", "]}", "}</tool", "_call>"]
         {
-            seen.push(reader.read(text, Rest::Open));
+            let parsed = reader.read(text, Rest::Open);
+            let functions = parsed.tool_calls.into_iter().map(|call| (call.function.name, call.function.arguments));
+            seen.push(functions.collect::<Vec<_>>());
         }
-        let arguments = |text: &str| vec![Piece::Arguments(0, text.to_owned())];
-        let begin = Piece::Begin(0, "crop".to_owned());
+        let call = |name: Option<&str>, arguments: &str| vec![(name.map(str::to_owned), arguments.to_owned())];
         let expected = [
             Vec::new(),
-            [vec![begin], arguments("{")].concat(),
-            arguments("\"x\": "),
-            arguments("[1, 2"),
-            arguments("]}"),
+            call(Some("crop"), "{"),
+            call(None, "\"x\": "),
+            call(None, "[1, 2"),
+            call(None, "]}"),
             Vec::new(),
             Vec::new(),
         ];

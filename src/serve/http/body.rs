@@ -13,12 +13,12 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::access::check_content_type;
-use super::app::App;
-use super::blocking::prepare;
-use super::error::ApiError;
-use super::fields::Object;
 use crate::files::json::{in_json_words, is_of_value, shorten};
 use crate::files::lines::{VALUES_MAX, count_values};
+use crate::serve::app::App;
+use crate::serve::blocking::prepare;
+use crate::serve::error::ApiError;
+use crate::serve::request::fields::Object;
 
 /// The largest body of a request.
 const BODY_BYTES_MAX: usize = 64 << 20;
