@@ -36,7 +36,7 @@ use thyme_engine::recipe::memory::engine_limits;
 use thyme_engine::recipe::plan::Plan;
 use thyme_engine::rollout::engine_generator::EngineGenerator;
 use thyme_engine::rollout::environment::Task;
-use thyme_engine::rollout::transcript::Transcript;
+use thyme_engine::rollout::trajectory::Trajectory;
 use thyme_engine::rollout::{RolloutSettings, registry, run};
 use thyme_engine::train::dataset::Dataset;
 
@@ -313,8 +313,8 @@ fn rollouts() {
                 };
                 let mut generator = EngineGenerator { engine: &mut engine, weights: &weights };
                 let groups = run(&mut generator, &processor, &*environment, tasks, &settings).expect("a rollout");
-                let transcripts = groups.iter().flat_map(|group| &group.transcripts);
-                tokens += transcripts.map(Transcript::own_tokens).sum::<usize>();
+                let trajectories = groups.iter().flat_map(|group| &group.trajectories);
+                tokens += trajectories.map(Trajectory::own_tokens).sum::<usize>();
             }
             Measured { tokens, seconds: began.elapsed().as_secs_f64(), statistics: engine.statistics() }
         });

@@ -23,7 +23,7 @@ use thyme_engine::rollout::environment::{
     Environment, EnvironmentError, Episode, Next, Observation, ParsedTurn, PreparedTask, Task, TokenLimits,
 };
 use thyme_engine::rollout::tool::{CallStatus, ToolFault, ToolOutput};
-use thyme_engine::rollout::transcript::{End, Transcript, TurnKind};
+use thyme_engine::rollout::trajectory::{End, Trajectory, TurnKind};
 use thyme_engine::rollout::{RolloutSettings, Update, run_watched};
 
 /// Calls of a sequence.
@@ -181,7 +181,7 @@ fn measure(policy: &Policy, tasks: &[Task], latency: Latency) -> Measured {
     let began = Instant::now();
     // Bytes written by when.
     let mut written: Vec<(f64, usize)> = Vec::new();
-    let mut transcripts: Vec<Transcript> = Vec::new();
+    let mut trajectories: Vec<Trajectory> = Vec::new();
     // A barrier is of a batch: the next begins when all of the last have ended.
     let at_once = if latency == Latency::Barrier { IN_FLIGHT / GROUP } else { tasks.len() };
     for (batch, tasks) in tasks.chunks(at_once).enumerate() {
@@ -193,8 +193,8 @@ fn measure(policy: &Policy, tasks: &[Task], latency: Latency) -> Measured {
                     let before = written.last().map_or(0, |(_, bytes)| *bytes);
                     written.push((began.elapsed().as_secs_f64(), before + text.len()));
                 }
-                Update::Finished(transcript) => {
-                    transcripts.push(Transcript { task: transcript.task + first_task, ..transcript });
+                Update::Finished(trajectory) => {
+                    trajectories.push(Trajectory { task: trajectory.task + first_task, ..trajectory });
                 }
                 Update::Observed { .. } => {}
             }
@@ -205,10 +205,10 @@ fn measure(policy: &Policy, tasks: &[Task], latency: Latency) -> Measured {
     let seconds = began.elapsed().as_secs_f64();
     let all = written.last().map_or(0, |(_, bytes)| *bytes) as f64;
     let when = |share: f64| written.iter().find(|(_, bytes)| *bytes as f64 >= share * all).map_or(0.0, |(at, _)| *at);
-    transcripts.sort_by_key(|transcript| (transcript.task, transcript.sample));
-    let ids = transcripts.iter().flat_map(|transcript| &transcript.token_ids);
+    trajectories.sort_by_key(|trajectory| (trajectory.task, trajectory.sample));
+    let ids = trajectories.iter().flat_map(|trajectory| &trajectory.token_ids);
     Measured {
-        tokens: transcripts.iter().map(Transcript::own_tokens).sum(),
+        tokens: trajectories.iter().map(Trajectory::own_tokens).sum(),
         digest: ids.fold(0, |digest: u64, &id| (digest ^ u64::from(id)).wrapping_mul(0x0000_0100_0000_01b3)),
         seconds,
         middle_seconds: when(MIDDLE.end) - when(MIDDLE.start),

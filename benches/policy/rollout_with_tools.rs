@@ -14,7 +14,7 @@ use thyme_engine::rollout::engine_generator::EngineGenerator;
 use thyme_engine::rollout::environment::{Environment, Task};
 use thyme_engine::rollout::reward::RewardSet;
 use thyme_engine::rollout::tool::CallStatus;
-use thyme_engine::rollout::transcript::{Call, Transcript};
+use thyme_engine::rollout::trajectory::{Call, Trajectory};
 use thyme_engine::rollout::{Group, RolloutSettings, registry, run};
 
 use super::rollout::Policy;
@@ -74,15 +74,15 @@ impl RolloutWithTools {
 
     /// What shows that two rollouts did the same work.
     pub fn counts(&self, groups: &[Group]) -> Map<String, Value> {
-        let transcripts = || groups.iter().flat_map(|group| &group.transcripts);
-        let calls = || transcripts().flat_map(|transcript| &transcript.calls);
+        let trajectories = || groups.iter().flat_map(|group| &group.trajectories);
+        let calls = || trajectories().flat_map(|trajectory| &trajectory.calls);
         let scores = score_groups(groups, &self.tasks, &self.rewards);
         let has_run = |call: &&Call| call.output.status != CallStatus::OverLimit;
         let counts: [(&str, Value); 4] = [
-            ("sequences", transcripts().count().into()),
+            ("sequences", trajectories().count().into()),
             ("code_runs", calls().filter(has_run).count().into()),
             ("images", calls().map(|call| call.images_shown).sum::<usize>().into()),
-            ("accuracy", Report::new(transcripts().zip(scores.iter().flatten())).accuracy.into()),
+            ("accuracy", Report::new(trajectories().zip(scores.iter().flatten())).accuracy.into()),
         ];
         counts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
@@ -90,5 +90,5 @@ impl RolloutWithTools {
 
 /// Tokens that the model sampled.
 pub fn sampled_tokens(groups: &[Group]) -> usize {
-    groups.iter().flat_map(|group| &group.transcripts).map(Transcript::own_tokens).sum()
+    groups.iter().flat_map(|group| &group.trajectories).map(Trajectory::own_tokens).sum()
 }

@@ -22,7 +22,7 @@ use super::serve::ServingArguments;
 use crate::prompt::PixelLimits;
 use crate::rollout::Update;
 use crate::rollout::environment::{EnvironmentError, Task, Tasks};
-use crate::rollout::transcript::{End, Transcript};
+use crate::rollout::trajectory::{End, Trajectory};
 use crate::serve::ServerConfig;
 use crate::serve::response::logprobs::LogprobsMode;
 use crate::telemetry::Progress;
@@ -130,13 +130,13 @@ impl BatchArguments {
         let first = done / group;
         let mut failed = Ok(());
         let mut watch = |update: Update<'_>| {
-            let Update::Finished(transcript) = update else { return ControlFlow::Continue(()) };
-            let place = (first + transcript.task) * group + transcript.sample;
+            let Update::Finished(trajectory) = update else { return ControlFlow::Continue(()) };
+            let place = (first + trajectory.task) * group + trajectory.sample;
             if place < done {
                 return ControlFlow::Continue(());
             }
-            let tokens = transcript.own_tokens();
-            let reply = reply(&session, &requests, first, transcript, self.serving.logprobs_mode);
+            let tokens = trajectory.own_tokens();
+            let reply = reply(&session, &requests, first, trajectory, self.serving.logprobs_mode);
             failed = writer.add(place, reply, tokens, &mut output);
             if failed.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
@@ -227,29 +227,29 @@ fn reply<'a>(
     session: &InferenceSession,
     requests: &'a Requests,
     first: usize,
-    transcript: Transcript,
+    trajectory: Trajectory,
     mode: LogprobsMode,
 ) -> anyhow::Result<Reply<'a>> {
-    let request = &requests.list[first + transcript.task];
-    if let End::TaskFailed(reason) = transcript.end {
+    let request = &requests.list[first + trajectory.task];
+    if let End::TaskFailed(reason) = trajectory.end {
         return Err(requests.error(request, Problem::Unopened(reason)).into());
     }
-    let (prompt_token_ids, token_ids) = transcript.token_ids.split_at(transcript.prompt_tokens);
-    let logprobs = &transcript.sampled[transcript.prompt_tokens..];
+    let (prompt_token_ids, token_ids) = trajectory.token_ids.split_at(trajectory.prompt_tokens);
+    let logprobs = &trajectory.sampled[trajectory.prompt_tokens..];
     Ok(Reply {
         id: &request.id,
         prompt_token_ids: prompt_token_ids.to_vec(),
         token_ids: token_ids.to_vec(),
-        text: text(session, &transcript),
+        text: text(session, &trajectory),
         logprobs: logprobs.iter().map(|sampled| sampled.as_ref().map(|sampled| mode.of(sampled))).collect(),
-        finish_reason: if session.has_tools { transcript.end.name() } else { finish_reason(&transcript.end) },
+        finish_reason: if session.has_tools { trajectory.end.name() } else { finish_reason(&trajectory.end) },
     })
 }
 
 /// The answer without the stop string that ended it; with tools the whole trajectory.
-fn text(session: &InferenceSession, transcript: &Transcript) -> String {
-    let mut text = transcript.text();
-    if !session.has_tools && transcript.end == End::StopString {
+fn text(session: &InferenceSession, trajectory: &Trajectory) -> String {
+    let mut text = trajectory.text();
+    if !session.has_tools && trajectory.end == End::StopString {
         let first = session.settings.stop.iter().filter_map(|stop| text.find(stop.as_str())).min();
         text.truncate(first.unwrap_or(text.len()));
     }

@@ -66,7 +66,7 @@ pub struct EvalArguments {
     /// Tokens after the prompt that a sequence may have, observations included.
     #[arg(long, default_value_t = 1024)]
     max_total_tokens: usize,
-    /// Where to write: a folder for the report and the transcripts (only the terminal where absent); the scored lines of --predictions.
+    /// Where to write: a folder for the report and the trajectories (only the terminal where absent); the scored lines of --predictions.
     #[arg(long)]
     output: Option<PathBuf>,
     /// Where to compute.
@@ -107,10 +107,10 @@ pub fn run(arguments: EvalArguments) -> anyhow::Result<()> {
         write_versions(output, environment.versions())
             .with_context(|| format!("cannot write {}", output.join(VERSIONS_FILE).display()))?;
         let mut lines = String::new();
-        for transcript in groups.iter().flat_map(|group| &group.transcripts) {
-            let task = &tasks[transcript.task];
-            let scores = rewards.score(transcript, &task.question, &task.solution);
-            lines += &format!("{}\n", sample::line(task, transcript, &scores));
+        for trajectory in groups.iter().flat_map(|group| &group.trajectories) {
+            let task = &tasks[trajectory.task];
+            let scores = rewards.score(trajectory, &task.question, &task.solution);
+            lines += &format!("{}\n", sample::line(task, trajectory, &scores));
         }
         let path = output.join("samples.jsonl");
         replace(&path, lines.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;

@@ -17,7 +17,7 @@ use crate::prompt::{ImageSource, Message, Part, PictureSize};
 use crate::rollout::Update;
 use crate::rollout::environment::Task;
 use crate::rollout::tool::ToolOutput;
-use crate::rollout::transcript::End;
+use crate::rollout::trajectory::End;
 use crate::sandbox::save_new;
 
 /// Bytes of keys and values that are kept at most, unless the question alone needs more.
@@ -85,8 +85,8 @@ impl GenerateArguments {
             let step = match update {
                 Update::Text { text, .. } => print_untrusted(text).map(drop),
                 Update::Observed { call, text, .. } => crops.show(&call.output, text),
-                Update::Finished(transcript) => {
-                    end = Some(transcript.end);
+                Update::Finished(trajectory) => {
+                    end = Some(trajectory.end);
                     Ok(())
                 }
             };

@@ -1,6 +1,10 @@
 //! The fast CPU backend: row-invariant kernels over f32 activations and bf16 parameters, on all cores.
 //!
 //! Results do not depend on the number of threads: work is cut at fixed places, and every output element is computed by one task.
+//!
+//! `simd/` is sixteen f32 lanes on AVX-512, AVX2 or plain arrays; `linear.rs` the matrix product that everything large goes through (beside a matrix
+//! of up to 16 Mi elements it keeps the same bf16 values in the order in which it reads them, until they are written); `log_sum_exp.rs` the one
+//! log-sum-exp that the sampler and the trainer share.
 
 pub mod simd;
 mod tasks;

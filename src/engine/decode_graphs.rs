@@ -56,7 +56,7 @@ impl DecodeGraphs {
         if let Some(step) = self.steps.get_mut(&size) {
             batch.overwrite(&mut step.inputs, &model.config, backend);
         } else {
-            self.make_room();
+            self.evict_oldest();
             let inputs = batch.upload(&model.config, backend);
             let mut logits = || model.logits(weights, &model.forward_uploaded(weights, &inputs, None, pages));
             let Some(graph) = backend.capture(&mut logits) else {
@@ -72,7 +72,7 @@ impl DecodeGraphs {
     }
 
     /// Drops the graph that was not used for longest, if there are as many as may be.
-    fn make_room(&mut self) {
+    fn evict_oldest(&mut self) {
         let oldest = self.steps.iter().min_by_key(|(_, step)| step.used).map(|(size, _)| *size);
         if let Some(oldest) = oldest.filter(|_| self.steps.len() >= GRAPHS_MAX) {
             self.steps.remove(&oldest);

@@ -96,7 +96,7 @@ pub fn schedule(
             (false, true) => |giver, _| giver.is_idle(),
             (false, false) => |_, _| false,
         };
-        let has_room = make_room(sequences, cache, (number, &tokens), spare, gives, &mut schedule.preempted);
+        let has_room = reclaim_pages(sequences, cache, (number, &tokens), spare, gives, &mut schedule.preempted);
         let sequence = sequences.get_mut(&number).expect("numbers are of open sequences");
         if !has_room {
             schedule.preempted += usize::from(is_begun);
@@ -159,7 +159,7 @@ pub struct Schedule {
 type Giving = fn(&Sequence, u64) -> bool;
 
 /// Takes pages from others that give them until there are enough for tokens of a sequence, and `spare` ones; false if that cannot be.
-fn make_room(
+fn reclaim_pages(
     sequences: &mut Sequences,
     cache: &mut KvCache,
     (number, tokens): (u64, &Range<usize>),

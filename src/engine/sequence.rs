@@ -45,7 +45,7 @@ pub struct Sequence {
     stops: Stops,
     prompt_tokens: usize,
     turn_tokens: usize,
-    is_running: bool,
+    has_stopped: bool,
     is_paused: bool,
 }
 
@@ -55,7 +55,7 @@ pub enum SequenceState {
     /// It computes and samples.
     Running,
     /// It computes the prompt for others of its group, or waits for it.
-    Beginning,
+    Prefilling,
     /// It computes nothing until it is resumed.
     Paused,
     /// It has stopped, and may be appended to.
@@ -115,7 +115,7 @@ impl Sequence {
             stops: request.stops.clone(),
             prompt_tokens: request.token_ids.len(),
             turn_tokens: 0,
-            is_running: true,
+            has_stopped: false,
             is_paused: false,
         };
         sequence.extend(&request.token_ids, &request.images, config)?;
@@ -129,7 +129,7 @@ impl Sequence {
         self.matcher.clear();
         self.drafter.drop_draft();
         self.turn_tokens = 0;
-        self.is_running = true;
+        self.has_stopped = false;
         Ok(())
     }
 
@@ -175,13 +175,13 @@ impl Sequence {
         } else {
             None
         };
-        self.is_running = reason.is_none();
+        self.has_stopped = reason.is_some();
         reason
     }
 
     /// Stops for want of a token that the constraints allow.
     pub fn stop_without_token(&mut self) -> StopReason {
-        self.is_running = false;
+        self.has_stopped = true;
         StopReason::NothingAllowed
     }
 
@@ -282,17 +282,17 @@ impl Sequence {
 
     /// Whether it takes part in the next step.
     pub fn is_running(&self) -> bool {
-        self.is_running && !self.is_paused && self.prompt_role != PromptRole::Waits
+        !self.has_stopped && !self.is_paused && self.prompt_role != PromptRole::Waits
     }
 
     /// What it does.
     pub fn state(&self) -> SequenceState {
-        match (self.is_paused, self.is_running, self.prompt_role) {
-            (true, false, _) => SequenceState::StoppedAside,
-            (true, true, _) => SequenceState::Paused,
-            (false, false, _) => SequenceState::Stopped,
-            (false, true, PromptRole::Alone) => SequenceState::Running,
-            (false, true, PromptRole::Leads | PromptRole::Waits) => SequenceState::Beginning,
+        match (self.is_paused, self.has_stopped, self.prompt_role) {
+            (true, true, _) => SequenceState::StoppedAside,
+            (true, false, _) => SequenceState::Paused,
+            (false, true, _) => SequenceState::Stopped,
+            (false, false, PromptRole::Alone) => SequenceState::Running,
+            (false, false, PromptRole::Leads | PromptRole::Waits) => SequenceState::Prefilling,
         }
     }
 
@@ -313,6 +313,6 @@ impl Sequence {
 
     /// Whether it has stopped (and is not waiting for its prompt).
     pub fn is_stopped(&self) -> bool {
-        !self.is_running
+        self.has_stopped
     }
 }

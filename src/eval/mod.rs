@@ -1,4 +1,6 @@
 //! Held-out evaluation: tasks are answered greedily and scored; what comes out is a few shares that one can compare.
+//!
+//! `report.rs` sums up trajectories, those of training too; `predictions.rs` scores answers that are in a file, without a model.
 
 pub mod predictions;
 pub mod report;
@@ -29,22 +31,22 @@ pub fn evaluate(
     let settings = RolloutSettings { sampling, ..RolloutSettings::default() };
     let groups = run(generator, processor, environment, tasks, &settings)?;
     let scores = score_groups(&groups, tasks, rewards);
-    let scored = groups.iter().flat_map(|g| &g.transcripts).zip(scores.iter().flatten());
+    let scored = groups.iter().flat_map(|g| &g.trajectories).zip(scores.iter().flatten());
     Ok((Report::new(scored), groups))
 }
 
-/// The scores of every transcript, group by group.
+/// The scores of every trajectory, group by group.
 pub fn score_groups(groups: &[Group], tasks: &[Task], rewards: &RewardSet) -> Vec<Vec<Scores>> {
     let score = |group: &Group| {
         let task = &tasks[group.task];
-        group.transcripts.iter().map(|t| rewards.score(t, &task.question, &task.solution)).collect()
+        group.trajectories.iter().map(|t| rewards.score(t, &task.question, &task.solution)).collect()
     };
     groups.iter().map(score).collect()
 }
 
 /// The tasks that could not be rolled out, and why.
 pub fn faults(groups: &[Group]) -> impl Iterator<Item = (usize, String)> {
-    let fault = |group: &Group| group.transcripts.iter().find_map(|transcript| transcript.end.fault());
+    let fault = |group: &Group| group.trajectories.iter().find_map(|trajectory| trajectory.end.fault());
     groups.iter().filter_map(move |group| Some((group.task, fault(group)?)))
 }
 

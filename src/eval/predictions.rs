@@ -15,7 +15,7 @@ use crate::files::json::in_words_of_line;
 use crate::files::lines::{JsonLines, Line, LinesError};
 use crate::files::object_remedy;
 use crate::rollout::reward::{Needs, RewardSet, Score, View, answer_in};
-use crate::rollout::transcript::End;
+use crate::rollout::trajectory::End;
 use crate::tasks::Solution;
 
 /// Columns that are written to each line.

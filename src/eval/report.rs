@@ -1,18 +1,18 @@
-//! What the transcripts of some tasks amount to: shares and means, beside how much of it was scored.
+//! What the trajectories of some tasks amount to: shares and means, beside how much of it was scored.
 
 use std::fmt;
 
 use crate::rollout::reward::Scores;
 use crate::rollout::tool::CallStatus;
-use crate::rollout::transcript::Transcript;
+use crate::rollout::trajectory::Trajectory;
 
 /// The reward whose score says whether an answer is right.
 const ANSWER: &str = "answer";
 
-/// What the transcripts of some tasks amount to. A mean over nothing is NaN, in JSON null.
+/// What the trajectories of some tasks amount to. A mean over nothing is NaN, in JSON null.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
 pub struct Report {
-    /// Transcripts in all, scored or not.
+    /// Trajectories in all, scored or not.
     pub count: usize,
     /// Those with a total reward.
     pub scored: usize,
@@ -24,39 +24,39 @@ pub struct Report {
     pub reward_std: f64,
     /// Mean of each reward's unweighted score over what it scored, by name.
     pub parts: Vec<(&'static str, f64)>,
-    /// How many transcripts each reward scored, by name.
+    /// How many trajectories each reward scored, by name.
     pub scored_parts: Vec<(&'static str, usize)>,
     /// Share of right answers among those that were scored.
     pub accuracy: f64,
     /// Share of right answers among all: an unscored one is not right.
     pub accuracy_of_all: f64,
-    /// Transcripts whose answer was scored.
+    /// Trajectories whose answer was scored.
     pub answers_scored: usize,
     /// Those whose answer was not.
     pub answers_unscored: usize,
-    /// Share of the transcripts that ran which called a tool.
+    /// Share of the trajectories that ran which called a tool.
     pub tool_use: f64,
     /// Share of calls that ran without an error; NaN when there was none.
     pub tool_success: f64,
-    /// Mean tokens after the prompt, of the transcripts that ran.
+    /// Mean tokens after the prompt, of the trajectories that ran.
     pub tokens: f64,
-    /// The fewest tokens after the prompt, of the transcripts that ran.
+    /// The fewest tokens after the prompt, of the trajectories that ran.
     pub tokens_min: f64,
-    /// The most tokens after the prompt, of the transcripts that ran.
+    /// The most tokens after the prompt, of the trajectories that ran.
     pub tokens_max: f64,
     /// Mean number of the model's turns: stretches of its own tokens between observations.
     pub turns: f64,
-    /// The fewest turns of the model, of the transcripts that ran.
+    /// The fewest turns of the model, of the trajectories that ran.
     pub turns_min: f64,
-    /// The most turns of the model, of the transcripts that ran.
+    /// The most turns of the model, of the trajectories that ran.
     pub turns_max: f64,
     /// How often each end came, by name.
     pub ends: Vec<(&'static str, usize)>,
 }
 
 impl Report {
-    /// Adds up transcripts and their scores.
-    pub fn new<'a>(scored: impl Iterator<Item = (&'a Transcript, &'a Scores)> + Clone) -> Report {
+    /// Adds up trajectories and their scores.
+    pub fn new<'a>(scored: impl Iterator<Item = (&'a Trajectory, &'a Scores)> + Clone) -> Report {
         let mut report = Report { count: scored.clone().count(), ..Report::default() };
         let totals: Vec<f64> = scored.clone().filter_map(|(_, scores)| scores.total.value()).collect();
         report.scored = totals.len();
@@ -75,25 +75,25 @@ impl Report {
         report.answers_scored = report.scored_part(ANSWER);
         report.answers_unscored = report.count - report.answers_scored;
         let (mut calls, mut worked, mut callers) = (0, 0, 0);
-        for (transcript, _) in scored.clone() {
-            let ran = transcript.calls.iter().filter(|call| call.output.status != CallStatus::OverLimit);
+        for (trajectory, _) in scored.clone() {
+            let ran = trajectory.calls.iter().filter(|call| call.output.status != CallStatus::OverLimit);
             let statuses: Vec<bool> = ran.map(|call| call.output.status.is_ok()).collect();
             calls += statuses.len();
             worked += statuses.iter().filter(|&&ok| ok).count();
             callers += usize::from(!statuses.is_empty());
-            let name = transcript.end.name();
+            let name = trajectory.end.name();
             match report.ends.iter_mut().find(|(end, _)| *end == name) {
                 Some((_, count)) => *count += 1,
                 None => report.ends.push((name, 1)),
             }
         }
         // What could not be run at all says nothing of the model.
-        let ran = scored.map(|(transcript, _)| transcript).filter(|transcript| !transcript.end.is_fault());
+        let ran = scored.map(|(trajectory, _)| trajectory).filter(|trajectory| !trajectory.end.is_fault());
         report.tool_use = callers as f64 / ran.clone().count() as f64;
         report.tool_success = worked as f64 / calls as f64;
-        let tokens: Vec<f64> = ran.clone().map(|transcript| transcript.completion_tokens() as f64).collect();
+        let tokens: Vec<f64> = ran.clone().map(|trajectory| trajectory.completion_tokens() as f64).collect();
         [report.tokens_min, report.tokens, report.tokens_max] = spread(&tokens);
-        let turns: Vec<f64> = ran.map(|transcript| transcript.own_turns() as f64).collect();
+        let turns: Vec<f64> = ran.map(|trajectory| trajectory.own_turns() as f64).collect();
         [report.turns_min, report.turns, report.turns_max] = spread(&turns);
         report.ends.sort_unstable();
         report
@@ -104,7 +104,7 @@ impl Report {
         self.parts.iter().find(|(part, _)| *part == name).map_or(f64::NAN, |(_, value)| *value)
     }
 
-    /// The same over all transcripts, 0 for those that it did not score.
+    /// The same over all trajectories, 0 for those that it did not score.
     pub fn part_of_all(&self, name: &str) -> f64 {
         match self.scored_part(name) {
             0 => 0.0,
@@ -112,7 +112,7 @@ impl Report {
         }
     }
 
-    /// How many transcripts a reward scored.
+    /// How many trajectories a reward scored.
     pub fn scored_part(&self, name: &str) -> usize {
         self.scored_parts.iter().find(|(part, _)| *part == name).map_or(0, |(_, count)| *count)
     }
@@ -181,7 +181,7 @@ mod tests {
     use super::*;
     use crate::prompt::Prompt;
     use crate::rollout::reward::Score;
-    use crate::rollout::transcript::End;
+    use crate::rollout::trajectory::End;
 
     fn report(answers: &[Option<f64>]) -> Report {
         let prompt = Prompt { token_ids: vec![1, 2], ..Prompt::default() };
@@ -196,17 +196,17 @@ mod tests {
                 parts: vec![("format", Score::Value(0.5)), (ANSWER, score(answer))],
             })
             .collect();
-        let transcripts: Vec<Transcript> =
-            (0..answers.len()).map(|i| Transcript::of_prompt(&prompt, i, 0, 0, End::Answered)).collect();
-        Report::new(transcripts.iter().zip(&scores))
+        let trajectories: Vec<Trajectory> =
+            (0..answers.len()).map(|i| Trajectory::of_prompt(&prompt, i, 0, 0, End::Answered)).collect();
+        Report::new(trajectories.iter().zip(&scores))
     }
 
     #[test]
     fn what_could_not_run_counts_in_no_length_and_no_share_of_calls() {
         let prompt = Prompt { token_ids: vec![1, 2], ..Prompt::default() };
-        let mut ran = Transcript::of_prompt(&prompt, 0, 0, 0, End::Answered);
+        let mut ran = Trajectory::of_prompt(&prompt, 0, 0, 0, End::Answered);
         ran.token_ids.extend([3, 4, 5]);
-        let failed = Transcript::of_prompt(&prompt, 1, 0, 0, End::TaskFailed("no picture".to_owned()));
+        let failed = Trajectory::of_prompt(&prompt, 1, 0, 0, End::TaskFailed("no picture".to_owned()));
         let scores = Scores { total: Score::Value(1.0), parts: Vec::new() };
         let found = Report::new([(&ran, &scores), (&failed, &scores)].into_iter());
         assert_eq!((found.tokens_min, found.tokens, found.tokens_max, found.tool_use), (3.0, 3.0, 3.0, 0.0));

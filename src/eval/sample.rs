@@ -11,18 +11,18 @@ use super::columns_of;
 use crate::rollout::environment::Task;
 use crate::rollout::reward::{Score, Scores};
 use crate::rollout::tool::ToolImage;
-use crate::rollout::transcript::{Transcript, TurnKind};
+use crate::rollout::trajectory::{Trajectory, TurnKind};
 use crate::sandbox::Widened;
 use crate::telemetry::samples::{Block, SampleSheet};
 
 /// Writes `dir/<name>.md` with the question and its pictures, the turns, and what the tool returned, and the pictures beside it.
-pub fn write(dir: &Path, name: &str, task: &Task, transcript: &Transcript, scores: &Scores) -> io::Result<PathBuf> {
+pub fn write(dir: &Path, name: &str, task: &Task, trajectory: &Trajectory, scores: &Scores) -> io::Result<PathBuf> {
     // A picture that cannot be read any more is left out; the rollout has reported it.
     let pictures: Vec<Arc<RgbImage>> = task.images.iter().filter_map(|image| image.load(&task.folder).ok()).collect();
     let mut blocks = vec![Block::Text { heading: "question", text: &task.question }];
     blocks.extend(pictures.iter().map(|pixels| Block::Image { caption: "picture".to_owned(), pixels }));
-    let mut calls = transcript.calls.iter();
-    for turn in &transcript.turns {
+    let mut calls = trajectory.calls.iter();
+    for turn in &trajectory.turns {
         let heading = match turn.kind {
             TurnKind::Thought => "thought",
             TurnKind::Call => "call",
@@ -37,7 +37,7 @@ pub fn write(dir: &Path, name: &str, task: &Task, transcript: &Transcript, score
     }
     let mut facts = vec![
         ("solution", task.solution.to_string()),
-        ("end", transcript.end.name().to_owned()),
+        ("end", trajectory.end.name().to_owned()),
         ("reward", shown(&scores.total)),
     ];
     facts.extend(scores.parts.iter().map(|(name, score)| (*name, shown(score))));
@@ -46,9 +46,9 @@ pub fn write(dir: &Path, name: &str, task: &Task, transcript: &Transcript, score
 
 /// A line of `samples.jsonl`: what was asked and answered, each reward's score (null where there is none) and why it is missing, the calls
 /// with how each went, tokens after the prompt, and the end.
-pub fn line(task: &Task, transcript: &Transcript, scores: &Scores) -> Value {
+pub fn line(task: &Task, trajectory: &Trajectory, scores: &Scores) -> Value {
     let [values, reasons] = columns_of(&scores.parts);
-    let calls: Vec<Value> = transcript
+    let calls: Vec<Value> = trajectory
         .calls
         .iter()
         .map(|call| {
@@ -66,8 +66,8 @@ pub fn line(task: &Task, transcript: &Transcript, scores: &Scores) -> Value {
         })
         .collect();
     json!({
-        "question": task.question, "solution": task.solution.to_json(), "text": transcript.text(), "scores": values, "unscored": reasons,
-        "reward": scores.total.value(), "calls": calls, "tokens": transcript.completion_tokens(), "end": transcript.end.name(),
+        "question": task.question, "solution": task.solution.to_json(), "text": trajectory.text(), "scores": values, "unscored": reasons,
+        "reward": scores.total.value(), "calls": calls, "tokens": trajectory.completion_tokens(), "end": trajectory.end.name(),
     })
 }
 

@@ -1,5 +1,9 @@
 //! From messages and pictures to what the model reads: token ids, patches, positions. A leaf: it knows
 //! nothing of weights or devices.
+//!
+//! Equal to transformers' PIL processor, the resize bit-equal to Pillow. Odd and damaged files are taken as Pillow takes them, or refused by name;
+//! PNG and GIF are read here for that (`png.rs`, `gif.rs`), other formats by the `image` crate. `size.rs` reads the size that a request or a
+//! message asks for.
 
 mod added_tokens;
 pub mod chat;

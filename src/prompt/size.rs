@@ -106,7 +106,7 @@ impl PictureSize {
     /// # Errors
     /// When a key is not known, its value is out of range, or keys contradict each other.
     pub fn of_part(part: &Value) -> Result<Option<PictureSize>, SizeError> {
-        let mut asked = Asked::default();
+        let mut asked = RequestedSize::default();
         asked.read(part, "")?;
         for key in ["image_url", "image"] {
             asked.read(&part[key], key)?;
@@ -117,11 +117,11 @@ impl PictureSize {
 
 /// The keys of a part.
 #[derive(Default)]
-struct Asked {
+struct RequestedSize {
     values: Map<String, Value>,
 }
 
-impl Asked {
+impl RequestedSize {
     /// Adds an object's keys, if it is one; it stands under the key `place`.
     fn read(&mut self, object: &Value, place: &str) -> Result<(), SizeError> {
         const KEYS: [&str; 4] = ["min_pixels", "max_pixels", "resized_height", "resized_width"];

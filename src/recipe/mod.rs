@@ -1,5 +1,6 @@
 //! The recipe: what a TOML file may say, typed, with every default. Unknown keys are refused where they stand, with the nearest known
-//! key ([`layers`]). Before anything is loaded a recipe becomes a [`plan::Plan`].
+//! key ([`layers`]). Before anything is loaded a recipe becomes a [`plan::Plan`], which refuses contradictions; [`memory`] adds up what the run
+//! will hold. A plug-in's own table is checked by the plug-in.
 
 pub mod layers;
 pub mod memory;
@@ -281,7 +282,7 @@ impl Default for GrpoSettings {
             epsilon: 0.2,
             epsilon_high: None,
             loss_type: LossType::Grpo,
-            loss_denominator: LossDenominator::Drawn,
+            loss_denominator: LossDenominator::Sampled,
             scale_rewards: true,
             filter_zero_advantage: true,
             mask_truncated_completions: true,
@@ -312,7 +313,7 @@ pub enum LossType {
 pub enum LossDenominator {
     /// As in TRL, the batch that was sampled. Sequences are all rollouts with a token of the model's own. Tokens are those that are learned
     /// in rollouts that are not masked as truncated: groups of equal rewards and unscored rollouts count, and have a KL divergence.
-    Drawn,
+    Sampled,
     /// What the filters keep: rollouts with an advantage, of groups that are not left out, not masked. Nothing else has a KL divergence.
     Kept,
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::tool::{ToolFault, ToolOutput};
-use super::transcript::{End, TurnKind};
+use super::trajectory::{End, TurnKind};
 use crate::prompt::{
     ChatError, ImageSource, Message, PreparedImage, Processor, Prompt, PromptError, TokenizerError, place_images,
 };

@@ -49,12 +49,12 @@ pub struct Scripted {
     positions_max: usize,
     open: BTreeMap<u64, ScriptedSequence>,
     /// What rollout asked for, in order: for tests to look at.
-    pub log: Vec<Asked>,
+    pub log: Vec<ScriptedCall>,
 }
 
 /// What a [`Scripted`] generator was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Asked {
+pub enum ScriptedCall {
     /// To open these sequences.
     Open(Vec<u64>),
     /// To append these tokens and this many images.
@@ -140,7 +140,7 @@ impl Generator for Scripted {
             };
             assert!(self.open.insert(sequence, state).is_none(), "sequence {sequence} was opened twice");
         }
-        self.log.push(Asked::Open(request.sequences));
+        self.log.push(ScriptedCall::Open(request.sequences));
         Ok(())
     }
 
@@ -185,13 +185,13 @@ impl Generator for Scripted {
         state.turn_tokens = 0;
         state.turn_bytes.clear();
         state.running = true;
-        self.log.push(Asked::Append { sequence, token_ids: token_ids.to_vec(), images: images.len() });
+        self.log.push(ScriptedCall::Append { sequence, token_ids: token_ids.to_vec(), images: images.len() });
         Ok(())
     }
 
     fn close(&mut self, sequence: u64) {
         if self.open.remove(&sequence).is_some() {
-            self.log.push(Asked::Close(sequence));
+            self.log.push(ScriptedCall::Close(sequence));
         }
     }
 }

@@ -2,6 +2,12 @@
 //! prepared and tools run on worker threads and come back through a channel, while the other sequences go on decoding. What comes out
 //! is ordered by task, not by completion, and does not depend on which tool was faster. Rewards are computed by the caller, with
 //! [`reward::RewardSet::score`].
+//!
+//! [`agent_loop`] is the loop itself, whoever drives the generator: this file over a list of tasks, `serve` over chats as they come. A task is
+//! made, and its pictures decoded, when its turn comes, so a file of any length goes through one engine. [`call`] finds the code in a turn,
+//! [`trajectory`] alone says which tokens are the model's own. Four small contracts: [`environment`], [`tool`], [`reward`], [`generator`];
+//! [`generator::Scripted`] speaks from a script, so that all of this is tested without a model. `rewards/equivalence/` says whether two answers
+//! are the same; a rule that would have to guess gives no verdict.
 
 pub mod call;
 pub mod engine_generator;
@@ -9,8 +15,8 @@ pub mod environment;
 pub mod generator;
 pub mod reward;
 pub mod tool;
-pub mod trajectories;
-pub mod transcript;
+pub mod agent_loop;
+pub mod trajectory;
 
 pub mod environments;
 pub mod rewards;
@@ -27,11 +33,11 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use agent_loop::{AgentLoop, Start};
 use environment::{Environment, EnvironmentError, PreparedTask, Task, Tasks, TokenLimits};
 use generator::{Generator, GeneratorError, Sampling};
 use repetition::RepetitionSettings;
-use trajectories::{Start, Trajectories};
-use transcript::{Call, End, Transcript};
+use trajectory::{Call, End, Trajectory};
 
 use crate::prompt::{Processor, Prompt};
 
@@ -72,13 +78,13 @@ impl Default for RolloutSettings {
     }
 }
 
-/// The transcripts of one task.
+/// The trajectories of one task.
 #[derive(Clone, Debug)]
 pub struct Group {
     /// Index of the task in the slice that was rolled out.
     pub task: usize,
     /// One for each sequence, in order.
-    pub transcripts: Vec<Transcript>,
+    pub trajectories: Vec<Trajectory>,
 }
 
 /// What happens while sequences roll out, for those who watch.
@@ -100,8 +106,8 @@ pub enum Update<'a> {
         /// What the model reads.
         text: &'a str,
     },
-    /// A sequence ended. The watcher gets the transcript: nobody else keeps it.
-    Finished(Transcript),
+    /// A sequence ended. The watcher gets the trajectory: nobody else keeps it.
+    Finished(Trajectory),
 }
 
 /// Why nothing came out. What goes wrong in one sequence is not here but in its [`End`].
@@ -172,16 +178,16 @@ pub fn run_timed(
     tasks: &[Task],
     settings: &RolloutSettings,
 ) -> Result<(Vec<Group>, ToolWait), RolloutError> {
-    let group = |task| Group { task, transcripts: Vec::with_capacity(settings.group_size) };
+    let group = |task| Group { task, trajectories: Vec::with_capacity(settings.group_size) };
     let mut groups: Vec<Group> = (0..tasks.len()).map(group).collect();
     let mut keep = |update: Update<'_>| {
-        if let Update::Finished(transcript) = update {
-            groups[transcript.task].transcripts.push(transcript);
+        if let Update::Finished(trajectory) = update {
+            groups[trajectory.task].trajectories.push(trajectory);
         }
         ControlFlow::Continue(())
     };
     let wait = run_watched(generator, processor, environment, &tasks, settings, &mut keep)?;
-    groups.iter_mut().for_each(|group| group.transcripts.sort_by_key(|transcript| transcript.sample));
+    groups.iter_mut().for_each(|group| group.trajectories.sort_by_key(|trajectory| trajectory.sample));
     Ok((groups, wait))
 }
 
@@ -200,7 +206,7 @@ pub fn run_watched(
     std::thread::scope(|scope| {
         let mut rollout = Rollout {
             generator,
-            trajectories: Trajectories::start(scope, settings.tool_threads, processor, environment, tasks),
+            agent_loop: AgentLoop::start(scope, settings.tool_threads, processor, environment, tasks),
             settings,
             limits: environment.limits(),
             watcher: Watcher { tell: watch, has_enough: false, finished: 0 },
@@ -212,7 +218,7 @@ pub fn run_watched(
         };
         let result = rollout.drive();
         // However it ended, the generator is left as it was found.
-        rollout.trajectories.close_all(rollout.generator);
+        rollout.agent_loop.close_all(rollout.generator);
         result.map(|()| rollout.tool_wait)
     })
 }
@@ -220,7 +226,7 @@ pub fn run_watched(
 /// A rollout under way: which task comes next, and what became of those before.
 struct Rollout<'a> {
     generator: &'a mut dyn Generator,
-    trajectories: Trajectories<'a>,
+    agent_loop: AgentLoop<'a>,
     settings: &'a RolloutSettings,
     limits: TokenLimits,
     watcher: Watcher<'a>,
@@ -256,13 +262,13 @@ impl Rollout<'_> {
             self.prepare_ahead();
             self.open_what_fits()?;
             let mut tell = |update: Update<'_>| self.watcher.tell(update);
-            let (began, is_calling) = (Instant::now(), self.trajectories.is_calling());
-            let is_decoding = self.trajectories.is_running();
+            let (began, is_calling) = (Instant::now(), self.agent_loop.is_calling());
+            let is_decoding = self.agent_loop.is_running();
             // Workers are waited for only if nothing decodes.
-            self.prepared_tasks.extend(self.trajectories.receive(self.generator, !is_decoding, &mut tell)?);
-            if self.trajectories.is_running() {
+            self.prepared_tasks.extend(self.agent_loop.receive(self.generator, !is_decoding, &mut tell)?);
+            if self.agent_loop.is_running() {
                 let events = self.generator.step()?;
-                self.trajectories.take(self.generator, &events, &mut tell);
+                self.agent_loop.take(self.generator, &events, &mut tell);
             }
             if is_calling {
                 self.tool_wait.add(began.elapsed(), is_decoding);
@@ -273,9 +279,9 @@ impl Rollout<'_> {
 
     /// Lets workers prepare a few tasks more than are open.
     fn prepare_ahead(&mut self) {
-        let ahead = self.trajectories.preparing_threads() + 2;
+        let ahead = self.agent_loop.preparing_threads() + 2;
         while self.next_prepared < self.tasks && self.next_prepared < self.next_opened + ahead {
-            self.trajectories.prepare(self.next_prepared, self.settings.group_size);
+            self.agent_loop.prepare(self.next_prepared, self.settings.group_size);
             self.next_prepared += 1;
         }
     }
@@ -299,7 +305,7 @@ impl Rollout<'_> {
                 limits: self.limits,
                 settings: self.settings,
             };
-            match self.trajectories.open(self.generator, &mut prepared_task, &start) {
+            match self.agent_loop.open(self.generator, &mut prepared_task, &start) {
                 Ok(()) => self.next_opened += 1,
                 Err(GeneratorError::TooLong { needed, limit }) => {
                     self.finish_unopened(&prepared_task.prompt, &End::PromptTooLong { needed, limit });
@@ -308,7 +314,7 @@ impl Rollout<'_> {
                     self.finish_unopened(&prepared_task.prompt, &End::TaskFailed(error.to_string()));
                 }
                 // Nothing of ours will make room.
-                Err(GeneratorError::Full) if self.trajectories.is_empty() => {
+                Err(GeneratorError::Full) if self.agent_loop.is_empty() => {
                     return Err(RolloutError::NoRoom {
                         group_size: self.settings.group_size,
                         prompt: prepared_task.prompt.token_ids.len(),
@@ -329,8 +335,8 @@ impl Rollout<'_> {
     fn finish_unopened(&mut self, prompt: &Prompt, end: &End) {
         for sample in 0..self.settings.group_size {
             let sequence = (self.settings.first_task + self.next_opened) * self.settings.group_size + sample;
-            let transcript = Transcript::of_prompt(prompt, self.next_opened, sample, sequence as u64, end.clone());
-            self.watcher.tell(Update::Finished(transcript));
+            let trajectory = Trajectory::of_prompt(prompt, self.next_opened, sample, sequence as u64, end.clone());
+            self.watcher.tell(Update::Finished(trajectory));
         }
         self.next_opened += 1;
     }

@@ -1,4 +1,4 @@
-//! The contract of a reward, and the set of them that gives a transcript its total. A reward reads a finished trajectory as text;
+//! The contract of a reward, and the set of them that gives a trajectory its total. A reward reads a finished trajectory as text;
 //! it returns a value, or why there is none: a failure is never turned into a number.
 
 use std::collections::BTreeMap;
@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::registry::{self, RegistryError};
-use super::transcript::{Call, End, Transcript, TurnKind};
+use super::trajectory::{Call, End, Trajectory, TurnKind};
 use crate::tasks::Solution;
 
 /// What a reward sees of a trajectory.
@@ -27,17 +27,17 @@ pub struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// The view of a transcript of a task.
-    pub fn new(transcript: &'a Transcript, question: &'a str, solution: &'a Solution) -> Self {
+    /// The view of a trajectory of a task.
+    pub fn new(trajectory: &'a Trajectory, question: &'a str, solution: &'a Solution) -> Self {
         let mut text = String::new();
-        for turn in transcript.turns.iter().filter(|turn| turn.kind != TurnKind::Observation) {
+        for turn in trajectory.turns.iter().filter(|turn| turn.kind != TurnKind::Observation) {
             text.push_str(&turn.text);
         }
         if let Some(end) = text.find("</answer>") {
             text.truncate(end + "</answer>".len());
         }
         let answer = answer_in(&text).map(str::to_owned);
-        Self { text, answer, calls: &transcript.calls, end: &transcript.end, question, solution }
+        Self { text, answer, calls: &trajectory.calls, end: &trajectory.end, question, solution }
     }
 
     /// The answer, trimmed; `None` where there is none.
@@ -121,7 +121,7 @@ pub struct RewardSet {
     rewards: Vec<(Box<dyn Reward>, f64)>,
 }
 
-/// The scores of one transcript.
+/// The scores of one trajectory.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Scores {
     /// Weighted sum after gating; unscored if any part with a weight is.
@@ -171,9 +171,9 @@ impl RewardSet {
         self.rewards.iter().map(|(reward, weight)| (reward.name(), *weight))
     }
 
-    /// Scores a transcript of a task with this question and these reference answers.
-    pub fn score(&self, transcript: &Transcript, question: &str, solution: &Solution) -> Scores {
-        self.score_view(&View::new(transcript, question, solution))
+    /// Scores a trajectory of a task with this question and these reference answers.
+    pub fn score(&self, trajectory: &Trajectory, question: &str, solution: &Solution) -> Scores {
+        self.score_view(&View::new(trajectory, question, solution))
     }
 
     /// Scores a view. A trajectory that ended because the task or a tool could not work at all says nothing about the model: no part is

@@ -1,4 +1,4 @@
-//! Frames on the wire between host and jail, as in `frames.py`: a length, a JSON header of that length, and the blobs that it lists. Lengths
+//! Frames on the connection between host and jail, as in `frames.py`: a length, a JSON header of that length, and the blobs that it lists. Lengths
 //! are bounded before they are read, nothing waits without a deadline.
 
 use std::io::{self, Read, Write};
@@ -124,7 +124,7 @@ pub(super) fn read_blob(stream: &mut UnixStream, limit: &Limit, length: usize) -
     Ok(blob)
 }
 
-/// That nothing lies unread on the wire: neither behind a reply nor before a request may the other end speak.
+/// That nothing lies unread on the connection: neither behind a reply nor before a request may the other end speak.
 pub(super) fn expect_silence(stream: &UnixStream) -> Result<(), Ended> {
     let mut byte = [0];
     match recv(stream, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
@@ -134,7 +134,7 @@ pub(super) fn expect_silence(stream: &UnixStream) -> Result<(), Ended> {
     }
 }
 
-/// Waits until the other end of the wire is closed, at most so long; what it still says is thrown away.
+/// Waits until the other end of the connection is closed, at most so long; what it still says is thrown away.
 pub(super) fn wait_for_the_end(mut stream: &UnixStream, at_most: Duration) {
     let deadline = Instant::now() + at_most;
     let mut rest = [0; 4096];

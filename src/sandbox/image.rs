@@ -20,7 +20,7 @@ pub(super) const SIDE_MAX: u32 = 32_768;
 /// The memory that decoding an input image may take.
 const INPUT_DECODE_BYTES: u64 = 2 << 30;
 
-/// An image that code produced. The jail decodes it; what crosses the wire is pixels.
+/// An image that code produced. The jail decodes it; what crosses the connection is pixels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProducedImage {
     /// A plain file name by its place among the images of the run: `image-1.png`, `image-2.png`, …

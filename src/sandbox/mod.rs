@@ -44,7 +44,7 @@ pub use reply::Widened;
 pub use session::{Execution, Session, Status};
 
 use image::save_images;
-use zygote::{Wire, Zygote};
+use zygote::{Connection, Zygote};
 
 /// What bounds the code, and which missing guarantees are accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,18 +141,18 @@ impl Shared {
         Arc::clone(&self.zygote.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A new session's wire. A zygote that has ended is replaced once per call; one that lives is kept, whatever it could not do.
-    fn connect(&self) -> Result<(Arc<Zygote>, Wire), SandboxError> {
+    /// A new session's connection. A zygote that has ended is replaced once per call; one that lives is kept, whatever it could not do.
+    fn connect(&self) -> Result<(Arc<Zygote>, Connection), SandboxError> {
         let failed = |error: io::Error| SandboxError::Fork { reason: error.to_string() };
         let zygote = self.current();
         match zygote.connect() {
-            Ok(wire) => return Ok((zygote, wire)),
+            Ok(connection) => return Ok((zygote, connection)),
             Err(error) if !zygote.has_ended() => return Err(failed(error)),
             Err(_) => {}
         }
         let zygote = self.replaced(&zygote)?;
-        let wire = zygote.connect().map_err(failed)?;
-        Ok((zygote, wire))
+        let connection = zygote.connect().map_err(failed)?;
+        Ok((zygote, connection))
     }
 
     /// The zygote in the place of one that has ended. One thread starts it; others wait for that one.

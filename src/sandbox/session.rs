@@ -12,7 +12,7 @@ use super::frames::{self, Ended};
 use super::image::{InputImage, ProducedImage};
 use super::repair::Repair;
 use super::reply::{Reply, judge_readiness};
-use super::zygote::{Order, Wire, Zygote};
+use super::zygote::{Connection, Signal, Zygote};
 
 /// Bytes of the answer to the set-up.
 const READINESS_BYTES: usize = 64 << 10;
@@ -53,7 +53,7 @@ pub struct Execution {
 pub struct Session {
     shared: Arc<Shared>,
     image: InputImage,
-    process: Option<(Arc<Zygote>, Wire)>,
+    process: Option<(Arc<Zygote>, Connection)>,
     /// Whether the process has answered a request, so that it has variables.
     has_variables: bool,
     /// A process with variables was killed or died, and no run since has said so.
@@ -93,32 +93,32 @@ impl Session {
         let deadline = started + options.timeout;
         let nonce = format!("{:016x}{:016x}", random()?, random()?);
         let request = json!({"code": code, "nonce": nonce});
-        let (zygote, wire) = match &mut self.process {
-            Some((zygote, wire)) => {
+        let (zygote, connection) = match &mut self.process {
+            Some((zygote, connection)) => {
                 // What it said since its last answer, it said unasked: nothing that it says is believed any more.
-                frames::expect_silence(&wire.stream).map_err(Ended::before_the_run)?;
-                zygote.order(wire, Order::Continue);
-                let limit = wire.limit(deadline, options);
-                frames::write_frame(&mut wire.stream, request, &[], &limit)?;
-                (zygote, wire)
+                frames::expect_silence(&connection.stream).map_err(Ended::before_the_run)?;
+                zygote.signal(connection, Signal::Continue);
+                let limit = connection.limit(deadline, options);
+                frames::write_frame(&mut connection.stream, request, &[], &limit)?;
+                (zygote, connection)
             }
             None => {
                 self.has_variables = false;
-                let (zygote, wire) = self.process.insert(begin(&self.shared, &self.image, &request, deadline)?);
-                (zygote, wire)
+                let (zygote, connection) = self.process.insert(begin(&self.shared, &self.image, &request, deadline)?);
+                (zygote, connection)
             }
         };
-        let limit = wire.limit(deadline, options);
+        let limit = connection.limit(deadline, options);
         // A character is at most 12 bytes of JSON; labels and messages are short beside the rest.
         let header_max = options.output_characters * 12 + (1 << 20);
-        let header = frames::read_header(&mut wire.stream, &limit, header_max)?;
+        let header = frames::read_header(&mut connection.stream, &limit, header_max)?;
         let reply = Reply::read(&header, &nonce, options, self.image.size)?;
         let mut blobs = Vec::new();
         for &bytes in reply.blobs() {
-            blobs.push(frames::read_blob(&mut wire.stream, &limit, bytes as usize)?);
+            blobs.push(frames::read_blob(&mut connection.stream, &limit, bytes as usize)?);
         }
-        frames::expect_silence(&wire.stream)?;
-        zygote.order(wire, Order::Stop);
+        frames::expect_silence(&connection.stream)?;
+        zygote.signal(connection, Signal::Stop);
         self.has_variables = true;
         Ok(Execution {
             status: reply.status,
@@ -158,8 +158,8 @@ impl Session {
     }
 
     fn end_process(&mut self) {
-        if let Some((zygote, wire)) = self.process.take() {
-            zygote.kill(wire);
+        if let Some((zygote, connection)) = self.process.take() {
+            zygote.kill(connection);
         }
     }
 }
@@ -177,13 +177,13 @@ fn begin(
     image: &InputImage,
     request: &serde_json::Value,
     deadline: Instant,
-) -> Result<(Arc<Zygote>, Wire), Failure> {
+) -> Result<(Arc<Zygote>, Connection), Failure> {
     let attempt = || {
-        let (zygote, mut wire) = shared.connect().map_err(Failure::Ours)?;
-        match set_up(&mut wire, shared, image, request, deadline) {
-            Ok(()) => Ok((zygote, wire)),
+        let (zygote, mut connection) = shared.connect().map_err(Failure::Ours)?;
+        match set_up(&mut connection, shared, image, request, deadline) {
+            Ok(()) => Ok((zygote, connection)),
             Err(failure) => {
-                zygote.kill(wire);
+                zygote.kill(connection);
                 Err(failure)
             }
         }
@@ -202,18 +202,18 @@ fn begin(
 
 /// The process reads the request only after it has answered the set-up, so the first answer is not that of code.
 fn set_up(
-    wire: &mut Wire,
+    connection: &mut Connection,
     shared: &Shared,
     image: &InputImage,
     request: &serde_json::Value,
     deadline: Instant,
 ) -> Result<(), Failure> {
-    let limit = wire.limit(deadline, &shared.options);
+    let limit = connection.limit(deadline, &shared.options);
     let setup = json!({"name": image.name, "size": [image.size.0, image.size.1]});
-    frames::write_frame(&mut wire.stream, setup, &[&image.bytes], &limit)?;
+    frames::write_frame(&mut connection.stream, setup, &[&image.bytes], &limit)?;
     // A process that cannot be shut in answers why and ends, perhaps before it can be sent more.
-    let sent = frames::write_frame(&mut wire.stream, request.clone(), &[], &limit);
-    let header = frames::read_header(&mut wire.stream, &limit, READINESS_BYTES)?;
+    let sent = frames::write_frame(&mut connection.stream, request.clone(), &[], &limit);
+    let header = frames::read_header(&mut connection.stream, &limit, READINESS_BYTES)?;
     judge_readiness(&header)?;
     Ok(sent?)
 }

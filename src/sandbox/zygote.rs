@@ -139,13 +139,13 @@ impl Zygote {
         }
     }
 
-    /// A new session: its wire, after the zygote has forked its process. The fork of the one asked for ahead may have failed long ago, so
+    /// A new session: its connection, after the zygote has forked its process. The fork of the one asked for ahead may have failed long ago, so
     /// a second is asked for.
-    pub(super) fn connect(&self) -> io::Result<Wire> {
+    pub(super) fn connect(&self) -> io::Result<Connection> {
         self.take_next().or_else(|error| if error.raw_os_error().is_some() { self.take_next() } else { Err(error) })
     }
 
-    fn take_next(&self) -> io::Result<Wire> {
+    fn take_next(&self) -> io::Result<Connection> {
         // That this connects shows that the zygote is alive, and with it the spare.
         let next = UnixStream::connect(self.folder.path().join("socket"))?;
         let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).replace(next);
@@ -163,22 +163,22 @@ impl Zygote {
         }
         let folder = self.folder.path().join("scratch").join(number.to_string());
         let scratch = (!self.has_mounts).then_some(Scratch { folder, process });
-        Ok(Wire { stream, process, scratch })
+        Ok(Connection { stream, process, scratch })
     }
 
     /// Ends a session's process, whatever it is doing, and has what it wrote removed. Waits for neither.
-    pub(super) fn kill(&self, wire: Wire) {
-        self.order(&wire, Order::Kill);
+    pub(super) fn kill(&self, connection: Connection) {
+        self.signal(&connection, Signal::Kill);
         if let Some(remover) = &self.remover {
-            remover.remove(wire);
+            remover.remove(connection);
         }
     }
 
     /// Tells the zygote what to do to a session's process. Orders are carried out in the order in which they are given.
-    pub(super) fn order(&self, wire: &Wire, order: Order) {
+    pub(super) fn signal(&self, connection: &Connection, signal: Signal) {
         let mut message = [0; 8];
-        message[..4].copy_from_slice(&wire.process.to_le_bytes());
-        message[4..].copy_from_slice(&(order as u32).to_le_bytes());
+        message[..4].copy_from_slice(&connection.process.to_le_bytes());
+        message[4..].copy_from_slice(&(signal as u32).to_le_bytes());
         let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
         if control.write_all(&message).is_err() {
             // A zygote that cannot be told is ended, and its sessions with it.
@@ -189,7 +189,7 @@ impl Zygote {
 
 /// What the zygote can do to a session's process; the numbers are those of `SIGNALS` in `zygote.py`.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Order {
+pub(super) enum Signal {
     /// End it at once.
     Kill = 0,
     /// Let none of its threads run.
@@ -213,17 +213,17 @@ impl Drop for Zygote {
 /// A thread that waits for the ends of killed sessions and removes their folders: code that left much behind holds up no other work.
 #[derive(Debug)]
 struct Remover {
-    ended: Option<Sender<Wire>>,
+    ended: Option<Sender<Connection>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Remover {
     fn start() -> io::Result<Remover> {
-        let (ended, wires) = channel::<Wire>();
+        let (ended, connections) = channel::<Connection>();
         let thread = std::thread::Builder::new().name("sandbox-remover".to_owned()).spawn(move || {
-            for wire in wires {
-                frames::wait_for_the_end(&wire.stream, KILL_WAIT);
-                if let Some(scratch) = &wire.scratch {
+            for connection in connections {
+                frames::wait_for_the_end(&connection.stream, KILL_WAIT);
+                if let Some(scratch) = &connection.scratch {
                     remove_whole(&scratch.folder);
                 }
             }
@@ -231,9 +231,9 @@ impl Remover {
         Ok(Remover { ended: Some(ended), thread: Some(thread) })
     }
 
-    fn remove(&self, wire: Wire) {
+    fn remove(&self, connection: Connection) {
         // A thread that has ended took a panic with it; the zygote's end removes the folder then.
-        drop(self.ended.as_ref().map(|ended| ended.send(wire)));
+        drop(self.ended.as_ref().map(|ended| ended.send(connection)));
     }
 }
 
@@ -341,16 +341,16 @@ fn with_log(reason: String, folder: &Path) -> String {
     }
 }
 
-/// The wire to one session's process.
+/// The connection to one session's process.
 #[derive(Debug)]
-pub(super) struct Wire {
+pub(super) struct Connection {
     pub(super) stream: UnixStream,
     process: u32,
     /// The scratch folder on the host, where the session could not mount its own.
     scratch: Option<Scratch>,
 }
 
-impl Wire {
+impl Connection {
     /// What bounds the next exchange.
     pub(super) fn limit(&self, deadline: Instant, options: &SandboxOptions) -> Limit {
         Limit { deadline, scratch: self.scratch.clone().map(|scratch| (scratch, options.disk_bytes)) }

@@ -1,5 +1,6 @@
 //! What to train on: the embedded task *needle*, and Thyme's JSONL files. A leaf, so
 //! it knows pictures and text, but nothing of tokens, sandboxes or rewards.
+//! `forms.rs` recognises the forms of other systems, so that an error can name the form of a row and say how to convert it.
 
 mod draws;
 mod font;

@@ -14,7 +14,7 @@ use crate::prompt::PreparedImage;
 use crate::recipe::{GrpoSettings, LogprobKind, LossDenominator};
 use crate::rollout::Group;
 use crate::rollout::reward::Scores;
-use crate::rollout::transcript::Transcript;
+use crate::rollout::trajectory::Trajectory;
 
 /// What a step learns from.
 #[derive(Debug, Default)]
@@ -35,7 +35,7 @@ pub struct Batch {
     pub masked: usize,
 }
 
-/// A transcript as the learner takes it; per token of `sample`.
+/// A trajectory as the learner takes it; per token of `sample`.
 #[derive(Debug)]
 pub(super) struct TrainingSample {
     pub sample: Sample,
@@ -51,7 +51,7 @@ pub(super) struct TrainingSample {
 pub type UnmergedFeatures<'a> = dyn Fn(&Arc<PreparedImage>) -> Option<Arc<Tensor>> + 'a;
 
 impl Batch {
-    /// The groups of a step with the scores of their transcripts, in order.
+    /// The groups of a step with the scores of their trajectories, in order.
     pub fn new(
         groups: &[Group],
         scores: &[Vec<Scores>],
@@ -67,8 +67,8 @@ impl Batch {
             batch.groups_without_signal += usize::from(!has_signal);
             batch.groups_left_out += usize::from(is_left_out);
             batch.advantages.extend(advantages.iter().flatten());
-            for (transcript, advantage) in group.transcripts.iter().zip(advantages) {
-                batch.push(transcript, advantage.filter(|_| !is_left_out), settings, features);
+            for (trajectory, advantage) in group.trajectories.iter().zip(advantages) {
+                batch.push(trajectory, advantage.filter(|_| !is_left_out), settings, features);
             }
         }
         batch
@@ -77,20 +77,20 @@ impl Batch {
     /// Adds a rollout; without an advantage it has no part in the policy gradient.
     fn push(
         &mut self,
-        transcript: &Transcript,
+        trajectory: &Trajectory,
         advantage: Option<f64>,
         settings: &GrpoSettings,
         features: &UnmergedFeatures<'_>,
     ) {
-        let is_masked = settings.mask_truncated_completions && transcript.end.is_truncated();
+        let is_masked = settings.mask_truncated_completions && trajectory.end.is_truncated();
         self.masked += usize::from(is_masked);
-        let has_kl = settings.beta > 0.0 && settings.loss_denominator == LossDenominator::Drawn;
-        let training_sample = training_sample(transcript, advantage.unwrap_or(0.0), settings, features);
+        let has_kl = settings.beta > 0.0 && settings.loss_denominator == LossDenominator::Sampled;
+        let training_sample = training_sample(trajectory, advantage.unwrap_or(0.0), settings, features);
         let tokens = training_sample.sample.targets().count();
         let is_computed = tokens > 0 && !is_masked && (advantage.is_some() || has_kl);
         match settings.loss_denominator {
-            LossDenominator::Drawn => {
-                self.divisor.sequences += usize::from(transcript.own_tokens() > 0);
+            LossDenominator::Sampled => {
+                self.divisor.sequences += usize::from(trajectory.own_tokens() > 0);
                 self.divisor.tokens += if is_masked { 0 } else { tokens };
             }
             LossDenominator::Kept if is_computed => {
@@ -118,17 +118,17 @@ impl Batch {
 }
 
 fn training_sample(
-    transcript: &Transcript,
+    trajectory: &Trajectory,
     advantage: f64,
     settings: &GrpoSettings,
     features: &UnmergedFeatures<'_>,
 ) -> TrainingSample {
-    let tokens = transcript.token_ids.len();
+    let tokens = trajectory.token_ids.len();
     let mut trained = vec![false; tokens];
     let mut old = vec![0.0; tokens];
     let mut temperatures = vec![1.0; tokens];
     let mut advantages = vec![0.0; tokens];
-    for (i, token) in transcript.own() {
+    for (i, token) in trajectory.own() {
         let has_advantage = token.temperature > 0.0 || settings.train_zero_temperature_tokens;
         trained[i] = has_advantage || settings.kl_zero_temperature_tokens;
         advantages[i] = if has_advantage { advantage } else { 0.0 };
@@ -142,9 +142,9 @@ fn training_sample(
     }
     let image =
         |image: &Arc<PreparedImage>| SampleImage { prepared: image.clone(), unmerged_features: features(image) };
-    let images = transcript.images.iter().map(image).collect();
+    let images = trajectory.images.iter().map(image).collect();
     TrainingSample {
-        sample: Sample { ids: transcript.token_ids.clone(), trained, images },
+        sample: Sample { ids: trajectory.token_ids.clone(), trained, images },
         old,
         temperatures,
         advantages,
@@ -157,15 +157,15 @@ mod tests {
     use crate::engine::request::Sampled;
     use crate::prompt::Prompt;
     use crate::rollout::reward::Score;
-    use crate::rollout::transcript::End;
+    use crate::rollout::trajectory::End;
 
     /// A rollout with so many own tokens, `at_zero` more at temperature 0, an end and a reward.
     type Rollout = (usize, usize, End, Option<f64>);
 
     fn groups(groups: &[&[Rollout]]) -> (Vec<Group>, Vec<Vec<Scores>>) {
-        let transcript = |(own, at_zero, end, _): &Rollout| {
+        let trajectory = |(own, at_zero, end, _): &Rollout| {
             let prompt = Prompt { token_ids: vec![1, 2, 3], ..Prompt::default() };
-            let mut transcript = Transcript::of_prompt(&prompt, 0, 0, 0, end.clone());
+            let mut trajectory = Trajectory::of_prompt(&prompt, 0, 0, 0, end.clone());
             for i in 0..own + at_zero {
                 let temperature = if i < *own { 1.0 } else { 0.0 };
                 let sampled = Sampled {
@@ -177,16 +177,16 @@ mod tests {
                     kept_mass: 1.0,
                     entropy: 1.0,
                 };
-                transcript.token_ids.push(7);
-                transcript.sampled.push(Some(sampled));
+                trajectory.token_ids.push(7);
+                trajectory.sampled.push(Some(sampled));
             }
-            transcript
+            trajectory
         };
         let score = |(.., reward): &Rollout| Scores {
             total: reward.map_or(Score::Unscored("no".to_owned()), Score::Value),
             parts: Vec::new(),
         };
-        let of_group = |group: &&[Rollout]| Group { task: 0, transcripts: group.iter().map(transcript).collect() };
+        let of_group = |group: &&[Rollout]| Group { task: 0, trajectories: group.iter().map(trajectory).collect() };
         (groups.iter().map(of_group).collect(), groups.iter().map(|group| group.iter().map(score).collect()).collect())
     }
 

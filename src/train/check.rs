@@ -9,7 +9,7 @@ use super::sft;
 use crate::prompt::{Processor, PromptError};
 use crate::recipe::Method;
 use crate::recipe::plan::Plan;
-use crate::rollout::transcript::End;
+use crate::rollout::trajectory::End;
 use crate::tasks::jsonl::Record;
 use crate::telemetry::Progress;
 

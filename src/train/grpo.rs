@@ -27,7 +27,7 @@ use crate::rollout::engine_generator::EngineGenerator;
 use crate::rollout::environment::{Environment, Task};
 use crate::rollout::registry::{self, RegistryError};
 use crate::rollout::reward::{RewardSet, Scores};
-use crate::rollout::transcript::{End, Transcript};
+use crate::rollout::trajectory::{End, Trajectory};
 use crate::rollout::{Group, RolloutSettings, ToolWait, run_timed};
 use crate::telemetry::window::{Aggregation, Metric};
 
@@ -48,7 +48,7 @@ const HELD_OUT: [(&str, Reading); 8] = [
 /// Values of [`HELD_OUT`].
 type HeldOut = [f64; HELD_OUT.len()];
 
-/// Transcripts of an evaluation that are written as pages.
+/// Trajectories of an evaluation that are written as pages.
 const SAMPLES: usize = 4;
 /// Steps in a row with nothing to learn after which the user is warned.
 const IDLE_STEPS: u64 = 3;
@@ -193,7 +193,7 @@ impl<'a> Trainer<'a> {
     fn say_faults(&mut self, step: u64, groups: &[Group]) -> Result<(), TrainError> {
         let mut unusable = Vec::new();
         for group in groups {
-            let Some(end) = group.transcripts.iter().map(|transcript| &transcript.end).find(|end| end.is_fault())
+            let Some(end) = group.trajectories.iter().map(|trajectory| &trajectory.end).find(|end| end.is_fault())
             else {
                 continue;
             };
@@ -202,7 +202,7 @@ impl<'a> Trainer<'a> {
             self.run.say(&format!("left out at step {}: {reason}", step + 1));
             if !matches!(end, End::ToolFailed(_)) {
                 unusable.push(reason);
-            } else if groups.iter().flat_map(|group| &group.transcripts).all(|transcript| transcript.end.is_fault()) {
+            } else if groups.iter().flat_map(|group| &group.trajectories).all(|trajectory| trajectory.end.is_fault()) {
                 return Err(TrainError::NoTask { count: groups.len(), step: step + 1, reason });
             }
         }
@@ -259,8 +259,8 @@ impl<'a> Trainer<'a> {
         learned: &Learned,
         times: [Instant; 2],
     ) -> Result<(), TrainError> {
-        let transcripts = rollouts.groups.iter().flat_map(|group| &group.transcripts);
-        let report = Report::new(transcripts.zip(rollouts.scores.iter().flatten()));
+        let trajectories = rollouts.groups.iter().flat_map(|group| &group.trajectories);
+        let report = Report::new(trajectories.zip(rollouts.scores.iter().flatten()));
         self.run.advance(&format!("reward {}", figure(report.reward)));
         self.warn_if_idle(step, batch, &report);
         let mut metrics = report_metrics(&report, batch);
@@ -295,9 +295,9 @@ impl<'a> Trainer<'a> {
     }
 
     fn time_metrics(&self, rollouts: &Rollouts, [began, rolled_out]: [Instant; 2]) -> Vec<Metric> {
-        let transcripts = rollouts.groups.iter().flat_map(|group| &group.transcripts);
-        let sampled: usize = transcripts.clone().map(Transcript::own_tokens).sum();
-        let kept_mass: f64 = transcripts.flat_map(Transcript::own).map(|(_, token)| f64::from(token.kept_mass)).sum();
+        let trajectories = rollouts.groups.iter().flat_map(|group| &group.trajectories);
+        let sampled: usize = trajectories.clone().map(Trajectory::own_tokens).sum();
+        let kept_mass: f64 = trajectories.flat_map(Trajectory::own).map(|(_, token)| f64::from(token.kept_mass)).sum();
         let rollout_seconds = (rolled_out - began).as_secs_f64();
         let engine = self.engine.statistics().since(&self.engine_before);
         vec![
@@ -360,22 +360,22 @@ impl<'a> Trainer<'a> {
         let in_turn = (0..self.recipe.grpo.num_generations).flat_map(|member| {
             rollouts.groups.iter().zip(&rollouts.scores).map(move |(group, scores)| (group, scores, member))
         });
-        let ran = in_turn.filter(|(group, _, member)| !group.transcripts[*member].end.is_fault());
+        let ran = in_turn.filter(|(group, _, member)| !group.trajectories[*member].end.is_fault());
         for (group, scores, member) in ran.take(self.recipe.training.log_completions) {
             let name = format!("step-{step}-{}-{member}", group.task);
-            sample::write(&dir, &name, &tasks[group.task], &group.transcripts[member], &scores[member])
+            sample::write(&dir, &name, &tasks[group.task], &group.trajectories[member], &scores[member])
                 .map_err(CheckpointError::file("write", &dir))?;
         }
         Ok(())
     }
 
-    /// Writes the first of the held-out transcripts as pages.
+    /// Writes the first of the held-out trajectories as pages.
     fn write_samples(&self, name: &str, groups: &[Group]) -> Result<(), TrainError> {
         let dir = self.run.dir().join(SAMPLES_FOLDER);
         for group in groups.iter().take(SAMPLES) {
-            let (task, transcript) = (&self.held_out[group.task], &group.transcripts[0]);
-            let scores = self.rewards.score(transcript, &task.question, &task.solution);
-            sample::write(&dir, &format!("{name}-{}", group.task), task, transcript, &scores)
+            let (task, trajectory) = (&self.held_out[group.task], &group.trajectories[0]);
+            let scores = self.rewards.score(trajectory, &task.question, &task.solution);
+            sample::write(&dir, &format!("{name}-{}", group.task), task, trajectory, &scores)
                 .map_err(CheckpointError::file("write", &dir))?;
         }
         Ok(())

@@ -1,4 +1,14 @@
 //! Learning: supervised fine-tuning and GRPO with adaptive temperature, around the one [`learner::Learner`].
+//!
+//! - **Examples.** [`dataset`] gives example number *n*, the same for every run of a recipe; the order of an epoch is computed, never stored. An
+//!   example that cannot be used is left out of its step and named: [`left_out`] counts such examples and ends the run when they are too many,
+//!   [`check`] finds them before a run. [`demonstration`] reads Thyme's SFT form, and so knows the markers of `think_with_code`: rollouts and
+//!   demonstrations tokenise an observation by one function, text in it never as special tokens.
+//! - **Batches.** [`mod@sample`] packs sequences: what neighbours begin with alike (a group its prompt and pictures) stands in the pack once, and
+//!   the sequences name it as their prefix. [`batch`] decides which tokens of a step's rollouts have an advantage or a KL divergence, and what
+//!   their loss is divided by; [`policy`] updates on such a batch, and is tested without a rollout. [`loss`] and [`advantage`] are plain
+//!   functions of numbers.
+//! - **Runs.** [`metrics`] says what is logged of a step; [`run`] is the run's folder: where it is logged, when it is saved, where it resumes.
 
 pub mod advantage;
 pub mod batch;

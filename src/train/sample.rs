@@ -43,10 +43,10 @@ impl Sample {
     }
 
     /// How far this sample and another begin alike, and with nothing there that is predicted from it.
-    fn common_beginning(&self, other: &Sample, layout: Layout) -> Beginning {
+    fn common_prefix(&self, other: &Sample, layout: Layout) -> CommonPrefix {
         let first_target = |sample: &Sample| sample.targets().next().unwrap_or(sample.ids.len());
         let end = first_target(self).min(first_target(other)).saturating_sub(1);
-        let mut common = Beginning::default();
+        let mut common = CommonPrefix::default();
         while common.tokens < end && self.ids[common.tokens] == other.ids[common.tokens] {
             if self.ids[common.tokens] == layout.image_pad {
                 // Images may stand one behind the other, so that their placeholders do not tell where one ends.
@@ -74,7 +74,7 @@ impl Sample {
 
 /// The first tokens of a sample and the images that lie whole in them.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-struct Beginning {
+struct CommonPrefix {
     tokens: usize,
     images: usize,
 }
@@ -113,10 +113,10 @@ impl Pack {
         pack.batch.rows = Some(Vec::new());
         let mut first = 0;
         while first < samples.len() {
-            let common = |other: &&Sample| samples[first].common_beginning(other, layout);
+            let common = |other: &&Sample| samples[first].common_prefix(other, layout);
             let shared = samples.get(first + 1).map(common).filter(|shared| shared.tokens >= PREFIX_MIN);
             let Some(shared) = shared else {
-                pack.push(samples[first], first, Beginning::default(), None, layout);
+                pack.push(samples[first], first, CommonPrefix::default(), None, layout);
                 first += 1;
                 continue;
             };
@@ -138,7 +138,7 @@ impl Pack {
     }
 
     /// A sample from behind what it shares, with its targets.
-    fn push(&mut self, sample: &Sample, number: usize, shared: Beginning, prefix: Option<usize>, layout: Layout) {
+    fn push(&mut self, sample: &Sample, number: usize, shared: CommonPrefix, prefix: Option<usize>, layout: Layout) {
         let start = self.batch.ids.len();
         self.push_tokens(sample, shared.tokens..sample.ids.len(), shared.images..sample.images.len(), prefix, layout);
         let rows = self.batch.rows.get_or_insert_default();

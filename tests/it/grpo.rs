@@ -15,7 +15,7 @@ use thyme_engine::recipe::optimizer::OptimizerSettings;
 use thyme_engine::recipe::{GrpoSettings, LossType};
 use thyme_engine::rollout::Group;
 use thyme_engine::rollout::reward::{Score, Scores};
-use thyme_engine::rollout::transcript::{End, Transcript};
+use thyme_engine::rollout::trajectory::{End, Trajectory};
 use thyme_engine::tasks::jsonl::{NeedleFile, write_needle};
 use thyme_engine::tasks::needle::{Mixture, Split};
 use thyme_engine::train::batch::Batch;
@@ -93,11 +93,11 @@ impl Golden {
     }
 
     fn groups(&self) -> (Vec<Group>, Vec<Vec<Scores>>) {
-        let transcript = |(i, group): (usize, &GoldenGroup), completion: &Completion| {
+        let trajectory = |(i, group): (usize, &GoldenGroup), completion: &Completion| {
             let prompt = Prompt { token_ids: group.prompt.clone(), images: Vec::new() };
             let end = if completion.truncated { End::TotalTokens } else { End::Answered };
-            let mut transcript = Transcript::of_prompt(&prompt, i, 0, 0, end);
-            transcript.token_ids.extend(&completion.token_ids);
+            let mut trajectory = Trajectory::of_prompt(&prompt, i, 0, 0, end);
+            trajectory.token_ids.extend(&completion.token_ids);
             let token = |k: usize| Sampled {
                 id: completion.token_ids[k],
                 logprob: f32::NAN,
@@ -107,8 +107,8 @@ impl Golden {
                 kept_mass: 1.0,
                 entropy: f32::NAN,
             };
-            transcript.sampled.extend((0..completion.own.len()).map(|k| (completion.own[k] == 1).then(|| token(k))));
-            transcript
+            trajectory.sampled.extend((0..completion.own.len()).map(|k| (completion.own[k] == 1).then(|| token(k))));
+            trajectory
         };
         let scores = |completion: &Completion| Scores {
             total: completion.reward.map_or(Score::Unscored("nobody can tell".to_owned()), Score::Value),
@@ -116,7 +116,7 @@ impl Golden {
         };
         let groups = self.groups.iter().enumerate().map(|group| Group {
             task: group.0,
-            transcripts: group.1.completions.iter().map(|completion| transcript(group, completion)).collect(),
+            trajectories: group.1.completions.iter().map(|completion| trajectory(group, completion)).collect(),
         });
         (groups.collect(), self.groups.iter().map(|group| group.completions.iter().map(scores).collect()).collect())
     }

@@ -6,7 +6,7 @@ use thyme_engine::engine::sampling::stop::StopMatcher;
 use thyme_engine::rollout::call::find_call;
 use thyme_engine::rollout::repetition::{Repetition, RepetitionSettings};
 use thyme_engine::rollout::reward::{RewardSet, RewardSettings, View};
-use thyme_engine::rollout::transcript::End;
+use thyme_engine::rollout::trajectory::End;
 
 const BYTES: usize = 1 << 20;
 const PIECES: &[&str] = &[

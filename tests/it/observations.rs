@@ -13,7 +13,7 @@ use thyme_engine::rollout::environments::think_with_code::{
 };
 use thyme_engine::rollout::generator::Scripted;
 use thyme_engine::rollout::tool::{CallStatus, Subject, Tool, ToolFault, ToolImage, ToolOutput, ToolSession};
-use thyme_engine::rollout::transcript::{End, Transcript};
+use thyme_engine::rollout::trajectory::{End, Trajectory};
 use thyme_engine::rollout::{RolloutSettings, run};
 use thyme_engine::tasks::{Example, Message, Role};
 use thyme_engine::train::demonstration::sample;
@@ -82,7 +82,7 @@ const SYSTEM: &str = "You are a helpful assistant.";
 const QUESTION: &str = "What is it?";
 
 /// Plays a rollout in which the model calls the tool once for each output, and then answers.
-fn play(processor: &Processor, outputs: &[(String, Option<RgbImage>)]) -> Transcript {
+fn play(processor: &Processor, outputs: &[(String, Option<RgbImage>)]) -> Trajectory {
     let count = outputs.len();
     let settings = ThinkWithCodeSettings { max_code_runs: count, max_total_tokens: 1 << 20, ..Default::default() };
     let environment = ThinkWithCode::new(settings, Arc::new(Says(outputs.to_vec())));
@@ -100,7 +100,7 @@ fn play(processor: &Processor, outputs: &[(String, Option<RgbImage>)]) -> Transc
         Scripted::new([(0, script)], processor.special_ids().im_end, move |id| tokens[id as usize].clone());
     let tasks = [Task::of_example(example).unwrap()];
     let groups = run(&mut generator, processor, &environment, &tasks, &RolloutSettings::default()).unwrap();
-    groups.into_iter().next().unwrap().transcripts.remove(0)
+    groups.into_iter().next().unwrap().trajectories.remove(0)
 }
 
 /// What the model says before its call of that number.
@@ -122,16 +122,16 @@ fn demonstrate(processor: &Processor, text: String, images: Vec<RgbImage>) -> (V
 
 /// A demonstration of what a rollout wrote has the rollout's tokens, and learns those that the model sampled.
 fn assert_alike(processor: &Processor, outputs: &[(String, Option<RgbImage>)]) {
-    let transcript = play(processor, outputs);
-    assert_eq!((&transcript.end, transcript.calls.len()), (&End::Answered, outputs.len()));
+    let trajectory = play(processor, outputs);
+    assert_eq!((&trajectory.end, trajectory.calls.len()), (&End::Answered, outputs.len()));
     let pictures = outputs.iter().filter_map(|(_, picture)| picture.clone()).collect();
-    let (mut ids, mut trained) = demonstrate(processor, transcript.text(), pictures);
+    let (mut ids, mut trained) = demonstrate(processor, trajectory.text(), pictures);
     assert_eq!((ids.pop(), trained.pop()), (Some(processor.special_ids().im_end), Some(true)));
-    for (place, (one, other)) in transcript.token_ids.iter().zip(&ids).enumerate() {
+    for (place, (one, other)) in trajectory.token_ids.iter().zip(&ids).enumerate() {
         assert_eq!(one, other, "token {place} of {outputs:?}");
     }
-    assert_eq!(transcript.token_ids.len(), ids.len());
-    let own: Vec<bool> = transcript.sampled.iter().map(Option::is_some).collect();
+    assert_eq!(trajectory.token_ids.len(), ids.len());
+    let own: Vec<bool> = trajectory.sampled.iter().map(Option::is_some).collect();
     assert_eq!(own, trained, "{outputs:?}");
 }
 

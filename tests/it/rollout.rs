@@ -18,12 +18,12 @@ use thyme_engine::prompt::{ImageSource, Message, Part, Processor, Prompt};
 use thyme_engine::rollout::call::find_call;
 use thyme_engine::rollout::environment::Task;
 use thyme_engine::rollout::environments::think_with_code::{ThinkWithCode, ThinkWithCodeSettings};
-use thyme_engine::rollout::generator::{Asked, Scripted};
+use thyme_engine::rollout::generator::{Scripted, ScriptedCall};
 use thyme_engine::rollout::repetition::{Repetition, RepetitionSettings};
 use thyme_engine::rollout::reward::{RewardSet, RewardSettings, Score};
 use thyme_engine::rollout::tool::{CallStatus, Subject, Tool, ToolFault, ToolImage, ToolOutput, ToolSession};
 use thyme_engine::rollout::tools::python::{Python, PythonSettings};
-use thyme_engine::rollout::transcript::{End, Transcript, TurnKind};
+use thyme_engine::rollout::trajectory::{End, Trajectory, TurnKind};
 use thyme_engine::rollout::{Group, RolloutError, RolloutSettings, Update, run, run_timed, run_watched};
 
 const SPECIAL: [&str; 7] = [
@@ -190,29 +190,29 @@ fn a_tool_that_everybody_waits_for_is_counted_as_such() {
 }
 
 /// Rolls one script out.
-fn roll_with(script: &str, settings: ThinkWithCodeSettings) -> Transcript {
+fn roll_with(script: &str, settings: ThinkWithCodeSettings) -> Trajectory {
     let mut generator = scripted(&[script]);
     let groups = run(&mut generator, processor(), &environment(settings), &[task("q")], &one_thread()).unwrap();
     assert_eq!(generator.open_sequences(), 0, "a finished sequence frees its pages");
-    check(&groups[0].transcripts[0]);
-    groups.into_iter().next().unwrap().transcripts.remove(0)
+    check(&groups[0].trajectories[0]);
+    groups.into_iter().next().unwrap().trajectories.remove(0)
 }
 
-fn roll(script: &str) -> Transcript {
+fn roll(script: &str) -> Trajectory {
     roll_with(script, ThinkWithCodeSettings::default())
 }
 
-/// What holds of every transcript.
-fn check(transcript: &Transcript) {
-    assert_eq!(transcript.token_ids.len(), transcript.sampled.len());
-    assert_ne!(transcript.end, End::Running);
-    let mut at = transcript.prompt_tokens;
-    for turn in &transcript.turns {
+/// What holds of every trajectory.
+fn check(trajectory: &Trajectory) {
+    assert_eq!(trajectory.token_ids.len(), trajectory.sampled.len());
+    assert_ne!(trajectory.end, End::Running);
+    let mut at = trajectory.prompt_tokens;
+    for turn in &trajectory.turns {
         assert_eq!(turn.tokens.start, at, "turns follow each other");
         at = turn.tokens.end;
         for index in turn.tokens.clone() {
             assert_eq!(
-                transcript.is_own(index),
+                trajectory.is_own(index),
                 turn.kind != TurnKind::Observation,
                 "only observations are not trained"
             );
@@ -221,61 +221,61 @@ fn check(transcript: &Transcript) {
             assert!(turn.text.starts_with("<sandbox_output>") && turn.text.ends_with("</sandbox_output>"));
         }
     }
-    assert_eq!(at, transcript.token_ids.len(), "turns cover everything after the prompt");
-    assert!((0..transcript.prompt_tokens).all(|index| !transcript.is_own(index)), "the prompt is not trained");
-    for (index, sampled) in transcript.own() {
-        assert_eq!(sampled.id, transcript.token_ids[index], "what was sampled is what is trained");
+    assert_eq!(at, trajectory.token_ids.len(), "turns cover everything after the prompt");
+    assert!((0..trajectory.prompt_tokens).all(|index| !trajectory.is_own(index)), "the prompt is not trained");
+    for (index, sampled) in trajectory.own() {
+        assert_eq!(sampled.id, trajectory.token_ids[index], "what was sampled is what is trained");
     }
-    let pads = transcript.token_ids.iter().filter(|&&id| id == IMAGE_PAD).count();
-    let needed: usize = transcript.images.iter().map(|image| processor().image_tokens(image)).sum();
+    let pads = trajectory.token_ids.iter().filter(|&&id| id == IMAGE_PAD).count();
+    let needed: usize = trajectory.images.iter().map(|image| processor().image_tokens(image)).sum();
     assert_eq!(pads, needed, "each image has its placeholders");
-    let observations = transcript.turns.iter().filter(|turn| turn.kind == TurnKind::Observation).count();
-    assert!(observations <= transcript.calls.len() && transcript.calls.len() <= observations + 1);
+    let observations = trajectory.turns.iter().filter(|turn| turn.kind == TurnKind::Observation).count();
+    assert!(observations <= trajectory.calls.len() && trajectory.calls.len() <= observations + 1);
 }
 
-fn kinds(transcript: &Transcript) -> Vec<TurnKind> {
-    transcript.turns.iter().map(|turn| turn.kind).collect()
+fn kinds(trajectory: &Trajectory) -> Vec<TurnKind> {
+    trajectory.turns.iter().map(|turn| turn.kind).collect()
 }
 
 use TurnKind::{Answer, Call, Observation, Thought};
 
 #[test]
 fn a_direct_answer_is_a_thought_and_an_answer() {
-    let transcript = roll("<think>easy</think>\n<answer>7</answer>");
-    assert_eq!(transcript.end, End::Answered);
-    assert_eq!(kinds(&transcript), [Thought, Answer]);
-    assert_eq!(transcript.turns[1].text, "<answer>7</answer>");
-    assert_eq!(transcript.turns[1].tokens.len(), 18);
-    assert!(transcript.calls.is_empty());
+    let trajectory = roll("<think>easy</think>\n<answer>7</answer>");
+    assert_eq!(trajectory.end, End::Answered);
+    assert_eq!(kinds(&trajectory), [Thought, Answer]);
+    assert_eq!(trajectory.turns[1].text, "<answer>7</answer>");
+    assert_eq!(trajectory.turns[1].tokens.len(), 18);
+    assert!(trajectory.calls.is_empty());
 }
 
 #[test]
 fn code_is_run_and_its_text_comes_back_in_the_same_message() {
-    let transcript = roll("<think>look<code>\n```python\ntext 42\n```\n</code> so</think>\n<answer>7</answer>");
-    assert_eq!(kinds(&transcript), [Thought, Call, Observation, Thought, Answer]);
-    assert_eq!(transcript.calls[0].request, "text 42");
-    assert_eq!(transcript.turns[2].text, "<sandbox_output>42</sandbox_output>");
-    let observed = &transcript.token_ids[transcript.turns[2].tokens.clone()];
+    let trajectory = roll("<think>look<code>\n```python\ntext 42\n```\n</code> so</think>\n<answer>7</answer>");
+    assert_eq!(kinds(&trajectory), [Thought, Call, Observation, Thought, Answer]);
+    assert_eq!(trajectory.calls[0].request, "text 42");
+    assert_eq!(trajectory.turns[2].text, "<sandbox_output>42</sandbox_output>");
+    let observed = &trajectory.token_ids[trajectory.turns[2].tokens.clone()];
     assert_eq!(observed, ids("<sandbox_output>42</sandbox_output>"));
     assert_eq!(
-        transcript.text(),
+        trajectory.text(),
         "<think>look<code>\n```python\ntext 42\n```\n</code><sandbox_output>42</sandbox_output> so</think>\n<answer>7</answer>"
     );
 }
 
 #[test]
 fn a_crop_comes_back_as_an_image_of_its_own_size() {
-    let transcript = roll("<code>image 56 84</code><answer>7</answer>");
-    assert_eq!(transcript.images.len(), 1);
-    assert_eq!(transcript.images[0].original_width, 56);
-    assert_eq!(transcript.calls[0].images_shown, 1);
-    assert_eq!(transcript.turns[1].text, "<sandbox_output><image></sandbox_output>");
+    let trajectory = roll("<code>image 56 84</code><answer>7</answer>");
+    assert_eq!(trajectory.images.len(), 1);
+    assert_eq!(trajectory.images[0].original_width, 56);
+    assert_eq!(trajectory.calls[0].images_shown, 1);
+    assert_eq!(trajectory.turns[1].text, "<sandbox_output><image></sandbox_output>");
     let expected = format!(
         "<sandbox_output><|vision_start|>{}<|vision_end|></sandbox_output>",
-        "<|image_pad|>".repeat(processor().image_tokens(&transcript.images[0]))
+        "<|image_pad|>".repeat(processor().image_tokens(&trajectory.images[0]))
     );
-    assert_eq!(&transcript.token_ids[transcript.turns[1].tokens.clone()], ids(&expected));
-    assert_eq!(processor().image_tokens(&transcript.images[0]), 6);
+    assert_eq!(&trajectory.token_ids[trajectory.turns[1].tokens.clone()], ids(&expected));
+    assert_eq!(processor().image_tokens(&trajectory.images[0]), 6);
 }
 
 #[test]
@@ -284,7 +284,7 @@ fn a_session_remembers_between_calls_and_belongs_to_one_sequence() {
     let settings = RolloutSettings { group_size: 2, ..one_thread() };
     let groups = run(&mut generator, processor(), &environment(Default::default()), &[task("q")], &settings).unwrap();
     let texts = |sample: usize| -> Vec<String> {
-        groups[0].transcripts[sample].calls.iter().map(|call| call.output.text.clone()).collect()
+        groups[0].trajectories[sample].calls.iter().map(|call| call.output.text.clone()).collect()
     };
     assert_eq!(texts(0), ["1", "2"]);
     assert_eq!(texts(1), ["1"]);
@@ -292,18 +292,18 @@ fn a_session_remembers_between_calls_and_belongs_to_one_sequence() {
 
 #[test]
 fn a_tools_error_is_told_to_the_model() {
-    let transcript = roll("<code>error NameError: x</code><answer>7</answer>");
-    assert_eq!(transcript.end, End::Answered);
-    assert_eq!(transcript.calls[0].output.status, CallStatus::Error);
-    assert_eq!(transcript.turns[1].text, "<sandbox_output>NameError: x</sandbox_output>");
+    let trajectory = roll("<code>error NameError: x</code><answer>7</answer>");
+    assert_eq!(trajectory.end, End::Answered);
+    assert_eq!(trajectory.calls[0].output.status, CallStatus::Error);
+    assert_eq!(trajectory.turns[1].text, "<sandbox_output>NameError: x</sandbox_output>");
 }
 
 #[test]
 fn a_tools_own_failure_ends_the_sequence_by_name() {
-    let transcript = roll("<think><code>fault</code><answer>7</answer>");
-    assert!(matches!(&transcript.end, End::ToolFailed(reason) if reason.contains("no python")));
-    assert_eq!(kinds(&transcript), [Thought, Call]);
-    let scores = RewardSet::new(&RewardSettings::default()).unwrap().score(&transcript, "q", &"7".into());
+    let trajectory = roll("<think><code>fault</code><answer>7</answer>");
+    assert!(matches!(&trajectory.end, End::ToolFailed(reason) if reason.contains("no python")));
+    assert_eq!(kinds(&trajectory), [Thought, Call]);
+    let scores = RewardSet::new(&RewardSettings::default()).unwrap().score(&trajectory, "q", &"7".into());
     assert!(matches!(scores.total, Score::Unscored(_)), "a broken tool says nothing about the model");
 }
 
@@ -317,11 +317,11 @@ fn a_panic_in_a_tool_is_an_error_and_frees_the_generator() {
 
 #[test]
 fn the_end_of_a_turn_ends_the_sequence() {
-    let transcript = roll("no tags<|im_end|>");
-    assert_eq!(transcript.end, End::EndOfTurn);
-    assert_eq!(transcript.text(), "no tags");
-    assert_eq!(transcript.token_ids.last(), Some(&IM_END));
-    assert!(transcript.is_own(transcript.token_ids.len() - 1), "the end of turn was sampled, so it is trained");
+    let trajectory = roll("no tags<|im_end|>");
+    assert_eq!(trajectory.end, End::EndOfTurn);
+    assert_eq!(trajectory.text(), "no tags");
+    assert_eq!(trajectory.token_ids.last(), Some(&IM_END));
+    assert!(trajectory.is_own(trajectory.token_ids.len() - 1), "the end of turn was sampled, so it is trained");
 }
 
 #[test]
@@ -329,8 +329,8 @@ fn a_stop_string_of_the_request_ends_the_sequence() {
     let settings = RolloutSettings { stop: vec!["STOP".into()], ..one_thread() };
     let mut generator = scripted(&["abc STOP more"]);
     let groups = run(&mut generator, processor(), &environment(Default::default()), &[task("q")], &settings).unwrap();
-    assert_eq!(groups[0].transcripts[0].end, End::StopString);
-    assert_eq!(groups[0].transcripts[0].text(), "abc STOP");
+    assert_eq!(groups[0].trajectories[0].end, End::StopString);
+    assert_eq!(groups[0].trajectories[0].text(), "abc STOP");
 }
 
 #[test]
@@ -347,40 +347,40 @@ fn the_limit_of_code_runs_is_told_once_and_the_model_may_still_answer() {
 
 #[test]
 fn a_close_tag_without_code_is_told_and_counted() {
-    let transcript = roll("oops</code><code>\n```python\n```</code><answer>7</answer>");
-    assert_eq!(transcript.end, End::Answered);
-    assert_eq!(transcript.calls.len(), 2);
-    assert!(transcript.calls.iter().all(|call| call.output.status == CallStatus::Malformed));
-    assert!(transcript.turns[1].text.contains("no code to run"));
+    let trajectory = roll("oops</code><code>\n```python\n```</code><answer>7</answer>");
+    assert_eq!(trajectory.end, End::Answered);
+    assert_eq!(trajectory.calls.len(), 2);
+    assert!(trajectory.calls.iter().all(|call| call.output.status == CallStatus::Malformed));
+    assert!(trajectory.turns[1].text.contains("no code to run"));
 }
 
 #[test]
 fn images_over_the_limit_become_words() {
     let settings = ThinkWithCodeSettings { max_images: 3, ..Default::default() };
-    let transcript =
+    let trajectory =
         roll_with("<code>images 2</code><code>images 2</code><code>images 2</code><answer>7</answer>", settings);
-    assert_eq!(transcript.images.len(), 3);
-    assert_eq!(transcript.turns[1].text, "<sandbox_output>here<image><image></sandbox_output>");
+    assert_eq!(trajectory.images.len(), 3);
+    assert_eq!(trajectory.turns[1].text, "<sandbox_output>here<image><image></sandbox_output>");
     assert!(
-        transcript.turns[3].text.contains("limit of 3 is reached")
-            && transcript.turns[3].text.ends_with("<image></sandbox_output>")
+        trajectory.turns[3].text.contains("limit of 3 is reached")
+            && trajectory.turns[3].text.ends_with("<image></sandbox_output>")
     );
-    assert_eq!(transcript.calls[2].images_shown, 0);
+    assert_eq!(trajectory.calls[2].images_shown, 0);
 }
 
 #[test]
 fn an_image_of_impossible_shape_becomes_words() {
-    let transcript = roll("<code>image 2 900</code><answer>7</answer>");
-    assert!(transcript.images.is_empty());
-    assert!(transcript.turns[1].text.contains("crop.png cannot be shown"), "{}", transcript.turns[1].text);
+    let trajectory = roll("<code>image 2 900</code><answer>7</answer>");
+    assert!(trajectory.images.is_empty());
+    assert!(trajectory.turns[1].text.contains("crop.png cannot be shown"), "{}", trajectory.turns[1].text);
 }
 
 #[test]
 fn silence_is_named_and_long_output_is_cut() {
     let settings = ThinkWithCodeSettings { max_observation_characters: 5, ..Default::default() };
-    let transcript = roll_with("<code>text</code><code>text äöüäöüäöü</code><answer>7</answer>", settings);
-    assert!(transcript.turns[1].text.contains("No output captured"));
-    assert!(transcript.turns[3].text.contains("äöüäö\n(… 4 more characters)"), "{}", transcript.turns[3].text);
+    let trajectory = roll_with("<code>text</code><code>text äöüäöüäöü</code><answer>7</answer>", settings);
+    assert!(trajectory.turns[1].text.contains("No output captured"));
+    assert!(trajectory.turns[3].text.contains("äöüäö\n(… 4 more characters)"), "{}", trajectory.turns[3].text);
 }
 
 #[test]
@@ -409,7 +409,7 @@ fn an_empty_prompt_fails_its_task_only() {
         &settings,
     )
     .unwrap();
-    let ends: Vec<&End> = groups.iter().map(|group| &group.transcripts[0].end).collect();
+    let ends: Vec<&End> = groups.iter().map(|group| &group.trajectories[0].end).collect();
     assert_eq!(ends, [&End::TaskFailed("the prompt has no tokens; give at least one".to_owned()), &End::Answered]);
 }
 
@@ -422,18 +422,18 @@ fn a_full_context_ends_the_sequence() {
             .unwrap()
             .remove(0)
     };
-    assert_eq!(roll("0123456789", prompt + 4).transcripts[0].end, End::ContextFull);
-    assert_eq!(roll("<code>text 1</code>1", prompt + 40).transcripts[0].end, End::ContextFull);
-    let too_long = &roll("0", prompt).transcripts[0];
+    assert_eq!(roll("0123456789", prompt + 4).trajectories[0].end, End::ContextFull);
+    assert_eq!(roll("<code>text 1</code>1", prompt + 40).trajectories[0].end, End::ContextFull);
+    let too_long = &roll("0", prompt).trajectories[0];
     assert_eq!(too_long.end, End::PromptTooLong { needed: prompt + 1, limit: prompt });
     assert!(too_long.end.is_fault() && too_long.own_tokens() == 0);
 }
 
 #[test]
 fn repetition_ends_the_sequence_by_name() {
-    let transcript = roll(&"I should look at the picture once again. ".repeat(60));
-    assert_eq!(transcript.end, End::Repetition);
-    assert!(transcript.own_tokens() < 600, "{}", transcript.own_tokens());
+    let trajectory = roll(&"I should look at the picture once again. ".repeat(60));
+    assert_eq!(trajectory.end, End::Repetition);
+    assert!(trajectory.own_tokens() < 600, "{}", trajectory.own_tokens());
 }
 
 #[test]
@@ -454,9 +454,9 @@ fn a_task_without_messages_gets_thymes_prompt() {
     };
     let mut generator = scripted(&["<answer>7</answer>"]);
     let groups = run(&mut generator, processor(), &environment(Default::default()), &[task], &one_thread()).unwrap();
-    let transcript = &groups[0].transcripts[0];
-    check(transcript);
-    let prompt = processor().tokenizer().decode(&transcript.token_ids[..transcript.prompt_tokens], false);
+    let trajectory = &groups[0].trajectories[0];
+    check(trajectory);
+    let prompt = processor().tokenizer().decode(&trajectory.token_ids[..trajectory.prompt_tokens], false);
     let prompt = prompt.replace("<|image_pad|>", "");
     assert!(prompt.contains("<sandbox_output></sandbox_output>") && prompt.contains("<code>\n```python"));
     assert!(prompt.ends_with(
@@ -492,8 +492,8 @@ fn a_damaged_picture_fails_its_task_and_no_other() {
     let groups =
         run(&mut generator, processor(), &environment(Default::default()), &[damaged, task("q")], &one_thread())
             .unwrap();
-    assert!(matches!(&groups[0].transcripts[0].end, End::TaskFailed(reason) if reason.contains("/nowhere.png")));
-    assert_eq!(groups[1].transcripts[0].end, End::Answered);
+    assert!(matches!(&groups[0].trajectories[0].end, End::TaskFailed(reason) if reason.contains("/nowhere.png")));
+    assert_eq!(groups[1].trajectories[0].end, End::Answered);
 }
 
 #[test]
@@ -508,10 +508,10 @@ fn the_others_go_on_while_a_tool_runs_and_results_keep_the_order_of_tasks() {
     let settings = RolloutSettings { group_size: 2, tool_threads: 2, ..RolloutSettings::default() };
     let tasks = [task("a"), task("b")];
     let groups = run(&mut generator, processor(), &environment(Default::default()), &tasks, &settings).unwrap();
-    for (index, transcript) in groups.iter().flat_map(|group| &group.transcripts).enumerate() {
-        check(transcript);
-        assert_eq!((transcript.task, transcript.sample, transcript.sequence), (index / 2, index % 2, index as u64));
-        assert!(transcript.text().ends_with(&format!("<answer>{index}</answer>")));
+    for (index, trajectory) in groups.iter().flat_map(|group| &group.trajectories).enumerate() {
+        check(trajectory);
+        assert_eq!((trajectory.task, trajectory.sample, trajectory.sequence), (index / 2, index % 2, index as u64));
+        assert!(trajectory.text().ends_with(&format!("<answer>{index}</answer>")));
     }
 }
 
@@ -524,9 +524,13 @@ fn groups_wait_for_room_and_too_little_room_is_an_error() {
     let tasks = [task("a"), task("b"), task("c")];
     let mut generator = scripted(&scripts).with_room(3);
     let groups = run(&mut generator, processor(), &environment(Default::default()), &tasks, &settings).unwrap();
-    assert!(groups.iter().flat_map(|group| &group.transcripts).all(|transcript| transcript.end == End::Answered));
-    let opened: Vec<&Asked> = generator.log.iter().filter(|asked| matches!(asked, Asked::Open(_))).collect();
-    assert_eq!(opened, [&Asked::Open(vec![0, 1]), &Asked::Open(vec![2, 3]), &Asked::Open(vec![4, 5])]);
+    assert!(groups.iter().flat_map(|group| &group.trajectories).all(|trajectory| trajectory.end == End::Answered));
+    let opened: Vec<&ScriptedCall> =
+        generator.log.iter().filter(|call| matches!(call, ScriptedCall::Open(_))).collect();
+    assert_eq!(
+        opened,
+        [&ScriptedCall::Open(vec![0, 1]), &ScriptedCall::Open(vec![2, 3]), &ScriptedCall::Open(vec![4, 5])]
+    );
     let mut generator = scripted(&scripts).with_room(1);
     let result = run(&mut generator, processor(), &environment(Default::default()), &tasks, &settings);
     assert!(matches!(result, Err(RolloutError::NoRoom { group_size: 2, .. })));
@@ -540,7 +544,7 @@ fn text_streams_without_half_characters() {
     let mut watch = |update: Update<'_>| {
         match update {
             Update::Text { text, .. } | Update::Observed { text, .. } => shown.push_str(text),
-            Update::Finished(transcript) => whole = transcript.text(),
+            Update::Finished(trajectory) => whole = trajectory.text(),
         }
         ControlFlow::Continue(())
     };
@@ -603,7 +607,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_random_script_gives_sound_transcripts_whatever_the_threads(
+    fn every_random_script_gives_sound_trajectories_whatever_the_threads(
         scripts in prop::collection::vec(prop::collection::vec(piece(), 0..10).prop_map(|pieces| pieces.concat()), 6),
         total in 20usize..400,
         room in 2usize..7,
@@ -619,7 +623,7 @@ proptest! {
             groups
         };
         let (one, many) = (roll(1, room), roll(3, usize::MAX));
-        for (a, b) in one.iter().flat_map(|group| &group.transcripts).zip(many.iter().flat_map(|group| &group.transcripts)) {
+        for (a, b) in one.iter().flat_map(|group| &group.trajectories).zip(many.iter().flat_map(|group| &group.trajectories)) {
             check(a);
             prop_assert!(a.completion_tokens() <= total);
             prop_assert_eq!(&a.token_ids, &b.token_ids);
@@ -650,11 +654,11 @@ fn real_python_crops_the_original_picture() {
          print(processed_path)\n```\n</code>then<code>print(size)</code>and<code>print(1 / 0)</code></think>\n<answer>7</answer>",
     ]);
     let groups = run(&mut generator, processor(), &environment, &[task], &one_thread()).unwrap();
-    let transcript = &groups[0].transcripts[0];
-    check(transcript);
-    assert_eq!(transcript.end, End::Answered);
-    assert_eq!((transcript.images[0].original_width, transcript.images[0].original_height), (100, 100));
-    assert_eq!(transcript.calls[1].output.text.trim(), "(300, 200)", "variables persist");
-    assert_eq!(transcript.calls[2].output.status, CallStatus::Error);
-    assert!(transcript.calls[2].output.text.contains("division by zero"));
+    let trajectory = &groups[0].trajectories[0];
+    check(trajectory);
+    assert_eq!(trajectory.end, End::Answered);
+    assert_eq!((trajectory.images[0].original_width, trajectory.images[0].original_height), (100, 100));
+    assert_eq!(trajectory.calls[1].output.text.trim(), "(300, 200)", "variables persist");
+    assert_eq!(trajectory.calls[2].output.status, CallStatus::Error);
+    assert!(trajectory.calls[2].output.text.contains("division by zero"));
 }

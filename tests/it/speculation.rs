@@ -13,7 +13,7 @@ use thyme_engine::rollout::engine_generator::EngineGenerator;
 use thyme_engine::rollout::environment::Task;
 use thyme_engine::rollout::environments::direct::Direct;
 use thyme_engine::rollout::repetition::RepetitionSettings;
-use thyme_engine::rollout::transcript::End;
+use thyme_engine::rollout::trajectory::End;
 use thyme_engine::rollout::{RolloutSettings, run};
 
 use crate::support::server::{Server, long};
@@ -260,13 +260,13 @@ fn a_rollout_that_repeats_itself_ends_at_the_same_token() {
         let mut engine = policy.engine(ROOMY).with_speculation(speculation);
         let mut generator = EngineGenerator { engine: &mut engine, weights: &policy.weights };
         let groups = run(&mut generator, &policy.processor, &environment, &tasks, &settings).unwrap();
-        let transcripts = groups.into_iter().flat_map(|group| group.transcripts);
-        let told: Vec<_> = transcripts.map(|t| (t.text(), t.token_ids, t.sampled, t.end)).collect();
+        let trajectories = groups.into_iter().flat_map(|group| group.trajectories);
+        let told: Vec<_> = trajectories.map(|t| (t.text(), t.token_ids, t.sampled, t.end)).collect();
         (told, engine.statistics().accepted_tokens)
     };
     let ((without, none), (with, accepted)) = (roll_out(Speculation::Off), roll_out(Speculation::Always));
     assert!(none == 0 && accepted > 10, "{accepted} drafted tokens were accepted");
-    assert!(without.iter().all(|transcript| transcript.3 == End::Repetition), "{:?}", without[0].3);
+    assert!(without.iter().all(|trajectory| trajectory.3 == End::Repetition), "{:?}", without[0].3);
     assert_eq!(with, without);
 }
 

@@ -7,7 +7,7 @@ use crate::rollout::environment::{
     Environment, EnvironmentError, Episode, Next, Observation, ParsedTurn, PreparedTask, Task, TokenLimits,
 };
 use crate::rollout::tool::{ToolFault, ToolOutput};
-use crate::rollout::transcript::{End, TurnKind};
+use crate::rollout::trajectory::{End, TurnKind};
 
 /// The environment. Its keys are those that it shares with the others; the smaller limit holds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -15,13 +15,15 @@ use crate::rollout::environment::{
     TokenLimits,
 };
 use crate::rollout::tool::{CallStatus, Subject, Tool, ToolFault, ToolOutput, ToolSession};
-use crate::rollout::transcript::{End, TurnKind};
+use crate::rollout::trajectory::{End, TurnKind};
 use crate::sandbox::plain_name;
 
 /// Opens an answer.
 pub const ANSWER_OPEN: &str = "<answer>";
 /// Closes an answer.
 pub const ANSWER_CLOSE: &str = "</answer>";
+/// What ends a turn: a call, or the answer.
+const STOP_STRINGS: [&str; 2] = [CODE_CLOSE, ANSWER_CLOSE];
 /// Opens an observation.
 pub const OUTPUT_OPEN: &str = "<sandbox_output>";
 /// Closes an observation.
@@ -145,7 +147,7 @@ impl Environment for ThinkWithCode {
     }
 
     fn stop_strings(&self) -> Vec<String> {
-        vec![CODE_CLOSE.to_owned(), ANSWER_CLOSE.to_owned()]
+        STOP_STRINGS.map(str::to_owned).to_vec()
     }
 
     fn limits(&self) -> TokenLimits {
@@ -226,7 +228,7 @@ impl CodeEpisode {
 
 impl Episode for CodeEpisode {
     fn read(&mut self, text: &str, stop: usize) -> ParsedTurn {
-        if stop == 1 {
+        if STOP_STRINGS[stop] == ANSWER_CLOSE {
             let split_at = text.rfind(ANSWER_OPEN).unwrap_or(text.len());
             return ParsedTurn { split_at, kind: TurnKind::Answer, next: Next::End(End::Answered) };
         }

@@ -18,7 +18,7 @@ use super::session::{AgentEvent, AgentEventKind, AgentJob, ObservedImages};
 use crate::rollout::RolloutSettings;
 use crate::rollout::environment::{Environment, TokenLimits};
 use crate::rollout::tool::ToolImage;
-use crate::rollout::transcript::{End, Transcript, Turn, TurnKind};
+use crate::rollout::trajectory::{End, Trajectory, Turn, TurnKind};
 use crate::sandbox::png;
 use crate::serve::admission::RequestGuard;
 use crate::serve::app::{App, seconds_since_1970};
@@ -127,10 +127,10 @@ impl AgentResponse {
         if !std::mem::replace(&mut self.has_begun[agent_event.choice], true) {
             self.app.metrics.count_first_token(self.began.elapsed().as_secs_f64());
         }
-        if let AgentEventKind::Finished(transcript) = &agent_event.kind {
+        if let AgentEventKind::Finished(trajectory) = &agent_event.kind {
             self.open -= 1;
-            self.count(transcript);
-            if let Some(fault) = transcript.end.fault() {
+            self.count(trajectory);
+            if let Some(fault) = trajectory.end.fault() {
                 return Err(ApiError::failed(fault));
             }
         }
@@ -138,25 +138,25 @@ impl AgentResponse {
     }
 
     /// Observed tokens count with the prompt: the model reads them.
-    fn count(&mut self, transcript: &Transcript) {
-        let own = transcript.own_tokens();
+    fn count(&mut self, trajectory: &Trajectory) {
+        let own = trajectory.own_tokens();
         let is_first = self.usage.total_tokens == 0;
-        let prompt = if is_first { transcript.prompt_tokens } else { 0 };
-        self.usage.prompt_tokens += prompt + transcript.completion_tokens() - own;
+        let prompt = if is_first { trajectory.prompt_tokens } else { 0 };
+        self.usage.prompt_tokens += prompt + trajectory.completion_tokens() - own;
         self.usage.completion_tokens += own;
         self.usage.total_tokens = self.usage.prompt_tokens + self.usage.completion_tokens;
         self.app.metrics.count_prompt(prompt);
         self.app.metrics.count_tokens(own.saturating_sub(1));
-        self.app.metrics.count_finish(finish_reason(&transcript.end), self.began.elapsed().as_secs_f64(), None);
+        self.app.metrics.count_finish(finish_reason(&trajectory.end), self.began.elapsed().as_secs_f64(), None);
     }
 
     /// All answers, when they have ended.
     async fn whole(mut self) -> Result<Response, ApiError> {
         let (mut choices, mut prompt) = (Vec::new(), None);
         while let Some(agent_event) = self.next().await? {
-            if let AgentEventKind::Finished(transcript) = agent_event.kind {
-                choices.push(self.whole_choice(agent_event.choice, &transcript).await?);
-                prompt.get_or_insert_with(|| transcript.token_ids[..transcript.prompt_tokens].to_vec());
+            if let AgentEventKind::Finished(trajectory) = agent_event.kind {
+                choices.push(self.whole_choice(agent_event.choice, &trajectory).await?);
+                prompt.get_or_insert_with(|| trajectory.token_ids[..trajectory.prompt_tokens].to_vec());
             }
         }
         choices.sort_by_key(|choice: &ChatChoice| choice.index);
@@ -165,33 +165,33 @@ impl AgentResponse {
         Ok(Json(answer).into_response())
     }
 
-    async fn whole_choice(&self, index: usize, transcript: &Transcript) -> Result<ChatChoice, ApiError> {
-        let mut content = final_text(transcript);
-        if transcript.end == End::StopString && !self.settings.include_stop {
+    async fn whole_choice(&self, index: usize, trajectory: &Trajectory) -> Result<ChatChoice, ApiError> {
+        let mut content = final_text(trajectory);
+        if trajectory.end == End::StopString && !self.settings.include_stop {
             let stops = self.settings.stops.strings.iter();
             let first = stops.filter_map(|stop| content.find(stop.as_str())).min();
             content.truncate(first.unwrap_or(content.len()));
         }
         let message = ChatMessage { role: Some("assistant"), content: Some(content), tool_calls: Vec::new() };
-        let after_prompt = || transcript.token_ids[transcript.prompt_tokens..].to_vec();
+        let after_prompt = || trajectory.token_ids[trajectory.prompt_tokens..].to_vec();
         Ok(ChatChoice {
             message: Some(message),
             token_ids: self.settings.token_ids.then(after_prompt),
-            trajectory: Some(self.turns(transcript).await?),
-            ..finished(index, &transcript.end)
+            trajectory: Some(self.turns(trajectory).await?),
+            ..finished(index, &trajectory.end)
         })
     }
 
     /// All that followed the prompt.
-    async fn turns(&self, transcript: &Transcript) -> Result<Vec<TrajectoryTurn>, ApiError> {
-        let shown = transcript.calls.iter().map(ObservedImages::of).collect();
+    async fn turns(&self, trajectory: &Trajectory) -> Result<Vec<TrajectoryTurn>, ApiError> {
+        let shown = trajectory.calls.iter().map(ObservedImages::of).collect();
         let mut shown = shown_images(shown).await?.into_iter();
         let turn = |turn: &Turn| TrajectoryTurn {
             kind: turn.kind,
             text: turn.text.clone(),
-            token_ids: self.settings.token_ids.then(|| transcript.token_ids[turn.tokens.clone()].to_vec()),
+            token_ids: self.settings.token_ids.then(|| trajectory.token_ids[turn.tokens.clone()].to_vec()),
             logprobs: self.settings.logprobs.map(|_| {
-                let sampled = transcript.sampled[turn.tokens.clone()].iter();
+                let sampled = trajectory.sampled[turn.tokens.clone()].iter();
                 let mode = self.app.defaults.logprobs_mode;
                 sampled.map(|token| token.as_ref().map(|token| finite(mode.of(token)))).collect()
             }),
@@ -199,7 +199,7 @@ impl AgentResponse {
             widened: Vec::new(),
             images_left_out: 0,
         };
-        let mut turns: Vec<TrajectoryTurn> = transcript.turns.iter().map(turn).collect();
+        let mut turns: Vec<TrajectoryTurn> = trajectory.turns.iter().map(turn).collect();
         for turn in turns.iter_mut().filter(|turn| turn.kind == TurnKind::Observation) {
             (turn.images, turn.widened, turn.images_left_out) = shown.next().unwrap_or_default();
         }
@@ -302,8 +302,8 @@ async fn piece(agent_event: AgentEvent) -> Result<ChatChoice, ApiError> {
             let turn = TrajectoryTurn { kind, text, images, widened, images_left_out, token_ids: None, logprobs: None };
             ChatChoice { index, delta: content(String::new()), trajectory: Some(vec![turn]), ..ChatChoice::default() }
         }
-        AgentEventKind::Finished(transcript) => {
-            ChatChoice { delta: content(String::new()), ..finished(index, &transcript.end) }
+        AgentEventKind::Finished(trajectory) => {
+            ChatChoice { delta: content(String::new()), ..finished(index, &trajectory.end) }
         }
     })
 }
@@ -318,8 +318,8 @@ fn finish_reason(end: &End) -> &'static str {
 }
 
 /// What the model wrote after the last observation.
-fn final_text(transcript: &Transcript) -> String {
-    let turns = &transcript.turns;
+fn final_text(trajectory: &Trajectory) -> String {
+    let turns = &trajectory.turns;
     let from = turns.iter().rposition(|turn| turn.kind == TurnKind::Observation).map_or(0, |last| last + 1);
     turns[from..].iter().map(|turn| turn.text.as_str()).collect()
 }

@@ -11,11 +11,11 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::engine::request::{GeneratorError, TokenEvent};
 use crate::prompt::{ChatError, Processor, PromptError};
+use crate::rollout::agent_loop::{AgentLoop, Start};
 use crate::rollout::environment::{Environment, EnvironmentError, PreparedTask, Task, Tasks, TokenLimits};
 use crate::rollout::generator::Generator;
 use crate::rollout::tool::ToolImage;
-use crate::rollout::trajectories::{Start, Trajectories};
-use crate::rollout::transcript::{Call, Transcript};
+use crate::rollout::trajectory::{Call, Trajectory};
 use crate::rollout::{RolloutSettings, Update};
 use crate::serve::engine_loop::fair::{Client, FairQueue, Place};
 use crate::serve::engine_loop::slots::Claim;
@@ -68,7 +68,7 @@ pub enum AgentEventKind {
     /// The model reads what its call brought, images as `<image>`.
     Observed(String, ObservedImages),
     /// The answer ended; this is all of it.
-    Finished(Box<Transcript>),
+    Finished(Box<Trajectory>),
 }
 
 /// The images of an observation.
@@ -137,7 +137,7 @@ struct Listener {
 
 /// All chats that run in the environment.
 pub struct AgentSessions<'a> {
-    trajectories: Trajectories<'a>,
+    agent_loop: AgentLoop<'a>,
     /// Tasks of chats on their way to the workers.
     inbox: &'a Inbox,
     /// Chats that no worker has yet.
@@ -158,7 +158,7 @@ impl<'a> AgentSessions<'a> {
         inbox: &'a Inbox,
     ) -> AgentSessions<'a> {
         AgentSessions {
-            trajectories: Trajectories::start(scope, 0, processor, environment, inbox),
+            agent_loop: AgentLoop::start(scope, 0, processor, environment, inbox),
             inbox,
             queue: FairQueue::default(),
             preparing: BTreeMap::new(),
@@ -179,23 +179,23 @@ impl<'a> AgentSessions<'a> {
 
     /// Whether a sequence waits for its next token.
     pub fn is_running(&self) -> bool {
-        self.trajectories.is_running()
+        self.agent_loop.is_running()
     }
 
     /// Whether a tool runs.
     pub fn is_calling(&self) -> bool {
-        self.trajectories.is_calling()
+        self.agent_loop.is_calling()
     }
 
     /// Whether something is under way on the workers.
     pub fn is_working(&self) -> bool {
-        self.trajectories.is_working()
+        self.agent_loop.is_working()
     }
 
     /// Takes what the workers have done, and gives them more. Returns the prepared chats; `waiting` more wait for slots already.
     pub fn receive(&mut self, generator: &mut dyn Generator, waiting: usize) -> Vec<PreparedJob> {
         let listeners = &mut self.listeners;
-        let received = self.trajectories.receive(generator, false, &mut |update| tell(listeners, update));
+        let received = self.agent_loop.receive(generator, false, &mut |update| tell(listeners, update));
         let ready = received.unwrap_or_else(|error| {
             tracing::error!("{error}");
             self.fail(generator, &|| ApiError::failed(&error));
@@ -216,7 +216,7 @@ impl<'a> AgentSessions<'a> {
     /// Prepares at most `threads + 2` chats at once, while few prepared ones wait. Large ones leave a worker to others, and are not prepared
     /// far ahead.
     fn prepare_ahead(&mut self, prepared: usize) {
-        let threads = self.trajectories.preparing_threads();
+        let threads = self.agent_loop.preparing_threads();
         let is_large = |job: &AgentJob| job.cost > LARGE_COST;
         while self.preparing.len() < threads + 2 && prepared < PREPARED_MAX {
             let large = self.preparing.values().filter(|job| is_large(job)).count();
@@ -226,7 +226,7 @@ impl<'a> AgentSessions<'a> {
                 continue;
             }
             self.inbox.put(self.numbered, std::mem::take(&mut job.task));
-            self.trajectories.prepare(self.numbered, job.settings.group_size);
+            self.agent_loop.prepare(self.numbered, job.settings.group_size);
             self.preparing.insert(self.numbered, job);
             self.numbered += 1;
         }
@@ -251,7 +251,7 @@ impl<'a> AgentSessions<'a> {
             pixels_kept: job.pixels_kept,
             settings: &job.settings,
         };
-        match self.trajectories.open(generator, &mut prepared.prepared_task, &start) {
+        match self.agent_loop.open(generator, &mut prepared.prepared_task, &start) {
             Ok(()) => {
                 for choice in 0..job.settings.group_size {
                     let listener = Listener { choice: job.first + choice, events: job.events.clone() };
@@ -270,17 +270,17 @@ impl<'a> AgentSessions<'a> {
     /// Takes what a step of the generator brought.
     pub fn take(&mut self, generator: &mut dyn Generator, events: &[TokenEvent]) {
         let listeners = &mut self.listeners;
-        self.trajectories.take(generator, events, &mut |update| tell(listeners, update));
+        self.agent_loop.take(generator, events, &mut |update| tell(listeners, update));
     }
 
     /// Closes what nobody listens to any more.
     pub fn give_up_abandoned(&mut self, generator: &mut dyn Generator) {
         self.queue.retain(|job| !job.events.is_closed());
-        let trajectories = &mut self.trajectories;
+        let agent_loop = &mut self.agent_loop;
         self.listeners.retain(|&sequence, listener| {
             let is_heard = !listener.events.is_closed();
             if !is_heard {
-                trajectories.close(generator, sequence);
+                agent_loop.close(generator, sequence);
             }
             is_heard
         });
@@ -288,7 +288,7 @@ impl<'a> AgentSessions<'a> {
 
     /// Sends an error to all who wait, and closes all sequences.
     pub fn fail(&mut self, generator: &mut dyn Generator, error: &dyn Fn() -> ApiError) {
-        self.trajectories.close_all(generator);
+        self.agent_loop.close_all(generator);
         for listener in std::mem::take(&mut self.listeners).into_values() {
             let _ = listener.events.send(Err(error()));
         }
@@ -329,7 +329,7 @@ fn tell(listeners: &mut BTreeMap<u64, Listener>, update: Update<'_>) {
             let shown = ObservedImages::of(call);
             (sequence, AgentEventKind::Observed(text.to_owned(), shown))
         }
-        Update::Finished(transcript) => (transcript.sequence, AgentEventKind::Finished(Box::new(transcript))),
+        Update::Finished(trajectory) => (trajectory.sequence, AgentEventKind::Finished(Box::new(trajectory))),
     };
     let ends = matches!(kind, AgentEventKind::Finished(_));
     if let Some(listener) = listeners.get(&sequence) {

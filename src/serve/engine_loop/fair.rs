@@ -1,5 +1,5 @@
-//! Whose turn it is. Whatever requests wait for (a processor to prepare them, a place in the engine, a piece of a step) is given out in one
-//! order: in turns among the tenants that wait, and within a tenant by the virtual time at which each would be done if all were served at
+//! Who is served next. Whatever requests wait for (a processor to prepare them, a place in the engine, a piece of a step) is given out in one
+//! order: round robin among the tenants that wait, and within a tenant by the virtual time at which each would be done if all were served at
 //! once (weighted fair queueing by virtual finish time, with equal weights). So a small request passes large ones that wait, and a large
 //! request cannot starve.
 //!
@@ -68,8 +68,8 @@ pub struct FairQueue<T> {
 /// What waits of a tenant.
 #[derive(Debug)]
 struct Tenant<T> {
-    /// Virtual time of its next turn.
-    turn: u64,
+    /// Virtual time at which it is served next.
+    next_served: u64,
     /// Virtual time within it: the cost that each of its requests would have been served by now.
     clock: u64,
     /// Of each request the virtual time at which all that waits of it would be done, and how much that is.
@@ -98,7 +98,7 @@ impl<T> FairQueue<T> {
     /// Adds an item of a request to the queue, at a cost.
     pub fn push(&mut self, client: Client, cost: u64, item: T) {
         self.arrivals += 1;
-        let new = || Tenant { turn: self.clock, clock: 0, requests: BTreeMap::new(), waiting: BTreeMap::new() };
+        let new = || Tenant { next_served: self.clock, clock: 0, requests: BTreeMap::new(), waiting: BTreeMap::new() };
         let tenant = self.tenants.entry(client.tenant).or_insert_with(new);
         let (done, count) = tenant.requests.entry(client.request).or_default();
         *done = tenant.clock.max(*done).saturating_add(cost.saturating_mul(COST_SCALE));
@@ -107,22 +107,22 @@ impl<T> FairQueue<T> {
         tenant.waiting.insert((*done, self.arrivals), waiter);
     }
 
-    /// What waits, in the order of its turns as far as that is known: each tenant's own order, the tenant first whose turn is next.
+    /// What waits, in the order in which it is served as far as that is known: each tenant's own order, the tenant first that is served next.
     pub fn iter(&self) -> impl Iterator<Item = (Spot, &T)> {
         let mut tenants: Vec<_> = self.tenants.iter().collect();
-        tenants.sort_by_key(|(number, tenant)| (tenant.turn, **number));
+        tenants.sort_by_key(|(number, tenant)| (tenant.next_served, **number));
         tenants
             .into_iter()
             .flat_map(|(number, tenant)| tenant.waiting.iter().map(|(spot, waiter)| ((*number, *spot), &waiter.item)))
     }
 
-    /// Takes out what waits at a spot: its turn has come.
+    /// Takes out what waits at a spot, to be served.
     pub fn take(&mut self, (tenant, spot): Spot) -> Option<T> {
         let Entry::Occupied(mut entry) = self.tenants.entry(tenant) else { return None };
         let tenant = entry.get_mut();
         let Waiter { request, cost, item } = tenant.waiting.remove(&spot)?;
-        self.clock = self.clock.max(tenant.turn);
-        tenant.turn = tenant.turn.saturating_add(cost.max(1));
+        self.clock = self.clock.max(tenant.next_served);
+        tenant.next_served = tenant.next_served.saturating_add(cost.max(1));
         let share = cost.saturating_mul(COST_SCALE) / tenant.requests.len() as u64;
         tenant.clock = tenant.clock.saturating_add(share);
         tenant.leave(request);
@@ -219,7 +219,7 @@ impl FairSemaphore {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives free permits to those whose turn it is.
+    /// Gives free permits to those who are next.
     fn grant(self: &Arc<FairSemaphore>) {
         loop {
             let next = self.state().next();

@@ -35,8 +35,8 @@ use slots::{Claim, Slots};
 
 /// Sequences of a request that are opened at once while others wait.
 const GROUP_MAX: usize = 8;
-/// Tokens of an answer that a turn costs at most, however long the answer may become.
-const TURN_COST_MAX: usize = 256;
+/// Tokens of an answer that count in the cost of being served once, however long the answer may become.
+const ANSWER_COST_MAX: usize = 256;
 /// Prompts of several pieces that are scored at the same time.
 const SCORINGS_MAX: usize = 4;
 /// How often workers are looked at while there is nothing to decode.
@@ -167,7 +167,7 @@ impl Waiter {
         }
     }
 
-    /// What its next turn costs: the prompt, and the tokens that its sequences may sample until others have a turn. Who was paused has paid.
+    /// What being served costs: the prompt, and the tokens that its sequences may sample until others are served. Who was paused has paid.
     fn cost(&self) -> u64 {
         let (prompt, sequences, tokens) = match self {
             Waiter::Job(queued) => {
@@ -179,7 +179,7 @@ impl Waiter {
             }
             Waiter::Paused { .. } => return 0,
         };
-        (prompt + sequences * tokens.min(TURN_COST_MAX)) as u64
+        (prompt + sequences * tokens.min(ANSWER_COST_MAX)) as u64
     }
 }
 
@@ -204,7 +204,7 @@ pub struct EngineLoop<'a> {
     listeners: BTreeMap<u64, Listener>,
     /// Where the server has an environment.
     agent: Option<AgentSessions<'a>>,
-    /// Prompts to score, piece by piece in turns.
+    /// Prompts to score, piece by piece.
     scorings: FairQueue<(Client, Scoring)>,
     /// There may be something that nobody listens to.
     somebody_left: bool,
@@ -461,7 +461,7 @@ impl<'a> EngineLoop<'a> {
             let first = self.waiting.iter().next().map(|(spot, waiter)| (spot, waiter.slots()));
             let chosen = match first {
                 Some((spot, slots)) if slots <= free => Some((spot, free)),
-                _ => self.make_room(free),
+                _ => self.preempt_for_waiter(free),
             };
             let Some((spot, slots)) = chosen else { return };
             let Some(waiter) = self.waiting.take(spot) else { return };
@@ -504,7 +504,7 @@ impl<'a> EngineLoop<'a> {
     /// Pauses victims for the first waiter that is entitled to slots; returns its queue position and slot count. Free slots stay reserved for
     /// the head of the queue. The number of paused sequences is limited, so that they find their pages again; a small request may exceed the
     /// limit, for it is soon done.
-    fn make_room(&mut self, free: usize) -> Option<(Spot, usize)> {
+    fn preempt_for_waiter(&mut self, free: usize) -> Option<(Spot, usize)> {
         self.forget_closed();
         let may_rest = self.engine.paused().saturating_sub(self.aside.len()) < self.engine.slots();
         let usage = self.slots.usage(&self.engine);

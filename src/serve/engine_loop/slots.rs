@@ -1,5 +1,5 @@
 //! Who holds the engine's slots, and who gives one up when others wait. A slot is given up for a while only: the sequence is paused,
-//! and goes on with the same tokens when its turn comes again.
+//! and goes on with the same tokens when it gets one again.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::engine::sequence::SequenceState;
 /// A prompt and its answers that are no longer together are a small request.
 const SMALL_TOKENS: usize = 512;
 /// Tokens that a sequence samples before it gives its slot up.
-const TURN_TOKENS: usize = 32;
+const QUANTUM_TOKENS: usize = 32;
 
 /// A request's claim to slots.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,7 +78,7 @@ impl Slots {
     pub fn usage(&self, engine: &Engine) -> SlotUsage {
         let mut usage = SlotUsage::default();
         let holds_slot = |sequence: u64| match engine.state(sequence) {
-            Some(SequenceState::Running | SequenceState::Beginning) => true,
+            Some(SequenceState::Running | SequenceState::Prefilling) => true,
             Some(SequenceState::Paused | SequenceState::Stopped | SequenceState::StoppedAside) | None => false,
         };
         for (_, slot) in self.0.iter().filter(|(sequence, _)| holds_slot(**sequence)) {
@@ -86,7 +86,7 @@ impl Slots {
             *usage.of_client.entry(slot.claim.client).or_default() += 1;
         }
         for (&sequence, slot) in &self.0 {
-            if slot.tokens >= TURN_TOKENS && engine.state(sequence) == Some(SequenceState::Running) {
+            if slot.tokens >= QUANTUM_TOKENS && engine.state(sequence) == Some(SequenceState::Running) {
                 let key = (usage.tenants(slot.claim.client), usage.clients(slot.claim.client), slot.tokens);
                 let victim = Victim { key, sequence, claim: slot.claim };
                 usage.most = usage.most.max(Some(victim));
@@ -113,7 +113,7 @@ pub struct SlotUsage {
 /// A sequence that may give its slot up.
 #[derive(Clone, Copy, Debug)]
 struct Victim {
-    /// Slots of its tenant, slots of its request, tokens of its turn.
+    /// Slots of its tenant, slots of its request, tokens since it has its slot.
     key: (usize, usize, usize),
     sequence: u64,
     claim: Claim,

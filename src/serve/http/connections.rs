@@ -51,7 +51,7 @@ impl Idle {
     }
 
     /// Notifies the longest idle to leave.
-    fn make_room(&self) {
+    fn dismiss_longest_idle(&self) {
         if let Some((_, leave)) = self.state().1.pop_first() {
             leave.notify_one();
         }
@@ -162,7 +162,7 @@ pub async fn serve(listener: TcpListener, router: Router, client_timeout: Durati
             let accepted = listener.accept().await;
             let mut place = free.clone().try_acquire_owned().ok();
             while place.is_none() && accepted.is_ok() {
-                idle.make_room();
+                idle.dismiss_longest_idle();
                 place = timeout(PLACE_INTERVAL, free.clone().acquire_owned()).await.ok().and_then(Result::ok);
             }
             (place, accepted)
@@ -294,10 +294,10 @@ mod tests {
     fn a_connection_that_is_told_to_leave_and_has_a_request_stays() {
         let idle = Arc::<Idle>::default();
         let standing = Standing::new(&idle);
-        idle.make_room();
+        idle.dismiss_longest_idle();
         let busy = Busy::new(&standing);
         assert!(!standing.is_idle(), "the word to leave came before the request");
-        idle.make_room();
+        idle.dismiss_longest_idle();
         drop(busy);
         assert!(standing.is_idle());
         drop(standing);

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::logprobs::{ChatLogprobs, PromptLogprobs, TextLogprobs};
-use crate::rollout::transcript::TurnKind;
+use crate::rollout::trajectory::TurnKind;
 use crate::sandbox::Widened;
 
 /// Token counts of a request.

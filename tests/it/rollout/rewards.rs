@@ -1,4 +1,4 @@
-//! Rewards of rolled-out transcripts, and the names that a recipe may give.
+//! Rewards of rolled-out trajectories, and the names that a recipe may give.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -77,9 +77,9 @@ fn prose_that_no_rule_can_judge_is_unscored() {
 
 #[test]
 fn tool_success_is_logged_and_may_be_weighted() {
-    let transcript = roll("<think><code>text 1</code><code>error x</code>7</think>\n<answer>7</answer>");
+    let trajectory = roll("<think><code>text 1</code><code>error x</code>7</think>\n<answer>7</answer>");
     let weighted = RewardSettings { weights: BTreeMap::from([("tool_success".to_owned(), 1.0)]) };
-    let of = |settings: &RewardSettings| RewardSet::new(settings).unwrap().score(&transcript, "q", &"7".into());
+    let of = |settings: &RewardSettings| RewardSet::new(settings).unwrap().score(&trajectory, "q", &"7".into());
     let unweighted = of(&RewardSettings::default());
     assert_eq!(unweighted.part("tool_success"), Some(&Score::Value(0.5)));
     assert_eq!(of(&weighted).total.value(), unweighted.total.value().map(|total| total + 0.5));

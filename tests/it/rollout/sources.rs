@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use thyme_engine::rollout::environment::{EnvironmentError, Task, Tasks};
-use thyme_engine::rollout::transcript::End;
+use thyme_engine::rollout::trajectory::End;
 use thyme_engine::rollout::{Update, run_watched};
 
 use super::{environment, one_thread, processor, scripted, task};
@@ -35,8 +35,8 @@ fn tasks_are_made_when_their_turn_comes() {
     let (questions, mut ends) = (Questions::default(), Vec::new());
     let mut generator = scripted(&["<answer>7</answer>"; 30]).with_room(2);
     let mut watch = |update: Update<'_>| {
-        if let Update::Finished(transcript) = update {
-            ends.push((transcript.task, transcript.end));
+        if let Update::Finished(trajectory) = update {
+            ends.push((trajectory.task, trajectory.end));
             // Two are open, and three wait for one thread.
             assert!(questions.made.load(Ordering::SeqCst) <= ends.len() + 2 + 3);
         }

@@ -12,8 +12,8 @@ use crate::prompt::{PreparedImage, Prompt};
 
 /// One sequence from its prompt to its end.
 #[derive(Clone, Debug)]
-pub struct Transcript {
-    /// Index of the task in the list that [`super::run`] rolls out; elsewhere the number that [`super::trajectories::Start`] gave it.
+pub struct Trajectory {
+    /// Index of the task in the list that [`super::run`] rolls out; elsewhere the number that [`super::agent_loop::Start`] gave it.
     pub task: usize,
     /// Which of the task's group, from 0.
     pub sample: usize,
@@ -41,7 +41,7 @@ pub struct Transcript {
 pub struct Turn {
     /// What it is.
     pub kind: TurnKind,
-    /// Its tokens in `Transcript::token_ids`. A token that belongs to two turns counts as the second's.
+    /// Its tokens in `Trajectory::token_ids`. A token that belongs to two turns counts as the second's.
     pub tokens: Range<usize>,
     /// Its text; an image in an observation is `<image>` in it, and an end-of-turn token is left out.
     pub text: String,
@@ -92,7 +92,7 @@ impl Call {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum End {
-    /// It has not ended; no finished transcript says so.
+    /// It has not ended; no finished trajectory says so.
     Running,
     /// The model gave its answer.
     Answered,
@@ -164,10 +164,10 @@ impl End {
     }
 }
 
-impl Transcript {
+impl Trajectory {
     /// One that holds only its prompt.
-    pub fn of_prompt(prompt: &Prompt, task: usize, sample: usize, sequence: u64, end: End) -> Transcript {
-        Transcript {
+    pub fn of_prompt(prompt: &Prompt, task: usize, sample: usize, sequence: u64, end: End) -> Trajectory {
+        Trajectory {
             task,
             sample,
             sequence,

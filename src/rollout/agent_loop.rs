@@ -10,7 +10,7 @@ use super::generator::{
 };
 use super::repetition::Repetition;
 use super::tool::ToolOutput;
-use super::transcript::{Call, End, OwnParts, Transcript};
+use super::trajectory::{Call, End, OwnParts, Trajectory};
 use super::workers::{Done, Job, Workers};
 use super::{RolloutError, RolloutSettings, Update};
 use crate::prompt::{Processor, StreamDecoder};
@@ -21,7 +21,7 @@ pub type Ready = (usize, Result<PreparedTask, EnvironmentError>);
 /// How a task's sequences begin.
 #[derive(Clone, Copy, Debug)]
 pub struct Start<'a> {
-    /// The task's number; [`Transcript::task`].
+    /// The task's number; [`Trajectory::task`].
     pub task: usize,
     /// Number of the group's first sequence; the others count on from it.
     pub first_sequence: u64,
@@ -29,14 +29,14 @@ pub struct Start<'a> {
     pub first_counter: Option<u64>,
     /// Tokens that each may take.
     pub limits: TokenLimits,
-    /// Pixels of observed images that each transcript keeps.
+    /// Pixels of observed images that each trajectory keeps.
     pub pixels_kept: usize,
     /// The group size, sampling, and further stops.
     pub settings: &'a RolloutSettings,
 }
 
 /// Sequences under way in one environment, and the workers that run its tools.
-pub struct Trajectories<'a> {
+pub struct AgentLoop<'a> {
     processor: &'a Processor,
     environment: &'a dyn Environment,
     /// What ends a turn in it.
@@ -47,14 +47,14 @@ pub struct Trajectories<'a> {
 
 /// A sequence under way.
 struct Active {
-    transcript: Transcript,
+    trajectory: Trajectory,
     /// Absent while a worker has it.
     episode: Option<Box<dyn Episode>>,
     /// Whether it waits for its next token.
     is_running: bool,
     /// Tokens after the prompt that it may have.
     total_tokens: usize,
-    /// Pixels of images that its transcript may still keep.
+    /// Pixels of images that its trajectory may still keep.
     pixels_left: usize,
     /// Tokens of the turn so far.
     tokens: Vec<Sampled>,
@@ -71,9 +71,9 @@ struct Active {
 }
 
 impl Active {
-    fn new(transcript: Transcript, episode: Box<dyn Episode>, start: &Start<'_>) -> Active {
+    fn new(trajectory: Trajectory, episode: Box<dyn Episode>, start: &Start<'_>) -> Active {
         Active {
-            transcript,
+            trajectory,
             episode: Some(episode),
             is_running: true,
             total_tokens: start.limits.total,
@@ -87,11 +87,11 @@ impl Active {
         }
     }
 
-    /// Closes the turn: its tokens become the model's own part of the transcript.
+    /// Closes the turn: its tokens become the model's own part of the trajectory.
     fn end_turn(&mut self, parts: OwnParts) {
         let rest = self.decoder.finish();
         self.text.push_str(&rest);
-        self.transcript.push_own(&self.tokens, &self.pieces, &self.text, parts);
+        self.trajectory.push_own(&self.tokens, &self.pieces, &self.text, parts);
         self.tokens.clear();
         self.pieces.clear();
         self.text.clear();
@@ -100,7 +100,7 @@ impl Active {
     }
 }
 
-impl<'a> Trajectories<'a> {
+impl<'a> AgentLoop<'a> {
     /// Starts the threads that prepare tasks and those that run tools: of the latter `tool_threads`, or as many as the environment can use
     /// if 0.
     pub fn start<'scope>(
@@ -160,8 +160,8 @@ impl<'a> Trajectories<'a> {
         assert_eq!(episodes.len(), start.settings.group_size, "an environment opens an episode for each sequence");
         for (sample, episode) in episodes.into_iter().enumerate() {
             let sequence = start.first_sequence + sample as u64;
-            let transcript = Transcript::of_prompt(&prepared_task.prompt, start.task, sample, sequence, End::Running);
-            self.active.insert(sequence, Active::new(transcript, episode, start));
+            let trajectory = Trajectory::of_prompt(&prepared_task.prompt, start.task, sample, sequence, End::Running);
+            self.active.insert(sequence, Active::new(trajectory, episode, start));
         }
         Ok(())
     }
@@ -241,9 +241,9 @@ impl<'a> Trajectories<'a> {
             Err(error) => return Err(error.into()),
         };
         active.episode = Some(episode);
-        let transcript = &mut active.transcript;
+        let trajectory = &mut active.trajectory;
         let mut call = Call { request, output, images_shown: 0 };
-        let total = transcript.completion_tokens() + observation.token_ids.len();
+        let total = trajectory.completion_tokens() + observation.token_ids.len();
         let end = if total >= active.total_tokens {
             Some(End::TotalTokens)
         } else {
@@ -255,15 +255,15 @@ impl<'a> Trajectories<'a> {
         };
         if let Some(end) = end {
             call.keep_images(&mut active.pixels_left);
-            transcript.calls.push(call);
+            trajectory.calls.push(call);
             self.finish(generator, sequence, end, watch);
             return Ok(());
         }
         call.images_shown = observation.images.len();
         call.keep_images(&mut active.pixels_left);
-        transcript.push_observation(&observation.token_ids, &observation.images, &observation.text);
+        trajectory.push_observation(&observation.token_ids, &observation.images, &observation.text);
         watch(Update::Observed { sequence, call: &call, text: &observation.text });
-        transcript.calls.push(call);
+        trajectory.calls.push(call);
         active.is_running = true;
         Ok(())
     }
@@ -353,11 +353,11 @@ impl<'a> Trajectories<'a> {
         let Some(mut active) = self.active.remove(&sequence) else { return };
         generator.close(sequence);
         active.end_turn(OwnParts::Thought);
-        active.transcript.end = end;
-        watch(Update::Finished(active.transcript));
+        active.trajectory.end = end;
+        watch(Update::Finished(active.trajectory));
     }
 
-    /// Closes a sequence without a transcript.
+    /// Closes a sequence without a trajectory.
     pub fn close(&mut self, generator: &mut dyn Generator, sequence: u64) {
         if self.active.remove(&sequence).is_some() {
             generator.close(sequence);
