@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use thyme_engine::checkpoint::init;
 use thyme_engine::cpu::Cpu;
-use thyme_engine::engine::request::{GenerateRequest, Sampling, Stops};
+use thyme_engine::engine::request::{GenerateRequest, Stops};
 use thyme_engine::engine::{Engine, EngineLimits};
 use thyme_engine::model::Model;
 use thyme_engine::model::parameters::Weights;
@@ -95,13 +95,7 @@ fn request(policy: &Policy, members: u64) -> GenerateRequest {
         token_ids: text(0).chain(pads).chain(text(TEXT)).collect(),
         images: vec![Arc::new(image)],
         sequences: (0..members).collect(),
-        first_counter: None,
-        top_logprobs: 0,
-        seed: 0,
-        sampling: Sampling::default(),
-        adaptive: None,
-        top_logprobs_processed: false,
-        constraints: Default::default(),
         stops: Stops { turn_tokens: 64, total_tokens: 64, ..Stops::default() },
+        ..GenerateRequest::default()
     }
 }

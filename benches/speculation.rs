@@ -22,7 +22,7 @@ use std::time::Instant;
 use over_cpu::over_cpu;
 use thyme_engine::checkpoint::{init, weights};
 use thyme_engine::cpu::Cpu;
-use thyme_engine::engine::request::{GenerateRequest, Sampling, Stops, TokenEvent};
+use thyme_engine::engine::request::{GenerateRequest, Stops, TokenEvent};
 use thyme_engine::engine::speculation::Speculation;
 use thyme_engine::engine::{Engine, EngineLimits, Statistics};
 use thyme_engine::model::Model;
@@ -258,16 +258,9 @@ impl Reciter {
 fn request(number: u64, token_ids: Vec<u32>) -> GenerateRequest {
     GenerateRequest {
         token_ids,
-        images: Vec::new(),
         sequences: vec![number],
-        first_counter: None,
-        top_logprobs: 0,
-        seed: 0,
-        sampling: Sampling::default(),
-        adaptive: None,
-        top_logprobs_processed: false,
-        constraints: Default::default(),
         stops: Stops { turn_tokens: SAID, total_tokens: SAID, ..Stops::default() },
+        ..GenerateRequest::default()
     }
 }
 

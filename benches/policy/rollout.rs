@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use thyme_engine::checkpoint::{folder, init, weights};
 use thyme_engine::cpu::Cpu;
-use thyme_engine::engine::request::{GenerateRequest, GeneratorError, Sampling, StopReason, Stops};
+use thyme_engine::engine::request::{GenerateRequest, GeneratorError, StopReason, Stops};
 use thyme_engine::engine::{Engine, EngineLimits};
 use thyme_engine::model::Model;
 use thyme_engine::model::config::Config;
@@ -79,14 +79,8 @@ pub fn roll_out(
                 token_ids: prompt.token_ids.clone(),
                 images: prompt.images.clone(),
                 sequences: sequences.clone(),
-                first_counter: None,
-                top_logprobs: 0,
-                top_logprobs_processed: false,
-                constraints: Default::default(),
-                seed: 0,
-                sampling: Sampling::default(),
-                adaptive: None,
                 stops: Stops { turn_tokens: tokens, total_tokens: tokens, ..Stops::default() },
+                ..GenerateRequest::default()
             };
             match engine.open(&request) {
                 Ok(()) => {

@@ -19,7 +19,7 @@ fn the_openai_client_is_content() {
 #[test]
 #[ignore = "needs the package trl; run: THYME_TRL_PYTHON=python cargo test --test it the_trl_client -- --ignored"]
 fn the_trl_client_is_content() {
-    let server = Server::start(&["--logprobs-mode", "processed_logprobs", "--max-logprobs", "-1"]);
+    let server = Server::start_with_tools(&["--logprobs-mode", "processed_logprobs", "--max-logprobs", "-1"]);
     init(&server.workplace, "other", 1);
     let other = server.workplace.path("other");
     let said = check("trl", &[&format!("http://{}", server.address), "--weights", other.to_str().unwrap()]);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use thyme_engine::cpu::Cpu;
-use thyme_engine::engine::request::{GenerateRequest, Sampled, Sampling, StopReason, Stops};
+use thyme_engine::engine::request::{GenerateRequest, Sampled, StopReason, Stops};
 use thyme_engine::engine::sampling::constraints::Constraints;
 use thyme_engine::engine::sampling::grammar::{Form, Grammars};
 use thyme_engine::engine::{Engine, EngineLimits};
@@ -20,16 +20,11 @@ fn policy() -> SmallPolicy {
 fn request(policy: &SmallPolicy, sequences: std::ops::Range<u64>, constraints: Constraints) -> GenerateRequest {
     GenerateRequest {
         token_ids: policy.text(&mut Random::new(17), 30),
-        images: Vec::new(),
         sequences: sequences.collect(),
-        first_counter: None,
-        top_logprobs: 0,
-        top_logprobs_processed: false,
         constraints: Arc::new(constraints),
         seed: 5,
-        sampling: Sampling::default(),
-        adaptive: None,
         stops: Stops { turn_tokens: 60, total_tokens: 150, ..Stops::default() },
+        ..GenerateRequest::default()
     }
 }
 

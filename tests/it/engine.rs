@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use thyme_engine::cpu::Cpu;
-use thyme_engine::engine::request::{
-    AdaptiveTemperature, GenerateRequest, GeneratorError, Sampled, Sampling, StopReason, Stops,
-};
+use thyme_engine::engine::request::{AdaptiveTemperature, GenerateRequest, GeneratorError, Sampled, StopReason, Stops};
 use thyme_engine::engine::{Engine, EngineLimits};
 use thyme_engine::model::Keep;
 use thyme_engine::model::batch::Batch;
@@ -28,14 +26,9 @@ fn request(policy: &SmallPolicy, sequences: Vec<u64>) -> GenerateRequest {
         token_ids,
         images,
         sequences,
-        first_counter: None,
-        top_logprobs: 0,
-        top_logprobs_processed: false,
-        constraints: Default::default(),
         seed: 5,
-        sampling: Sampling::default(),
-        adaptive: None,
         stops: Stops { turn_tokens: 40, total_tokens: 200, ..Stops::default() },
+        ..GenerateRequest::default()
     }
 }
 

@@ -70,21 +70,16 @@ fn median_ms(mut seconds: Vec<f64>) -> f64 {
 fn request(number: u64) -> GenerateRequest {
     GenerateRequest {
         token_ids: (0..CONTEXT - STEPS / 2).map(|i| ((i as u64 * 31 + number * 7) % 750) as u32).collect(),
-        images: Vec::new(),
         sequences: vec![number],
-        first_counter: None,
-        top_logprobs: 0,
-        top_logprobs_processed: false,
-        constraints: Default::default(),
         seed: 3,
         sampling: Sampling { top_k: 700, ..Sampling::default() },
-        adaptive: None,
         stops: Stops {
             strings: vec!["</code>".into(), "</answer>".into()],
             turn_tokens: 1000,
             total_tokens: STEPS + 100,
             ..Stops::default()
         },
+        ..GenerateRequest::default()
     }
 }
 

@@ -409,16 +409,11 @@ fn a_new_version_of_the_same_weights_changes_no_token() {
 fn request(policy: &SmallPolicy, prompt: usize, members: usize, total: usize) -> GenerateRequest {
     GenerateRequest {
         token_ids: policy.text(&mut Random::new(prompt as u64), prompt),
-        images: Vec::new(),
         sequences: (0..members as u64).collect(),
-        first_counter: None,
-        top_logprobs: 0,
-        top_logprobs_processed: false,
-        constraints: Default::default(),
         seed: 11,
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-        adaptive: None,
         stops: Stops { turn_tokens: 1000, total_tokens: total, ..Stops::default() },
+        ..GenerateRequest::default()
     }
 }
 

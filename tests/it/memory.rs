@@ -174,19 +174,7 @@ fn a_decoding_step_is_captured_once_for_its_size() {
         let (token_ids, sequences) = (vec![1; 20], numbers.collect());
         let (images, sampling) = (Vec::new(), Sampling::default());
         engine
-            .open(&GenerateRequest {
-                token_ids,
-                images,
-                sequences,
-                first_counter: None,
-                top_logprobs: 0,
-                top_logprobs_processed: false,
-                constraints: Default::default(),
-                seed: 0,
-                sampling,
-                adaptive: None,
-                stops,
-            })
+            .open(&GenerateRequest { token_ids, images, sequences, sampling, stops, ..GenerateRequest::default() })
             .unwrap();
     };
     let captured = |engine: &mut Engine, weights: &Weights, steps: usize| {
@@ -253,14 +241,8 @@ fn held(plan: &Plan, bytes: u64) -> MemoryUse {
             token_ids: prompt.clone(),
             images: vec![image.clone()],
             sequences: (group * members..(group + 1) * members).collect(),
-            first_counter: None,
-            top_logprobs: 0,
-            top_logprobs_processed: false,
-            constraints: Default::default(),
-            seed: 0,
-            sampling: Sampling::default(),
-            adaptive: None,
             stops: Stops { turn_tokens: total_tokens, total_tokens, ..Stops::default() },
+            ..GenerateRequest::default()
         });
         // The last groups may have to wait for pages.
         assert!(opened.is_ok() || group > 0);

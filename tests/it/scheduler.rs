@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use thyme_engine::cpu::Cpu;
-use thyme_engine::engine::request::{GenerateRequest, GeneratorError, Sampled, Sampling, Stops, TokenEvent};
+use thyme_engine::engine::request::{GenerateRequest, GeneratorError, Sampled, Stops, TokenEvent};
 use thyme_engine::engine::scheduler::Chunk;
 use thyme_engine::engine::{Engine, EngineLimits};
 
@@ -28,19 +28,7 @@ impl Scripted {
 
     fn open(&mut self, token_ids: Vec<u32>, sequences: Vec<u64>) {
         let stops = Stops { token_ids: vec![STOP], turn_tokens: 60, total_tokens: 150, ..Stops::default() };
-        let request = GenerateRequest {
-            token_ids,
-            images: Vec::new(),
-            sequences: sequences.clone(),
-            first_counter: None,
-            top_logprobs: 0,
-            top_logprobs_processed: false,
-            constraints: Default::default(),
-            seed: 0,
-            sampling: Sampling::default(),
-            adaptive: None,
-            stops,
-        };
+        let request = GenerateRequest { token_ids, sequences: sequences.clone(), stops, ..GenerateRequest::default() };
         self.engine.open(&request).unwrap();
         self.open.extend(sequences);
     }

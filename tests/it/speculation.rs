@@ -119,12 +119,9 @@ fn requests(policy: &SmallPolicy, random: &mut Random) -> Vec<GenerateRequest> {
             token_ids,
             images,
             sequences: (first..first + random.pick(&[1, 1, 2, 3])).collect(),
-            first_counter: None,
             top_logprobs: random.pick(&[0, 0, 3]),
             seed: random.next(),
             sampling: sampling(random),
-            top_logprobs_processed: false,
-            constraints: Default::default(),
             adaptive: random.one_in(2).then(|| AdaptiveTemperature {
                 open: "<code>".into(),
                 close: "</code>".into(),
@@ -136,6 +133,7 @@ fn requests(policy: &SmallPolicy, random: &mut Random) -> Vec<GenerateRequest> {
                 turn_tokens: 10 + random.below(60),
                 total_tokens: 40 + random.below(100),
             },
+            ..GenerateRequest::default()
         }
     };
     (0..4).map(request).collect()
@@ -181,16 +179,11 @@ fn drafts_change_no_token_and_no_bit() {
 fn looping(policy: &SmallPolicy) -> GenerateRequest {
     GenerateRequest {
         token_ids: repetitive(policy, &mut Random::new(3)),
-        images: Vec::new(),
         sequences: vec![0],
-        first_counter: None,
-        top_logprobs: 0,
         seed: 1,
-        top_logprobs_processed: false,
-        constraints: Default::default(),
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-        adaptive: None,
         stops: Stops { turn_tokens: 200, total_tokens: 200, ..Stops::default() },
+        ..GenerateRequest::default()
     }
 }
 

@@ -30,9 +30,11 @@ def evaluate(kind, more, model, arguments, work):
                "--batch_size", "1", "--log_samples", "--output_path", str(work / kind)]
     ran = subprocess.run(command, cwd=arguments.pictures, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    (samples,) = (work / kind).rglob("*samples*.jsonl")
+    samples = list((work / kind).rglob("*samples*.jsonl"))
+    # LMMs-Eval ends with 0 after errors too.
+    assert len(samples) == 1, ran.stdout + ran.stderr
     (results,) = (work / kind).rglob("*results.json")
-    records = sorted((json.loads(line) for line in open(samples)), key=lambda record: record["doc_id"])
+    records = sorted((json.loads(line) for line in open(samples[0])), key=lambda record: record["doc_id"])
     scores = json.load(open(results))["results"]["thyme_needle"]
     return [record["resps"] for record in records], scores["needle_accuracy,none"]
 

@@ -61,19 +61,36 @@ def check_generate(client):
         assert all(len(place) == 1 and place[0] <= ROUNDING for place in logprobs)
 
 
+def placeholder_ids(client, last):
+    """The ids of the placeholders of pictures and videos, which stand among the last of the vocabulary."""
+    found = {}
+    for id in range(last, -1, -1):
+        told = requests.post(f"{client.base_url}/detokenize", json={"tokens": [id]}, timeout=10).json()["prompt"]
+        found |= {told: id} if told in ("<|image_pad|>", "<|video_pad|>") else {}
+        if len(found) == 2:
+            return list(found.values())
+    raise AssertionError(f"only {found} of the two placeholders are in the vocabulary")
+
+
 def check_sequence_logprobs(client):
-    """The log-probabilities of a sample at temperature 1 are those of its sequence."""
+    """The processed log-probabilities of a sample at temperature 1 are those of its sequence, over the tokens that may be sampled: all but the
+    placeholders of pictures."""
     sampled = client.generate(PROMPTS, max_tokens=12, generation_kwargs={"seed": 1, "ignore_eos": True})
     pairs = list(zip(sampled["prompt_ids"], sampled["completion_ids"], strict=True))
+    vocab = 1 << 20  # more than there are: all
     scored = client.get_sequence_logprobs(
-        [prompt + sampled for prompt, sampled in pairs], [len(prompt) for prompt, _ in pairs], top_logprobs=50, chunk_size=1)
+        [prompt + sampled for prompt, sampled in pairs], [len(prompt) for prompt, _ in pairs], top_logprobs=vocab, chunk_size=1)
+    placeholders = placeholder_ids(client, max(map(max, scored["logprob_token_ids"][0])))
     for number, (_, ids) in enumerate(pairs):
         assert scored["actual_token_ids"][number] == [[id] for id in ids]
         for place in range(len(ids)):
             top, own = scored["logprobs"][number][place], scored["actual_logprobs"][number][place][0]
-            assert len(top) == 50 and top == sorted(top, reverse=True)
-            assert sum(map(math.exp, top)) <= 1.0001
-            assert own == -math.inf or abs(own - sampled["logprobs"][number][place][0]) < 1e-4
+            top = [logprob for logprob in top if logprob > -math.inf]
+            assert top == sorted(top, reverse=True)
+            assert abs(sum(map(math.exp, top)) - 1) < 1e-4
+            of = dict(zip(scored["logprob_token_ids"][number][place], top))
+            left = 1 - sum(math.exp(of[id]) for id in placeholders)
+            assert abs(own - math.log(left) - sampled["logprobs"][number][place][0]) < 1e-4
 
 
 def check_chat(client):

@@ -280,10 +280,6 @@ impl<'a> Game<'a> {
             token_ids: ids,
             images,
             sequences: (self.opened..self.opened + members).collect(),
-            first_counter: None,
-            top_logprobs: 0,
-            top_logprobs_processed: false,
-            constraints: Default::default(),
             seed: random.next(),
             sampling: sampling(random),
             adaptive: random.one_in(2).then(|| AdaptiveTemperature {
@@ -297,6 +293,7 @@ impl<'a> Game<'a> {
                 turn_tokens: 1 + random.below(25),
                 total_tokens: 20 + random.below(60),
             },
+            ..GenerateRequest::default()
         };
         match self.engine.open(&request) {
             Ok(()) => {}
