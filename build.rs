@@ -1,5 +1,5 @@
 //! Embeds the kernels: their sources, for the simt device, and what nvcc makes of them, where there is an nvcc. Nothing is downloaded, and
-//! a machine without nvcc builds everything else.
+//! a machine without nvcc builds everything else. For tests it also writes a macro that hands ops on to another backend.
 
 use std::env;
 use std::fmt::Write as _;
@@ -18,6 +18,7 @@ const TARGETS: [(&str, &str, &str); 3] = [
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=kernels");
+    println!("cargo::rerun-if-changed=src/ops");
     // Not .nvcc: what is watched and absent makes every build run this again. tools/setup_nvcc.sh touches this file instead.
     for name in ["THYME_NVCC", "CUDA_HOME"] {
         println!("cargo::rerun-if-env-changed={name}");
@@ -64,6 +65,64 @@ fn main() {
     let _ =
         writeln!(code, "/// How the images came to be, or why there are none.\npub const COMPILED: &str = {found:?};");
     std::fs::write(out.join("kernels.rs"), code).expect("the output folder can be written");
+    std::fs::write(out.join("delegate_ops.rs"), delegate_ops(&root.join("src/ops")))
+        .expect("the output folder can be written");
+}
+
+/// `delegate_ops!(Type, except Op)` implements all ops but that one for a type that has
+/// `fn call<T>(&self, op: &'static str, compute: impl FnOnce(&Cpu) -> T) -> T`. The signatures are those of the traits in `src/ops/`.
+fn delegate_ops(folder: &Path) -> String {
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(folder).expect("src/ops/ can be read").map(|entry| entry.expect("an entry").path()).collect();
+    files.retain(|path| path.extension().is_some_and(|ending| ending == "rs"));
+    files.sort();
+    let mut uses = "        #[allow(unused_imports)] use std::ops::Range;\n".to_owned();
+    let (mut arms, mut ops) = (String::new(), Vec::new());
+    for file in files {
+        let module = file.file_stem().expect("a file has a name").to_string_lossy().into_owned();
+        let text = std::fs::read_to_string(&file).expect("a source can be read");
+        let code: Vec<&str> = text.lines().map(|line| line.split("//").next().unwrap_or(line)).collect();
+        for part in code.join("\n").split("\npub trait ").skip(1) {
+            let (name, body) = part.split_once(" {").expect("a trait has a body");
+            // Traits with bounds are no ops: storage, captured graphs, the sum of all.
+            if !name.contains(':') {
+                let body = body.split("\n}").next().unwrap_or(body);
+                let methods: String = body.split("\n    fn ").skip(1).filter_map(delegate_method).collect();
+                let _ = writeln!(arms, "    (@{name} $backend:ty) => {{ impl {name} for $backend {{ {methods} }} }};");
+                ops.push(name.to_owned());
+            }
+        }
+        let path = if module == "mod" { String::new() } else { format!("{module}::") };
+        let _ = writeln!(uses, "        #[allow(unused_imports)] use thyme_engine::ops::{path}*;");
+    }
+    for except in ops.iter().map(Some).chain([None]) {
+        let pattern = except.map_or(String::new(), |op| format!(", except {op}"));
+        let others = ops.iter().filter(|op| Some(*op) != except);
+        let delegated: String = others.map(|op| format!("        delegate_ops!(@{op} $backend);\n")).collect();
+        let _ = writeln!(
+            arms,
+            "    ($backend:ty{pattern}) => {{ const _: () = {{\n{uses}{delegated}        impl Backend for $backend {{}}\n    }}; }};"
+        );
+    }
+    format!("macro_rules! delegate_ops {{\n{arms}}}\n")
+}
+
+/// The implementation of a method that is declared as `name(&self, argument: Type, ...) -> Output;`; none where it has a body of its own.
+fn delegate_method(declared: &str) -> Option<String> {
+    let declared = declared.split_whitespace().collect::<Vec<_>>().join(" ");
+    let end = declared.find([';', '{']).filter(|end| declared[*end..].starts_with(';'))?;
+    let signature = &declared[..end];
+    let (name, rest) = signature.split_once('(')?;
+    let arguments = rest.rsplit_once(')').map_or(rest, |(arguments, _)| arguments);
+    // Every name stands before a colon that no other colon follows.
+    let names = arguments
+        .replace("::", "")
+        .split(": ")
+        .filter_map(|before| before.rsplit(' ').next())
+        .map(str::to_owned)
+        .collect::<Vec<_>>();
+    let names = names[..names.len() - 1].join(", ");
+    Some(format!("fn {signature} {{ self.call({name:?}, |cpu| cpu.{name}({names})) }} "))
 }
 
 /// The C++ and CUDA files below `kernels`, as paths from there, in order.

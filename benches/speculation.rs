@@ -8,10 +8,6 @@
 
 #[path = "../tests/it/support/over_cpu.rs"]
 mod over_cpu;
-/// The macro names its module by the path that it has in the tests.
-mod support {
-    pub(crate) use super::over_cpu;
-}
 #[path = "policy/wide.rs"]
 mod wide;
 
@@ -19,7 +15,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use over_cpu::over_cpu;
+use over_cpu::delegate_ops;
 use thyme_engine::checkpoint::{init, weights};
 use thyme_engine::cpu::Cpu;
 use thyme_engine::engine::request::{GenerateRequest, Stops, TokenEvent};
@@ -72,7 +68,7 @@ impl Reciting {
     }
 }
 
-over_cpu!(Reciting, RmsNorm, Linear);
+delegate_ops!(Reciting, except Sample);
 
 impl Sample for Reciting {
     fn logits(&self, h: &Tensor, w: &Tensor) -> Tensor {

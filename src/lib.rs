@@ -23,13 +23,19 @@
 //!
 //! let question = [Message::text("user", "What digit is on the red plate?")];
 //! let prompt = processor.encode_messages(&question, Path::new(""), true)?;
-//! let mut engine = Engine::new(model, processor.clone(), EngineLimits { pages: 64, prefill_chunk_tokens: 512, sequences: 1 });
+//! let limits = EngineLimits { pages: 64, prefill_chunk_tokens: 512, sequences: 1 };
+//! let mut engine = Engine::new(model, processor.clone(), limits);
 //! engine.open(&GenerateRequest {
 //!     token_ids: prompt.token_ids,
 //!     images: prompt.images,
 //!     sequences: vec![0],
 //!     sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-//!     stops: Stops { token_ids: vec![processor.special_ids().im_end], turn_tokens: 32, total_tokens: 32, ..Stops::default() },
+//!     stops: Stops {
+//!         token_ids: vec![processor.special_ids().im_end],
+//!         turn_tokens: 32,
+//!         total_tokens: 32,
+//!         ..Stops::default()
+//!     },
 //!     ..GenerateRequest::default()
 //! })?;
 //!

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Draws a page of `samples/` that a run wrote as one picture: the question, each turn and image in order, left to right.
+"""Draws a page of `samples/` that a run wrote as one picture: the question and its picture, what the model writes, what it sees then, and so on; a
+column for each, left to right.
 
     tools/draw_trajectory.py runs/grpo_ats/samples/held-out-30-0.md > recipes/trajectory.svg
 
@@ -16,7 +17,7 @@ from xml.sax.saxutils import escape
 
 from PIL import Image
 
-SIDE, GAP, TOP, LINE = 220, 22, 44, 14
+SIDE, GAP, LINE, LETTER, FONT = 240, 24, 17, 7.9, 13
 COLOURS = {"question": "#444444", "thought": "#3a6ea5", "call": "#9c2f73", "observation": "#2e7d32", "answer": "#b25000"}
 NAMES = {"call": "code", "picture": "picture"}
 BLOCK = re.compile(r"^\*\*(?P<heading>[^*]+)\*\*(?:, (?P<size>\d+x\d+))?\n\n(?:!\[[^\]]*\]\((?P<image>[^)]+)\)|(?P<fence>`{3,})text\n(?P<text>.*?)\n(?P=fence))",
@@ -42,30 +43,46 @@ def picture(path):
     return base64.b64encode(file.getvalue()).decode(), SIDE * image.height // image.width
 
 
-def column(heading, text, path, left):
-    """SVG of a column, and its width and height."""
+def panel(heading, text, path, left, top):
+    """SVG of a panel at a place, its width and its bottom."""
     colour = COLOURS.get(heading, "#444444")
-    parts = [f'<text x="{left}" y="24" font-weight="bold" fill="{colour}">{escape(NAMES.get(heading, heading))}</text>']
+    parts = [f'<text x="{left}" y="{top + FONT}" font-weight="bold" fill="{colour}">{escape(NAMES.get(heading, heading))}</text>']
+    top += LINE + 6
     if path:
         data, height = picture(path)
-        parts.append(f'<image x="{left}" y="{TOP - 8}" width="{SIDE}" height="{height}" href="data:image/png;base64,{data}"/>')
-        return parts, SIDE, TOP + height
-    letters = 44 if heading == "call" else 30
+        parts.append(f'<image x="{left}" y="{top}" width="{SIDE}" height="{height}" href="data:image/png;base64,{data}"/>')
+        return parts, SIDE, top + height
+    letters = 38 if heading in ("call", "thought") else SIDE // int(LETTER)
     lines = [piece for line in text.splitlines() for piece in textwrap.wrap(line, letters, subsequent_indent="  ") or [""]]
     for number, line in enumerate(lines):
-        parts.append(f'<text x="{left}" y="{TOP + LINE * number}" font-family="ui-monospace,Menlo,Consolas,monospace" font-size="11" '
+        parts.append(f'<text x="{left}" y="{top + FONT + LINE * number}" font-family="ui-monospace,Menlo,Consolas,monospace" '
                      f'xml:space="preserve">{escape(line)}</text>')
-    return parts, max([len(line) for line in lines] + [len(heading)]) * 6.7, TOP + LINE * len(lines)
+    return parts, max(map(len, lines)) * LETTER, top + LINE * len(lines)
+
+
+def columns(panels):
+    """Panels that stand below one another: a column begins where the model begins to write, and where it is shown an image."""
+    columns, writes = [[]], False
+    for heading, text, path in panels:
+        begins = heading in ("thought", "call") and not writes or path and writes
+        if begins and columns[-1]:
+            columns.append([])
+        writes = writes or heading in ("thought", "call")
+        columns[-1].append((heading, text, path))
+    return columns
 
 
 def main():
     left, body, height = GAP, [], 0
-    for heading, text, path in panels(pathlib.Path(sys.argv[1])):
-        parts, width, bottom = column(heading, text, path, left)
-        body += parts
-        left, height = left + width + GAP, max(height, bottom)
-    print(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left:.0f} {height + GAP}" width="{left:.0f}" font-family="sans-serif" '
-          'font-size="14"><rect width="100%" height="100%" fill="white"/>')
+    for stack in columns(panels(pathlib.Path(sys.argv[1]))):
+        top, wide = GAP, 0
+        for heading, text, path in stack:
+            parts, width, bottom = panel(heading, text, path, left, top)
+            body += parts
+            top, wide = bottom + GAP, max(wide, width)
+        left, height = left + wide + GAP, max(height, top)
+    print(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left:.0f} {height}" width="{left:.0f}" font-family="sans-serif" '
+          f'font-size="{FONT}"><rect width="100%" height="100%" fill="white"/>')
     print("\n".join(body))
     print("</svg>")
 

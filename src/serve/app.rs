@@ -74,7 +74,7 @@ impl App {
     /// # Errors
     /// When it is gone.
     pub fn send(&self, command: Command) -> Result<(), ApiError> {
-        self.commands.send(command).map_err(|_| ApiError::failed("the engine is gone"))
+        self.commands.send(command).map_err(|_| ApiError::engine_gone())
     }
 
     /// Checks that the server generates: it does not shut down, and its weights are whole.

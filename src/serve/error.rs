@@ -100,9 +100,25 @@ impl ApiError {
         ApiError::status(StatusCode::SERVICE_UNAVAILABLE, "incomplete_weights", message)
     }
 
-    /// An internal failure (500).
-    pub fn failed(message: impl Display) -> ApiError {
+    /// The engine failed.
+    pub fn engine_failed(reason: impl Display) -> ApiError {
+        let message = format!("the engine failed: {reason}");
         ApiError::status(StatusCode::INTERNAL_SERVER_ERROR, "engine_failed", message)
+    }
+
+    /// The loop that owns the engine has ended.
+    pub fn engine_gone() -> ApiError {
+        ApiError::engine_failed("its loop has ended")
+    }
+
+    /// A tool cannot work.
+    pub fn tool_failed(reason: impl Display) -> ApiError {
+        ApiError::status(StatusCode::INTERNAL_SERVER_ERROR, "tool_failed", reason)
+    }
+
+    /// Any other internal failure.
+    pub fn failed(message: impl Display) -> ApiError {
+        ApiError::status(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
     }
 
     /// Its HTTP status.
@@ -129,7 +145,7 @@ impl From<GeneratorError> for ApiError {
                 "a sequence of up to {tokens} tokens after a prompt of {prompt} does not fit into the server's pages even alone; lower \
                  max_tokens, or start the server with a larger --kv-cache-memory-bytes"
             )),
-            GeneratorError::Failed(reason) => ApiError::failed(format!("the engine failed: {reason}")),
+            GeneratorError::Failed(reason) => ApiError::engine_failed(reason),
             other => ApiError::bad(other),
         }
     }

@@ -13,7 +13,7 @@ use thyme_engine::model::Model;
 use thyme_engine::model::config::Config;
 use thyme_engine::prompt::Processor;
 
-use crate::support::over_cpu::over_cpu;
+use crate::support::over_cpu::delegate_ops;
 
 const SEQUENCES: u64 = 96;
 const CONTEXT: usize = 300;
@@ -98,4 +98,4 @@ impl Timed {
     }
 }
 
-over_cpu!(Timed, RmsNorm, Linear, Sample);
+delegate_ops!(Timed);

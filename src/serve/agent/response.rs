@@ -123,7 +123,7 @@ impl AgentResponse {
         if self.open == 0 {
             return Ok(None);
         }
-        let agent_event = self.events.recv().await.ok_or_else(|| ApiError::failed("the engine is gone"))??;
+        let agent_event = self.events.recv().await.ok_or_else(ApiError::engine_gone)??;
         if !std::mem::replace(&mut self.has_begun[agent_event.choice], true) {
             self.app.metrics.count_first_token(self.began.elapsed().as_secs_f64());
         }
@@ -131,7 +131,7 @@ impl AgentResponse {
             self.open -= 1;
             self.count(trajectory);
             if let Some(fault) = trajectory.end.fault() {
-                return Err(ApiError::failed(fault));
+                return Err(ApiError::tool_failed(fault));
             }
         }
         Ok(Some(agent_event))

@@ -315,7 +315,7 @@ impl AgentJob {
 
 fn environment_error(error: &EnvironmentError) -> ApiError {
     match error {
-        EnvironmentError::Tool(fault) => ApiError::failed(fault),
+        EnvironmentError::Tool(fault) => ApiError::tool_failed(fault),
         EnvironmentError::Prompt(PromptError::Chat(ChatError::NoProcess(reason))) => ApiError::no_process(reason),
         other => ApiError::field("messages", format!("cannot be used: {other}")),
     }

@@ -69,7 +69,7 @@ async fn no_transfer() -> ApiError {
 async fn reset_prefix_cache(State(app): State<Arc<App>>, _: Bodiless) -> Result<Json<Value>, ApiError> {
     let (reply, forgotten) = oneshot::channel();
     app.send(Command::ResetPrefixCache(reply))?;
-    forgotten.await.map_err(|_| ApiError::failed("the engine is gone"))?;
+    forgotten.await.map_err(|_| ApiError::engine_gone())?;
     Ok(Json(json!({"success": true})))
 }
 
@@ -104,7 +104,7 @@ async fn update_weights(
         folder::resolve(&dir).map_err(|error| ApiError::field(param, format!("cannot be used: {error}")))?;
     let (reply, reloaded) = oneshot::channel();
     app.send(Command::UpdateWeights(dir.clone(), update.running, reply))?;
-    let reloaded = reloaded.await.map_err(|_| ApiError::failed("the engine is gone"))?;
+    let reloaded = reloaded.await.map_err(|_| ApiError::engine_gone())?;
     let version = reloaded.map_err(|error| match error {
         ReloadError::Refused(error) => ApiError::field(param, format!("cannot be used: {error}")),
         ReloadError::Incomplete(error) => ApiError::incomplete_weights(&error.to_string()),

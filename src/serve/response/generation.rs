@@ -142,7 +142,7 @@ impl Generation {
         if self.open == 0 {
             return Ok(false);
         }
-        match self.events.recv().await.ok_or_else(|| ApiError::failed("the engine is gone"))?? {
+        match self.events.recv().await.ok_or_else(ApiError::engine_gone)?? {
             RequestEvent::Output(choice, event) => self.take(choice, event),
             RequestEvent::Restarted(choices) => {
                 for in_progress in &mut self.choices[choices] {
@@ -239,6 +239,6 @@ async fn score(app: &App, client: Client, prompt: Prompt, top: usize) -> Result<
     app.send(Command::Score(client, prompt, top, reply))?;
     scored.await.map_err(|_| match app.metrics.incomplete_weights() {
         Some(reason) => ApiError::incomplete_weights(&reason),
-        None => ApiError::failed("the engine is gone"),
+        None => ApiError::engine_gone(),
     })
 }
