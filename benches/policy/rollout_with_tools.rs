@@ -12,7 +12,7 @@ use thyme_engine::recipe::memory::engine_limits;
 use thyme_engine::recipe::plan::Plan;
 use thyme_engine::rollout::engine_generator::EngineGenerator;
 use thyme_engine::rollout::environment::{Environment, Task};
-use thyme_engine::rollout::reward::RewardSet;
+use thyme_engine::rollout::reward_set::RewardSet;
 use thyme_engine::rollout::tool::CallStatus;
 use thyme_engine::rollout::trajectory::{Call, Trajectory};
 use thyme_engine::rollout::{Group, RolloutSettings, registry, run};

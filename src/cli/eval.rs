@@ -23,7 +23,7 @@ use crate::recipe::{Method, layers};
 use crate::rollout::engine_generator::EngineGenerator;
 use crate::rollout::environment::Task;
 use crate::rollout::registry;
-use crate::rollout::reward::{RewardSet, RewardSettings};
+use crate::rollout::reward_set::{RewardSet, RewardSettings};
 use crate::telemetry::versions::{VERSIONS_FILE, write_versions};
 use crate::train::dataset::Dataset;
 

@@ -3,6 +3,7 @@
 mod allocator;
 mod inference_session;
 mod openai_batch;
+mod ordered_writer;
 pub mod device;
 mod generation_config;
 pub mod interrupt;

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::batch::OrderedWriter;
 use super::jsonl::JsonlWriter;
+use super::ordered_writer::OrderedWriter;
 use super::sampling::SamplingArguments;
 use crate::files::json::{in_json_words, read_json};
 use crate::files::json_line;

@@ -33,8 +33,8 @@ use crate::serve::request::images::ImagePolicy;
 use crate::serve::request::prompt_input::{IMAGES_MAX, InputLimits};
 use crate::serve::request::prompts::Prompts;
 use crate::serve::request::settings::Defaults;
+use crate::serve::request::settings::LogprobsMode;
 use crate::serve::request::token_bytes::TokenBytes;
-use crate::serve::response::logprobs::LogprobsMode;
 use crate::serve::{self, ServerConfig};
 
 /// A file of requests does not dawdle.
@@ -227,7 +227,7 @@ impl ServingArguments {
             waiting_max: usize::MAX,
             client_timeout: NO_HURRY,
             environment: None,
-            compiler: compiler_of(&self.program),
+            compiler_children: compiler_of(&self.program),
         })
     }
 

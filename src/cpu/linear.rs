@@ -5,11 +5,14 @@
 //! stored by columns; a micro-kernel keeps a tile of the output in registers. Parameters stay packed, in bf16, unless they are very large:
 //! of those one to four rows (decoding) are multiplied without packing.
 
+mod operands;
 mod pack;
 
 use std::ops::Range;
 
 use half::bf16;
+use operands::{DEPTH, tile_size};
+pub(super) use operands::{Left, Right, Size, Start};
 use pack::{block_len, pack_columns, pack_parameter, pack_right_panel, panel_start, transposed_parameters};
 use rayon::prelude::*;
 
@@ -19,8 +22,6 @@ use super::{Cpu, PARALLEL_COST, bf16s, floats, floats_mut, parameter};
 use crate::ops::linear::Linear;
 use crate::ops::{Dtype, Tensor};
 
-/// Length of `k` between stores of a tile: a block of rows stays in the first-level cache.
-const DEPTH: usize = 512;
 /// Rows packed at a time: with the panels they stay in the second-level cache.
 const CHUNK: usize = 96;
 /// Columns that share a pass over the rows, at most: their panels stay in the second-level cache.
@@ -29,46 +30,6 @@ const GROUP: usize = 128;
 const FEW_TILES: usize = 8;
 /// Rows up to which the parameters are used as they come.
 const FEW: usize = 4;
-
-/// The left operand, `[M, K]` as the product sees it.
-#[derive(Clone, Copy)]
-pub(super) enum Left<'a> {
-    /// Stored `[M, K]`.
-    Rows(&'a [f32]),
-    /// Stored `[K, M]`.
-    Columns(&'a [f32]),
-}
-
-/// The right operand, `[K, N]` as the product sees it.
-#[derive(Clone, Copy)]
-pub(super) enum Right<'a> {
-    /// Stored `[N, K]`: a parameter, going forward.
-    Parameter(&'a [bf16]),
-    /// The same, packed whole.
-    Panels(&'a [bf16]),
-    /// Stored `[K, N]`: a parameter, going backward.
-    ParameterBackward(&'a [bf16]),
-    /// Stored `[K, N]`.
-    Rows(&'a [f32]),
-}
-
-/// Where each chain begins.
-#[derive(Clone, Copy)]
-pub(super) enum Start<'a> {
-    Zero,
-    /// At the column's bias, `[N]`.
-    Bias(&'a [bf16]),
-    /// At the output's value.
-    Sum,
-}
-
-/// Sizes of a product: `[rows, depth] · [depth, cols]`.
-#[derive(Clone, Copy)]
-pub(super) struct Size {
-    pub rows: usize,
-    pub cols: usize,
-    pub depth: usize,
-}
 
 /// `out = start + left · right`, out `[rows, cols]`.
 pub(super) fn product(cpu: &Cpu, left: Left<'_>, right: Right<'_>, start: Start<'_>, size: Size, out: &mut [f32]) {
@@ -105,13 +66,6 @@ impl Tiles {
     #[inline(always)]
     fn at(self, row: usize, col: usize) -> *mut f32 {
         self.pointer.wrapping_add(row * self.stride + col)
-    }
-}
-
-kernel! {
-    /// Rows and columns of the largest tile.
-    fn tile_size<L>() -> (usize, usize) {
-        (L::TILE_ROWS, L::TILE_VECTORS * LANES)
     }
 }
 

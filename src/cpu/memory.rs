@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use bytemuck::{Pod, Zeroable};
 use half::bf16;
 
-use super::FOOTPRINT;
-use crate::ops::Storage;
+use crate::ops::{Footprint, Storage};
+
+/// Activations are floats. A matrix of up to 16 Mi elements is kept a second time: packing it for a few rows costs more than the product.
+pub const FOOTPRINT: Footprint = Footprint { activation_bytes: size_of::<f32>(), packed_elements_max: 1 << 24 };
 
 /// Floats in a cache line.
 const LINE: usize = 16;

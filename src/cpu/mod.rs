@@ -35,12 +35,10 @@ use std::sync::Arc;
 use half::bf16;
 use rayon::prelude::*;
 
-use crate::ops::{Backend, Buffers, Dtype, Footprint, Host, HostMut, Storage, Tensor};
+use crate::ops::{Backend, Buffers, Dtype, Host, HostMut, Storage, Tensor};
+pub use memory::FOOTPRINT;
 use memory::{Floats, Parameter, Pool};
 use simd::Simd;
-
-/// Activations are floats. A matrix of up to 16 Mi elements is kept a second time: packing it for a few rows costs more than the product.
-pub const FOOTPRINT: Footprint = Footprint { activation_bytes: size_of::<f32>(), packed_elements_max: 1 << 24 };
 
 /// The CPU backend. Clones share one pool of memory.
 #[derive(Clone, Debug)]

@@ -143,7 +143,7 @@ impl Buffers for Cuda {
     }
 
     fn capture(&self, work: &mut dyn FnMut() -> Tensor) -> Option<Box<dyn CapturedGraph>> {
-        Some(Box::new(Replay::capture(self, work)))
+        Some(Box::new(Replay::capture(&self.graph_capture, &self.device, &self.arena, work)))
     }
 }
 

@@ -2,8 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::Cuda;
-use super::arena::Reserved;
+use super::arena::{Arena, Reserved};
 use super::device::{Device, DeviceError, Prepared, Step};
 use crate::ops::{CapturedGraph, Tensor};
 
@@ -44,15 +43,20 @@ pub(super) struct Replay {
 
 impl Replay {
     #[track_caller]
-    pub fn capture(cuda: &Cuda, work: &mut dyn FnMut() -> Tensor) -> Replay {
-        let earlier = cuda.graph_capture.steps().replace(Vec::new());
+    pub fn capture(
+        graph_capture: &GraphCapture,
+        device: &Arc<dyn Device>,
+        arena: &Arc<Arena>,
+        work: &mut dyn FnMut() -> Tensor,
+    ) -> Replay {
+        let earlier = graph_capture.steps().replace(Vec::new());
         assert!(earlier.is_none(), "one graph capture at a time");
-        cuda.arena.begin_capture();
+        arena.begin_capture();
         let result = work();
-        let reserved = cuda.arena.end_capture();
-        let steps = cuda.graph_capture.steps().take().expect("a graph capture was begun");
-        let prepared = sound(cuda.device.prepare(steps));
-        Replay { device: cuda.device.clone(), prepared, result, _reserved: reserved }
+        let reserved = arena.end_capture();
+        let steps = graph_capture.steps().take().expect("a graph capture was begun");
+        let prepared = sound(device.prepare(steps));
+        Replay { device: device.clone(), prepared, result, _reserved: reserved }
     }
 }
 

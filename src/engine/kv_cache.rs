@@ -1,7 +1,7 @@
 //! Pages of keys and values: reference-counted, copied when a shared one is written to, and cached for sequences with the same prefix
 //! until they are wanted for something else.
 
-use super::prefix::{Block, Node, PrefixTree, ROOT};
+use super::prefix::{Node, PageKey, PrefixTree, ROOT};
 use crate::model::Model;
 use crate::ops::Tensor;
 use crate::ops::attention::PAGE_TOKENS;
@@ -141,7 +141,7 @@ impl PagePool {
     }
 
     /// Gives an empty table the pages of the longest prefix of `blocks` that is in the tree; how many pages these are.
-    pub fn match_prefix(&mut self, page_table: &mut PageTable, blocks: impl Iterator<Item = Block>) -> usize {
+    pub fn match_prefix(&mut self, page_table: &mut PageTable, blocks: impl Iterator<Item = PageKey>) -> usize {
         assert!(page_table.pages.is_empty(), "only an empty page table begins anew");
         for block in blocks {
             let Some((node, page)) = self.tree.child(page_table.node, &block) else { break };
@@ -154,7 +154,7 @@ impl PagePool {
 
     /// Inserts the first page of a table that is not in the tree yet, which is full and holds what `block` says. Where the tree has the same
     /// already, the table takes that page in place of its own.
-    pub fn insert(&mut self, page_table: &mut PageTable, block: Block) {
+    pub fn insert(&mut self, page_table: &mut PageTable, block: PageKey) {
         let own = page_table.pages[page_table.cached];
         page_table.node = match self.tree.child(page_table.node, &block) {
             Some((node, page)) => {

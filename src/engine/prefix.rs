@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ops::attention::PAGE_TOKENS;
 
-/// What fills a page, token by token: a text token's id, or a number that is unique to an image's placeholder.
-pub type Block = [u128; PAGE_TOKENS];
+/// What a page is found by: for each of its tokens the id, or a number that is unique to an image's placeholder.
+pub type PageKey = [u128; PAGE_TOKENS];
 
 /// A place in the tree.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -19,7 +19,7 @@ pub const ROOT: Node = Node(0);
 /// The tree of cached pages: each node is found by the tokens of its page and of those before it.
 #[derive(Debug)]
 pub struct PrefixTree {
-    nodes: BTreeMap<Node, Edge>,
+    nodes: BTreeMap<Node, CachedPage>,
     /// Nodes without children by their last use, oldest first.
     leaves: BTreeSet<(u64, Node)>,
     /// Nodes that there ever were.
@@ -28,43 +28,44 @@ pub struct PrefixTree {
     uses: u64,
 }
 
-/// A node and the edge that leads to it.
+/// A node: a cached page.
 #[derive(Debug)]
-struct Edge {
+struct CachedPage {
     parent: Node,
-    block: Block,
+    block: PageKey,
     page: u32,
-    children: BTreeMap<Block, Node>,
+    children: BTreeMap<PageKey, Node>,
     used: u64,
 }
 
 impl Default for PrefixTree {
     fn default() -> PrefixTree {
-        let root = Edge { parent: ROOT, block: [0; PAGE_TOKENS], page: u32::MAX, children: BTreeMap::new(), used: 0 };
+        let root =
+            CachedPage { parent: ROOT, block: [0; PAGE_TOKENS], page: u32::MAX, children: BTreeMap::new(), used: 0 };
         PrefixTree { nodes: BTreeMap::from([(ROOT, root)]), leaves: BTreeSet::new(), made: 0, uses: 0 }
     }
 }
 
 impl PrefixTree {
     /// Where `block` leads from a node, and its page.
-    pub fn child(&self, node: Node, block: &Block) -> Option<(Node, u32)> {
-        let child = *self.edge(node).children.get(block)?;
-        Some((child, self.edge(child).page))
+    pub fn child(&self, node: Node, block: &PageKey) -> Option<(Node, u32)> {
+        let child = *self.page_at(node).children.get(block)?;
+        Some((child, self.page_at(child).page))
     }
 
     /// The node `steps` above another.
     pub fn ancestor(&self, node: Node, steps: usize) -> Node {
-        (0..steps).fold(node, |node, _| self.edge(node).parent)
+        (0..steps).fold(node, |node, _| self.page_at(node).parent)
     }
 
     /// A new child of `parent`, which has none for `block` yet.
-    pub fn add(&mut self, parent: Node, block: Block, page: u32) -> Node {
+    pub fn add(&mut self, parent: Node, block: PageKey, page: u32) -> Node {
         self.made += 1;
         let node = Node(self.made);
-        self.leaves.remove(&(self.edge(parent).used, parent));
-        let earlier = self.edge_mut(parent).children.insert(block, node);
+        self.leaves.remove(&(self.page_at(parent).used, parent));
+        let earlier = self.page_at_mut(parent).children.insert(block, node);
         assert!(earlier.is_none(), "a block leads to one node");
-        self.nodes.insert(node, Edge { parent, block, page, children: BTreeMap::new(), used: 0 });
+        self.nodes.insert(node, CachedPage { parent, block, page, children: BTreeMap::new(), used: 0 });
         self.leaves.insert((0, node));
         self.touch(node);
         node
@@ -74,7 +75,7 @@ impl PrefixTree {
     pub fn touch(&mut self, node: Node) {
         self.uses += 1;
         let used = self.uses;
-        let edge = self.edge_mut(node);
+        let edge = self.page_at_mut(node);
         let before = std::mem::replace(&mut edge.used, used);
         if self.leaves.remove(&(before, node)) {
             self.leaves.insert((used, node));
@@ -86,7 +87,7 @@ impl PrefixTree {
         let mut looked_at = 0;
         let (used, node) = loop {
             let &(used, node) = self.leaves.first().filter(|_| looked_at < self.leaves.len())?;
-            if is_idle(self.edge(node).page) {
+            if is_idle(self.page_at(node).page) {
                 break (used, node);
             }
             // It is in use, and need not be looked at again soon.
@@ -94,8 +95,8 @@ impl PrefixTree {
             looked_at += 1;
         };
         self.leaves.remove(&(used, node));
-        let Edge { parent, block, page, .. } = self.nodes.remove(&node).expect("a leaf is a node");
-        let above = self.edge_mut(parent);
+        let CachedPage { parent, block, page, .. } = self.nodes.remove(&node).expect("a leaf is a node");
+        let above = self.page_at_mut(parent);
         above.children.remove(&block);
         // Whoever used a leaf used all that leads to it.
         above.used = above.used.max(used);
@@ -112,11 +113,11 @@ impl PrefixTree {
         nodes.into_iter().filter(|(node, _)| *node != ROOT).map(|(_, edge)| edge.page).collect()
     }
 
-    fn edge(&self, node: Node) -> &Edge {
+    fn page_at(&self, node: Node) -> &CachedPage {
         &self.nodes[&node]
     }
 
-    fn edge_mut(&mut self, node: Node) -> &mut Edge {
+    fn page_at_mut(&mut self, node: Node) -> &mut CachedPage {
         self.nodes.get_mut(&node).expect("a node is there while somebody holds its page")
     }
 }

@@ -121,7 +121,7 @@ pub enum StopReason {
     NothingAllowed,
 }
 
-/// What a step brought to a sequence: a token, its end, or both. A step brings a sequence several where a draft was accepted, in order.
+/// What was sampled for a sequence: a token, its end, or both. A step brings a sequence several where a draft was accepted, in order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TokenEvent {
     /// Number of the sequence.

@@ -1,13 +1,13 @@
 //! Which tokens of which sequences the next forward takes, and who has to give pages up for it.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::ops::Range;
 
 use tracing::debug_span;
 
 use super::kv_cache::KvCache;
-use super::sequence::Sequence;
+use super::sequence::{Sequence, Sequences};
 
 /// A run of one sequence's tokens to compute; its pages are there.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -39,12 +39,6 @@ impl Chunk {
     }
 }
 
-/// A prefill of at most the budget divided by this is short.
-const SHORT_SHARE: usize = 8;
-
-/// Open sequences by number.
-type Sequences = BTreeMap<u64, Sequence>;
-
 /// One pass over all sequences, the earliest opened first: every decoding sequence's one token, and prompt and observation tokens of the
 /// others, at most `prefill_tokens` of these, of which up to a half is kept for short ones. The chunks that [`schedule_ahead`] has `decided`
 /// come first. A chunk of one token costs no budget: the last token of a prefill counts as decoding.
@@ -60,24 +54,17 @@ pub fn schedule(
     decided: Vec<Chunk>,
     prefill_tokens: usize,
 ) -> Schedule {
-    let (mut budget, mut may_begin) = (prefill_tokens, true);
-    let short = prefill_tokens / SHORT_SHARE;
-    let is_short = |sequence: &Sequence| (2..=short).contains(&sequence.to_compute());
     let is_decided: HashSet<u64> = decided.iter().map(|chunk| chunk.sequence).collect();
     let mut schedule = Schedule { chunks: decided, ..Schedule::default() };
     let open = sequences.iter().filter(|(number, _)| !is_decided.contains(number));
     let running = open.filter(|(_, sequence)| sequence.is_running());
     let mut order: Vec<(u64, u64)> = running.map(|(number, sequence)| (sequence.opened, *number)).collect();
     order.sort_unstable();
-    // Short ones do not wait until the long ones before them are done.
-    let short_tokens =
-        order.iter().map(|(_, number)| &sequences[number]).filter(|s| is_short(s)).map(Sequence::to_compute);
-    let mut kept = short_tokens.sum::<usize>().min(prefill_tokens / 2);
+    let mut budget = PrefillBudget::new(prefill_tokens, order.iter().map(|(_, number)| &sequences[number]));
+    let mut may_begin = true;
     for (_, number) in order {
         let sequence = sequences.get_mut(&number).expect("numbers are of open sequences");
-        let is_begun = sequence.has_pages();
-        let share = if is_short(sequence) { budget } else { budget.saturating_sub(kept) };
-        kept -= if is_short(sequence) { sequence.to_compute().min(kept) } else { 0 };
+        let (is_begun, share) = (sequence.has_pages(), budget.share(sequence));
         let may_compute = share > 0 || (is_begun && sequence.to_compute() == 1);
         if !may_compute || !(is_begun || may_begin) {
             continue;
@@ -91,12 +78,12 @@ pub fn schedule(
         };
         let tokens = sequence.computed..sequence.computed + tokens;
         let spare = if is_begun { 0 } else { schedule.chunks.len() };
-        let gives: Giving = match (is_begun, schedule.chunks.is_empty()) {
-            (true, _) => |giver, taker| giver.is_idle() || giver.opened > taker,
-            (false, true) => |giver, _| giver.is_idle(),
-            (false, false) => |_, _| false,
+        let victims = match (is_begun, schedule.chunks.is_empty()) {
+            (true, _) => Victims::IdleOrLater,
+            (false, true) => Victims::Idle,
+            (false, false) => Victims::Nobody,
         };
-        let has_room = reclaim_pages(sequences, cache, (number, &tokens), spare, gives, &mut schedule.preempted);
+        let has_room = preempt(sequences, cache, (number, &tokens), spare, victims, &mut schedule.preempted);
         let sequence = sequences.get_mut(&number).expect("numbers are of open sequences");
         if !has_room {
             schedule.preempted += usize::from(is_begun);
@@ -110,7 +97,7 @@ pub fn schedule(
             schedule.queried_tokens += sequence.ids.len();
             schedule.cached_tokens += sequence.computed;
         }
-        budget -= if tokens.len() > 1 { tokens.len() } else { 0 };
+        budget.left -= if tokens.len() > 1 { tokens.len() } else { 0 };
         cache.make_writable(&mut sequence.page_table, tokens.start, tokens.end);
         let samples_next = tokens.end == sequence.ids.len();
         schedule.chunks.push(Chunk { sequence: number, tokens, samples_next, draft: Vec::new() });
@@ -118,7 +105,7 @@ pub fn schedule(
     if schedule.preempted > 0 {
         schedule.chunks.retain(|chunk| sequences[&chunk.sequence].has_pages());
     }
-    schedule.spare_tokens = budget;
+    schedule.spare_tokens = budget.left;
     schedule
 }
 
@@ -155,16 +142,70 @@ pub struct Schedule {
     pub cached_tokens: usize,
 }
 
-/// Whether a sequence gives its pages up to one that was opened as the given number.
-type Giving = fn(&Sequence, u64) -> bool;
+/// Prompt and observation tokens that a step may still compute. Some are kept for short prefills, so that they do not wait for long ones.
+struct PrefillBudget {
+    left: usize,
+    kept: usize,
+    /// A prefill of so many tokens at most is short.
+    short: usize,
+}
 
-/// Takes pages from others that give them until there are enough for tokens of a sequence, and `spare` ones; false if that cannot be.
-fn reclaim_pages(
+impl PrefillBudget {
+    /// What is short, as a share of the budget.
+    const SHORT_SHARE: usize = 8;
+
+    /// Keeps up to a half for the short prefills among the sequences.
+    fn new<'a>(tokens: usize, sequences: impl Iterator<Item = &'a Sequence>) -> PrefillBudget {
+        let mut budget = PrefillBudget { left: tokens, kept: 0, short: tokens / Self::SHORT_SHARE };
+        let short = sequences.filter(|sequence| budget.is_short(sequence)).map(Sequence::to_compute);
+        budget.kept = short.sum::<usize>().min(tokens / 2);
+        budget
+    }
+
+    fn is_short(&self, sequence: &Sequence) -> bool {
+        (2..=self.short).contains(&sequence.to_compute())
+    }
+
+    /// Tokens that a sequence may take, now that its turn has come.
+    fn share(&mut self, sequence: &Sequence) -> usize {
+        if self.is_short(sequence) {
+            self.kept -= sequence.to_compute().min(self.kept);
+            return self.left;
+        }
+        self.left.saturating_sub(self.kept)
+    }
+}
+
+/// From whom a sequence may take pages where none is free.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Victims {
+    /// From those that have stopped or are paused, and then from those that were opened later.
+    IdleOrLater,
+    /// From those that have stopped or are paused.
+    Idle,
+    /// From nobody.
+    Nobody,
+}
+
+impl Victims {
+    /// Whether `victim` is among them, for a sequence that was opened as number `opened`.
+    fn have(self, victim: &Sequence, opened: u64) -> bool {
+        match self {
+            Victims::IdleOrLater => victim.is_idle() || victim.opened > opened,
+            Victims::Idle => victim.is_idle(),
+            Victims::Nobody => false,
+        }
+    }
+}
+
+/// Takes pages from victims, idle ones first and the latest first, until there are enough for tokens of a sequence, and `spare` ones; false if that
+/// cannot be.
+fn preempt(
     sequences: &mut Sequences,
     cache: &mut KvCache,
     (number, tokens): (u64, &Range<usize>),
     spare: usize,
-    gives: Giving,
+    victims: Victims,
     preempted: &mut usize,
 ) -> bool {
     let opened = sequences[&number].opened;
@@ -174,10 +215,12 @@ fn reclaim_pages(
         if cache.pool().available() >= needed + spare {
             return true;
         }
-        let givers = sequences.iter_mut().filter(|(other, giver)| **other != number && giver.has_pages());
-        let givers = givers.map(|(_, giver)| giver).filter(|giver| gives(giver, opened));
-        let Some(giver) = givers.min_by_key(|giver| (!giver.is_idle(), Reverse(giver.opened))) else { return false };
-        giver.release(cache.pool());
+        let others = sequences.iter_mut().filter(|(other, victim)| **other != number && victim.has_pages());
+        let victims = others.map(|(_, victim)| victim).filter(|victim| victims.have(victim, opened));
+        let Some(victim) = victims.min_by_key(|victim| (!victim.is_idle(), Reverse(victim.opened))) else {
+            return false;
+        };
+        victim.release(cache.pool());
         *preempted += 1;
     }
 }

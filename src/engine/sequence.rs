@@ -1,11 +1,12 @@
 //! One sequence: its tokens and positions, how many of them are in pages, how it samples and when it stops.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::kv_cache::{PagePool, PageTable};
-use super::prefix::Block;
+use super::prefix::PageKey;
 use super::request::{GenerateRequest, Sampled, StopReason, Stops};
-use super::sampling::Sampler;
+use super::sampling::SamplingState;
 use super::sampling::adaptive_temperature::AdaptiveState;
 use super::sampling::constraints::Constrained;
 use super::sampling::stop::StopMatcher;
@@ -14,6 +15,9 @@ use crate::model::config::Config;
 use crate::ops::attention::PAGE_TOKENS;
 use crate::prompt::positions::PositionError;
 use crate::prompt::{Grid, PositionCursor, PreparedImage};
+
+/// Open sequences by number.
+pub type Sequences = BTreeMap<u64, Sequence>;
 
 /// An open sequence.
 #[derive(Debug)]
@@ -38,7 +42,7 @@ pub struct Sequence {
     pub top_logprobs: usize,
     /// Whether their log-probabilities are those of the distribution sampled from.
     pub top_logprobs_processed: bool,
-    pub(super) sampler: Sampler,
+    pub(super) sampler: SamplingState,
     pub(super) drafter: Drafter,
     cursor: PositionCursor,
     matcher: StopMatcher,
@@ -55,7 +59,7 @@ pub enum SequenceState {
     /// It computes and samples.
     Running,
     /// It computes the prompt for others of its group, or waits for it.
-    Prefilling,
+    SharingPrompt,
     /// It computes nothing until it is resumed.
     Paused,
     /// It has stopped, and may be appended to.
@@ -108,7 +112,7 @@ impl Sequence {
             opened,
             top_logprobs: request.top_logprobs,
             top_logprobs_processed: request.top_logprobs_processed,
-            sampler: Sampler::new(&request.sampling, adaptive, constrained, request.seed, counter, config.vocab),
+            sampler: SamplingState::new(&request.sampling, adaptive, constrained, request.seed, counter, config.vocab),
             drafter: Drafter::default(),
             cursor: PositionCursor::new(config.vision.merge, config.image_pad),
             matcher: StopMatcher::default(),
@@ -251,9 +255,9 @@ impl Sequence {
     }
 
     /// What fills a page.
-    fn block(&self, page: usize) -> Block {
+    fn block(&self, page: usize) -> PageKey {
         let first = page * PAGE_TOKENS;
-        let mut block: Block = std::array::from_fn(|i| u128::from(self.ids[first + i]));
+        let mut block: PageKey = std::array::from_fn(|i| u128::from(self.ids[first + i]));
         for placed in &self.images {
             let from = placed.start.max(first);
             let to = (placed.start + placed.tokens).min(first + PAGE_TOKENS);
@@ -292,7 +296,7 @@ impl Sequence {
             (true, false, _) => SequenceState::Paused,
             (false, true, _) => SequenceState::Stopped,
             (false, false, PromptRole::Alone) => SequenceState::Running,
-            (false, false, PromptRole::Leads | PromptRole::Waits) => SequenceState::Prefilling,
+            (false, false, PromptRole::Leads | PromptRole::Waits) => SequenceState::SharingPrompt,
         }
     }
 
@@ -311,7 +315,7 @@ impl Sequence {
         self.is_stopped() || self.is_paused
     }
 
-    /// Whether it has stopped (and is not waiting for its prompt).
+    /// Whether it has stopped.
     pub fn is_stopped(&self) -> bool {
         self.has_stopped
     }

@@ -11,7 +11,8 @@ use serde_json::{Map, Value};
 use crate::prompt::Processor;
 use crate::rollout::environment::{Environment, Task};
 use crate::rollout::generator::{Generator, Sampling};
-use crate::rollout::reward::{RewardSet, Score, Scores};
+use crate::rollout::reward::Score;
+use crate::rollout::reward_set::{RewardSet, Scores};
 use crate::rollout::{Group, RolloutError, RolloutSettings, run};
 
 pub use report::Report;

@@ -14,7 +14,8 @@ use super::columns_of;
 use crate::files::json::in_words_of_line;
 use crate::files::lines::{JsonLines, Line, LinesError};
 use crate::files::object_remedy;
-use crate::rollout::reward::{Needs, RewardSet, Score, View, answer_in};
+use crate::rollout::reward::{Needs, Score, View, answer_in};
+use crate::rollout::reward_set::RewardSet;
 use crate::rollout::trajectory::End;
 use crate::tasks::Solution;
 
@@ -207,7 +208,7 @@ mod tests {
 
     use super::*;
     use crate::files::lines::LineBounds;
-    use crate::rollout::reward::RewardSettings;
+    use crate::rollout::reward_set::RewardSettings;
 
     fn lines(text: &str) -> JsonLines<&[u8]> {
         JsonLines::of_reader(Path::new("lines"), text.as_bytes(), LineBounds::INPUT)

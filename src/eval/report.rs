@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::rollout::reward::Scores;
+use crate::rollout::reward_set::Scores;
 use crate::rollout::tool::CallStatus;
 use crate::rollout::trajectory::Trajectory;
 

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use super::columns_of;
 use crate::rollout::environment::Task;
-use crate::rollout::reward::{Score, Scores};
+use crate::rollout::reward::Score;
+use crate::rollout::reward_set::Scores;
 use crate::rollout::tool::ToolImage;
 use crate::rollout::trajectory::{Trajectory, TurnKind};
 use crate::sandbox::Widened;

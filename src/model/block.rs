@@ -4,21 +4,12 @@
 
 use std::sync::Arc;
 
-use super::compute::{Compute, NormSaved};
+use super::compute::{Compute, NormSaved, Residual};
 use super::parameters::{BlockIds, Gradients};
 use crate::ops::Tensor;
 use crate::ops::attention::{Heads, Keys, Packed};
 use crate::ops::gelu::GeluForm;
 use crate::ops::rope::PageWrite;
-
-/// The residual stream between blocks: its value is `h + add`, each `[T, D]`.
-#[derive(Clone, Debug)]
-pub struct Residual {
-    /// What has been added up.
-    pub h: Arc<Tensor>,
-    /// The last block's output, added by the next norm; absent at the start.
-    pub add: Option<Arc<Tensor>>,
-}
 
 /// What is the same for all blocks of a tower.
 #[derive(Clone, Copy, Debug)]

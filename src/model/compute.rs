@@ -2,9 +2,17 @@
 
 use std::sync::Arc;
 
-use super::block::Residual;
 use super::parameters::{Affine, Gradients, Parameters};
 use crate::ops::{Backend, Tensor};
+
+/// The residual stream between blocks: its value is `h + add`, each `[T, D]`.
+#[derive(Clone, Debug)]
+pub struct Residual {
+    /// What has been added up.
+    pub h: Arc<Tensor>,
+    /// The last block's output, added by the next norm; absent at the start.
+    pub add: Option<Arc<Tensor>>,
+}
 
 /// A backend and the weights to compute with.
 #[derive(Clone, Copy)]

@@ -5,6 +5,7 @@ pub mod batch;
 pub mod block;
 pub mod compute;
 pub mod config;
+pub mod keys;
 pub mod parameters;
 pub mod rope;
 pub mod cos_sin;
@@ -13,8 +14,8 @@ pub mod vision;
 use std::sync::Arc;
 
 use batch::{Batch, BatchTensors};
-use block::{BlockSaved, Residual, Tower, block_backward, block_forward, block_forward_paged};
-use compute::{Compute, NormSaved};
+use block::{BlockSaved, Tower, block_backward, block_forward, block_forward_paged};
+use compute::{Compute, NormSaved, Residual};
 use config::Config;
 use parameters::{Gradients, Layout, Parameters, Weights};
 

@@ -5,7 +5,7 @@ use std::f64::consts::TAU;
 
 use serde_json::{Map, Value};
 
-use super::config::{ConfigError, Keys};
+use super::keys::{ConfigError, Keys};
 use crate::hub::keys::{ROPE, accept, shown, warnings};
 
 /// Angles for each position.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::Model;
-use super::block::{BlockSaved, Residual, Tower, block_backward, block_forward};
-use super::compute::NormSaved;
+use super::block::{BlockSaved, Tower, block_backward, block_forward};
+use super::compute::{NormSaved, Residual};
 use super::cos_sin::vision_cos_sin;
 use super::parameters::{Gradients, Weights};
 use crate::ops::attention::{Keys, Packed};

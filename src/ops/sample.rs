@@ -46,7 +46,7 @@ pub struct SamplingParams<'a> {
     pub allowed: Option<&'a [u32]>,
     /// Seed of the run or request.
     pub seed: u64,
-    /// Number of the sequence.
+    /// Counter of the sequence: its number, or another that its request gives.
     pub sequence: u64,
     /// Position of the sampled token in its sequence.
     pub position: u64,

@@ -13,7 +13,8 @@ use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 use super::data_url;
-use super::image::{ImageError, decode_bytes, decode_file, stored_size};
+use super::image::{decode_bytes, decode_file, stored_size};
+use super::image_problem::ImageError;
 use super::jinja;
 use super::size::PictureSize;
 use crate::files::open::open_regular;
@@ -28,7 +29,7 @@ pub const IMAGE_MARK: &str = "<image>";
 pub enum ChatError {
     /// The checkpoint has no template.
     #[error(
-        "no chat template in {}: looked at chat_template.jinja, chat_template.json and tokenizer_config.json; \
+        "no chat template in {}: looked at chat_template.jinja, chat_template.json, processor_config.json and tokenizer_config.json; \
          copy one from the released checkpoint, or give a rendered prompt instead of messages", folder.display()
     )]
     NoTemplate {

@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 use ::gif::{ColorOutput, DecodeOptions, DecodingError, MemoryLimit};
 use ::image::RgbImage;
 
-use super::image::{ImageProblem, PIXELS_MAX, check_size, damaged};
+use super::image_problem::{ImageProblem, PIXELS_MAX, check_size, damaged};
 
 /// Decodes the first frame of a file.
 ///

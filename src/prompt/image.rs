@@ -1,5 +1,5 @@
-//! Pictures: decoding with limits, the sizes that the model accepts, and patches in the order that it reads them. Equal to
-//! transformers' `Qwen2VLImageProcessorPil` on RGB pictures.
+//! Pictures: decoding with limits, and patches in the order that the model reads them. Equal to transformers' `Qwen2VLImageProcessorPil` on RGB
+//! pictures.
 
 use std::io::{BufRead, Cursor, Seek};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,99 +7,23 @@ use std::path::Path;
 
 use ::image::metadata::Orientation;
 use ::image::{DynamicImage, ImageDecoder, ImageError as CodecError, ImageFormat, ImageReader, Limits, RgbImage};
-use thiserror::Error;
 
 use super::gif;
-use super::png::{self, Png};
+use super::image_problem::damaged;
+use super::png::{self, Png, over_white};
 use super::positions::Grid;
 use super::resize::resize_bicubic;
 use super::size::PictureSize;
 use crate::files::open::read;
 
-/// The longest side that is decoded.
-pub const SIDE_MAX: u32 = 16_384;
-/// The most pixels that are decoded: where Pillow, too, suspects a decompression bomb and refuses.
-pub const PIXELS_MAX: u64 = 178_956_970;
+pub use super::image_problem::{ASPECT_MAX, ImageError, ImageProblem, PIXELS_MAX, SIDE_MAX, check_size};
+pub use super::image_settings::{ImageSettings, smart_resize};
+
 /// The largest file that is read.
 pub const FILE_BYTES_MAX: u64 = 512 << 20;
-/// The largest ratio of a picture's sides, as in transformers.
-pub const ASPECT_MAX: f64 = 200.0;
 
 const FORMATS: [ImageFormat; 5] =
     [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP, ImageFormat::Gif, ImageFormat::Bmp];
-
-/// A picture that cannot be used: which one, and why.
-#[derive(Debug, Error)]
-#[error("image {name}: {problem}")]
-pub struct ImageError {
-    /// The file, or the start of the data URL.
-    pub name: String,
-    /// What is wrong, and the remedy.
-    pub problem: ImageProblem,
-}
-
-/// What can be wrong with a picture.
-#[derive(Debug, Error, Clone, PartialEq)]
-pub enum ImageProblem {
-    /// It could not be read or decoded.
-    #[error("cannot be read: {0}")]
-    Unreadable(String),
-    /// Not one of the formats.
-    #[error("is not PNG, JPEG, WebP, GIF or BMP; convert it to one of these")]
-    UnknownFormat,
-    /// It has no pixels.
-    #[error("is {width}x{height} pixels; each side must have at least 1")]
-    TooSmall {
-        /// Width in pixels, of the picture or as its message asks.
-        width: u32,
-        /// Height in pixels, of the picture or as its message asks.
-        height: u32,
-    },
-    /// A side or the area is too large.
-    #[error(
-        "is {width}x{height} pixels; at most {SIDE_MAX} a side and {PIXELS_MAX} in all are accepted: scale it down first"
-    )]
-    TooLarge {
-        /// Width of the picture in pixels.
-        width: u32,
-        /// Height of the picture in pixels.
-        height: u32,
-    },
-    /// The message asks for more pixels than it allows.
-    #[error(
-        "is wanted at {least} pixels or more and {most} or fewer; give min_pixels and max_pixels in order, both beside the picture"
-    )]
-    Limits {
-        /// Smallest area in pixels (`min_pixels`).
-        least: u64,
-        /// Largest area in pixels (`max_pixels`).
-        most: u64,
-    },
-    /// The sides are too unequal.
-    #[error(
-        "is {width}x{height} pixels, an aspect ratio of {:.1}; at most {ASPECT_MAX} is accepted: crop or pad it",
-        aspect(*width, *height)
-    )]
-    TooNarrow {
-        /// Width in pixels, of the picture or as its message asks.
-        width: u32,
-        /// Height in pixels, of the picture or as its message asks.
-        height: u32,
-    },
-}
-
-impl ImageError {
-    /// A picture that could not be read.
-    pub fn unreadable(name: &str, reason: &str) -> Self {
-        ImageProblem::Unreadable(reason.to_owned()).of(name)
-    }
-}
-
-impl ImageProblem {
-    fn of(self, name: &str) -> ImageError {
-        ImageError { name: name.to_owned(), problem: self }
-    }
-}
 
 /// Decodes a picture file: first frame, EXIF orientation applied, and RGB made of it as Pillow and qwen-vl-utils do: RGB with alpha is laid onto
 /// white, other transparency is dropped. What is odd about a file whose pixels are whole is a warning.
@@ -169,32 +93,6 @@ fn turned(mut image: DynamicImage, orientation: Option<Orientation>) -> DynamicI
     image
 }
 
-/// Whether a picture of this size is usable.
-///
-/// # Errors
-/// When it is too small, too large or too narrow.
-pub fn check_size(width: u32, height: u32) -> Result<(), ImageProblem> {
-    if width == 0 || height == 0 {
-        return Err(ImageProblem::TooSmall { width, height });
-    }
-    if width.max(height) > SIDE_MAX || u64::from(width) * u64::from(height) > PIXELS_MAX {
-        return Err(ImageProblem::TooLarge { width, height });
-    }
-    if aspect(width, height) > ASPECT_MAX {
-        return Err(ImageProblem::TooNarrow { width, height });
-    }
-    Ok(())
-}
-
-fn aspect(width: u32, height: u32) -> f64 {
-    f64::from(width.max(height)) / f64::from(width.min(height))
-}
-
-/// What a damaged file is.
-pub(super) fn damaged(reason: &str) -> ImageProblem {
-    ImageProblem::Unreadable(format!("the data is damaged or cut off ({reason}); copy or download it again"))
-}
-
 fn codec_problem(error: CodecError) -> ImageProblem {
     damaged(&error.to_string())
 }
@@ -242,146 +140,6 @@ fn onto_white(image: DynamicImage) -> RgbImage {
         pixel.0 = over_white([red, green, blue], alpha);
     }
     white
-}
-
-/// A colour laid over white.
-pub(super) fn over_white(colour: [u8; 3], alpha: u8) -> [u8; 3] {
-    let alpha = u32::from(alpha);
-    colour.map(|level| ((u32::from(level) * alpha + 255 * (255 - alpha) + 127) / 255) as u8)
-}
-
-/// How a checkpoint wants its pictures (`preprocessor_config.json`).
-#[derive(Debug, Clone, PartialEq)]
-pub struct ImageSettings {
-    /// Pixels a side of a patch.
-    pub patch_size: usize,
-    /// Patches a side of a merged cell, which is one token.
-    pub merge_size: usize,
-    /// Frames in a patch; a still picture is repeated.
-    pub temporal_patch_size: usize,
-    /// Smaller pictures are enlarged to about this many pixels.
-    pub min_pixels: u64,
-    /// Larger pictures are reduced to at most this many pixels.
-    pub max_pixels: u64,
-    /// Mean of each channel, on the scale 0 to 1.
-    pub mean: [f32; 3],
-    /// Standard deviation of each channel, on the scale 0 to 1.
-    pub std: [f32; 3],
-}
-
-impl Default for ImageSettings {
-    /// The defaults of transformers' Qwen2-VL image processor.
-    fn default() -> Self {
-        ImageSettings {
-            patch_size: 14,
-            merge_size: 2,
-            temporal_patch_size: 2,
-            min_pixels: 56 * 56,
-            max_pixels: 28 * 28 * 1280,
-            mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
-            std: [0.268_629_54, 0.261_302_6, 0.275_777_1],
-        }
-    }
-}
-
-impl ImageSettings {
-    /// Sides are multiples of this many pixels.
-    pub fn factor(&self) -> usize {
-        self.patch_size * self.merge_size
-    }
-
-    /// Tokens of a picture of this size, or of one turned by a quarter, where its message asks for `size`.
-    ///
-    /// # Errors
-    /// As [`ImageSettings::resized`].
-    pub fn tokens(&self, (width, height): (u32, u32), size: Option<PictureSize>) -> Result<usize, ImageProblem> {
-        let (tall, wide) = self.resized((height, width), size)?;
-        Ok((tall / self.factor()) * (wide / self.factor()))
-    }
-
-    /// The size, as (height, width), at which the model sees a picture of this size: as [`smart_resize`] has it, or, where its message asks for
-    /// `size`, as qwen-vl-utils has it, which rounds a side to a cell at least before it looks at the limits.
-    ///
-    /// # Errors
-    /// As [`smart_resize`]; also when the limits contradict each other.
-    pub fn resized(&self, picture: (u32, u32), size: Option<PictureSize>) -> Result<(usize, usize), ImageProblem> {
-        let factor = self.factor();
-        let cell = (factor * factor) as u64;
-        match size {
-            None => smart_resize(picture, factor, self.min_pixels, self.max_pixels),
-            Some(PictureSize::Sides { resized_height, resized_width }) => {
-                // Limits of qwen-vl-utils.
-                resize_within((resized_height, resized_width), factor, factor, 4 * cell, 16_384 * cell)
-            }
-            Some(PictureSize::Limits { min_pixels, max_pixels }) => {
-                let (least, most) = (min_pixels.unwrap_or(self.min_pixels), max_pixels.unwrap_or(self.max_pixels));
-                if least > most {
-                    return Err(ImageProblem::Limits { least, most });
-                }
-                resize_within(picture, factor, factor, least, most)
-            }
-        }
-    }
-
-    /// The value that the model sees for each level of each channel: `level / 255` rounded to f32, then
-    /// `(x - mean) / std` in f32, as transformers computes it.
-    pub fn level_values(&self) -> [[f32; 256]; 3] {
-        std::array::from_fn(|channel| {
-            std::array::from_fn(|level| {
-                let scaled = (level as f64 * (1.0 / 255.0)) as f32;
-                (scaled - self.mean[channel]) / self.std[channel]
-            })
-        })
-    }
-}
-
-/// The size, as (height, width), to which transformers resizes a picture: multiples of `factor`, about `min_pixels` to
-/// `max_pixels` in all, the aspect ratio nearly kept.
-///
-/// # Errors
-/// When a side is zero, or the aspect ratio is above [`ASPECT_MAX`].
-pub fn smart_resize(
-    picture: (u32, u32),
-    factor: usize,
-    min_pixels: u64,
-    max_pixels: u64,
-) -> Result<(usize, usize), ImageProblem> {
-    resize_within(picture, factor, 0, min_pixels, max_pixels)
-}
-
-/// [`smart_resize`] with sides that are rounded to `side_min` at least.
-fn resize_within(
-    (height, width): (u32, u32),
-    factor: usize,
-    side_min: usize,
-    min_pixels: u64,
-    max_pixels: u64,
-) -> Result<(usize, usize), ImageProblem> {
-    if height == 0 || width == 0 {
-        return Err(ImageProblem::TooSmall { width, height });
-    }
-    if aspect(width, height) > ASPECT_MAX {
-        return Err(ImageProblem::TooNarrow { width, height });
-    }
-    let (tall, wide, step) = (f64::from(height), f64::from(width), factor as f64);
-    let area = (u64::from(height) * u64::from(width)) as f64;
-    let round = |side: f64| ((side / step).round_ties_even() as usize * factor).max(side_min);
-    let (rounded_height, rounded_width) = (round(tall), round(wide));
-    let rounded_area = rounded_height as u64 * rounded_width as u64;
-    if rounded_area > max_pixels {
-        let beta = (area / max_pixels as f64).sqrt();
-        let shrink = |side: f64| ((side / beta / step).floor() as usize * factor).max(factor);
-        return Ok((shrink(tall), shrink(wide)));
-    }
-    if rounded_area < min_pixels {
-        let beta = (min_pixels as f64 / area).sqrt();
-        let grow = |side: f64| (side * beta / step).ceil() as usize * factor;
-        return Ok((grow(tall), grow(wide)));
-    }
-    if rounded_area == 0 {
-        return Err(ImageProblem::TooSmall { width, height });
-    }
-    Ok((rounded_height, rounded_width))
 }
 
 /// A picture as the model reads it.

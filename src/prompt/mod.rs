@@ -2,15 +2,18 @@
 //! nothing of weights or devices.
 //!
 //! Equal to transformers' PIL processor, the resize bit-equal to Pillow. Odd and damaged files are taken as Pillow takes them, or refused by name;
-//! PNG and GIF are read here for that (`png.rs`, `gif.rs`), other formats by the `image` crate. `size.rs` reads the size that a request or a
-//! message asks for.
+//! PNG and GIF are read here for that (`png.rs`, `gif.rs`), other formats by the `image` crate. `size.rs` reads the size that a message asks for,
+//! `pixel_limits.rs` the limits that a request does.
 
 mod added_tokens;
 pub mod chat;
 pub mod data_url;
 mod gif;
 pub mod image;
+mod image_problem;
+mod image_settings;
 mod jinja;
+pub mod pixel_limits;
 mod png;
 pub mod positions;
 mod processor;
@@ -21,9 +24,12 @@ pub mod tokenizer;
 mod tokenizer_bounds;
 
 pub use chat::{ChatError, ChatTemplate, ImageSource, Message, Part, RenderOptions, TemplateWork, place_images};
-pub use image::{ImageError, ImageProblem, ImageSettings, PreparedImage, smart_resize};
+pub use image::PreparedImage;
+pub use image_problem::{ImageError, ImageProblem};
+pub use image_settings::{ImageSettings, smart_resize};
+pub use pixel_limits::PixelLimits;
 pub use positions::{Grid, PositionCursor, PositionError, WindowOrder};
 pub use processor::{IMAGE_MARKUP, Processor, Prompt, PromptError, SpecialIds, read_image_settings, warnings};
 pub use resize::resize_bicubic;
-pub use size::{PictureSize, PixelLimits, SizeError};
+pub use size::{PictureSize, SizeError};
 pub use tokenizer::{StreamDecoder, Tokenizer, TokenizerError};

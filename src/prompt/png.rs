@@ -5,7 +5,7 @@
 use ::image::RgbImage;
 use flate2::{Crc, Decompress, FlushDecompress, Status};
 
-use super::image::{ImageProblem, check_size, damaged, over_white};
+use super::image_problem::{ImageProblem, check_size, damaged};
 
 /// What every PNG begins with.
 pub const MAGIC: &[u8] = b"\x89PNG\r\n\x1a\n";
@@ -424,6 +424,12 @@ fn colour<'a>(form: &Form, palette: &[[u8; 3]; 256], row: &[u8], places: impl It
             places.for_each(|(i, place)| *place = over_white(rgb(i), high(4, i, 3)));
         }
     }
+}
+
+/// A colour laid over white.
+pub fn over_white(colour: [u8; 3], alpha: u8) -> [u8; 3] {
+    let alpha = u32::from(alpha);
+    colour.map(|level| ((u32::from(level) * alpha + 255 * (255 - alpha) + 127) / 255) as u8)
 }
 
 #[cfg(test)]

@@ -9,7 +9,9 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::chat::{ChatError, ChatTemplate, Message, RenderOptions};
-use super::image::{ImageError, ImageProblem, ImageSettings, PreparedImage};
+use super::image::PreparedImage;
+use super::image_problem::{ImageError, ImageProblem};
+use super::image_settings::ImageSettings;
 use super::tokenizer::{Tokenizer, TokenizerError};
 use crate::files::open::{self as files, SETTINGS_BYTES_MAX, TOKENIZER_BYTES_MAX};
 use crate::hub::keys::{PREPROCESSOR, PROCESSOR, SIZE, TOKENIZER, accept, warnings as key_warnings};

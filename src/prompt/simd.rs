@@ -15,7 +15,7 @@ mod implementation {
 
     use bytemuck::cast;
 
-    use super::{COLUMNS, LANES};
+    use crate::prompt::simd::{COLUMNS, LANES};
 
     /// `sums[i] + a[2i] * b[2i] + a[2i + 1] * b[2i + 1]`, wrapping.
     #[inline(always)]
@@ -44,7 +44,7 @@ mod implementation {
 
 #[cfg(not(target_arch = "x86_64"))]
 mod implementation {
-    use super::{COLUMNS, LANES};
+    use crate::prompt::simd::{COLUMNS, LANES};
 
     /// `sums[i] + a[2i] * b[2i] + a[2i + 1] * b[2i + 1]`, wrapping.
     pub fn multiply_add(sums: [i32; 4], a: [i16; LANES], b: [i16; LANES]) -> [i32; 4] {

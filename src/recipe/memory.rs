@@ -34,6 +34,7 @@ use crate::model::parameters::{Layout, Part, Spec};
 use crate::ops::Footprint;
 use crate::ops::adamw::MOMENT_BLOCK;
 use crate::ops::attention::{Heads, PAGE_TOKENS};
+use crate::prompt::Processor;
 
 /// Most logits that are held at a time, in f32.
 const LOGITS_MAX: u128 = 1 << 24;
@@ -207,6 +208,25 @@ impl fmt::Display for MemoryPlan {
             }
         }
         writeln!(f, "{:<32}{:>14}", "most at a time", readable_bytes(self.total()))
+    }
+}
+
+impl Plan {
+    /// What the run needs of a device's memory.
+    pub fn memory(&self, processor: &Processor, footprint: Footprint) -> MemoryPlan {
+        MemoryPlan::new(self, processor.image_settings().max_pixels, footprint)
+    }
+
+    /// The same, after the cache of keys and values was made as small as `available` bytes ask for, where the recipe leaves its size open
+    /// and a group still fits.
+    pub fn fit(&mut self, processor: &Processor, footprint: Footprint, available: Option<u64>) -> MemoryPlan {
+        let memory = self.memory(processor, footprint);
+        let Some(pages) = available.and_then(|available| memory.pages_that_fit(self, available)) else { return memory };
+        if self.recipe.engine.kv_cache_bytes > 0 {
+            return memory;
+        }
+        self.recipe.engine.kv_cache_bytes = pages;
+        self.memory(processor, footprint)
     }
 }
 

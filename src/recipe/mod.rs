@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::request::Sampling;
 use crate::engine::speculation::Speculation;
-use crate::rollout::reward::RewardSettings;
+use crate::rollout::reward_set::RewardSettings;
 use crate::tasks::needle::Mixture;
 use optimizer::OptimizerSettings;
 

@@ -4,16 +4,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::layers::explain;
-use super::memory::MemoryPlan;
 use super::{Method, Recipe};
 use crate::checkpoint::{CheckpointError, config, folder, processor};
 use crate::isolated::Isolated;
 use crate::model::config::Config;
-use crate::ops::Footprint;
 use crate::prompt::{Processor, PromptError};
 use crate::rollout::environment::TokenLimits;
 use crate::rollout::registry::{self, RegistryError};
-use crate::rollout::reward::RewardSet;
+use crate::rollout::reward_set::RewardSet;
 
 /// Steps of a run whose recipe gives neither steps nor epochs.
 const DEFAULT_STEPS: u64 = 100;
@@ -117,23 +115,6 @@ impl Plan {
             processor = processor.with_max_pixels(pixels);
         }
         Ok(processor)
-    }
-
-    /// What the run needs of a device's memory.
-    pub fn memory(&self, processor: &Processor, footprint: Footprint) -> MemoryPlan {
-        MemoryPlan::new(self, processor.image_settings().max_pixels, footprint)
-    }
-
-    /// The same, after the cache of keys and values was made as small as `available` bytes ask for, where the recipe leaves its size open
-    /// and a group still fits.
-    pub fn fit(&mut self, processor: &Processor, footprint: Footprint, available: Option<u64>) -> MemoryPlan {
-        let memory = self.memory(processor, footprint);
-        let Some(pages) = available.and_then(|available| memory.pages_that_fit(self, available)) else { return memory };
-        if self.recipe.engine.kv_cache_bytes > 0 {
-            return memory;
-        }
-        self.recipe.engine.kv_cache_bytes = pages;
-        self.memory(processor, footprint)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::Reference;
 use super::buffers::{f64s, floats};
-use super::token_logprob::log_sum_exp;
+use super::token_logprob::{exclude, log_sum_exp};
 use crate::ops::linear::Linear;
 use crate::ops::sample::{Sample, SampledToken, SamplingParams, philox_uniform};
 use crate::ops::{Dtype, Tensor};
@@ -61,14 +61,6 @@ fn constrain(mut z: Vec<f64>, params: &SamplingParams<'_>) -> Vec<f64> {
     }
     for (_, z) in z.iter_mut().enumerate().filter(|(token, _)| !params.allows(*token)) {
         *z = f64::NEG_INFINITY;
-    }
-    z
-}
-
-/// The logits with those of excluded tokens at minus infinity.
-pub fn exclude(mut z: Vec<f64>, excluded: &[u32]) -> Vec<f64> {
-    for &token in excluded {
-        z[token as usize] = f64::NEG_INFINITY;
     }
     z
 }

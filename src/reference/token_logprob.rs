@@ -1,7 +1,6 @@
 //! Head and softmax: see [`crate::ops::token_logprob`].
 
 use super::buffers::{f64s, floats, i32s};
-use super::sample::exclude;
 use super::{Reference, expect_shape};
 use crate::ops::linear::Linear;
 use crate::ops::token_logprob::{TokenLogprob, TokenLogprobs};
@@ -78,4 +77,12 @@ impl TokenLogprob for Reference {
 pub fn log_sum_exp(z: &[f64]) -> f64 {
     let top = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     top + z.iter().map(|z| (z - top).exp()).sum::<f64>().ln()
+}
+
+/// The logits with those of excluded tokens at minus infinity.
+pub fn exclude(mut z: Vec<f64>, excluded: &[u32]) -> Vec<f64> {
+    for &token in excluded {
+        z[token as usize] = f64::NEG_INFINITY;
+    }
+    z
 }

@@ -5,18 +5,42 @@ use std::collections::BTreeMap;
 use std::thread::Scope;
 
 use super::environment::{Environment, EnvironmentError, Episode, Next, Observation, PreparedTask, Tasks, TokenLimits};
+use super::error::RolloutError;
 use super::generator::{
     AdaptiveTemperature, GenerateRequest, Generator, GeneratorError, Sampled, StopReason, Stops, TokenEvent,
 };
 use super::repetition::Repetition;
+use super::settings::RolloutSettings;
 use super::tool::ToolOutput;
 use super::trajectory::{Call, End, OwnParts, Trajectory};
 use super::workers::{Done, Job, Workers};
-use super::{RolloutError, RolloutSettings, Update};
 use crate::prompt::{Processor, StreamDecoder};
 
 /// A task's number, and the prepared task or why it failed.
 pub type Ready = (usize, Result<PreparedTask, EnvironmentError>);
+
+/// What happens while sequences roll out, for those who watch.
+#[derive(Debug)]
+pub enum Update<'a> {
+    /// The model wrote.
+    Text {
+        /// Number of the sequence that wrote.
+        sequence: u64,
+        /// The text since the last update of this sequence.
+        text: &'a str,
+    },
+    /// A call came back.
+    Observed {
+        /// Number of the sequence that called.
+        sequence: u64,
+        /// What was asked, and what came back.
+        call: &'a Call,
+        /// What the model reads.
+        text: &'a str,
+    },
+    /// A sequence ended. The watcher gets the trajectory: nobody else keeps it.
+    Finished(Trajectory),
+}
 
 /// How a task's sequences begin.
 #[derive(Clone, Copy, Debug)]
@@ -122,7 +146,7 @@ impl<'a> AgentLoop<'a> {
 
     /// Lets a worker prepare a task for a group of this size.
     pub fn prepare(&mut self, task: usize, group_size: usize) {
-        self.workers.send(Job::Open { task, group_size });
+        self.workers.send(Job::Prepare { task, group_size });
     }
 
     /// Whether a sequence waits for its next token.
@@ -171,7 +195,8 @@ impl<'a> AgentLoop<'a> {
         let mut strings = self.stop_strings.clone();
         strings.extend(settings.stop.iter().cloned());
         let code = self.environment.code_tags().zip(settings.sampling.code_temperature);
-        let mut request = GenerateRequest {
+        let eos = if settings.eos.is_empty() { vec![ids.im_end, ids.endoftext] } else { settings.eos.clone() };
+        GenerateRequest {
             token_ids: prepared_task.prompt.token_ids.clone(),
             images: prepared_task.prompt.images.clone(),
             sequences: (start.first_sequence..start.first_sequence + settings.group_size as u64).collect(),
@@ -182,18 +207,8 @@ impl<'a> AgentLoop<'a> {
             seed: settings.seed,
             sampling: settings.sampling.clone(),
             adaptive: code.map(|((open, close), temperature)| AdaptiveTemperature { open, close, temperature }),
-            stops: Stops {
-                strings,
-                token_ids: vec![ids.im_end, ids.endoftext],
-                turn_tokens: start.limits.turn,
-                total_tokens: start.limits.total,
-            },
-        };
-        if !settings.eos.is_empty() {
-            request.stops.token_ids.retain(|id| ![ids.im_end, ids.endoftext].contains(id));
-            request.stops.token_ids.extend(&settings.eos);
+            stops: Stops { strings, token_ids: eos, turn_tokens: start.limits.turn, total_tokens: start.limits.total },
         }
-        request
     }
 
     /// Takes what workers have done: returns prepared tasks, and gives observations to their sequences. Waits for the first result if
@@ -211,7 +226,7 @@ impl<'a> AgentLoop<'a> {
         while let Some(done) = self.workers.receive(may_wait) {
             may_wait = false;
             match done {
-                Done::Opened { task, prepared_task } => ready.push((task, prepared_task)),
+                Done::Prepared { task, prepared_task } => ready.push((task, prepared_task)),
                 Done::Observed { sequence, episode, request, result } => {
                     self.observed(generator, sequence, episode, request, result, watch)?;
                 }

@@ -152,7 +152,7 @@ pub struct PreparedTask {
     pub episodes: Vec<Box<dyn Episode>>,
 }
 
-/// The environment of one sequence.
+/// What an environment knows of one sequence.
 pub trait Episode: Send {
     /// Reads the text that the model wrote in a turn, which `stop_strings()[stop]` ended. Called once for each such turn, on the driving
     /// thread.

@@ -1,9 +1,9 @@
 //! Generate, act, observe, repeat: rolls out many sequences of many tasks at once. One thread drives the generator; pictures are
 //! prepared and tools run on worker threads and come back through a channel, while the other sequences go on decoding. What comes out
 //! is ordered by task, not by completion, and does not depend on which tool was faster. Rewards are computed by the caller, with
-//! [`reward::RewardSet::score`].
+//! [`reward_set::RewardSet::score`].
 //!
-//! [`agent_loop`] is the loop itself, whoever drives the generator: this file over a list of tasks, `serve` over chats as they come. A task is
+//! [`agent_loop`] takes each sequence a step on, whoever drives the generator: this file over a list of tasks, `serve` over chats as they come. A task is
 //! made, and its pictures decoded, when its turn comes, so a file of any length goes through one engine. [`call`] finds the code in a turn,
 //! [`trajectory`] alone says which tokens are the model's own. Four small contracts: [`environment`], [`tool`], [`reward`], [`generator`];
 //! [`generator::Scripted`] speaks from a script, so that all of this is tested without a model. `rewards/equivalence/` says whether two answers
@@ -14,6 +14,7 @@ pub mod engine_generator;
 pub mod environment;
 pub mod generator;
 pub mod reward;
+pub mod reward_set;
 pub mod tool;
 pub mod agent_loop;
 pub mod trajectory;
@@ -24,59 +25,23 @@ pub mod tools;
 
 pub mod registry;
 pub mod repetition;
+mod error;
+mod settings;
 mod workers;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-use thiserror::Error;
-
+pub use agent_loop::Update;
 use agent_loop::{AgentLoop, Start};
 use environment::{Environment, EnvironmentError, PreparedTask, Task, Tasks, TokenLimits};
-use generator::{Generator, GeneratorError, Sampling};
-use repetition::RepetitionSettings;
-use trajectory::{Call, End, Trajectory};
+pub use error::RolloutError;
+use generator::{Generator, GeneratorError};
+pub use settings::RolloutSettings;
+use trajectory::{End, Trajectory};
 
 use crate::prompt::{Processor, Prompt};
-
-/// How to roll out.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RolloutSettings {
-    /// Sequences of each task.
-    pub group_size: usize,
-    /// Index of the first task in the run as a whole; with the group size it numbers the sequences.
-    pub first_task: usize,
-    /// Seed of the random numbers.
-    pub seed: u64,
-    /// How tokens are sampled.
-    pub sampling: Sampling,
-    /// Strings that end a sequence. The environment's own strings only end a turn.
-    pub stop: Vec<String>,
-    /// Tokens that end a turn; `<|im_end|>` and `<|endoftext|>` where there are none.
-    pub eos: Vec<u32>,
-    /// When a turn counts as repeating itself.
-    pub repetition: RepetitionSettings,
-    /// Threads for tools; 0 takes as many as the environment can use: one for each core if its tool computes.
-    pub tool_threads: usize,
-}
-
-impl Default for RolloutSettings {
-    fn default() -> Self {
-        Self {
-            group_size: 1,
-            first_task: 0,
-            seed: 0,
-            sampling: Sampling::default(),
-            stop: Vec::new(),
-            eos: Vec::new(),
-            repetition: RepetitionSettings::default(),
-            tool_threads: 0,
-        }
-    }
-}
 
 /// The trajectories of one task.
 #[derive(Clone, Debug)]
@@ -87,62 +52,12 @@ pub struct Group {
     pub trajectories: Vec<Trajectory>,
 }
 
-/// What happens while sequences roll out, for those who watch.
-#[derive(Debug)]
-pub enum Update<'a> {
-    /// The model wrote.
-    Text {
-        /// Number of the sequence that wrote.
-        sequence: u64,
-        /// The text since the last update of this sequence.
-        text: &'a str,
-    },
-    /// A call came back.
-    Observed {
-        /// Number of the sequence that called.
-        sequence: u64,
-        /// What was asked, and what came back.
-        call: &'a Call,
-        /// What the model reads.
-        text: &'a str,
-    },
-    /// A sequence ended. The watcher gets the trajectory: nobody else keeps it.
-    Finished(Trajectory),
-}
-
-/// Why nothing came out. What goes wrong in one sequence is not here but in its [`End`].
-#[derive(Debug, Error)]
-pub enum RolloutError {
-    /// The generator failed.
-    #[error(transparent)]
-    Generator(#[from] GeneratorError),
-    /// Not even one group fits.
-    #[error(
-        "a group of {group_size} sequences of up to {tokens} tokens after a prompt of {prompt} does not fit in the engine; lower the \
-         group size, max_total_tokens or max_pixels, or give the engine more pages"
-    )]
-    NoRoom {
-        /// Sequences in the group.
-        group_size: usize,
-        /// Tokens of the prompt.
-        prompt: usize,
-        /// Tokens after it.
-        tokens: usize,
-    },
-    /// An observation cannot be written.
-    #[error(transparent)]
-    Environment(#[from] EnvironmentError),
-    /// A worker thread panicked: a fault in an environment or a tool.
-    #[error("a worker thread of the rollout panicked: {0}")]
-    Worker(String),
-}
-
-/// Time in which tools ran.
+/// Time in which somebody waited for a tool or its observation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ToolWait {
     /// While others decoded.
     pub hidden: Duration,
-    /// While nothing decoded: what tools cost.
+    /// While nothing decoded: what they cost.
     pub open: Duration,
 }
 

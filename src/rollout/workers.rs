@@ -15,11 +15,11 @@ use crate::prompt::Processor;
 /// Work for a worker.
 pub(super) enum Job {
     /// Prepare a task.
-    Open { task: usize, group_size: usize },
+    Prepare { task: usize, group_size: usize },
     /// Run a tool, unless its output is given, and write the observation.
     Observe {
         sequence: u64,
-        /// Its environment, which comes back.
+        /// The sequence's episode, which comes back.
         episode: Box<dyn Episode>,
         /// What the model asked.
         request: String,
@@ -30,8 +30,8 @@ pub(super) enum Job {
 
 /// What a worker did.
 pub(super) enum Done {
-    /// A [`Job::Open`] has ended.
-    Opened {
+    /// A [`Job::Prepare`] has ended.
+    Prepared {
         task: usize,
         /// The prepared task, or why it failed.
         prepared_task: Result<PreparedTask, EnvironmentError>,
@@ -105,7 +105,7 @@ impl Workers {
     /// Gives a job to the next thread that is free.
     pub(super) fn send(&mut self, job: Job) {
         let jobs = match job {
-            Job::Open { .. } => &self.openings,
+            Job::Prepare { .. } => &self.openings,
             Job::Observe { .. } => &self.calls,
         };
         // Workers live as long as this sender, so somebody receives.
@@ -127,10 +127,10 @@ impl Workers {
 
 fn perform(job: Job, processor: &Processor, environment: &dyn Environment, tasks: &dyn Tasks) -> Done {
     match job {
-        Job::Open { task, group_size } => {
+        Job::Prepare { task, group_size } => {
             let _span = debug_span!("prepare", task).entered();
             let prepared_task = tasks.task(task).and_then(|task| environment.open(processor, &task, group_size));
-            Done::Opened { task, prepared_task }
+            Done::Prepared { task, prepared_task }
         }
         Job::Observe { sequence, mut episode, request, output } => {
             let _span = debug_span!("call", sequence).entered();

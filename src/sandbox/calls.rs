@@ -6,7 +6,7 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
 
-use super::SandboxError;
+use super::error::SandboxError;
 
 /// The programs, each as the bytes of `struct sock_filter[]`. All are empty on an architecture that the compiler of filters
 /// does not know.
@@ -67,6 +67,17 @@ fn one_of(argument: u8, values: &[i64]) -> Result<Vec<SeccompRule>, seccompiler:
     values.iter().map(|&value| SeccompRule::new(vec![is(argument, value)?])).collect()
 }
 
+/// What a futex may be used for: waiting and waking within the process.
+const FUTEX_OPERATIONS: [i32; 7] = [
+    libc::FUTEX_WAIT,
+    libc::FUTEX_WAKE,
+    libc::FUTEX_REQUEUE,
+    libc::FUTEX_CMP_REQUEUE,
+    libc::FUTEX_WAKE_OP,
+    libc::FUTEX_WAIT_BITSET,
+    libc::FUTEX_WAKE_BITSET,
+];
+
 fn allowed() -> Result<Rules, seccompiler::BackendError> {
     let mut rules: Rules = ALLOWED_CALLS.iter().chain(ALLOWED_CALLS_OF_X86).map(|&call| (call, Vec::new())).collect();
     let mut add = |call: i64, call_rules: Vec<SeccompRule>| drop(rules.insert(call, call_rules));
@@ -124,16 +135,7 @@ fn allowed() -> Result<Rules, seccompiler::BackendError> {
         libc::MADV_DODUMP,
     ];
     add(libc::SYS_madvise, one_of(2, &advice.map(i64::from))?);
-    let plain_futexes = [
-        libc::FUTEX_WAIT,
-        libc::FUTEX_WAKE,
-        libc::FUTEX_REQUEUE,
-        libc::FUTEX_CMP_REQUEUE,
-        libc::FUTEX_WAKE_OP,
-        libc::FUTEX_WAIT_BITSET,
-        libc::FUTEX_WAKE_BITSET,
-    ];
-    let waits = plain_futexes.map(|operation| rule(vec![masked(1, 0x7f, operation.into())?]));
+    let waits = FUTEX_OPERATIONS.map(|operation| rule(vec![masked(1, 0x7f, operation.into())?]));
     add(libc::SYS_futex, waits.into_iter().collect::<Result<_, _>>()?);
 
     // Of itself only: limits are read, never set (the new limit is null); clocks below 0 are those of other processes.

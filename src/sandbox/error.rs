@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::jail::Guarantee;
+use super::guarantee::Guarantee;
 
 /// Why the sandbox could not start or go on. What model code does wrong is never one of these: it is an [`Execution`](super::Execution).
 #[derive(Debug, thiserror::Error)]

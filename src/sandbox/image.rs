@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
+use serde::{Deserialize, Serialize};
 
 use super::error::SandboxError;
-use super::reply::Widened;
 use crate::files::open::read;
 
 /// Most bytes of an input's file.
@@ -31,6 +31,29 @@ pub struct ProducedImage {
     pub image: RgbImage,
     /// Where the image shows more than the code cut out.
     pub widened: Option<Widened>,
+}
+
+/// How a crop was widened: the boxes are left, top, right, bottom, in pixels of the input image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Widened {
+    /// What the code cut out.
+    pub from: [i64; 4],
+    /// What the image shows.
+    pub to: [u32; 4],
+}
+
+impl Widened {
+    /// Whether the boxes can be what they say, for an image of `size`. The code's own may stick out of it.
+    pub(super) fn is_within(&self, (width, height): (u32, u32)) -> bool {
+        let [left, top, right, bottom] = self.to;
+        let far = -i64::from(u32::MAX)..=i64::from(u32::MAX);
+        self.from.iter().all(|side| far.contains(side))
+            && left < right
+            && right <= width
+            && top < bottom
+            && bottom <= height
+    }
 }
 
 /// The input image of a session, shared cheaply by the sequences of a group: the picture that the model was shown, so that

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::SandboxError;
+use super::error::SandboxError;
 
 /// What the managed environment holds, as pip takes it: exact versions, so that the same code gives the same values on every machine.
 /// Code that models learned from was mostly written for numpy 1 and OpenCV 4.

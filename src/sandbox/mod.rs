@@ -5,100 +5,57 @@
 //! printing its path comes back as an image, what it prints otherwise as text. The jail keeps four promises ([`Guarantee`]),
 //! each by several mechanisms; [`Sandbox::walls`] says which stand on this machine, and what a probe found that tried to break them.
 //!
-//! - **The host's side**: `zygote.rs` starts the interpreter that imports the modules once, and forks a session from it; `session.rs` talks to a
-//!   session; `reply.rs` holds a reply to the request's nonce and to bounds, and the process is stopped until it is asked again; `image.rs`
-//!   takes images as pixels within a bound; `disk.rs` measures what a session without a tmpfs holds; `repair.rs` mends code of models.
-//! - **The walls**: `jail.py` and `jail.rs` raise them, `calls.rs` says which system calls pass and with which arguments, `probe.py` tries to break every
-//!   wall when a sandbox starts.
+//! - **The host's side**: `options.rs` has the bounds that a user sets; `zygote.rs` starts the interpreter that imports the modules once, and forks a
+//!   session from it; `shared.rs` replaces one that ended; `session.rs` talks to a session; `reply.rs` holds a reply to the request's nonce and to
+//!   bounds, and the process is stopped until it is asked again; `image.rs` takes images as pixels within a bound; `disk.rs` measures what a session
+//!   without a tmpfs holds; `repair.rs` mends code of models.
+//! - **The walls**: `guarantee.rs` names what they hold, `jail.py` and `jail.rs` raise them, `calls.rs` says which system calls pass and with which
+//!   arguments, `probe.py` tries to break every wall when a sandbox starts.
 //! - **In the jail**: `session.py` runs the code and changes no value of it; `parts.py` knows which part of the input picture a file shows, and shows
-//!   small ones wider; `shown.py` sends pictures out as pixels; `paths.py` moves writes that are refused into the output folder; `printed.py` finds paths in text, in
-//!   linear time; `old_names.py` has names that the libraries dropped; `guard.py` undoes damage to the interpreter.
+//!   small ones wider; `shown.py` sends pictures out as pixels; `paths.py` moves writes that are refused into the output folder; `printed.py` finds
+//!   paths in text, in linear time; `old_names.py` has names that the libraries dropped; `guard.py` undoes damage to the interpreter.
 
 mod calls;
 mod disk;
 mod error;
 mod frames;
+mod guarantee;
 mod image;
 mod interpreter;
 mod jail;
+mod options;
 mod probe;
 mod repair;
 mod reply;
 mod scratch;
 mod session;
+mod shared;
 mod zygote;
 
-use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
 
 pub use error::SandboxError;
-pub use image::{InputImage, ProducedImage, plain_name, png, save_new};
+pub use guarantee::{Attempt, Guarantee};
+pub use image::{InputImage, ProducedImage, Widened, plain_name, png, save_new};
 pub use interpreter::{Interpreter, Versions};
-pub use jail::{Attempt, Guarantee, Offered, Walls};
+pub use jail::{Offered, Walls};
+pub use options::SandboxOptions;
 pub use repair::Repair;
-pub use reply::Widened;
-pub use session::{Execution, Session, Status};
+pub use reply::Status;
+pub use session::{Execution, Session};
 
 use image::save_images;
-use zygote::{Connection, Zygote};
-
-/// What bounds the code, and which missing guarantees are accepted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SandboxOptions {
-    /// Wall time of one run.
-    pub timeout: Duration,
-    /// Address space that a session may add to the interpreter's own.
-    pub memory_bytes: u64,
-    /// Bytes of all files that a session holds at once.
-    pub disk_bytes: u64,
-    /// Characters of printed text kept per run; the rest is counted and cut.
-    pub output_characters: usize,
-    /// Images that one run may give back.
-    pub images: usize,
-    /// Bytes of pixels (three each) of the images that one run may give back, in all.
-    pub image_bytes: u64,
-    /// Guarantees whose absence is accepted.
-    pub consent: Vec<Guarantee>,
-    /// As root, become this user before any wall is raised: the sandbox then has the rights of an ordinary user.
-    pub as_user: Option<u32>,
-    /// The walls as if the kernel offered no more than these.
-    pub offered: Offered,
-}
-
-impl Default for SandboxOptions {
-    fn default() -> SandboxOptions {
-        SandboxOptions {
-            timeout: Duration::from_secs(10),
-            memory_bytes: 1 << 30,
-            disk_bytes: 64 << 20,
-            output_characters: 64 << 10,
-            images: 16,
-            image_bytes: 256 << 20,
-            consent: Vec::new(),
-            as_user: None,
-            offered: Offered::default(),
-        }
-    }
-}
+use shared::Shared;
 
 /// One preforked interpreter. Share it by reference or `Arc`: sessions of many threads run side by side.
 #[derive(Debug)]
 pub struct Sandbox {
     shared: Arc<Shared>,
     walls: Walls,
-}
-
-#[derive(Debug)]
-struct Shared {
-    options: SandboxOptions,
-    interpreter: Interpreter,
-    zygote: Mutex<Arc<Zygote>>,
-    /// Held while a zygote is started in the place of one that ended.
-    restart: Mutex<()>,
 }
 
 impl Sandbox {
@@ -109,9 +66,8 @@ impl Sandbox {
 
     /// Starts the zygote of a given interpreter.
     pub fn start_with(options: SandboxOptions, interpreter: Interpreter) -> Result<Sandbox, SandboxError> {
-        let zygote = Arc::new(Zygote::start(&options, &interpreter)?);
-        let walls = zygote.walls.clone();
-        let shared = Shared { options, interpreter, zygote: Mutex::new(zygote), restart: Mutex::default() };
+        let shared = Shared::start(options, interpreter)?;
+        let walls = shared.current().walls.clone();
         Ok(Sandbox { shared: Arc::new(shared), walls })
     }
 
@@ -133,38 +89,6 @@ impl Sandbox {
     /// A session for one sequence. Its process is forked at the first run.
     pub fn session(&self, image: InputImage) -> Session {
         Session::new(Arc::clone(&self.shared), image)
-    }
-}
-
-impl Shared {
-    fn current(&self) -> Arc<Zygote> {
-        Arc::clone(&self.zygote.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// A new session's connection. A zygote that has ended is replaced once per call; one that lives is kept, whatever it could not do.
-    fn connect(&self) -> Result<(Arc<Zygote>, Connection), SandboxError> {
-        let failed = |error: io::Error| SandboxError::Fork { reason: error.to_string() };
-        let zygote = self.current();
-        match zygote.connect() {
-            Ok(connection) => return Ok((zygote, connection)),
-            Err(error) if !zygote.has_ended() => return Err(failed(error)),
-            Err(_) => {}
-        }
-        let zygote = self.replaced(&zygote)?;
-        let connection = zygote.connect().map_err(failed)?;
-        Ok((zygote, connection))
-    }
-
-    /// The zygote in the place of one that has ended. One thread starts it; others wait for that one.
-    fn replaced(&self, ended: &Arc<Zygote>) -> Result<Arc<Zygote>, SandboxError> {
-        let _restart = self.restart.lock().unwrap_or_else(PoisonError::into_inner);
-        let current = self.current();
-        if !Arc::ptr_eq(&current, ended) {
-            return Ok(current);
-        }
-        let new = Arc::new(Zygote::start(&self.options, &self.interpreter)?);
-        *self.zygote.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&new);
-        Ok(new)
     }
 }
 

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 
 use super::disk::is_unlocked;
-use super::jail::{Attempt, Guarantee};
+use super::guarantee::{Attempt, Guarantee};
 use super::scratch::{Scratch, remove_whole};
 
 /// The user of the trial session, where sessions are users of their own: `SESSION_USERS` of `jail.py`.

@@ -3,26 +3,15 @@
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
-use super::SandboxOptions;
 use super::error::SandboxError;
 use super::frames::Ended;
-use super::image::{ProducedImage, SIDE_MAX};
-use super::session::Status;
+use super::image::{ProducedImage, SIDE_MAX, Widened};
+use super::options::SandboxOptions;
 
 /// Characters of an image's label.
 const LABEL_CHARACTERS: usize = 200;
 /// Characters of a reply's text beside what was printed: the error and the notes.
 const NOTES_CHARACTERS: usize = 8 << 10;
-
-/// How a crop was widened: the boxes are left, top, right, bottom, in pixels of the input image.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Widened {
-    /// What the code cut out.
-    pub from: [i64; 4],
-    /// What the image shows.
-    pub to: [u32; 4],
-}
 
 /// The answer to the set-up, which is read before the process is given any code: that its walls stand, or why they do not.
 #[derive(Deserialize)]
@@ -43,6 +32,20 @@ pub(super) fn judge_readiness(header: &[u8]) -> Result<(), SandboxError> {
         Readiness { ready: true, blobs, .. } if blobs.is_empty() => Ok(()),
         _ => Err(fault("its answer says neither that it is ready nor why it is not")),
     }
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// The code ran to its end.
+    Ok,
+    /// It raised, did not parse, or its process died.
+    Error,
+    /// The deadline passed, and the process was killed.
+    Timeout,
+    /// A wall stopped it.
+    Denied,
 }
 
 /// The answer to a request.
@@ -124,19 +127,6 @@ impl Entry {
     /// Bytes of its pixels.
     fn bytes(&self) -> u64 {
         u64::from(self.width) * u64::from(self.height) * 3
-    }
-}
-
-impl Widened {
-    /// Whether the boxes can be what they say, for an image of `size`. The code's own may stick out of it.
-    fn is_within(&self, (width, height): (u32, u32)) -> bool {
-        let [left, top, right, bottom] = self.to;
-        let far = -i64::from(u32::MAX)..=i64::from(u32::MAX);
-        self.from.iter().all(|side| far.contains(side))
-            && left < right
-            && right <= width
-            && top < bottom
-            && bottom <= height
     }
 }
 

@@ -3,33 +3,18 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::Shared;
 use super::error::SandboxError;
 use super::frames::{self, Ended};
 use super::image::{InputImage, ProducedImage};
 use super::repair::Repair;
-use super::reply::{Reply, judge_readiness};
+use super::reply::{Reply, Status, judge_readiness};
+use super::shared::Shared;
 use super::zygote::{Connection, Signal, Zygote};
 
 /// Bytes of the answer to the set-up.
 const READINESS_BYTES: usize = 64 << 10;
-
-/// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// The code ran to its end.
-    Ok,
-    /// It raised, did not parse, or its process died.
-    Error,
-    /// The deadline passed, and the process was killed.
-    Timeout,
-    /// A wall stopped it.
-    Denied,
-}
 
 /// What came of one run.
 #[derive(Clone, Debug, PartialEq)]

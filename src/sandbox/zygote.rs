@@ -18,12 +18,14 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::calls;
+use super::error::SandboxError;
 use super::frames::{self, Limit};
+use super::guarantee::{Attempt, Guarantee};
 use super::interpreter::Interpreter;
-use super::jail::{Attempt, Guarantee, Walls};
+use super::jail::Walls;
+use super::options::SandboxOptions;
 use super::probe::Outside;
 use super::scratch::{Scratch, remove_whole};
-use super::{SandboxError, SandboxOptions};
 
 /// How long the end of a killed process is waited for.
 const KILL_WAIT: Duration = Duration::from_secs(1);

@@ -1,5 +1,7 @@
-//! A generating request between its head and its first token: it waits in the admission queue, and gives way where too many do.
+//! A generating request between its head and the moment that the engine opens its sequences: it waits in the admission queue, and gives way where
+//! too many do.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
@@ -25,6 +27,14 @@ pub struct RequestGuard {
     pub waiting: Arc<Waiting>,
     /// It gives way to others until the engine has begun with it.
     pub place: Arc<Place>,
+}
+
+impl<S: Sync> FromRequestParts<S> for Client {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Client, Infallible> {
+        Ok(parts.extensions.get().copied().unwrap_or_default())
+    }
 }
 
 impl<S: Sync> FromRequestParts<S> for RequestGuard {

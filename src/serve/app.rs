@@ -38,7 +38,7 @@ pub struct App {
     pub metrics: Arc<ServerMetrics>,
     /// Reaches the engine loop.
     pub commands: Sender<Command>,
-    /// Requests that are prepared at once: each may hold a large picture.
+    /// Bodies that are read and requests that are prepared at once: each may hold a large picture.
     pub preparing: Arc<FairSemaphore>,
     /// Compiles grammars; made when the first is asked for.
     pub grammar_compiler: OnceLock<Result<Compiler, String>>,
@@ -60,7 +60,7 @@ pub struct App {
     pub client_timeout: Duration,
     /// The server shuts down.
     pub draining: AtomicBool,
-    /// Requests so far: each has a number of its own.
+    /// Counts requests and ids, so that each has a number of its own.
     pub requests: AtomicU64,
     /// When it began, in seconds since 1970.
     pub created: u64,
@@ -98,8 +98,8 @@ impl App {
                 Vocabulary::new(self.prompts.processor.tokenizer(), self.defaults.vocab, &self.defaults.eos);
             Compiler::new(&vocabulary, &self.compiler_children)
         };
-        let grammars = self.grammar_compiler.get_or_init(make).as_ref();
-        grammars.map_err(|reason| ApiError::failed(format!("the tokenizer cannot be used with grammars: {reason}")))
+        let compiler = self.grammar_compiler.get_or_init(make).as_ref();
+        compiler.map_err(|reason| ApiError::failed(format!("the tokenizer cannot be used with grammars: {reason}")))
     }
 
     /// Whether the server shuts down.

@@ -17,7 +17,7 @@ const PICTURE_COST: u64 = 1 << 20;
 
 /// Runs what takes the processor a while away from the network's threads, as many at once as there are cores, and one more that is small. A
 /// panic in it fails this request with 500; the server goes on.
-pub async fn prepare<T: Send + 'static>(
+pub async fn run_blocking<T: Send + 'static>(
     app: &Arc<App>,
     client: Client,
     cost: u64,
@@ -26,7 +26,7 @@ pub async fn prepare<T: Send + 'static>(
     on_thread(app, &app.preparing, (client, cost), work).await
 }
 
-/// Runs work of a client as [`prepare`] does, under another semaphore.
+/// Runs work of a client as [`run_blocking`] does, under another semaphore.
 pub async fn on_thread<T: Send + 'static>(
     app: &Arc<App>,
     semaphore: &Arc<FairSemaphore>,

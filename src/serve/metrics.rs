@@ -136,7 +136,7 @@ impl ServerMetrics {
         self.prompt_tokens.fetch_add(tokens as u64, Ordering::Relaxed);
     }
 
-    /// An answer's first token came this many seconds after the request.
+    /// An answer's first token came this many seconds after its prompt was handed to the engine.
     pub fn count_first_token(&self, seconds: f64) {
         self.generation_tokens.fetch_add(1, Ordering::Relaxed);
         self.time_to_first_token.add(seconds);
@@ -224,7 +224,11 @@ impl ServerMetrics {
             .collect();
         family("request_success_total", "counter", "Answers by how they ended.", &lines);
         for (name, help, histogram) in [
-            ("time_to_first_token_seconds", "From a request to its first token.", &self.time_to_first_token),
+            (
+                "time_to_first_token_seconds",
+                "From the hand-over of a request's prompts to its first token.",
+                &self.time_to_first_token,
+            ),
             (
                 "time_per_output_token_seconds",
                 "Of an answer, for each token behind the first.",

@@ -1,5 +1,5 @@
 //! An OpenAI-compatible HTTP server. One thread owns the engine and the weights ([`engine_loop`]); requests reach it through a channel, and tokens
-//! come back through a channel of each request. Connections run on tokio, which no other module uses; pictures are fetched with ureq on
+//! come back through a channel of each request. Connections run on tokio, which no module outside this one uses; pictures are fetched with ureq on
 //! blocking threads.
 #![doc = include_str!("README.md")]
 
@@ -83,7 +83,7 @@ pub struct ServerConfig {
     pub model: Model,
     /// The weights to begin with; an update writes over them.
     pub weights: Weights,
-    /// How those of a folder are read over them.
+    /// Overwrites the weights with those of a folder.
     pub reload: Reload,
     /// Sizes of the engine.
     pub limits: EngineLimits,
@@ -104,7 +104,7 @@ pub struct ServerConfig {
     /// How long a client may stand still.
     pub client_timeout: Duration,
     /// Subprocesses that compile grammars first, to see whether they survive it.
-    pub compiler: Arc<Isolated>,
+    pub compiler_children: Arc<Isolated>,
 }
 
 /// Serves until a signal says to end; requests that were taken are answered first.
@@ -136,7 +136,7 @@ fn with_app(config: ServerConfig, work: impl FnOnce(App) -> Result<(), ServeErro
         commands,
         preparing: FairSemaphore::new(cores, 1, blocking::SMALL_WORK_BYTES),
         grammar_compiler: OnceLock::new(),
-        compiler_children: config.compiler,
+        compiler_children: config.compiler_children,
         compiling: FairSemaphore::new(1, 1, SMALL_FORM_BYTES),
         fetching: FairSemaphore::new(FETCHING_MAX, FETCHING_FEW_MAX, FEW_PICTURES),
         admission: AdmissionQueue::new(config.waiting_max),

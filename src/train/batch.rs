@@ -13,7 +13,7 @@ use crate::ops::Tensor;
 use crate::prompt::PreparedImage;
 use crate::recipe::{GrpoSettings, LogprobKind, LossDenominator};
 use crate::rollout::Group;
-use crate::rollout::reward::Scores;
+use crate::rollout::reward_set::Scores;
 use crate::rollout::trajectory::Trajectory;
 
 /// What a step learns from.

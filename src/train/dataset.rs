@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::ops::sample::philox_uniform;
 use crate::prompt::image::decode_file;
 use crate::prompt::{ImageError, PromptError};
-use crate::recipe::{DataSettings, Method};
+use crate::recipe::{DataSettings, Method, Recipe};
 use crate::rollout::environment::Task;
 use crate::tasks::jsonl::{self, DataError, Record};
 use crate::tasks::needle::{Kind, Mixture, Split, example, mixed};
@@ -201,4 +201,17 @@ pub fn shuffled(place: usize, count: usize, seed: u64, epoch: u64) -> usize {
             return number as usize;
         }
     }
+}
+
+/// The held-out tasks and what they come from.
+pub(super) fn held_out_tasks(recipe: &Recipe) -> Result<(Option<Dataset>, Vec<Task>), DatasetError> {
+    let settings = &recipe.evaluation;
+    let dataset = match settings.files.is_empty() {
+        false => Dataset::from_files(&settings.files, Method::Grpo, None)?,
+        true if recipe.data.needle.is_some() => Dataset::held_out_needle(),
+        true => return Ok((None, Vec::new())),
+    };
+    let count = dataset.len().map_or(settings.tasks, |len| len.min(settings.tasks));
+    let tasks = (0..count as u64).map(|number| dataset.task(number)).collect::<Result<_, _>>()?;
+    Ok((Some(dataset), tasks))
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::TrainError;
+use super::error::TrainError;
 
 /// The share that was left out is taken of at least this many examples.
 const JUDGED_MIN: u64 = 200;

@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::error::TrainError;
 use super::learner::Learner;
 use super::left_out::LeftOut;
-use super::{Session, SkippedUpdates, TrainError};
+use super::session::{Session, SkippedUpdates};
 use crate::checkpoint::resume::CHECKPOINT;
 use crate::checkpoint::{CheckpointError, folder, resume};
 use crate::files;

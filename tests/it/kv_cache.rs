@@ -6,7 +6,7 @@ use std::sync::Arc;
 use thyme_engine::checkpoint;
 use thyme_engine::cpu::Cpu;
 use thyme_engine::engine::kv_cache::{PagePool, PageTable};
-use thyme_engine::engine::prefix::Block;
+use thyme_engine::engine::prefix::PageKey;
 use thyme_engine::engine::request::{GenerateRequest, GeneratorError, Sampled, Sampling, Stops, TokenEvent};
 use thyme_engine::engine::{Engine, EngineLimits};
 use thyme_engine::model::parameters::Weights;
@@ -33,7 +33,7 @@ fn pages_survive_random_operations() {
     let (mut stamp, mut found_pages) = (0, 0);
     // What was once written, to be looked for.
     let mut written: Vec<Vec<u64>> = Vec::new();
-    let block = |tokens: &[u64]| -> Block { std::array::from_fn(|i| u128::from(tokens[i])) };
+    let block = |tokens: &[u64]| -> PageKey { std::array::from_fn(|i| u128::from(tokens[i])) };
     for operation in 0..100_000 {
         match random.below(16) {
             0 if page_tables.len() < 12 => page_tables.push(Written::default()),

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use thyme_engine::engine::sampling::stop::StopMatcher;
 use thyme_engine::rollout::call::find_call;
 use thyme_engine::rollout::repetition::{Repetition, RepetitionSettings};
-use thyme_engine::rollout::reward::{RewardSet, RewardSettings, View};
+use thyme_engine::rollout::reward::View;
+use thyme_engine::rollout::reward_set::{RewardSet, RewardSettings};
 use thyme_engine::rollout::trajectory::End;
 
 const BYTES: usize = 1 << 20;

@@ -315,6 +315,7 @@ fn a_wrong_value_is_named_with_its_field() {
         (TEXT, json!({"prompt": "a", "stop_token_ids": [9999]}), json!("stop_token_ids"), "9999"),
         (TEXT, json!({"prompt": "a", "logprobs": -1}), json!("logprobs"), "-1"),
         (TEXT, json!({"prompt": "a", "best_of": 3}), json!("best_of"), "use n"),
+        (TEXT, json!({"prompt": "a", "code_temperature": 0}), json!("code_temperature"), "--env"),
         (TEXT, json!({"prompt": ""}), json!("prompt"), "no tokens"),
         (TEXT, json!({"prompt": []}), json!("prompt"), "list"),
         (TEXT, json!({"prompt": [1, "a"]}), json!("prompt"), "list"),

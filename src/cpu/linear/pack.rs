@@ -5,7 +5,8 @@ use std::ops::Range;
 use half::bf16;
 
 use super::super::simd::{LANES, Lanes, unroll};
-use super::{Cpu, DEPTH, Right, Size, tile_size};
+use super::operands::{DEPTH, Right, Size, tile_size};
+use crate::cpu::Cpu;
 
 /// Floats from one packed block of rows to the next; a line more than it holds, lest all blocks fall into the same sets of the cache.
 pub(super) fn block_len(tile: usize, depth: usize) -> usize {

@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 
 use half::bf16;
 
-use super::Lanes;
+use super::lanes::{LANES, Lanes, unroll};
 
 /// One zmm register.
 #[derive(Clone, Copy)]
@@ -106,12 +106,12 @@ impl Lanes for Avx512 {
     }
     #[inline(always)]
     fn store_tail(self, to: &mut [f32]) {
-        let mask = if to.len() >= super::LANES { 0xffff } else { (1u16 << to.len()) - 1 };
+        let mask = if to.len() >= LANES { 0xffff } else { (1u16 << to.len()) - 1 };
         unsafe { _mm512_mask_storeu_ps(to.as_mut_ptr(), mask, self.0) }
     }
     #[inline(always)]
     fn load_tail(from: &[f32], rest: f32) -> Self {
-        let mask = if from.len() >= super::LANES { 0xffff } else { (1u16 << from.len()) - 1 };
+        let mask = if from.len() >= LANES { 0xffff } else { (1u16 << from.len()) - 1 };
         Avx512(unsafe { _mm512_mask_loadu_ps(_mm512_set1_ps(rest), mask, from.as_ptr()) })
     }
 }
@@ -206,7 +206,7 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     fn store_tail(self, to: &mut [f32]) {
-        if to.len() >= super::LANES {
+        if to.len() >= LANES {
             return self.store(to);
         }
         let (low, high) = tail_masks(to.len());
@@ -217,7 +217,7 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     fn load_tail(from: &[f32], rest: f32) -> Self {
-        if from.len() >= super::LANES {
+        if from.len() >= LANES {
             return Self::load(from);
         }
         let (low, high) = tail_masks(from.len());

@@ -15,10 +15,10 @@ use constraints::Constrained;
 /// A sequence's sampling: settings, the adaptive temperature's state, tokens seen, what its constraints ask for now. It depends on the
 /// sequence's tokens alone, not on when and how often they are computed, except that a grammar's mask may time out (`grammar.rs`).
 #[derive(Clone, Debug)]
-pub struct Sampler {
+pub struct SamplingState {
     settings: Sampling,
     seed: u64,
-    sequence: u64,
+    counter: u64,
     adaptive: Option<AdaptiveState>,
     /// None where nothing is asked.
     constrained: Option<Box<Constrained>>,
@@ -27,19 +27,19 @@ pub struct Sampler {
     is_seen: Vec<bool>,
 }
 
-impl Sampler {
-    /// For sequence number `sequence` of a vocabulary of `vocab` tokens.
+impl SamplingState {
+    /// For a sequence with this counter of the random numbers, over a vocabulary of `vocab` tokens.
     pub fn new(
         settings: &Sampling,
         adaptive: Option<AdaptiveState>,
         constrained: Option<Constrained>,
         seed: u64,
-        sequence: u64,
+        counter: u64,
         vocab: usize,
-    ) -> Sampler {
+    ) -> SamplingState {
         let is_seen = if settings.repetition_penalty == 1.0 { Vec::new() } else { vec![false; vocab] };
         let constrained = constrained.map(Box::new);
-        Sampler { settings: settings.clone(), seed, sequence, adaptive, constrained, seen: Vec::new(), is_seen }
+        SamplingState { settings: settings.clone(), seed, counter, adaptive, constrained, seen: Vec::new(), is_seen }
     }
 
     /// The temperature of the next token.
@@ -50,7 +50,7 @@ impl Sampler {
         }
     }
 
-    /// Whether a grammar says what may come next. Then each sample wants a mask, made by [`Sampler::make_mask`] when the token before it is
+    /// Whether a grammar says what may come next. Then each sample wants a mask, made by [`SamplingState::make_mask`] when the token before it is
     /// known.
     pub fn has_grammar(&self) -> bool {
         self.constrained.as_ref().is_some_and(|constrained| constrained.has_grammar())
@@ -86,12 +86,12 @@ impl Sampler {
             bias: self.constrained.as_ref().map_or(&[], |constrained| constrained.bias()),
             allowed: self.constrained.as_ref().and_then(|constrained| constrained.mask()),
             seed: self.seed,
-            sequence: self.sequence,
+            sequence: self.counter,
             position: position as u64,
         }
     }
 
-    /// The token that was sampled with [`Sampler::params`]; none where the constraints allow none.
+    /// The token that was sampled with [`SamplingState::params`]; none where the constraints allow none.
     pub fn token(&self, sampled: &SampledToken) -> Option<Sampled> {
         (self.constrained.is_none() || !sampled.is_nothing()).then(|| Sampled {
             id: sampled.token,

@@ -1,7 +1,5 @@
 //! How often drafted tokens are accepted, by the length of the match before them.
 
-use super::drafter::Outcome;
-
 /// A rate of which nothing is known.
 pub const UNKNOWN: f64 = 0.5;
 /// What is left of a class's counts after each observation, engine-wide.
@@ -12,6 +10,15 @@ pub const SEQUENCE_KEEPS: f64 = 0.95;
 const EXPECTED_TRIES: f64 = 4.0;
 /// Ranges of lengths of matches, each twice as wide as the one before: 2 and 3, 4 to 7, 8 to 15, 16 and more.
 const CLASSES: usize = 4;
+
+/// A drafted token, verified against the sampled one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Outcome {
+    /// Tokens before it that matched.
+    pub match_len: usize,
+    /// Whether they are the same.
+    pub is_accepted: bool,
+}
 
 /// How often drafted tokens are accepted: counts that decay, by the length of the match.
 #[derive(Clone, Debug, Default)]

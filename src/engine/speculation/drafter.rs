@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::acceptance::{Acceptance, SEQUENCE_KEEPS};
+use super::acceptance::{Acceptance, Outcome, SEQUENCE_KEEPS};
 
 /// Tokens by which places are found.
 const PAIR: usize = 2;
@@ -31,15 +31,6 @@ pub struct Draft {
     checked: usize,
     /// Tokens before the place where they were found that match those before the draft.
     match_len: usize,
-}
-
-/// A drafted token, verified against the sampled one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Outcome {
-    /// Tokens before it that matched.
-    pub match_len: usize,
-    /// Whether they are the same.
-    pub is_accepted: bool,
 }
 
 impl Draft {

@@ -16,8 +16,8 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use acceptance::Acceptance;
-use drafter::{Drafter, Outcome};
+use acceptance::{Acceptance, Outcome};
+use drafter::Drafter;
 use step_time::StepTime;
 
 /// Tokens of a draft at most.
@@ -58,11 +58,6 @@ impl Speculator {
     /// Whether there are drafts at all.
     pub fn is_on(&self) -> bool {
         self.speculation != Speculation::Off
-    }
-
-    /// Whether and when drafts are made.
-    pub fn speculation(&self) -> Speculation {
-        self.speculation
     }
 
     /// How many tokens may be drafted in a step that has `rows` rows without them.

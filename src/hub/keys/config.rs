@@ -1,7 +1,7 @@
 //! The keys of `config.json`.
 
-use super::Effect::{Ignored, Only, Unused, Used};
-use super::Entry;
+use super::entry::Effect::{Ignored, Only, Unused, Used};
+use super::entry::Entry;
 
 const TOKENS_BY_NAME: &str = "these tokens are looked up by name in the tokenizer";
 const ELSEWHERE: &str =

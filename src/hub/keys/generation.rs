@@ -1,7 +1,7 @@
 //! The keys of `generation_config.json`, which `generate`, `batch` and `serve` read; training and evaluation do not.
 
-use super::Effect::{Ignored, Unused, Used};
-use super::Entry;
+use super::entry::Effect::{Ignored, Unused, Used};
+use super::entry::Entry;
 
 const NOT_BUILT: &str = "it is not built";
 const BY_REQUEST: &str = "give it as a flag or in the request";

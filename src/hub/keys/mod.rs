@@ -2,6 +2,7 @@
 //! warned of by name. `src/hub/README.md` shows the tables.
 
 mod config;
+mod entry;
 mod generation;
 mod preprocessor;
 mod tokenizer;
@@ -12,33 +13,10 @@ use std::fmt::Write;
 use serde_json::{Map, Value};
 
 pub use config::{ANY_LEVEL, ROPE, TEXT, TOP, VISION, VISION_ROPE};
+pub use entry::{Effect, Entry};
 pub use generation::GENERATION;
 pub use preprocessor::{PREPROCESSOR, PROCESSOR, SIZE};
 pub use tokenizer::TOKENIZER;
-
-/// Keys that share an effect and its reason.
-#[derive(Debug)]
-pub struct Entry {
-    /// As the file spells them.
-    pub names: &'static [&'static str],
-    /// What becomes of them.
-    pub effect: Effect,
-    /// What they mean here, why, and the remedy.
-    pub note: &'static str,
-}
-
-/// What becomes of a key. A key that is null counts as absent, but for a few switches that are off then.
-#[derive(Clone, Copy, Debug)]
-pub enum Effect {
-    /// It is read; a value that cannot be used is an error.
-    Used,
-    /// It changes nothing, whatever its value.
-    Unused,
-    /// Other values than these, as JSON, are refused.
-    Only(&'static [&'static str]),
-    /// Other values than these, as JSON, are warned of: they change nothing here, but would elsewhere.
-    Ignored(&'static [&'static str]),
-}
 
 /// The keys of one place in a file.
 #[derive(Debug)]
@@ -82,7 +60,7 @@ pub fn look(tables: &[&[Entry]], object: &Map<String, Value>, place: &str) -> Ve
         tables.iter().copied().flatten().flat_map(|entry| entry.names.iter().map(move |name| (*name, entry))).collect();
     let present = object.iter().filter(|(key, value)| !value.is_null() || NULL_IS_FALSE.contains(&key.as_str()));
     let finding = |(key, value): (&String, &Value)| match known.get(key.as_str()) {
-        Some(entry) => entry.finding(&format!("{place}{key}"), value),
+        Some(entry) => finding(entry, &format!("{place}{key}"), value),
         None => Some(Finding::Warned(format!("the key `{place}{key}` is not known and has no effect"))),
     };
     present.filter_map(finding).collect()
@@ -109,20 +87,19 @@ pub fn warnings(tables: &[&[Entry]], object: &Map<String, Value>, place: &str) -
     look(tables, object, place).into_iter().filter_map(warned).collect()
 }
 
-impl Entry {
-    fn finding(&self, key: &str, value: &Value) -> Option<Finding> {
-        match self.effect {
-            Effect::Used | Effect::Unused => None,
-            Effect::Only(values) => (!is_one_of(value, values)).then(|| {
-                let allowed = match values {
-                    [] => "which is not supported".to_owned(),
-                    values => format!("only {} is supported", values.join(" or ")),
-                };
-                Finding::Refused(format!("`{key}` is {}; {allowed}: {}", shown(value), self.note))
-            }),
-            Effect::Ignored(values) => (!is_one_of(value, values))
-                .then(|| Finding::Warned(format!("`{key}` is {} and has no effect: {}", shown(value), self.note))),
-        }
+/// What an entry says of a key with this value.
+fn finding(entry: &Entry, key: &str, value: &Value) -> Option<Finding> {
+    match entry.effect {
+        Effect::Used | Effect::Unused => None,
+        Effect::Only(values) => (!is_one_of(value, values)).then(|| {
+            let allowed = match values {
+                [] => "which is not supported".to_owned(),
+                values => format!("only {} is supported", values.join(" or ")),
+            };
+            Finding::Refused(format!("`{key}` is {}; {allowed}: {}", shown(value), entry.note))
+        }),
+        Effect::Ignored(values) => (!is_one_of(value, values))
+            .then(|| Finding::Warned(format!("`{key}` is {} and has no effect: {}", shown(value), entry.note))),
     }
 }
 

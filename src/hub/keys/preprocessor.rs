@@ -1,7 +1,7 @@
 //! The keys of `preprocessor_config.json` and `processor_config.json`.
 
-use super::Effect::{Ignored, Only, Unused, Used};
-use super::Entry;
+use super::entry::Effect::{Ignored, Only, Unused, Used};
+use super::entry::Entry;
 
 /// How pictures are prepared.
 pub const PREPROCESSOR: &[Entry] = &[

@@ -1,7 +1,7 @@
 //! The keys of `tokenizer_config.json`.
 
-use super::Effect::{Ignored, Only, Unused, Used};
-use super::Entry;
+use super::entry::Effect::{Ignored, Only, Unused, Used};
+use super::entry::Entry;
 
 /// Beside `tokenizer.json`, which says how text is cut.
 pub const TOKENIZER: &[Entry] = &[

@@ -22,15 +22,15 @@ use crate::rollout::trajectory::{End, Trajectory, Turn, TurnKind};
 use crate::sandbox::png;
 use crate::serve::admission::RequestGuard;
 use crate::serve::app::{App, seconds_since_1970};
-use crate::serve::blocking::{cost_of, fetch_pictures, prepare};
+use crate::serve::blocking::{cost_of, fetch_pictures, run_blocking};
 use crate::serve::engine_loop::Command;
 use crate::serve::error::ApiError;
 use crate::serve::http::body::Room;
 use crate::serve::metrics::Active;
 use crate::serve::request::ValidRequest;
-use crate::serve::request::settings::{ResponseFormat, Settings};
+use crate::serve::request::settings::{ResponseOptions, Settings};
 use crate::serve::response::logprobs::finite;
-use crate::serve::response::wire::{Answer, ChatChoice, ChatMessage, TrajectoryTurn, Usage, WidenedImage};
+use crate::serve::response::wire::{ChatChoice, ChatMessage, CompletionResponse, TrajectoryTurn, Usage, WidenedImage};
 use crate::serve::response::writer::{event, events_response};
 
 /// Pixels of observed images that the trajectories of a request keep together, in equal parts: as data URLs they are 256 MiB at most.
@@ -46,11 +46,12 @@ pub async fn answer(
     request: ValidRequest,
     room: Room,
 ) -> Result<Response, ApiError> {
-    let ValidRequest { prompt, settings, format, .. } = request;
+    let ValidRequest { prompt, settings, options, .. } = request;
     guard.weigh(&app, room.bytes, prompt.count(), &settings)?;
     let prompt = fetch_pictures(&app, guard.client, prompt).await?;
     let cost = cost_of(room.bytes, prompt.pictures().len());
-    let task = prepare(&app, guard.client, room.bytes, move |app| app.prompts.task(prompt)).await?;
+    // Pictures are decoded later, by the environment: that is what `cost` counts.
+    let task = run_blocking(&app, guard.client, room.bytes, move |app| app.prompts.task(prompt)).await?;
     drop(room);
     let (sender, events) = unbounded_channel();
     let RequestGuard { client, active, waiting, place } = guard;
@@ -58,7 +59,7 @@ pub async fn answer(
     let own = environment.limits();
     let total = settings.max_tokens.unwrap_or(own.total);
     let agent_settings = Settings { max_tokens: Some(total), ..settings.clone() };
-    app.defaults.admit(&agent_settings, format.kind, &[0])?;
+    app.defaults.check_response_size(&agent_settings, options.kind, &[0])?;
     let mut sampling = settings.sampling.clone();
     sampling.code_temperature.get_or_insert(0.0);
     let rollout = RolloutSettings {
@@ -85,7 +86,7 @@ pub async fn answer(
         app.send(Command::RunAgent(Box::new(job)))?;
     }
     drop((sender, waiting));
-    let is_stream = format.stream;
+    let is_stream = options.stream;
     let response = AgentResponse {
         created: seconds_since_1970(),
         began: Instant::now(),
@@ -93,7 +94,7 @@ pub async fn answer(
         open: settings.n,
         usage: Usage::default(),
         app,
-        format,
+        options,
         settings,
         events,
         _active: active,
@@ -105,7 +106,7 @@ pub async fn answer(
 struct AgentResponse {
     app: Arc<App>,
     settings: Settings,
-    format: ResponseFormat,
+    options: ResponseOptions,
     created: u64,
     events: UnboundedReceiver<Result<AgentEvent, ApiError>>,
     /// Answers that something came of.
@@ -160,7 +161,7 @@ impl AgentResponse {
             }
         }
         choices.sort_by_key(|choice: &ChatChoice| choice.index);
-        let mut answer = self.answer("chat.completion", choices, Some(self.usage));
+        let mut answer = self.response("chat.completion", choices, Some(self.usage));
         answer.prompt_token_ids = prompt.filter(|_| self.settings.token_ids);
         Ok(Json(answer).into_response())
     }
@@ -224,15 +225,20 @@ impl AgentResponse {
     }
 
     fn chunk(&self, choice: ChatChoice) -> String {
-        event(&self.answer(CHUNK, vec![choice], None))
+        event(&self.response(CHUNK, vec![choice], None))
     }
 
-    fn answer(&self, object: &'static str, choices: Vec<ChatChoice>, usage: Option<Usage>) -> Answer<ChatChoice> {
-        Answer {
-            id: self.format.id.clone(),
+    fn response(
+        &self,
+        object: &'static str,
+        choices: Vec<ChatChoice>,
+        usage: Option<Usage>,
+    ) -> CompletionResponse<ChatChoice> {
+        CompletionResponse {
+            id: self.options.id.clone(),
             object,
             created: self.created,
-            model: self.format.model.clone(),
+            model: self.options.model.clone(),
             choices,
             usage,
             prompt_token_ids: None,
@@ -272,8 +278,8 @@ impl AgentSseStream {
                 Ok(piece) => return Some(response.chunk(piece)),
                 Err(error) => self.ready.push_back(event(&error.body())),
             },
-            Ok(None) if response.format.include_usage => {
-                self.ready.push_back(event(&response.answer(CHUNK, Vec::new(), Some(response.usage))));
+            Ok(None) if response.options.include_usage => {
+                self.ready.push_back(event(&response.response(CHUNK, Vec::new(), Some(response.usage))));
             }
             Ok(None) => {}
             Err(error) => self.ready.push_back(event(&error.body())),

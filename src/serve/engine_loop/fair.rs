@@ -11,12 +11,9 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use axum::extract::FromRequestParts;
-use axum::http::request::Parts;
 use tokio::sync::oneshot;
 
 /// Virtual time of a unit of cost: fine enough to be shared by many.
@@ -24,7 +21,7 @@ const COST_SCALE: u64 = 1 << 12;
 /// Bodies that may upload at once, even if the queue is shorter.
 const COMING_MAX: usize = 64;
 
-/// Who waits: a request, and on whose behalf. A connection has one request at a time.
+/// A request and its tenant: what is shared out, is shared among tenants first and among their requests then.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Client {
     /// The tenant: all who share a key or an address.
@@ -48,14 +45,6 @@ impl Client {
     }
 }
 
-impl<S: Sync> FromRequestParts<S> for Client {
-    type Rejection = Infallible;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Client, Infallible> {
-        Ok(parts.extensions.get().copied().unwrap_or_default())
-    }
-}
-
 /// Things that wait, in fair order.
 #[derive(Debug)]
 pub struct FairQueue<T> {
@@ -70,9 +59,9 @@ pub struct FairQueue<T> {
 struct Tenant<T> {
     /// Virtual time at which it is served next.
     next_served: u64,
-    /// Virtual time within it: the cost that each of its requests would have been served by now.
+    /// Virtual time within it: the cost that each of its requests would have been served by now, were all served at once.
     clock: u64,
-    /// Of each request the virtual time at which all that waits of it would be done, and how much that is.
+    /// Of each request: its virtual finish time, and how many items of it wait.
     requests: BTreeMap<u64, (u64, usize)>,
     /// By when each would be done, and when it came.
     waiting: BTreeMap<(u64, u64), Waiter<T>>,

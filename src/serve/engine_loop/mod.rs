@@ -54,7 +54,7 @@ pub enum Command {
     /// Give the log-probabilities of a prompt's tokens, and of this many of the likeliest at each position.
     Score(Client, Prompt, usize, oneshot::Sender<Vec<TokenLogprobs>>),
     /// Read the weights of a folder in place of the present ones; the answer is their version.
-    UpdateWeights(PathBuf, Running, oneshot::Sender<Result<u64, ReloadError>>),
+    UpdateWeights(PathBuf, InFlightPolicy, oneshot::Sender<Result<u64, ReloadError>>),
     /// Forget what was computed for earlier prompts, but for what is in use.
     ResetPrefixCache(oneshot::Sender<()>),
     /// Somebody left before the end: what nobody listens to any more is given up.
@@ -64,7 +64,7 @@ pub enum Command {
 /// What becomes of answers under way when the weights change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Running {
+pub enum InFlightPolicy {
     /// They go on under the new weights, after the tokens that they have, whose keys and values are computed anew.
     #[default]
     Continue,
@@ -75,7 +75,7 @@ pub enum Running {
 /// A prompt that waits for slots in the engine.
 pub struct Queued {
     /// What is asked.
-    job: Arc<Job>,
+    job: Arc<GenerateJob>,
     /// Which of its answers are not opened yet.
     answers: Range<usize>,
     /// It counts as waiting until all are.
@@ -86,13 +86,13 @@ pub struct Queued {
 
 impl Queued {
     /// All of a job waits.
-    pub fn new(job: Arc<Job>, waiting: Waiting, place: Option<Arc<Place>>) -> Queued {
+    pub fn new(job: Arc<GenerateJob>, waiting: Waiting, place: Option<Arc<Place>>) -> Queued {
         Queued { answers: 0..job.n, job, _waiting: waiting, place }
     }
 }
 
 /// A prompt to answer, several times at once.
-pub struct Job {
+pub struct GenerateJob {
     /// Whose it is.
     pub client: Client,
     /// Its token ids and images.
@@ -131,7 +131,7 @@ pub enum RequestEvent {
 /// An open sequence's way back to its request.
 struct Listener {
     choice: usize,
-    job: Arc<Job>,
+    job: Arc<GenerateJob>,
 }
 
 /// Something that waits for slots in the engine.
@@ -197,7 +197,7 @@ pub struct EngineLoop<'a> {
     pixel_scale: PixelScale,
     commands: Receiver<Command>,
     waiting: FairQueue<Waiter>,
-    /// Who holds the engine's slots.
+    /// Who holds the engine's slots, or was paused.
     slots: Slots,
     /// Sequences that left their slots while a tool is at work for them.
     aside: BTreeSet<u64>,
@@ -284,7 +284,7 @@ impl<'a> EngineLoop<'a> {
             }
             Command::UpdateWeights(dir, running, reply) => {
                 let reloaded = self.read_weights(&dir);
-                if reloaded.is_ok() && running == Running::Restart {
+                if reloaded.is_ok() && running == InFlightPolicy::Restart {
                     self.restart();
                 }
                 let _ = reply.send(reloaded.map(|()| self.weights.version));
@@ -316,7 +316,7 @@ impl<'a> EngineLoop<'a> {
             if self.slots.count_all() > self.listeners.len() + agent_sequences {
                 self.forget_closed();
             }
-            self.admit();
+            self.fill_slots();
             self.measure();
             self.score();
             let began = Instant::now();
@@ -424,8 +424,8 @@ impl<'a> EngineLoop<'a> {
 
     /// Puts the jobs that may start over back into the queue, whole.
     fn restart(&mut self) {
-        let mut jobs: Vec<Arc<Job>> = Vec::new();
-        let mut add = |job: &Arc<Job>| {
+        let mut jobs: Vec<Arc<GenerateJob>> = Vec::new();
+        let mut add = |job: &Arc<GenerateJob>| {
             if job.may_restart && !jobs.iter().any(|other| Arc::ptr_eq(other, job)) {
                 jobs.push(job.clone());
             }
@@ -452,9 +452,9 @@ impl<'a> EngineLoop<'a> {
         }
     }
 
-    /// Gives slots to those who wait, in fair order. Where none is free, who holds many gives one up to who holds few, and who is long at it to
-    /// who is soon done.
-    fn admit(&mut self) {
+    /// Gives slots to those who wait, in fair order. If none is free, it pauses a sequence of the request that holds the most slots; for a small
+    /// request also one of a large request.
+    fn fill_slots(&mut self) {
         self.step_aside();
         while !self.waiting.is_empty() {
             let free = self.engine.free_slots();

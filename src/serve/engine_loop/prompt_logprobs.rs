@@ -20,7 +20,7 @@ const PIECE_TOKENS: usize = 512;
 /// Rows of logits that are on the host at once.
 const ROWS: usize = 64;
 
-/// A place of a prompt.
+/// The log-probabilities at a position of a prompt.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenLogprobs {
     /// The prompt's own token, then the likeliest in descending order.

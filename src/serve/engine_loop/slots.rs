@@ -78,12 +78,12 @@ impl Slots {
     pub fn usage(&self, engine: &Engine) -> SlotUsage {
         let mut usage = SlotUsage::default();
         let holds_slot = |sequence: u64| match engine.state(sequence) {
-            Some(SequenceState::Running | SequenceState::Prefilling) => true,
+            Some(SequenceState::Running | SequenceState::SharingPrompt) => true,
             Some(SequenceState::Paused | SequenceState::Stopped | SequenceState::StoppedAside) | None => false,
         };
         for (_, slot) in self.0.iter().filter(|(sequence, _)| holds_slot(**sequence)) {
             *usage.of_tenant.entry(slot.claim.client.tenant).or_default() += 1;
-            *usage.of_client.entry(slot.claim.client).or_default() += 1;
+            *usage.of_request.entry(slot.claim.client).or_default() += 1;
         }
         for (&sequence, slot) in &self.0 {
             if slot.tokens >= QUANTUM_TOKENS && engine.state(sequence) == Some(SequenceState::Running) {
@@ -91,7 +91,7 @@ impl Slots {
                 let victim = Victim { key, sequence, claim: slot.claim };
                 usage.most = usage.most.max(Some(victim));
                 if !slot.claim.is_small {
-                    usage.longest = usage.longest.max(Some(victim));
+                    usage.most_of_large = usage.most_of_large.max(Some(victim));
                 }
             }
         }
@@ -103,11 +103,11 @@ impl Slots {
 #[derive(Debug, Default)]
 pub struct SlotUsage {
     of_tenant: BTreeMap<u128, usize>,
-    of_client: BTreeMap<Client, usize>,
+    of_request: BTreeMap<Client, usize>,
     /// Of those that may give their slots up the one whose tenant and request hold most, and which sampled most.
     most: Option<Victim>,
     /// The same among those of large requests.
-    longest: Option<Victim>,
+    most_of_large: Option<Victim>,
 }
 
 /// A sequence that may give its slot up.
@@ -145,7 +145,7 @@ impl SlotUsage {
     }
 
     fn clients(&self, client: Client) -> usize {
-        self.of_client.get(&client).copied().unwrap_or(0)
+        self.of_request.get(&client).copied().unwrap_or(0)
     }
 
     /// The sequence that gives its slot up to who waits: one of a tenant that holds more than the other's would with it, or of such a
@@ -159,7 +159,8 @@ impl SlotUsage {
                 false => tenants > own.0 + 1,
             }
         });
-        let longest = self.longest.filter(|victim| waiting.is_small && victim.claim.client != waiting.client);
-        most.or(longest).map(|victim| victim.sequence)
+        let most_of_large =
+            self.most_of_large.filter(|victim| waiting.is_small && victim.claim.client != waiting.client);
+        most.or(most_of_large).map(|victim| victim.sequence)
     }
 }

@@ -16,7 +16,7 @@ use super::access::check_content_type;
 use crate::files::json::{in_json_words, is_of_value, shorten};
 use crate::files::lines::{VALUES_MAX, count_values};
 use crate::serve::app::App;
-use crate::serve::blocking::prepare;
+use crate::serve::blocking::run_blocking;
 use crate::serve::error::ApiError;
 use crate::serve::request::fields::Object;
 
@@ -64,7 +64,7 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<Arc<App>> for JsonBody<T>
         let (bytes, room) = read(request.into_body(), expects, app).await?;
         let (value, unknown) = match bytes.len() {
             ..QUICK_JSON_BYTES => parse(&bytes)?,
-            size => prepare(app, client, size as u64, move |_| parse(&bytes)).await?,
+            size => run_blocking(app, client, size as u64, move |_| parse(&bytes)).await?,
         };
         app.note_unknown(&route, unknown);
         Ok(JsonBody(value, room))

@@ -9,7 +9,7 @@ use super::body::{JsonBody, QUICK_JSON_BYTES, Room};
 use crate::serve::admission::RequestGuard;
 use crate::serve::agent;
 use crate::serve::app::App;
-use crate::serve::blocking::{cost_of, fetch_pictures, prepare};
+use crate::serve::blocking::{cost_of, fetch_pictures, run_blocking};
 use crate::serve::engine_loop::fair::Client;
 use crate::serve::error::ApiError;
 use crate::serve::request::ValidRequest;
@@ -54,29 +54,29 @@ pub async fn validate<T: Send + 'static>(
 ) -> Result<T, ApiError> {
     match room.bytes < QUICK_JSON_BYTES as u64 {
         true => validate(app),
-        false => prepare(app, client, room.bytes, validate).await,
+        false => run_blocking(app, client, room.bytes, validate).await,
     }
 }
 
-/// Answers a request: fetches its pictures, compiles its constraints, makes its prompts, lets the engine answer them, and writes what comes.
-/// Once there are prompts, the request and its pictures are dropped.
+/// Answers a request: fetches its pictures, compiles its constraints, makes its prompts, lets the engine answer them, and writes what comes. It
+/// may be refused on the way, where too many wait or the response would be too large. Once there are prompts, what they were made of is dropped.
 pub async fn answer(
     app: Arc<App>,
     guard: RequestGuard,
     request: ValidRequest,
     room: Room,
 ) -> Result<Response, ApiError> {
-    let ValidRequest { prompt, settings, constraints, format } = request;
+    let ValidRequest { prompt, settings, constraints, options } = request;
     guard.weigh(&app, room.bytes, prompt.count(), &settings)?;
     let prompt = fetch_pictures(&app, guard.client, prompt).await?;
     let constraints = constraints.compile(&app, guard.client).await?;
     let cost = cost_of(room.bytes, prompt.pictures().len());
-    let prompts = prepare(&app, guard.client, cost, move |app| app.prompts.prepare(prompt)).await?;
+    let prompts = run_blocking(&app, guard.client, cost, move |app| app.prompts.prepare(prompt)).await?;
     drop(room);
     let tokens: Vec<usize> = prompts.iter().map(|prompt| prompt.token_ids.len()).collect();
-    app.defaults.admit(&settings, format.kind, &tokens)?;
-    let may_restart = !format.stream;
+    app.defaults.check_response_size(&settings, options.kind, &tokens)?;
+    let may_restart = !options.stream;
     let generation = Generation::start(&app, settings, constraints, prompts, may_restart, guard).await?;
-    let writer = Writer::new(generation, format);
+    let writer = Writer::new(generation, options);
     if may_restart { writer.whole().await } else { writer.stream().await }
 }

@@ -20,9 +20,9 @@ use crate::checkpoint::weights::ReloadError;
 use crate::prompt::{PreparedImage, Processor, Prompt};
 use crate::serve::admission::RequestGuard;
 use crate::serve::app::App;
-use crate::serve::blocking::{cost_of, fetch_pictures, prepare};
+use crate::serve::blocking::{cost_of, fetch_pictures, run_blocking};
 use crate::serve::engine_loop::fair::Client;
-use crate::serve::engine_loop::{Command, Running};
+use crate::serve::engine_loop::{Command, InFlightPolicy};
 use crate::serve::error::ApiError;
 use crate::serve::request::ValidRequest;
 use crate::serve::request::prompt_input::PromptInput;
@@ -82,7 +82,7 @@ struct UpdateWeights {
     update_info: Option<Value>,
     /// What becomes of answers under way.
     #[serde(default)]
-    running: Running,
+    running: InFlightPolicy,
 }
 
 async fn update_weights(
@@ -147,7 +147,7 @@ async fn render(
         image_sizes.clear();
     }
     let cost = cost_of(room.bytes, images.len());
-    let prompts = prepare(&app, client, cost, move |app| app.prompts.prepare(input)).await?;
+    let prompts = run_blocking(&app, client, cost, move |app| app.prompts.prepare(input)).await?;
     let prompt = &prompts[0];
     let mm_placeholders = placeholders(prompt, &app.prompts.processor);
     let features =

@@ -16,7 +16,7 @@ use super::completions::{chat_completions, completions, validate};
 use super::control;
 use super::middleware::{admit, check_access};
 use crate::serve::app::App;
-use crate::serve::blocking::{cost_of, fetch_pictures, prepare};
+use crate::serve::blocking::{cost_of, fetch_pictures, run_blocking};
 use crate::serve::engine_loop::fair::Client;
 use crate::serve::error::ApiError;
 use crate::serve::request::fields::wholes;
@@ -113,7 +113,7 @@ async fn tokenize(
     }
     let input = fetch_pictures(&app, client, input).await?;
     let cost = cost_of(room.bytes, input.pictures().len());
-    let prompts = prepare(&app, client, cost, move |app| app.prompts.prepare(input)).await?;
+    let prompts = run_blocking(&app, client, cost, move |app| app.prompts.prepare(input)).await?;
     let tokens = &prompts[0].token_ids;
     let tokenizer = app.prompts.processor.tokenizer();
     let texts: Option<Vec<String>> =

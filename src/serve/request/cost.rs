@@ -14,11 +14,16 @@ const ID_BYTES: f64 = 7.0;
 const ID_NAME_BYTES: f64 = 15.0;
 
 impl Defaults {
-    /// Lets a request in, or says what is too large; `prompts` are the token counts of its prompts.
+    /// Checks how large the response may become; `prompts` are the token counts of the prompts.
     ///
     /// # Errors
     /// When its answer may be too large.
-    pub fn admit(&self, settings: &Settings, kind: ResponseKind, prompts: &[usize]) -> Result<(), ApiError> {
+    pub fn check_response_size(
+        &self,
+        settings: &Settings,
+        kind: ResponseKind,
+        prompts: &[usize],
+    ) -> Result<(), ApiError> {
         self.check_answers(prompts.len(), settings)?;
         let n = settings.n as f64;
         let tokens: Vec<usize> = prompts.iter().map(|prompt| self.answer_tokens(settings, *prompt)).collect();

@@ -14,7 +14,7 @@ pub mod wire;
 
 use constraints::{RequestedConstraints, ToolChoice};
 use prompt_input::PromptInput;
-use settings::{ResponseFormat, ResponseKind, Settings, ToolCalls, check};
+use settings::{ResponseKind, ResponseOptions, Settings, ToolCalls, check};
 use wire::{Request, TokensRequest};
 
 use crate::serve::app::App;
@@ -23,8 +23,8 @@ use crate::serve::error::ApiError;
 /// Bytes of a name that a client gives its request.
 const REQUEST_ID_BYTES_MAX: usize = 256;
 
-/// What a route is asked to generate, every field checked: what is still to be seen is whether pictures can be loaded, grammars compiled and
-/// prompts fit.
+/// What a route is asked to generate, checked as far as that goes without a prompt. Whether pictures load, grammars compile, templates render and
+/// prompts fit is seen later.
 #[derive(Clone, Debug)]
 pub struct ValidRequest {
     /// What the prompts are made of.
@@ -34,7 +34,7 @@ pub struct ValidRequest {
     /// What is asked of the answers' tokens.
     pub constraints: RequestedConstraints,
     /// How the answers are given out.
-    pub format: ResponseFormat,
+    pub options: ResponseOptions,
 }
 
 impl ValidRequest {
@@ -43,6 +43,7 @@ impl ValidRequest {
     /// # Errors
     /// The first field whose value cannot be used.
     pub fn chat(request: Request, app: &App) -> Result<ValidRequest, ApiError> {
+        refuse_without_environment(&request)?;
         let choice = ToolChoice::read(&request)?;
         let tool_calls = match &choice {
             ToolChoice::None if request.tools.as_ref().is_none_or(Vec::is_empty) => ToolCalls::Ignored,
@@ -71,6 +72,7 @@ impl ValidRequest {
     /// # Errors
     /// The first field whose value cannot be used.
     pub fn completion(request: Request, app: &App) -> Result<ValidRequest, ApiError> {
+        refuse_without_environment(&request)?;
         let settings = app.defaults.settings(&request, ResponseKind::Text, ToolCalls::Ignored)?;
         let constraints = RequestedConstraints::read(&request, &ToolChoice::None, &app.defaults)?;
         let prompt = |request: Request| PromptInput::completion(request.prompt);
@@ -87,12 +89,13 @@ impl ValidRequest {
         let range = format!("at most {REQUEST_ID_BYTES_MAX}");
         check("request_id", format!("{bytes} bytes long"), bytes <= REQUEST_ID_BYTES_MAX, &range)?;
         let request = Request { model, stream: None, ..sampling_params };
+        refuse_without_environment(&request)?;
         let settings = app.defaults.settings(&request, ResponseKind::Tokens, ToolCalls::Ignored)?;
         let constraints = RequestedConstraints::read(&request, &ToolChoice::None, &app.defaults)?;
         let prompt = |_| PromptInput::tokens(token_ids, features.unwrap_or_default(), &app.prompts.limits);
         let valid = ValidRequest::new(request, ResponseKind::Tokens, (settings, constraints), prompt, app)?;
-        let id = request_id.unwrap_or_else(|| valid.format.id.clone());
-        Ok(ValidRequest { format: ResponseFormat { id, ..valid.format }, ..valid })
+        let id = request_id.unwrap_or_else(|| valid.options.id.clone());
+        Ok(ValidRequest { options: ResponseOptions { id, ..valid.options }, ..valid })
     }
 
     fn new(
@@ -112,8 +115,19 @@ impl ValidRequest {
             settings.stops.token_ids.extend(&app.defaults.eos);
         }
         let id = app.request_id(if kind == ResponseKind::Chat { "chatcmpl" } else { "cmpl" });
-        let format = ResponseFormat { kind, id, model, stream, include_usage };
-        Ok(ValidRequest { prompt, settings, constraints, format })
+        let options = ResponseOptions { kind, id, model, stream, include_usage };
+        Ok(ValidRequest { prompt, settings, constraints, options })
+    }
+}
+
+/// Refuses what has no meaning where the server runs no tools.
+fn refuse_without_environment(request: &Request) -> Result<(), ApiError> {
+    match request.code_temperature {
+        None => Ok(()),
+        Some(_) => Err(ApiError::field(
+            "code_temperature",
+            "has no effect here; leave it out, or send a chat to a server that was started with --env think_with_code",
+        )),
     }
 }
 

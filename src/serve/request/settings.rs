@@ -6,7 +6,6 @@ use super::token_bytes::TokenBytes;
 use super::wire::{LogprobsAsked, Request};
 use crate::engine::request::{Sampling, Stops};
 use crate::serve::error::ApiError;
-use crate::serve::response::logprobs::LogprobsMode;
 
 /// Answers to all prompts of a request at most.
 const ANSWERS_MAX: usize = 4096;
@@ -20,7 +19,7 @@ const TEMPERATURE_MIN: f32 = 0.01;
 
 /// How answers are given out.
 #[derive(Clone, Debug)]
-pub struct ResponseFormat {
+pub struct ResponseOptions {
     /// Messages, text or tokens.
     pub kind: ResponseKind,
     /// Their id.
@@ -43,6 +42,27 @@ pub enum ResponseKind {
     Text,
     /// Tokens only, never in pieces.
     Tokens,
+}
+
+/// Which log-probability of a sampled token is returned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum LogprobsMode {
+    /// At temperature 1 over the whole vocabulary.
+    #[default]
+    RawLogprobs,
+    /// Under the distribution that it was sampled from: after penalties, bias, mask, temperature and cuts.
+    ProcessedLogprobs,
+}
+
+impl LogprobsMode {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            LogprobsMode::RawLogprobs => "raw_logprobs",
+            LogprobsMode::ProcessedLogprobs => "processed_logprobs",
+        }
+    }
 }
 
 /// Server-wide defaults and limits.
@@ -119,7 +139,7 @@ impl Defaults {
     /// # Errors
     /// The first field whose value cannot be used.
     pub fn settings(&self, request: &Request, kind: ResponseKind, tool_calls: ToolCalls) -> Result<Settings, ApiError> {
-        refuse_unknown(request)?;
+        refuse_unsupported(request)?;
         let n = request.n.unwrap_or(1);
         check("n", n, (1..=ANSWERS_MAX).contains(&n), &format!("between 1 and {ANSWERS_MAX}"))?;
         let (param, max_tokens) = match request.max_completion_tokens {
@@ -277,8 +297,8 @@ impl Defaults {
     }
 }
 
-/// Known fields that have no effect here must be neutral: an answer sampled otherwise than asked is worse than none.
-fn refuse_unknown(request: &Request) -> Result<(), ApiError> {
+/// Known fields that are not supported must be neutral: an answer sampled otherwise than asked is worse than none.
+fn refuse_unsupported(request: &Request) -> Result<(), ApiError> {
     for (param, is_neutral, remedy) in [
         ("best_of", request.best_of.is_none_or(|best| best == 1), "use n"),
         ("suffix", request.suffix.as_ref().is_none_or(String::is_empty), "leave it out"),

@@ -1,5 +1,5 @@
-//! What the generating routes are sent, as it is written: OpenAI's fields with vLLM's additions. Only what makes a
-//! [`ValidRequest`](super::ValidRequest) of them reads these types.
+//! What the generating routes are sent, as it is written: OpenAI's fields with vLLM's additions. Routes hand these types over as they are; only
+//! this folder reads them. [`Features`] goes both ways: one route writes what another is sent.
 
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};

@@ -5,11 +5,11 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures_util::FutureExt;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::oneshot;
 
 use super::choice::{Choice, ChoiceDelta};
-use super::logprobs::LogprobsMode;
 use super::wire::Usage;
 use crate::engine::request::{StopReason, Stops, TokenEvent};
 use crate::engine::sampling::constraints::Constraints;
@@ -18,10 +18,10 @@ use crate::serve::admission::RequestGuard;
 use crate::serve::app::App;
 use crate::serve::engine_loop::fair::Client;
 use crate::serve::engine_loop::prompt_logprobs::TokenLogprobs;
-use crate::serve::engine_loop::{Command, Job, Queued, RequestEvent};
+use crate::serve::engine_loop::{Command, GenerateJob, Queued, RequestEvent};
 use crate::serve::error::ApiError;
 use crate::serve::metrics::Active;
-use crate::serve::request::settings::Settings;
+use crate::serve::request::settings::{LogprobsMode, Settings};
 
 /// Answers under way.
 pub struct Generation {
@@ -98,7 +98,7 @@ impl Generation {
                 continue;
             }
             let tokens = app.defaults.answer_tokens(&settings, prompt.token_ids.len());
-            let job = Job {
+            let job = GenerateJob {
                 client: guard.client,
                 prompt,
                 first: number * settings.n,
@@ -154,9 +154,20 @@ impl Generation {
         Ok(true)
     }
 
-    /// Whether something came of an answer that was not taken.
-    pub fn has_deltas(&self) -> bool {
-        self.choices.iter().any(|in_progress| in_progress.delta.is_some())
+    /// Waits until there is something to take, and for nothing else; false when all answers have ended.
+    ///
+    /// # Errors
+    /// What ended them all. What came before can still be taken.
+    pub async fn next_deltas(&mut self) -> Result<bool, ApiError> {
+        if self.choices.iter().all(|in_progress| in_progress.delta.is_none()) && !self.next().await? {
+            return Ok(false);
+        }
+        while let Some(goes_on) = self.next().now_or_never() {
+            if !goes_on? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// What came of the answers since this was last called, each with its number, in order.

@@ -10,30 +10,12 @@ use serde::{Serialize, Serializer};
 use crate::engine::request::{Sampled, TokenEvent};
 use crate::prompt::Processor;
 use crate::serve::engine_loop::prompt_logprobs::TokenLogprobs;
+use crate::serve::request::settings::LogprobsMode;
 
 /// The value in place of the logarithm of 0, which JSON does not have.
 const LOGPROB_MIN: f32 = -9999.0;
 
-/// Which log-probability of a sampled token is returned.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
-#[value(rename_all = "snake_case")]
-pub enum LogprobsMode {
-    /// At temperature 1 over the whole vocabulary.
-    #[default]
-    RawLogprobs,
-    /// Under the distribution that it was sampled from: after penalties, bias, mask, temperature and cuts.
-    ProcessedLogprobs,
-}
-
 impl LogprobsMode {
-    /// Its name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            LogprobsMode::RawLogprobs => "raw_logprobs",
-            LogprobsMode::ProcessedLogprobs => "processed_logprobs",
-        }
-    }
-
     /// The number for a token.
     pub fn of(self, token: &Sampled) -> f32 {
         let logprob = match self {

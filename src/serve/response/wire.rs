@@ -18,9 +18,9 @@ pub struct Usage {
     pub total_tokens: usize,
 }
 
-/// An answer, or a piece of one in a stream: the same for chats and completions, which differ in their choices.
+/// The response to a request, or an event of a stream: the same for chats and completions, which differ in their choices.
 #[derive(Debug, Serialize)]
-pub struct Answer<C> {
+pub struct CompletionResponse<C> {
     /// The request's id, the same in all pieces of a stream.
     pub id: String,
     /// `chat.completion`, `chat.completion.chunk` or `text_completion`.
@@ -184,7 +184,7 @@ pub struct TextChoice {
 
 /// The answers of `/inference/v1/generate`.
 #[derive(Debug, Serialize)]
-pub struct TokenAnswer {
+pub struct TokensResponse {
     /// The id that the request brought, else one made here.
     pub request_id: String,
     /// One for each answer.

@@ -7,37 +7,37 @@ use axum::Json;
 use axum::body::Body;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use futures_util::{FutureExt, Stream, stream};
+use futures_util::{Stream, stream};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::choice::{ChoiceDelta, Finish};
 use super::generation::Generation;
 use super::logprobs::{ChatLogprobs, Names, PromptLogprobs, TextLogprobs, TextPlace};
-use super::wire::{Answer, ChatChoice, ChatMessage, TextChoice, TokenAnswer, Usage};
+use super::wire::{ChatChoice, ChatMessage, CompletionResponse, TextChoice, TokensResponse, Usage};
 use crate::engine::request::TokenEvent;
 use crate::prompt::StreamDecoder;
 use crate::serve::app::seconds_since_1970;
 use crate::serve::error::ApiError;
-use crate::serve::request::settings::{ResponseFormat, ResponseKind};
+use crate::serve::request::settings::{ResponseKind, ResponseOptions};
 
 /// Answers on their way into a form.
 pub struct Writer {
     generation: Generation,
-    format: ResponseFormat,
+    options: ResponseOptions,
     created: u64,
     names: Names,
 }
 
 impl Writer {
-    /// For answers that are given out in that format.
-    pub fn new(generation: Generation, format: ResponseFormat) -> Writer {
+    /// For answers that are given out in that options.
+    pub fn new(generation: Generation, options: ResponseOptions) -> Writer {
         let names = Names {
             processor: generation.app.prompts.processor.clone(),
             mode: generation.app.defaults.logprobs_mode,
             as_ids: generation.settings.tokens_as_ids,
         };
-        Writer { format, created: seconds_since_1970(), names, generation }
+        Writer { options, created: seconds_since_1970(), names, generation }
     }
 
     /// All answers, when they have ended.
@@ -46,16 +46,16 @@ impl Writer {
         let wholes = self.generation.take_deltas();
         let usage = Some(self.generation.usage());
         let wholes = wholes.into_iter();
-        if self.format.kind == ResponseKind::Text {
+        if self.options.kind == ResponseKind::Text {
             let choices = wholes.map(|(number, whole)| self.text_choice(number, whole, true)).collect();
-            return Ok(Json(self.answer("text_completion", choices, usage)).into_response());
+            return Ok(Json(self.response("text_completion", choices, usage)).into_response());
         }
         let mut choices: Vec<ChatChoice> = wholes.map(|(number, whole)| self.chat_choice(number, whole)).collect();
         let messages: Vec<Option<ChatMessage>> = choices.iter_mut().map(|choice| choice.delta.take()).collect();
-        if self.format.kind == ResponseKind::Tokens {
+        if self.options.kind == ResponseKind::Tokens {
             let prompt_logprobs = self.prompt_logprobs(0);
             let weights_version = self.generation.weights_version;
-            let answer = TokenAnswer { request_id: self.format.id, choices, prompt_logprobs, weights_version };
+            let answer = TokensResponse { request_id: self.options.id, choices, prompt_logprobs, weights_version };
             return Ok(Json(answer).into_response());
         }
         for (choice, message) in choices.iter_mut().zip(messages) {
@@ -64,7 +64,7 @@ impl Writer {
                 ChatMessage { role: Some("assistant"), ..message }
             });
         }
-        let mut answer = self.answer("chat.completion", choices, usage);
+        let mut answer = self.response("chat.completion", choices, usage);
         answer.prompt_token_ids = self.generation.settings.token_ids.then(|| self.generation.prompts[0].clone());
         answer.prompt_logprobs = self.prompt_logprobs(0);
         Ok(Json(answer).into_response())
@@ -88,12 +88,12 @@ impl Writer {
     /// Of a chat, each answer's role; of an echoing completion, each prompt.
     fn opening_events(&self) -> VecDeque<String> {
         let answers = 0..self.generation.answers();
-        if self.format.kind == ResponseKind::Text {
+        if self.options.kind == ResponseKind::Text {
             let echoes = answers.filter(|_| self.generation.settings.echo).map(|number| {
                 let (text, places) = self.echoed(number);
                 let mut choice = self.text_choice_of(number, text, None, &[]);
                 choice.logprobs = self.text_logprobs(places);
-                event(&self.answer("text_completion", vec![choice], None))
+                event(&self.response("text_completion", vec![choice], None))
             });
             return echoes.collect();
         }
@@ -103,7 +103,7 @@ impl Writer {
             choice.token_ids = None;
             choice.delta =
                 Some(ChatMessage { role: Some("assistant"), content: Some(String::new()), tool_calls: Vec::new() });
-            let mut answer = self.answer("chat.completion.chunk", vec![choice], None);
+            let mut answer = self.response("chat.completion.chunk", vec![choice], None);
             answer.prompt_token_ids =
                 (self.generation.settings.token_ids && number == 0).then(|| self.generation.prompts[0].clone());
             event(&answer)
@@ -113,36 +113,36 @@ impl Writer {
 
     /// The event of what is new of an answer.
     fn delta_event(&self, choice: usize, delta: ChoiceDelta) -> String {
-        if self.format.kind == ResponseKind::Chat {
+        if self.options.kind == ResponseKind::Chat {
             let choice = self.chat_choice(choice, delta);
-            return event(&self.answer("chat.completion.chunk", vec![choice], None));
+            return event(&self.response("chat.completion.chunk", vec![choice], None));
         }
         let choice = self.text_choice(choice, delta, false);
-        event(&self.answer("text_completion", vec![choice], None))
+        event(&self.response("text_completion", vec![choice], None))
     }
 
     /// What ends a stream.
     fn closing_events(&self, error: Option<ApiError>) -> String {
         let last = match error {
             Some(error) => event(&error.body()),
-            None if self.format.include_usage => {
-                let object = match self.format.kind {
+            None if self.options.include_usage => {
+                let object = match self.options.kind {
                     ResponseKind::Text => "text_completion",
                     ResponseKind::Chat | ResponseKind::Tokens => "chat.completion.chunk",
                 };
-                event(&self.answer::<()>(object, Vec::new(), Some(self.generation.usage())))
+                event(&self.response::<()>(object, Vec::new(), Some(self.generation.usage())))
             }
             None => String::new(),
         };
         last + "data: [DONE]\n\n"
     }
 
-    fn answer<C>(&self, object: &'static str, choices: Vec<C>, usage: Option<Usage>) -> Answer<C> {
-        Answer {
-            id: self.format.id.clone(),
+    fn response<C>(&self, object: &'static str, choices: Vec<C>, usage: Option<Usage>) -> CompletionResponse<C> {
+        CompletionResponse {
+            id: self.options.id.clone(),
             object,
             created: self.created,
-            model: self.format.model.clone(),
+            model: self.options.model.clone(),
             choices,
             usage,
             prompt_token_ids: None,
@@ -155,7 +155,7 @@ impl Writer {
         let settings = &self.generation.settings;
         let mut tool_calls = delta.tool_calls;
         for call in tool_calls.iter_mut().filter(|call| call.function.name.is_some()) {
-            call.id = Some(format!("call_{}_{index}_{}", self.format.id, call.index.unwrap_or_default()));
+            call.id = Some(format!("call_{}_{index}_{}", self.options.id, call.index.unwrap_or_default()));
             call.kind = Some("function");
         }
         let has_content = !delta.text.is_empty() || tool_calls.is_empty();
@@ -276,25 +276,11 @@ impl SseStream {
             return Some(event);
         }
         let writer = self.writer.as_mut()?;
-        let generation = &mut writer.generation;
-        let mut came = match generation.has_deltas() {
-            true => Some(Ok(true)),
-            false => Some(generation.next().await),
-        };
-        let end = loop {
-            match came {
-                Some(Ok(true)) => came = generation.next().now_or_never(),
-                Some(Ok(false)) => break Some(None),
-                Some(Err(error)) => break Some(Some(error)),
-                None => break None,
-            }
-        };
-        let mut events = String::new();
-        for (choice, delta) in generation.take_deltas() {
-            events.push_str(&writer.delta_event(choice, delta));
-        }
-        if let Some(error) = end {
-            events.push_str(&writer.closing_events(error));
+        let came = writer.generation.next_deltas().await;
+        let deltas = writer.generation.take_deltas();
+        let mut events: String = deltas.into_iter().map(|(choice, delta)| writer.delta_event(choice, delta)).collect();
+        if !matches!(came, Ok(true)) {
+            events.push_str(&writer.closing_events(came.err()));
             self.writer = None;
         }
         Some(events)

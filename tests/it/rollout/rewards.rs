@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use thyme_engine::rollout::registry;
-use thyme_engine::rollout::reward::{RewardSet, RewardSettings, Score, Scores};
+use thyme_engine::rollout::reward::Score;
+use thyme_engine::rollout::reward_set::{RewardSet, RewardSettings, Scores};
 use thyme_engine::rollout::rewards::equivalence::{Question, Verdict, judge};
 
 use super::{Fake, roll};

@@ -10,11 +10,13 @@ mod question;
 mod text;
 mod unit;
 mod value;
+mod verdict;
 
 use question::DigitForm;
 pub use question::Question;
 pub(super) use text::{is_ideograph, words};
 pub(super) use value::{Separators, split_list};
+pub use verdict::Verdict;
 
 use interpretations::Interpretations;
 use text::{canonical, trimmed};
@@ -27,27 +29,6 @@ const TEXT_BYTES_MAX: usize = 4096;
 const TAGS_MAX: usize = 8;
 /// A text of more words than this is prose.
 const PROSE_WORDS: usize = 8;
-
-/// What the rules say of two answers.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Verdict {
-    /// They are the same.
-    Same,
-    /// They are not.
-    Different,
-    /// No rule can tell, and why.
-    Unknown(String),
-}
-
-impl Verdict {
-    fn of(is_same: bool) -> Self {
-        if is_same { Self::Same } else { Self::Different }
-    }
-
-    fn unknown(reason: &str) -> Self {
-        Self::Unknown(reason.to_owned())
-    }
-}
 
 /// Words that put a place or time in front of a noun.
 const PREPOSITIONS: [&str; 7] = ["to the", "on the", "in the", "at the", "in", "on", "at"];

@@ -1,10 +1,10 @@
 //! Values: a number with its unit, a formula, or several values in a list, a tuple, a set, an interval.
 
-use super::Verdict;
 use super::expression::{Expression, is_algebra, number_length};
 use super::number::{Number, ideographic, is_ordinal, ordinal_digits, scale, spoken, unit_fraction};
 use super::question::Question;
 use super::unit::{Unit, currency_prefix};
+use super::verdict::Verdict;
 
 /// Longest text that is read, in bytes.
 const FORMULA_BYTES_MAX: usize = 512;
