@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::http::StatusCode;
 use tokio::sync::Semaphore;
@@ -75,6 +75,17 @@ impl App {
     /// When it is gone.
     pub fn send(&self, command: Command) -> Result<(), ApiError> {
         self.commands.send(command).map_err(|_| ApiError::engine_gone())
+    }
+
+    /// Counts answers that nobody listens to any more, of a request that began then, and has the loop close what is open of them.
+    pub fn give_up(&self, answers: usize, began: Instant) {
+        if answers > 0 {
+            // Where the loop is gone, nothing is open.
+            let _ = self.send(Command::Abort);
+        }
+        for _ in 0..answers {
+            self.metrics.count_finish("abort", began.elapsed().as_secs_f64(), None);
+        }
     }
 
     /// Checks that the server generates: it does not shut down, and its weights are whole.

@@ -1,8 +1,6 @@
 //! Answers of a server with an environment: the final text as a chat's message, and beside it the whole trajectory, calls and observations
 //! with their images; whole, or in pieces as it goes on.
 
-use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,7 +9,6 @@ use axum::Json;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use futures_util::stream;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::session::{AgentEvent, AgentEventKind, AgentJob, ObservedImages};
@@ -30,8 +27,8 @@ use crate::serve::metrics::Active;
 use crate::serve::request::ValidRequest;
 use crate::serve::request::settings::{ResponseOptions, Settings};
 use crate::serve::response::logprobs::finite;
+use crate::serve::response::sse::{DONE, EventSource, event, stream_events};
 use crate::serve::response::wire::{ChatChoice, ChatMessage, CompletionResponse, TrajectoryTurn, Usage, WidenedImage};
-use crate::serve::response::writer::{event, events_response};
 
 /// Pixels of observed images that the trajectories of a request keep together, in equal parts: as data URLs they are 256 MiB at most.
 const PIXELS_MAX: usize = 64 << 20;
@@ -212,16 +209,12 @@ impl AgentResponse {
     /// # Errors
     /// What is wrong before anything comes.
     async fn stream(mut self) -> Result<Response, ApiError> {
-        let mut ready = VecDeque::new();
+        let mut first = String::new();
         if let Some(agent_event) = self.next().await? {
-            ready.extend((0..self.settings.n).map(|number| self.chunk(opening(number))));
-            ready.push_back(self.chunk(piece(agent_event).await?));
+            first.extend((0..self.settings.n).map(|number| self.chunk(opening(number))));
+            first += &self.chunk(piece(agent_event).await?);
         }
-        let state = AgentSseStream { ready, response: Some(self) };
-        Ok(events_response(stream::unfold(state, |mut state| async move {
-            let event = state.next().await?;
-            Some((Ok::<_, Infallible>(event), state))
-        })))
+        Ok(stream_events(first, self))
     }
 
     fn chunk(&self, choice: ChatChoice) -> String {
@@ -250,43 +243,25 @@ impl AgentResponse {
 
 impl Drop for AgentResponse {
     fn drop(&mut self) {
-        if self.open > 0 {
-            self.events.close();
-            let _ = self.app.send(Command::Abort);
-        }
-        for _ in 0..self.open {
-            self.app.metrics.count_finish("abort", self.began.elapsed().as_secs_f64(), None);
-        }
+        self.events.close();
+        self.app.give_up(self.open, self.began);
     }
 }
 
-/// A stream of events.
-struct AgentSseStream {
-    ready: VecDeque<String>,
-    /// None at the end.
-    response: Option<AgentResponse>,
-}
-
-impl AgentSseStream {
-    async fn next(&mut self) -> Option<String> {
-        if let Some(event) = self.ready.pop_front() {
-            return Some(event);
-        }
-        let response = self.response.as_mut()?;
-        match response.next().await {
-            Ok(Some(agent_event)) => match piece(agent_event).await {
-                Ok(piece) => return Some(response.chunk(piece)),
-                Err(error) => self.ready.push_back(event(&error.body())),
-            },
-            Ok(None) if response.options.include_usage => {
-                self.ready.push_back(event(&response.response(CHUNK, Vec::new(), Some(response.usage))));
-            }
-            Ok(None) => {}
-            Err(error) => self.ready.push_back(event(&error.body())),
-        }
-        self.ready.push_back("data: [DONE]\n\n".to_owned());
-        self.response = None;
-        self.ready.pop_front()
+impl EventSource for AgentResponse {
+    async fn next_events(&mut self) -> (String, bool) {
+        let came = match self.next().await {
+            Ok(Some(agent_event)) => piece(agent_event).await.map(Some),
+            Ok(None) => Ok(None),
+            Err(error) => Err(error),
+        };
+        let last = match came {
+            Ok(Some(piece)) => return (self.chunk(piece), true),
+            Ok(None) if self.options.include_usage => event(&self.response(CHUNK, Vec::new(), Some(self.usage))),
+            Ok(None) => String::new(),
+            Err(error) => event(&error.body()),
+        };
+        (last + DONE, false)
     }
 }
 

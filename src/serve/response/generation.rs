@@ -233,14 +233,8 @@ impl InProgressChoice {
 
 impl Drop for Generation {
     fn drop(&mut self) {
-        if self.open > 0 {
-            // Nobody listens any more; where the engine is gone, nobody speaks either.
-            self.events.close();
-            let _ = self.app.send(Command::Abort);
-        }
-        for _ in 0..self.open {
-            self.app.metrics.count_finish("abort", self.began.elapsed().as_secs_f64(), None);
-        }
+        self.events.close();
+        self.app.give_up(self.open, self.began);
     }
 }
 

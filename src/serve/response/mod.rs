@@ -4,6 +4,7 @@
 pub mod choice;
 pub mod generation;
 pub mod logprobs;
+pub mod sse;
 pub mod tool_calls;
 pub mod wire;
 pub mod writer;

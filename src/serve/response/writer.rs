@@ -1,19 +1,13 @@
 //! Answers in three forms: chats and completions, whole or in pieces as server-sent events, and tokens, always whole.
 
-use std::collections::VecDeque;
-use std::convert::Infallible;
-
 use axum::Json;
-use axum::body::Body;
-use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use futures_util::{Stream, stream};
-use serde::Serialize;
 use serde_json::Value;
 
 use super::choice::{ChoiceDelta, Finish};
 use super::generation::Generation;
 use super::logprobs::{ChatLogprobs, Names, PromptLogprobs, TextLogprobs, TextPlace};
+use super::sse::{DONE, EventSource, event, stream_events};
 use super::wire::{ChatChoice, ChatMessage, CompletionResponse, TextChoice, TokensResponse, Usage};
 use crate::engine::request::TokenEvent;
 use crate::prompt::StreamDecoder;
@@ -77,16 +71,11 @@ impl Writer {
     pub async fn stream(mut self) -> Result<Response, ApiError> {
         // A refusal can still be a status of its own.
         self.generation.next().await?;
-        let state = SseStream { ready: self.opening_events(), writer: Some(self) };
-        let events = stream::unfold(state, |mut state| async move {
-            let event = state.next().await?;
-            Some((Ok::<_, Infallible>(event), state))
-        });
-        Ok(events_response(events))
+        Ok(stream_events(self.opening_events(), self))
     }
 
     /// Of a chat, each answer's role; of an echoing completion, each prompt.
-    fn opening_events(&self) -> VecDeque<String> {
+    fn opening_events(&self) -> String {
         let answers = 0..self.generation.answers();
         if self.options.kind == ResponseKind::Text {
             let echoes = answers.filter(|_| self.generation.settings.echo).map(|number| {
@@ -134,7 +123,7 @@ impl Writer {
             }
             None => String::new(),
         };
-        last + "data: [DONE]\n\n"
+        last + DONE
     }
 
     fn response<C>(&self, object: &'static str, choices: Vec<C>, usage: Option<Usage>) -> CompletionResponse<C> {
@@ -261,29 +250,18 @@ impl Writer {
     }
 }
 
-/// A stream of events.
-struct SseStream {
-    ready: VecDeque<String>,
-    /// None at the end.
-    writer: Option<Writer>,
-}
-
-impl SseStream {
-    /// The next events. What came since the last ones goes out together, an answer's tokens in one event: a client that reads slowly, or a
-    /// network that has many to write to, has fewer and larger pieces to deal with.
-    async fn next(&mut self) -> Option<String> {
-        if let Some(event) = self.ready.pop_front() {
-            return Some(event);
+impl EventSource for Writer {
+    /// What came since the last events goes out together, an answer's tokens in one event: a client that reads slowly, or a network that has
+    /// many to write to, has fewer and larger pieces to deal with.
+    async fn next_events(&mut self) -> (String, bool) {
+        let came = self.generation.next_deltas().await;
+        let deltas = self.generation.take_deltas();
+        let mut events: String = deltas.into_iter().map(|(choice, delta)| self.delta_event(choice, delta)).collect();
+        let goes_on = matches!(came, Ok(true));
+        if !goes_on {
+            events.push_str(&self.closing_events(came.err()));
         }
-        let writer = self.writer.as_mut()?;
-        let came = writer.generation.next_deltas().await;
-        let deltas = writer.generation.take_deltas();
-        let mut events: String = deltas.into_iter().map(|(choice, delta)| writer.delta_event(choice, delta)).collect();
-        if !matches!(came, Ok(true)) {
-            events.push_str(&writer.closing_events(came.err()));
-            self.writer = None;
-        }
-        Some(events)
+        (events, goes_on)
     }
 }
 
@@ -300,18 +278,4 @@ fn weights_versions(tokens: &[TokenEvent]) -> Option<Vec<u64>> {
 
 fn reasons(finish: Option<Finish>) -> (Option<&'static str>, Value) {
     finish.map_or((None, Value::Null), |finish| (Some(finish.reason), finish.stop))
-}
-
-/// Server-sent events as a response.
-pub fn events_response(events: impl Stream<Item = Result<String, Infallible>> + Send + 'static) -> Response {
-    let mut response = Response::new(Body::from_stream(events));
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    response
-}
-
-/// A server-sent event.
-pub fn event(content: &impl Serialize) -> String {
-    format!("data: {}\n\n", serde_json::to_string(content).expect("wire types are JSON"))
 }
