@@ -28,7 +28,7 @@ use thyme_engine::engine::scheduler::Chunk;
 use thyme_engine::engine::{Engine, EngineLimits};
 use thyme_engine::model::Model;
 use thyme_engine::model::config::Config;
-use thyme_engine::model::parameters::Weights;
+use thyme_engine::model::parameters::{Weights, WeightsId};
 use thyme_engine::prompt::Processor;
 use workload::{Script, Turn, Workload, tokens};
 
@@ -131,7 +131,7 @@ impl Tiny {
                 observe(&mut engine, open.get_mut(&number).expect("who calls is open"));
             }
             let began = Instant::now();
-            let pass = engine.plan(0);
+            let pass = engine.plan(WeightsId::default());
             if pass.chunks.is_empty() {
                 let Some(Reverse((due, _))) = calls.peek() else { break };
                 let idle = *due as f64 / 1e9 - run.seconds;

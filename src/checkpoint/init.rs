@@ -19,5 +19,5 @@ pub fn random_weights(model: &Model, seed: u64) -> Weights {
             Role::Matrix => backend.random_normal(&spec.shape, std, seed, stream),
         }
     });
-    Weights { values, version: 0 }
+    Weights::new(values)
 }

@@ -61,7 +61,7 @@ pub fn load(model: &Model, dir: &Path) -> Result<Weights, CheckpointError> {
     if let Some(dtype) = dtype {
         tracing::info!("weights of {} are {dtype:?}; converted to bf16", dir.display());
     }
-    Ok(Weights { values, version: 0 })
+    Ok(Weights::new(values))
 }
 
 /// A folder whose weights fit a model: all were looked through, none is kept.

@@ -37,7 +37,7 @@ use speculation::{DRAFT_TOKENS_MAX, Speculation, Speculator};
 pub use statistics::Statistics;
 
 use crate::model::Model;
-use crate::model::parameters::Weights;
+use crate::model::parameters::{Weights, WeightsId};
 use crate::ops::Tensor;
 use crate::ops::attention::PAGE_TOKENS;
 use crate::prompt::{PreparedImage, Processor};
@@ -71,8 +71,8 @@ pub struct Engine {
     statistics: Statistics,
     images: EncodedImages,
     speculator: Speculator,
-    /// Version of the weights that filled the pages.
-    version: u64,
+    /// The weights that filled the pages.
+    weights: WeightsId,
 }
 
 impl Engine {
@@ -92,7 +92,7 @@ impl Engine {
             statistics: Statistics::default(),
             images: EncodedImages::default(),
             speculator: Speculator::default(),
-            version: 0,
+            weights: WeightsId::default(),
         }
     }
 
@@ -252,7 +252,7 @@ impl Engine {
     /// # Errors
     /// [`GeneratorError::Failed`]; no backend here reports one, and a `Generator` over a network would.
     pub fn step(&mut self, weights: &Weights) -> Result<Vec<TokenEvent>, GeneratorError> {
-        let pass = self.plan(weights.version);
+        let pass = self.plan(weights.id());
         if pass.chunks.is_empty() {
             return Ok(Vec::new());
         }
@@ -267,10 +267,10 @@ impl Engine {
         Ok(self.accept(&pass.chunks, sampled))
     }
 
-    /// The first part of a step: what is computed under weights of that version; its pages are there.
-    pub fn plan(&mut self, version: u64) -> Schedule {
+    /// The first part of a step: what is computed with these weights; its pages are there.
+    pub fn plan(&mut self, weights: WeightsId) -> Schedule {
         let _scheduling = debug_span!("schedule").entered();
-        self.forget_other_version(version);
+        self.forget_other_weights(weights);
         self.groups.share_prompts(&mut self.sequences, self.cache.pool());
         let decided = std::mem::take(&mut self.ahead);
         let mut pass = schedule(&mut self.sequences, &mut self.cache, decided, self.limits.prefill_chunk_tokens);
@@ -306,11 +306,11 @@ impl Engine {
     }
 
     /// Keys, values and images of other weights are void: sequences compute theirs again.
-    fn forget_other_version(&mut self, version: u64) {
-        if version == self.version {
+    fn forget_other_weights(&mut self, weights: WeightsId) {
+        if weights == self.weights {
             return;
         }
-        self.version = version;
+        self.weights = weights;
         self.images.clear();
         self.ahead.clear();
         for sequence in self.sequences.values_mut() {

@@ -181,7 +181,7 @@ impl Model {
             let value = values.next().expect("one value a parameter");
             self.backend.upload(Host::Bf16(value), &spec.shape, Dtype::Bf16)
         });
-        Weights { values, version: 0 }
+        Weights::new(values)
     }
 
     fn compute<'a>(&'a self, weights: &'a Weights) -> Compute<'a> {

@@ -1,6 +1,7 @@
 //! Every parameter once. A [`Layout`] names them and knows their shapes; [`Parameters`] holds one value for each: tensors
 //! ([`Weights`]), gradients ([`Gradients`]), optimizer moments.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::ops::{Index, IndexMut};
 
 use super::config::{Config, Family};
@@ -16,13 +17,37 @@ pub struct Parameters<T> {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Id(usize);
 
-/// The policy. Generation borrows it; only an update changes it.
+/// A model's weights. Generation borrows them; only an update changes them.
 #[derive(Debug)]
 pub struct Weights {
     /// A Bf16 tensor for each parameter.
     pub values: Parameters<Tensor>,
-    /// Moves with every update; cached keys and values of another version are void.
+    /// Tells these weights from those of other models in the process.
+    pub model: u64,
+    /// Moves with every update, from 0.
     pub version: u64,
+}
+
+/// Which weights something was computed with. What was cached under another id is void.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct WeightsId {
+    /// [`Weights::model`].
+    pub model: u64,
+    /// [`Weights::version`].
+    pub version: u64,
+}
+
+impl Weights {
+    /// The weights of a model that is not in the process yet.
+    pub fn new(values: Parameters<Tensor>) -> Weights {
+        // A number that no other has, but by a chance that can be forgotten; nothing that is computed depends on it.
+        Weights { values, model: RandomState::new().build_hasher().finish(), version: 0 }
+    }
+
+    /// Which weights they are now.
+    pub fn id(&self) -> WeightsId {
+        WeightsId { model: self.model, version: self.version }
+    }
 }
 
 /// F32 gradients of the parameters that are trained.

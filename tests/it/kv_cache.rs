@@ -343,7 +343,7 @@ fn an_observation_that_leaves_no_room_is_too_long_and_changes_nothing() {
 fn sequences_go_on_under_new_weights_as_on_a_fresh_engine() {
     let policy = SmallPolicy::open(CHECKPOINT, Arc::new(Cpu::new()));
     let old = Weights { version: 1, ..checkpoint::weights::load(&policy.model, &golden(CHECKPOINT)).unwrap() };
-    let new = Weights { version: 2, values: moved(&policy, &old) };
+    let new = Weights { version: 2, model: old.model, values: moved(&policy, &old) };
     for (steps, chunk) in [(1, 500), (3, 7), (12, 500), (25, 16), (35, 40)] {
         let mut request = request(&policy, 40, 3, 40);
         request.stops.turn_tokens = 30;
@@ -383,6 +383,35 @@ fn sequences_go_on_under_new_weights_as_on_a_fresh_engine() {
         (0..3).for_each(|number| engine.close(number));
         assert_eq!(engine.pages(), (limits.pages, limits.pages));
     }
+}
+
+/// Two checkpoints of one shape and one version take turns on an engine; neither sees pages that the other has filled. With one identity for both
+/// the second would read the keys and values of the first.
+#[test]
+fn two_models_in_one_engine_share_no_pages() {
+    let policy = SmallPolicy::open(CHECKPOINT, Arc::new(Cpu::new()));
+    let first = checkpoint::weights::load(&policy.model, &golden(CHECKPOINT)).unwrap();
+    let second = Weights::new(moved(&policy, &first));
+    assert_eq!((first.version, second.version), (0, 0));
+    let limits = EngineLimits { pages: 100, prefill_chunk_tokens: 500, sequences: 4 };
+    let sample = |engine: &mut Engine, weights: &Weights, number: u64| {
+        let request =
+            GenerateRequest { sequences: vec![number], first_counter: Some(0), ..request(&policy, 40, 1, 12) };
+        engine.open(&request).unwrap();
+        let sampled = sample_all(engine, weights).remove(&number).unwrap();
+        engine.close(number);
+        sampled
+    };
+    let alone = |weights: &Weights| sample(&mut policy.engine(limits), weights, 0);
+    let mut shared = policy.engine(limits);
+    for (number, weights) in [&first, &second, &first, &second].into_iter().enumerate() {
+        assert_eq!(sample(&mut shared, weights, number as u64), alone(weights), "turn {number}");
+    }
+    assert_eq!(shared.statistics().cached_tokens, 0);
+    let mistaken = Weights { model: first.model, ..second };
+    let mut shared = policy.engine(limits);
+    sample(&mut shared, &first, 0);
+    assert_ne!(sample(&mut shared, &mistaken, 1), alone(&mistaken), "the test would not see shared pages");
 }
 
 #[test]

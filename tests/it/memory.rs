@@ -205,7 +205,7 @@ fn held(plan: &Plan, bytes: u64) -> MemoryUse {
     let backend = Arc::new(Cuda::with_arena(Arc::new(Addresses::default()), bytes).unwrap());
     let model = Model::new(plan.config.clone(), backend.clone());
     let parameter = |spec: &Spec| backend.zeros(&spec.shape, Dtype::Bf16);
-    let weights = Weights { values: Parameters::from_layout(&model.layout, parameter), version: 1 };
+    let weights = Weights::new(Parameters::from_layout(&model.layout, parameter));
     let processor = Arc::new(plan.processor().unwrap());
     let recipe = &plan.recipe;
     let settings = LearnerSettings {

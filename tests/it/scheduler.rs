@@ -6,6 +6,7 @@ use thyme_engine::cpu::Cpu;
 use thyme_engine::engine::request::{GenerateRequest, GeneratorError, Sampled, Stops, TokenEvent};
 use thyme_engine::engine::scheduler::Chunk;
 use thyme_engine::engine::{Engine, EngineLimits};
+use thyme_engine::model::parameters::WeightsId;
 
 use crate::support::small_policy::{Random, SmallPolicy};
 
@@ -41,7 +42,7 @@ impl Scripted {
 
     /// A step; what it computed.
     fn step(&mut self) -> Vec<Chunk> {
-        let pass = self.engine.plan(0);
+        let pass = self.engine.plan(WeightsId::default());
         if self.looks_ahead {
             self.engine.look_ahead(&pass.chunks);
         }

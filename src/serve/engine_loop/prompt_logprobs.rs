@@ -7,7 +7,7 @@ use crate::engine::kv_cache::{KvCache, PageTable};
 use crate::engine::sampling::top_logprobs::{log_sum_exp, top_logprobs};
 use crate::model::Model;
 use crate::model::batch::{Batch, BatchPages};
-use crate::model::parameters::Weights;
+use crate::model::parameters::{Weights, WeightsId};
 use crate::model::vision::ImageBatch;
 use crate::ops::Tensor;
 use crate::ops::attention::PAGE_TOKENS;
@@ -57,8 +57,8 @@ pub struct Scoring {
     /// Tokens that went through the model.
     computed: usize,
     places: Vec<TokenLogprobs>,
-    /// Version of the weights so far.
-    version: u64,
+    /// The weights so far.
+    weights: WeightsId,
 }
 
 impl Scoring {
@@ -91,7 +91,7 @@ impl Scoring {
             rows: None,
             computed: 0,
             places: Vec::new(),
-            version: 0,
+            weights: WeightsId::default(),
         }
     }
 
@@ -120,8 +120,8 @@ impl Scoring {
 
     /// Computes one image or one piece. Under other weights it begins anew.
     pub fn advance(&mut self, model: &Model, weights: &Weights, scale: PixelScale) {
-        if self.version != weights.version {
-            self.version = weights.version;
+        if self.weights != weights.id() {
+            self.weights = weights.id();
             self.unmerged_features.clear();
             self.places.clear();
             (self.rows, self.computed) = (None, 0);
