@@ -273,9 +273,9 @@ fn rollouts() {
     let processor = Arc::new(Processor::open(dir).expect("a tokenizer"));
     let recipe = &plan.recipe;
     let (name, table) = recipe.tool.named("python");
-    let tool = || registry::tool(&name, table);
+    let tool = || registry::tool(&name, table.clone());
     let (environment, settings) = recipe.environment.named("think_with_code");
-    let environment = registry::environment(&environment, settings, tool).expect("an environment with its tool");
+    let environment = registry::environment(&environment, settings, &tool).expect("an environment with its tool");
     for sequences in SIZES {
         let group_size = recipe.grpo.num_generations.min(sequences);
         let at_once = sequences / group_size;

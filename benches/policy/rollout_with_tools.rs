@@ -36,9 +36,9 @@ impl RolloutWithTools {
         let plan = Plan::new(layers::load(recipe, &[]).expect("a recipe")).expect("a recipe that can be run");
         let recipe = &plan.recipe;
         let (name, table) = recipe.tool.named("python");
-        let tool = || registry::tool(&name, table);
+        let tool = || registry::tool(&name, table.clone());
         let (environment, settings) = recipe.environment.named("think_with_code");
-        let environment = registry::environment(&environment, settings, tool).expect("an environment with its tool");
+        let environment = registry::environment(&environment, settings, &tool).expect("an environment with its tool");
         RolloutWithTools {
             engine: Engine::new(
                 policy.model.clone(),

@@ -54,8 +54,8 @@ pub struct EvalArguments {
     #[arg(long, default_value = "needle")]
     data: String,
     /// How a task is answered: with tools, or directly.
-    #[arg(long = "env", value_name = "NAME", default_value = "think_with_code",
-        value_parser = PossibleValuesParser::new(registry::ENVIRONMENTS))]
+    #[arg(long = "env", value_name = "NAME", default_value = registry::DEFAULT_ENVIRONMENT,
+        value_parser = PossibleValuesParser::new(registry::environments()))]
     environment: String,
     /// Tasks to answer at most.
     #[arg(long, default_value_t = 256)]
@@ -86,8 +86,8 @@ pub fn run(arguments: EvalArguments) -> anyhow::Result<()> {
     let weights = weights::load(&model, &dir)?;
     let limit = toml::Value::from(arguments.max_total_tokens as i64);
     let limits = ["max_turn_tokens", "max_total_tokens"].map(|key| (key.to_owned(), limit.clone()));
-    let python = || registry::tool("python", toml::Table::new());
-    let environment = registry::environment(&arguments.environment, limits.into_iter().collect(), python)?;
+    let tool = || registry::tool(registry::DEFAULT_TOOL, toml::Table::new());
+    let environment = registry::environment(&arguments.environment, limits.into_iter().collect(), &tool)?;
     let longest = (2 * arguments.max_total_tokens).min(model.config.context_tokens);
     let pages = arguments.max_num_seqs * (longest / PAGE_TOKENS + 1);
     let limits = EngineLimits { pages, prefill_chunk_tokens: 2048, sequences: arguments.max_num_seqs };

@@ -43,7 +43,8 @@ impl EnvironmentName {
             table.insert("max_total_tokens".to_owned(), (tokens as i64).into());
             table.insert("max_turn_tokens".to_owned(), (tokens as i64).into());
         }
-        registry::environment("think_with_code", table, || registry::tool("python", toml::Table::new())).map(Some)
+        registry::environment("think_with_code", table, &|| registry::tool(registry::DEFAULT_TOOL, toml::Table::new()))
+            .map(Some)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand.
 
 mod allocator;
+mod choices;
 mod inference_session;
 mod openai_batch;
 mod ordered_writer;

@@ -149,9 +149,9 @@ fn check_plug_ins(recipe: &Recipe) -> Result<TokenLimits, PlanError> {
         other => PlanError::Registry(other),
     };
     RewardSet::new(&recipe.reward)?;
-    let (name, table) = recipe.tool.named("python");
+    let (name, table) = recipe.tool.named(registry::DEFAULT_TOOL);
     registry::check_tool(&name, table).map_err(explained)?;
-    let (name, table) = recipe.environment.named("think_with_code");
+    let (name, table) = recipe.environment.named(registry::DEFAULT_ENVIRONMENT);
     registry::limits(&name, table).map_err(explained)
 }
 

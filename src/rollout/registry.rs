@@ -1,5 +1,5 @@
-//! From the names in a recipe to plug-ins. An unknown name lists the known ones. A new reward is a file and an
-//! entry in `rewards`; a new environment a name and an arm here; a new tool a name, and an arm in `tool` and `check_tool`.
+//! From the names in a recipe to plug-ins. An unknown name lists the known ones. A new environment, tool or reward is a file and an entry in the
+//! table of its kind here; which of them a recipe without a name has is said here alone.
 
 use std::sync::Arc;
 
@@ -59,25 +59,64 @@ impl RegistryError {
     }
 }
 
-/// The names of the environments.
-pub const ENVIRONMENTS: [&str; 2] = ["direct", "think_with_code"];
-/// The names of the tools.
-pub const TOOLS: [&str; 1] = ["python"];
+/// The environment of recipes that name none.
+pub const DEFAULT_ENVIRONMENT: &str = "think_with_code";
+/// The tool of recipes that name none.
+pub const DEFAULT_TOOL: &str = "python";
 
-/// The environment of that name with its own table of a recipe. `tool` is asked for only where the environment has a use for it.
+/// Makes an environment of its own table of a recipe, and of a tool, which it asks for only where it has a use for it.
+type BuildEnvironment = fn(toml::Table, GetTool<'_>) -> Result<Arc<dyn Environment>, RegistryError>;
+/// Starts the tool of an environment.
+type GetTool<'a> = &'a dyn Fn() -> Result<Arc<dyn Tool>, RegistryError>;
+
+/// An environment that recipes can name.
+struct EnvironmentEntry {
+    name: &'static str,
+    build: BuildEnvironment,
+}
+
+/// A tool that recipes can name.
+struct ToolEntry {
+    name: &'static str,
+    /// Refuses a table that does not read or holds a value that cannot be; starts nothing.
+    check: fn(toml::Table) -> Result<(), RegistryError>,
+    /// Starts the tool.
+    build: fn(toml::Table) -> Result<Arc<dyn Tool>, RegistryError>,
+}
+
+const ENVIRONMENTS: [EnvironmentEntry; 2] = [
+    EnvironmentEntry {
+        name: "direct",
+        build: |table, _| Ok(Arc::new(settings::<Direct>("environment", "direct", table)?)),
+    },
+    EnvironmentEntry {
+        name: "think_with_code",
+        build: |table, tool| {
+            let settings = settings("environment", "think_with_code", table)?;
+            Ok(Arc::new(ThinkWithCode::new(settings, tool()?)))
+        },
+    },
+];
+
+const TOOLS: [ToolEntry; 1] = [ToolEntry {
+    name: "python",
+    check: |table| Ok(settings::<PythonSettings>("tool", "python", table)?.options().map(drop)?),
+    build: |table| Ok(Arc::new(Python::start(&settings("tool", "python", table)?)?)),
+}];
+
+/// The names of the environments.
+pub fn environments() -> Vec<&'static str> {
+    ENVIRONMENTS.iter().map(|entry| entry.name).collect()
+}
+
+/// The environment of that name with its own table of a recipe. `tool` is called only where the environment has a use for it.
 ///
 /// # Errors
 /// When there is none, the table does not read, or the tool cannot be had.
-pub fn environment(
-    name: &str,
-    table: toml::Table,
-    tool: impl FnOnce() -> Result<Arc<dyn Tool>, RegistryError>,
-) -> Result<Arc<dyn Environment>, RegistryError> {
-    match name {
-        "direct" => Ok(Arc::new(settings::<Direct>("environment", name, table)?)),
-        "think_with_code" => Ok(Arc::new(ThinkWithCode::new(settings("environment", name, table)?, tool()?))),
-        _ => Err(RegistryError::unknown("environment", name, &ENVIRONMENTS)),
-    }
+pub fn environment(name: &str, table: toml::Table, tool: GetTool<'_>) -> Result<Arc<dyn Environment>, RegistryError> {
+    let entry = ENVIRONMENTS.iter().find(|entry| entry.name == name);
+    let entry = entry.ok_or_else(|| RegistryError::unknown("environment", name, &environments()))?;
+    (entry.build)(table, tool)
 }
 
 /// The tool of that name with its own table of a recipe, started.
@@ -85,18 +124,7 @@ pub fn environment(
 /// # Errors
 /// When there is none, the table does not read, or the tool does not start.
 pub fn tool(name: &str, table: toml::Table) -> Result<Arc<dyn Tool>, RegistryError> {
-    match name {
-        "python" => Ok(Arc::new(Python::start(&settings("tool", name, table)?)?)),
-        _ => Err(RegistryError::unknown("tool", name, &TOOLS)),
-    }
-}
-
-/// The limits of the environment of that name with its own table, without a tool.
-///
-/// # Errors
-/// As [`environment`].
-pub fn limits(name: &str, table: toml::Table) -> Result<TokenLimits, RegistryError> {
-    Ok(environment(name, table, || Ok(Arc::new(Absent)))?.limits())
+    (tool_entry(name)?.build)(table)
 }
 
 /// Checks the tool of that name with its own table, without starting it.
@@ -104,10 +132,20 @@ pub fn limits(name: &str, table: toml::Table) -> Result<TokenLimits, RegistryErr
 /// # Errors
 /// When there is none, or the table does not read or holds a value that cannot be.
 pub fn check_tool(name: &str, table: toml::Table) -> Result<(), RegistryError> {
-    match name {
-        "python" => Ok(settings::<PythonSettings>("tool", name, table)?.options().map(drop)?),
-        _ => Err(RegistryError::unknown("tool", name, &TOOLS)),
-    }
+    (tool_entry(name)?.check)(table)
+}
+
+fn tool_entry(name: &str) -> Result<&'static ToolEntry, RegistryError> {
+    let known = || TOOLS.iter().map(|entry| entry.name).collect::<Vec<_>>();
+    TOOLS.iter().find(|entry| entry.name == name).ok_or_else(|| RegistryError::unknown("tool", name, &known()))
+}
+
+/// The limits of the environment of that name with its own table, without a tool.
+///
+/// # Errors
+/// As [`environment`].
+pub fn limits(name: &str, table: toml::Table) -> Result<TokenLimits, RegistryError> {
+    Ok(environment(name, table, &|| Ok(Arc::new(Absent)))?.limits())
 }
 
 /// A placeholder for the tool while nothing is rolled out.

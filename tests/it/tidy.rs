@@ -414,16 +414,18 @@ fn nothing_is_mutable_at_the_level_of_a_module() {
 }
 
 #[test]
-fn the_network_is_the_servers_alone() {
+fn the_network_is_the_servers_alone_and_flags_are_the_command_lines() {
     let network = ["axum", "futures_util", "hyper", "hyper_util", "tokio", "ureq"];
     let mut faults = Vec::new();
-    for source in sources().iter().filter(|source| source.module() != "serve") {
-        for (number, line) in source.code() {
-            let named = network.iter().filter(|name| line.contains(&format!("{name}::")));
-            faults.extend(named.map(|name| format!("{}:{number}: names {name}", source.path)));
+    for (module, libraries) in [("serve", network.as_slice()), ("cli", &["clap"])] {
+        for source in sources().iter().filter(|source| ![module, "main"].contains(&source.module())) {
+            for (number, line) in source.code() {
+                let named = libraries.iter().filter(|name| line.contains(&format!("{name}::")));
+                faults.extend(named.map(|name| format!("{}:{number}: names {name}", source.path)));
+            }
         }
     }
-    none("only src/serve names the libraries of the network", faults);
+    none("only src/serve names the libraries of the network, only src/cli that of the command line", faults);
 }
 
 #[test]

@@ -13,7 +13,6 @@ pub mod step_time;
 
 use std::time::Duration;
 
-use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use acceptance::{Acceptance, Outcome};
@@ -28,9 +27,8 @@ const GAIN_MIN: f64 = 1.25;
 const PRICE_MIN: f64 = 0.1;
 
 /// Whether an engine drafts.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[value(rename_all = "snake_case")]
 pub enum Speculation {
     /// Never: each step samples one token of a sequence.
     #[default]

@@ -45,8 +45,7 @@ pub enum ResponseKind {
 }
 
 /// Which log-probability of a sampled token is returned.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
-#[value(rename_all = "snake_case")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum LogprobsMode {
     /// At temperature 1 over the whole vocabulary.
     #[default]

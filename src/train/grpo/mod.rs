@@ -231,9 +231,9 @@ impl<'a> Trainer<'a> {
 
 /// The recipe's environment over its tool.
 fn environment(recipe: &Recipe) -> Result<Arc<dyn Environment>, RegistryError> {
-    let (name, table) = recipe.environment.named("think_with_code");
-    registry::environment(&name, table, || {
-        let (name, table) = recipe.tool.named("python");
+    let (name, table) = recipe.environment.named(registry::DEFAULT_ENVIRONMENT);
+    registry::environment(&name, table, &|| {
+        let (name, table) = recipe.tool.named(registry::DEFAULT_TOOL);
         registry::tool(&name, table)
     })
 }

@@ -94,14 +94,14 @@ fn unknown_names_list_the_known_ones() {
         message.contains("\"formt\"") && message.contains("format, answer, consistency, tool_success"),
         "{message}"
     );
-    let message = registry::environment("thinking", toml::Table::new(), || Ok(Arc::new(Fake::default())))
+    let message = registry::environment("thinking", toml::Table::new(), &|| Ok(Arc::new(Fake::default())))
         .err()
         .unwrap()
         .to_string();
     assert!(message.contains("think_with_code"), "{message}");
     let table: toml::Table = "max_code_run = 3".parse().unwrap();
     let message =
-        registry::environment("think_with_code", table, || Ok(Arc::new(Fake::default()))).err().unwrap().to_string();
+        registry::environment("think_with_code", table, &|| Ok(Arc::new(Fake::default()))).err().unwrap().to_string();
     assert!(message.contains("max_code_run"), "{message}");
 }
 
