@@ -6,6 +6,7 @@
 //! `pixel_limits.rs` the limits that a request does.
 
 mod added_tokens;
+mod byte_level;
 pub mod chat;
 pub mod data_url;
 mod gif;
@@ -20,6 +21,7 @@ mod processor;
 mod resize;
 mod simd;
 pub mod size;
+mod stream_decoder;
 pub mod tokenizer;
 mod tokenizer_bounds;
 
@@ -32,4 +34,5 @@ pub use positions::{Grid, PositionCursor, PositionError, WindowOrder};
 pub use processor::{IMAGE_MARKUP, Processor, Prompt, PromptError, SpecialIds, read_image_settings, warnings};
 pub use resize::resize_bicubic;
 pub use size::{PictureSize, SizeError};
-pub use tokenizer::{StreamDecoder, Tokenizer, TokenizerError};
+pub use stream_decoder::StreamDecoder;
+pub use tokenizer::{Tokenizer, TokenizerError};

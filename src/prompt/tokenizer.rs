@@ -10,6 +10,7 @@ use thiserror::Error;
 use tokenizers::{AddedToken, Encoding, Model, Normalizer, OffsetType, PreTokenizedString, PreTokenizer};
 
 use super::added_tokens::Declared;
+use super::byte_level::{byte_level_bytes, names_byte_level};
 use super::tokenizer_bounds;
 use crate::files::open::{TOKENIZER_BYTES_MAX, read};
 use crate::hub::{POINTER_REMEDY, is_lfs_pointer};
@@ -340,65 +341,5 @@ fn ids_of(text: &str, encoding: tokenizers::Result<Encoding>) -> Result<Vec<u32>
     match encoding {
         Ok(encoding) => Ok(encoding.get_ids().to_vec()),
         Err(error) => Err(TokenizerError::Encode { bytes: text.len(), reason: error.to_string() }),
-    }
-}
-
-/// Turns a stream of token bytes into text, holding back the bytes of a character until it is complete.
-#[derive(Debug, Clone, Default)]
-pub struct StreamDecoder {
-    held: Vec<u8>,
-}
-
-impl StreamDecoder {
-    /// The text that `bytes` complete. What cannot become valid UTF-8 any more is U+FFFD.
-    pub fn push(&mut self, bytes: &[u8]) -> String {
-        self.held.extend_from_slice(bytes);
-        let mut text = String::new();
-        loop {
-            let (valid, invalid) = match std::str::from_utf8(&self.held) {
-                Ok(valid) => {
-                    text.push_str(valid);
-                    self.held.clear();
-                    return text;
-                }
-                Err(error) => (error.valid_up_to(), error.error_len()),
-            };
-            text.push_str(&String::from_utf8_lossy(&self.held[..valid]));
-            self.held.drain(..valid + invalid.unwrap_or(0));
-            match invalid {
-                Some(_) => text.push(char::REPLACEMENT_CHARACTER),
-                None => return text,
-            }
-        }
-    }
-
-    /// The rest at the end of the stream: U+FFFD if a character was left incomplete.
-    pub fn finish(&mut self) -> String {
-        let held = std::mem::take(&mut self.held);
-        String::from_utf8_lossy(&held).into_owned()
-    }
-}
-
-/// Whether a decoder is `ByteLevel`, or a sequence that has one.
-fn names_byte_level(decoder: &Value) -> bool {
-    let in_sequence = || decoder["decoders"].as_array().is_some_and(|parts| parts.iter().any(names_byte_level));
-    decoder["type"] == "ByteLevel" || in_sequence()
-}
-
-/// Undoes GPT-2's byte alphabet, in which every byte is a printable character. A token outside of it is its own UTF-8.
-fn byte_level_bytes(token: &str) -> Vec<u8> {
-    token.chars().map(byte_of_letter).collect::<Option<Vec<u8>>>().unwrap_or_else(|| token.as_bytes().to_vec())
-}
-
-/// The byte of a letter of the alphabet: printable Latin-1 stands for itself; the other 68 bytes, in order, are the letters
-/// from U+0100.
-fn byte_of_letter(letter: char) -> Option<u8> {
-    let code = u32::from(letter);
-    match code {
-        0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF => Some(code as u8),
-        0x100..=0x120 => Some((code - 0x100) as u8),
-        0x121..=0x142 => Some((code - 0x121 + 0x7F) as u8),
-        0x143 => Some(0xAD),
-        _ => None,
     }
 }
