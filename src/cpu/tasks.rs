@@ -24,3 +24,8 @@ pub(super) fn pieces(mut values: &mut [f32], lengths: impl Iterator<Item = usize
         })
         .collect()
 }
+
+/// Threads for so many multiply-adds: one for small work, else all.
+pub(super) fn threads_for(multiply_adds: usize) -> usize {
+    if multiply_adds < 10 * PARALLEL_COST { 1 } else { rayon::current_num_threads() }
+}

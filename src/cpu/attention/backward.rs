@@ -2,7 +2,7 @@
 
 use super::super::simd::{LANES, Lanes, kernel};
 use super::super::{Cpu, tasks};
-use super::Segment;
+use super::segments::Segment;
 use crate::ops::attention::Heads;
 
 /// What [`Attention::attention_backward`] reads.
