@@ -24,7 +24,7 @@ NUMBERS = "one two three four".split()
 
 
 def needle_texts():
-    """The texts of src/tasks/needle.rs, each sentence with every word it can hold."""
+    """The texts of src/tasks/needle/mod.rs, each sentence with every word it can hold."""
     texts = [
         "Think in <think>, answer in <answer>. You may run Python in <code>: a ```python fence; <sandbox_output> shows its output.",
         "system\nuser\nassistant\n",

@@ -1,36 +1,20 @@
-//! Safetensors files of a folder: opened, their headers checked, looked up by released name. A tensor is read when it is asked for, in pieces:
-//! a file that shrinks or changes meanwhile is an error.
+//! Safetensors files of a folder, single or sharded: their tensors, looked up by released name.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::fmt::Formatter;
-use std::fs::File;
-use std::io::ErrorKind;
-use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use half::{bf16, f16};
-use rayon::prelude::*;
-use safetensors::tensor::{Dtype, TensorInfo};
-use serde::de::{Error, IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::CheckpointError;
 use super::contents::refuse_contents;
-use crate::files::json::read_json;
-use crate::files::open::{TOKENIZER_BYTES_MAX, is_there, open_regular, read_text};
+use super::stored_tensor::StoredTensor;
+use super::tensor_file::TensorFile;
+use crate::files::open::{TOKENIZER_BYTES_MAX, is_there, read_text};
 use crate::hub::is_lfs_pointer;
 use crate::hub::keys::shown;
 
-/// Most bytes of a file's header, as in the safetensors library.
-const HEADER_BYTES_MAX: u64 = 100_000_000;
-/// The header's length stands before it.
-const LENGTH_BYTES: u64 = 8;
 /// Most files that an index may name: all are open at once.
 const SHARDS_MAX: usize = 1000;
-/// Elements that are read at once, by one thread.
-const PIECE: usize = 1 << 20;
 /// Released name of the embedding table.
 pub const EMBEDDING: &str = "model.embed_tokens.weight";
 /// Released name of the head, where it is not the embedding table.
@@ -50,34 +34,6 @@ pub struct TensorFiles {
     names: HashMap<String, (usize, String)>,
     /// Warnings about the folder, none of which keeps it from being read.
     notes: Vec<String>,
-}
-
-#[derive(Debug)]
-struct TensorFile {
-    path: PathBuf,
-    file: File,
-    /// Length and time of the last change, when it was opened.
-    stamp: (u64, i64, i64),
-    tensors: HashMap<String, TensorInfo>,
-    /// Where the data begins.
-    data: u64,
-}
-
-/// A file's header: its tensors by name.
-struct Header(HashMap<String, TensorInfo>);
-
-/// One stored tensor.
-#[derive(Clone, Copy, Debug)]
-pub struct StoredTensor<'a> {
-    /// Element type as stored.
-    pub dtype: Dtype,
-    /// Shape as stored.
-    pub shape: &'a [usize],
-    file: &'a TensorFile,
-    /// Where its little-endian elements begin in the file.
-    start: u64,
-    /// How many bytes they take.
-    bytes: usize,
 }
 
 impl TensorFiles {
@@ -154,8 +110,7 @@ impl TensorFiles {
     /// # Errors
     /// When one did.
     pub fn check_unchanged(&self) -> Result<(), CheckpointError> {
-        let changed = |file: &&TensorFile| stamp(&file.file).ok() != Some(file.stamp);
-        match self.files.iter().find(changed) {
+        match self.files.iter().find(|file| file.has_changed()) {
             Some(file) => Err(CheckpointError::Changed(file.path.clone())),
             None => Ok(()),
         }
@@ -194,213 +149,6 @@ impl TensorFiles {
             start: file.data + start as u64,
             bytes: end - start,
         })
-    }
-}
-
-impl StoredTensor<'_> {
-    /// Number of elements.
-    pub fn len(&self) -> usize {
-        self.shape.iter().product()
-    }
-
-    /// Whether there are no elements.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Whether its elements can be read as bf16: they are stored as bf16, f16 or f32.
-    pub fn is_float(&self) -> bool {
-        matches!(self.dtype, Dtype::BF16 | Dtype::F16 | Dtype::F32)
-    }
-
-    /// The little-endian elements.
-    ///
-    /// # Errors
-    /// When the file cannot be read, or is shorter than it was.
-    pub fn read(&self) -> Result<Vec<u8>, CheckpointError> {
-        let mut bytes = vec![0; self.bytes];
-        self.file.read_at(&mut bytes, self.start)?;
-        Ok(bytes)
-    }
-
-    /// The elements in bf16, into as many places.
-    ///
-    /// # Errors
-    /// As [`StoredTensor::read`].
-    ///
-    /// # Panics
-    /// Unless [`StoredTensor::is_float`].
-    pub fn read_bf16(&self, values: &mut [bf16]) -> Result<(), CheckpointError> {
-        assert_eq!(values.len(), self.len(), "elements of a stored tensor");
-        let pieces = values.par_chunks_mut(PIECE).enumerate();
-        pieces.map(|(number, values)| self.read_piece(number * PIECE, values)).collect()
-    }
-
-    /// The first element that is not finite, if there is one; no more than a piece is kept for each thread.
-    ///
-    /// # Errors
-    /// As [`StoredTensor::read`].
-    ///
-    /// # Panics
-    /// Unless [`StoredTensor::is_float`].
-    pub fn first_not_finite(&self) -> Result<Option<usize>, CheckpointError> {
-        let find = |number: usize| {
-            let first = number * PIECE;
-            let mut values = vec![bf16::ZERO; PIECE.min(self.len() - first)];
-            self.read_piece(first, &mut values)?;
-            Ok(values.iter().position(|value| !value.is_finite()).map(|place| first + place))
-        };
-        let found: Result<Vec<Option<usize>>, CheckpointError> =
-            (0..self.len().div_ceil(PIECE)).into_par_iter().map(find).collect();
-        Ok(found?.into_iter().flatten().next())
-    }
-
-    /// Whether a tensor of the same shape has other values.
-    fn differs_from(&self, other: &StoredTensor<'_>) -> Result<bool, CheckpointError> {
-        if !(self.is_float() && other.is_float()) {
-            return Ok(self.dtype != other.dtype || self.read()? != other.read()?);
-        }
-        let differs = |number: usize| {
-            let first = number * PIECE;
-            let mut pieces = [self, other].map(|_| vec![bf16::ZERO; PIECE.min(self.len() - first)]);
-            self.read_piece(first, &mut pieces[0])?;
-            other.read_piece(first, &mut pieces[1])?;
-            Ok(pieces[0] != pieces[1])
-        };
-        let found: Result<Vec<bool>, CheckpointError> =
-            (0..self.len().div_ceil(PIECE)).into_par_iter().map(differs).collect();
-        Ok(found?.contains(&true))
-    }
-
-    /// The elements from `first` on.
-    fn read_piece(&self, first: usize, values: &mut [bf16]) -> Result<(), CheckpointError> {
-        let size = self.dtype.bitsize() / 8;
-        let start = self.start + (first * size) as u64;
-        if self.dtype == Dtype::BF16 {
-            self.file.read_at(bytemuck::cast_slice_mut(values), start)?;
-            values.iter_mut().for_each(|value| *value = bf16::from_bits(u16::from_le(value.to_bits())));
-            return Ok(());
-        }
-        let mut bytes = vec![0; values.len() * size];
-        self.file.read_at(&mut bytes, start)?;
-        let halves = bytes.as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b).to_f32());
-        let floats = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b));
-        match self.dtype {
-            Dtype::F16 => values.iter_mut().zip(halves).for_each(|(value, half)| *value = bf16::from_f32(half)),
-            Dtype::F32 => values.iter_mut().zip(floats).for_each(|(value, float)| *value = bf16::from_f32(float)),
-            other => panic!("{other:?} is no element type of weights"),
-        }
-        Ok(())
-    }
-}
-
-impl TensorFile {
-    fn open(path: &Path) -> Result<TensorFile, CheckpointError> {
-        let read = || CheckpointError::file("read", path);
-        let file = open_regular(path).map_err(read())?;
-        let stamp = stamp(&file).map_err(read())?;
-        let mut opened = TensorFile { path: path.to_owned(), file, stamp, tensors: HashMap::new(), data: 0 };
-        let mut start = vec![0; stamp.0.min(64) as usize];
-        opened.read_at(&mut start, 0)?;
-        if is_lfs_pointer(&start) {
-            return Err(CheckpointError::Pointer(path.to_owned()));
-        }
-        opened.read_header(&start).map_err(|reason| opened.damaged(reason)).map(|(tensors, data)| {
-            (opened.tensors, opened.data) = (tensors, data);
-            opened
-        })
-    }
-
-    /// The tensors, and where the data begins; or what is wrong. The tensors follow each other without a gap up to the end of the file, so
-    /// that none reaches into another or beyond it.
-    fn read_header(&self, start: &[u8]) -> Result<(HashMap<String, TensorInfo>, u64), String> {
-        let len = self.stamp.0;
-        let length = start.first_chunk().ok_or_else(|| format!("it has {len} bytes, which hold no header"))?;
-        let length = u64::from_le_bytes(*length);
-        if length > HEADER_BYTES_MAX || length > len - LENGTH_BYTES {
-            return Err(format!(
-                "its header would take {length} bytes; the file has {len}, a header at most {HEADER_BYTES_MAX}"
-            ));
-        }
-        let mut header = vec![0; length as usize];
-        self.read_at(&mut header, LENGTH_BYTES).map_err(|error| error.to_string())?;
-        let Header(tensors) = read_json(&header).map_err(|error| format!("its header is wrong: {error}"))?;
-        let mut in_order: Vec<(&String, &TensorInfo)> = tensors.iter().collect();
-        in_order.sort_by_key(|(_, info)| info.data_offsets);
-        let mut end = 0;
-        for (name, info) in in_order {
-            let (first, last) = info.data_offsets;
-            let name = || name.chars().take(200).collect::<String>();
-            if first != end {
-                return Err(format!(
-                    "tensor `{}` begins at byte {first} of the data, the one before it ends at {end}",
-                    name()
-                ));
-            }
-            let elements = info.shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
-            let bits = elements.and_then(|elements| elements.checked_mul(info.dtype.bitsize()));
-            if bits.is_none() || bits != last.checked_sub(first).and_then(|bytes| bytes.checked_mul(8)) {
-                let shape = &info.shape;
-                return Err(format!(
-                    "tensor `{}` of {:?}{shape:?} does not take the bytes from {first} to {last}",
-                    name(),
-                    info.dtype
-                ));
-            }
-            end = last;
-        }
-        let data = LENGTH_BYTES + length;
-        match data.checked_add(end as u64) {
-            Some(expected) if expected == len => Ok((tensors, data)),
-            _ => Err(format!("it has {len} bytes, its header says {}", u128::from(data) + end as u128)),
-        }
-    }
-
-    fn read_at(&self, bytes: &mut [u8], start: u64) -> Result<(), CheckpointError> {
-        self.file.read_exact_at(bytes, start).map_err(|error| match error.kind() {
-            ErrorKind::UnexpectedEof => self.damaged("it became shorter while it was read".to_owned()),
-            _ => CheckpointError::file("read", &self.path)(error),
-        })
-    }
-
-    fn damaged(&self, reason: String) -> CheckpointError {
-        CheckpointError::Damaged { path: self.path.clone(), reason }
-    }
-}
-
-fn stamp(file: &File) -> std::io::Result<(u64, i64, i64)> {
-    let metadata = file.metadata()?;
-    Ok((metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
-}
-
-impl<'de> Deserialize<'de> for Header {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Header, D::Error> {
-        struct Tensors;
-        impl<'de> Visitor<'de> for Tensors {
-            type Value = Header;
-
-            fn expecting(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-                f.write_str("an object of tensors")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
-                let mut tensors = HashMap::new();
-                while let Some(name) = map.next_key::<String>()? {
-                    if name == "__metadata__" {
-                        map.next_value::<IgnoredAny>()?;
-                        continue;
-                    }
-                    match tensors.entry(name) {
-                        Entry::Vacant(place) => place.insert(map.next_value()?),
-                        Entry::Occupied(place) => {
-                            return Err(A::Error::custom(format_args!("there are two tensors `{}`", place.key())));
-                        }
-                    };
-                }
-                Ok(Header(tensors))
-            }
-        }
-        deserializer.deserialize_map(Tensors)
     }
 }
 

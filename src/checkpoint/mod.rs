@@ -1,9 +1,10 @@
 //! Checkpoint folders in the Hugging Face layout: found, read into weights, written whole or not at all.
 //!
-//! `safetensors` are read a tensor at a time, in pieces (single or sharded; bf16, f16, f32; both key layouts), and written in the released layout
-//! under a temporary name, renamed when whole. [`config`] opens a folder's config, warns of keys without effect and finds out whether the head is
-//! tied; [`contents`] says what a folder holds when it holds no weights that can be read, and the remedy; [`processor`] refuses a tokenizer or
-//! picture settings that do not belong to the config; [`init`] makes random weights on the model's device; [`resume`] is the optimizer's state.
+//! `safetensors` are read a tensor at a time ([`files`]), in pieces ([`stored_tensor`]): single or sharded; bf16, f16, f32; both key layouts. They
+//! are written in the released layout under a temporary name, renamed when whole. [`config`] opens a folder's config, warns of keys without effect
+//! and finds out whether the head is tied; [`contents`] says what a folder holds when it holds no weights that can be read, and the remedy;
+//! [`processor`] refuses a tokenizer or picture settings that do not belong to the config; [`init`] makes random weights on the model's device;
+//! [`resume`] is the optimizer's state.
 
 pub mod config;
 pub mod contents;
@@ -14,6 +15,8 @@ pub mod folder;
 pub mod init;
 pub mod processor;
 pub mod resume;
+pub mod stored_tensor;
+mod tensor_file;
 pub mod weights;
 
 pub use error::{CheckpointError, ForeignTensor};

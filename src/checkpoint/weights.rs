@@ -8,7 +8,8 @@ use std::path::Path;
 use half::bf16;
 use safetensors::tensor::{Dtype, View};
 
-use super::files::{HEAD, StoredTensor, TensorFiles};
+use super::files::{HEAD, TensorFiles};
+use super::stored_tensor::StoredTensor;
 use super::{CheckpointError, ForeignTensor};
 use crate::files::open::{is_there, open_regular, replace};
 use crate::model::Model;

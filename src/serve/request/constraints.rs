@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::compiler::Compiler;
-use super::json_schema::{self, Budget};
+use super::fields::ENTRIES_MAX;
+use super::forms::read_form;
 use super::settings::{Defaults, check};
+use super::tool_choice::ToolChoice;
 use super::wire::Request;
 use crate::engine::sampling::constraints::Constraints;
 use crate::engine::sampling::grammar::{Form, Grammar};
@@ -20,12 +22,7 @@ use crate::serve::blocking::on_thread;
 use crate::serve::engine_loop::fair::Client;
 use crate::serve::error::ApiError;
 
-/// Entries of a list of a request at most: biases, bad words, choices.
-const ENTRIES_MAX: usize = 1024;
-/// Bytes of a function's name at most.
-const NAME_BYTES_MAX: usize = 256;
-/// Bytes of a form at most, and of all bad words.
-const FORM_BYTES_MAX: usize = 32 << 10;
+/// Bytes of all bad words at most.
 const BAD_WORDS_BYTES_MAX: usize = 16 << 10;
 /// Biases are kept within this distance from 0, as in vLLM.
 const BIAS_MAX: f32 = 100.0;
@@ -39,17 +36,6 @@ pub struct RequestedConstraints {
     bad_words: Vec<String>,
     /// The field that asks for a form, and the form.
     form: Option<(&'static str, Form)>,
-}
-
-/// Which calls a request's answers have.
-#[derive(Clone, Debug, PartialEq)]
-pub enum ToolChoice {
-    /// None are looked for.
-    None,
-    /// Those that the model makes.
-    Auto,
-    /// At least one; the functions that may be called, with the schemas of their arguments, and whether there may be several calls.
-    Forced(Vec<(String, Value)>, bool),
 }
 
 /// The first field of a request that asks something of its answers' tokens.
@@ -122,60 +108,6 @@ impl RequestedConstraints {
         })
         .await
     }
-}
-
-impl ToolChoice {
-    /// What `tool_choice` and `tools` say.
-    ///
-    /// # Errors
-    /// When they do not fit each other.
-    pub fn read(request: &Request) -> Result<ToolChoice, ApiError> {
-        let tools = request.tools.as_deref().unwrap_or_default();
-        let functions = tools.iter().enumerate().map(read_function).collect::<Result<Vec<_>, ApiError>>()?;
-        let wrong = |message: String| Err(ApiError::field("tool_choice", message));
-        let named = match &request.tool_choice {
-            Some(Value::String(choice)) if choice == "none" => return Ok(ToolChoice::None),
-            None | Some(Value::Null) => None,
-            Some(Value::String(choice)) if choice == "auto" => None,
-            Some(Value::String(choice)) if choice == "required" => Some(None),
-            Some(choice) => match choice.pointer("/function/name").and_then(Value::as_str) {
-                Some(name) => Some(Some(name)),
-                None => {
-                    let choice = shorten(&choice.to_string());
-                    let forms =
-                        "\"none\", \"auto\", \"required\" or {\"type\": \"function\", \"function\": {\"name\": ...}}";
-                    return wrong(format!("is {choice}; it must be {forms}"));
-                }
-            },
-        };
-        let Some(name) = named else {
-            return Ok(if tools.is_empty() { ToolChoice::None } else { ToolChoice::Auto });
-        };
-        let callable: Vec<_> = functions.into_iter().filter(|(own, _)| name.is_none_or(|name| name == own)).collect();
-        match (callable.is_empty(), name) {
-            (false, None) => Ok(ToolChoice::Forced(callable, request.parallel_tool_calls.unwrap_or(true))),
-            (false, Some(_)) => Ok(ToolChoice::Forced(callable, false)),
-            (true, None) => wrong("is \"required\", but there are no tools; give some in `tools`".to_owned()),
-            (true, Some(name)) => wrong(format!("names {:?}, which is not among the tools", shorten(name))),
-        }
-    }
-}
-
-/// A tool's name and the schema of its arguments.
-fn read_function((number, tool): (usize, &Value)) -> Result<(String, Value), ApiError> {
-    let name = tool.pointer("/function/name").and_then(Value::as_str);
-    let param = || format!("tools[{number}]");
-    let name = name.ok_or_else(|| ApiError::field(&param(), "has no function.name, which must be a string"))?;
-    let bytes = name.len();
-    let range = format!("between 1 and {NAME_BYTES_MAX}");
-    check(
-        &format!("{}.function.name", param()),
-        format!("{bytes} bytes long"),
-        (1..=NAME_BYTES_MAX).contains(&bytes),
-        &range,
-    )?;
-    let parameters = tool.pointer("/function/parameters").filter(|parameters| !parameters.is_null());
-    Ok((name.to_owned(), parameters.cloned().unwrap_or_else(|| json!({"type": "object", "properties": {}}))))
 }
 
 fn read_bias(bias: Option<&Map<String, Value>>, defaults: &Defaults) -> Result<BTreeMap<u32, f32>, ApiError> {
@@ -262,155 +194,6 @@ fn tokens_of_words(words: &[String], tokenizer: &Tokenizer) -> Result<Vec<Vec<u3
         }
     }
     Ok(tokens)
-}
-
-/// The form that a request asks for by any of the fields that can; by one only.
-fn read_form(request: &Request, tools: &ToolChoice) -> Result<Option<(&'static str, Form)>, ApiError> {
-    let mut forms = Vec::new();
-    let is_set = |value: &&Value| !value.is_null();
-    if let Some(format) = request.response_format.as_ref().filter(is_set) {
-        forms.extend(read_response_format(format)?.map(|form| ("response_format", form)));
-    }
-    if let Some(outputs) = request.structured_outputs.as_ref().filter(is_set) {
-        forms.push(("structured_outputs", read_structured_outputs(outputs)?));
-    }
-    for (param, kind, value) in [
-        ("guided_json", "json", &request.guided_json),
-        ("guided_regex", "regex", &request.guided_regex),
-        ("guided_choice", "choice", &request.guided_choice),
-        ("guided_grammar", "grammar", &request.guided_grammar),
-    ] {
-        if let Some(value) = value.as_ref().filter(is_set) {
-            forms.push((param, read_kind(param, kind, value)?));
-        }
-    }
-    if let ToolChoice::Forced(functions, several) = tools {
-        let mut budget = Budget::default();
-        let prepared = |(name, parameters): &(String, Value)| {
-            Ok((name.clone(), read_schema("tools", parameters.clone(), &mut budget)?))
-        };
-        let functions = functions.iter().map(prepared).collect::<Result<Vec<_>, ApiError>>()?;
-        forms.push(("tool_choice", calls_form(&functions, *several)));
-    }
-    if let [(first, _), (second, _), ..] = forms.as_slice() {
-        return Err(ApiError::field(
-            second,
-            format!("and `{first}` both say what the answer looks like; send one of them"),
-        ));
-    }
-    let Some((param, form)) = forms.pop() else { return Ok(None) };
-    Ok(Some(match form {
-        Form::JsonSchema(schema) => (param, Form::JsonSchema(read_schema(param, schema, &mut Budget::default())?)),
-        Form::Regex(text) | Form::Lark(text) if text.len() > FORM_BYTES_MAX => return Err(too_long(param, text.len())),
-        form => (param, form),
-    }))
-}
-
-/// A schema in the words of the grammars.
-fn read_schema(param: &str, schema: Value, budget: &mut Budget) -> Result<Value, ApiError> {
-    let bytes = schema.to_string().len();
-    if bytes > FORM_BYTES_MAX {
-        return Err(too_long(param, bytes));
-    }
-    json_schema::prepare(schema, budget).map_err(|reason| ApiError::field(param, format!("cannot be used: {reason}")))
-}
-
-fn too_long(param: &str, bytes: usize) -> ApiError {
-    ApiError::field(param, format!("is {bytes} bytes long; it must be at most {FORM_BYTES_MAX}"))
-}
-
-/// OpenAI's form; none for any text.
-fn read_response_format(format: &Value) -> Result<Option<Form>, ApiError> {
-    match format["type"].as_str() {
-        Some("text") => Ok(None),
-        Some("json_object") => Ok(Some(any_object())),
-        Some("json_schema") => match format.pointer("/json_schema/schema") {
-            Some(schema) => Ok(Some(Form::JsonSchema(schema.clone()))),
-            None => Err(ApiError::field("response_format", "has no json_schema.schema")),
-        },
-        _ => {
-            let message = "is of another type; it must be \"text\", \"json_object\" or \"json_schema\"";
-            Err(ApiError::field("response_format", message))
-        }
-    }
-}
-
-/// Reads vLLM's `structured_outputs`, which has one of five kinds.
-fn read_structured_outputs(outputs: &Value) -> Result<Form, ApiError> {
-    const PARAM: &str = "structured_outputs";
-    const KINDS: [&str; 5] = ["json", "json_object", "regex", "choice", "grammar"];
-    let Some(fields) = outputs.as_object() else { return Err(ApiError::field(PARAM, "must be an object")) };
-    let mut form = None;
-    for (key, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
-        match key.as_str() {
-            kind if KINDS.contains(&kind) && form.is_none() => form = Some(read_kind(PARAM, kind, value)?),
-            kind if KINDS.contains(&kind) => {
-                return Err(ApiError::field(PARAM, format!("has several of {}; send one", KINDS.join(", "))));
-            }
-            "disable_any_whitespace" | "disable_fallback" => {}
-            _ if value == false => {}
-            other => {
-                let other = shorten(other);
-                return Err(ApiError::field(
-                    PARAM,
-                    format!("has {other:?}, which is not supported; send one of {}", KINDS.join(", ")),
-                ));
-            }
-        }
-    }
-    let mut form = form.ok_or_else(|| ApiError::field(PARAM, format!("has none of {}; send one", KINDS.join(", "))))?;
-    if let (true, Form::JsonSchema(Value::Object(schema))) = (outputs["disable_any_whitespace"] == true, &mut form) {
-        schema.insert("x-guidance".to_owned(), json!({"whitespace_flexible": false}));
-    }
-    Ok(form)
-}
-
-/// One of vLLM's kinds, in the field of that name.
-fn read_kind(param: &str, kind: &str, value: &Value) -> Result<Form, ApiError> {
-    let wrong = |expected: &str| Err(ApiError::field(param, format!("must be {expected} where it is a {kind}")));
-    match (kind, value) {
-        ("json", Value::String(text)) => match serde_json::from_str(text) {
-            Ok(schema) => Ok(Form::JsonSchema(schema)),
-            Err(error) => Err(ApiError::field(param, format!("is not valid JSON: {error}"))),
-        },
-        ("json", schema @ (Value::Object(_) | Value::Bool(_))) => Ok(Form::JsonSchema(schema.clone())),
-        ("json", _) => wrong("a JSON schema"),
-        ("json_object", Value::Bool(true)) => Ok(any_object()),
-        ("json_object", _) => wrong("true"),
-        ("regex", Value::String(regex)) => Ok(Form::Regex(regex.clone())),
-        ("grammar", Value::String(grammar)) => Ok(Form::Lark(grammar.clone())),
-        ("choice", Value::Array(choices)) if !choices.is_empty() && choices.len() <= ENTRIES_MAX => {
-            let literals: Option<Vec<String>> = choices.iter().map(|choice| Some(literal(choice.as_str()?))).collect();
-            match literals {
-                Some(literals) => Ok(Form::Lark(format!("start: {}", literals.join(" | ")))),
-                None => wrong("a list of strings"),
-            }
-        }
-        ("choice", _) => wrong(&format!("a list of 1 to {ENTRIES_MAX} strings")),
-        _ => wrong("a string"),
-    }
-}
-
-fn any_object() -> Form {
-    Form::JsonSchema(json!({"type": "object"}))
-}
-
-/// Calls as the model writes them, one or several.
-fn calls_form(functions: &[(String, Value)], several: bool) -> Form {
-    let calls: Vec<String> = (0..functions.len()).map(|number| format!("call_{number}")).collect();
-    let mut lark =
-        format!("start: call{}\ncall: {}\n", if several { r#" ("\n" call)*"# } else { "" }, calls.join(" | "));
-    for (number, (name, parameters)) in functions.iter().enumerate() {
-        let open = literal(&format!("<tool_call>\n{{\"name\": {}, \"arguments\": ", literal(name)));
-        let close = literal("}\n</tool_call>");
-        lark += &format!("call_{number}: {open} arguments_{number} {close}\narguments_{number}: %json {parameters}\n");
-    }
-    Form::Lark(lark)
-}
-
-/// A text in quotes, as JSON and Lark write it.
-fn literal(text: &str) -> String {
-    Value::from(text).to_string()
 }
 
 fn compile(grammars: &Compiler, param: &str, form: &Form) -> Result<Grammar, ApiError> {

@@ -12,6 +12,8 @@ use crate::files::json::in_json_words;
 
 /// Below this distance from 0 a float is the whole number that it looks like.
 const WHOLE_FLOAT_MAX: f64 = 9.3e18;
+/// Entries of a list of a request at most: biases, bad words, choices.
+pub(super) const ENTRIES_MAX: usize = 1024;
 
 /// A whole number; `8.0` and `8e0` are 8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

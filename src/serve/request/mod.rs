@@ -4,17 +4,20 @@ pub mod compiler;
 pub mod constraints;
 pub mod cost;
 pub mod fields;
+mod forms;
 pub mod images;
 pub mod json_schema;
 pub mod prompt_input;
 pub mod prompts;
 pub mod settings;
 pub mod token_bytes;
+pub mod tool_choice;
 pub mod wire;
 
-use constraints::{RequestedConstraints, ToolChoice};
+use constraints::RequestedConstraints;
 use prompt_input::PromptInput;
 use settings::{ResponseKind, ResponseOptions, Settings, ToolCalls, check};
+use tool_choice::ToolChoice;
 use wire::{Request, TokensRequest};
 
 use crate::serve::app::App;
