@@ -37,7 +37,7 @@ class Server:
         begin = time.perf_counter()
         while time.perf_counter() - begin < TIMEOUT_S and self.process.poll() is None:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)) as connection:
-                connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                connection.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
                 if b" 200 " in connection.recv(64):
                     return
             time.sleep(0.1)
@@ -48,7 +48,7 @@ class Server:
 
     async def request(self, prompt, tokens):
         body = json.dumps(self.body(prompt, tokens)).encode()
-        head = f"POST {self.path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"POST {self.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
         begin, times, sampled = time.perf_counter(), [], []
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(head.encode() + body)
