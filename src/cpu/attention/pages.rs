@@ -6,11 +6,13 @@ use super::segments::Segment;
 use crate::ops::attention::{Heads, PAGE_TOKENS};
 
 /// Floats of a page.
+#[inline]
 pub fn page_len(heads: Heads) -> usize {
     2 * heads.kv_heads * PAGE_TOKENS * heads.head_dim
 }
 
 /// Where the rotated key and value of a token's heads lie in its page. `key_value` are the key heads, then the value heads.
+#[inline]
 pub fn write_token(page: &mut [f32], offset: usize, key_value: &[f32], heads: Heads) {
     let (keys, values) = key_value.split_at(heads.kv_heads * heads.head_dim);
     let (key_tiles, value_tiles) = page.split_at_mut(PAGE_TOKENS * keys.len());

@@ -15,20 +15,24 @@ pub(super) struct Segment {
 }
 
 impl Segment {
+    #[inline]
     pub(super) fn queries(&self) -> usize {
         self.rows.1 - self.rows.0
     }
 
+    #[inline]
     pub(super) fn prefix_len(&self) -> usize {
         self.prefix_rows.1 - self.prefix_rows.0
     }
 
     /// Keys that its last row sees; none where it has no rows.
+    #[inline]
     pub(super) fn keys(&self) -> usize {
         if self.queries() == 0 { 0 } else { self.prefix_len() + self.queries() }
     }
 
     /// The row at a position of the sequence.
+    #[inline]
     pub(super) fn row(&self, position: usize) -> usize {
         let prefix = self.prefix_len();
         if position < prefix { self.prefix_rows.0 + position } else { self.rows.0 + position - prefix }

@@ -14,6 +14,7 @@ unsafe impl Sync for Tiles {}
 
 impl Tiles {
     /// Of a matrix whose rows are `stride` apart.
+    #[inline]
     pub(super) fn new(out: &mut [f32], stride: usize) -> Tiles {
         Tiles { pointer: out.as_mut_ptr(), stride }
     }
