@@ -5,7 +5,7 @@ use thiserror::Error;
 use super::environment::EnvironmentError;
 use super::generator::GeneratorError;
 
-/// Why nothing came out. What goes wrong in one sequence is not here but in its [`End`].
+/// Why nothing came out. What goes wrong in one sequence is not here but in its [`End`](super::trajectory::End).
 #[derive(Debug, Error)]
 pub enum RolloutError {
     /// The generator failed.
