@@ -20,7 +20,7 @@ use clap::Parser;
 use rollout::{Policy, roll_out};
 use rollout_with_tools::{RolloutWithTools, sampled_tokens};
 use serde_json::{Value, json};
-use thyme_engine::rollout::environment::Task;
+use thyme_engine::rollout::task::Task;
 use thyme_engine::tasks::jsonl;
 use thyme_engine::train::sample::{Layout, Sample};
 

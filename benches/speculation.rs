@@ -31,9 +31,9 @@ use thyme_engine::recipe::layers;
 use thyme_engine::recipe::memory::engine_limits;
 use thyme_engine::recipe::plan::Plan;
 use thyme_engine::rollout::engine_generator::EngineGenerator;
-use thyme_engine::rollout::environment::Task;
+use thyme_engine::rollout::task::{Task, TaskPrompt};
 use thyme_engine::rollout::trajectory::Trajectory;
-use thyme_engine::rollout::{RolloutSettings, registry, run};
+use thyme_engine::rollout::{RolloutSettings, run};
 use thyme_engine::train::dataset::Dataset;
 
 /// Sequences at once.
@@ -266,16 +266,14 @@ fn rollouts() {
         return;
     }
     let plan = layers::load(Path::new("recipes/grpo_ats.toml"), &[]).expect("a recipe");
-    let plan = Plan::new(plan).expect("a recipe that can be run");
+    let plan = Plan::new(plan, &Default::default()).expect("a recipe that can be run");
     let (dataset, dir) = (Dataset::held_out_needle(), Path::new("recipes/tiny-sft"));
     let model = Model::new(Config::open(dir).expect("a config"), Arc::new(Cpu::new()));
     let weights = weights::load(&model, dir).expect("intact weights");
     let processor = Arc::new(Processor::open(dir).expect("a tokenizer"));
     let recipe = &plan.recipe;
-    let (name, table) = recipe.tool.named("python");
-    let tool = || registry::tool(&name, table.clone());
-    let (environment, settings) = recipe.environment.named("think_with_code");
-    let environment = registry::environment(&environment, settings, &tool).expect("an environment with its tool");
+    let (environment, tools) = recipe.environment_and_tools();
+    let environment = plan.registry.environment(environment, &tools).expect("an environment with its tool");
     for sequences in SIZES {
         let group_size = recipe.grpo.num_generations.min(sequences);
         let at_once = sequences / group_size;
@@ -283,8 +281,12 @@ fn rollouts() {
         let total = (12 * sequences).min(96);
         let task = |number: usize| {
             let task = dataset.task(number as u64).expect("the built-in task");
-            let prompt = processor.encode_messages(&task.messages, Path::new(""), true).expect("a prompt");
-            Task { prompt: Some(prompt), ..task }
+            let prompt = match &task.prompt {
+                TaskPrompt::Conversation(messages) => processor.encode_messages(messages, Path::new(""), true),
+                other => panic!("the built-in task begins with a conversation, and not with {other:?}"),
+            };
+            let prompt = prompt.expect("a prompt");
+            Task { prompt: TaskPrompt::Tokens(prompt), ..task }
         };
         let tasks: Vec<Task> = (0..total / group_size).map(task).collect();
         compare(ROLLOUTS, sequences, |speculation| {

@@ -20,9 +20,11 @@ use thyme_engine::ops::sample::philox_uniform;
 use thyme_engine::prompt::{Processor, Prompt};
 use thyme_engine::rollout::engine_generator::EngineGenerator;
 use thyme_engine::rollout::environment::{
-    Environment, EnvironmentError, Episode, Next, Observation, ParsedTurn, PreparedTask, Task, TokenLimits,
+    Environment, EnvironmentError, Episode, Next, Observation, ParsedTurn, PreparedTask, TokenLimits,
 };
-use thyme_engine::rollout::tool::{CallStatus, ToolFault, ToolOutput};
+use thyme_engine::rollout::images::TrajectoryImages;
+use thyme_engine::rollout::task::{Task, TaskPrompt};
+use thyme_engine::rollout::tool::{CallStatus, ToolCall, ToolFault, ToolOutput};
 use thyme_engine::rollout::trajectory::{End, Trajectory, TurnKind};
 use thyme_engine::rollout::{RolloutSettings, Update, run_watched};
 
@@ -87,8 +89,9 @@ impl Environment for Latent {
             let (number, latency, batch) = (first + member as u64, self.latency, self.batch.clone());
             Box::new(Calls { number, calls: 0, latency, batch })
         };
-        let prompt = task.prompt.clone().expect("tasks are made with prompts");
-        Ok(PreparedTask { prompt, episodes: (0..group_size).map(episode).collect() })
+        let TaskPrompt::Tokens(prompt) = task.prompt.clone() else { panic!("tasks are made with prompts") };
+        let images = TrajectoryImages::default();
+        Ok(PreparedTask { prompt, images, episodes: (0..group_size).map(episode).collect() })
     }
 }
 
@@ -102,11 +105,11 @@ struct Calls {
 
 impl Episode for Calls {
     fn read(&mut self, text: &str, _: usize) -> ParsedTurn {
-        let next = if self.calls < CALLS { Next::Run(String::new()) } else { Next::End(End::EndOfTurn) };
-        ParsedTurn { split_at: text.len(), kind: TurnKind::Answer, next }
+        let next = if self.calls < CALLS { Next::Run(ToolCall::default()) } else { Next::End(End::EndOfTurn) };
+        ParsedTurn { split_at: text.len(), kind: TurnKind::Answer, answer: None, next }
     }
 
-    fn run(&mut self, _: &str) -> Result<ToolOutput, ToolFault> {
+    fn run(&mut self, _: &ToolCall, _: &TrajectoryImages) -> Result<ToolOutput, ToolFault> {
         self.calls += 1;
         let seconds = FASTEST * (SLOWEST / FASTEST).powf(philox_uniform(0, self.number, self.calls as u64));
         match self.latency {
@@ -224,7 +227,8 @@ fn main() {
         token_ids: (0..64).map(|i| ((number * 31 + i * 7) % 500) as u32 + 4).collect(),
         images: Vec::new(),
     };
-    let tasks: Vec<Task> = (0..TASKS).map(|number| Task { prompt: Some(prompt(number)), ..Task::default() }).collect();
+    let tasks: Vec<Task> =
+        (0..TASKS).map(|number| Task { prompt: TaskPrompt::Tokens(prompt(number)), ..Task::default() }).collect();
     println!(
         "{TASKS} tasks of {GROUP}, {IN_FLIGHT} sequences in flight, up to {CALLS} calls each of {FASTEST} s to {SLOWEST} s"
     );

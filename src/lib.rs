@@ -82,7 +82,7 @@
 //! reference   cpu   cuda       implementations of the ops; nothing but `cli/device.rs` names one
 //! ops                          the contract of every op
 //!
-//! leaves: prompt  sandbox  telemetry  tasks
+//! leaves: prompt  sandbox  telemetry  tasks  network
 //! files                        addresses and encodings, which leaves read too
 //! hub                          the keys of a checkpoint's files
 //! isolated                     children for work that may end a process
@@ -107,6 +107,7 @@ pub mod reference;
 
 pub mod ops;
 
+pub mod network;
 pub mod prompt;
 pub mod sandbox;
 pub mod tasks;

@@ -13,7 +13,7 @@ use thyme_engine::model::config::Config;
 use thyme_engine::model::parameters::Weights;
 use thyme_engine::ops::attention::PAGE_TOKENS;
 use thyme_engine::prompt::{Processor, Prompt};
-use thyme_engine::rollout::environment::Task;
+use thyme_engine::rollout::task::{Task, TaskPrompt};
 
 /// A model on the CPU, ready to sample.
 pub struct Policy {
@@ -47,7 +47,10 @@ impl Policy {
 
     /// Prompts of tasks, images prepared.
     pub fn prompts(&self, tasks: &[Task]) -> Vec<Prompt> {
-        let prompt = |task: &Task| self.processor.encode_messages(&task.messages, Path::new(""), true);
+        let prompt = |task: &Task| match &task.prompt {
+            TaskPrompt::Conversation(messages) => self.processor.encode_messages(messages, Path::new(""), true),
+            other => panic!("a task of a file begins with a conversation, and not with {other:?}"),
+        };
         tasks.iter().map(prompt).collect::<Result<_, _>>().expect("tasks that can be encoded")
     }
 

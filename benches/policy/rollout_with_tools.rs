@@ -5,17 +5,18 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use thyme_engine::engine::Engine;
-use thyme_engine::eval::{Report, score_groups};
+use thyme_engine::eval::Report;
 use thyme_engine::prompt::Prompt;
 use thyme_engine::recipe::layers;
 use thyme_engine::recipe::memory::engine_limits;
 use thyme_engine::recipe::plan::Plan;
 use thyme_engine::rollout::engine_generator::EngineGenerator;
-use thyme_engine::rollout::environment::{Environment, Task};
+use thyme_engine::rollout::environment::Environment;
 use thyme_engine::rollout::reward_set::RewardSet;
+use thyme_engine::rollout::task::{Task, TaskPrompt};
 use thyme_engine::rollout::tool::CallStatus;
 use thyme_engine::rollout::trajectory::{Call, Trajectory};
-use thyme_engine::rollout::{Group, RolloutSettings, registry, run};
+use thyme_engine::rollout::{Group, RolloutSettings, run};
 
 use super::rollout::Policy;
 
@@ -32,13 +33,12 @@ pub struct RolloutWithTools {
 impl RolloutWithTools {
     /// The recipe's engine, environment and sampling, for a policy and tasks in place of its own. Prompts are prepared here.
     pub fn open(recipe: &Path, policy: &Policy, tasks: &[Task]) -> RolloutWithTools {
-        let ready = |(task, prompt): (&Task, Prompt)| Task { prompt: Some(prompt), ..task.clone() };
-        let plan = Plan::new(layers::load(recipe, &[]).expect("a recipe")).expect("a recipe that can be run");
+        let ready = |(task, prompt): (&Task, Prompt)| Task { prompt: TaskPrompt::Tokens(prompt), ..task.clone() };
+        let recipe = layers::load(recipe, &[]).expect("a recipe");
+        let plan = Plan::new(recipe, &Default::default()).expect("a recipe that can be run");
         let recipe = &plan.recipe;
-        let (name, table) = recipe.tool.named("python");
-        let tool = || registry::tool(&name, table.clone());
-        let (environment, settings) = recipe.environment.named("think_with_code");
-        let environment = registry::environment(&environment, settings, &tool).expect("an environment with its tool");
+        let (environment, tools) = recipe.environment_and_tools();
+        let environment = plan.registry.environment(environment, &tools).expect("an environment with its tool");
         RolloutWithTools {
             engine: Engine::new(
                 policy.model.clone(),
@@ -46,7 +46,7 @@ impl RolloutWithTools {
                 engine_limits(&plan, policy.model.backend.activation_bytes()),
             ),
             environment,
-            rewards: RewardSet::new(&recipe.reward).expect("rewards"),
+            rewards: RewardSet::new(&recipe.reward, &plan.registry).expect("rewards"),
             settings: RolloutSettings {
                 group_size: recipe.grpo.num_generations,
                 seed: recipe.seed,
@@ -76,7 +76,7 @@ impl RolloutWithTools {
     pub fn counts(&self, groups: &[Group]) -> Map<String, Value> {
         let trajectories = || groups.iter().flat_map(|group| &group.trajectories);
         let calls = || trajectories().flat_map(|trajectory| &trajectory.calls);
-        let scores = score_groups(groups, &self.tasks, &self.rewards);
+        let scores = self.rewards.score_groups(groups, &self.tasks);
         let has_run = |call: &&Call| call.output.status != CallStatus::OverLimit;
         let counts: [(&str, Value); 4] = [
             ("sequences", trajectories().count().into()),

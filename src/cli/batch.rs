@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::checkpoint::Checkpoint;
 use super::device;
-use super::inference_session::{EnvironmentName, InferenceSession, Room};
+use super::inference_session::{InferenceSession, NO_ENVIRONMENT, Room, check_environment, start_environment};
 use super::jsonl::JsonlWriter;
 use super::openai_batch::{self, OpenAiBatch};
 use super::ordered_writer::OrderedWriter;
@@ -20,7 +20,9 @@ use super::sampling::SamplingArguments;
 use super::serve::ServingArguments;
 use crate::prompt::PixelLimits;
 use crate::rollout::Update;
-use crate::rollout::environment::{EnvironmentError, Task, Tasks};
+use crate::rollout::environment::{EnvironmentError, Tasks};
+use crate::rollout::registry::Registry;
+use crate::rollout::task::{Task, TaskPrompt};
 use crate::rollout::trajectory::{End, Trajectory};
 use crate::serve::ServerConfig;
 use crate::serve::request::settings::LogprobsMode;
@@ -66,9 +68,9 @@ pub struct BatchArguments {
     /// Begin anew where the output has replies already.
     #[arg(long)]
     overwrite: bool,
-    /// Run tools as this environment does.
-    #[arg(long = "env", value_enum, value_name = "NAME", default_value_t = EnvironmentName::None)]
-    environment: EnvironmentName,
+    /// Run tools as this environment does, such as think_with_code; `none` runs none.
+    #[arg(long = "env", value_name = "NAME", default_value = NO_ENVIRONMENT)]
+    environment: String,
     /// Answers to each request.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     n: u16,
@@ -79,11 +81,11 @@ pub struct BatchArguments {
 }
 
 /// Runs the command.
-pub fn run(arguments: &BatchArguments) -> anyhow::Result<()> {
+pub fn run(arguments: &BatchArguments, registry: &Registry) -> anyhow::Result<()> {
     if openai_batch::is_openai_batch(&arguments.input)? {
-        return arguments.answer_openai_batch();
+        return arguments.answer_openai_batch(registry);
     }
-    device::on_workers(|| arguments.answer_requests())
+    device::on_workers(|| arguments.answer_requests(registry))
 }
 
 impl BatchArguments {
@@ -101,20 +103,22 @@ impl BatchArguments {
     }
 
     /// OpenAI's form: the routes of the server answer.
-    fn answer_openai_batch(&self) -> anyhow::Result<()> {
+    fn answer_openai_batch(&self, registry: &Registry) -> anyhow::Result<()> {
         let batch = OpenAiBatch::read(&self.input, self.n, &self.sampling)?;
         let ids = batch.ids().map(|id| Value::String(id.to_owned()));
         let (mut output, done) = self.output("custom_id", ids)?;
         let Some(writer) = OrderedWriter::start("requests", batch.count(), done) else { return Ok(()) };
         let mut serving = self.serving.clone();
         serving.allowed_local_media_path.get_or_insert_with(|| batch.folder().join("."));
-        let config = ServerConfig { environment: self.environment.start(None)?, ..serving.config(&self.model)? };
+        let environment = start_environment(&self.environment, None, registry)?;
+        let config = ServerConfig { environment, ..serving.config(&self.model)? };
         batch.answer(config, done, usize::from(self.serving.max_num_seqs), writer, &mut output)
     }
 
     /// The engine's own form: one rollout over the whole file.
-    fn answer_requests(&self) -> anyhow::Result<()> {
+    fn answer_requests(&self, registry: &Registry) -> anyhow::Result<()> {
         self.serving.refuse_openai_batch_flags()?;
+        check_environment(&self.environment, registry)?;
         let requests = Requests::read(&self.input)?;
         let group = usize::from(self.n);
         let ids = requests.list.iter().flat_map(|request| std::iter::repeat_n(&request.id, group)).cloned();
@@ -123,7 +127,7 @@ impl BatchArguments {
             return Ok(());
         };
         let checkpoint = Checkpoint::open(&self.model, self.serving.device)?;
-        let session = InferenceSession::new(checkpoint, &self.sampling, self.environment, group)?;
+        let session = InferenceSession::new(checkpoint, &self.sampling, &self.environment, group, registry)?;
         // Of a group that was written in part the rest is sampled again with it, to the same bits.
         let first = done / group;
         let mut failed = Ok(());
@@ -227,6 +231,11 @@ impl Tasks for RequestTasks<'_> {
         let prompt = self.session.checkpoint.prompt(request, folder, self.session.max_tokens);
         let prompt = prompt.map_err(|problem| EnvironmentError::Task(problem.to_string()))?;
         let images = request.sources();
-        Ok(Cow::Owned(Task { prompt: Some(prompt), images, folder: folder.to_owned(), ..Task::default() }))
+        Ok(Cow::Owned(Task {
+            prompt: TaskPrompt::Tokens(prompt),
+            images,
+            folder: folder.to_owned(),
+            ..Task::default()
+        }))
     }
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
-use clap::builder::PossibleValuesParser;
 
 use super::device::Device;
 use super::isolated::renderer;
@@ -21,9 +20,9 @@ use crate::model::Model;
 use crate::ops::attention::PAGE_TOKENS;
 use crate::recipe::{Method, layers};
 use crate::rollout::engine_generator::EngineGenerator;
-use crate::rollout::environment::Task;
-use crate::rollout::registry;
+use crate::rollout::registry::{DEFAULT_ENVIRONMENT, Registry};
 use crate::rollout::reward_set::{RewardSet, RewardSettings};
+use crate::rollout::task::Task;
 use crate::telemetry::versions::{VERSIONS_FILE, write_versions};
 use crate::train::dataset::Dataset;
 
@@ -53,9 +52,8 @@ pub struct EvalArguments {
     /// `needle` for the built-in task's held-out pictures, or a JSONL file in Thyme's RL form.
     #[arg(long, default_value = "needle")]
     data: String,
-    /// How a task is answered: with tools, or directly.
-    #[arg(long = "env", value_name = "NAME", default_value = registry::DEFAULT_ENVIRONMENT,
-        value_parser = PossibleValuesParser::new(registry::environments()))]
+    /// How a task is answered: with tools (think_with_code), or without (direct).
+    #[arg(long = "env", value_name = "NAME", default_value = DEFAULT_ENVIRONMENT)]
     environment: String,
     /// Tasks to answer at most.
     #[arg(long, default_value_t = 256)]
@@ -75,8 +73,12 @@ pub struct EvalArguments {
 }
 
 /// Runs the command.
-pub fn run(arguments: EvalArguments) -> anyhow::Result<()> {
-    let Some(model) = &arguments.model else { return score_predictions(&arguments) };
+pub fn run(arguments: EvalArguments, registry: &Registry) -> anyhow::Result<()> {
+    let Some(model) = &arguments.model else { return score_predictions(&arguments, registry) };
+    let limit = toml::Value::from(arguments.max_total_tokens as i64);
+    let limits = ["max_turn_tokens", "max_total_tokens"].map(|key| (key.to_owned(), limit.clone()));
+    let environment = (arguments.environment.clone(), limits.into_iter().collect());
+    registry.check(&environment, &[])?;
     let (dataset, tasks) = tasks(&arguments.data, arguments.limit)?;
     let dir = folder::resolve(model)?;
     let config = config::open(&dir)?;
@@ -84,17 +86,14 @@ pub fn run(arguments: EvalArguments) -> anyhow::Result<()> {
     let backend = arguments.device.backend(&config)?;
     let model = Model::new(config, backend);
     let weights = weights::load(&model, &dir)?;
-    let limit = toml::Value::from(arguments.max_total_tokens as i64);
-    let limits = ["max_turn_tokens", "max_total_tokens"].map(|key| (key.to_owned(), limit.clone()));
-    let tool = || registry::tool(registry::DEFAULT_TOOL, toml::Table::new());
-    let environment = registry::environment(&arguments.environment, limits.into_iter().collect(), &tool)?;
+    let environment = registry.environment(environment, &[])?;
     let longest = (2 * arguments.max_total_tokens).min(model.config.context_tokens);
     let pages = arguments.max_num_seqs * (longest / PAGE_TOKENS + 1);
     let limits = EngineLimits { pages, prefill_chunk_tokens: 2048, sequences: arguments.max_num_seqs };
     let mut engine = Engine::new(model, processor.clone(), limits);
     let mut generator = EngineGenerator { engine: &mut engine, weights: &weights };
-    let rewards = RewardSet::new(&RewardSettings::default())?;
-    let (report, groups) = evaluate(&mut generator, &processor, &*environment, &tasks, &rewards)?;
+    let rewards = RewardSet::new(&RewardSettings::default(), registry)?;
+    let (report, groups, scores) = evaluate(&mut generator, &processor, &*environment, &tasks, &rewards)?;
     for (task, reason) in faults(&groups) {
         eprintln!("left out: {}: {reason}", dataset.name_of(task as u64));
     }
@@ -107,10 +106,8 @@ pub fn run(arguments: EvalArguments) -> anyhow::Result<()> {
         write_versions(output, environment.versions())
             .with_context(|| format!("cannot write {}", output.join(VERSIONS_FILE).display()))?;
         let mut lines = String::new();
-        for trajectory in groups.iter().flat_map(|group| &group.trajectories) {
-            let task = &tasks[trajectory.task];
-            let scores = rewards.score(trajectory, &task.question, &task.solution);
-            lines += &format!("{}\n", sample::line(task, trajectory, &scores));
+        for (trajectory, scores) in groups.iter().flat_map(|group| &group.trajectories).zip(scores.iter().flatten()) {
+            lines += &format!("{}\n", sample::line(&tasks[trajectory.task], trajectory, scores));
         }
         let path = output.join("samples.jsonl");
         replace(&path, lines.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
@@ -118,13 +115,13 @@ pub fn run(arguments: EvalArguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn score_predictions(arguments: &EvalArguments) -> anyhow::Result<()> {
+fn score_predictions(arguments: &EvalArguments, registry: &Registry) -> anyhow::Result<()> {
     let (Some(input), Some(output)) = (&arguments.predictions, &arguments.output) else {
         anyhow::bail!("--predictions needs --output")
     };
     let rewards = match &arguments.recipe {
-        Some(recipe) => RewardSet::new(&layers::load(recipe, &[])?.reward)?,
-        None => RewardSet::answer_only(),
+        Some(recipe) => RewardSet::new(&layers::load(recipe, &[])?.reward, registry)?,
+        None => RewardSet::answer_only(registry)?,
     };
     refuse_input(output, input)?;
     let (lines, columns) = score_lines(JsonLines::open(input)?, &rewards).map_err(|error| match error {

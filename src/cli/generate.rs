@@ -8,14 +8,15 @@ use clap::Args;
 
 use super::checkpoint::Checkpoint;
 use super::device::Device;
-use super::inference_session::{EnvironmentName, InferenceSession, Room};
+use super::inference_session::{InferenceSession, NO_ENVIRONMENT, Room, check_environment};
 use super::jsonl::{print, print_untrusted};
 use super::sampling::SamplingArguments;
 use crate::engine::speculation::Speculation;
 use crate::prompt::image::PIXELS_MAX;
 use crate::prompt::{ImageSource, Message, Part, PictureSize};
 use crate::rollout::Update;
-use crate::rollout::environment::Task;
+use crate::rollout::registry::{DEFAULT_ENVIRONMENT, Registry};
+use crate::rollout::task::{Task, TaskPrompt};
 use crate::rollout::tool::ToolOutput;
 use crate::rollout::trajectory::End;
 use crate::sandbox::save_new;
@@ -54,9 +55,9 @@ pub struct GenerateArguments {
     /// The folder for crops.
     #[arg(long, value_name = "DIR", default_value = "crops")]
     crops: PathBuf,
-    /// Run tools as this environment does.
-    #[arg(long = "env", value_enum, value_name = "NAME")]
-    environment: Option<EnvironmentName>,
+    /// Run tools as this environment does; `none` runs none. think_with_code where there is a picture.
+    #[arg(long = "env", value_name = "NAME")]
+    environment: Option<String>,
     #[command(flatten)]
     sampling: SamplingArguments,
     /// Whether to draft what comes next from what was said before, and check several tokens in a step; it changes no token.
@@ -68,11 +69,13 @@ pub struct GenerateArguments {
 }
 
 /// Runs the command.
-pub fn run(arguments: &GenerateArguments) -> anyhow::Result<()> {
-    let checkpoint = Checkpoint::open(&arguments.model, arguments.device)?;
+pub fn run(arguments: &GenerateArguments, registry: &Registry) -> anyhow::Result<()> {
     // A picture on the terminal is there to be looked at closely.
-    let default = if arguments.image.is_empty() { EnvironmentName::None } else { EnvironmentName::ThinkWithCode };
-    let session = InferenceSession::new(checkpoint, &arguments.sampling, arguments.environment.unwrap_or(default), 1)?;
+    let default = if arguments.image.is_empty() { NO_ENVIRONMENT } else { DEFAULT_ENVIRONMENT };
+    let environment = arguments.environment.as_deref().unwrap_or(default);
+    check_environment(environment, registry)?;
+    let checkpoint = Checkpoint::open(&arguments.model, arguments.device)?;
+    let session = InferenceSession::new(checkpoint, &arguments.sampling, environment, 1, registry)?;
     arguments.stream(&session)
 }
 
@@ -132,7 +135,8 @@ impl GenerateArguments {
             let parts = images.iter().cloned().map(Part::Image).chain([Part::Text(text)]);
             messages.push(Message::new("user", parts.collect()));
         }
-        Ok(Task { question: self.question.clone(), messages, images, ..Task::default() })
+        let prompt = TaskPrompt::of_messages(messages);
+        Ok(Task { prompt, question: self.question.clone(), images, ..Task::default() })
     }
 }
 

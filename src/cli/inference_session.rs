@@ -3,8 +3,6 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use clap::ValueEnum;
-
 use super::checkpoint::Checkpoint;
 use super::sampling::SamplingArguments;
 use crate::engine::kv_cache::KvCache;
@@ -15,37 +13,40 @@ use crate::prompt::Processor;
 use crate::rollout::engine_generator::EngineGenerator;
 use crate::rollout::environment::{Environment, Tasks};
 use crate::rollout::environments::direct::Direct;
-use crate::rollout::registry::RegistryError;
+use crate::rollout::registry::{Registry, RegistryError};
 use crate::rollout::repetition::RepetitionSettings;
-use crate::rollout::{RolloutSettings, Update, registry, run_watched};
+use crate::rollout::{RolloutSettings, Update, run_watched};
 
 /// Prompt tokens of one forward.
 pub const PREFILL_TOKENS: usize = 2048;
 
-/// What the model may do besides writing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-#[value(rename_all = "snake_case")]
-pub enum EnvironmentName {
-    /// Only write; nothing is run.
-    None,
-    /// Run Python between <code> and </code>.
-    ThinkWithCode,
+/// The value of `--env` for answers that nothing is run for.
+pub const NO_ENVIRONMENT: &str = "none";
+
+/// Refuses a name that is neither [`NO_ENVIRONMENT`] nor an environment's.
+pub fn check_environment(name: &str, registry: &Registry) -> Result<(), RegistryError> {
+    let mut known = registry.environments();
+    known.insert(0, NO_ENVIRONMENT);
+    if known.contains(&name) { Ok(()) } else { Err(RegistryError::unknown("environment", name, &known)) }
 }
 
-impl EnvironmentName {
-    /// The environment, with its tool running; none for none. An answer takes `max_tokens` if given, else what the environment allows.
-    pub fn start(self, max_tokens: Option<usize>) -> Result<Option<Arc<dyn Environment>>, RegistryError> {
-        if self == EnvironmentName::None {
-            return Ok(None);
-        }
-        let mut table = toml::Table::new();
-        if let Some(tokens) = max_tokens {
-            table.insert("max_total_tokens".to_owned(), (tokens as i64).into());
-            table.insert("max_turn_tokens".to_owned(), (tokens as i64).into());
-        }
-        registry::environment("think_with_code", table, &|| registry::tool(registry::DEFAULT_TOOL, toml::Table::new()))
-            .map(Some)
+/// The environment of that name, with its tools running; `None` for [`NO_ENVIRONMENT`]. An answer takes `max_tokens` if given, else what the
+/// environment allows.
+pub fn start_environment(
+    name: &str,
+    max_tokens: Option<usize>,
+    registry: &Registry,
+) -> Result<Option<Arc<dyn Environment>>, RegistryError> {
+    check_environment(name, registry)?;
+    if name == NO_ENVIRONMENT {
+        return Ok(None);
     }
+    let mut table = toml::Table::new();
+    if let Some(tokens) = max_tokens {
+        table.insert("max_total_tokens".to_owned(), (tokens as i64).into());
+        table.insert("max_turn_tokens".to_owned(), (tokens as i64).into());
+    }
+    registry.environment((name.to_owned(), table), &[]).map(Some)
 }
 
 /// How much may run together, and how.
@@ -80,13 +81,14 @@ impl InferenceSession {
     pub fn new(
         checkpoint: Checkpoint,
         sampling: &SamplingArguments,
-        environment: EnvironmentName,
+        environment: &str,
         n: usize,
+        registry: &Registry,
     ) -> anyhow::Result<InferenceSession> {
         let (mut settings, max_tokens) = sampling.settings(&checkpoint.dir)?;
         settings.group_size = n;
         let processor = checkpoint.processor()?;
-        let environment = environment.start(sampling.max_tokens.map(|_| max_tokens))?;
+        let environment = start_environment(environment, sampling.max_tokens.map(|_| max_tokens), registry)?;
         let has_tools = environment.is_some();
         if has_tools {
             settings.sampling.code_temperature = Some(sampling.code_temperature);

@@ -1,4 +1,5 @@
-//! The command line: one file a subcommand.
+//! The command line: one file a subcommand. [`main`] is the whole program; with a [`Registry`] of one's own it is a program that knows other
+//! environments, tools and rewards.
 
 mod allocator;
 mod choices;
@@ -6,6 +7,7 @@ mod inference_session;
 mod openai_batch;
 mod ordered_writer;
 pub mod device;
+mod failure;
 mod generation_config;
 pub mod interrupt;
 pub mod isolated;
@@ -28,8 +30,12 @@ pub mod score;
 pub mod serve;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
+
+use crate::rollout::registry::Registry;
 
 /// Trains and runs vision-language models that think with images.
 #[derive(Debug, Parser)]
@@ -63,17 +69,29 @@ enum Command {
     Isolated(isolated::IsolatedArguments),
 }
 
+/// Parses the command line and does what it says; recipes and `--env` may name what is in `registry`. An error is printed with its causes.
+pub fn main(registry: Registry) -> ExitCode {
+    failure::set_panic_hook();
+    match Arguments::parse().run(&Arc::new(registry)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", failure::message(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
 impl Arguments {
     /// Does what the command line says.
-    pub fn run(self) -> anyhow::Result<()> {
+    pub fn run(self, registry: &Arc<Registry>) -> anyhow::Result<()> {
         let _trace = trace::start(self.trace.as_deref())?;
         match self.command {
-            Command::Train(arguments) => train::run(arguments),
-            Command::Eval(arguments) => device::on_workers(|| eval::run(arguments)),
-            Command::Generate(arguments) => device::on_workers(|| generate::run(&arguments)),
-            Command::Batch(arguments) => batch::run(&arguments),
+            Command::Train(arguments) => train::run(arguments, registry),
+            Command::Eval(arguments) => device::on_workers(|| eval::run(arguments, registry)),
+            Command::Generate(arguments) => device::on_workers(|| generate::run(&arguments, registry)),
+            Command::Batch(arguments) => batch::run(&arguments, registry),
             Command::Score(arguments) => score::run(&arguments),
-            Command::Serve(arguments) => serve::run(arguments),
+            Command::Serve(arguments) => serve::run(arguments, registry),
             Command::Sandbox(arguments) => sandbox::run(&arguments),
             Command::Data(arguments) => data::run(arguments),
             Command::Init(arguments) => init::run(&arguments),

@@ -14,7 +14,7 @@ use tracing_subscriber::EnvFilter;
 use super::allocator::return_freed_memory;
 use super::device::Device;
 use super::generation_config::GenerationConfig;
-use super::inference_session::{EnvironmentName, PREFILL_TOKENS};
+use super::inference_session::{NO_ENVIRONMENT, PREFILL_TOKENS, start_environment};
 use super::isolated::{THIS_PROGRAM, compiler_of, renderer_of};
 use super::jsonl::print;
 use crate::checkpoint::{config, folder, processor, weights};
@@ -28,6 +28,7 @@ use crate::ops::Backend;
 use crate::ops::attention::PAGE_TOKENS;
 use crate::prompt::Processor;
 use crate::recipe::memory::{pages_beside_weights, readable_bytes};
+use crate::rollout::registry::Registry;
 use crate::serve::http::access::{Access, Hosts, Origins};
 use crate::serve::request::images::ImagePolicy;
 use crate::serve::request::prompt_input::{IMAGES_MAX, InputLimits};
@@ -90,9 +91,9 @@ pub struct ServeArguments {
     /// longer if it is large.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     client_timeout: u32,
-    /// Run chats to their end in this environment: its tools run here, and the reply brings the whole trajectory.
-    #[arg(long = "env", value_enum, value_name = "NAME", default_value_t = EnvironmentName::None)]
-    environment: EnvironmentName,
+    /// Run chats to their end in this environment, such as think_with_code: its tools run here, and the reply brings the whole trajectory.
+    #[arg(long = "env", value_name = "NAME", default_value = NO_ENVIRONMENT)]
+    environment: String,
     #[command(flatten)]
     serving: ServingArguments,
 }
@@ -148,7 +149,7 @@ pub struct ServingArguments {
 }
 
 /// Runs the command.
-pub fn run(arguments: ServeArguments) -> anyhow::Result<()> {
+pub fn run(arguments: ServeArguments, registry: &Registry) -> anyhow::Result<()> {
     return_freed_memory();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
@@ -168,7 +169,7 @@ pub fn run(arguments: ServeArguments) -> anyhow::Result<()> {
         access,
         waiting_max: arguments.max_queued_requests,
         client_timeout: Duration::from_secs(arguments.client_timeout.into()),
-        environment: arguments.environment.start(None)?,
+        environment: start_environment(&arguments.environment, None, registry)?,
         ..arguments.serving.config(&arguments.model)?
     };
     print(&format!("serving {} at http://{address}\n", config.names.join(", ")))?;

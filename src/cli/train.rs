@@ -13,6 +13,7 @@ use crate::recipe::Method;
 use crate::recipe::layers;
 use crate::recipe::memory::{MemoryPlan, readable_bytes};
 use crate::recipe::plan::Plan;
+use crate::rollout::registry::Registry;
 use crate::train::check::check_data;
 use crate::train::{Session, grpo, sft};
 
@@ -43,12 +44,12 @@ pub struct TrainArguments {
 }
 
 /// Runs the command.
-pub fn run(arguments: TrainArguments) -> anyhow::Result<()> {
+pub fn run(arguments: TrainArguments, registry: &Arc<Registry>) -> anyhow::Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     if !arguments.dry_run {
         raise_on_interrupt(stop.clone());
     }
-    let mut plan = Plan::new(layers::load(&arguments.recipe, &arguments.settings)?)?.rendered_by(renderer());
+    let mut plan = Plan::new(layers::load(&arguments.recipe, &arguments.settings)?, registry)?.rendered_by(renderer());
     let device = arguments.device.open()?;
     let available = device.available_bytes()?;
     let memory = plan.fit(&plan.processor()?, arguments.device.footprint(), available);

@@ -9,15 +9,16 @@ pub mod sample;
 use serde_json::{Map, Value};
 
 use crate::prompt::Processor;
-use crate::rollout::environment::{Environment, Task};
+use crate::rollout::environment::Environment;
 use crate::rollout::generator::{Generator, Sampling};
 use crate::rollout::reward::Score;
 use crate::rollout::reward_set::{RewardSet, Scores};
+use crate::rollout::task::Task;
 use crate::rollout::{Group, RolloutError, RolloutSettings, run};
 
 pub use report::Report;
 
-/// Answers each task once and greedily.
+/// Answers each task once and greedily: the report, the trajectories, and the scores of each.
 ///
 /// # Errors
 /// As [`run`].
@@ -27,22 +28,13 @@ pub fn evaluate(
     environment: &dyn Environment,
     tasks: &[Task],
     rewards: &RewardSet,
-) -> Result<(Report, Vec<Group>), RolloutError> {
+) -> Result<(Report, Vec<Group>, Vec<Vec<Scores>>), RolloutError> {
     let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
     let settings = RolloutSettings { sampling, ..RolloutSettings::default() };
     let groups = run(generator, processor, environment, tasks, &settings)?;
-    let scores = score_groups(&groups, tasks, rewards);
+    let scores = rewards.score_groups(&groups, tasks);
     let scored = groups.iter().flat_map(|g| &g.trajectories).zip(scores.iter().flatten());
-    Ok((Report::new(scored), groups))
-}
-
-/// The scores of every trajectory, group by group.
-pub fn score_groups(groups: &[Group], tasks: &[Task], rewards: &RewardSet) -> Vec<Vec<Scores>> {
-    let score = |group: &Group| {
-        let task = &tasks[group.task];
-        group.trajectories.iter().map(|t| rewards.score(t, &task.question, &task.solution)).collect()
-    };
-    groups.iter().map(score).collect()
+    Ok((Report::new(scored), groups, scores))
 }
 
 /// The tasks that could not be rolled out, and why.

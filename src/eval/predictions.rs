@@ -14,8 +14,11 @@ use super::columns_of;
 use crate::files::json::in_words_of_line;
 use crate::files::lines::{JsonLines, Line, LinesError};
 use crate::files::object_remedy;
-use crate::rollout::reward::{Needs, Score, View, answer_in};
-use crate::rollout::reward_set::RewardSet;
+use crate::rollout::answer::{ANSWER_CLOSE, ANSWER_OPEN};
+use crate::rollout::call::{CODE_CLOSE, CODE_OPEN};
+use crate::rollout::images::TrajectoryImages;
+use crate::rollout::reward::{Needs, View};
+use crate::rollout::reward_set::{Parts, RewardSet};
 use crate::rollout::trajectory::End;
 use crate::tasks::Solution;
 
@@ -120,18 +123,48 @@ impl Prediction {
         Ok(Self { answer, text, question, solution })
     }
 
-    fn score(&self, rewards: &RewardSet) -> Vec<(&'static str, Score)> {
+    fn score(&self, rewards: &RewardSet) -> Parts {
         let text = self.text.clone().unwrap_or_default();
         let answer = self.answer.clone().or_else(|| answer_in(&text).map(str::to_owned));
-        let view =
-            View { text, answer, calls: &[], end: &End::Answered, question: &self.question, solution: &self.solution };
-        rewards.score_where(&view, |needs| match needs {
+        let view = View {
+            thought: thought_in(&text),
+            text,
+            answer,
+            turns: &[],
+            calls: &[],
+            images: &TrajectoryImages::default(),
+            end: &End::Answered,
+            question: &self.question,
+            solution: &self.solution,
+        };
+        let missing = |_: &View<'_>, needs| match needs {
             Needs::Answer => None,
             Needs::Text if self.text.is_some() => None,
             Needs::Text => Some("the line has no `text`".to_owned()),
             Needs::Calls => Some("the line does not say how the calls went".to_owned()),
-        })
+        };
+        rewards.score_where(&[view], missing).remove(0)
     }
+}
+
+/// What stands between the last `</answer>` of a text and the last `<answer>` before it, trimmed: the model may have spoken of the tags
+/// before it answered. `None` without the pair.
+fn answer_in(text: &str) -> Option<&str> {
+    let (before, _) = text.rsplit_once(ANSWER_CLOSE)?;
+    let (_, answer) = before.rsplit_once(ANSWER_OPEN)?;
+    Some(answer.split(ANSWER_CLOSE).next().unwrap_or(answer).trim())
+}
+
+/// What stands before the last `<answer>` of a text, without code: a line end is in place of it.
+fn thought_in(text: &str) -> String {
+    let mut rest = text.rsplit_once(ANSWER_OPEN).map_or(text, |(before, _)| before);
+    let mut thought = String::new();
+    while let Some((before, after)) = rest.split_once(CODE_OPEN) {
+        thought.push_str(before);
+        thought.push('\n');
+        rest = after.split_once(CODE_CLOSE).map_or("", |(_, after)| after);
+    }
+    thought + rest
 }
 
 /// A text without what tools said in it: a program may print an answer's tags.
@@ -208,6 +241,7 @@ mod tests {
 
     use super::*;
     use crate::files::lines::LineBounds;
+    use crate::rollout::registry::Registry;
     use crate::rollout::reward_set::RewardSettings;
 
     fn lines(text: &str) -> JsonLines<&[u8]> {
@@ -215,7 +249,7 @@ mod tests {
     }
 
     fn score(text: &str) -> Result<(String, Vec<Column>), PredictionError> {
-        score_lines(lines(text), &RewardSet::answer_only())
+        score_lines(lines(text), &RewardSet::answer_only(&Registry::default()).unwrap())
     }
 
     #[test]
@@ -237,7 +271,7 @@ mod tests {
 
     #[test]
     fn what_a_line_does_not_have_is_unscored_by_name() {
-        let rewards = RewardSet::new(&RewardSettings::default()).unwrap();
+        let rewards = RewardSet::new(&RewardSettings::default(), &Registry::default()).unwrap();
         let line = "{\"answer\":\"7\",\"solution\":\"7\",\"question\":\"q\"}";
         let (written, _) = score_lines(lines(line), &rewards).unwrap();
         assert!(

@@ -8,9 +8,9 @@ use image::RgbImage;
 use serde_json::{Value, json};
 
 use super::columns_of;
-use crate::rollout::environment::Task;
 use crate::rollout::reward::Score;
 use crate::rollout::reward_set::Scores;
+use crate::rollout::task::Task;
 use crate::rollout::tool::ToolImage;
 use crate::rollout::trajectory::{Trajectory, TurnKind};
 use crate::sandbox::Widened;

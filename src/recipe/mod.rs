@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::request::Sampling;
 use crate::engine::speculation::Speculation;
+use crate::rollout::registry::{DEFAULT_ENVIRONMENT, DEFAULT_TOOL, Named};
 use crate::rollout::reward_set::RewardSettings;
 use crate::tasks::needle::Mixture;
 use optimizer::OptimizerSettings;
@@ -47,8 +48,8 @@ pub struct Recipe {
     pub environment: PlugIn,
     /// Rewards and their weights.
     pub reward: RewardSettings,
-    /// The tool that the environment calls: its `name`, and its own keys.
-    pub tool: PlugIn,
+    /// The tool that the environment calls: its `name`, and its own keys. `[[tool]]` for each of several.
+    pub tool: PlugIns,
     /// Held-out evaluation during and around training.
     pub evaluation: EvaluationSettings,
     /// Pages and scheduling of the generating side.
@@ -62,12 +63,39 @@ pub struct PlugIn(pub toml::Table);
 
 impl PlugIn {
     /// The name, `default` where there is none, and the plug-in's own keys.
-    pub fn named(&self, default: &str) -> (String, toml::Table) {
+    pub fn named(&self, default: &str) -> Named {
         let mut own = self.0.clone();
         match own.remove("name") {
             Some(toml::Value::String(name)) => (name, own),
             Some(other) => (other.to_string(), own),
             None => (default.to_owned(), own),
+        }
+    }
+}
+
+/// One plug-in's table, or a list of tables.
+#[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
+#[serde(untagged)]
+pub enum PlugIns {
+    /// `[tool]`.
+    One(PlugIn),
+    /// `[[tool]]`, once or more.
+    Several(Vec<PlugIn>),
+}
+
+impl Default for PlugIns {
+    fn default() -> PlugIns {
+        PlugIns::One(PlugIn::default())
+    }
+}
+
+impl PlugIns {
+    /// Each as [`PlugIn::named`]; none where the recipe says nothing.
+    pub fn named(&self, default: &str) -> Vec<Named> {
+        match self {
+            PlugIns::One(PlugIn(table)) if table.is_empty() => Vec::new(),
+            PlugIns::One(one) => vec![one.named(default)],
+            PlugIns::Several(list) => list.iter().map(|one| one.named(default)).collect(),
         }
     }
 }
@@ -368,6 +396,11 @@ impl Default for EngineSettings {
 }
 
 impl Recipe {
+    /// The environment, and the tools where the recipe names some.
+    pub fn environment_and_tools(&self) -> (Named, Vec<Named>) {
+        (self.environment.named(DEFAULT_ENVIRONMENT), self.tool.named(DEFAULT_TOOL))
+    }
+
     /// Steps of a run over so many examples; without a number they have no end.
     pub fn steps(&self, examples: Option<usize>) -> u64 {
         let examples_per_step = match self.method {

@@ -10,7 +10,7 @@ use crate::isolated::Isolated;
 use crate::model::config::Config;
 use crate::prompt::{Processor, PromptError};
 use crate::rollout::environment::TokenLimits;
-use crate::rollout::registry::{self, RegistryError};
+use crate::rollout::registry::{Registry, RegistryError};
 use crate::rollout::reward_set::RewardSet;
 
 /// Steps of a run whose recipe gives neither steps nor epochs.
@@ -27,6 +27,8 @@ pub struct Plan {
     pub config: Config,
     /// The environment's limits of tokens.
     pub limits: TokenLimits,
+    /// The environments, tools and rewards that it may name.
+    pub registry: Arc<Registry>,
     /// Renders the chat template; this process without one.
     renderer: Option<Arc<Isolated>>,
 }
@@ -80,19 +82,19 @@ pub enum PlanError {
 }
 
 impl Plan {
-    /// Checks a recipe and finds its checkpoint.
-    pub fn new(mut recipe: Recipe) -> Result<Plan, PlanError> {
+    /// Checks a recipe, whose plug-ins are those of `registry`, and finds its checkpoint.
+    pub fn new(mut recipe: Recipe, registry: &Arc<Registry>) -> Result<Plan, PlanError> {
         if recipe.training.num_train_epochs.is_none() {
             recipe.training.max_steps.get_or_insert(DEFAULT_STEPS);
         }
         check_names(&recipe)?;
-        let limits = check_plug_ins(&recipe)?;
+        let limits = check_plug_ins(&recipe, registry)?;
         check_counts(&recipe, limits)?;
         check_numbers(&recipe)?;
         check_contradictions(&recipe)?;
         let model_dir = folder::resolve(&recipe.model.path)?;
         let config = config::open(&model_dir)?;
-        Ok(Plan { recipe, model_dir, config, limits, renderer: None })
+        Ok(Plan { recipe, model_dir, config, limits, registry: registry.clone(), renderer: None })
     }
 
     /// The same with children that render the chat template.
@@ -141,18 +143,16 @@ fn check_names(recipe: &Recipe) -> Result<(), PlanError> {
 }
 
 /// The tables that belong to plug-ins; nothing is started.
-fn check_plug_ins(recipe: &Recipe) -> Result<TokenLimits, PlanError> {
+fn check_plug_ins(recipe: &Recipe, registry: &Registry) -> Result<TokenLimits, PlanError> {
     let explained = |error| match error {
         RegistryError::Settings { kind, name, source } => {
             PlanError::Value { key: kind, value: format!("{name:?} with keys of its own"), remedy: explain(&source) }
         }
         other => PlanError::Registry(other),
     };
-    RewardSet::new(&recipe.reward)?;
-    let (name, table) = recipe.tool.named(registry::DEFAULT_TOOL);
-    registry::check_tool(&name, table).map_err(explained)?;
-    let (name, table) = recipe.environment.named(registry::DEFAULT_ENVIRONMENT);
-    registry::limits(&name, table).map_err(explained)
+    RewardSet::new(&recipe.reward, registry).map_err(explained)?;
+    let (environment, tools) = recipe.environment_and_tools();
+    registry.check(&environment, &tools).map_err(explained)
 }
 
 /// Whole numbers, each with its least and its greatest.

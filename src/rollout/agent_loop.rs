@@ -11,7 +11,7 @@ use super::generator::{
 };
 use super::repetition::Repetition;
 use super::settings::RolloutSettings;
-use super::tool::ToolOutput;
+use super::tool::{ToolCall, ToolOutput};
 use super::trajectory::{Call, End, OwnParts, Trajectory};
 use super::workers::{Done, Job, Workers};
 use crate::prompt::{Processor, StreamDecoder};
@@ -184,7 +184,9 @@ impl<'a> AgentLoop<'a> {
         assert_eq!(episodes.len(), start.settings.group_size, "an environment opens an episode for each sequence");
         for (sample, episode) in episodes.into_iter().enumerate() {
             let sequence = start.first_sequence + sample as u64;
-            let trajectory = Trajectory::of_prompt(&prepared_task.prompt, start.task, sample, sequence, End::Running);
+            let mut trajectory =
+                Trajectory::of_prompt(&prepared_task.prompt, start.task, sample, sequence, End::Running);
+            trajectory.original_images = prepared_task.images.clone();
             self.active.insert(sequence, Active::new(trajectory, episode, start));
         }
         Ok(())
@@ -227,8 +229,8 @@ impl<'a> AgentLoop<'a> {
             may_wait = false;
             match done {
                 Done::Prepared { task, prepared_task } => ready.push((task, prepared_task)),
-                Done::Observed { sequence, episode, request, result } => {
-                    self.observed(generator, sequence, episode, request, result, watch)?;
+                Done::Observed { sequence, episode, call, result } => {
+                    self.observed(generator, sequence, episode, call, result, watch)?;
                 }
                 Done::Panicked(message) => return Err(RolloutError::Worker(message)),
             }
@@ -242,7 +244,7 @@ impl<'a> AgentLoop<'a> {
         generator: &mut dyn Generator,
         sequence: u64,
         episode: Box<dyn Episode>,
-        request: String,
+        ToolCall { tool, request }: ToolCall,
         result: Result<(ToolOutput, Observation), EnvironmentError>,
         watch: &mut dyn FnMut(Update<'_>),
     ) -> Result<(), RolloutError> {
@@ -257,7 +259,7 @@ impl<'a> AgentLoop<'a> {
         };
         active.episode = Some(episode);
         let trajectory = &mut active.trajectory;
-        let mut call = Call { request, output, images_shown: 0 };
+        let mut call = Call { tool, request, output, images_shown: 0 };
         let total = trajectory.completion_tokens() + observation.token_ids.len();
         let end = if total >= active.total_tokens {
             Some(End::TotalTokens)
@@ -276,6 +278,9 @@ impl<'a> AgentLoop<'a> {
         }
         call.images_shown = observation.images.len();
         call.keep_images(&mut active.pixels_left);
+        for number in 0..call.images_shown {
+            trajectory.original_images.push(call.output.images.get(number).map(|image| image.pixels.clone()));
+        }
         trajectory.push_observation(&observation.token_ids, &observation.images, &observation.text);
         watch(Update::Observed { sequence, call: &call, text: &observation.text });
         trajectory.calls.push(call);
@@ -353,20 +358,24 @@ impl<'a> AgentLoop<'a> {
         let Some(active) = self.active.get_mut(&sequence) else { return };
         let Some(mut episode) = active.episode.take() else { return };
         let parsed = episode.read(&active.text, stop);
+        active.trajectory.set_answer(parsed.answer);
         active.end_turn(OwnParts::Then { split_at: parsed.split_at, kind: parsed.kind });
-        match parsed.next {
-            Next::Run(request) => self.workers.send(Job::Observe { sequence, episode, request, output: None }),
-            Next::Refuse { request, output } => {
-                self.workers.send(Job::Observe { sequence, episode, request, output: Some(output) });
-            }
-            Next::End(end) => self.finish(generator, sequence, end, watch),
-        }
+        let (call, output) = match parsed.next {
+            Next::Run(call) => (call, None),
+            Next::Refuse { call, output } => (call, Some(output)),
+            Next::End(end) => return self.finish(generator, sequence, end, watch),
+        };
+        let images = active.trajectory.original_images.clone();
+        self.workers.send(Job::Observe { sequence, episode, call, images, output });
     }
 
     /// Ends a sequence; what it has sampled since its last turn is thought.
     fn finish(&mut self, generator: &mut dyn Generator, sequence: u64, end: End, watch: &mut dyn FnMut(Update<'_>)) {
         let Some(mut active) = self.active.remove(&sequence) else { return };
         generator.close(sequence);
+        if let Some(episode) = &active.episode {
+            active.trajectory.set_answer(episode.answer_at_end(&active.text));
+        }
         active.end_turn(OwnParts::Thought);
         active.trajectory.end = end;
         watch(Update::Finished(active.trajectory));

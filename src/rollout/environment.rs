@@ -3,83 +3,16 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::ops::Range;
 use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::tool::{ToolFault, ToolOutput};
+use super::images::TrajectoryImages;
+use super::task::Task;
+use super::tool::{ToolCall, ToolFault, ToolOutput};
 use super::trajectory::{End, TurnKind};
-use crate::prompt::{
-    ChatError, ImageSource, Message, PreparedImage, Processor, Prompt, PromptError, TokenizerError, place_images,
-};
-use crate::tasks::{self, Solution};
-
-/// A task to roll out.
-#[derive(Clone, Debug, Default)]
-pub struct Task {
-    /// The question in words.
-    pub question: String,
-    /// The reference answers.
-    pub solution: Solution,
-    /// The conversation to start from, images in place; empty lets the environment write its own.
-    pub messages: Vec<Message>,
-    /// The prompt where it is tokenised already, in place of `messages`.
-    pub prompt: Option<Prompt>,
-    /// The original pictures, which tools work on.
-    pub images: Vec<ImageSource>,
-    /// Where relative paths start.
-    pub folder: PathBuf,
-}
-
-impl Task {
-    /// The task that a conversation is to an environment. A single message of the user is a question, which the environment puts in its own
-    /// words; any other conversation is taken as it is.
-    pub fn of_conversation(messages: Vec<Message>) -> Self {
-        let images = messages.iter().flat_map(Message::images).cloned().collect();
-        match messages.as_slice() {
-            [only] if only.role == "user" => Self { question: only.texts().collect(), images, ..Self::default() },
-            _ => Self { messages, images, ..Self::default() },
-        }
-    }
-
-    /// The task of an example whose pictures are in memory.
-    ///
-    /// # Errors
-    /// When its `<image>` marks and pictures differ in number.
-    pub fn of_example(example: tasks::Example) -> Result<Self, ChatError> {
-        let images = example.images.into_iter().map(|pixels| ImageSource::Memory(Arc::new(pixels))).collect();
-        Self::of_parts(&example.messages, images, example.question, example.solution)
-    }
-
-    /// The task of a line of a data file; its pictures are decoded when the task is opened.
-    ///
-    /// # Errors
-    /// When its `<image>` marks and pictures differ in number.
-    pub fn of_record(record: tasks::jsonl::Record) -> Result<Self, ChatError> {
-        let images = record.images.into_iter().map(ImageSource::Path).collect();
-        Self::of_parts(&record.messages, images, record.question, record.solution)
-    }
-
-    fn of_parts(
-        messages: &[tasks::Message],
-        images: Vec<ImageSource>,
-        question: Option<String>,
-        solution: Option<Solution>,
-    ) -> Result<Self, ChatError> {
-        let mut placed: Vec<Message> =
-            messages.iter().map(|message| Message::text(message.role.as_str(), &*message.text)).collect();
-        place_images(&mut placed, images.clone())?;
-        Ok(Self {
-            question: question.unwrap_or_default(),
-            solution: solution.unwrap_or_default(),
-            messages: placed,
-            prompt: None,
-            images,
-            folder: PathBuf::new(),
-        })
-    }
-}
+use crate::prompt::{PreparedImage, Processor, Prompt, PromptError, TokenizerError};
 
 /// Tasks to roll out, by number. Each is made on a worker thread shortly before it opens: of a long list only what is under way need
 /// be in memory.
@@ -118,7 +51,7 @@ pub trait Environment: Send + Sync {
     /// The tags between which `code_temperature` holds, if the environment has such.
     fn code_tags(&self) -> Option<(String, String)>;
 
-    /// What its tool's results depend on, as [`super::tool::Tool::versions`].
+    /// What its tools' results depend on, as [`super::tool::Tool::versions`].
     fn versions(&self) -> BTreeMap<String, String> {
         BTreeMap::new()
     }
@@ -148,6 +81,8 @@ pub struct TokenLimits {
 pub struct PreparedTask {
     /// What all sequences of the group start from.
     pub prompt: Prompt,
+    /// The task's images, which tools and rewards find by index.
+    pub images: TrajectoryImages,
     /// One for each sequence.
     pub episodes: Vec<Box<dyn Episode>>,
 }
@@ -158,11 +93,16 @@ pub trait Episode: Send {
     /// thread.
     fn read(&mut self, text: &str, stop: usize) -> ParsedTurn;
 
-    /// Runs a tool for [`Next::Run`]. Called on a worker thread.
+    /// The bytes of the answer, without its tags, in a turn that the model ended with its message and not with a stop string.
+    fn answer_at_end(&self, _text: &str) -> Option<Range<usize>> {
+        None
+    }
+
+    /// Runs a tool for [`Next::Run`], on the trajectory's images so far. Called on a worker thread.
     ///
     /// # Errors
     /// When the tool itself failed, not what the model asked.
-    fn run(&mut self, request: &str) -> Result<ToolOutput, ToolFault>;
+    fn run(&mut self, call: &ToolCall, images: &TrajectoryImages) -> Result<ToolOutput, ToolFault>;
 
     /// Puts an output into the form that the model reads. Called on a worker thread.
     ///
@@ -178,6 +118,8 @@ pub struct ParsedTurn {
     pub split_at: usize,
     /// What follows the thought.
     pub kind: TurnKind,
+    /// The bytes of the answer in the text, without its tags; `None` where the turn has none.
+    pub answer: Option<Range<usize>>,
     /// What happens now.
     pub next: Next,
 }
@@ -185,12 +127,12 @@ pub struct ParsedTurn {
 /// What follows a turn.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Next {
-    /// Run the tool with this request.
-    Run(String),
+    /// Run a tool.
+    Run(ToolCall),
     /// Do not run it; show the model this output.
     Refuse {
         /// What was asked.
-        request: String,
+        call: ToolCall,
         /// What to say.
         output: ToolOutput,
     },

@@ -1,31 +1,39 @@
 //! Generate, act, observe, repeat: rolls out many sequences of many tasks at once. One thread drives the generator; pictures are
 //! prepared and tools run on worker threads and come back through a channel, while the other sequences go on decoding. What comes out
 //! is ordered by task, not by completion, and does not depend on which tool was faster. Rewards are computed by the caller, with
-//! [`reward_set::RewardSet::score`].
+//! [`reward_set::RewardSet::score_groups`].
 //!
 //! [`agent_loop`] takes each sequence a step on, whoever drives the generator: this file over a list of tasks, `serve` over chats as they come. A task is
 //! made, and its pictures decoded, when its turn comes, so a file of any length goes through one engine. [`call`] finds the code in a turn,
-//! [`trajectory`] alone says which tokens are the model's own. Four small contracts: [`environment`], [`tool`], [`reward`], [`generator`];
-//! [`generator::Scripted`] speaks from a script, so that all of this is tested without a model. `rewards/equivalence/` says whether two answers
+//! [`trajectory`] alone says which tokens are the model's own. Five small contracts: [`environment`], [`tool`], [`reward`], [`judge`],
+//! [`generator`]; [`registry`] has what recipes can name. [`generator::Scripted`] speaks from a script, so that all of this is tested without a model. `rewards/equivalence/` says whether two answers
 //! are the same; a rule that would have to guess gives no verdict.
 
-pub mod call;
-pub mod engine_generator;
 pub mod environment;
 pub mod generator;
+pub mod judge;
 pub mod reward;
-pub mod reward_set;
 pub mod tool;
+
 pub mod agent_loop;
+pub mod answer;
+pub mod call;
+pub mod engine_generator;
+pub mod images;
+pub mod reward_set;
+pub mod task;
+pub mod tool_set;
 pub mod trajectory;
 
 pub mod environments;
+pub mod judges;
 pub mod rewards;
 pub mod tools;
 
 pub mod registry;
 pub mod repetition;
 mod error;
+mod panics;
 mod settings;
 mod workers;
 
@@ -35,10 +43,11 @@ use std::time::{Duration, Instant};
 
 pub use agent_loop::Update;
 use agent_loop::{AgentLoop, Start};
-use environment::{Environment, EnvironmentError, PreparedTask, Task, Tasks, TokenLimits};
+use environment::{Environment, EnvironmentError, PreparedTask, Tasks, TokenLimits};
 pub use error::RolloutError;
 use generator::{Generator, GeneratorError};
 pub use settings::RolloutSettings;
+use task::Task;
 use trajectory::{End, Trajectory};
 
 use crate::prompt::{Processor, Prompt};

@@ -1,19 +1,24 @@
-//! From the names in a recipe to plug-ins. An unknown name lists the known ones. A new environment, tool or reward is a file and an entry in the
-//! table of its kind here; which of them a recipe without a name has is said here alone.
+//! From the names in a recipe to plug-ins. A [`Registry`] is a table for each kind: name, check, build, and the defaults. [`Registry::default`]
+//! has those that ship; a program of one's own adds its entries and hands the registry to [`crate::cli::main`]. An unknown name lists the known
+//! ones.
 
+use std::fmt;
 use std::sync::Arc;
 
+use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 use super::environment::{Environment, TokenLimits};
 use super::environments::direct::Direct;
-use super::environments::think_with_code::ThinkWithCode;
+use super::environments::think_with_code::{ThinkWithCode, ThinkWithCodeSettings};
+use super::judge::Judge;
 use super::reward::Reward;
-use super::rewards::answer::Answer;
-use super::rewards::consistency::Consistency;
+use super::rewards::answer::{Answer, AnswerSettings};
+use super::rewards::consistency::{Consistency, ConsistencySettings};
 use super::rewards::format::Format;
 use super::rewards::tool_success::ToolSuccess;
-use super::tool::{Subject, Tool, ToolFault, ToolSession};
+use super::tool::{Tool, ToolFault};
+use super::tool_set::ToolSet;
 use super::tools::python::{Python, PythonSettings};
 
 /// A plug-in that cannot be made.
@@ -39,6 +44,18 @@ pub enum RegistryError {
         /// What is wrong.
         source: Box<toml::de::Error>,
     },
+    /// An environment cannot use the tools that are given to it.
+    #[error("the environment {environment:?} calls {usable}, and the tools are {given}; {remedy}")]
+    Tools {
+        /// The environment's name.
+        environment: String,
+        /// How many tools it calls, in words.
+        usable: String,
+        /// The tools' names.
+        given: String,
+        /// What to write.
+        remedy: &'static str,
+    },
     /// A weight is no number.
     #[error("the weight of reward {name:?} is {weight}; give a finite number")]
     Weight {
@@ -47,6 +64,9 @@ pub enum RegistryError {
         /// The weight as given: infinite or NaN.
         weight: f64,
     },
+    /// The judge of the rewards cannot be.
+    #[error("reward.judge: {0}")]
+    Judge(String),
     /// A tool does not start.
     #[error(transparent)]
     Tool(#[from] ToolFault),
@@ -59,41 +79,74 @@ impl RegistryError {
     }
 }
 
-/// The environment of recipes that name none.
-pub const DEFAULT_ENVIRONMENT: &str = "think_with_code";
-/// The tool of recipes that name none.
-pub const DEFAULT_TOOL: &str = "python";
-
-/// Makes an environment of its own table of a recipe, and of a tool, which it asks for only where it has a use for it.
-type BuildEnvironment = fn(toml::Table, GetTool<'_>) -> Result<Arc<dyn Environment>, RegistryError>;
-/// Starts the tool of an environment.
-type GetTool<'a> = &'a dyn Fn() -> Result<Arc<dyn Tool>, RegistryError>;
+/// A plug-in as a recipe names it: the name, and the keys of its own.
+pub type Named = (String, toml::Table);
 
 /// An environment that recipes can name.
-struct EnvironmentEntry {
-    name: &'static str,
-    build: BuildEnvironment,
+#[derive(Clone, Copy)]
+pub struct EnvironmentEntry {
+    /// The name in recipes.
+    pub name: &'static str,
+    /// The tools of recipes that name none.
+    pub default_tools: &'static [&'static str],
+    /// Tools that it can call at most. An environment that calls none ignores a recipe's tools.
+    pub tools_max: usize,
+    /// The limits of tokens of its own table; refuses a table that does not read. Starts nothing.
+    pub check: fn(toml::Table) -> Result<TokenLimits, RegistryError>,
+    /// Makes the environment of its own table, and of at least as many tools as it has by default, at most `tools_max`.
+    pub build: fn(toml::Table, ToolSet) -> Result<Arc<dyn Environment>, RegistryError>,
 }
 
 /// A tool that recipes can name.
-struct ToolEntry {
-    name: &'static str,
+#[derive(Clone, Copy)]
+pub struct ToolEntry {
+    /// The name in recipes, and that of the tool which `build` starts.
+    pub name: &'static str,
     /// Refuses a table that does not read or holds a value that cannot be; starts nothing.
-    check: fn(toml::Table) -> Result<(), RegistryError>,
-    /// Starts the tool.
-    build: fn(toml::Table) -> Result<Arc<dyn Tool>, RegistryError>,
+    pub check: fn(toml::Table) -> Result<(), RegistryError>,
+    /// Starts the tool of its own table.
+    pub build: fn(toml::Table) -> Result<Arc<dyn Tool>, RegistryError>,
 }
+
+/// A reward that recipes can weigh.
+#[derive(Clone, Copy)]
+pub struct RewardEntry {
+    /// The name in recipes and logs.
+    pub name: &'static str,
+    /// The weight in recipes that give it none.
+    pub default_weight: f64,
+    /// Makes the reward of its own table, and of the judge, if the recipe has one. Asks the judge nothing.
+    pub build: fn(toml::Table, Option<Arc<dyn Judge>>) -> Result<Box<dyn Reward>, RegistryError>,
+}
+
+/// The environments, tools and rewards that recipes can name.
+#[derive(Clone)]
+pub struct Registry {
+    environments: Vec<EnvironmentEntry>,
+    tools: Vec<ToolEntry>,
+    rewards: Vec<RewardEntry>,
+}
+
+/// The environment of recipes that name none.
+pub const DEFAULT_ENVIRONMENT: &str = "think_with_code";
+/// The tool of a recipe's `[tool]` that gives no name.
+pub const DEFAULT_TOOL: &str = "python";
 
 const ENVIRONMENTS: [EnvironmentEntry; 2] = [
     EnvironmentEntry {
         name: "direct",
+        default_tools: &[],
+        tools_max: 0,
+        check: |table| Ok(settings::<Direct>("environment", "direct", table)?.limits()),
         build: |table, _| Ok(Arc::new(settings::<Direct>("environment", "direct", table)?)),
     },
     EnvironmentEntry {
         name: "think_with_code",
-        build: |table, tool| {
-            let settings = settings("environment", "think_with_code", table)?;
-            Ok(Arc::new(ThinkWithCode::new(settings, tool()?)))
+        default_tools: &[DEFAULT_TOOL],
+        tools_max: 1,
+        check: |table| Ok(settings::<ThinkWithCodeSettings>("environment", "think_with_code", table)?.limits()),
+        build: |table, tools| {
+            Ok(Arc::new(ThinkWithCode::new(settings("environment", "think_with_code", table)?, tools)))
         },
     },
 ];
@@ -104,73 +157,161 @@ const TOOLS: [ToolEntry; 1] = [ToolEntry {
     build: |table| Ok(Arc::new(Python::start(&settings("tool", "python", table)?)?)),
 }];
 
-/// The names of the environments.
-pub fn environments() -> Vec<&'static str> {
-    ENVIRONMENTS.iter().map(|entry| entry.name).collect()
-}
+const REWARDS: [RewardEntry; 4] = [
+    RewardEntry {
+        name: "format",
+        default_weight: 0.5,
+        build: |table, _| settings::<NoSettings>("reward", "format", table).map(|_| Box::new(Format) as _),
+    },
+    RewardEntry {
+        name: "answer",
+        default_weight: 1.0,
+        build: |table, judge| {
+            let AnswerSettings { ask_judge } = settings("reward", "answer", table)?;
+            match (ask_judge, judge) {
+                (false, _) => Ok(Box::new(Answer { judge: None })),
+                (true, Some(judge)) => Ok(Box::new(Answer { judge: Some(judge) })),
+                (true, None) => {
+                    Err(RegistryError::Judge("the reward \"answer\" asks it, and it is not given".to_owned()))
+                }
+            }
+        },
+    },
+    RewardEntry {
+        name: "consistency",
+        default_weight: 0.5,
+        build: |table, _| {
+            let settings: ConsistencySettings = settings("reward", "consistency", table)?;
+            Ok(Box::new(Consistency { settings }))
+        },
+    },
+    RewardEntry {
+        name: "tool_success",
+        default_weight: 0.0,
+        build: |table, _| settings::<NoSettings>("reward", "tool_success", table).map(|_| Box::new(ToolSuccess) as _),
+    },
+];
 
-/// The environment of that name with its own table of a recipe. `tool` is called only where the environment has a use for it.
-///
-/// # Errors
-/// When there is none, the table does not read, or the tool cannot be had.
-pub fn environment(name: &str, table: toml::Table, tool: GetTool<'_>) -> Result<Arc<dyn Environment>, RegistryError> {
-    let entry = ENVIRONMENTS.iter().find(|entry| entry.name == name);
-    let entry = entry.ok_or_else(|| RegistryError::unknown("environment", name, &environments()))?;
-    (entry.build)(table, tool)
-}
+/// The settings of a plug-in that has none: any key is refused.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NoSettings {}
 
-/// The tool of that name with its own table of a recipe, started.
-///
-/// # Errors
-/// When there is none, the table does not read, or the tool does not start.
-pub fn tool(name: &str, table: toml::Table) -> Result<Arc<dyn Tool>, RegistryError> {
-    (tool_entry(name)?.build)(table)
-}
-
-/// Checks the tool of that name with its own table, without starting it.
-///
-/// # Errors
-/// When there is none, or the table does not read or holds a value that cannot be.
-pub fn check_tool(name: &str, table: toml::Table) -> Result<(), RegistryError> {
-    (tool_entry(name)?.check)(table)
-}
-
-fn tool_entry(name: &str) -> Result<&'static ToolEntry, RegistryError> {
-    let known = || TOOLS.iter().map(|entry| entry.name).collect::<Vec<_>>();
-    TOOLS.iter().find(|entry| entry.name == name).ok_or_else(|| RegistryError::unknown("tool", name, &known()))
-}
-
-/// The limits of the environment of that name with its own table, without a tool.
-///
-/// # Errors
-/// As [`environment`].
-pub fn limits(name: &str, table: toml::Table) -> Result<TokenLimits, RegistryError> {
-    Ok(environment(name, table, &|| Ok(Arc::new(Absent)))?.limits())
-}
-
-/// A placeholder for the tool while nothing is rolled out.
-struct Absent;
-
-impl Tool for Absent {
-    fn name(&self) -> &'static str {
-        "absent"
-    }
-
-    fn open(&self, _: &Subject<'_>, _: usize) -> Result<Vec<Box<dyn ToolSession>>, ToolFault> {
-        Err(ToolFault { tool: self.name(), reason: "it was not started".to_owned() })
+impl Default for Registry {
+    /// The environments, tools and rewards that ship.
+    fn default() -> Self {
+        Self { environments: ENVIRONMENTS.to_vec(), tools: TOOLS.to_vec(), rewards: REWARDS.to_vec() }
     }
 }
 
-/// All rewards, in the order of reports.
-pub fn rewards() -> Vec<Box<dyn Reward>> {
-    vec![Box::new(Format), Box::new(Answer), Box::new(Consistency), Box::new(ToolSuccess)]
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tools: Vec<&str> = self.tools.iter().map(|entry| entry.name).collect();
+        let rewards: Vec<&str> = self.rewards.iter().map(|entry| entry.name).collect();
+        f.debug_struct("Registry")
+            .field("environments", &self.environments())
+            .field("tools", &tools)
+            .field("rewards", &rewards)
+            .finish()
+    }
 }
 
-fn settings<T: serde::de::DeserializeOwned>(
-    kind: &'static str,
-    name: &str,
-    table: toml::Table,
-) -> Result<T, RegistryError> {
+impl Registry {
+    /// Adds an environment; it takes the place of one with its name.
+    pub fn with_environment(mut self, entry: EnvironmentEntry) -> Self {
+        self.environments.retain(|known| known.name != entry.name);
+        self.environments.push(entry);
+        self
+    }
+
+    /// Adds a tool; it takes the place of one with its name.
+    pub fn with_tool(mut self, entry: ToolEntry) -> Self {
+        self.tools.retain(|known| known.name != entry.name);
+        self.tools.push(entry);
+        self
+    }
+
+    /// Adds a reward, the last in reports; it takes the place of one with its name.
+    pub fn with_reward(mut self, entry: RewardEntry) -> Self {
+        self.rewards.retain(|known| known.name != entry.name);
+        self.rewards.push(entry);
+        self
+    }
+
+    /// The names of the environments.
+    pub fn environments(&self) -> Vec<&'static str> {
+        self.environments.iter().map(|entry| entry.name).collect()
+    }
+
+    /// The rewards, in the order of reports.
+    pub fn rewards(&self) -> impl Iterator<Item = &RewardEntry> {
+        self.rewards.iter()
+    }
+
+    /// Checks an environment and the tools that a recipe names, and starts nothing; the environment's limits of tokens.
+    ///
+    /// # Errors
+    /// When a name is unknown, a table does not read or holds a value that cannot be, or the environment cannot call so many tools.
+    pub fn check(&self, (name, table): &Named, tools: &[Named]) -> Result<TokenLimits, RegistryError> {
+        let entry = self.environment_entry(name)?;
+        for (name, table) in &tools_of(entry, tools)? {
+            (self.tool_entry(name)?.check)(table.clone())?;
+        }
+        (entry.check)(table.clone())
+    }
+
+    /// The environment of that name, over the tools that a recipe names or else its default ones. It starts the tools that it calls.
+    ///
+    /// # Errors
+    /// As [`Registry::check`], and when a tool does not start.
+    pub fn environment(&self, (name, table): Named, tools: &[Named]) -> Result<Arc<dyn Environment>, RegistryError> {
+        let entry = self.environment_entry(&name)?;
+        let mut started = Vec::new();
+        if entry.tools_max > 0 {
+            for (name, table) in tools_of(entry, tools)? {
+                started.push((self.tool_entry(&name)?.build)(table)?);
+            }
+        }
+        (entry.build)(table, ToolSet::new(started))
+    }
+
+    fn environment_entry(&self, name: &str) -> Result<&EnvironmentEntry, RegistryError> {
+        let unknown = || RegistryError::unknown("environment", name, &self.environments());
+        self.environments.iter().find(|entry| entry.name == name).ok_or_else(unknown)
+    }
+
+    fn tool_entry(&self, name: &str) -> Result<&ToolEntry, RegistryError> {
+        let known = || self.tools.iter().map(|entry| entry.name).collect::<Vec<_>>();
+        self.tools.iter().find(|entry| entry.name == name).ok_or_else(|| RegistryError::unknown("tool", name, &known()))
+    }
+}
+
+/// The tools of an environment: those that a recipe names, or else its default ones.
+fn tools_of(entry: &EnvironmentEntry, named: &[Named]) -> Result<Vec<Named>, RegistryError> {
+    if named.is_empty() {
+        return Ok(entry.default_tools.iter().map(|name| ((*name).to_owned(), toml::Table::new())).collect());
+    }
+    let names: Vec<&str> = named.iter().map(|(name, _)| name.as_str()).collect();
+    let wrong = |usable: String, remedy| {
+        let (environment, given) = (entry.name.to_owned(), names.join(", "));
+        Err(RegistryError::Tools { environment, usable, given, remedy })
+    };
+    if names.iter().enumerate().any(|(number, name)| names[..number].contains(name)) {
+        return wrong("each tool by its name".to_owned(), "give each once");
+    }
+    match entry.tools_max {
+        0 => Ok(named.to_vec()),
+        1 if named.len() > 1 => wrong("one tool".to_owned(), "give one [tool]"),
+        most if named.len() > most => wrong(format!("at most {most} tools"), "give fewer"),
+        _ => Ok(named.to_vec()),
+    }
+}
+
+/// The typed settings of a plug-in's own table.
+///
+/// # Errors
+/// When it has an unknown key or a value of another type.
+pub fn settings<T: DeserializeOwned>(kind: &'static str, name: &str, table: toml::Table) -> Result<T, RegistryError> {
     let wrong = |source| RegistryError::Settings { kind, name: name.to_owned(), source: Box::new(source) };
     table.try_into().map_err(wrong)
 }

@@ -1,19 +1,28 @@
-//! The contract of a reward: it reads a finished trajectory, and returns a value or why there is none. A failure is never turned into a number.
+//! The contract of a reward: it reads the finished trajectories of one task, and returns a value for each, or why there is none. A failure is
+//! never turned into a number.
 
 use serde::Serialize;
 
-use super::trajectory::{Call, End, Trajectory, TurnKind};
+use super::answer::{ANSWER_CLOSE, ANSWER_OPEN};
+use super::images::TrajectoryImages;
+use super::trajectory::{Call, End, Trajectory, Turn, TurnKind};
 use crate::tasks::Solution;
 
 /// What a reward sees of a trajectory.
 #[derive(Clone, Debug)]
 pub struct View<'a> {
-    /// The model's own text without observations. [`View::new`] cuts it after the first `</answer>`.
+    /// The model's own text without observations, up to the end of its answer.
     pub text: String,
-    /// The answer in it, trimmed; `None` where there is none.
+    /// Of it what stands before the answer, without calls: a line end is in place of each.
+    pub thought: String,
+    /// The answer, trimmed; `None` where there is none.
     pub answer: Option<String>,
+    /// The trajectory after its prompt, as its environment read it.
+    pub turns: &'a [Turn],
     /// The tool calls, in order.
     pub calls: &'a [Call],
+    /// The images by index, the task's first.
+    pub images: &'a TrajectoryImages,
     /// Why the trajectory ended.
     pub end: &'a End,
     /// The task's question in words.
@@ -25,15 +34,23 @@ pub struct View<'a> {
 impl<'a> View<'a> {
     /// The view of a trajectory of a task.
     pub fn new(trajectory: &'a Trajectory, question: &'a str, solution: &'a Solution) -> Self {
-        let mut text = String::new();
-        for turn in trajectory.turns.iter().filter(|turn| turn.kind != TurnKind::Observation) {
-            text.push_str(&turn.text);
+        let mut text = trajectory.own_text();
+        let answer = trajectory.answer.clone().map(|answer| {
+            text.truncate(answer.end + ANSWER_CLOSE.len());
+            text[answer].trim().to_owned()
+        });
+        let before_answer = trajectory.answer.as_ref().map_or(text.len(), |answer| answer.start - ANSWER_OPEN.len());
+        Self {
+            thought: thought(&trajectory.turns, before_answer),
+            text,
+            answer,
+            turns: &trajectory.turns,
+            calls: &trajectory.calls,
+            images: &trajectory.original_images,
+            end: &trajectory.end,
+            question,
+            solution,
         }
-        if let Some(end) = text.find("</answer>") {
-            text.truncate(end + "</answer>".len());
-        }
-        let answer = answer_in(&text).map(str::to_owned);
-        Self { text, answer, calls: &trajectory.calls, end: &trajectory.end, question, solution }
     }
 
     /// The answer, trimmed; `None` where there is none.
@@ -42,12 +59,18 @@ impl<'a> View<'a> {
     }
 }
 
-/// What stands between the last `</answer>` of a text and the last `<answer>` before it, trimmed: the model may have spoken of the tags
-/// before it answered. `None` without the pair.
-pub fn answer_in(text: &str) -> Option<&str> {
-    let (before, _) = text.rsplit_once("</answer>")?;
-    let (_, answer) = before.rsplit_once("<answer>")?;
-    Some(answer.split("</answer>").next().unwrap_or(answer).trim())
+/// What was thought in the first `bytes` of the model's own text: a line end for each call.
+fn thought(turns: &[Turn], bytes: usize) -> String {
+    let (mut thought, mut left) = (String::new(), bytes);
+    for turn in turns.iter().filter(|turn| turn.kind != TurnKind::Observation) {
+        match turn.kind {
+            TurnKind::Thought => thought.push_str(&turn.text[..left.min(turn.text.len())]),
+            TurnKind::Call => thought.push('\n'),
+            TurnKind::Answer | TurnKind::Observation => {}
+        }
+        left = left.saturating_sub(turn.text.len());
+    }
+    thought
 }
 
 /// What a reward needs of a trajectory.
@@ -86,20 +109,19 @@ impl Score {
     }
 }
 
-/// A rule that scores a trajectory.
+/// A rule that scores trajectories. Its name and its weight stand in the registry.
 pub trait Reward: Send + Sync {
-    /// The name in recipes and logs.
-    fn name(&self) -> &'static str;
-    /// The weight unless a recipe says otherwise.
-    fn default_weight(&self) -> f64;
     /// The name of another reward: this one is 0 where that one is 0 or less, and unscored where that one is.
     fn gate(&self) -> Option<&'static str> {
         None
     }
+
     /// What it needs of a trajectory.
     fn needs(&self) -> Needs {
         Needs::Text
     }
-    /// The unweighted score, usually in `[0, 1]`.
-    fn score(&self, view: &View<'_>) -> Score;
+
+    /// The unweighted score of each trajectory of `group`, usually in `[0, 1]`, in order. A group has the trajectories of one task but for
+    /// those that the task or a tool failed. Called on a worker thread, for several groups at a time.
+    fn score_group(&self, group: &[&View<'_>]) -> Vec<Score>;
 }

@@ -1,13 +1,20 @@
 //! The rewards of a recipe with their weights, which give a trajectory its total.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread;
 
 use serde::{Deserialize, Serialize};
 
-use super::registry::{self, RegistryError};
+use super::Group;
+use super::judge::Judge;
+use super::judges::openai::{OpenAiJudge, OpenAiJudgeSettings};
+use super::panics::message_of;
+use super::registry::{Registry, RegistryError};
 use super::reward::{Needs, Reward, Score, View};
-use super::trajectory::Trajectory;
-use crate::tasks::Solution;
+use super::task::Task;
 
 /// A recipe's choice of rewards.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -15,12 +22,28 @@ use crate::tasks::Solution;
 pub struct RewardSettings {
     /// Weights by reward name; a name left out keeps its default (format 0.5, answer 1, consistency 0.5, tool_success 0).
     pub weights: BTreeMap<String, f64>,
+    /// A table of keys of its own for each reward that has some.
+    pub settings: BTreeMap<String, toml::Table>,
+    /// The model that rewards may ask.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub judge: Option<OpenAiJudgeSettings>,
 }
 
 /// All rewards with their weights.
 pub struct RewardSet {
-    rewards: Vec<(Box<dyn Reward>, f64)>,
+    rewards: Vec<Weighted>,
+    judge: Option<Arc<dyn Judge>>,
 }
+
+/// A reward of the set.
+struct Weighted {
+    name: &'static str,
+    weight: f64,
+    reward: Box<dyn Reward>,
+}
+
+/// Each reward's name and unweighted score after gating.
+pub type Parts = Vec<(&'static str, Score)>;
 
 /// The scores of one trajectory.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -28,7 +51,7 @@ pub struct Scores {
     /// Weighted sum after gating; unscored if any part with a weight is.
     pub total: Score,
     /// Each reward's name and unweighted score after gating.
-    pub parts: Vec<(&'static str, Score)>,
+    pub parts: Parts,
 }
 
 impl Scores {
@@ -39,70 +62,100 @@ impl Scores {
 }
 
 impl RewardSet {
-    /// The registered rewards with the weights of `settings`.
+    /// The rewards of `registry` with the weights and settings of `settings`. Nothing is asked of the judge yet.
     ///
     /// # Errors
-    /// When `settings` names an unknown reward or a weight is not finite.
-    pub fn new(settings: &RewardSettings) -> Result<Self, RegistryError> {
-        let rewards = registry::rewards();
-        let known: Vec<&str> = rewards.iter().map(|reward| reward.name()).collect();
-        for (name, weight) in &settings.weights {
+    /// When `settings` names an unknown reward, a weight is not finite, or a table of settings does not read.
+    pub fn new(settings: &RewardSettings, registry: &Registry) -> Result<Self, RegistryError> {
+        let known: Vec<&str> = registry.rewards().map(|entry| entry.name).collect();
+        for name in settings.weights.keys().chain(settings.settings.keys()) {
             if !known.contains(&name.as_str()) {
                 return Err(RegistryError::unknown("reward", name, &known));
             }
-            if !weight.is_finite() {
-                return Err(RegistryError::Weight { name: name.clone(), weight: *weight });
-            }
         }
-        let weigh = |reward: Box<dyn Reward>| {
-            let weight = settings.weights.get(reward.name()).copied().unwrap_or(reward.default_weight());
-            (reward, weight)
-        };
-        Ok(Self { rewards: rewards.into_iter().map(weigh).collect() })
+        let judge = settings.judge.as_ref().map(OpenAiJudge::new).transpose()?.map(|judge| Arc::new(judge) as _);
+        let mut rewards = Vec::new();
+        for entry in registry.rewards() {
+            let weight = settings.weights.get(entry.name).copied().unwrap_or(entry.default_weight);
+            if !weight.is_finite() {
+                return Err(RegistryError::Weight { name: entry.name.to_owned(), weight });
+            }
+            let table = settings.settings.get(entry.name).cloned().unwrap_or_default();
+            rewards.push(Weighted { name: entry.name, weight, reward: (entry.build)(table, judge.clone())? });
+        }
+        Ok(Self { rewards, judge })
     }
 
-    /// The answer reward alone.
-    pub fn answer_only() -> Self {
-        let answers = registry::rewards().into_iter().filter(|reward| reward.needs() == Needs::Answer);
-        Self { rewards: answers.map(|reward| (reward, 1.0)).collect() }
+    /// The rewards of `registry` that need the answer alone, with their default settings.
+    ///
+    /// # Errors
+    /// As [`RewardSet::new`].
+    pub fn answer_only(registry: &Registry) -> Result<Self, RegistryError> {
+        let mut set = Self::new(&RewardSettings::default(), registry)?;
+        set.rewards.retain(|weighted| weighted.reward.needs() == Needs::Answer);
+        Ok(set)
     }
 
     /// Each reward's name and weight.
     pub fn weights(&self) -> impl Iterator<Item = (&'static str, f64)> {
-        self.rewards.iter().map(|(reward, weight)| (reward.name(), *weight))
+        self.rewards.iter().map(|weighted| (weighted.name, weighted.weight))
     }
 
-    /// Scores a trajectory of a task with this question and these reference answers.
-    pub fn score(&self, trajectory: &Trajectory, question: &str, solution: &Solution) -> Scores {
-        self.score_view(&View::new(trajectory, question, solution))
+    /// The scores of every trajectory, group by group; `tasks[group.task]` is a group's task. Groups are scored on worker threads: one for
+    /// each core, or as many as the judge answers at a time.
+    pub fn score_groups(&self, groups: &[Group], tasks: &[Task]) -> Vec<Vec<Scores>> {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let asked = self.judge.as_ref().map_or(0, |judge| judge.parallel_requests());
+        let (next, scored) = (AtomicUsize::new(0), groups.iter().map(|_| OnceLock::new()).collect::<Vec<_>>());
+        thread::scope(|scope| {
+            for _ in 0..cores.max(asked).min(groups.len()) {
+                scope.spawn(|| {
+                    while let Some((group, place)) = {
+                        let number = next.fetch_add(1, Ordering::Relaxed);
+                        groups.get(number).zip(scored.get(number))
+                    } {
+                        let task = &tasks[group.task];
+                        let view = |trajectory| View::new(trajectory, &task.question, &task.solution);
+                        let views: Vec<View<'_>> = group.trajectories.iter().map(view).collect();
+                        place.get_or_init(|| self.score_group(&views));
+                    }
+                });
+            }
+        });
+        scored.into_iter().map(|scores| scores.into_inner().expect("every group was scored")).collect()
     }
 
-    /// Scores a view. A trajectory that ended because the task or a tool could not work at all says nothing about the model: no part is
-    /// scored.
-    pub fn score_view(&self, view: &View<'_>) -> Scores {
-        let parts = self.score_where(view, |_| view.end.fault());
-        Scores { total: self.total(&parts), parts }
+    /// Scores the trajectories of one task. One that ended because the task or a tool could not work at all says nothing about the model: no
+    /// part is scored.
+    pub fn score_group(&self, group: &[View<'_>]) -> Vec<Scores> {
+        let parts = self.score_where(group, |view, _| view.end.fault());
+        parts.into_iter().map(|parts| Scores { total: self.total(&parts), parts }).collect()
     }
 
-    /// Each reward's name and unweighted score after gating; unscored where `missing` says why what it reads is not there.
-    pub fn score_where(
-        &self,
-        view: &View<'_>,
-        missing: impl Fn(Needs) -> Option<String>,
-    ) -> Vec<(&'static str, Score)> {
-        let score = |reward: &dyn Reward| match missing(reward.needs()) {
-            Some(reason) => Score::Unscored(reason),
-            None => reward.score(view),
-        };
-        let ungated: Vec<(&'static str, Score)> =
-            self.rewards.iter().map(|(reward, _)| (reward.name(), score(&**reward))).collect();
-        let gates = self.rewards.iter().map(|(reward, _)| reward.gate());
-        gates.zip(&ungated).map(|(gate, (name, score))| (*name, gated(gate, score, &ungated))).collect()
+    /// Each trajectory's parts; unscored where `missing` says why what a reward reads is not there.
+    pub fn score_where(&self, group: &[View<'_>], missing: impl Fn(&View<'_>, Needs) -> Option<String>) -> Vec<Parts> {
+        let mut ungated = vec![Parts::new(); group.len()];
+        for Weighted { name, reward, .. } in &self.rewards {
+            let reasons: Vec<Option<String>> = group.iter().map(|view| missing(view, reward.needs())).collect();
+            let present = group.iter().zip(&reasons).filter(|(_, reason)| reason.is_none());
+            let mut scores = scores_of(&**reward, &present.map(|(view, _)| view).collect::<Vec<_>>()).into_iter();
+            for (parts, reason) in ungated.iter_mut().zip(reasons) {
+                let score = reason.map(Score::Unscored).or_else(|| scores.next());
+                parts.push((*name, score.expect("a score for each trajectory")));
+            }
+        }
+        ungated.iter().map(|parts| self.gated(parts)).collect()
     }
 
-    fn total(&self, parts: &[(&'static str, Score)]) -> Score {
+    /// The parts after gating.
+    fn gated(&self, ungated: &Parts) -> Parts {
+        let gates = self.rewards.iter().map(|weighted| weighted.reward.gate());
+        gates.zip(ungated).map(|(gate, (name, score))| (*name, gated(gate, score, ungated))).collect()
+    }
+
+    fn total(&self, parts: &Parts) -> Score {
         let mut total = 0.0;
-        for ((_, weight), (name, score)) in self.rewards.iter().zip(parts) {
+        for (Weighted { weight, .. }, (name, score)) in self.rewards.iter().zip(parts) {
             match score {
                 _ if *weight == 0.0 => {}
                 Score::Value(value) => total += weight * value,
@@ -110,6 +163,16 @@ impl RewardSet {
             }
         }
         Score::Value(total)
+    }
+}
+
+/// A score for each view. A reward that panics, or has another number of scores, scores none.
+fn scores_of(reward: &dyn Reward, group: &[&View<'_>]) -> Vec<Score> {
+    let unscored = |reason: String| vec![Score::Unscored(reason); group.len()];
+    match catch_unwind(AssertUnwindSafe(|| reward.score_group(group))) {
+        Ok(scores) if scores.len() == group.len() => scores,
+        Ok(scores) => unscored(format!("the reward gave {} scores for {} trajectories", scores.len(), group.len())),
+        Err(panic) => unscored(format!("the reward panicked: {}", message_of(&*panic))),
     }
 }
 

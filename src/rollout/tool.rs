@@ -9,6 +9,7 @@ use image::RgbImage;
 use serde::Serialize;
 use thiserror::Error;
 
+use super::images::TrajectoryImages;
 use crate::prompt::ImageSource;
 use crate::sandbox::Widened;
 
@@ -37,11 +38,20 @@ pub trait Tool: Send + Sync {
 
 /// One sequence's use of a tool; it remembers between calls.
 pub trait ToolSession: Send {
-    /// Runs what the model asked. Called on a worker thread.
+    /// Runs what the model asked, on the trajectory's images so far. Called on a worker thread.
     ///
     /// # Errors
     /// When the tool itself failed, not what the model asked.
-    fn run(&mut self, request: &str) -> Result<ToolOutput, ToolFault>;
+    fn run(&mut self, request: &str, images: &TrajectoryImages) -> Result<ToolOutput, ToolFault>;
+}
+
+/// A call as the model wrote it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ToolCall {
+    /// The tool's name.
+    pub tool: String,
+    /// What is asked of it, in the tool's own form: code, or JSON.
+    pub request: String,
 }
 
 /// What the sessions of a task work on.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::generator::Sampled;
+use super::images::TrajectoryImages;
 use super::tool::{ToolImage, ToolOutput};
 use crate::prompt::{PreparedImage, Prompt};
 
@@ -28,10 +29,14 @@ pub struct Trajectory {
     pub sampled: Vec<Option<Sampled>>,
     /// The images in the order of their placeholders, the prompt's first.
     pub images: Vec<Arc<PreparedImage>>,
+    /// The same in original pixels, by index.
+    pub original_images: TrajectoryImages,
     /// What follows the prompt, without gaps or overlaps.
     pub turns: Vec<Turn>,
     /// The tool calls in order. The last may have no observation turn: an observation that would reach a limit ends the trajectory.
     pub calls: Vec<Call>,
+    /// The bytes of the answer in [`Trajectory::own_text`], without its tags; `None` where the environment found none.
+    pub answer: Option<Range<usize>>,
     /// Why it ended.
     pub end: End,
 }
@@ -64,6 +69,8 @@ pub enum TurnKind {
 /// A tool call and what came of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Call {
+    /// The tool's name.
+    pub tool: String,
     /// What was asked, for example the code.
     pub request: String,
     /// What came back.
@@ -175,8 +182,10 @@ impl Trajectory {
             token_ids: prompt.token_ids.clone(),
             sampled: vec![None; prompt.token_ids.len()],
             images: prompt.images.clone(),
+            original_images: TrajectoryImages::default(),
             turns: Vec::new(),
             calls: Vec::new(),
+            answer: None,
             end,
         }
     }
@@ -205,6 +214,21 @@ impl Trajectory {
     /// Tokens after the prompt, own and observed.
     pub fn completion_tokens(&self) -> usize {
         self.token_ids.len() - self.prompt_tokens
+    }
+
+    /// The text that the model wrote, without observations.
+    pub fn own_text(&self) -> String {
+        self.own_texts().collect()
+    }
+
+    fn own_texts(&self) -> impl Iterator<Item = &str> {
+        self.turns.iter().filter(|turn| turn.kind != TurnKind::Observation).map(|turn| turn.text.as_str())
+    }
+
+    /// Notes an answer, as bytes of the text that the model adds next.
+    pub(super) fn set_answer(&mut self, answer: Option<Range<usize>>) {
+        let before: usize = self.own_texts().map(str::len).sum();
+        self.answer = answer.map(|answer| before + answer.start..before + answer.end).or(self.answer.take());
     }
 
     /// The whole text after the prompt, observations included.
@@ -285,7 +309,7 @@ mod tests {
         {
             let images = sides.into_iter().map(image).collect();
             let output = ToolOutput { images, ..ToolOutput::text(CallStatus::Ok, "") };
-            let mut call = Call { request: String::new(), output, images_shown: shown };
+            let mut call = Call { tool: String::new(), request: String::new(), output, images_shown: shown };
             call.keep_images(&mut left);
             assert_eq!(call.output.images.len(), kept);
         }

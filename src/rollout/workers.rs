@@ -9,7 +9,9 @@ use std::thread::Scope;
 use tracing::debug_span;
 
 use super::environment::{Environment, EnvironmentError, Episode, Observation, PreparedTask, Tasks};
-use super::tool::ToolOutput;
+use super::images::TrajectoryImages;
+use super::panics::message_of;
+use super::tool::{ToolCall, ToolOutput};
 use crate::prompt::Processor;
 
 /// Work for a worker.
@@ -22,7 +24,9 @@ pub(super) enum Job {
         /// The sequence's episode, which comes back.
         episode: Box<dyn Episode>,
         /// What the model asked.
-        request: String,
+        call: ToolCall,
+        /// The trajectory's images so far.
+        images: TrajectoryImages,
         /// The output, if the tool is not to run.
         output: Option<ToolOutput>,
     },
@@ -41,7 +45,7 @@ pub(super) enum Done {
         sequence: u64,
         episode: Box<dyn Episode>,
         /// What the model asked.
-        request: String,
+        call: ToolCall,
         /// The tool's output and how the model reads it.
         result: Result<(ToolOutput, Observation), EnvironmentError>,
     },
@@ -79,7 +83,7 @@ impl Workers {
                         let job = to_do.lock().unwrap_or_else(PoisonError::into_inner).recv();
                         let Ok(job) = job else { return };
                         let work = AssertUnwindSafe(|| perform(job, processor, environment, tasks));
-                        let done = catch_unwind(work).unwrap_or_else(|panic| Done::Panicked(message(&*panic)));
+                        let done = catch_unwind(work).unwrap_or_else(|panic| Done::Panicked(message_of(&*panic)));
                         if report.send(done).is_err() {
                             return;
                         }
@@ -132,10 +136,10 @@ fn perform(job: Job, processor: &Processor, environment: &dyn Environment, tasks
             let prepared_task = tasks.task(task).and_then(|task| environment.open(processor, &task, group_size));
             Done::Prepared { task, prepared_task }
         }
-        Job::Observe { sequence, mut episode, request, output } => {
+        Job::Observe { sequence, mut episode, call, images, output } => {
             let _span = debug_span!("call", sequence).entered();
-            let result = observe(&mut *episode, processor, &request, output);
-            Done::Observed { sequence, episode, request, result }
+            let result = observe(&mut *episode, processor, &call, &images, output);
+            Done::Observed { sequence, episode, call, result }
         }
     }
 }
@@ -143,18 +147,14 @@ fn perform(job: Job, processor: &Processor, environment: &dyn Environment, tasks
 fn observe(
     episode: &mut dyn Episode,
     processor: &Processor,
-    request: &str,
+    call: &ToolCall,
+    images: &TrajectoryImages,
     output: Option<ToolOutput>,
 ) -> Result<(ToolOutput, Observation), EnvironmentError> {
     let output = match output {
         Some(output) => output,
-        None => episode.run(request)?,
+        None => episode.run(call, images)?,
     };
     let observation = episode.observe(processor, &output)?;
     Ok((output, observation))
-}
-
-fn message(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }

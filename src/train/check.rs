@@ -6,9 +6,10 @@ use rayon::prelude::*;
 
 use super::dataset::{Dataset, DatasetError, rows};
 use super::sft;
-use crate::prompt::{Processor, PromptError};
+use crate::prompt::{Processor, Prompt, PromptError};
 use crate::recipe::Method;
 use crate::recipe::plan::Plan;
+use crate::rollout::task::TaskPrompt;
 use crate::rollout::trajectory::End;
 use crate::tasks::jsonl::Record;
 use crate::telemetry::Progress;
@@ -72,9 +73,11 @@ fn check_file(checked: &mut Checked, plan: &Plan, processor: &Processor, path: &
 
 /// What is wrong with a task, if its prompt cannot be made or leaves the model no room.
 fn task_problem(dataset: &Dataset, processor: &Processor, plan: &Plan) -> Option<String> {
-    let prompt = dataset
-        .task(0)
-        .and_then(|task| processor.encode_messages(&task.messages, &task.folder, true).map_err(DatasetError::from));
+    let prompt = dataset.task(0).and_then(|task| match &task.prompt {
+        TaskPrompt::Conversation(messages) => Ok(processor.encode_messages(messages, &task.folder, true)?),
+        // No row of a file is one of these.
+        TaskPrompt::Question | TaskPrompt::Tokens(_) => Ok(Prompt::default()),
+    });
     let problem = match prompt {
         Err(error) => error.to_string(),
         Ok(prompt) => {

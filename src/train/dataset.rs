@@ -6,7 +6,7 @@ use crate::ops::sample::philox_uniform;
 use crate::prompt::image::decode_file;
 use crate::prompt::{ImageError, PromptError};
 use crate::recipe::{DataSettings, Method, Recipe};
-use crate::rollout::environment::Task;
+use crate::rollout::task::Task;
 use crate::tasks::jsonl::{self, DataError, Record};
 use crate::tasks::needle::{Kind, Mixture, Split, example, mixed};
 use crate::tasks::{Example, Role};

@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use thyme_engine::engine::sampling::stop::StopMatcher;
 use thyme_engine::rollout::call::find_call;
+use thyme_engine::rollout::images::TrajectoryImages;
+use thyme_engine::rollout::registry::Registry;
 use thyme_engine::rollout::repetition::{Repetition, RepetitionSettings};
 use thyme_engine::rollout::reward::View;
 use thyme_engine::rollout::reward_set::{RewardSet, RewardSettings};
@@ -127,7 +129,7 @@ fn calls_are_found_in_a_megabyte_of_anything() {
 #[test]
 fn a_megabyte_of_anything_is_scored_in_time() {
     let mut slow = Slow::default();
-    let rewards = RewardSet::new(&RewardSettings::default()).unwrap();
+    let rewards = RewardSet::new(&RewardSettings::default(), &Registry::default()).unwrap();
     for piece in PIECES {
         let text = long(piece);
         for (what, question, solution, thought, answer) in [
@@ -138,13 +140,16 @@ fn a_megabyte_of_anything_is_scored_in_time() {
         ] {
             let view = View {
                 text: format!("<think>{thought}</think>\n<answer>{answer}</answer>"),
+                thought: format!("<think>{thought}</think>\n"),
                 answer: Some(answer.to_owned()),
+                turns: &[],
                 calls: &[],
+                images: &TrajectoryImages::default(),
                 end: &End::Answered,
                 question,
                 solution: &solution.into(),
             };
-            slow.time(what, piece, Duration::from_secs(2), || rewards.score_view(&view));
+            slow.time(what, piece, Duration::from_secs(2), || rewards.score_group(std::slice::from_ref(&view)));
         }
     }
     slow.assert_none();

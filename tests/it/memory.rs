@@ -292,7 +292,7 @@ fn a_plan_is_what_a_run_holds() {
         let recipe = place.grpo("[data.needle]\n");
         for case in cases {
             let settings: Vec<String> = base.iter().chain(case).map(|setting| (*setting).to_owned()).collect();
-            let plan = Plan::new(load(&recipe, &settings).unwrap()).unwrap();
+            let plan = Plan::new(load(&recipe, &settings).unwrap(), &Default::default()).unwrap();
             let memory = plan.memory(&plan.processor().unwrap(), cuda::FOOTPRINT);
             let usage = held(&plan, memory.arena());
             let (planned, peak) = (memory.total() as f64, usage.peak as f64);

@@ -163,7 +163,8 @@ fn recipe_keys_that_texts_name_are_keys() {
     let recipe = workplace.grpo("[data.needle]\n");
     let is_key = |key: &str| {
         let planned = load(&recipe, &[format!("{key}=1")]).map_err(|error| error.to_string());
-        let planned = planned.and_then(|recipe| Plan::new(recipe).map_err(|error| error.to_string()));
+        let planned =
+            planned.and_then(|recipe| Plan::new(recipe, &Default::default()).map_err(|error| error.to_string()));
         !planned
             .is_err_and(|error| ["unknown field", "not known", "unknown key"].iter().any(|word| error.contains(word)))
     };

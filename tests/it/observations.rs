@@ -7,12 +7,15 @@ use std::sync::Arc;
 use image::RgbImage;
 use thyme_engine::prompt::Processor;
 use thyme_engine::recipe::TrainTurns;
-use thyme_engine::rollout::environment::{Observation, ObservationPart, Task};
+use thyme_engine::rollout::environment::{Observation, ObservationPart};
 use thyme_engine::rollout::environments::think_with_code::{
     OUTPUT_CLOSE, OUTPUT_OPEN, ThinkWithCode, ThinkWithCodeSettings,
 };
 use thyme_engine::rollout::generator::Scripted;
+use thyme_engine::rollout::images::TrajectoryImages;
+use thyme_engine::rollout::task::Task;
 use thyme_engine::rollout::tool::{CallStatus, Subject, Tool, ToolFault, ToolImage, ToolOutput, ToolSession};
+use thyme_engine::rollout::tool_set::ToolSet;
 use thyme_engine::rollout::trajectory::{End, Trajectory};
 use thyme_engine::rollout::{RolloutSettings, run};
 use thyme_engine::tasks::{Example, Message, Role};
@@ -66,7 +69,7 @@ impl Tool for Says {
 struct Saying(std::collections::VecDeque<(String, Option<RgbImage>)>);
 
 impl ToolSession for Saying {
-    fn run(&mut self, _: &str) -> Result<ToolOutput, ToolFault> {
+    fn run(&mut self, _: &str, _: &TrajectoryImages) -> Result<ToolOutput, ToolFault> {
         let (text, picture) = self.0.pop_front().expect("an output for each call");
         let image = |pixels| ToolImage {
             name: "image-1.png".into(),
@@ -85,7 +88,7 @@ const QUESTION: &str = "What is it?";
 fn play(processor: &Processor, outputs: &[(String, Option<RgbImage>)]) -> Trajectory {
     let count = outputs.len();
     let settings = ThinkWithCodeSettings { max_code_runs: count, max_total_tokens: 1 << 20, ..Default::default() };
-    let environment = ThinkWithCode::new(settings, Arc::new(Says(outputs.to_vec())));
+    let environment = ThinkWithCode::new(settings, ToolSet::new(vec![Arc::new(Says(outputs.to_vec()))]));
     let example = Example {
         messages: vec![Message::new(Role::System, SYSTEM), Message::new(Role::User, QUESTION)],
         images: vec![],

@@ -17,7 +17,7 @@ fn refusal(recipe: &Path, settings: &[&str]) -> String {
     let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
     match load(recipe, &settings) {
         Err(error) => error.to_string(),
-        Ok(recipe) => Plan::new(recipe).expect_err("the recipe cannot be planned").to_string(),
+        Ok(recipe) => Plan::new(recipe, &Default::default()).expect_err("the recipe cannot be planned").to_string(),
     }
 }
 
@@ -107,7 +107,7 @@ fn a_recipe_can_do_without_a_guarantee_as_the_error_says() {
     let error = SandboxError::NoWall { guarantee: Guarantee::Reads, breaches: Vec::new() }.to_string();
     let setting = error.split('`').nth(1).unwrap().replace(" = ", "=");
     let recipe = load(&Workplace::new().sft("[data.needle]\n"), &[setting]).unwrap();
-    assert_eq!(recipe.tool.0["consent"], toml::Value::from(vec!["reads"]));
+    assert_eq!(recipe.tool.named("python")[0].1["consent"], toml::Value::from(vec!["reads"]));
 }
 
 #[test]
@@ -236,7 +236,7 @@ pub const QWEN_2_VL_2B: &str = r#"{"architectures": ["Qwen2VLForConditionalGener
 
 fn memory(recipe: &Path, settings: &[&str]) -> MemoryPlan {
     let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
-    let plan = Plan::new(load(recipe, &settings).unwrap()).unwrap();
+    let plan = Plan::new(load(recipe, &settings).unwrap(), &Default::default()).unwrap();
     plan.memory(&plan.processor().unwrap(), cuda::FOOTPRINT)
 }
 
@@ -287,7 +287,7 @@ fn on_the_cpu_the_plan_counts_what_is_kept_for_products() {
     let place = Workplace::new();
     place.write("model/config.json", QWEN_2_VL_2B);
     let recipe = place.grpo("[data.needle]\n");
-    let plan = Plan::new(load(&recipe, &[]).unwrap()).unwrap();
+    let plan = Plan::new(load(&recipe, &[]).unwrap(), &Default::default()).unwrap();
     let on_cpu = plan.memory(&plan.processor().unwrap(), cpu::FOOTPRINT);
     // qkv, o and down of a layer; qkv, o and both of the MLP of a block; patch embedding; the merger's second. The other matrices are larger.
     let layer = 2048 * 1536 + 1536 * 1536 + 1536 * 8960;

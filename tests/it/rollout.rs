@@ -5,6 +5,7 @@ mod calls;
 mod names;
 mod rewards;
 mod sources;
+mod tool_sets;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -16,13 +17,14 @@ use image::RgbImage;
 use proptest::prelude::*;
 use thyme_engine::prompt::{ImageSource, Message, Part, Processor, Prompt};
 use thyme_engine::rollout::call::find_call;
-use thyme_engine::rollout::environment::Task;
 use thyme_engine::rollout::environments::think_with_code::{ThinkWithCode, ThinkWithCodeSettings};
 use thyme_engine::rollout::generator::{Scripted, ScriptedCall};
+use thyme_engine::rollout::images::TrajectoryImages;
 use thyme_engine::rollout::repetition::{Repetition, RepetitionSettings};
 use thyme_engine::rollout::reward::Score;
-use thyme_engine::rollout::reward_set::{RewardSet, RewardSettings};
+use thyme_engine::rollout::task::{Task, TaskPrompt};
 use thyme_engine::rollout::tool::{CallStatus, Subject, Tool, ToolFault, ToolImage, ToolOutput, ToolSession};
+use thyme_engine::rollout::tool_set::ToolSet;
 use thyme_engine::rollout::tools::python::{Python, PythonSettings};
 use thyme_engine::rollout::trajectory::{End, Trajectory, TurnKind};
 use thyme_engine::rollout::{Group, RolloutError, RolloutSettings, Update, run, run_timed, run_watched};
@@ -127,7 +129,7 @@ impl Tool for Fake {
 }
 
 impl ToolSession for FakeSession {
-    fn run(&mut self, request: &str) -> Result<ToolOutput, ToolFault> {
+    fn run(&mut self, request: &str, _: &TrajectoryImages) -> Result<ToolOutput, ToolFault> {
         self.calls += 1;
         let (verb, rest) = request.split_once(' ').unwrap_or((request, ""));
         let output = match verb {
@@ -164,13 +166,17 @@ impl ToolSession for FakeSession {
     }
 }
 
+fn tools(tool: impl Tool + 'static) -> ToolSet {
+    ToolSet::new(vec![Arc::new(tool)])
+}
+
 fn environment(settings: ThinkWithCodeSettings) -> ThinkWithCode {
-    ThinkWithCode::new(settings, Arc::new(Fake::default()))
+    ThinkWithCode::new(settings, tools(Fake::default()))
 }
 
 fn task(question: &str) -> Task {
     Task {
-        messages: vec![Message::text("user", question)],
+        prompt: TaskPrompt::Conversation(vec![Message::text("user", question)]),
         question: question.into(),
         solution: "7".into(),
         ..Task::default()
@@ -304,7 +310,7 @@ fn a_tools_own_failure_ends_the_sequence_by_name() {
     let trajectory = roll("<think><code>fault</code><answer>7</answer>");
     assert!(matches!(&trajectory.end, End::ToolFailed(reason) if reason.contains("no python")));
     assert_eq!(kinds(&trajectory), [Thought, Call]);
-    let scores = RewardSet::new(&RewardSettings::default()).unwrap().score(&trajectory, "q", &"7".into());
+    let scores = rewards::scores_of(&trajectory, &Default::default(), "q", "7");
     assert!(matches!(scores.total, Score::Unscored(_)), "a broken tool says nothing about the model");
 }
 
@@ -400,7 +406,7 @@ fn a_turn_and_a_sequence_have_limits_of_tokens() {
 
 #[test]
 fn an_empty_prompt_fails_its_task_only() {
-    let empty = Task { prompt: Some(Prompt::default()), ..task("a") };
+    let empty = Task { prompt: TaskPrompt::Tokens(Prompt::default()), ..task("a") };
     let settings = one_thread();
     let groups = run(
         &mut scripted(&["", "<answer>7</answer>"]),
@@ -478,7 +484,8 @@ fn an_example_becomes_a_task_with_its_pictures_in_place() {
         question: Some("What is it?".into()),
     };
     let task = Task::of_example(example.clone()).unwrap();
-    assert!(matches!(&task.messages[0].content[..], [Part::Image(_), Part::Text(text)] if text == "What is it?"));
+    let TaskPrompt::Conversation(messages) = &task.prompt else { panic!("an example is a conversation") };
+    assert!(matches!(&messages[0].content[..], [Part::Image(_), Part::Text(text)] if text == "What is it?"));
     assert_eq!((task.images.len(), task.solution, &*task.question), (1, "7".into(), "What is it?"));
     assert!(Task::of_example(Example { images: vec![], ..example }).is_err(), "a mark without a picture");
 }
@@ -486,7 +493,10 @@ fn an_example_becomes_a_task_with_its_pictures_in_place() {
 #[test]
 fn a_damaged_picture_fails_its_task_and_no_other() {
     let damaged = Task {
-        messages: vec![Message::new("user", vec![Part::Image(ImageSource::Path("/nowhere.png".into()))])],
+        prompt: TaskPrompt::Conversation(vec![Message::new(
+            "user",
+            vec![Part::Image(ImageSource::Path("/nowhere.png".into()))],
+        )]),
         ..task("q")
     };
     let mut generator = scripted(&["unused", "<answer>7</answer>"]);
@@ -647,7 +657,7 @@ proptest! {
 #[test]
 fn real_python_crops_the_original_picture() {
     let tool = Python::start(&PythonSettings::default()).unwrap();
-    let environment = ThinkWithCode::new(ThinkWithCodeSettings::default(), Arc::new(tool));
+    let environment = ThinkWithCode::new(ThinkWithCodeSettings::default(), tools(tool));
     let task = Task { images: vec![ImageSource::Memory(Arc::new(RgbImage::new(300, 200)))], ..task("q") };
     let mut generator = scripted(&[
         "<think><code>\n```python\nfrom PIL import Image\nimage = Image.open(image_path)\nsize = image.size\n\

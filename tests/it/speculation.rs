@@ -10,9 +10,9 @@ use thyme_engine::engine::speculation::Speculation;
 use thyme_engine::engine::{Engine, EngineLimits, Statistics};
 use thyme_engine::prompt::Prompt;
 use thyme_engine::rollout::engine_generator::EngineGenerator;
-use thyme_engine::rollout::environment::Task;
 use thyme_engine::rollout::environments::direct::Direct;
 use thyme_engine::rollout::repetition::RepetitionSettings;
+use thyme_engine::rollout::task::{Task, TaskPrompt};
 use thyme_engine::rollout::trajectory::End;
 use thyme_engine::rollout::{RolloutSettings, run};
 
@@ -241,7 +241,7 @@ fn drafts_take_nobodys_pages() {
 fn a_rollout_that_repeats_itself_ends_at_the_same_token() {
     let policy = SmallPolicy::open(CHECKPOINTS[0], Arc::new(Cpu::new()));
     let prompt = Prompt { token_ids: looping(&policy).token_ids, images: Vec::new() };
-    let tasks = [Task { prompt: Some(prompt), ..Task::default() }];
+    let tasks = [Task { prompt: TaskPrompt::Tokens(prompt), ..Task::default() }];
     let settings = RolloutSettings {
         group_size: 2,
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },

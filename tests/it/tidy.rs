@@ -218,7 +218,7 @@ fn every_recipe_says_what_it_is_and_can_be_planned() {
         assert!(source.text.starts_with('#'), "{} does not begin with what it proves", source.path);
         let recipe = layers::load(&root().join(&source.path), &[]).unwrap_or_else(|e| panic!("{}: {e}", source.path));
         let checkpoint = recipe.model.path.clone();
-        match Plan::new(recipe) {
+        match Plan::new(recipe, &Default::default()) {
             Ok(_) => {}
             // A recipe may start from what another one makes.
             Err(PlanError::Checkpoint(_)) if !Path::new(&checkpoint).exists() => {}
@@ -425,10 +425,10 @@ fn nothing_is_mutable_at_the_level_of_a_module() {
 }
 
 #[test]
-fn the_network_is_the_servers_alone_and_flags_are_the_command_lines() {
-    let network = ["axum", "futures_util", "hyper", "hyper_util", "tokio", "ureq"];
+fn each_library_of_the_network_and_of_flags_has_its_module() {
+    let server = ["axum", "futures_util", "hyper", "hyper_util", "tokio"];
     let mut faults = Vec::new();
-    for (module, libraries) in [("serve", network.as_slice()), ("cli", &["clap"])] {
+    for (module, libraries) in [("serve", server.as_slice()), ("network", &["ureq"]), ("cli", &["clap"])] {
         for source in sources().iter().filter(|source| ![module, "main"].contains(&source.module())) {
             for (number, line) in source.code() {
                 let named = libraries.iter().filter(|name| line.contains(&format!("{name}::")));
@@ -436,7 +436,10 @@ fn the_network_is_the_servers_alone_and_flags_are_the_command_lines() {
             }
         }
     }
-    none("only src/serve names the libraries of the network, only src/cli that of the command line", faults);
+    none(
+        "only src/serve names the libraries of a server, only src/network that of a client, only src/cli that of the command line",
+        faults,
+    );
 }
 
 #[test]

@@ -1,12 +1,17 @@
 //! No tools: the model answers the prompt, as it is, in one turn. The baseline of the other environments.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
-use crate::prompt::Processor;
+use crate::prompt::{Message, Part, Processor};
+use crate::rollout::answer::find_answer;
 use crate::rollout::environment::{
-    Environment, EnvironmentError, Episode, Next, Observation, ParsedTurn, PreparedTask, Task, TokenLimits,
+    Environment, EnvironmentError, Episode, Next, Observation, ParsedTurn, PreparedTask, TokenLimits,
 };
-use crate::rollout::tool::{ToolFault, ToolOutput};
+use crate::rollout::images::TrajectoryImages;
+use crate::rollout::task::{Task, TaskPrompt};
+use crate::rollout::tool::{ToolCall, ToolFault, ToolOutput};
 use crate::rollout::trajectory::{End, TurnKind};
 
 /// The environment. Its keys are those that it shares with the others; the smaller limit holds.
@@ -44,12 +49,20 @@ impl Environment for Direct {
 
     fn open(&self, processor: &Processor, task: &Task, group_size: usize) -> Result<PreparedTask, EnvironmentError> {
         let prompt = match &task.prompt {
-            Some(prompt) => prompt.clone(),
-            None => processor.encode_messages(&task.messages, &task.folder, true)?,
+            TaskPrompt::Tokens(prompt) => prompt.clone(),
+            TaskPrompt::Conversation(messages) => processor.encode_messages(messages, &task.folder, true)?,
+            TaskPrompt::Question => processor.encode_messages(&[question(task)], &task.folder, true)?,
         };
+        let images = TrajectoryImages::of_task(task.images.clone(), task.folder.clone());
         let episode = |_| -> Box<dyn Episode> { Box::new(OneTurn) };
-        Ok(PreparedTask { prompt, episodes: (0..group_size).map(episode).collect() })
+        Ok(PreparedTask { prompt, images, episodes: (0..group_size).map(episode).collect() })
     }
+}
+
+/// The images, and behind them the question.
+fn question(task: &Task) -> Message {
+    let parts = task.images.iter().cloned().map(Part::Image).chain([Part::Text(task.question.clone())]);
+    Message::new("user", parts.collect())
 }
 
 /// The one turn. Nothing stops it before its end, so nothing is ever run.
@@ -57,10 +70,15 @@ struct OneTurn;
 
 impl Episode for OneTurn {
     fn read(&mut self, text: &str, _: usize) -> ParsedTurn {
-        ParsedTurn { split_at: text.len(), kind: TurnKind::Answer, next: Next::End(End::EndOfTurn) }
+        let next = Next::End(End::EndOfTurn);
+        ParsedTurn { split_at: text.len(), kind: TurnKind::Answer, answer: find_answer(text), next }
     }
 
-    fn run(&mut self, _: &str) -> Result<ToolOutput, ToolFault> {
+    fn answer_at_end(&self, text: &str) -> Option<Range<usize>> {
+        find_answer(text)
+    }
+
+    fn run(&mut self, _: &ToolCall, _: &TrajectoryImages) -> Result<ToolOutput, ToolFault> {
         Err(ToolFault { tool: "none", reason: "this environment has no tools".to_owned() })
     }
 

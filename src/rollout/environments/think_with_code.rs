@@ -8,20 +8,18 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::prompt::{ImageSource, Message, Part, Processor};
-use crate::rollout::call::find_call;
-use crate::rollout::call::{CODE_CLOSE, CODE_OPEN};
+use crate::rollout::answer::{ANSWER_CLOSE, ANSWER_OPEN, find_answer};
+use crate::rollout::call::{CODE_CLOSE, CODE_OPEN, find_call};
 use crate::rollout::environment::{
-    Environment, EnvironmentError, Episode, Next, Observation, ObservationPart, ParsedTurn, PreparedTask, Task,
-    TokenLimits,
+    Environment, EnvironmentError, Episode, Next, Observation, ObservationPart, ParsedTurn, PreparedTask, TokenLimits,
 };
-use crate::rollout::tool::{CallStatus, Subject, Tool, ToolFault, ToolOutput, ToolSession};
+use crate::rollout::images::TrajectoryImages;
+use crate::rollout::task::{Task, TaskPrompt};
+use crate::rollout::tool::{CallStatus, Subject, ToolCall, ToolFault, ToolOutput};
+use crate::rollout::tool_set::{ToolSessions, ToolSet};
 use crate::rollout::trajectory::{End, TurnKind};
 use crate::sandbox::plain_name;
 
-/// Opens an answer.
-pub const ANSWER_OPEN: &str = "<answer>";
-/// Closes an answer.
-pub const ANSWER_CLOSE: &str = "</answer>";
 /// What ends a turn: a call, or the answer.
 const STOP_STRINGS: [&str; 2] = [CODE_CLOSE, ANSWER_CLOSE];
 /// Opens an observation.
@@ -79,16 +77,23 @@ impl Default for ThinkWithCodeSettings {
     }
 }
 
+impl ThinkWithCodeSettings {
+    /// The limits of tokens.
+    pub fn limits(&self) -> TokenLimits {
+        TokenLimits { turn: self.max_turn_tokens, total: self.max_total_tokens }
+    }
+}
+
 /// The environment: its limits of turns and tokens, and the tool that runs the code.
 pub struct ThinkWithCode {
     settings: Arc<ThinkWithCodeSettings>,
-    tool: Arc<dyn Tool>,
+    tools: ToolSet,
 }
 
 impl ThinkWithCode {
-    /// The environment with a tool that runs the code.
-    pub fn new(settings: ThinkWithCodeSettings, tool: Arc<dyn Tool>) -> Self {
-        Self { settings: Arc::new(settings), tool }
+    /// The environment with the tool that runs the code: the first of `tools`.
+    pub fn new(settings: ThinkWithCodeSettings, tools: ToolSet) -> Self {
+        Self { settings: Arc::new(settings), tools }
     }
 
     /// Thyme's conversation for a question about images.
@@ -135,7 +140,7 @@ fn image_name(processor: &Processor, images: &[ImageSource]) -> Result<String, E
 
 impl Environment for ThinkWithCode {
     fn parallel_calls(&self) -> Option<usize> {
-        self.tool.parallel_calls()
+        self.tools.parallel_calls()
     }
 
     fn name(&self) -> &'static str {
@@ -143,7 +148,7 @@ impl Environment for ThinkWithCode {
     }
 
     fn versions(&self) -> BTreeMap<String, String> {
-        self.tool.versions()
+        self.tools.versions()
     }
 
     fn stop_strings(&self) -> Vec<String> {
@@ -151,7 +156,7 @@ impl Environment for ThinkWithCode {
     }
 
     fn limits(&self) -> TokenLimits {
-        TokenLimits { turn: self.settings.max_turn_tokens, total: self.settings.max_total_tokens }
+        self.settings.limits()
     }
 
     fn code_tags(&self) -> Option<(String, String)> {
@@ -159,48 +164,49 @@ impl Environment for ThinkWithCode {
     }
 
     fn open(&self, processor: &Processor, task: &Task, group_size: usize) -> Result<PreparedTask, EnvironmentError> {
-        let written;
-        let messages = if task.messages.is_empty() && task.prompt.is_none() {
-            written = self.messages(task, &image_name(processor, &task.images)?)?;
-            &written
-        } else {
-            &task.messages
-        };
         let prompt = match &task.prompt {
-            Some(prompt) => prompt.clone(),
-            None => processor.encode_messages(messages, &task.folder, true)?,
+            TaskPrompt::Tokens(prompt) => prompt.clone(),
+            TaskPrompt::Conversation(messages) => processor.encode_messages(messages, &task.folder, true)?,
+            TaskPrompt::Question => {
+                let messages = self.messages(task, &image_name(processor, &task.images)?)?;
+                processor.encode_messages(&messages, &task.folder, true)?
+            }
         };
-        let in_messages: Vec<ImageSource>;
-        let images = if task.images.is_empty() {
-            in_messages = messages.iter().flat_map(Message::images).cloned().collect();
-            &in_messages
-        } else {
-            &task.images
+        let mut sources = task.images.clone();
+        if let (true, TaskPrompt::Conversation(messages)) = (sources.is_empty(), &task.prompt) {
+            sources = messages.iter().flat_map(Message::images).cloned().collect();
+        }
+        let image_name = image_name(processor, &sources)?;
+        let subject = Subject { images: &sources, folder: Path::new(&task.folder), image_name: &image_name };
+        let code_tool = self.tools.names().next().unwrap_or_default();
+        let sessions = self.tools.open(&subject, group_size)?;
+        let episode = |sessions| -> Box<dyn Episode> {
+            Box::new(CodeEpisode::new(Arc::clone(&self.settings), code_tool, sessions))
         };
-        let image_name = image_name(processor, images)?;
-        let subject = Subject { images, folder: Path::new(&task.folder), image_name: &image_name };
-        let sessions = self.tool.open(&subject, group_size)?;
-        let episode = |session| -> Box<dyn Episode> { Box::new(CodeEpisode::new(Arc::clone(&self.settings), session)) };
-        Ok(PreparedTask { prompt, episodes: sessions.into_iter().map(episode).collect() })
+        let images = TrajectoryImages::of_task(sources, task.folder.clone());
+        Ok(PreparedTask { prompt, images, episodes: sessions.into_iter().map(episode).collect() })
     }
 }
 
 /// One sequence's state.
 struct CodeEpisode {
     settings: Arc<ThinkWithCodeSettings>,
-    session: Box<dyn ToolSession>,
+    /// Name of the tool that runs code.
+    code_tool: &'static str,
+    sessions: ToolSessions,
     runs: usize,
     images: usize,
     told_of_limit: bool,
 }
 
 impl CodeEpisode {
-    fn new(settings: Arc<ThinkWithCodeSettings>, session: Box<dyn ToolSession>) -> Self {
-        Self { settings, session, runs: 0, images: 0, told_of_limit: false }
+    fn new(settings: Arc<ThinkWithCodeSettings>, code_tool: &'static str, sessions: ToolSessions) -> Self {
+        Self { settings, code_tool, sessions, runs: 0, images: 0, told_of_limit: false }
     }
 
     /// What follows a turn that ended with `</code>`.
     fn next_for(&mut self, code: Option<&str>) -> Next {
+        let call = ToolCall { tool: self.code_tool.to_owned(), request: code.unwrap_or_default().to_owned() };
         if self.runs >= self.settings.max_code_runs {
             if std::mem::replace(&mut self.told_of_limit, true) {
                 return Next::End(End::CallLimit);
@@ -210,13 +216,13 @@ impl CodeEpisode {
                 self.settings.max_code_runs
             );
             let output = ToolOutput::text(CallStatus::OverLimit, text);
-            return Next::Refuse { request: code.unwrap_or_default().to_owned(), output };
+            return Next::Refuse { call, output };
         }
         self.runs += 1;
         match code {
-            Some(code) => Next::Run(code.to_owned()),
+            Some(_) => Next::Run(call),
             None => Next::Refuse {
-                request: String::new(),
+                call,
                 output: ToolOutput::text(
                     CallStatus::Malformed,
                     "There was no code to run: write it between <code> and </code>.",
@@ -229,16 +235,18 @@ impl CodeEpisode {
 impl Episode for CodeEpisode {
     fn read(&mut self, text: &str, stop: usize) -> ParsedTurn {
         if STOP_STRINGS[stop] == ANSWER_CLOSE {
-            let split_at = text.rfind(ANSWER_OPEN).unwrap_or(text.len());
-            return ParsedTurn { split_at, kind: TurnKind::Answer, next: Next::End(End::Answered) };
+            let answer = find_answer(text);
+            let split_at = answer.as_ref().map_or(text.len(), |answer| answer.start - ANSWER_OPEN.len());
+            return ParsedTurn { split_at, kind: TurnKind::Answer, answer, next: Next::End(End::Answered) };
         }
         let call = find_call(text);
         let split_at = call.as_ref().map_or(text.len(), |call| call.start);
-        ParsedTurn { split_at, kind: TurnKind::Call, next: self.next_for(call.map(|call| call.code)) }
+        let next = self.next_for(call.map(|call| call.code));
+        ParsedTurn { split_at, kind: TurnKind::Call, answer: None, next }
     }
 
-    fn run(&mut self, request: &str) -> Result<ToolOutput, ToolFault> {
-        self.session.run(request)
+    fn run(&mut self, call: &ToolCall, images: &TrajectoryImages) -> Result<ToolOutput, ToolFault> {
+        self.sessions.run(call, images)
     }
 
     fn observe(&mut self, processor: &Processor, output: &ToolOutput) -> Result<Observation, EnvironmentError> {

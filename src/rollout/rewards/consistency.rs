@@ -1,13 +1,13 @@
 //! Does the thought conclude what the answer says? By rule: the conclusion, in the last part of the thought, must name the answer, by
 //! itself or as the option that it is, and must not deny it.
 
+use serde::{Deserialize, Serialize};
+
 use super::equivalence::{Question, Separators, Verdict, is_ideograph, judge, numbers, split_list, words};
 use crate::rollout::reward::{Reward, Score, View};
 
-/// Characters at the end of the thought in which the conclusion is looked for, as in Thyme.
-const LAST_CHARACTERS: usize = 500;
-/// Longest answer that so many characters can name, in bytes.
-const ANSWER_BYTES_MAX: usize = 4 * LAST_CHARACTERS;
+/// Bytes of a character at most.
+const CHARACTER_BYTES_MAX: usize = 4;
 /// Words that announce a conclusion.
 const ANNOUNCEMENTS: [&str; 12] = [
     "answer is",
@@ -43,52 +43,58 @@ const CLAUSES: [&str; 12] =
 /// Clauses that deny what they say.
 const DENYING_CLAUSES: [&str; 2] = [" and not ", " rather than "];
 
+/// Settings of the reward `consistency`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConsistencySettings {
+    /// Characters at the end of the thought in which the conclusion is looked for; 500 as in Thyme.
+    pub last_characters: usize,
+}
+
+impl Default for ConsistencySettings {
+    fn default() -> Self {
+        Self { last_characters: 500 }
+    }
+}
+
 /// 1 if the conclusion names the answer, 0 if not or if there is no answer. Counts only where the answer is right.
-pub struct Consistency;
+pub struct Consistency {
+    /// Where the conclusion is looked for.
+    pub settings: ConsistencySettings,
+}
 
 impl Reward for Consistency {
-    fn name(&self) -> &'static str {
-        "consistency"
-    }
-
-    fn default_weight(&self) -> f64 {
-        0.5
-    }
-
     fn gate(&self) -> Option<&'static str> {
         Some("answer")
     }
 
+    fn score_group(&self, group: &[&View<'_>]) -> Vec<Score> {
+        group.iter().map(|view| self.score(view)).collect()
+    }
+}
+
+impl Consistency {
     fn score(&self, view: &View<'_>) -> Score {
         let Some(answer) = view.answer().filter(|answer| !answer.is_empty()) else { return Score::Value(0.0) };
         // The last part of the thought is shorter, so it cannot name it.
-        if answer.len() > ANSWER_BYTES_MAX {
+        if answer.len() > CHARACTER_BYTES_MAX * self.settings.last_characters {
             return Score::Value(0.0);
         }
-        let thought = thought(&view.text);
+        let thought = between_think_tags(&view.thought);
         let question = Question::read(view.question);
-        Score::of(concludes(conclusion(last_part(&thought)), answer, &question))
+        Score::of(concludes(conclusion(last_part(thought, self.settings.last_characters)), answer, &question))
     }
 }
 
-/// The thought without code: what a program prints or computes is not a conclusion.
-fn thought(text: &str) -> String {
-    let text = text.split_once("<think>").map_or(text, |(_, rest)| rest);
-    let text = text.split("</think>").next().unwrap_or(text);
-    let text = text.rsplit_once("<answer>").map_or(text, |(before, _)| before);
-    let mut prose = String::new();
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once("<code>") {
-        prose.push_str(before);
-        prose.push('\n');
-        rest = after.split_once("</code>").map_or("", |(_, after)| after);
-    }
-    prose.push_str(rest);
-    prose
+/// The thought without its tags, and without what stands outside them.
+fn between_think_tags(thought: &str) -> &str {
+    let thought = thought.split_once("<think>").map_or(thought, |(_, rest)| rest);
+    thought.split_once("</think>").map_or(thought, |(inside, _)| inside)
 }
 
-fn last_part(thought: &str) -> &str {
-    let start = thought.char_indices().rev().nth(LAST_CHARACTERS - 1).map_or(0, |(offset, _)| offset);
+fn last_part(thought: &str, characters: usize) -> &str {
+    let Some(before) = characters.checked_sub(1) else { return "" };
+    let start = thought.char_indices().rev().nth(before).map_or(0, |(offset, _)| offset);
     &thought[start..]
 }
 

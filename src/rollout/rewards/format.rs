@@ -1,4 +1,4 @@
-//! Is the trajectory in the asked-for form: one thought, exactly one whitespace character, one answer. What follows the first `</answer>`
+//! Is the trajectory in the asked-for form: one thought, exactly one whitespace character, one answer. What follows the answer
 //! is not seen: `View::new` cuts it off.
 
 use crate::rollout::reward::{Reward, Score, View};
@@ -7,16 +7,8 @@ use crate::rollout::reward::{Reward, Score, View};
 pub struct Format;
 
 impl Reward for Format {
-    fn name(&self) -> &'static str {
-        "format"
-    }
-
-    fn default_weight(&self) -> f64 {
-        0.5
-    }
-
-    fn score(&self, view: &View<'_>) -> Score {
-        Score::of(well_formed(&view.text))
+    fn score_group(&self, group: &[&View<'_>]) -> Vec<Score> {
+        group.iter().map(|view| Score::of(well_formed(&view.text))).collect()
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::prompt::ImageSource;
+use crate::rollout::images::TrajectoryImages;
 use crate::rollout::tool::{CallStatus, Subject, Tool, ToolFault, ToolImage, ToolOutput, ToolSession};
 use crate::sandbox::{Guarantee, InputImage, Sandbox, SandboxError, SandboxOptions, Session, Status, Versions};
 
@@ -135,7 +136,7 @@ impl Tool for Python {
 struct PythonSession(Session);
 
 impl ToolSession for PythonSession {
-    fn run(&mut self, request: &str) -> Result<ToolOutput, ToolFault> {
+    fn run(&mut self, request: &str, _: &TrajectoryImages) -> Result<ToolOutput, ToolFault> {
         let execution = self.0.run(request).map_err(fault)?;
         let status = match execution.status {
             Status::Ok => CallStatus::Ok,

@@ -14,7 +14,7 @@ use crate::prompt::positions::{Grid, positions};
 use crate::prompt::{
     ImageSettings, ImageSource, Message, Part, PixelLimits, PreparedImage, Processor, Prompt, RenderOptions,
 };
-use crate::rollout::environment::Task;
+use crate::rollout::task::Task;
 use crate::serve::error::ApiError;
 
 /// Follows the text that an unfinished last message goes on from.

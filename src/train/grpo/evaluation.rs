@@ -6,6 +6,7 @@ use crate::eval::report::{Report, figure};
 use crate::eval::{evaluate, faults, sample};
 use crate::rollout::Group;
 use crate::rollout::engine_generator::EngineGenerator;
+use crate::rollout::reward_set::Scores;
 use crate::train::TrainError;
 use crate::train::run::SAMPLES_FOLDER;
 
@@ -28,6 +29,7 @@ type HeldOut = [f64; HELD_OUT.len()];
 
 /// Trajectories of an evaluation that are written as pages.
 const SAMPLES: usize = 4;
+
 impl Trainer<'_> {
     /// Whether the recipe asks for an evaluation between the first and the last step.
     pub(super) fn is_evaluation_due(&self, step: u64) -> bool {
@@ -49,7 +51,7 @@ impl Trainer<'_> {
             return Ok(Some(done));
         }
         let mut generator = EngineGenerator { engine: &mut self.engine, weights: self.policy.learner.weights() };
-        let (report, groups) =
+        let (report, groups, scores) =
             evaluate(&mut generator, &self.processor, &*self.environment, &self.held_out, &self.rewards)?;
         self.engine.forget_images();
         if let Some(data) = &self.held_out_data {
@@ -57,7 +59,7 @@ impl Trainer<'_> {
                 self.run.say(&format!("left out of the held-out tasks: {}: {reason}", data.name_of(task as u64)));
             }
         }
-        self.write_samples(&format!("held-out-{step}"), &groups)?;
+        self.write_samples(&format!("held-out-{step}"), &groups, &scores)?;
         self.run.say(&format!(
             "held out at step {step}: accuracy {}, reward {}, tool use {:.2}",
             report.accuracy_line(),
@@ -69,12 +71,11 @@ impl Trainer<'_> {
     }
 
     /// Writes the first of the held-out trajectories as pages.
-    fn write_samples(&self, name: &str, groups: &[Group]) -> Result<(), TrainError> {
+    fn write_samples(&self, name: &str, groups: &[Group], scores: &[Vec<Scores>]) -> Result<(), TrainError> {
         let dir = self.run.dir().join(SAMPLES_FOLDER);
-        for group in groups.iter().take(SAMPLES) {
+        for (group, scores) in groups.iter().zip(scores).take(SAMPLES) {
             let (task, trajectory) = (&self.held_out[group.task], &group.trajectories[0]);
-            let scores = self.rewards.score(trajectory, &task.question, &task.solution);
-            sample::write(&dir, &format!("{name}-{}", group.task), task, trajectory, &scores)
+            sample::write(&dir, &format!("{name}-{}", group.task), task, trajectory, &scores[0])
                 .map_err(CheckpointError::file("write", &dir))?;
         }
         Ok(())

@@ -18,15 +18,14 @@ use super::run::{Run, TrainerState};
 use super::sample::Layout;
 use super::{Session, SkippedUpdates, TrainError, open_learner, starting_weights};
 use crate::engine::{Engine, Statistics};
-use crate::eval::score_groups;
 use crate::prompt::Processor;
 use crate::recipe::Recipe;
 use crate::recipe::memory::engine_limits;
 use crate::recipe::plan::Plan;
 use crate::rollout::engine_generator::EngineGenerator;
-use crate::rollout::environment::{Environment, Task};
-use crate::rollout::registry::{self, RegistryError};
+use crate::rollout::environment::Environment;
 use crate::rollout::reward_set::{RewardSet, Scores};
+use crate::rollout::task::Task;
 use crate::rollout::trajectory::End;
 use crate::rollout::{Group, RolloutSettings, ToolWait, run_timed};
 
@@ -99,8 +98,9 @@ impl<'a> Trainer<'a> {
         let processor = Arc::new(plan.processor()?);
         let dataset = Dataset::open(&recipe.data, recipe.method, recipe.seed)?;
         let (held_out_data, held_out) = held_out_tasks(recipe)?;
-        let rewards = RewardSet::new(&recipe.reward)?;
-        let environment = environment(recipe)?;
+        let rewards = RewardSet::new(&recipe.reward, &plan.registry)?;
+        let (environment, tools) = recipe.environment_and_tools();
+        let environment = plan.registry.environment(environment, &tools)?;
         let (learner, state) = open_learner(plan, session, &processor)?;
         let model = learner.model();
         let reference = match recipe.grpo.beta > 0.0 {
@@ -162,7 +162,7 @@ impl<'a> Trainer<'a> {
             );
         }
         self.say_faults(step, &groups)?;
-        let scores = score_groups(&groups, tasks, &self.rewards);
+        let scores = self.rewards.score_groups(&groups, tasks);
         Ok(Rollouts { groups, scores, tool_wait })
     }
 
@@ -227,13 +227,4 @@ impl<'a> Trainer<'a> {
     fn learning_rate_at(&self, update: u64) -> f64 {
         self.recipe.optimizer.learning_rate_at(update, self.run.steps * self.recipe.grpo.num_iterations as u64)
     }
-}
-
-/// The recipe's environment over its tool.
-fn environment(recipe: &Recipe) -> Result<Arc<dyn Environment>, RegistryError> {
-    let (name, table) = recipe.environment.named(registry::DEFAULT_ENVIRONMENT);
-    registry::environment(&name, table, &|| {
-        let (name, table) = recipe.tool.named(registry::DEFAULT_TOOL);
-        registry::tool(&name, table)
-    })
 }

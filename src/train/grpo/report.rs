@@ -6,7 +6,7 @@ use super::{Rollouts, Trainer};
 use crate::checkpoint::CheckpointError;
 use crate::eval::report::{Report, figure};
 use crate::eval::sample;
-use crate::rollout::environment::Task;
+use crate::rollout::task::Task;
 use crate::rollout::trajectory::Trajectory;
 use crate::telemetry::window::{Aggregation, Metric};
 use crate::train::TrainError;

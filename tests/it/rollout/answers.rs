@@ -5,6 +5,7 @@ use std::path::Path;
 use thyme_engine::eval::predictions::score_lines;
 use thyme_engine::files::lines::{JsonLines, LineBounds};
 use thyme_engine::ops::sample::philox_uniform;
+use thyme_engine::rollout::registry::Registry;
 use thyme_engine::rollout::reward::Score;
 use thyme_engine::rollout::reward_set::RewardSet;
 use thyme_engine::rollout::rewards::answer::fits;
@@ -23,7 +24,7 @@ fn verdict(answer: &str, solution: &str, question: &str) -> Verdict {
 #[test]
 fn every_judged_pair_scores_as_it_was_judged() {
     let pairs = JsonLines::of_reader(Path::new("answers.jsonl"), PAIRS.as_bytes(), LineBounds::INPUT);
-    let (scored, _) = score_lines(pairs, &RewardSet::answer_only()).unwrap();
+    let (scored, _) = score_lines(pairs, &RewardSet::answer_only(&Registry::default()).unwrap()).unwrap();
     let mut faults = Vec::new();
     for line in scored.lines() {
         let line: serde_json::Value = serde_json::from_str(line).unwrap();

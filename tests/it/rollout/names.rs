@@ -7,8 +7,11 @@ use std::sync::Arc;
 
 use image::RgbImage;
 use thyme_engine::prompt::ImageSource;
-use thyme_engine::rollout::environment::{Environment, Task};
+use thyme_engine::rollout::environment::Environment;
 use thyme_engine::rollout::environments::think_with_code::{ThinkWithCode, ThinkWithCodeSettings};
+use thyme_engine::rollout::task::Task;
+use thyme_engine::rollout::tool::ToolCall;
+use thyme_engine::rollout::tool_set::ToolSet;
 use thyme_engine::rollout::tools::python::{Python, PythonSettings};
 
 use super::{IM_END, IMAGE_PAD, processor};
@@ -16,7 +19,7 @@ use super::{IM_END, IMAGE_PAD, processor};
 #[test]
 fn the_name_of_a_picture_is_plain_text_and_the_same_in_the_prompt_and_for_code() {
     let tool = Python::start(&PythonSettings::default()).unwrap();
-    let environment = ThinkWithCode::new(ThinkWithCodeSettings::default(), Arc::new(tool));
+    let environment = ThinkWithCode::new(ThinkWithCodeSettings::default(), ToolSet::new(vec![Arc::new(tool)]));
     let folder = tempfile::tempdir().unwrap();
     let long = format!("{}.png", "x".repeat(200));
     let names: [(&[u8], &str); 13] = [
@@ -50,7 +53,8 @@ fn the_name_of_a_picture_is_plain_text_and_the_same_in_the_prompt_and_for_code()
         let text: Vec<u8> = ids.iter().filter_map(|id| u8::try_from(*id).ok()).collect();
         let text = String::from_utf8(text).unwrap();
         assert!(text.contains(&format!("Path:** \"{expected}\"\n")), "{path:?}: {text}");
-        let said = prepared_task.episodes[0].run("print(os.path.basename(image_path))").unwrap();
+        let call = ToolCall { tool: "python".into(), request: "print(os.path.basename(image_path))".into() };
+        let said = prepared_task.episodes[0].run(&call, &prepared_task.images).unwrap();
         assert_eq!(said.text.trim(), expected, "{path:?}");
     }
 }

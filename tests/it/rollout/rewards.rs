@@ -1,14 +1,14 @@
 //! Rewards of rolled-out trajectories, and the names that a recipe may give.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use thyme_engine::rollout::registry;
-use thyme_engine::rollout::reward::Score;
+use thyme_engine::rollout::registry::Registry;
+use thyme_engine::rollout::reward::{Score, View};
 use thyme_engine::rollout::reward_set::{RewardSet, RewardSettings, Scores};
 use thyme_engine::rollout::rewards::equivalence::{Question, Verdict, judge};
+use thyme_engine::rollout::trajectory::Trajectory;
 
-use super::{Fake, roll};
+use super::roll;
 
 fn same(answer: &str, solution: &str, question: &str) -> bool {
     judge(answer, solution, &Question::read(question)) == Verdict::Same
@@ -16,7 +16,12 @@ fn same(answer: &str, solution: &str, question: &str) -> bool {
 
 /// The scores of a text that was written without tools.
 pub(super) fn scores(text: &str, question: &str, solution: &str) -> Scores {
-    RewardSet::new(&RewardSettings::default()).unwrap().score(&roll(text), question, &solution.into())
+    scores_of(&roll(text), &RewardSettings::default(), question, solution)
+}
+
+pub(super) fn scores_of(trajectory: &Trajectory, settings: &RewardSettings, question: &str, solution: &str) -> Scores {
+    let rewards = RewardSet::new(settings, &Registry::default()).unwrap();
+    rewards.score_group(&[View::new(trajectory, question, &solution.into())]).remove(0)
 }
 
 #[test]
@@ -79,8 +84,8 @@ fn prose_that_no_rule_can_judge_is_unscored() {
 #[test]
 fn tool_success_is_logged_and_may_be_weighted() {
     let trajectory = roll("<think><code>text 1</code><code>error x</code>7</think>\n<answer>7</answer>");
-    let weighted = RewardSettings { weights: BTreeMap::from([("tool_success".to_owned(), 1.0)]) };
-    let of = |settings: &RewardSettings| RewardSet::new(settings).unwrap().score(&trajectory, "q", &"7".into());
+    let weighted = RewardSettings { weights: BTreeMap::from([("tool_success".to_owned(), 1.0)]), ..Default::default() };
+    let of = |settings: &RewardSettings| scores_of(&trajectory, settings, "q", "7");
     let unweighted = of(&RewardSettings::default());
     assert_eq!(unweighted.part("tool_success"), Some(&Score::Value(0.5)));
     assert_eq!(of(&weighted).total.value(), unweighted.total.value().map(|total| total + 0.5));
@@ -88,21 +93,39 @@ fn tool_success_is_logged_and_may_be_weighted() {
 
 #[test]
 fn unknown_names_list_the_known_ones() {
-    let weights = RewardSettings { weights: BTreeMap::from([("formt".to_owned(), 1.0)]) };
-    let message = RewardSet::new(&weights).err().unwrap().to_string();
-    assert!(
-        message.contains("\"formt\"") && message.contains("format, answer, consistency, tool_success"),
-        "{message}"
-    );
-    let message = registry::environment("thinking", toml::Table::new(), &|| Ok(Arc::new(Fake::default())))
-        .err()
-        .unwrap()
-        .to_string();
-    assert!(message.contains("think_with_code"), "{message}");
-    let table: toml::Table = "max_code_run = 3".parse().unwrap();
-    let message =
-        registry::environment("think_with_code", table, &|| Ok(Arc::new(Fake::default()))).err().unwrap().to_string();
-    assert!(message.contains("max_code_run"), "{message}");
+    let registry = Registry::default();
+    let named = |name: &str, keys: &str| (name.to_owned(), keys.parse::<toml::Table>().unwrap());
+    let known = "format, answer, consistency, tool_success";
+    for settings in ["weights.formt = 1.0", "settings.formt.x = 1"] {
+        let settings: RewardSettings = toml::from_str(settings).unwrap();
+        let message = RewardSet::new(&settings, &registry).err().unwrap().to_string();
+        assert!(message.contains("\"formt\"") && message.contains(known), "{message}");
+    }
+    let python = || named("python", "");
+    for (environment, tools, parts) in [
+        (named("thinking", ""), vec![], ["\"thinking\"", "direct, think_with_code"]),
+        (named("think_with_code", "max_code_run = 3"), vec![], ["max_code_run", "think_with_code"]),
+        (named("think_with_code", ""), vec![named("perl", "")], ["\"perl\"", "python"]),
+        (named("think_with_code", ""), vec![python(), named("crop", "")], ["calls one tool", "python, crop"]),
+        (named("think_with_code", ""), vec![python(), python()], ["each tool by its name", "give each once"]),
+    ] {
+        let message = registry.check(&environment, &tools).unwrap_err().to_string();
+        assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+    }
+}
+
+#[test]
+fn a_reward_has_settings_of_its_own() {
+    let trajectory = roll("<think>It is 7. The plate is somewhere at the left.</think>\n<answer>7</answer>");
+    let consistency = |keys: &str| {
+        let settings: RewardSettings = toml::from_str(keys).unwrap();
+        scores_of(&trajectory, &settings, "q", "7").part("consistency").cloned()
+    };
+    assert_eq!(consistency(""), Some(Score::Value(1.0)));
+    assert_eq!(consistency("settings.consistency.last_characters = 20"), Some(Score::Value(0.0)));
+    let settings: RewardSettings = toml::from_str("settings.consistency.last_character = 20").unwrap();
+    let message = RewardSet::new(&settings, &Registry::default()).err().unwrap().to_string();
+    assert!(message.contains("\"consistency\"") && message.contains("last_characters"), "{message}");
 }
 
 #[test]

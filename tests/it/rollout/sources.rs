@@ -4,7 +4,8 @@ use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use thyme_engine::rollout::environment::{EnvironmentError, Task, Tasks};
+use thyme_engine::rollout::environment::{EnvironmentError, Tasks};
+use thyme_engine::rollout::task::Task;
 use thyme_engine::rollout::trajectory::End;
 use thyme_engine::rollout::{Update, run_watched};
 

@@ -1,0 +1,3 @@
+//! The judges that ship.
+
+pub mod openai;
