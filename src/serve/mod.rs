@@ -1,5 +1,5 @@
 //! An OpenAI-compatible HTTP server. One thread owns the engine and the weights ([`engine_loop`]); requests reach it through a channel, and tokens
-//! come back through a channel of each request. Connections run on tokio, which no module outside this one uses; pictures are fetched with ureq on
+//! come back through a channel of each request. Connections run on tokio, which no module outside this one uses; pictures are fetched on
 //! blocking threads.
 #![doc = include_str!("README.md")]
 

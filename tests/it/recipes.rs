@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use proptest::prelude::*;
+use thyme_engine::recipe::Recipe;
 use thyme_engine::recipe::layers::load;
 use thyme_engine::recipe::memory::{MemoryPlan, available_bytes};
 use thyme_engine::recipe::optimizer::Schedule;
@@ -111,6 +112,21 @@ fn a_recipe_can_do_without_a_guarantee_as_the_error_says() {
 }
 
 #[test]
+fn a_recipe_names_one_tool_or_several() {
+    let place = Workplace::new();
+    for (tool, names) in [
+        ("", &[][..]),
+        ("[tool]\ntimeout_seconds = 1.0\n", &["python"]),
+        ("[[tool]]\nname = \"crop\"\n[[tool]]\nname = \"flip\"\naxis = 1\n", &["crop", "flip"]),
+    ] {
+        let recipe = load(&place.sft(&format!("[data.needle]\n{tool}")), &[]).unwrap();
+        let named: Vec<String> = recipe.tool.named("python").into_iter().map(|(name, _)| name).collect();
+        assert_eq!(named, names);
+        assert_eq!(toml::from_str::<Recipe>(&recipe.to_toml()).unwrap(), recipe, "{}", recipe.to_toml());
+    }
+}
+
+#[test]
 fn a_recipe_extends_another_key_by_key_and_paths_follow_their_file() {
     let place = Workplace::new();
     place.write("base/tasks.jsonl", "");
@@ -167,6 +183,17 @@ fn contradictions_are_refused_with_a_remedy() {
         (&grpo, &["tool.memory_mib=0"], &["memory_mib is 0", "from 1"]),
         (&grpo, &["tool.disk_mib=9223372036854775807"], &["disk_mib is 9223372036854775807", "to 1048576"]),
         (&grpo, &["reward.weights={answr=1.0}"], &["answr", "answer"]),
+        (
+            &grpo,
+            &["tool=[{name=\"python\"}, {name=\"perl\"}]"],
+            &["\"think_with_code\" calls one tool", "python, perl"],
+        ),
+        (&grpo, &["tool=[{timeout_seconds=0.0}]"], &["timeout_seconds is 0", "above 0"]),
+        (&grpo, &["reward.settings.answr.ask_judge=true"], &["answr", "answer"]),
+        (&grpo, &["reward.settings.answer.ask_judges=true"], &["`reward`", "did you mean `ask_judge`?"]),
+        (&grpo, &["reward.settings.answer.ask_judge=true"], &["reward.judge", "\"answer\""]),
+        (&grpo, &["reward.judge.base_url=localhost"], &["reward.judge", "\"localhost\"", "http://"]),
+        (&grpo, &["reward.judge.url=localhost"], &["did you mean `base_url`?"]),
         (&grpo, &["reward.weights={answer=nan}"], &["answer", "NaN", "finite"]),
     ] {
         assert_names(&refusal(recipe, settings), parts);

@@ -2,6 +2,7 @@
 
 mod answers;
 mod calls;
+mod judge;
 mod names;
 mod rewards;
 mod sources;

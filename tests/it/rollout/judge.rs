@@ -1,0 +1,107 @@
+//! A judge behind an endpoint, which the answer reward asks where no rule can say.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::thread::JoinHandle;
+
+use serde_json::{Value, json};
+use thyme_engine::rollout::registry::Registry;
+use thyme_engine::rollout::reward::{Score, View};
+use thyme_engine::rollout::reward_set::{RewardSet, RewardSettings};
+
+use super::roll;
+
+const PROSE: &str = "The man in the picture is holding a large red umbrella";
+
+/// An endpoint that gives these replies, one a connection; it ends with the lines and bodies of the requests.
+fn endpoint(replies: Vec<(u16, String)>) -> (String, JoinHandle<Vec<(Vec<String>, Value)>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}/v1", listener.local_addr().unwrap());
+    let serve = move || {
+        let mut requests = Vec::new();
+        for (status, body) in replies {
+            let mut reader = BufReader::new(listener.accept().unwrap().0);
+            let lines: Vec<String> =
+                reader.by_ref().lines().map(Result::unwrap).take_while(|line| !line.is_empty()).collect();
+            let length =
+                lines.iter().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
+            let mut content = vec![0; length.unwrap()];
+            reader.read_exact(&mut content).unwrap();
+            requests.push((lines, serde_json::from_slice(&content).unwrap()));
+            let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+            reader.into_inner().write_all((head + &body).as_bytes()).unwrap();
+        }
+        requests
+    };
+    (address, std::thread::spawn(serve))
+}
+
+fn says(text: &str) -> (u16, String) {
+    (200, json!({"choices": [{"message": {"role": "assistant", "content": text}}]}).to_string())
+}
+
+fn rewards(settings: &str) -> Result<RewardSet, String> {
+    let settings: RewardSettings = toml::from_str(settings).unwrap();
+    RewardSet::new(&settings, &Registry::default()).map_err(|error| error.to_string())
+}
+
+fn answer(rewards: &RewardSet, answer: &str) -> Score {
+    let trajectory = roll(&format!("<think>x</think>\n<answer>{answer}</answer>"));
+    let solution = PROSE.into();
+    let view = View::new(&trajectory, "What does he hold?", &solution);
+    rewards.score_group(&[view]).remove(0).part("answer").unwrap().clone()
+}
+
+#[test]
+fn the_judge_is_asked_where_no_rule_can_say() {
+    let replies = vec![says("Yes."), says("no"), says("Perhaps"), (500, "{}".into()), (200, "{}".into())];
+    let (address, requests) = endpoint(replies);
+    let rewards = rewards(&format!(
+        "settings.answer.ask_judge = true\n[judge]\nbase_url = \"{address}/\"\nmodel = \"a judge\"\napi_key_env = \"PATH\""
+    ));
+    let rewards = rewards.unwrap();
+    assert_eq!(answer(&rewards, PROSE), Score::Value(1.0), "by rule, and not asked");
+    assert_eq!(answer(&rewards, "An umbrella"), Score::Value(1.0));
+    assert_eq!(answer(&rewards, "A sword"), Score::Value(0.0));
+    for part in ["neither yes nor no: \"Perhaps\"", "500", "sent no message: {}"] {
+        match answer(&rewards, "An umbrella") {
+            Score::Unscored(reason) => assert!(reason.contains(part), "{reason}"),
+            Score::Value(value) => panic!("{value} for {part}"),
+        }
+    }
+    let requests = requests.join().unwrap();
+    let (lines, body) = &requests[0];
+    assert!(lines[0].starts_with("POST /v1/chat/completions "), "{lines:?}");
+    let key = format!("Bearer {}", std::env::var("PATH").unwrap());
+    assert!(lines.iter().any(|line| line.eq_ignore_ascii_case(&format!("authorization: {key}"))), "{lines:?}");
+    assert_eq!((&body["model"], &body["temperature"]), (&json!("a judge"), &json!(0)));
+    let user = body["messages"][1]["content"].as_str().unwrap();
+    assert_eq!(user, format!("Question: What does he hold?\nReference answer: {PROSE}\nGiven answer: An umbrella"));
+}
+
+#[test]
+fn a_judge_that_cannot_be_is_refused_before_the_run() {
+    let judge = |keys: &str| format!("[judge]\n{keys}");
+    let base = "base_url = \"http://localhost:1/v1\"\n";
+    let whole = format!("{base}model = \"m\"\n");
+    for (settings, parts) in [
+        ("settings.answer.ask_judge = true".to_owned(), ["reward.judge", "\"answer\" asks it"]),
+        (judge("base_url = \"localhost:8000\""), ["base_url is \"localhost:8000\"", "http://"]),
+        (judge(base), ["model is not given", "base_url"]),
+        (judge(&format!("{whole}timeout_seconds = 0.0")), ["timeout_seconds is 0", "above 0"]),
+        (judge(&format!("{whole}parallel_requests = 0")), ["parallel_requests is 0", "from 1"]),
+        (judge(&format!("{whole}api_key_env = \"THYME_NO_SUCH_KEY\"")), ["THYME_NO_SUCH_KEY", "api_key_env"]),
+    ] {
+        let message = rewards(&settings).err().expect("it is refused");
+        assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+    }
+}
+
+#[test]
+fn a_judge_that_is_not_there_leaves_answers_unscored() {
+    let rewards = rewards(
+        "settings.answer.ask_judge = true\n[judge]\nbase_url = \"http://127.0.0.1:9/v1\"\nmodel = \"m\"\ntimeout_seconds = 2.0",
+    );
+    let score = answer(&rewards.unwrap(), "An umbrella");
+    assert!(matches!(&score, Score::Unscored(reason) if reason.contains("127.0.0.1:9")), "{score:?}");
+}
