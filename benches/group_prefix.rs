@@ -7,11 +7,10 @@
 mod wide;
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use thyme_engine::checkpoint::init;
+use thyme_engine::checkpoint::{Checkpoint, init};
 use thyme_engine::cpu::Cpu;
 use thyme_engine::engine::request::{GenerateRequest, Stops};
 use thyme_engine::engine::{Engine, EngineLimits};
@@ -37,7 +36,8 @@ struct Policy {
 fn main() {
     let model = Model::new(wide::config(), Arc::new(Cpu::new()));
     let weights = init::random_weights(&model, 0);
-    let processor = Arc::new(Processor::open(Path::new("recipes/tiny")).expect("a tokenizer"));
+    let tiny = Checkpoint::open("recipes/tiny").expect("a config");
+    let processor = Arc::new(tiny.processor(None).expect("a tokenizer"));
     let policy = Policy { model, weights, processor };
     println!("{:<24}{:>14}{:>14}{:>9}{:>14}{:>14}", "prompt tokens a step", "1: s", "8: s", "", "1: pages", "8: pages");
     for chunk in CHUNKS {

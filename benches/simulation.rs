@@ -16,18 +16,16 @@ mod workload;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use cost::{Cost, Measured, composition};
-use thyme_engine::checkpoint::init;
+use thyme_engine::checkpoint::{Checkpoint, init};
 use thyme_engine::cpu::Cpu;
 use thyme_engine::engine::request::{GenerateRequest, GeneratorError, Sampled, Stops, TokenEvent};
 use thyme_engine::engine::scheduler::Chunk;
 use thyme_engine::engine::{Engine, EngineLimits};
 use thyme_engine::model::Model;
-use thyme_engine::model::config::Config;
 use thyme_engine::model::parameters::{Weights, WeightsId};
 use thyme_engine::prompt::Processor;
 use workload::{Script, Turn, Workload, tokens};
@@ -96,9 +94,9 @@ struct Tiny {
 
 impl Tiny {
     fn open() -> Tiny {
-        let dir = Path::new("recipes/tiny");
-        let model = Model::new(Config::open(dir).expect("a config"), Arc::new(Cpu::new()));
-        Tiny { model, processor: Arc::new(Processor::open(dir).expect("a tokenizer")) }
+        let checkpoint = Checkpoint::open("recipes/tiny").expect("a config");
+        let processor = Arc::new(checkpoint.processor(None).expect("a tokenizer"));
+        Tiny { model: checkpoint.model(Arc::new(Cpu::new())), processor }
     }
 
     /// An engine that has taken its memory.

@@ -16,25 +16,24 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use over_cpu::delegate_ops;
-use thyme_engine::checkpoint::{init, weights};
+use thyme_engine::checkpoint::{Checkpoint, init};
 use thyme_engine::cpu::Cpu;
 use thyme_engine::engine::request::{GenerateRequest, Stops, TokenEvent};
 use thyme_engine::engine::speculation::Speculation;
 use thyme_engine::engine::{Engine, EngineLimits, Statistics};
 use thyme_engine::model::Model;
-use thyme_engine::model::config::Config;
 use thyme_engine::model::parameters::Weights;
 use thyme_engine::ops::Tensor;
 use thyme_engine::ops::sample::{Sample, SampledToken, SamplingParams};
 use thyme_engine::prompt::Processor;
 use thyme_engine::recipe::layers;
-use thyme_engine::recipe::memory::engine_limits;
 use thyme_engine::recipe::plan::Plan;
 use thyme_engine::rollout::engine_generator::EngineGenerator;
 use thyme_engine::rollout::task::{Task, TaskPrompt};
 use thyme_engine::rollout::trajectory::Trajectory;
 use thyme_engine::rollout::{RolloutSettings, run};
 use thyme_engine::train::dataset::Dataset;
+use thyme_engine::train::sizes::engine_limits;
 
 /// Sequences at once.
 const SIZES: [usize; 4] = [1, 4, 16, 96];
@@ -221,7 +220,8 @@ impl Reciter {
         let backend = Arc::new(Reciting { cpu: Cpu::new(), texts: Mutex::default() });
         let model = Model::new(wide::config(), backend.clone());
         let weights = init::random_weights(&model, 0);
-        let processor = Arc::new(Processor::open(Path::new("recipes/tiny")).expect("a tokenizer"));
+        let tiny = Checkpoint::open("recipes/tiny").expect("a config");
+        let processor = Arc::new(tiny.processor(None).expect("a tokenizer"));
         Reciter { backend, model, weights, processor }
     }
 
@@ -267,10 +267,11 @@ fn rollouts() {
     }
     let plan = layers::load(Path::new("recipes/grpo_ats.toml"), &[]).expect("a recipe");
     let plan = Plan::new(plan, &Default::default()).expect("a recipe that can be run");
-    let (dataset, dir) = (Dataset::held_out_needle(), Path::new("recipes/tiny-sft"));
-    let model = Model::new(Config::open(dir).expect("a config"), Arc::new(Cpu::new()));
-    let weights = weights::load(&model, dir).expect("intact weights");
-    let processor = Arc::new(Processor::open(dir).expect("a tokenizer"));
+    let dataset = Dataset::held_out_needle();
+    let checkpoint = Checkpoint::open("recipes/tiny-sft").expect("a config");
+    let model = checkpoint.model(Arc::new(Cpu::new()));
+    let weights = checkpoint.weights(&model).expect("intact weights");
+    let processor = Arc::new(checkpoint.processor(None).expect("a tokenizer"));
     let recipe = &plan.recipe;
     let (environment, tools) = recipe.environment_and_tools();
     let environment = plan.registry.environment(environment, &tools).expect("an environment with its tool");

@@ -5,16 +5,14 @@
 //!     cargo bench --bench tool_latency
 
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use thyme_engine::checkpoint::init;
+use thyme_engine::checkpoint::{Checkpoint, init};
 use thyme_engine::cpu::Cpu;
 use thyme_engine::engine::{Engine, EngineLimits};
 use thyme_engine::model::Model;
-use thyme_engine::model::config::Config;
 use thyme_engine::model::parameters::Weights;
 use thyme_engine::ops::sample::philox_uniform;
 use thyme_engine::prompt::{Processor, Prompt};
@@ -219,9 +217,9 @@ fn measure(policy: &Policy, tasks: &[Task], latency: Latency) -> Measured {
 }
 
 fn main() {
-    let dir = Path::new("recipes/tiny");
-    let model = Model::new(Config::open(dir).expect("a config"), Arc::new(Cpu::new()));
-    let (weights, processor) = (init::random_weights(&model, 0), Processor::open(dir).expect("a tokenizer"));
+    let checkpoint = Checkpoint::open("recipes/tiny").expect("a config");
+    let model = checkpoint.model(Arc::new(Cpu::new()));
+    let (weights, processor) = (init::random_weights(&model, 0), checkpoint.processor(None).expect("a tokenizer"));
     let policy = Policy { model, weights, processor: Arc::new(processor) };
     let prompt = |number: usize| Prompt {
         token_ids: (0..64).map(|i| ((number * 31 + i * 7) % 500) as u32 + 4).collect(),

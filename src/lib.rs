@@ -8,23 +8,23 @@
 //! use std::path::Path;
 //! use std::sync::Arc;
 //!
-//! use thyme_engine::checkpoint::{config, weights};
+//! use thyme_engine::checkpoint::Checkpoint;
 //! use thyme_engine::cpu::Cpu;
 //! use thyme_engine::engine::request::{GenerateRequest, Sampling, Stops};
-//! use thyme_engine::engine::{Engine, EngineLimits};
-//! use thyme_engine::model::Model;
-//! use thyme_engine::prompt::{Message, Processor};
+//! use thyme_engine::engine::Engine;
+//! use thyme_engine::engine::sizing::{EngineSize, PageDemand};
+//! use thyme_engine::prompt::Message;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let folder = Path::new("recipes/tiny-sft");
-//! let model = Model::new(config::open(folder)?, Arc::new(Cpu::new()));
-//! let weights = weights::load(&model, folder)?;
-//! let processor = Arc::new(Processor::open(folder)?);
+//! let checkpoint = Checkpoint::open("recipes/tiny-sft")?;
+//! let model = checkpoint.model(Arc::new(Cpu::new()));
+//! let weights = checkpoint.weights(&model)?;
+//! let processor = Arc::new(checkpoint.processor(None)?);
 //!
 //! let question = [Message::text("user", "What digit is on the red plate?")];
 //! let prompt = processor.encode_messages(&question, Path::new(""), true)?;
-//! let limits = EngineLimits { pages: 64, prefill_chunk_tokens: 512, sequences: 1 };
-//! let mut engine = Engine::new(model, processor.clone(), limits);
+//! let demand = PageDemand::of_sequences(1, prompt.token_ids.len() + 32);
+//! let mut engine = Engine::new(model, processor.clone(), EngineSize::new(1, demand).limits());
 //! engine.open(&GenerateRequest {
 //!     token_ids: prompt.token_ids,
 //!     images: prompt.images,

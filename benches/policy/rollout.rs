@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use thyme_engine::checkpoint::{folder, init, weights};
+use thyme_engine::checkpoint::{Checkpoint, init};
 use thyme_engine::cpu::Cpu;
 use thyme_engine::engine::request::{GenerateRequest, GeneratorError, StopReason, Stops};
 use thyme_engine::engine::{Engine, EngineLimits};
 use thyme_engine::model::Model;
-use thyme_engine::model::config::Config;
 use thyme_engine::model::parameters::Weights;
 use thyme_engine::ops::attention::PAGE_TOKENS;
 use thyme_engine::prompt::{Processor, Prompt};
@@ -33,15 +32,15 @@ pub struct Rolled {
 impl Policy {
     /// A checkpoint; with random weights where the folder has none.
     pub fn open(dir: &str) -> Policy {
-        let dir = folder::resolve(dir).expect("a checkpoint folder");
-        let model = Model::new(Config::open(&dir).expect("a config"), Arc::new(Cpu::new()));
+        let checkpoint = Checkpoint::open(dir).expect("a checkpoint folder");
+        let model = checkpoint.model(Arc::new(Cpu::new()));
         let has_weights =
-            ["model.safetensors", "model.safetensors.index.json"].iter().any(|name| dir.join(name).exists());
+            ["model.safetensors", "model.safetensors.index.json"].iter().any(|name| checkpoint.dir.join(name).exists());
         let weights = match has_weights {
-            true => weights::load(&model, &dir).expect("intact weights"),
+            true => checkpoint.weights(&model).expect("intact weights"),
             false => init::random_weights(&model, 0),
         };
-        let processor = Arc::new(Processor::open(&dir).expect("a tokenizer"));
+        let processor = Arc::new(checkpoint.processor(None).expect("a tokenizer"));
         Policy { model, weights, processor }
     }
 

@@ -8,7 +8,6 @@ use thyme_engine::engine::Engine;
 use thyme_engine::eval::Report;
 use thyme_engine::prompt::Prompt;
 use thyme_engine::recipe::layers;
-use thyme_engine::recipe::memory::engine_limits;
 use thyme_engine::recipe::plan::Plan;
 use thyme_engine::rollout::engine_generator::EngineGenerator;
 use thyme_engine::rollout::environment::Environment;
@@ -17,6 +16,7 @@ use thyme_engine::rollout::task::{Task, TaskPrompt};
 use thyme_engine::rollout::tool::CallStatus;
 use thyme_engine::rollout::trajectory::{Call, Trajectory};
 use thyme_engine::rollout::{Group, RolloutSettings, run};
+use thyme_engine::train::sizes::engine_limits;
 
 use super::rollout::Policy;
 

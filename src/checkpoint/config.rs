@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::CheckpointError;
 use super::contents::refuse_contents;
+use super::error::CheckpointError;
 use super::files::TensorFiles;
 use crate::files::open::is_there;
 use crate::model::config::{self, Config};

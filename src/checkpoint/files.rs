@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::CheckpointError;
 use super::contents::refuse_contents;
+use super::error::CheckpointError;
 use super::stored_tensor::StoredTensor;
 use super::tensor_file::TensorFile;
 use crate::files::open::{TOKENIZER_BYTES_MAX, is_there, read_text};

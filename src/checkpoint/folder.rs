@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{CheckpointError, weights};
+use super::error::CheckpointError;
+use super::weights;
 use crate::files::open::{SETTINGS_BYTES_MAX, TOKENIZER_BYTES_MAX, is_there, read, read_text, replace};
 use crate::model::Model;
 use crate::model::config::{self, Config};
@@ -34,14 +35,17 @@ const COMPANIONS: [&str; 13] = [
 
 /// The folder that `name` means: a folder as it is, or the snapshot of `org/name` (or `org/name@revision`) in the local Hugging Face
 /// cache (`HF_HUB_CACHE`, else `HF_HOME/hub`, else `~/.cache/huggingface/hub`).
-pub fn resolve(name: &str) -> Result<PathBuf, CheckpointError> {
-    let dir = PathBuf::from(name);
+///
+/// # Errors
+/// When there is none.
+pub fn resolve(name: impl AsRef<Path>) -> Result<PathBuf, CheckpointError> {
+    let dir = name.as_ref();
     if dir.is_dir() {
-        return Ok(dir);
+        return Ok(dir.to_owned());
     }
-    let cache = hub_cache();
-    let not_found = || CheckpointError::NotFound { name: name.to_owned(), cache: cache.clone() };
-    let (repository, revision) = name.split_once('@').unwrap_or((name, "main"));
+    let (name, cache) = (dir.to_string_lossy(), hub_cache());
+    let not_found = || CheckpointError::NotFound { name: name.to_string(), cache: cache.clone() };
+    let (repository, revision) = name.split_once('@').unwrap_or((&name, "main"));
     let (organisation, model) = repository.split_once('/').ok_or_else(not_found)?;
     let root = cache.join(format!("models--{organisation}--{model}"));
     let reference = read_text(&root.join("refs").join(revision), SETTINGS_BYTES_MAX);

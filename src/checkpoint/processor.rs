@@ -1,22 +1,9 @@
 //! A checkpoint's prompt side, checked against its config: files of different checkpoints in one folder would train or answer nonsense.
 
 use std::path::Path;
-use std::sync::Arc;
 
-use crate::isolated::Isolated;
 use crate::model::config::Config;
 use crate::prompt::{ImageSettings, Processor, PromptError};
-
-/// The processor of the checkpoint folder `dir`, whose config is `config`; templates are rendered by children, if one is given.
-///
-/// # Errors
-/// When a file is missing or damaged, or belongs to another checkpoint.
-pub fn open(dir: &Path, config: &Config, renderer: Option<Arc<Isolated>>) -> Result<Processor, PromptError> {
-    let processor = Processor::open_with(dir, renderer)?;
-    check_tokens(&processor, config, dir)?;
-    check_images(processor.image_settings(), config, dir)?;
-    Ok(processor)
-}
 
 /// Checks that the model has every token of the tokenizer, and means the same ones by the placeholders of images and videos.
 ///

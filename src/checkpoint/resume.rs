@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::Dtype;
 
-use super::CheckpointError;
+use super::error::CheckpointError;
 use super::files::TensorFiles;
 use super::folder::{PARTIAL, REPLACED, remove, sibling};
 use super::weights::{Outgoing, write_safetensors};

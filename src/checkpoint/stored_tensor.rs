@@ -4,7 +4,7 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 use safetensors::tensor::Dtype;
 
-use super::CheckpointError;
+use super::error::CheckpointError;
 use super::tensor_file::TensorFile;
 
 /// Elements that are read at once, by one thread.

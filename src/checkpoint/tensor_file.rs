@@ -12,7 +12,7 @@ use safetensors::tensor::TensorInfo;
 use serde::de::{Error, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::CheckpointError;
+use super::error::CheckpointError;
 use crate::files::json::read_json;
 use crate::files::open::open_regular;
 use crate::hub::is_lfs_pointer;

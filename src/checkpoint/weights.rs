@@ -8,12 +8,12 @@ use std::path::Path;
 use half::bf16;
 use safetensors::tensor::{Dtype, View};
 
+use super::error::{CheckpointError, ForeignTensor};
 use super::files::{HEAD, TensorFiles};
 use super::stored_tensor::StoredTensor;
-use super::{CheckpointError, ForeignTensor};
 use crate::files::open::{is_there, open_regular, replace};
 use crate::model::Model;
-use crate::model::config::Config;
+use crate::model::config::{self, Config};
 use crate::model::parameters::{Parameters, Spec, Weights};
 use crate::ops::{self, Host, HostMut};
 
@@ -49,7 +49,7 @@ const QUANTISED_PARTS: &[&str] = &[
 ///
 /// # Errors
 /// When the folder's tensors are not those of the layout, or change meanwhile.
-pub fn load(model: &Model, dir: &Path) -> Result<Weights, CheckpointError> {
+pub(super) fn load(model: &Model, dir: &Path) -> Result<Weights, CheckpointError> {
     let files = open(model, dir)?;
     let values = Parameters::try_from_layout(&model.layout, |spec| {
         let values = read_parameter(&files, spec)?;
@@ -79,7 +79,8 @@ pub fn check(model: &Model, dir: &Path) -> Result<Checked, CheckpointError> {
     let own = &model.config;
     if is_there(&dir.join("config.json")) {
         let Config { context_tokens, init_std, tied, .. } = *own;
-        if (Config { context_tokens, init_std, tied, ..Config::open(dir)? }) != *own {
+        let stored = Config::from_json(&config::read(dir)?)?;
+        if (Config { context_tokens, init_std, tied, ..stored }) != *own {
             return Err(CheckpointError::OtherConfig(dir.to_owned()));
         }
     }

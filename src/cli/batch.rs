@@ -9,10 +9,10 @@ use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::checkpoint::Checkpoint;
 use super::device;
 use super::inference_session::{InferenceSession, NO_ENVIRONMENT, Room, check_environment, start_environment};
 use super::jsonl::JsonlWriter;
+use super::loaded_checkpoint::LoadedCheckpoint;
 use super::openai_batch::{self, OpenAiBatch};
 use super::ordered_writer::OrderedWriter;
 use super::requests::{Form, Problem, Requests};
@@ -126,7 +126,7 @@ impl BatchArguments {
         let Some(mut writer) = OrderedWriter::start("replies", requests.list.len() * group, done) else {
             return Ok(());
         };
-        let checkpoint = Checkpoint::open(&self.model, self.serving.device)?;
+        let checkpoint = LoadedCheckpoint::open(&self.model, self.serving.device)?;
         let session = InferenceSession::new(checkpoint, &self.sampling, &self.environment, group, registry)?;
         // Of a group that was written in part the rest is sampled again with it, to the same bits.
         let first = done / group;

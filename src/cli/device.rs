@@ -12,9 +12,11 @@ use crate::cuda::device::simt::{Simt, SimtOptions};
 use crate::cuda::kernels::COMPILED;
 use crate::cuda::{self, Cuda};
 use crate::model::config::Config;
+use crate::model::footprint::weights_bytes;
+use crate::model::parameters::Layout;
 use crate::ops::{Backend, Footprint};
-use crate::recipe::memory::{available_bytes, readable_bytes, weights_bytes};
 use crate::telemetry::gpu_sensors::GpuSensors;
+use crate::telemetry::memory::{available_bytes, readable_bytes};
 
 /// Where to compute.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
@@ -86,7 +88,7 @@ impl Opened {
                 );
             }
         }
-        let (needed, available) = (weights_bytes(config), self.available_bytes()?);
+        let (needed, available) = (weights_bytes(&Layout::new(config)), self.available_bytes()?);
         if let Some(available) = available.filter(|available| needed > u128::from(*available)) {
             anyhow::bail!(
                 "config.json describes weights of {}, and {} of memory are available: take it from the checkpoint again, or use a machine \

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args;
 
-use super::checkpoint::Checkpoint;
 use super::device::Device;
 use super::inference_session::{InferenceSession, NO_ENVIRONMENT, Room, check_environment};
 use super::jsonl::{print, print_untrusted};
+use super::loaded_checkpoint::LoadedCheckpoint;
 use super::sampling::SamplingArguments;
 use crate::engine::speculation::Speculation;
 use crate::prompt::image::PIXELS_MAX;
@@ -74,7 +74,7 @@ pub fn run(arguments: &GenerateArguments, registry: &Registry) -> anyhow::Result
     let default = if arguments.image.is_empty() { NO_ENVIRONMENT } else { DEFAULT_ENVIRONMENT };
     let environment = arguments.environment.as_deref().unwrap_or(default);
     check_environment(environment, registry)?;
-    let checkpoint = Checkpoint::open(&arguments.model, arguments.device)?;
+    let checkpoint = LoadedCheckpoint::open(&arguments.model, arguments.device)?;
     let session = InferenceSession::new(checkpoint, &arguments.sampling, environment, 1, registry)?;
     arguments.stream(&session)
 }

@@ -3,12 +3,12 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::checkpoint::Checkpoint;
+use super::loaded_checkpoint::LoadedCheckpoint;
 use super::sampling::SamplingArguments;
 use crate::engine::kv_cache::KvCache;
+use crate::engine::sizing::{EngineSize, PageDemand};
 use crate::engine::speculation::Speculation;
 use crate::engine::{Engine, EngineLimits};
-use crate::ops::attention::PAGE_TOKENS;
 use crate::prompt::Processor;
 use crate::rollout::engine_generator::EngineGenerator;
 use crate::rollout::environment::{Environment, Tasks};
@@ -16,9 +16,6 @@ use crate::rollout::environments::direct::Direct;
 use crate::rollout::registry::{Registry, RegistryError};
 use crate::rollout::repetition::RepetitionSettings;
 use crate::rollout::{RolloutSettings, Update, run_watched};
-
-/// Prompt tokens of one forward.
-pub const PREFILL_TOKENS: usize = 2048;
 
 /// The value of `--env` for answers that nothing is run for.
 pub const NO_ENVIRONMENT: &str = "none";
@@ -63,7 +60,7 @@ pub struct Room {
 /// The model, what it may do, and how it samples.
 pub struct InferenceSession {
     /// The model and its weights, in memory.
-    pub checkpoint: Checkpoint,
+    pub checkpoint: LoadedCheckpoint,
     /// Its prompt side.
     pub processor: Arc<Processor>,
     /// What it may do.
@@ -79,7 +76,7 @@ pub struct InferenceSession {
 impl InferenceSession {
     /// Reads the settings beside the model, and starts the environment; `n` answers to each question.
     pub fn new(
-        checkpoint: Checkpoint,
+        checkpoint: LoadedCheckpoint,
         sampling: &SamplingArguments,
         environment: &str,
         n: usize,
@@ -122,19 +119,8 @@ impl InferenceSession {
     fn engine_limits(&self, prompts: &[usize], room: Room) -> EngineLimits {
         let (config, group) = (&self.checkpoint.model.config, self.settings.group_size);
         let total = self.environment.limits().total;
-        let pages = |prompt: &usize| {
-            let longest = prompt.saturating_add(total).min(config.context_tokens).div_ceil(PAGE_TOKENS);
-            // A shorter prompt may end elsewhere in its page, and its answer then touch one page more.
-            let own = (total.div_ceil(PAGE_TOKENS) + 1).min(longest);
-            longest + own * (group - 1)
-        };
-        let mut needed: Vec<usize> = prompts.iter().map(pages).collect();
-        needed.sort_unstable_by(|a, b| b.cmp(a));
-        needed.truncate(room.sequences.div_ceil(group));
-        let affordable =
-            room.cache_bytes / KvCache::page_bytes(config, self.checkpoint.model.backend.activation_bytes());
-        let largest = needed.first().copied().unwrap_or(0);
-        let pages = needed.iter().sum::<usize>().min(affordable).max(largest);
-        EngineLimits { pages, prefill_chunk_tokens: PREFILL_TOKENS, sequences: room.sequences }
+        let demand = PageDemand::of_prompts(prompts, group, room.sequences, total, config.context_tokens);
+        let page_bytes = KvCache::page_bytes(config, self.checkpoint.model.backend.activation_bytes());
+        EngineSize::new(room.sequences, demand).limits_within(room.cache_bytes, page_bytes)
     }
 }

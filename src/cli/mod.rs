@@ -4,6 +4,7 @@
 mod allocator;
 mod choices;
 mod inference_session;
+mod loaded_checkpoint;
 mod openai_batch;
 mod ordered_writer;
 pub mod device;
@@ -12,7 +13,6 @@ mod generation_config;
 pub mod interrupt;
 pub mod isolated;
 mod jsonl;
-mod checkpoint;
 mod requests;
 mod sampling;
 mod trace;

@@ -7,9 +7,9 @@ use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::checkpoint::Checkpoint;
 use super::device::Device;
 use super::jsonl::JsonlWriter;
+use super::loaded_checkpoint::LoadedCheckpoint;
 use super::requests::{Request, RequestError, Requests};
 use crate::prompt::Prompt;
 use crate::recipe::optimizer::OptimizerSettings;
@@ -60,7 +60,7 @@ struct Reply<'a> {
 /// Runs the command.
 pub fn run(arguments: &ScoreArguments) -> anyhow::Result<()> {
     let requests = Requests::read(&arguments.input)?;
-    let checkpoint = Checkpoint::open(&arguments.model, arguments.device)?;
+    let checkpoint = LoadedCheckpoint::open(&arguments.model, arguments.device)?;
     let mut output = JsonlWriter::create(&arguments.output, &arguments.input)?;
     let progress = Progress::new("score", "sequences", requests.list.len() as u64);
     for some in requests.list.chunks(REQUESTS_AHEAD) {
@@ -78,7 +78,11 @@ pub fn run(arguments: &ScoreArguments) -> anyhow::Result<()> {
 }
 
 /// Makes several requests ready, in parallel: as many as come before the first that cannot be used, and what is wrong with that one.
-fn prepare(checkpoint: &Checkpoint, requests: &Requests, some: &[Request]) -> (Vec<Prompt>, Result<(), RequestError>) {
+fn prepare(
+    checkpoint: &LoadedCheckpoint,
+    requests: &Requests,
+    some: &[Request],
+) -> (Vec<Prompt>, Result<(), RequestError>) {
     let prepared: Vec<_> = some.par_iter().map(|request| checkpoint.prompt(request, requests.folder(), 0)).collect();
     let mut prompts = Vec::with_capacity(prepared.len());
     for (request, prompt) in some.iter().zip(prepared) {
@@ -102,7 +106,7 @@ fn sample(prompt: Prompt) -> Sample {
 /// Scores sequences in one forward.
 fn write_replies(
     output: &mut JsonlWriter,
-    checkpoint: &Checkpoint,
+    checkpoint: &LoadedCheckpoint,
     requests: &[Request],
     samples: &[Sample],
 ) -> anyhow::Result<()> {
@@ -126,7 +130,7 @@ fn write_replies(
 }
 
 /// Nothing is learned, so that only the pixels' scale counts.
-fn settings(checkpoint: &Checkpoint) -> LearnerSettings {
+fn settings(checkpoint: &LoadedCheckpoint) -> LearnerSettings {
     LearnerSettings {
         optimizer: OptimizerSettings::default(),
         freeze_vision_tower: true,

@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 use std::net::{IpAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,20 +14,17 @@ use tracing_subscriber::EnvFilter;
 use super::allocator::return_freed_memory;
 use super::device::Device;
 use super::generation_config::GenerationConfig;
-use super::inference_session::{NO_ENVIRONMENT, PREFILL_TOKENS, start_environment};
+use super::inference_session::{NO_ENVIRONMENT, start_environment};
 use super::isolated::{THIS_PROGRAM, compiler_of, renderer_of};
 use super::jsonl::print;
-use crate::checkpoint::{config, folder, processor, weights};
+use crate::checkpoint::{Checkpoint, weights};
 use crate::engine::EngineLimits;
-use crate::engine::kv_cache::KvCache;
+use crate::engine::sizing::{EngineFootprint, EngineSize, PageDemand};
 use crate::engine::speculation::Speculation;
 use crate::files::open::{SETTINGS_BYTES_MAX, read_text};
-use crate::model::Model;
 use crate::model::config::Config;
 use crate::ops::Backend;
-use crate::ops::attention::PAGE_TOKENS;
 use crate::prompt::Processor;
-use crate::recipe::memory::{pages_beside_weights, readable_bytes};
 use crate::rollout::registry::Registry;
 use crate::serve::http::access::{Access, Hosts, Origins};
 use crate::serve::request::images::ImagePolicy;
@@ -37,6 +34,7 @@ use crate::serve::request::settings::Defaults;
 use crate::serve::request::settings::LogprobsMode;
 use crate::serve::request::token_bytes::TokenBytes;
 use crate::serve::{self, ServerConfig};
+use crate::telemetry::memory::readable_bytes;
 
 /// A file of requests does not dawdle.
 const NO_HURRY: Duration = Duration::from_secs(86_400);
@@ -183,16 +181,15 @@ impl ServingArguments {
     /// # Errors
     /// When a file or a flag cannot be used.
     pub fn config(&self, model: &str) -> anyhow::Result<ServerConfig> {
-        let dir = folder::resolve(model)?;
-        let mut config = config::open(&dir)?;
-        let processor = self.processor(&dir, &config)?;
+        let mut checkpoint = Checkpoint::open(model)?;
+        let processor = self.processor(&checkpoint)?;
         if let Some(tokens) = self.max_model_len {
-            let most = config.context_tokens;
+            let most = checkpoint.config.context_tokens;
             anyhow::ensure!(
                 (2..=most).contains(&tokens),
                 "--max-model-len is {tokens}; it must be between 2 and {most}"
             );
-            config.context_tokens = tokens;
+            checkpoint.config.context_tokens = tokens;
         }
         let images_max = images_max(&self.limit_mm_per_prompt)?;
         if let Some(path) = self.allowed_local_media_path.as_ref().filter(|path| !path.is_dir()) {
@@ -204,26 +201,24 @@ impl ServingArguments {
             self.allow_remote_images,
         );
         let images = images.context("--allowed-local-media-path is no folder that can be read")?;
-        let defaults = self.defaults(&GenerationConfig::open(&dir)?, &processor, &config)?;
-        let (backend, limits) = self.backend(&config, processor.image_settings().max_pixels)?;
-        let name = model.to_owned();
-        let model = Model::new(config.clone(), backend);
-        let weights = weights::load(&model, &dir)?;
+        let defaults = self.defaults(&GenerationConfig::open(&checkpoint.dir)?, &processor, &checkpoint.config)?;
+        let (backend, limits) = self.backend(&checkpoint.config, processor.image_settings().max_pixels)?;
+        let server_model = checkpoint.model(backend);
         Ok(ServerConfig {
-            model,
-            weights,
+            weights: checkpoint.weights(&server_model)?,
+            model: server_model,
             reload: weights::reload,
             limits,
             speculation: self.speculation,
             prompts: Prompts {
                 processor: Arc::new(processor),
-                config,
+                config: checkpoint.config,
                 images,
                 limits: InputLimits { images_max, trusts_templates: self.trust_request_chat_template },
                 renderer: renderer_of(&self.program),
             },
             defaults,
-            names: vec![name],
+            names: vec![model.to_owned()],
             access: Access::default(),
             waiting_max: usize::MAX,
             client_timeout: NO_HURRY,
@@ -232,8 +227,8 @@ impl ServingArguments {
         })
     }
 
-    fn processor(&self, dir: &Path, config: &Config) -> anyhow::Result<Processor> {
-        let processor = processor::open(dir, config, Some(renderer_of(&self.program)))?;
+    fn processor(&self, checkpoint: &Checkpoint) -> anyhow::Result<Processor> {
+        let processor = checkpoint.processor(Some(renderer_of(&self.program)))?;
         let Some(path) = &self.chat_template else { return Ok(processor) };
         let source = read_text(path, SETTINGS_BYTES_MAX)
             .with_context(|| format!("cannot read --chat-template {}; give a Jinja file", path.display()))?;
@@ -302,12 +297,15 @@ impl ServingArguments {
         Ok(())
     }
 
-    /// The device, and an engine of the size that its memory allows.
+    /// The device, and an engine of the size that its memory allows: pages for as many sequences as run together, but always for one.
     fn backend(&self, config: &Config, max_pixels: u64) -> anyhow::Result<(Arc<dyn Backend>, EngineLimits)> {
+        let sequences = usize::from(self.max_num_seqs);
+        let size = EngineSize::new(sequences, PageDemand::of_sequences(sequences, config.context_tokens));
+        let (speculation, footprint) = (self.speculation, self.device.footprint());
+        let engine = EngineFootprint { config, max_pixels, speculation, footprint };
         let Some(share) = self.gpu_memory_utilization else {
             let backend = self.device.backend(config)?;
-            let pages = self.cache_bytes()? / KvCache::page_bytes(config, backend.activation_bytes());
-            return Ok((backend, self.limits(config, pages)));
+            return Ok((backend, size.limits_within(self.cache_bytes()?, engine.page_bytes())));
         };
         anyhow::ensure!(
             share > 0.0 && share <= 1.0,
@@ -316,11 +314,8 @@ impl ServingArguments {
         let opened = self.device.open()?;
         let free = opened.available_bytes()?;
         let free = free.context("this machine does not say how much memory is free; use --kv-cache-memory-bytes")?;
-        let (memory, footprint) = ((free as f64 * share) as u64, self.device.footprint());
-        let limits = self.limits(config, usize::MAX);
-        let pages = pages_beside_weights(config, limits, self.speculation, max_pixels, footprint, memory);
-        let longest = config.context_tokens.div_ceil(PAGE_TOKENS);
-        let pages = pages.filter(|pages| *pages >= longest).with_context(|| {
+        let memory = (free as f64 * share) as u64;
+        let limits = engine.limits_beside_weights(size, memory).with_context(|| {
             format!(
                 "--gpu-memory-utilization {share} is {}, which does not hold the weights, a step and one sequence of {} tokens; raise it, or \
                  lower --max-model-len or --max-num-seqs",
@@ -328,15 +323,7 @@ impl ServingArguments {
                 config.context_tokens
             )
         })?;
-        Ok((opened.backend(config, memory)?, self.limits(config, pages)))
-    }
-
-    /// Pages for as many sequences as run together, or as many as are affordable, but always for one.
-    fn limits(&self, config: &Config, affordable: usize) -> EngineLimits {
-        let longest = config.context_tokens.div_ceil(PAGE_TOKENS);
-        let sequences = usize::from(self.max_num_seqs);
-        let pages = (longest * sequences).min(affordable).max(longest);
-        EngineLimits { pages, prefill_chunk_tokens: PREFILL_TOKENS, sequences }
+        Ok((opened.backend(config, memory)?, limits))
     }
 }
 

@@ -11,10 +11,12 @@ use super::interrupt::raise_on_interrupt;
 use super::isolated::renderer;
 use crate::recipe::Method;
 use crate::recipe::layers;
-use crate::recipe::memory::{MemoryPlan, readable_bytes};
 use crate::recipe::plan::Plan;
 use crate::rollout::registry::Registry;
+use crate::telemetry::memory::readable_bytes;
 use crate::train::check::check_data;
+use crate::train::memory_plan::MemoryPlan;
+use crate::train::sizes::fit_to_memory;
 use crate::train::{Session, grpo, sft};
 
 /// Train as a recipe says.
@@ -52,7 +54,8 @@ pub fn run(arguments: TrainArguments, registry: &Arc<Registry>) -> anyhow::Resul
     let mut plan = Plan::new(layers::load(&arguments.recipe, &arguments.settings)?, registry)?.rendered_by(renderer());
     let device = arguments.device.open()?;
     let available = device.available_bytes()?;
-    let memory = plan.fit(&plan.processor()?, arguments.device.footprint(), available);
+    let processor = plan.processor()?;
+    let memory = fit_to_memory(&mut plan, &processor, arguments.device.footprint(), available);
     if arguments.dry_run {
         show(&plan, &memory, available);
     }
@@ -64,7 +67,8 @@ pub fn run(arguments: TrainArguments, registry: &Arc<Registry>) -> anyhow::Resul
         return Ok(());
     }
     let session = Session {
-        backend: device.backend(&plan.config, available.map_or(memory.arena(), |most| most.min(memory.arena())))?,
+        backend: device
+            .backend(&plan.checkpoint.config, available.map_or(memory.arena(), |most| most.min(memory.arena())))?,
         planned_bytes: memory.total(),
         gpu_sensors: device.gpu_sensors,
         resume: arguments.resume,
@@ -92,7 +96,7 @@ fn check(plan: &Plan) -> anyhow::Result<()> {
 
 fn show(plan: &Plan, memory: &MemoryPlan, available: Option<u64>) {
     println!("{}\n", plan.recipe.to_toml().trim_end());
-    println!("{:<32}{}", "start", plan.model_dir.display());
+    println!("{:<32}{}", "start", plan.checkpoint.dir.display());
     println!("{:<32}{}", "run folder", plan.run_dir().display());
     print!("{memory}");
     if let Some(available) = available {

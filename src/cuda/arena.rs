@@ -1,5 +1,6 @@
 //! Memory of tensors. What a run was planned to hold is taken from the device in one piece, at the start, and cut up here: nothing asks
-//! the driver inside a step. What goes beyond the plan, or has none, is taken from the device piece by piece, and counted.
+//! the driver inside a step. What goes beyond the plan, or has none, is taken from the device piece by piece, and counted
+//! (`memory/beyond_arena_gb` of a run's metrics).
 //!
 //! Work follows one order on a device, so memory that is given back can be cut again at once: whoever gets it works behind whoever had it.
 

@@ -1,6 +1,7 @@
 //! CUDA graphs of decoding steps. Most steps of a rollout give every sequence one token, and what differs between two of them is data: so
 //! the launches of such a step are captured once for each size of batch, and then repeated, which on a GPU costs the host one launch instead
-//! of several hundred. Batches are padded to few sizes; a row's bits do not depend on its neighbours, so padding shows in none.
+//! of several hundred. A GPU makes a CUDA graph of them ([`crate::ops::Buffers::capture`]); on `simt` they are played one by one. Updates change
+//! weights in place, so a graph outlives them; the memory that a graph runs in is its own for as long as it lives. Batches are padded to few sizes; a row's bits do not depend on its neighbours, so padding shows in none.
 
 use std::collections::BTreeMap;
 

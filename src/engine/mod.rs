@@ -4,6 +4,7 @@
 
 pub mod request;
 pub mod sequence;
+pub mod sizing;
 
 // What a step is made of, in order.
 pub mod groups;
@@ -33,6 +34,7 @@ use request::{GenerateRequest, GeneratorError, TokenEvent};
 use sample::{own_bytes, sample};
 use scheduler::{Chunk, Schedule, schedule, schedule_ahead};
 use sequence::{Sequence, SequenceState, Sequences};
+pub use sizing::EngineLimits;
 use speculation::{DRAFT_TOKENS_MAX, Speculation, Speculator};
 pub use statistics::Statistics;
 
@@ -41,17 +43,6 @@ use crate::model::parameters::{Weights, WeightsId};
 use crate::ops::Tensor;
 use crate::ops::attention::PAGE_TOKENS;
 use crate::prompt::{PreparedImage, Processor};
-
-/// Sizes of an engine.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct EngineLimits {
-    /// Pages of keys and values, of [`PAGE_TOKENS`] tokens each.
-    pub pages: usize,
-    /// Prompt and observation tokens of one forward.
-    pub prefill_chunk_tokens: usize,
-    /// Unpaused sequences at most, as vLLM's `max_num_seqs`; a larger group may open while none is unpaused.
-    pub sequences: usize,
-}
 
 /// Open sequences and their pages.
 pub struct Engine {

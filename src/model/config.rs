@@ -101,14 +101,6 @@ struct Sections<'a> {
 }
 
 impl Config {
-    /// Reads `dir/config.json`.
-    ///
-    /// # Errors
-    /// When it cannot be read, or says what is not built.
-    pub fn open(dir: &Path) -> Result<Config, ConfigError> {
-        Config::from_json(&read(dir)?)
-    }
-
     /// Reads a parsed `config.json`.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ pub mod batch;
 pub mod block;
 pub mod compute;
 pub mod config;
+pub mod footprint;
 pub mod keys;
 pub mod parameters;
 pub mod rope;

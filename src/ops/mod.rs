@@ -99,6 +99,21 @@ pub struct MemoryUse {
     pub beyond: u64,
 }
 
+/// An arena is larger than what is held by this part of it.
+const ARENA_SLACK: u128 = 64;
+/// And by these bytes.
+const ARENA_SLACK_MIN: u128 = 64 << 20;
+
+/// Bytes of an arena for tensors of `held` bytes: beside what is held, it has room for what no piece fits into.
+pub fn arena_bytes(held: u128) -> u64 {
+    u64::try_from(held + held / ARENA_SLACK + ARENA_SLACK_MIN).unwrap_or(u64::MAX)
+}
+
+/// Bytes that tensors can hold of an arena of `arena` bytes; `None` where it is too small for any.
+pub fn usable_bytes(arena: u64) -> Option<u128> {
+    Some(u128::from(arena).checked_sub(ARENA_SLACK_MIN)? * ARENA_SLACK / (ARENA_SLACK + 1))
+}
+
 /// Everything a device must offer.
 pub trait Backend:
     Buffers

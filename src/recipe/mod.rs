@@ -1,9 +1,8 @@
 //! The recipe: what a TOML file may say, typed, with every default. Unknown keys are refused where they stand, with the nearest known
-//! key ([`layers`]). Before anything is loaded a recipe becomes a [`plan::Plan`], which refuses contradictions; [`memory`] adds up what the run
-//! will hold. A plug-in's own table is checked by the plug-in.
+//! key ([`layers`]). Before anything is loaded a recipe becomes a [`plan::Plan`], which refuses contradictions.
+//! A plug-in's own table is checked by the plug-in.
 
 pub mod layers;
-pub mod memory;
 pub mod optimizer;
 pub mod plan;
 

@@ -1,13 +1,12 @@
-//! From recipe to plan: paths opened, contradictions refused, memory added up; nothing large is loaded yet.
+//! From recipe to plan: paths opened, contradictions refused; nothing large is loaded yet.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::layers::explain;
 use super::{Method, Recipe};
-use crate::checkpoint::{CheckpointError, config, folder, processor};
+use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::isolated::Isolated;
-use crate::model::config::Config;
 use crate::prompt::{Processor, PromptError};
 use crate::rollout::environment::TokenLimits;
 use crate::rollout::registry::{Registry, RegistryError};
@@ -21,10 +20,8 @@ const DEFAULT_STEPS: u64 = 100;
 pub struct Plan {
     /// As the user wrote it, defaults filled.
     pub recipe: Recipe,
-    /// The starting checkpoint's folder.
-    pub model_dir: PathBuf,
-    /// That checkpoint's config.json, read.
-    pub config: Config,
+    /// Where it starts.
+    pub checkpoint: Checkpoint,
     /// The environment's limits of tokens.
     pub limits: TokenLimits,
     /// The environments, tools and rewards that it may name.
@@ -54,22 +51,6 @@ pub enum PlanError {
         /// What it may be.
         remedy: String,
     },
-    /// More memory than there is.
-    #[error(
-        "the run needs {needed} of memory and {available} are available; the largest part is {largest} with {size}: {remedy}"
-    )]
-    Memory {
-        /// All of it.
-        needed: String,
-        /// What there is.
-        available: String,
-        /// The largest term.
-        largest: &'static str,
-        /// Size of the largest term, with its unit.
-        size: String,
-        /// The key that shrinks it.
-        remedy: String,
-    },
     /// The checkpoint is not there, or its config cannot be used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -92,9 +73,8 @@ impl Plan {
         check_counts(&recipe, limits)?;
         check_numbers(&recipe)?;
         check_contradictions(&recipe)?;
-        let model_dir = folder::resolve(&recipe.model.path)?;
-        let config = config::open(&model_dir)?;
-        Ok(Plan { recipe, model_dir, config, limits, registry: registry.clone(), renderer: None })
+        let checkpoint = Checkpoint::open(&recipe.model.path)?;
+        Ok(Plan { recipe, checkpoint, limits, registry: registry.clone(), renderer: None })
     }
 
     /// The same with children that render the chat template.
@@ -109,7 +89,7 @@ impl Plan {
 
     /// The checkpoint's processor, with the recipe's image sizes.
     pub fn processor(&self) -> Result<Processor, PromptError> {
-        let mut processor = processor::open(&self.model_dir, &self.config, self.renderer.clone())?;
+        let mut processor = self.checkpoint.processor(self.renderer.clone())?;
         if let Some(pixels) = self.recipe.model.min_pixels {
             processor = processor.with_min_pixels(pixels);
         }

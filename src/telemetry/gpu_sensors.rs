@@ -1,4 +1,4 @@
-//! What the machine says of itself: a GPU through NVML, the process's memory through /proc.
+//! What a GPU says of itself, through NVML.
 
 use nvml_wrapper::Nvml;
 use nvml_wrapper::enum_wrappers::device::{Clock, TemperatureSensor};
@@ -52,24 +52,9 @@ impl GpuSensors {
     }
 }
 
-/// The most memory that this process ever had resident, in bytes (`VmHWM` of /proc/self/status).
-pub fn peak_resident_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes << 10)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_process_knows_its_peak() {
-        let before = peak_resident_bytes().unwrap();
-        let touched = std::hint::black_box(vec![1u8; before as usize + (32 << 20)]);
-        assert!(peak_resident_bytes().unwrap() >= before + (16 << 20), "{}", touched.len());
-    }
 
     #[test]
     fn a_gpu_that_is_not_there_is_an_error_and_no_panic() {

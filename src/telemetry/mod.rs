@@ -1,6 +1,7 @@
 //! What a run tells: numbers to files, progress to the terminal, samples to look at. A leaf: it knows names, numbers, text and pictures.
 
 pub mod events;
+pub mod memory;
 pub mod metrics;
 pub mod progress;
 pub mod gpu_sensors;

@@ -81,7 +81,7 @@ fn task_problem(dataset: &Dataset, processor: &Processor, plan: &Plan) -> Option
     let problem = match prompt {
         Err(error) => error.to_string(),
         Ok(prompt) => {
-            let (needed, limit) = (prompt.token_ids.len() + 1, plan.config.context_tokens);
+            let (needed, limit) = (prompt.token_ids.len() + 1, plan.checkpoint.config.context_tokens);
             if needed <= limit {
                 return None;
             }

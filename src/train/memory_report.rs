@@ -8,8 +8,7 @@ use super::Session;
 use super::learner::Learner;
 use crate::model::parameters::{Parameters, Weights};
 use crate::ops::{Backend, Tensor};
-use crate::recipe::memory::readable_bytes;
-use crate::telemetry::gpu_sensors::peak_resident_bytes;
+use crate::telemetry::memory::{peak_resident_bytes, readable_bytes};
 
 /// What a step's two halves do with some memory.
 type Uses = [&'static str; 2];

@@ -8,6 +8,8 @@
 //!   the sequences name it as their prefix. [`batch`] decides which tokens of a step's rollouts have an advantage or a KL divergence, and what
 //!   their loss is divided by; [`policy`] updates on such a batch, and is tested without a rollout. [`loss`] and [`advantage`] are plain
 //!   functions of numbers.
+//! - **Sizes.** [`sizes`] makes a recipe's sizes of its engine and its learner; [`memory_plan`] adds up what a run of these sizes will hold. After
+//!   its first step a run shows whose memory is where: the weights stand there once, read by the rollout and written in place by the update.
 //! - **Runs.** [`metrics`] says what is logged of a step; [`run`] is the run's folder: where it is logged, when it is saved, where it resumes.
 
 pub mod advantage;
@@ -19,12 +21,14 @@ pub mod grpo;
 pub mod learner;
 pub mod left_out;
 pub mod loss;
-pub mod metrics;
+pub mod memory_plan;
 mod memory_report;
+pub mod metrics;
 pub mod policy;
 pub mod run;
 pub mod sample;
 pub mod sft;
+pub mod sizes;
 
 mod error;
 mod session;
@@ -32,33 +36,26 @@ mod session;
 pub use error::TrainError;
 pub use session::{Session, SkippedUpdates};
 
-use crate::checkpoint::{CheckpointError, init, weights};
+use crate::checkpoint::{Checkpoint, CheckpointError, init};
 use crate::model::Model;
 use crate::model::parameters::Weights;
-use crate::ops::patch_embed::PixelScale;
 use crate::prompt::Processor;
 use crate::recipe::plan::Plan;
-use learner::{Learner, LearnerSettings};
+use learner::Learner;
 use run::{ResumePoint, TrainerState, start_point};
+use sizes::learner_settings;
 
 /// The learner of a plan, at its start or at its newest checkpoint, and what was done before.
 fn open_learner(plan: &Plan, session: &Session, processor: &Processor) -> Result<(Learner, TrainerState), TrainError> {
-    let recipe = &plan.recipe;
     let point = start_point(&plan.run_dir(), session)?;
-    let model = Model::new(plan.config.clone(), session.backend.clone());
-    let image = processor.image_settings();
-    let settings = LearnerSettings {
-        optimizer: recipe.optimizer.clone(),
-        freeze_vision_tower: recipe.model.freeze_vision_tower,
-        freeze_merger: recipe.model.freeze_merger,
-        activation_recompute: recipe.model.activation_recompute,
-        pixel_scale: PixelScale { mean: image.mean, std: image.std },
-    };
+    let model = plan.checkpoint.model(session.backend.clone());
+    let settings = learner_settings(&plan.recipe, processor.image_settings());
     let Some(ResumePoint { dir, state }) = point else {
         let weights = starting_weights(plan, &model)?;
         return Ok((Learner::new(model, weights, settings), TrainerState::default()));
     };
-    let weights = weights::load(&model, &dir)?;
+    // A run's checkpoints have the config that it started from.
+    let weights = Checkpoint { dir: dir.clone(), ..plan.checkpoint.clone() }.weights(&model)?;
     let mut learner = Learner::new(model, weights, settings);
     learner.load_moments(&dir, state.updates)?;
     Ok((learner, state))
@@ -68,6 +65,6 @@ fn open_learner(plan: &Plan, session: &Session, processor: &Processor) -> Result
 fn starting_weights(plan: &Plan, model: &Model) -> Result<Weights, CheckpointError> {
     match plan.recipe.model.random_weights {
         true => Ok(init::random_weights(model, plan.recipe.seed)),
-        false => weights::load(model, &plan.model_dir),
+        false => plan.checkpoint.weights(model),
     }
 }

@@ -194,7 +194,7 @@ impl Run {
         let progress = Progress::new(&plan.recipe.name, "steps", steps);
         progress.start_at(start);
         let run = Run {
-            companions: plan.model_dir.clone(),
+            companions: plan.checkpoint.dir.clone(),
             metrics,
             save_strategy: training.save_strategy,
             save_steps: training.save_steps,

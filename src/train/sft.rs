@@ -112,7 +112,7 @@ pub fn sample(dataset: &Dataset, processor: &Processor, plan: &Plan, number: u64
     let example = dataset.example(number)?;
     let sample = demonstration::sample(processor, &example, plan.recipe.sft.train_turns)
         .map_err(|source| DatasetError::Example { example: dataset.name_of(number), source })?;
-    let (tokens, limit) = (sample.tokens(), plan.config.context_tokens);
+    let (tokens, limit) = (sample.tokens(), plan.checkpoint.config.context_tokens);
     if tokens > limit {
         return Err(DatasetError::TooLong { example: dataset.name_of(number), tokens, limit });
     }

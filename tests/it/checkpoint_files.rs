@@ -8,7 +8,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::{Value, json};
 use thyme_engine::checkpoint::files::TensorFiles;
 use thyme_engine::checkpoint::weights::{self, ReloadError};
-use thyme_engine::checkpoint::{CheckpointError, folder, init};
+use thyme_engine::checkpoint::{Checkpoint, CheckpointError, folder, init};
 use thyme_engine::cpu::Cpu;
 use thyme_engine::model::Model;
 use thyme_engine::model::config::Config;
@@ -98,7 +98,7 @@ fn a_header_that_lies_is_refused_with_the_tensor_that_it_lies_about() {
 /// A model with random weights, and two folders with weights of its form.
 fn model() -> (Workplace, Model, [PathBuf; 2]) {
     let place = Workplace::new();
-    let model = Model::new(Config::open(&place.path("model")).unwrap(), Arc::new(Cpu::new()));
+    let model = Checkpoint::open(place.path("model")).unwrap().model(Arc::new(Cpu::new()));
     let folders = [1, 2].map(|seed| {
         let dir = place.path(&format!("saved-{seed}"));
         folder::save(&model, &init::random_weights(&model, seed), &place.path("model"), &dir, |_| Ok(())).unwrap();
@@ -138,7 +138,7 @@ fn weights_that_change_between_the_passes_are_incomplete_and_a_whole_folder_heal
     ];
     for (name, change) in changes {
         std::fs::write(&file, &whole).unwrap();
-        let mut weights = weights::load(&model, &first).unwrap();
+        let mut weights = Checkpoint::open(&first).unwrap().weights(&model).unwrap();
         let before = bits(&model, &weights);
         let checked = weights::check(&model, &second).unwrap();
         assert_eq!(bits(&model, &weights), before, "looking changes nothing");
@@ -155,7 +155,7 @@ fn weights_that_change_between_the_passes_are_incomplete_and_a_whole_folder_heal
     }
     // What the first pass refuses changes nothing.
     std::fs::write(&file, &whole[..whole.len() - 2]).unwrap();
-    let mut weights = weights::load(&model, &first).unwrap();
+    let mut weights = Checkpoint::open(&first).unwrap().weights(&model).unwrap();
     let before = bits(&model, &weights);
     let refused = weights::reload(&model, &mut weights, &second);
     assert!(matches!(refused, Err(ReloadError::Refused(CheckpointError::Damaged { .. }))), "{refused:?}");

@@ -5,13 +5,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use thyme_engine::checkpoint::Checkpoint;
 use thyme_engine::checkpoint::init::random_weights;
 use thyme_engine::cpu::Cpu;
 use thyme_engine::engine::request::{GenerateRequest, Sampling, Stops};
 use thyme_engine::engine::{Engine, EngineLimits};
 use thyme_engine::model::Model;
 use thyme_engine::model::config::Config;
-use thyme_engine::prompt::Processor;
 
 use crate::support::over_cpu::delegate_ops;
 
@@ -27,10 +27,11 @@ fn a_decoding_step_costs_little_beyond_its_ops() {
         let timed = Arc::new(Timed { cpu: Cpu::new(), spent: Mutex::default() });
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/tiny");
         // Without pictures no token is a placeholder, which would stop a sequence that samples it.
-        let config = Config { image_pad: u32::MAX, ..Config::open(&folder).unwrap() };
+        let checkpoint = Checkpoint::open(&folder).unwrap();
+        let processor = Arc::new(checkpoint.processor(None).unwrap());
+        let config = Config { image_pad: u32::MAX, ..checkpoint.config };
         let model = Model::new(config, timed.clone());
         let weights = random_weights(&model, 1);
-        let processor = Arc::new(Processor::open(&folder).unwrap());
         let limits = EngineLimits { pages: 4000, prefill_chunk_tokens: 2048, sequences: 100 };
         let mut engine = Engine::new(model, processor, limits);
         for number in 0..SEQUENCES {

@@ -8,11 +8,11 @@ use image::RgbImage;
 use proptest::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
 use thyme_engine::checkpoint::files::TensorFiles;
-use thyme_engine::checkpoint::{folder, init, weights};
+use thyme_engine::checkpoint::{self, CheckpointError, folder, init};
 use thyme_engine::cpu::Cpu;
 use thyme_engine::model::Model;
 use thyme_engine::model::config::Config;
-use thyme_engine::model::parameters::Layout;
+use thyme_engine::model::parameters::{Layout, Weights};
 use thyme_engine::recipe::{Method, TrainTurns};
 use thyme_engine::train::dataset::Dataset;
 use thyme_engine::train::demonstration::sample;
@@ -37,7 +37,7 @@ struct Checkpoint {
 impl Checkpoint {
     fn new() -> Checkpoint {
         let place = Workplace::new();
-        let model = Model::new(Config::open(&place.path("model")).unwrap(), Arc::new(Cpu::new()));
+        let model = checkpoint::Checkpoint::open(place.path("model")).unwrap().model(Arc::new(Cpu::new()));
         let weights = init::random_weights(&model, 1);
         folder::save(&model, &weights, &place.path("model"), &place.path("saved"), |_| Ok(())).unwrap();
         Checkpoint { place, model }
@@ -66,8 +66,12 @@ impl Checkpoint {
         std::fs::write(self.file(), safetensors::serialize(views, None).unwrap()).unwrap();
     }
 
+    fn weights(&self) -> Result<Weights, CheckpointError> {
+        checkpoint::Checkpoint::open(self.dir()).unwrap().weights(&self.model)
+    }
+
     fn refusal(&self) -> String {
-        weights::load(&self.model, &self.dir()).expect_err("the checkpoint is damaged").to_string()
+        self.weights().expect_err("the checkpoint is damaged").to_string()
     }
 }
 
@@ -79,7 +83,7 @@ fn find<'a>(tensors: &'a mut [Stored], name: &str) -> &'a mut Stored {
 fn an_intact_checkpoint_loads() {
     let checkpoint = Checkpoint::new();
     checkpoint.edit(|_| ());
-    weights::load(&checkpoint.model, &checkpoint.dir()).unwrap();
+    checkpoint.weights().unwrap();
 }
 
 #[test]
@@ -185,9 +189,9 @@ fn a_config_that_lacks_or_contradicts_is_refused_by_key() {
     }
     assert_names(&refusal(&serde_json::json!([])), &["model_type"]);
     std::fs::write(dir.join("config.json"), "{\"model_type\": ").unwrap();
-    assert_names(&Config::open(&dir).unwrap_err().to_string(), &["config.json", "not valid JSON"]);
+    assert_names(&checkpoint::Checkpoint::open(&dir).unwrap_err().to_string(), &["config.json", "not valid JSON"]);
     std::fs::remove_file(dir.join("config.json")).unwrap();
-    assert_names(&Config::open(&dir).unwrap_err().to_string(), &["config.json", "cannot read"]);
+    assert_names(&checkpoint::Checkpoint::open(&dir).unwrap_err().to_string(), &["config.json", "cannot read"]);
 }
 
 #[test]
@@ -447,7 +451,7 @@ proptest! {
     fn no_bytes_make_the_config_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("config.json"), &bytes).unwrap();
-        prop_assert!(Config::open(folder.path()).is_err());
+        prop_assert!(checkpoint::Checkpoint::open(folder.path()).is_err());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use thyme_engine::checkpoint::weights::ReloadError;
-use thyme_engine::checkpoint::{self, CheckpointError, weights};
+use thyme_engine::checkpoint::{self, Checkpoint, CheckpointError, weights};
 use thyme_engine::cpu::Cpu;
 use thyme_engine::model::Model;
 use thyme_engine::model::config::Config;
@@ -342,18 +342,18 @@ fn tokens_that_the_tokenizer_lacks_are_added_as_in_transformers() {
 fn a_saved_checkpoint_says_whether_its_head_is_the_table() {
     let folder = copy(&root().join("recipes/tiny-sft"));
     head(|bytes| bytes.swap(0, 1))(folder.path());
-    let model = Model::new(checkpoint::config::open(folder.path()).unwrap(), Arc::new(Cpu::new()));
+    let model = Checkpoint::open(folder.path()).unwrap().model(Arc::new(Cpu::new()));
     assert!(!model.config.tied);
-    let weights = weights::load(&model, folder.path()).unwrap();
+    let weights = Checkpoint::open(folder.path()).unwrap().weights(&model).unwrap();
     let place = tempfile::tempdir().unwrap();
     let saved = place.path().join("saved");
     checkpoint::folder::save(&model, &weights, folder.path(), &saved, |_| Ok(())).unwrap();
-    let (config, said) = warned(|| checkpoint::config::open(&saved).unwrap());
+    let (config, said) = warned(|| Checkpoint::open(&saved).unwrap().config);
     assert_eq!((config, said.as_str()), (model.config.clone(), ""));
     assert_eq!(read(&saved.join("config.json"))["tie_word_embeddings"], false);
     // Where the model is made already, the same folder is refused instead.
     let tied = Model::new(Config { tied: true, ..model.config.clone() }, Arc::new(Cpu::new()));
-    assert!(matches!(weights::load(&tied, folder.path()), Err(CheckpointError::OwnHead(_))));
+    assert!(matches!(Checkpoint::open(folder.path()).unwrap().weights(&tied), Err(CheckpointError::OwnHead(_))));
 }
 
 #[test]
@@ -372,8 +372,8 @@ fn the_files_beside_the_weights_travel_with_them() {
 #[test]
 fn weights_of_another_computation_are_not_read_over_the_present_ones() {
     let folder = copy(&root().join("recipes/tiny-sft"));
-    let model = Model::new(checkpoint::config::open(folder.path()).unwrap(), Arc::new(Cpu::new()));
-    let mut weights = weights::load(&model, folder.path()).unwrap();
+    let model = Checkpoint::open(folder.path()).unwrap().model(Arc::new(Cpu::new()));
+    let mut weights = Checkpoint::open(folder.path()).unwrap().weights(&model).unwrap();
     weights::reload(&model, &mut weights, folder.path()).unwrap();
     let (version, theta) = (weights.version, set("config.json", "rope_theta", json!(5000)));
     theta(folder.path());

@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex};
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use thyme_engine::checkpoint::{self, processor, weights};
+use thyme_engine::checkpoint::Checkpoint;
 use thyme_engine::cpu::Cpu;
 use thyme_engine::hub::keys::{self, Effect, Entry, GENERATION};
+use thyme_engine::model::Keep;
 use thyme_engine::model::config::Config;
-use thyme_engine::model::{Keep, Model};
 use thyme_engine::prompt::{self, read_image_settings};
 
 use super::parity::{Golden, Run};
@@ -131,7 +131,7 @@ fn files_of_releases_and_of_transformers_are_read_without_a_warning() {
 #[test]
 fn the_shipped_checkpoints_are_read_without_a_warning() {
     for name in ["recipes/tiny", "recipes/tiny-sft", "tests/golden/model/qwen2_vl_untied_nested"] {
-        let (opened, said) = warned(|| checkpoint::config::open(&root().join(name)));
+        let (opened, said) = warned(|| Checkpoint::open(root().join(name)));
         opened.unwrap();
         assert_eq!(said, "", "{name}");
     }
@@ -175,13 +175,12 @@ impl Variant {
 
     /// The log-probs of the case `one`, as a command would compute them, or its refusal.
     fn logprobs(&self, folder: &Path) -> Result<Vec<f64>, String> {
-        let config = checkpoint::config::open(folder).map_err(|e| e.to_string())?;
-        let settings = read_image_settings(folder).map_err(|e| e.to_string())?;
-        processor::check_images(&settings, &config, folder).map_err(|e| e.to_string())?;
+        let checkpoint = Checkpoint::open(folder).map_err(|e| e.to_string())?;
+        checkpoint.image_settings().map_err(|e| e.to_string())?;
         prompt::warnings(folder).iter().for_each(|warning| tracing::warn!("{warning}"));
         let golden = Golden::open(&self.base).with_folder(folder);
-        let model = Model::new(config, Arc::new(Cpu::new()));
-        let weights = weights::load(&model, folder).map_err(|e| e.to_string())?;
+        let model = checkpoint.model(Arc::new(Cpu::new()));
+        let weights = checkpoint.weights(&model).map_err(|e| e.to_string())?;
         let run = Run { model, weights, keep: Keep::Nothing };
         Ok(run.forward(&golden.input(&run.model.config, &[golden.case("one")])).logprobs())
     }
@@ -231,11 +230,13 @@ pub(super) fn set(file: &'static str, key: &'static str, value: Value) -> Box<dy
 
 /// What a folder makes of a text: token ids, and the log-probs of the base checkpoint's ids.
 pub(super) fn read_folder(folder: &Path) -> Result<(Vec<u32>, Vec<f32>), Box<dyn std::error::Error>> {
-    let config = checkpoint::config::open(folder)?;
-    let processor = processor::open(folder, &Config { vocab: config.vocab.max(1024), ..config.clone() }, None)?;
+    let checkpoint = Checkpoint::open(folder)?;
+    let vocab = checkpoint.config.vocab.max(1024);
+    let wider = Checkpoint { config: Config { vocab, ..checkpoint.config.clone() }, ..checkpoint.clone() };
+    let processor = wider.processor(None)?;
     let ids = processor.tokenizer().encode("One two <|im_start|>three<|extra|> four")?;
-    let model = Model::new(config, Arc::new(Cpu::new()));
-    let weights = weights::load(&model, folder)?;
+    let model = checkpoint.model(Arc::new(Cpu::new()));
+    let weights = checkpoint.weights(&model)?;
     let batch = thyme_engine::model::batch::Batch {
         ids: (0..20).collect(),
         positions: (0..20).map(|i| [i; 3]).collect(),

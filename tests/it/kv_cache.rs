@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use thyme_engine::checkpoint;
+use thyme_engine::checkpoint::Checkpoint;
 use thyme_engine::cpu::Cpu;
 use thyme_engine::engine::kv_cache::{PagePool, PageTable};
 use thyme_engine::engine::prefix::PageKey;
@@ -342,7 +342,7 @@ fn an_observation_that_leaves_no_room_is_too_long_and_changes_nothing() {
 #[test]
 fn sequences_go_on_under_new_weights_as_on_a_fresh_engine() {
     let policy = SmallPolicy::open(CHECKPOINT, Arc::new(Cpu::new()));
-    let old = Weights { version: 1, ..checkpoint::weights::load(&policy.model, &golden(CHECKPOINT)).unwrap() };
+    let old = Weights { version: 1, ..golden(CHECKPOINT).weights(&policy.model).unwrap() };
     let new = Weights { version: 2, model: old.model, values: moved(&policy, &old) };
     for (steps, chunk) in [(1, 500), (3, 7), (12, 500), (25, 16), (35, 40)] {
         let mut request = request(&policy, 40, 3, 40);
@@ -390,7 +390,7 @@ fn sequences_go_on_under_new_weights_as_on_a_fresh_engine() {
 #[test]
 fn two_models_in_one_engine_share_no_pages() {
     let policy = SmallPolicy::open(CHECKPOINT, Arc::new(Cpu::new()));
-    let first = checkpoint::weights::load(&policy.model, &golden(CHECKPOINT)).unwrap();
+    let first = golden(CHECKPOINT).weights(&policy.model).unwrap();
     let second = Weights::new(moved(&policy, &first));
     assert_eq!((first.version, second.version), (0, 0));
     let limits = EngineLimits { pages: 100, prefill_chunk_tokens: 500, sequences: 4 };
@@ -418,7 +418,7 @@ fn two_models_in_one_engine_share_no_pages() {
 fn a_new_version_of_the_same_weights_changes_no_token() {
     let policy = SmallPolicy::open(CHECKPOINT, Arc::new(Cpu::new()));
     let sample_with = |change: bool| {
-        let mut weights = checkpoint::weights::load(&policy.model, &golden(CHECKPOINT)).unwrap();
+        let mut weights = golden(CHECKPOINT).weights(&policy.model).unwrap();
         let mut engine = policy.engine(EngineLimits { pages: 2 + 4 * 4, prefill_chunk_tokens: 9, sequences: 4 });
         engine.open(&request(&policy, 33, 4, 45)).unwrap();
         let mut sampled = BTreeMap::new();
@@ -446,8 +446,9 @@ fn request(policy: &SmallPolicy, prompt: usize, members: usize, total: usize) ->
     }
 }
 
-fn golden(name: &str) -> std::path::PathBuf {
-    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/model").join(name)
+fn golden(name: &str) -> Checkpoint {
+    let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/model");
+    Checkpoint::open(golden.join(name)).unwrap()
 }
 
 /// Other weights of the same shapes: matrices with their signs turned.

@@ -10,6 +10,7 @@ mod engine;
 mod engine_speed;
 mod errors;
 mod folders;
+mod footprint;
 mod foreign_rows;
 mod fuzz;
 mod grpo;

@@ -1,87 +1,31 @@
 //! Memory on CUDA's side: the arena, captured graphs, and a plan's prediction against what rollouts and updates of real sizes hold. Memory
 //! can be counted without having any: the device here has addresses only, and runs nothing.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use thyme_engine::cuda::arena::{Arena, Piece};
 use thyme_engine::cuda::device::simt::{Simt, SimtOptions};
-use thyme_engine::cuda::device::{Device, DeviceError, Launch, Prepared, Span, Step};
 use thyme_engine::cuda::{self, Cuda};
 use thyme_engine::engine::request::{GenerateRequest, Sampling, Stops};
 use thyme_engine::engine::{Engine, EngineLimits};
-use thyme_engine::model::Model;
 use thyme_engine::model::parameters::{Parameters, Spec, Weights};
 use thyme_engine::ops::linear::Linear;
-use thyme_engine::ops::patch_embed::PixelScale;
 use thyme_engine::ops::rows::Rows;
 use thyme_engine::ops::{Buffers, Dtype, Host, HostMut, MemoryUse, Tensor};
 use thyme_engine::prompt::PreparedImage;
 use thyme_engine::prompt::positions::Grid;
 use thyme_engine::recipe::LogprobKind;
 use thyme_engine::recipe::layers::load;
-use thyme_engine::recipe::memory::engine_limits;
 use thyme_engine::recipe::plan::Plan;
-use thyme_engine::train::learner::{Learner, LearnerSettings};
+use thyme_engine::train::learner::Learner;
 use thyme_engine::train::sample::{Layout, Pack, Sample, SampleImage};
+use thyme_engine::train::sizes::{engine_limits, learner_settings, memory_plan};
 
 use crate::recipes::{QWEN_2_5_VL_7B, QWEN_2_VL_2B};
+use crate::support::addresses::Addresses;
 use crate::support::command::Workplace;
 use crate::support::small_policy::{Random, SmallPolicy};
-
-/// Addresses without memory: nothing is computed, and what is read is zero.
-#[derive(Default)]
-struct Addresses {
-    next: Mutex<u64>,
-    held: Mutex<BTreeMap<u64, usize>>,
-    captures: AtomicUsize,
-}
-
-impl Device for Addresses {
-    fn name(&self) -> &'static str {
-        "addresses"
-    }
-    fn description(&self) -> String {
-        "addresses without memory".to_owned()
-    }
-    fn allocate(&self, bytes: usize) -> Result<u64, DeviceError> {
-        let mut next = self.next.lock().unwrap();
-        *next += 1 << 45;
-        self.held.lock().unwrap().insert(*next, bytes);
-        Ok(*next)
-    }
-    fn free(&self, address: u64) {
-        self.held.lock().unwrap().remove(&address).expect("memory is freed once");
-    }
-    fn copy_in(&self, _: Span<'_>, _: &[u8]) -> Result<(), DeviceError> {
-        Ok(())
-    }
-    fn copy_out(&self, to: &mut [u8], _: Span<'_>) -> Result<(), DeviceError> {
-        to.fill(0);
-        Ok(())
-    }
-    fn copy(&self, _: Span<'_>, _: Span<'_>) -> Result<(), DeviceError> {
-        Ok(())
-    }
-    fn zero(&self, _: Span<'_>) -> Result<(), DeviceError> {
-        Ok(())
-    }
-    fn launch(&self, _: &Launch<'_>) -> Result<(), DeviceError> {
-        Ok(())
-    }
-    fn synchronise(&self) -> Result<(), DeviceError> {
-        Ok(())
-    }
-    fn prepare(&self, steps: Vec<Step>) -> Result<Prepared, DeviceError> {
-        self.captures.fetch_add(1, Ordering::Relaxed);
-        Ok(Prepared::Steps(steps))
-    }
-    fn time(&self, work: &mut dyn FnMut()) -> Result<f64, DeviceError> {
-        work();
-        Ok(0.0)
-    }
-}
 
 #[test]
 fn an_arena_hands_out_no_byte_twice_and_gets_all_back() {
@@ -203,18 +147,12 @@ fn a_decoding_step_is_captured_once_for_its_size() {
 /// What a rollout's steps and an update of a plan's sizes hold at most, in an arena of `bytes`.
 fn held(plan: &Plan, bytes: u64) -> MemoryUse {
     let backend = Arc::new(Cuda::with_arena(Arc::new(Addresses::default()), bytes).unwrap());
-    let model = Model::new(plan.config.clone(), backend.clone());
+    let model = plan.checkpoint.model(backend.clone());
     let parameter = |spec: &Spec| backend.zeros(&spec.shape, Dtype::Bf16);
     let weights = Weights::new(Parameters::from_layout(&model.layout, parameter));
     let processor = Arc::new(plan.processor().unwrap());
     let recipe = &plan.recipe;
-    let settings = LearnerSettings {
-        optimizer: recipe.optimizer.clone(),
-        freeze_vision_tower: recipe.model.freeze_vision_tower,
-        freeze_merger: recipe.model.freeze_merger,
-        activation_recompute: recipe.model.activation_recompute,
-        pixel_scale: PixelScale { mean: [0.5; 3], std: [0.5; 3] },
-    };
+    let settings = learner_settings(recipe, processor.image_settings());
     let limits = engine_limits(plan, backend.activation_bytes());
     let mut engine = Engine::new(model.clone(), processor.clone(), limits).with_speculation(recipe.engine.speculation);
     let mut learner = Learner::new(model, weights, settings);
@@ -293,7 +231,7 @@ fn a_plan_is_what_a_run_holds() {
         for case in cases {
             let settings: Vec<String> = base.iter().chain(case).map(|setting| (*setting).to_owned()).collect();
             let plan = Plan::new(load(&recipe, &settings).unwrap(), &Default::default()).unwrap();
-            let memory = plan.memory(&plan.processor().unwrap(), cuda::FOOTPRINT);
+            let memory = memory_plan(&plan, &plan.processor().unwrap(), cuda::FOOTPRINT);
             let usage = held(&plan, memory.arena());
             let (planned, peak) = (memory.total() as f64, usage.peak as f64);
             println!("planned {:.2} GB, held {:.2} GB, beyond the arena {}", planned / 1e9, peak / 1e9, usage.beyond);

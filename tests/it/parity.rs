@@ -8,7 +8,7 @@ use std::sync::Arc;
 use image::{Rgb, RgbImage};
 use safetensors::SafeTensors;
 use serde::Deserialize;
-use thyme_engine::checkpoint;
+use thyme_engine::checkpoint::{self, Checkpoint};
 use thyme_engine::cpu::Cpu;
 use thyme_engine::model::batch::Batch;
 use thyme_engine::model::config::Config;
@@ -42,7 +42,7 @@ const LOSS: f64 = 1e-3;
 fn positions_equal_transformers() {
     for name in CHECKPOINTS {
         let golden = Golden::open(name);
-        let config = Config::open(&golden.folder).unwrap();
+        let config = Checkpoint::open(&golden.folder).unwrap().config;
         for case in &golden.file.cases {
             let found = golden.input(&config, &[case]).pack.batch.positions;
             let axes: [Vec<u32>; 3] = [0, 1, 2].map(|axis| found.iter().map(|p| p[axis]).collect());
@@ -259,8 +259,9 @@ struct Images {
 
 impl Run {
     fn open(golden: &Golden, backend: Arc<dyn Backend>) -> Run {
-        let model = Model::new(checkpoint::config::open(&golden.folder).unwrap(), backend);
-        let weights = checkpoint::weights::load(&model, &golden.folder).unwrap();
+        let checkpoint = Checkpoint::open(&golden.folder).unwrap();
+        let model = checkpoint.model(backend);
+        let weights = checkpoint.weights(&model).unwrap();
         Run { model, weights, keep: Keep::Activations }
     }
 

@@ -5,10 +5,12 @@ use std::path::Path;
 use proptest::prelude::*;
 use thyme_engine::recipe::Recipe;
 use thyme_engine::recipe::layers::load;
-use thyme_engine::recipe::memory::{MemoryPlan, available_bytes};
 use thyme_engine::recipe::optimizer::Schedule;
 use thyme_engine::recipe::plan::Plan;
 use thyme_engine::sandbox::{Guarantee, SandboxError};
+use thyme_engine::telemetry::memory::available_bytes;
+use thyme_engine::train::memory_plan::MemoryPlan;
+use thyme_engine::train::sizes::memory_plan;
 use thyme_engine::{cpu, cuda};
 
 use crate::support::command::{Workplace, succeed, train};
@@ -264,7 +266,7 @@ pub const QWEN_2_VL_2B: &str = r#"{"architectures": ["Qwen2VLForConditionalGener
 fn memory(recipe: &Path, settings: &[&str]) -> MemoryPlan {
     let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
     let plan = Plan::new(load(recipe, &settings).unwrap(), &Default::default()).unwrap();
-    plan.memory(&plan.processor().unwrap(), cuda::FOOTPRINT)
+    memory_plan(&plan, &plan.processor().unwrap(), cuda::FOOTPRINT)
 }
 
 fn bytes(memory: &MemoryPlan, start: &str) -> u128 {
@@ -315,7 +317,7 @@ fn on_the_cpu_the_plan_counts_what_is_kept_for_products() {
     place.write("model/config.json", QWEN_2_VL_2B);
     let recipe = place.grpo("[data.needle]\n");
     let plan = Plan::new(load(&recipe, &[]).unwrap(), &Default::default()).unwrap();
-    let on_cpu = plan.memory(&plan.processor().unwrap(), cpu::FOOTPRINT);
+    let on_cpu = memory_plan(&plan, &plan.processor().unwrap(), cpu::FOOTPRINT);
     // qkv, o and down of a layer; qkv, o and both of the MLP of a block; patch embedding; the merger's second. The other matrices are larger.
     let layer = 2048 * 1536 + 1536 * 1536 + 1536 * 8960;
     let block = 3 * 1280 * 1280 + 1280 * 1280 + 2 * 1280 * 5120;

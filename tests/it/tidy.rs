@@ -10,8 +10,8 @@ use thyme_engine::recipe::plan::{Plan, PlanError};
 /// Most lines of a source file, and of one in `src` that is not among [`LONG_FILES`].
 const LINES_MAX: usize = 700;
 const SOURCE_LINES_MAX: usize = 400;
-/// The driver's API, opened function by function; and the terms of a run's memory, which are read side by side.
-const LONG_FILES: [&str; 2] = ["src/cuda/device/gpu.rs", "src/recipe/memory.rs"];
+/// The driver's API, opened function by function.
+const LONG_FILES: [&str; 1] = ["src/cuda/device/gpu.rs"];
 
 /// Where `unsafe` may stand: the allocator's settings, the signals of Ctrl-C, the tiles of a matrix product, `malloc_trim`, vector instructions, the two places
 /// where a kernel is launched.
@@ -33,15 +33,14 @@ const UNSAFE_FILES: [&str; 14] = [
 ];
 
 /// Where files are opened by other means than `src/files/open.rs`: it itself, the sandbox's own folders, a cache, and what the kernel makes.
-const OPENING: [&str; 8] = [
+const OPENING: [&str; 7] = [
     "src/cli/doctor.rs",
     "src/cuda/device/simt/library.rs",
     "src/files/open.rs",
     "src/isolated.rs",
-    "src/recipe/memory.rs",
     "src/sandbox/",
     "src/telemetry/events.rs",
-    "src/telemetry/gpu_sensors.rs",
+    "src/telemetry/memory.rs",
 ];
 
 /// Backends, which only `src/cli/device.rs` chooses between.
@@ -440,6 +439,24 @@ fn each_library_of_the_network_and_of_flags_has_its_module() {
         "only src/serve names the libraries of a server, only src/network that of a client, only src/cli that of the command line",
         faults,
     );
+}
+
+#[test]
+fn only_the_engine_makes_its_limits_and_a_recipe_knows_of_it_what_a_user_configures() {
+    const CONFIGURED: [&str; 2] = ["request", "speculation"];
+    let mut faults = Vec::new();
+    for source in sources().iter().filter(|source| source.module() != "engine") {
+        // The example of `src/lib.rs` stands in a comment.
+        let made = source.text.match_indices("EngineLimits {").filter(|(at, _)| !source.text[..*at].ends_with("-> "));
+        faults.extend(made.map(|_| format!("{}: makes EngineLimits", source.path)));
+        for (number, line) in source.code().filter(|_| source.module() == "recipe") {
+            let named =
+                line.match_indices("crate::engine").map(|(at, mark)| line[at + mark.len()..].trim_start_matches(':'));
+            let inside = named.filter(|rest| !CONFIGURED.iter().any(|module| rest.starts_with(module)));
+            faults.extend(inside.map(|_| format!("{}:{number}: {}", source.path, line.trim())));
+        }
+    }
+    none("src/engine/sizing.rs alone makes EngineLimits, and recipes know nothing of the engine's inside", faults);
 }
 
 #[test]

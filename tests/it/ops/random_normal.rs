@@ -4,12 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use half::bf16;
+use thyme_engine::checkpoint::Checkpoint;
 use thyme_engine::checkpoint::init::random_weights;
 use thyme_engine::cpu::Cpu;
 use thyme_engine::cuda::Cuda;
 use thyme_engine::cuda::device::simt::{Simt, SimtOptions};
 use thyme_engine::model::Model;
-use thyme_engine::model::config::Config;
 use thyme_engine::ops::random_normal::standard_normal;
 use thyme_engine::ops::{Backend, Dtype, HostMut, Tensor};
 
@@ -58,7 +58,7 @@ fn the_numbers_have_the_moments_of_a_normal_distribution() {
 /// three and the digest of all, drawn on the CPU.
 #[test]
 fn the_weights_of_a_seed_stay_as_they_are() {
-    let config = Config::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/tiny")).unwrap();
+    let config = Checkpoint::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/tiny")).unwrap().config;
     let simt = Cuda::new(Arc::new(Simt::new(SimtOptions::fast()).unwrap()));
     let mut backends: Vec<Arc<dyn Backend>> = vec![Arc::new(Cpu::new()), Arc::new(simt)];
     backends.extend(gpu().map(|gpu| Arc::new(gpu) as Arc<dyn Backend>));

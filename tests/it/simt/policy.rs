@@ -3,15 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use thyme_engine::checkpoint;
+use thyme_engine::checkpoint::Checkpoint;
 use thyme_engine::cpu::Cpu;
 use thyme_engine::cuda::Cuda;
 use thyme_engine::cuda::device::simt::{Architecture, Simt, SimtOptions};
-use thyme_engine::model::Model;
-use thyme_engine::model::config::Config;
 use thyme_engine::ops::Backend;
 use thyme_engine::ops::patch_embed::PixelScale;
-use thyme_engine::prompt::Processor;
 use thyme_engine::recipe::optimizer::OptimizerSettings;
 use thyme_engine::recipe::{LogprobKind, TrainTurns};
 use thyme_engine::tasks::needle::{Kind, Split, example};
@@ -86,9 +83,10 @@ fn expect_one_policy(metrics: &Path) {
 /// Log-probabilities of demonstrations of the tiny model, and their sum's gradient by each parameter.
 fn learned(backend: Arc<dyn Backend>) -> (Vec<f32>, Vec<Vec<f32>>) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/tiny-sft");
-    let processor = Processor::open(&folder).unwrap();
-    let model = Model::new(Config::open(&folder).unwrap(), backend.clone());
-    let weights = checkpoint::weights::load(&model, &folder).unwrap();
+    let checkpoint = Checkpoint::open(folder).unwrap();
+    let processor = checkpoint.processor(None).unwrap();
+    let model = checkpoint.model(backend.clone());
+    let weights = checkpoint.weights(&model).unwrap();
     let demonstration = |i| sample(&processor, &example(Kind::Look, Split::Train, 1, i), TrainTurns::All).unwrap();
     let samples: Vec<Sample> = (0..2).map(demonstration).collect();
     let pack = Pack::new(&samples.iter().collect::<Vec<_>>(), Layout::of(&processor));

@@ -1,5 +1,7 @@
-//! What several areas set up: folders with a small model, a server, a policy of a few thousand parameters, a backend that watches another.
+//! What several areas set up: folders with a small model, a server, a policy of a few thousand parameters, a backend that watches another,
+//! a device without memory.
 
+pub mod addresses;
 pub mod command;
 pub mod over_cpu;
 pub mod server;

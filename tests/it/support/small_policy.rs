@@ -7,12 +7,11 @@ use std::sync::Arc;
 
 use image::{Rgb, RgbImage};
 use serde_json::{Value, json};
-use thyme_engine::checkpoint;
+use thyme_engine::checkpoint::Checkpoint;
 use thyme_engine::engine::request::{AdaptiveTemperature, GenerateRequest, GeneratorError, Sampled, Sampling, Stops};
 use thyme_engine::engine::sequence::SequenceState;
 use thyme_engine::engine::{Engine, EngineLimits};
 use thyme_engine::model::Model;
-use thyme_engine::model::config::Config;
 use thyme_engine::model::parameters::Weights;
 use thyme_engine::ops::patch_embed::PixelScale;
 use thyme_engine::ops::{Backend, Dtype, Host};
@@ -135,8 +134,9 @@ impl SmallPolicy {
 
 /// A checkpoint's model and weights.
 pub fn load(folder: &Path, backend: Arc<dyn Backend>) -> (Model, Weights) {
-    let model = Model::new(Config::open(folder).unwrap(), backend);
-    let weights = checkpoint::weights::load(&model, folder).unwrap();
+    let checkpoint = Checkpoint::open(folder).unwrap();
+    let model = checkpoint.model(backend);
+    let weights = checkpoint.weights(&model).unwrap();
     (model, weights)
 }
 

@@ -8,18 +8,16 @@ use anyhow::Context;
 use super::device::Device;
 use super::isolated::renderer;
 use super::requests::{Form, Problem, Request};
-use crate::checkpoint::{config, folder, processor, weights};
+use crate::checkpoint::Checkpoint;
 use crate::model::Model;
 use crate::model::parameters::Weights;
 use crate::ops::patch_embed::PixelScale;
 use crate::prompt::image::PIXELS_MAX;
 use crate::prompt::positions::{Grid, positions};
-use crate::prompt::{
-    ImageSettings, ImageSource, PreparedImage, Processor, Prompt, PromptError, RenderOptions, read_image_settings,
-};
+use crate::prompt::{ImageSettings, ImageSource, PreparedImage, Processor, Prompt, PromptError, RenderOptions};
 
 /// A checkpoint in memory.
-pub struct Checkpoint {
+pub struct LoadedCheckpoint {
     /// The folder that it was read from.
     pub dir: PathBuf,
     /// The architecture, on the chosen device.
@@ -31,25 +29,19 @@ pub struct Checkpoint {
     processor: Result<Arc<Processor>, PromptError>,
 }
 
-impl Checkpoint {
+impl LoadedCheckpoint {
     /// Loads the folder or name `model`.
-    pub fn open(model: &str, device: Device) -> anyhow::Result<Checkpoint> {
-        let dir = folder::resolve(model)?;
-        let config = config::open(&dir)?;
-        let image_settings = read_image_settings(&dir)?;
-        processor::check_images(&image_settings, &config, &dir)?;
-        let processor = Processor::open_with(&dir, Some(renderer())).map(Arc::new);
-        if let Ok(processor) = &processor {
-            processor::check_tokens(processor, &config, &dir)?;
-        }
-        let backend = device.backend(&config)?;
-        let model = Model::new(config, backend);
-        let weights = weights::load(&model, &dir)?;
-        Ok(Checkpoint { dir, model, weights, image_settings, processor })
+    pub fn open(model: &str, device: Device) -> anyhow::Result<LoadedCheckpoint> {
+        let checkpoint = Checkpoint::open(model)?;
+        let image_settings = checkpoint.image_settings()?;
+        let processor = checkpoint.processor_if_any(Some(renderer()))?.map(Arc::new);
+        let model = checkpoint.model(device.backend(&checkpoint.config)?);
+        let weights = checkpoint.weights(&model)?;
+        Ok(LoadedCheckpoint { dir: checkpoint.dir, model, weights, image_settings, processor })
     }
 
     /// The prompt side.
-    pub fn processor(self: &Checkpoint) -> anyhow::Result<Arc<Processor>> {
+    pub fn processor(&self) -> anyhow::Result<Arc<Processor>> {
         match &self.processor {
             Ok(processor) => Ok(processor.clone()),
             Err(error) => Err(anyhow::anyhow!("{error}")).context("this command needs the checkpoint's tokenizer"),
