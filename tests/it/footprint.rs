@@ -48,27 +48,26 @@ fn measured(model: &Model, ids: &BlockIds, heads: Heads, gelu: Option<GeluForm>)
 
 #[test]
 fn a_footprint_counts_all_that_a_block_keeps_and_that_its_backward_holds() {
-    for config in [QWEN_2_5_VL_7B, QWEN_2_VL_2B] {
+    for (config, is_vision) in
+        [(QWEN_2_5_VL_7B, false), (QWEN_2_5_VL_7B, true), (QWEN_2_VL_2B, false), (QWEN_2_VL_2B, true)]
+    {
         let config = Config::from_json(&serde_json::from_str(config).unwrap()).unwrap();
         let backend = Cuda::with_arena(Arc::new(Addresses::default()), 1 << 40).unwrap();
         let model = Model::new(config, Arc::new(backend));
         let (config, layout) = (&model.config, &model.layout);
-        for (ids, heads, gelu, footprint) in [
-            (&layout.layers[0], config.heads, None, BlockFootprint::decoder(config, layout)),
-            (
-                &layout.blocks[0],
-                config.vision.head_layout(),
-                config.vision.gelu,
-                BlockFootprint::vision(config, layout),
-            ),
-        ] {
-            let [kept, backward] = measured(&model, ids, heads, gelu);
-            let bytes = |elements: u128| ROWS * cuda::FOOTPRINT.activation_bytes * elements as usize;
-            // Statistics are F32, which takes two bf16 elements: attention's of each head, and of each norm `rstd` and perhaps `mean`.
-            let of_norm = if ids.norm1.bias.is_some() { 2 } else { 1 };
-            let statistics = (heads.heads + 2 * of_norm) as u128;
-            assert_eq!(kept, bytes(footprint.saved + statistics), "kept: {footprint:?}, gelu {gelu:?}");
-            assert_eq!(backward, bytes(footprint.backward), "held by backward: {footprint:?}, gelu {gelu:?}");
-        }
+        let (ids, heads, gelu, footprint) = match is_vision {
+            false => (&layout.layers[0], config.heads, None, BlockFootprint::decoder(config, layout)),
+            true => {
+                let (heads, gelu) = (config.vision.head_layout(), config.vision.gelu);
+                (&layout.blocks[0], heads, gelu, BlockFootprint::vision(config, layout))
+            }
+        };
+        let [kept, backward] = measured(&model, ids, heads, gelu);
+        let bytes = |elements: u128| ROWS * cuda::FOOTPRINT.activation_bytes * elements as usize;
+        // Statistics are F32, which takes two bf16 elements: attention's of each head, and of each norm `rstd` and perhaps `mean`.
+        let of_norm = if ids.norm1.bias.is_some() { 2 } else { 1 };
+        let statistics = (heads.heads + 2 * of_norm) as u128;
+        assert_eq!(kept, bytes(footprint.saved + statistics), "kept: {footprint:?}, gelu {gelu:?}");
+        assert_eq!(backward, bytes(footprint.backward), "held by backward: {footprint:?}, gelu {gelu:?}");
     }
 }
