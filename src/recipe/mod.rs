@@ -5,6 +5,7 @@
 pub mod layers;
 pub mod optimizer;
 pub mod plan;
+pub mod plug_in;
 
 use std::path::PathBuf;
 
@@ -16,6 +17,7 @@ use crate::rollout::registry::{DEFAULT_ENVIRONMENT, DEFAULT_TOOL, Named};
 use crate::rollout::reward_set::RewardSettings;
 use crate::tasks::needle::Mixture;
 use optimizer::OptimizerSettings;
+use plug_in::{PlugIn, PlugIns};
 
 /// A training run.
 #[derive(Clone, PartialEq, Debug, Default, Deserialize, Serialize)]
@@ -53,50 +55,6 @@ pub struct Recipe {
     pub evaluation: EvaluationSettings,
     /// Pages and scheduling of the generating side.
     pub engine: EngineSettings,
-}
-
-/// A plug-in's table: `name` says which, the rest is its own and is checked by it. Without a name it is the default one.
-#[derive(Clone, PartialEq, Debug, Default, Deserialize, Serialize)]
-#[serde(transparent)]
-pub struct PlugIn(pub toml::Table);
-
-impl PlugIn {
-    /// The name, `default` where there is none, and the plug-in's own keys.
-    pub fn named(&self, default: &str) -> Named {
-        let mut own = self.0.clone();
-        match own.remove("name") {
-            Some(toml::Value::String(name)) => (name, own),
-            Some(other) => (other.to_string(), own),
-            None => (default.to_owned(), own),
-        }
-    }
-}
-
-/// One plug-in's table, or a list of tables.
-#[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
-#[serde(untagged)]
-pub enum PlugIns {
-    /// `[tool]`.
-    One(PlugIn),
-    /// `[[tool]]`, once or more.
-    Several(Vec<PlugIn>),
-}
-
-impl Default for PlugIns {
-    fn default() -> PlugIns {
-        PlugIns::One(PlugIn::default())
-    }
-}
-
-impl PlugIns {
-    /// Each as [`PlugIn::named`]; none where the recipe says nothing.
-    pub fn named(&self, default: &str) -> Vec<Named> {
-        match self {
-            PlugIns::One(PlugIn(table)) if table.is_empty() => Vec::new(),
-            PlugIns::One(one) => vec![one.named(default)],
-            PlugIns::Several(list) => list.iter().map(|one| one.named(default)).collect(),
-        }
-    }
 }
 
 /// `output_dir`, `runs` unless said otherwise.

@@ -195,7 +195,7 @@ fn contradictions_are_refused_with_a_remedy() {
         (&grpo, &["reward.settings.answer.ask_judges=true"], &["`reward`", "did you mean `ask_judge`?"]),
         (&grpo, &["reward.settings.answer.ask_judge=true"], &["reward.judge", "\"answer\""]),
         (&grpo, &["reward.judge.base_url=localhost"], &["reward.judge", "\"localhost\"", "http://"]),
-        (&grpo, &["reward.judge.url=localhost"], &["did you mean `base_url`?"]),
+        (&grpo, &["reward.judge.url=localhost"], &["`url`", "`base_url`"]),
         (&grpo, &["reward.weights={answer=nan}"], &["answer", "NaN", "finite"]),
     ] {
         assert_names(&refusal(recipe, settings), parts);

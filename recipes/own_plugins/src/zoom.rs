@@ -102,12 +102,12 @@ mod tests {
     #[test]
     fn a_model_zooms_twice() {
         let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tiny-sft");
-        let processor = Processor::open(&tiny).expect("the tiny model's tokenizer");
-        let tokenizer = processor.tokenizer();
-        let script = "<think><code>0 10 20 30 40</code><code>1 0 0 28 28</code><code>0 90 0 110 9</code></think>\n<answer>7</answer>";
-        let script = [(0, tokenizer.encode(script).expect("text"))];
+        let processor = Arc::new(Processor::open(&tiny).expect("the tiny model's tokenizer"));
+        let script = "<think><code>0 10 20 30 40</code> closer <code>1 0 0 28 28</code> beside it <code>0 90 0 110 9</code></think>\n<answer>7</answer>";
+        let script = [(0, processor.tokenizer().encode(script).expect("text"))];
         let end = processor.special_ids().im_end;
-        let mut generator = Scripted::new(script, end, |id| tokenizer.token_bytes(id).to_vec());
+        let bytes_of = processor.clone();
+        let mut generator = Scripted::new(script, end, move |id| bytes_of.tokenizer().token_bytes(id).to_vec());
 
         let picture = RgbImage::from_fn(100, 80, |x, y| Rgb([x as u8, y as u8, 0]));
         let images = vec![ImageSource::Memory(Arc::new(picture))];
