@@ -74,7 +74,7 @@ pub struct Checked {
 /// Looks through the weights of a folder that are to stand in place of a model's present ones: names, shapes, element types and values.
 ///
 /// # Errors
-/// As [`load`], and where the folder's config describes another model.
+/// Those of [`super::Checkpoint::weights`], and where the folder's config describes another model.
 pub fn check(model: &Model, dir: &Path) -> Result<Checked, CheckpointError> {
     let own = &model.config;
     if is_there(&dir.join("config.json")) {
