@@ -190,6 +190,16 @@ fn rows(bench: &mut Bench, shape: &Shape) {
         let rotated = (heads.heads + heads.kv_heads) * heads.head_dim;
         let moved = bytes(rows * (4 * rotated + 4 * heads.head_dim));
         bench.run("rope_forward", name.clone(), moved, |b| b.rope_forward(&mut qkv, heads, &cos_sin, None));
+        let [wq, wk] = [(); 2].map(|()| of(backend, &[heads.head_dim], Dtype::Bf16));
+        let (mut dwq, mut dwk) =
+            (backend.zeros(&[heads.head_dim], Dtype::F32), backend.zeros(&[heads.head_dim], Dtype::F32));
+        bench.run("qk_norm_forward", name.clone(), bytes(4 * rows * rotated), |b| {
+            b.qk_norm_forward(&mut qkv, heads, &wq, &wk, 1e-6, false);
+        });
+        let saved = backend.qk_norm_forward(&mut qkv, heads, &wq, &wk, 1e-6, true).expect("what is kept");
+        bench.run("qk_norm_backward", name.clone(), bytes(6 * rows * rotated), |b| {
+            b.qk_norm_backward(&mut qkv, heads, &wq, &wk, &saved, Some((&mut dwq, &mut dwk)));
+        });
         let table = of(backend, &[vocab, dim], Dtype::Bf16);
         let ids: Vec<i32> = (0..rows).map(|i| (i * 7919 % vocab) as i32).collect();
         let ids = backend.indices(&ids);

@@ -20,6 +20,7 @@ mod linear;
 mod log_sum_exp;
 mod memory;
 mod patch_embed;
+mod qk_norm;
 mod random_normal;
 mod rms_norm;
 mod rope;

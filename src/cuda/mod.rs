@@ -21,6 +21,7 @@ mod grad_norm;
 mod layer_norm;
 mod linear;
 mod patch_embed;
+mod qk_norm;
 mod random_normal;
 mod rms_norm;
 mod rope;

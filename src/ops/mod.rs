@@ -22,6 +22,7 @@ pub mod grad_norm;
 pub mod layer_norm;
 pub mod linear;
 pub mod patch_embed;
+pub mod qk_norm;
 pub mod random_normal;
 pub mod rms_norm;
 pub mod rope;
@@ -121,6 +122,7 @@ pub trait Backend:
     + linear::Linear
     + rms_norm::RmsNorm
     + layer_norm::LayerNorm
+    + qk_norm::QkNorm
     + rope::Rope
     + attention::Attention
     + swiglu::Swiglu

@@ -11,6 +11,7 @@ pub mod instruction_sets;
 mod layer_norm;
 mod linear;
 mod patch_embed;
+mod qk_norm;
 mod random_normal;
 mod rms_norm;
 mod rope;
@@ -46,6 +47,7 @@ pub fn all_cases() -> Vec<Case> {
         patch_embed::cases(),
         rows::cases(),
         embedding::cases(),
+        qk_norm::cases(),
         rope::cases(),
         token_logprob::cases(),
     ];

@@ -64,6 +64,15 @@ fn norms_are_row_invariant() {
             vec![normed.y, normed.mean, normed.rstd]
         });
     }
+    for head_dim in [6, 16, 80] {
+        let heads = Heads { heads: 4, kv_heads: 2, head_dim };
+        expect_invariant("qk_norm", heads.qkv(), |backend, x| {
+            let mut qkv = backend.duplicate(x);
+            let w = parameter(backend, &[head_dim]);
+            let saved = backend.qk_norm_forward(&mut qkv, heads, &w, &w, 1e-6, true).unwrap();
+            vec![qkv, saved.x, saved.rstd]
+        });
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod linear;
 mod patch_embed;
 mod planted;
 mod policy;
+mod qk_norm;
 mod rms_norm;
 mod rope;
 mod rows;
