@@ -77,7 +77,7 @@ fn measure(policy: &Policy, members: u64, chunk: usize) -> (f64, usize) {
 }
 
 fn request(policy: &Policy, members: u64) -> GenerateRequest {
-    let vision = &policy.model.config.vision;
+    let vision = policy.model.config.vision.as_ref().expect("a policy that reads pictures");
     let grid = Grid { t: 1, h: PATCHES.0, w: PATCHES.1 };
     let patch_bytes = 3 * vision.patch * vision.patch;
     let image = PreparedImage {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::model::config::Config;
+use crate::model::config::{Config, VisionConfig};
 use crate::prompt::{ImageSettings, Processor, PromptError};
 
 /// Checks that the model has every token of the tokenizer, and means the same ones by the placeholders of images and videos.
@@ -32,7 +32,7 @@ pub fn check_tokens(processor: &Processor, config: &Config, dir: &Path) -> Resul
 /// # Errors
 /// When they are not.
 pub fn check_images(settings: &ImageSettings, config: &Config, dir: &Path) -> Result<(), PromptError> {
-    let vision = &config.vision;
+    let vision = tower(config, dir)?;
     let pairs = [
         ("patch_size", settings.patch_size, vision.patch),
         ("merge_size", settings.merge_size, vision.merge),
@@ -44,6 +44,20 @@ pub fn check_images(settings: &ImageSettings, config: &Config, dir: &Path) -> Re
         }
         None => Ok(()),
     }
+}
+
+/// The vision tower, without which no pictures can be prepared.
+///
+/// # Errors
+/// When the model has none.
+pub fn tower<'a>(config: &'a Config, dir: &Path) -> Result<&'a VisionConfig, PromptError> {
+    config.vision.as_ref().ok_or_else(|| PromptError::Invalid {
+        path: dir.join("config.json"),
+        reason: format!(
+            "its model_type `{}` is a language model without a vision tower, which no command runs; take a checkpoint that reads pictures",
+            config.family.model_type
+        ),
+    })
 }
 
 fn another(dir: &Path, file: &str, said: String) -> Result<(), PromptError> {

@@ -14,7 +14,7 @@ use super::stored_tensor::StoredTensor;
 use crate::files::open::{is_there, open_regular, replace};
 use crate::model::Model;
 use crate::model::config::{self, Config};
-use crate::model::parameters::{Parameters, Spec, Weights};
+use crate::model::parameters::{Parameters, Source, Spec, Weights};
 use crate::ops::{self, Host, HostMut};
 
 /// Largest size of one file that is written.
@@ -58,7 +58,7 @@ pub(super) fn load(model: &Model, dir: &Path) -> Result<Weights, CheckpointError
     files.check_unchanged()?;
     let mut sources = model.layout.specs.iter().flat_map(|spec| &spec.sources);
     let dtype =
-        sources.find_map(|(name, _)| Some(files.tensor(name).ok()?.dtype).filter(|dtype| *dtype != Dtype::BF16));
+        sources.find_map(|source| Some(files.tensor(&source.name).ok()?.dtype).filter(|dtype| *dtype != Dtype::BF16));
     if let Some(dtype) = dtype {
         tracing::info!("weights of {} are {dtype:?}; converted to bf16", dir.display());
     }
@@ -86,9 +86,9 @@ pub fn check(model: &Model, dir: &Path) -> Result<Checked, CheckpointError> {
     }
     let files = open(model, dir)?;
     for spec in &model.layout.specs {
-        for (name, stored) in parameter(&files, spec)? {
+        for (source, stored) in parameter(&files, spec)? {
             if let Some(index) = stored.first_not_finite()? {
-                return Err(not_finite(&files, name, index));
+                return Err(not_finite(&files, &source.name, index));
             }
         }
     }
@@ -137,7 +137,7 @@ fn open(model: &Model, dir: &Path) -> Result<TensorFiles, CheckpointError> {
     let files = TensorFiles::open(dir)?;
     files.notes().iter().for_each(|note| tracing::warn!("{note}"));
     let used: BTreeSet<&str> =
-        model.layout.specs.iter().flat_map(|spec| spec.sources.iter().map(|(name, _)| name.as_str())).collect();
+        model.layout.specs.iter().flat_map(|spec| spec.sources.iter().map(|source| source.name.as_str())).collect();
     let unused = files.unused(|name| used.contains(name) || (model.config.tied && name == HEAD));
     for (parts, kind) in [(ADAPTER_PARTS, ForeignTensor::Adapter), (QUANTISED_PARTS, ForeignTensor::Quantised)] {
         if let Some(name) = unused.iter().find(|name| name.split('.').any(|part| parts.contains(&part))) {
@@ -161,13 +161,17 @@ fn open(model: &Model, dir: &Path) -> Result<TensorFiles, CheckpointError> {
 }
 
 /// The stored tensors that a parameter is made of, of the shapes and element types that it asks for.
-fn parameter<'a>(files: &'a TensorFiles, spec: &'a Spec) -> Result<Vec<(&'a str, StoredTensor<'a>)>, CheckpointError> {
+fn parameter<'a>(
+    files: &'a TensorFiles,
+    spec: &'a Spec,
+) -> Result<Vec<(&'a Source, StoredTensor<'a>)>, CheckpointError> {
     let cols = spec.len() / spec.shape[0];
-    let source = |(name, rows): &'a (String, usize)| {
-        let stored = files.tensor(name)?;
+    let stored = |source: &'a Source| {
+        let Source { name, rows } = source;
+        let (rows, stored) = (rows.len(), files.tensor(name)?);
         // Matrices may be stored with more dimensions (the patch embedding's convolution); rows and elements must agree.
-        if stored.shape.first() != Some(rows) || stored.len() != rows * cols {
-            let expected = if spec.shape.len() == 1 { vec![*rows] } else { vec![*rows, cols] };
+        if stored.shape.first() != Some(&rows) || stored.len() != rows * cols {
+            let expected = if spec.shape.len() == 1 { vec![rows] } else { vec![rows, cols] };
             return Err(CheckpointError::Shape {
                 path: files.dir().to_owned(),
                 name: name.clone(),
@@ -182,23 +186,21 @@ fn parameter<'a>(files: &'a TensorFiles, spec: &'a Spec) -> Result<Vec<(&'a str,
                 dtype: format!("{:?}", stored.dtype),
             });
         }
-        Ok((name.as_str(), stored))
+        Ok((source, stored))
     };
-    spec.sources.iter().map(source).collect()
+    spec.sources.iter().map(stored).collect()
 }
 
 /// One parameter's values: its sources stacked by rows.
 fn read_parameter(files: &TensorFiles, spec: &Spec) -> Result<Vec<bf16>, CheckpointError> {
     let sources = parameter(files, spec)?;
     let mut values = vec![bf16::ZERO; spec.len()];
-    let mut rest = values.as_mut_slice();
-    for (name, stored) in sources {
-        let (own, others) = rest.split_at_mut(stored.len());
+    for (source, stored) in sources {
+        let own = &mut values[spec.elements(&source.rows)];
         stored.read_bf16(own)?;
         if let Some(index) = own.iter().position(|value| !value.is_finite()) {
-            return Err(not_finite(files, name, index));
+            return Err(not_finite(files, &source.name, index));
         }
-        rest = others;
     }
     Ok(values)
 }
@@ -212,10 +214,8 @@ pub fn save(model: &Model, weights: &Weights, dir: &Path) -> Result<(), Checkpoi
     let mut tensors = Vec::new();
     for (spec, tensor) in model.layout.specs.iter().zip(weights.values.iter()) {
         let cols = spec.len() / spec.shape[0];
-        let mut first = 0;
-        for (name, rows) in &spec.sources {
-            let part = first * cols..(first + rows) * cols;
-            first += rows;
+        for Source { name, rows } in &spec.sources {
+            let part = spec.elements(rows);
             let bytes = move || {
                 let mut values = vec![bf16::ZERO; tensor.len()];
                 model.backend.download(tensor, HostMut::Bf16(&mut values));
@@ -223,7 +223,7 @@ pub fn save(model: &Model, weights: &Weights, dir: &Path) -> Result<(), Checkpoi
                 bytes.as_chunks_mut().0.iter_mut().zip(&values[part.clone()]).for_each(|(to, v)| *to = v.to_le_bytes());
                 bytes
             };
-            let shape = stored_shape(model, spec, name, *rows, cols);
+            let shape = stored_shape(model, spec, name, rows.len(), cols);
             tensors.push((name.as_str(), Outgoing { dtype: Dtype::BF16, shape, bytes: Box::new(bytes) }));
         }
     }
@@ -232,13 +232,12 @@ pub fn save(model: &Model, weights: &Weights, dir: &Path) -> Result<(), Checkpoi
 
 /// The released shape: the patch embedding is a convolution there.
 fn stored_shape(model: &Model, spec: &Spec, name: &str, rows: usize, cols: usize) -> Vec<usize> {
-    let vision = &model.config.vision;
-    if name.ends_with("patch_embed.proj.weight") {
-        vec![rows, 3, vision.frames, vision.patch, vision.patch]
-    } else if spec.shape.len() == 1 {
-        vec![rows]
-    } else {
-        vec![rows, cols]
+    match &model.config.vision {
+        Some(vision) if name.ends_with("patch_embed.proj.weight") => {
+            vec![rows, 3, vision.frames, vision.patch, vision.patch]
+        }
+        _ if spec.shape.len() == 1 => vec![rows],
+        _ => vec![rows, cols],
     }
 }
 

@@ -81,7 +81,8 @@ impl Opened {
     /// The device's backend, for a model that it can run, `arena` bytes of memory taken at once where the backend counts its memory.
     pub fn backend(&self, config: &Config, arena: u64) -> anyhow::Result<Arc<dyn Backend>> {
         if matches!(self.device, Device::Cuda | Device::Simt) {
-            for (part, dim) in [("language", config.heads.head_dim), ("vision", config.vision.head_layout().head_dim)] {
+            let vision = config.vision.as_ref().map(|vision| ("vision", vision.head_layout().head_dim));
+            for (part, dim) in [("language", config.heads.head_dim)].into_iter().chain(vision) {
                 anyhow::ensure!(
                     dim.is_multiple_of(16) && (16..=128).contains(&dim),
                     "the heads of the {part} model are {dim} wide; the CUDA kernels take multiples of 16 up to 128: use --device cpu"

@@ -111,7 +111,7 @@ impl LoadedCheckpoint {
             return Err(Problem::TooLong { tokens: ids.len(), context: config.context_tokens, reserved });
         }
         let grids: Vec<Grid> = prompt.images.iter().map(|image| image.grid).collect();
-        positions(ids, &grids, config.vision.merge, config.image_pad)?;
+        positions(ids, &grids, config.merge(), config.image_pad)?;
         Ok(())
     }
 }

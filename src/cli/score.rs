@@ -111,7 +111,7 @@ fn write_replies(
     samples: &[Sample],
 ) -> anyhow::Result<()> {
     let config = &checkpoint.model.config;
-    let layout = Layout { merge: config.vision.merge, image_pad: config.image_pad };
+    let layout = Layout { merge: config.merge(), image_pad: config.image_pad };
     let pack = Pack::new(&samples.iter().collect::<Vec<_>>(), layout);
     let raw = match pack.targets.len() {
         0 => Vec::new(),

@@ -70,7 +70,7 @@ impl EncodedImages {
         let (unmerged_features, _) = model.tower_forward(weights, &ImageBatch { images: batch, scale }, false);
         let mut first = 0;
         for image in new {
-            let rows = image.grid.tokens(model.config.vision.merge) as i32;
+            let rows = image.grid.tokens(model.config.merge()) as i32;
             let index: Vec<i32> = (first..first + rows).collect();
             first += rows;
             let own = Arc::new(model.backend.gather_rows(&unmerged_features, &model.backend.indices(&index)));

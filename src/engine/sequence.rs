@@ -114,7 +114,7 @@ impl Sequence {
             top_logprobs_processed: request.top_logprobs_processed,
             sampler: SamplingState::new(&request.sampling, adaptive, constrained, request.seed, counter, config.vocab),
             drafter: Drafter::default(),
-            cursor: PositionCursor::new(config.vision.merge, config.image_pad),
+            cursor: PositionCursor::new(config.merge(), config.image_pad),
             matcher: StopMatcher::default(),
             stops: request.stops.clone(),
             prompt_tokens: request.token_ids.len(),
@@ -147,7 +147,7 @@ impl Sequence {
         self.positions.extend(positions);
         let mut pads = (0..ids.len()).filter(|&i| ids[i] == config.image_pad);
         for image in images {
-            let tokens = image.grid.tokens(config.vision.merge);
+            let tokens = image.grid.tokens(config.merge());
             if let Some(first) = pads.next() {
                 self.images.push(PlacedImage { image: image.clone(), start: self.ids.len() + first, tokens });
             }

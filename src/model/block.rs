@@ -9,6 +9,7 @@ use super::parameters::{BlockIds, Gradients};
 use crate::ops::Tensor;
 use crate::ops::attention::{Heads, Keys, Packed};
 use crate::ops::gelu::GeluForm;
+use crate::ops::qk_norm::QkNormSaved;
 use crate::ops::rope::PageWrite;
 
 /// What is the same for all blocks of a tower.
@@ -29,6 +30,7 @@ pub struct Tower<'a> {
 pub struct BlockSaved {
     norm1: NormSaved,
     y1: Tensor,
+    qk_norm: Option<QkNormSaved>,
     qkv: Tensor,
     o: Tensor,
     lse: Tensor,
@@ -38,7 +40,7 @@ pub struct BlockSaved {
     activated: Tensor,
 }
 
-/// `norm1, qkv, rope, attention, output, norm2, up, activation, down`, over packed keys.
+/// `norm1, qkv, qk_norm, rope, attention, output, norm2, up, activation, down`, over packed keys.
 pub fn block_forward(
     compute: Compute<'_>,
     ids: &BlockIds,
@@ -48,10 +50,10 @@ pub fn block_forward(
 ) -> (Residual, BlockSaved) {
     let backend = compute.backend;
     let normed1 = compute.norm_forward(ids.norm1, residual, tower.norm_epsilon);
-    let mut qkv = compute.linear_forward(&normed1.0, ids.qkv);
+    let (mut qkv, qk_norm) = project(compute, ids, tower, &normed1.0, true);
     backend.rope_forward(&mut qkv, tower.heads, tower.cos_sin, None);
-    let (o, lse) = backend.attention_forward(&qkv, tower.heads, keys);
-    finish(compute, ids, tower, normed1, qkv, (o, lse))
+    let attended = backend.attention_forward(&qkv, tower.heads, keys);
+    finish(compute, ids, tower, normed1, (qkv, qk_norm), attended)
 }
 
 /// The same with keys and values in pages: this call's own go in first.
@@ -65,12 +67,12 @@ pub fn block_forward_paged(
 ) -> Residual {
     let backend = compute.backend;
     let normed1 = compute.norm_forward(ids.norm1, residual, tower.norm_epsilon);
-    let mut qkv = compute.linear_forward(&normed1.0, ids.qkv);
+    let (mut qkv, qk_norm) = project(compute, ids, tower, &normed1.0, false);
     let write = PageWrite { pages: &mut *pages, slots: paging.slots };
     backend.rope_forward(&mut qkv, tower.heads, tower.cos_sin, Some(write));
     let Paging { bounds, page_tables, lengths, .. } = paging;
     let attended = backend.attention_forward(&qkv, tower.heads, Keys::Paged { pages, bounds, page_tables, lengths });
-    finish(compute, ids, tower, normed1, qkv, attended).0
+    finish(compute, ids, tower, normed1, (qkv, qk_norm), attended).0
 }
 
 /// Uploaded indices of a paged batch (see [`Keys::Paged`] and [`PageWrite`]).
@@ -86,13 +88,27 @@ pub struct Paging<'a> {
     pub lengths: &'a Tensor,
 }
 
+/// Queries, keys and values as they are before the rotation; what the backward of their norm needs if `is_kept`.
+fn project(
+    compute: Compute<'_>,
+    ids: &BlockIds,
+    tower: Tower<'_>,
+    y1: &Tensor,
+    is_kept: bool,
+) -> (Tensor, Option<QkNormSaved>) {
+    let mut qkv = compute.linear_forward(y1, ids.qkv);
+    let norm = |ids| compute.qk_norm_forward(&mut qkv, tower.heads, ids, tower.norm_epsilon, is_kept);
+    let saved = ids.qk_norm.and_then(norm);
+    (qkv, saved)
+}
+
 /// From attention's output to the end of the block.
 fn finish(
     compute: Compute<'_>,
     ids: &BlockIds,
     tower: Tower<'_>,
     (y1, norm1): (Tensor, NormSaved),
-    qkv: Tensor,
+    (qkv, qk_norm): (Tensor, Option<QkNormSaved>),
     (o, lse): (Tensor, Tensor),
 ) -> (Residual, BlockSaved) {
     let backend = compute.backend;
@@ -106,7 +122,7 @@ fn finish(
     };
     let down = Arc::new(compute.linear_forward(&activated, ids.down));
     let residual = Residual { h: norm2.h.clone(), add: Some(down) };
-    (residual, BlockSaved { norm1, y1, qkv, o, lse, norm2, y2, up, activated })
+    (residual, BlockSaved { norm1, y1, qk_norm, qkv, o, lse, norm2, y2, up, activated })
 }
 
 /// Takes the gradient of the residual sum behind the block to that before it; packed keys.
@@ -130,6 +146,9 @@ pub fn block_backward(
     let d_o = compute.linear_backward(gradients, &dresidual, &saved.o, ids.output);
     let mut dqkv = backend.attention_backward(&d_o, &saved.qkv, &saved.o, &saved.lse, tower.heads, segments);
     backend.rope_backward(&mut dqkv, tower.heads, tower.cos_sin);
+    if let Some((ids, saved)) = ids.qk_norm.zip(saved.qk_norm.as_ref()) {
+        compute.qk_norm_backward(gradients, &mut dqkv, tower.heads, ids, saved);
+    }
     let dy1 = compute.linear_backward(gradients, &dqkv, &saved.y1, ids.qkv);
     compute.norm_backward(gradients, ids.norm1, &dy1, Some(&dresidual), &saved.norm1)
 }

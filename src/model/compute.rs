@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::parameters::{Affine, Gradients, Parameters};
+use super::parameters::{Affine, Gradients, Parameters, QkNormIds};
+use crate::ops::attention::Heads;
+use crate::ops::qk_norm::QkNormSaved;
 use crate::ops::{Backend, Tensor};
 
 /// The residual stream between blocks: its value is `h + add`, each `[T, D]`.
@@ -47,6 +49,33 @@ impl Compute<'_> {
             self.backend.linear_backward_weight(dy, x, dw, db);
         }
         self.backend.linear_backward_input(dy, &self.weights[ids.weight])
+    }
+
+    /// Normalises the query and key heads of qkv rows; what backward needs if `is_kept`.
+    pub fn qk_norm_forward(
+        &self,
+        qkv: &mut Tensor,
+        heads: Heads,
+        ids: QkNormIds,
+        epsilon: f32,
+        is_kept: bool,
+    ) -> Option<QkNormSaved> {
+        let [wq, wk] = [ids.q, ids.k].map(|id| &self.weights[id]);
+        self.backend.qk_norm_forward(qkv, heads, wq, wk, epsilon, is_kept)
+    }
+
+    /// Takes the gradient of qkv rows to that before the norm, and adds those of its scales where they are trained.
+    pub fn qk_norm_backward(
+        &self,
+        gradients: &mut Gradients,
+        dqkv: &mut Tensor,
+        heads: Heads,
+        ids: QkNormIds,
+        saved: &QkNormSaved,
+    ) {
+        let [wq, wk] = [ids.q, ids.k].map(|id| &self.weights[id]);
+        let (dwq, dwk) = gradients.two_mut(ids.q, ids.k);
+        self.backend.qk_norm_backward(dqkv, heads, wq, wk, saved, dwq.zip(dwk));
     }
 
     /// RMSNorm, or LayerNorm where there is a bias, of the residual sum: its rows `[T, D]`, and what backward needs.

@@ -3,11 +3,11 @@
 use super::config::Config;
 
 /// M-RoPE: `[T, head_dim]`, the cosines of head_dim/2 angles, then their sines. Angle `i` is `position · theta^(−2i/head_dim)`, scaled
-/// as the config says, with the temporal, height or width position by `mrope_section` (Qwen2-VL, Wang et al. 2024, section 2.1).
+/// as the config says, with the temporal, height or width position by [`crate::model::rope::Rope::axes`].
 pub fn language_cos_sin(config: &Config, positions: &[[u32; 3]]) -> Vec<f32> {
     let rope = &config.rope;
-    let axes = rope.mrope_section.iter().enumerate().flat_map(|(axis, &n)| std::iter::repeat_n(axis, n));
-    let angles: Vec<(usize, f32)> = axes.zip(rope.frequencies(config.heads.head_dim)).collect();
+    let head_dim = config.heads.head_dim;
+    let angles: Vec<(usize, f32)> = rope.axes(head_dim).into_iter().zip(rope.frequencies(head_dim)).collect();
     let rows = positions.iter().map(|p| angles.iter().map(move |&(axis, frequency)| p[axis] as f32 * frequency));
     cos_sin(rows, rope.attention_factor())
 }

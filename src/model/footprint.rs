@@ -22,9 +22,12 @@ impl BlockFootprint {
         BlockFootprint::of(layout, &layout.layers[0], config.heads.heads)
     }
 
-    /// Of the vision tower's blocks; a row is a patch.
+    /// Of the vision tower's blocks; a row is a patch. Nothing where there is no tower.
     pub fn vision(config: &Config, layout: &Layout) -> BlockFootprint {
-        BlockFootprint::of(layout, &layout.blocks[0], config.vision.heads)
+        match config.vision.as_ref().zip(layout.vision.as_ref()) {
+            Some((vision, ids)) => BlockFootprint::of(layout, &ids.blocks[0], vision.heads),
+            None => BlockFootprint { dim: 0, saved: 0, backward: 0 },
+        }
     }
 
     fn of(layout: &Layout, ids: &BlockIds, heads: usize) -> BlockFootprint {
@@ -56,7 +59,7 @@ impl BlockFootprint {
 
 /// Patches that the vision tower sees at a time where `tokens` tokens are images': no more than an image of `max_pixels` has.
 pub fn tower_patches(config: &Config, tokens: usize, max_pixels: u64) -> u128 {
-    let vision = &config.vision;
+    let Some(vision) = &config.vision else { return 0 };
     let area = (vision.patch * vision.patch) as u128;
     (tokens as u128 * (vision.merge * vision.merge) as u128).min(u128::from(max_pixels) / area)
 }

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use super::families;
 use crate::hub::POINTER_REMEDY;
 use crate::hub::keys::shown;
 
@@ -32,7 +33,7 @@ pub enum ConfigError {
         source: serde_json::Error,
     },
     /// An architecture that is not implemented.
-    #[error("model_type `{0}` is not supported; supported are `qwen2_vl` and `qwen2_5_vl`")]
+    #[error("model_type `{0}` is not supported; supported are {known}", known = families::listed())]
     Family(String),
     /// What git-lfs left in place of the file.
     #[error("{0} {POINTER_REMEDY}")]

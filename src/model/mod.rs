@@ -5,6 +5,7 @@ pub mod batch;
 pub mod block;
 pub mod compute;
 pub mod config;
+pub mod families;
 pub mod footprint;
 pub mod keys;
 pub mod parameters;

@@ -2,9 +2,10 @@
 //! ([`Weights`]), gradients ([`Gradients`]), optimizer moments.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::ops::{Index, IndexMut};
+use std::ops::{Index, IndexMut, Range};
 
-use super::config::{Config, Family};
+use super::config::{Config, VisionConfig};
+use super::families::VisionFamily;
 use crate::ops::Tensor;
 
 /// One value for each parameter of a [`Layout`].
@@ -58,12 +59,21 @@ pub type Gradients = Parameters<Option<Tensor>>;
 pub struct Spec {
     /// Shape: `[out, in]` or `[n]`.
     pub shape: Vec<usize>,
-    /// The checkpoint tensors that it is made of, stacked by rows, with the rows of each; released names.
-    pub sources: Vec<(String, usize)>,
+    /// The checkpoint tensors that it is made of, stacked by rows.
+    pub sources: Vec<Source>,
     /// The part of the model that it belongs to, for freezing.
     pub part: Part,
     /// What it does, for decay and initialisation.
     pub role: Role,
+}
+
+/// A checkpoint tensor in a parameter.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Source {
+    /// Its released name.
+    pub name: String,
+    /// The rows of the parameter that it is.
+    pub rows: Range<usize>,
 }
 
 /// Parts that can be frozen.
@@ -99,9 +109,15 @@ impl Spec {
         self.len() == 0
     }
 
+    /// The elements of some rows, a range of the parameter's values in order.
+    pub fn elements(&self, rows: &Range<usize>) -> Range<usize> {
+        let cols = self.len() / self.shape[0];
+        rows.start * cols..rows.end * cols
+    }
+
     /// The name for messages: the first source's.
     pub fn name(&self) -> &str {
-        &self.sources[0].0
+        &self.sources[0].name
     }
 }
 
@@ -132,12 +148,15 @@ impl<T> Parameters<Option<T>> {
     pub fn affine_mut(&mut self, ids: Affine) -> (Option<&mut T>, Option<&mut T>) {
         match ids.bias {
             None => (self[ids.weight].as_mut(), None),
-            Some(bias) => {
-                assert!(ids.weight < bias, "a bias stands behind its weight");
-                let (low, high) = self.values.split_at_mut(bias.0);
-                (low[ids.weight.0].as_mut(), high[0].as_mut())
-            }
+            Some(bias) => self.two_mut(ids.weight, bias),
         }
+    }
+
+    /// The values of two parameters, the second behind the first in the layout, both to change.
+    pub fn two_mut(&mut self, first: Id, second: Id) -> (Option<&mut T>, Option<&mut T>) {
+        assert!(first < second, "{second:?} stands behind {first:?}");
+        let (low, high) = self.values.split_at_mut(second.0);
+        (low[first.0].as_mut(), high[0].as_mut())
     }
 }
 
@@ -170,6 +189,8 @@ pub struct BlockIds {
     pub norm1: Affine,
     /// Queries, keys, values, stacked.
     pub qkv: Affine,
+    /// Scales of the norm of each query and each key head `[head_dim]`; `None` where heads are not normalised.
+    pub qk_norm: Option<QkNormIds>,
     /// Attention's output projection.
     pub output: Affine,
     /// Norm before the MLP.
@@ -178,6 +199,37 @@ pub struct BlockIds {
     pub up: Affine,
     /// Out of the MLP.
     pub down: Affine,
+}
+
+/// Ids of the scales of the norm of query and key heads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct QkNormIds {
+    /// Of query heads.
+    pub q: Id,
+    /// Of key heads.
+    pub k: Id,
+}
+
+/// Ids of the vision tower.
+#[derive(Clone, PartialEq, Debug)]
+pub struct VisionIds {
+    /// `[dim, frames · 3 · patch²]`.
+    pub patch_embed: Id,
+    /// One for each block, in order.
+    pub blocks: Vec<BlockIds>,
+    /// The merger's norm, first and second matrix.
+    pub merger: [Affine; 3],
+}
+
+/// A linear map of the checkpoint, as an adapter addresses it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Projection<'a> {
+    /// The name of its module, such as `model.layers.0.self_attn.q_proj`.
+    pub module: &'a str,
+    /// The parameter that it stands in, perhaps stacked with others of the same input.
+    pub weight: Id,
+    /// Its rows there, and so its columns in the parameter's output.
+    pub rows: Range<usize>,
 }
 
 /// Names and shapes of all parameters of a [`Config`].
@@ -193,12 +245,8 @@ pub struct Layout {
     pub norm: Affine,
     /// The head `[vocab, dim]`: the embedding where tied.
     pub head: Id,
-    /// Vision tower: patch embedding, blocks, merger.
-    pub patch_embed: Id,
-    /// One for each block of the vision tower, in order.
-    pub blocks: Vec<BlockIds>,
-    /// The merger's norm, first and second matrix.
-    pub merger: [Affine; 3],
+    /// The vision tower; `None` where there is none.
+    pub vision: Option<VisionIds>,
 }
 
 impl Layout {
@@ -210,17 +258,9 @@ impl Layout {
         let layers = (0..config.layers).map(|i| specs.decoder_layer(config, i, dim, hidden)).collect();
         let norm = specs.norm("model.norm", dim, Part::Language, false);
         let head = if config.tied { embed } else { specs.matrix("lm_head.weight", vocab, dim, Part::Language) };
-        let vision = &config.vision;
-        let patch_values = vision.patch_values() * vision.frames;
-        let patch_embed = specs.matrix("visual.patch_embed.proj.weight", vision.dim, patch_values, Part::Vision);
-        let blocks = (0..vision.depth).map(|i| specs.vision_block(config, i)).collect();
-        let merged = vision.dim * vision.merge * vision.merge;
-        let merger = [
-            specs.norm("visual.merger.ln_q", vision.dim, Part::Merger, config.family == Family::Qwen2Vl),
-            specs.affine(&[("visual.merger.mlp.0", merged)], merged, Part::Merger, true),
-            specs.affine(&[("visual.merger.mlp.2", dim)], merged, Part::Merger, true),
-        ];
-        Layout { specs: specs.0, embed, layers, norm, head, patch_embed, blocks, merger }
+        let vision = config.vision.as_ref().zip(config.family.vision.as_ref());
+        let vision = vision.map(|(vision, family)| specs.vision(vision, family, dim));
+        Layout { specs: specs.0, embed, layers, norm, head, vision }
     }
 
     /// The spec of a parameter.
@@ -235,6 +275,20 @@ impl Layout {
         matrices.filter(move |(id, _)| !is_embedding(*id)).map(|(_, spec)| spec)
     }
 
+    /// The linear maps of all blocks and of the merger, those apart that are stacked in one parameter.
+    pub fn projections(&self) -> impl Iterator<Item = Projection<'_>> {
+        let tower = self.vision.as_ref();
+        let blocks = self.layers.iter().chain(tower.into_iter().flat_map(|tower| &tower.blocks));
+        let of_blocks = blocks.flat_map(|ids| [ids.qkv, ids.output, ids.up, ids.down]);
+        let of_merger = tower.into_iter().flat_map(|tower| tower.merger[1..].iter().copied());
+        of_blocks.chain(of_merger).flat_map(|Affine { weight, .. }| {
+            self.spec(weight).sources.iter().map(move |Source { name, rows }| {
+                let module = name.strip_suffix(".weight").unwrap_or(name);
+                Projection { module, weight, rows: rows.clone() }
+            })
+        })
+    }
+
     /// Number of parameters' elements.
     pub fn elements(&self) -> usize {
         self.specs.iter().map(Spec::len).sum()
@@ -245,38 +299,56 @@ impl Layout {
 struct Builder(Vec<Spec>);
 
 impl Builder {
-    fn push(&mut self, shape: Vec<usize>, sources: Vec<(String, usize)>, part: Part, role: Role) -> Id {
+    fn push(&mut self, shape: Vec<usize>, sources: Vec<Source>, part: Part, role: Role) -> Id {
         self.0.push(Spec { shape, sources, part, role });
         Id(self.0.len() - 1)
     }
 
+    /// A parameter that is one tensor of the checkpoint.
+    fn tensor(&mut self, name: String, shape: Vec<usize>, part: Part, role: Role) -> Id {
+        let source = Source { name, rows: 0..shape[0] };
+        self.push(shape, vec![source], part, role)
+    }
+
     fn matrix(&mut self, name: &str, rows: usize, cols: usize, part: Part) -> Id {
-        self.push(vec![rows, cols], vec![(name.to_owned(), rows)], part, Role::Matrix)
+        self.tensor(name.to_owned(), vec![rows, cols], part, Role::Matrix)
     }
 
     fn norm(&mut self, name: &str, dim: usize, part: Part, bias: bool) -> Affine {
-        let weight = self.push(vec![dim], vec![(format!("{name}.weight"), dim)], part, Role::Scale);
-        let bias = bias.then(|| self.push(vec![dim], vec![(format!("{name}.bias"), dim)], part, Role::Bias));
+        let weight = self.tensor(format!("{name}.weight"), vec![dim], part, Role::Scale);
+        let bias = bias.then(|| self.tensor(format!("{name}.bias"), vec![dim], part, Role::Bias));
         Affine { weight, bias }
     }
 
     /// A matrix of stacked sources `(name, rows)`, with stacked biases.
     fn affine(&mut self, sources: &[(&str, usize)], cols: usize, part: Part, bias: bool) -> Affine {
+        let named = |suffix: &str| {
+            let mut end = 0;
+            let source = |&(name, rows): &(&str, usize)| {
+                end += rows;
+                Source { name: format!("{name}.{suffix}"), rows: end - rows..end }
+            };
+            sources.iter().map(source).collect()
+        };
         let rows = sources.iter().map(|s| s.1).sum();
-        let named = |suffix: &str| sources.iter().map(|(n, r)| (format!("{n}.{suffix}"), *r)).collect();
         let weight = self.push(vec![rows, cols], named("weight"), part, Role::Matrix);
         let bias = bias.then(|| self.push(vec![rows], named("bias"), part, Role::Bias));
         Affine { weight, bias }
     }
 
     fn decoder_layer(&mut self, config: &Config, i: usize, dim: usize, hidden: usize) -> BlockIds {
-        let part = Part::Language;
+        let (part, family) = (Part::Language, &config.family.text);
         let name = |suffix: &str| format!("model.layers.{i}.{suffix}");
-        let (q, kv) = (config.heads.heads * config.heads.head_dim, config.heads.kv_heads * config.heads.head_dim);
+        let head_dim = config.heads.head_dim;
+        let (q, kv) = (config.heads.heads * head_dim, config.heads.kv_heads * head_dim);
         let (query, key, value) = (name("self_attn.q_proj"), name("self_attn.k_proj"), name("self_attn.v_proj"));
         BlockIds {
             norm1: self.norm(&name("input_layernorm"), dim, part, false),
-            qkv: self.affine(&[(&query, q), (&key, kv), (&value, kv)], dim, part, true),
+            qkv: self.affine(&[(&query, q), (&key, kv), (&value, kv)], dim, part, family.qkv_bias),
+            qk_norm: family.qk_norm.map(|names| {
+                let [q, k] = names.map(|norm| self.norm(&name(norm), head_dim, part, false).weight);
+                QkNormIds { q, k }
+            }),
             output: self.affine(&[(&name("self_attn.o_proj"), dim)], q, part, false),
             norm2: self.norm(&name("post_attention_layernorm"), dim, part, false),
             up: self.affine(&[(&name("mlp.gate_proj"), hidden), (&name("mlp.up_proj"), hidden)], dim, part, false),
@@ -284,24 +356,35 @@ impl Builder {
         }
     }
 
-    fn vision_block(&mut self, config: &Config, i: usize) -> BlockIds {
+    /// The tower, whose merger gives rows of `out` values.
+    fn vision(&mut self, vision: &VisionConfig, family: &VisionFamily, out: usize) -> VisionIds {
+        let patch_values = vision.patch_values() * vision.frames;
+        let patch_embed = self.matrix("visual.patch_embed.proj.weight", vision.dim, patch_values, Part::Vision);
+        let blocks = (0..vision.depth).map(|i| self.vision_block(vision, family, i)).collect();
+        let merged = vision.dim * vision.merge * vision.merge;
+        let merger = [
+            self.norm("visual.merger.ln_q", vision.dim, Part::Merger, family.layer_norm),
+            self.affine(&[("visual.merger.mlp.0", merged)], merged, Part::Merger, true),
+            self.affine(&[("visual.merger.mlp.2", out)], merged, Part::Merger, true),
+        ];
+        VisionIds { patch_embed, blocks, merger }
+    }
+
+    fn vision_block(&mut self, vision: &VisionConfig, family: &VisionFamily, i: usize) -> BlockIds {
         let part = Part::Vision;
-        let (dim, hidden) = (config.vision.dim, config.vision.hidden);
+        let (dim, hidden) = (vision.dim, vision.hidden);
         let name = |suffix: &str| format!("visual.blocks.{i}.{suffix}");
-        let layer_norm = config.family == Family::Qwen2Vl;
-        let norm1 = self.norm(&name("norm1"), dim, part, layer_norm);
-        let qkv = self.affine(&[(&name("attn.qkv"), 3 * dim)], dim, part, true);
-        let output = self.affine(&[(&name("attn.proj"), dim)], dim, part, true);
-        let norm2 = self.norm(&name("norm2"), dim, part, layer_norm);
-        let (up, down) = match config.family {
-            Family::Qwen2Vl => (vec![(name("mlp.fc1"), hidden)], name("mlp.fc2")),
-            Family::Qwen25Vl => {
-                (vec![(name("mlp.gate_proj"), hidden), (name("mlp.up_proj"), hidden)], name("mlp.down_proj"))
-            }
-        };
-        let up: Vec<(&str, usize)> = up.iter().map(|(n, r)| (n.as_str(), *r)).collect();
-        let up = self.affine(&up, dim, part, true);
-        let down = self.affine(&[(&down, dim)], hidden, part, true);
-        BlockIds { norm1, qkv, output, norm2, up, down }
+        let mlp = |matrix: &str| name(&format!("mlp.{matrix}"));
+        let up: Vec<String> = family.mlp_up.iter().map(|matrix| mlp(matrix)).collect();
+        let up: Vec<(&str, usize)> = up.iter().map(|name| (name.as_str(), hidden)).collect();
+        BlockIds {
+            norm1: self.norm(&name("norm1"), dim, part, family.layer_norm),
+            qkv: self.affine(&[(&name("attn.qkv"), 3 * dim)], dim, part, true),
+            qk_norm: None,
+            output: self.affine(&[(&name("attn.proj"), dim)], dim, part, true),
+            norm2: self.norm(&name("norm2"), dim, part, family.layer_norm),
+            up: self.affine(&up, dim, part, true),
+            down: self.affine(&[(&mlp(family.mlp_down), dim)], hidden, part, true),
+        }
     }
 }

@@ -5,8 +5,9 @@ use std::f64::consts::TAU;
 
 use serde_json::{Map, Value};
 
+use super::families::{Family, Mrope};
 use super::keys::{ConfigError, Keys};
-use crate::hub::keys::{ROPE, accept, shown, warnings};
+use crate::hub::keys::{Entry, ROPE, accept, shown, warnings};
 
 /// Angles for each position.
 #[derive(Clone, PartialEq, Debug)]
@@ -15,6 +16,8 @@ pub struct Rope {
     pub theta: f64,
     /// How many angles follow the temporal, height and width position; they sum to head_dim / 2.
     pub mrope_section: [usize; 3],
+    /// Which angles these are.
+    pub mrope: Mrope,
     /// How the angles are scaled.
     pub scaling: RopeScaling,
 }
@@ -50,10 +53,6 @@ pub struct Yarn {
     pub attention_factor: f64,
 }
 
-/// `mrope_section` where a config has none.
-const MROPE_SECTION: [usize; 3] = [16, 24, 24];
-/// `rope_theta` where a config has none.
-const THETA: f64 = 1_000_000.0;
 /// Keys that only some values of `rope_type` read.
 const SCALING_KEYS: [&str; 8] = [
     "factor",
@@ -81,14 +80,15 @@ fn rope_type(rope: &Map<String, Value>) -> &Value {
 }
 
 impl Rope {
-    pub(super) fn from_keys(text: Keys<'_>, context_tokens: usize) -> Result<Rope, ConfigError> {
-        let theta = text.base_or("rope_theta", THETA)?;
+    pub(super) fn from_keys(text: Keys<'_>, family: &Family, context_tokens: usize) -> Result<Rope, ConfigError> {
+        let (defaults, mrope) = (&family.text.defaults, family.text.mrope);
+        let theta = text.base_or("rope_theta", defaults.rope_theta)?;
         let Some((name, value)) = object(text) else {
-            return Ok(Rope { theta, mrope_section: MROPE_SECTION, scaling: RopeScaling::None });
+            return Ok(Rope { theta, mrope_section: defaults.mrope_section, mrope, scaling: RopeScaling::None });
         };
         let place = format!("{}{name}.", text.place);
         let map = value.as_object().ok_or_else(|| text.wrong(name, "an object"))?;
-        accept(&[ROPE], map, &place).map_err(ConfigError::Refused)?;
+        accept(&[ROPE, family.keys.rope], map, &place).map_err(ConfigError::Refused)?;
         let keys = Keys { object: map, place: &place };
         let scaling = match rope_type(map) {
             Value::Null => RopeScaling::None,
@@ -104,10 +104,24 @@ impl Rope {
             Some(value) => {
                 section(value).ok_or_else(|| keys.wrong("mrope_section", "a list of three whole numbers"))?
             }
-            None => MROPE_SECTION,
+            None => defaults.mrope_section,
         };
         let theta = keys.base_or("rope_theta", theta)?;
-        Ok(Rope { theta, mrope_section, scaling })
+        Ok(Rope { theta, mrope_section, mrope, scaling })
+    }
+
+    /// Which position each of the head_dim/2 angles follows: 0 time, 1 height, 2 width.
+    pub fn axes(&self, head_dim: usize) -> Vec<usize> {
+        match self.mrope {
+            Mrope::Contiguous => {
+                let sections = self.mrope_section.iter().enumerate();
+                sections.flat_map(|(axis, &n)| std::iter::repeat_n(axis, n)).collect()
+            }
+            Mrope::Interleaved => {
+                let axis = |i: usize| if i < 3 * self.mrope_section[i % 3] { i % 3 } else { 0 };
+                (0..head_dim / 2).map(axis).collect()
+            }
+        }
     }
 
     /// The frequencies of the head_dim/2 angles: angle `i` is `position · theta^(−2i/head_dim)`, scaled.
@@ -185,10 +199,10 @@ impl Yarn {
 }
 
 /// A warning for each rotary key of the language model that has no effect.
-pub(super) fn rope_warnings(text: Keys<'_>) -> Vec<String> {
+pub(super) fn rope_warnings(text: Keys<'_>, family: &[Entry]) -> Vec<String> {
     let Some((name, Value::Object(map))) = object(text) else { return Vec::new() };
     let place = format!("{}{name}.", text.place);
-    let mut found = warnings(&[ROPE], map, &place);
+    let mut found = warnings(&[ROPE, family], map, &place);
     let kind = rope_type(map).as_str().unwrap_or("default");
     let read: &[&str] = match kind {
         "yarn" => &SCALING_KEYS,

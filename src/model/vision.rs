@@ -5,15 +5,16 @@ use std::sync::Arc;
 use super::Model;
 use super::block::{BlockSaved, Tower, block_backward, block_forward};
 use super::compute::{NormSaved, Residual};
+use super::config::VisionConfig;
 use super::cos_sin::vision_cos_sin;
-use super::parameters::{Gradients, Weights};
+use super::parameters::{Gradients, VisionIds, Weights};
 use crate::ops::attention::{Keys, Packed};
 use crate::ops::gelu::GeluForm;
 use crate::ops::patch_embed::PixelScale;
 use crate::ops::{Backend, Dtype, Host, Tensor};
 use crate::prompt::positions::{Grid, WindowOrder, image_bounds, patch_positions, window_order};
 
-/// Epsilon of the tower's norms, in both families.
+/// Epsilon of the tower's norms, in all families.
 const NORM_EPSILON: f32 = 1e-6;
 
 /// Images to encode together: patches in patch order, image after image.
@@ -64,14 +65,15 @@ impl Model {
     ) -> (Tensor, Option<TowerSaved>) {
         let compute = self.compute(weights);
         let backend = compute.backend;
+        let (config, ids) = self.vision();
         let inputs = self.vision_inputs(images);
-        let tower = self.vision_tower(&inputs.cos_sin);
+        let tower = vision_tower(config, &inputs.cos_sin);
         let embedded =
-            backend.patch_embed_forward(&inputs.pixels, &inputs.scale, &compute.weights[self.layout.patch_embed]);
+            backend.patch_embed_forward(&inputs.pixels, &inputs.scale, &compute.weights[ids.patch_embed]);
         let mut residual = Residual { h: Arc::new(embedded), add: None };
-        let mut blocks = Vec::with_capacity(self.layout.blocks.len());
-        for (i, ids) in self.layout.blocks.iter().enumerate() {
-            let keys = Keys::Packed(self.vision_segments(&inputs, i));
+        let mut blocks = Vec::with_capacity(ids.blocks.len());
+        for (i, ids) in ids.blocks.iter().enumerate() {
+            let keys = Keys::Packed(vision_segments(config, &inputs, i));
             let (next, saved) = block_forward(compute, ids, tower, residual, keys);
             residual = next;
             blocks.extend(is_trained.then_some(saved));
@@ -80,7 +82,7 @@ impl Model {
         if let Some(add) = &residual.add {
             backend.add(&mut sum, add);
         }
-        let patches = self.config.vision.merge * self.config.vision.merge;
+        let patches = config.merge * config.merge;
         let shape = [sum.rows() / patches, patches * sum.cols()];
         let unmerged_features = backend.gather_rows(&sum.reshape(&shape), &inputs.unit_index);
         (unmerged_features, is_trained.then_some(TowerSaved { inputs, blocks }))
@@ -89,8 +91,9 @@ impl Model {
     /// Rows of the language model for each image token, Activation `[units, dim]`, from the tower's unmerged features.
     pub fn merger_forward(&self, weights: &Weights, unmerged_features: &Tensor) -> (Tensor, MergerSaved) {
         let compute = self.compute(weights);
-        let [norm, first, second] = self.layout.merger;
-        let width = self.config.vision.dim;
+        let (config, ids) = self.vision();
+        let [norm, first, second] = ids.merger;
+        let width = config.dim;
         let patches = compute.backend.duplicate(unmerged_features).reshape(&[unmerged_features.len() / width, width]);
         let residual = Residual { h: Arc::new(patches), add: None };
         let (y, norm) = compute.norm_forward(norm, residual, NORM_EPSILON);
@@ -110,7 +113,7 @@ impl Model {
         drows: &Tensor,
     ) -> Tensor {
         let compute = self.compute(weights);
-        let [norm, first, second] = self.layout.merger;
+        let [norm, first, second] = self.vision().1.merger;
         let dactivated = compute.linear_backward(gradients, drows, &saved.activated, second);
         let dhidden = compute.backend.gelu_backward(&dactivated, &saved.hidden, GeluForm::Erf);
         let dfeatures = compute.linear_backward(gradients, &dhidden, &saved.unmerged_features, first);
@@ -122,39 +125,28 @@ impl Model {
     /// Adds the gradients of the tower's trained parameters.
     pub fn tower_backward(&self, weights: &Weights, gradients: &mut Gradients, saved: &TowerSaved, dfeatures: &Tensor) {
         let compute = self.compute(weights);
+        let (config, ids) = self.vision();
         let inputs = &saved.inputs;
-        let tower = self.vision_tower(&inputs.cos_sin);
+        let tower = vision_tower(config, &inputs.cos_sin);
         let spread = compute.backend.gather_rows_backward(dfeatures, &inputs.unit_index, dfeatures.rows());
-        let mut dresidual = spread.reshape(&[inputs.pixels.rows(), self.config.vision.dim]);
-        for (i, ids) in self.layout.blocks.iter().enumerate().rev() {
-            let segments = self.vision_segments(inputs, i);
+        let mut dresidual = spread.reshape(&[inputs.pixels.rows(), config.dim]);
+        for (i, ids) in ids.blocks.iter().enumerate().rev() {
+            let segments = vision_segments(config, inputs, i);
             dresidual = block_backward(compute, gradients, ids, tower, &saved.blocks[i], segments, dresidual);
         }
-        if let Some(dw) = &mut gradients[self.layout.patch_embed] {
+        if let Some(dw) = &mut gradients[ids.patch_embed] {
             compute.backend.patch_embed_backward(&dresidual, &inputs.pixels, &inputs.scale, dw);
         }
     }
 
-    fn vision_tower<'a>(&self, cos_sin: &'a Tensor) -> Tower<'a> {
-        Tower {
-            heads: self.config.vision.head_layout(),
-            norm_epsilon: NORM_EPSILON,
-            gelu: self.config.vision.gelu,
-            cos_sin,
-        }
-    }
-
-    fn vision_segments<'a>(&self, inputs: &'a Inputs, block: usize) -> Packed<'a> {
-        let bounds = match &self.config.vision.windows {
-            Some((_, full)) if !full.contains(&block) => &inputs.window_bounds,
-            _ => &inputs.full_bounds,
-        };
-        Packed { bounds, prefixes: None, causal: false }
+    /// Sizes and parameters of the tower, which a model that is shown images has.
+    fn vision(&self) -> (&VisionConfig, &VisionIds) {
+        self.config.vision.as_ref().zip(self.layout.vision.as_ref()).expect("a model with a vision tower")
     }
 
     /// Brings patches into window order, unit by unit, and tabulates positions and bounds.
     fn vision_inputs(&self, batch: &ImageBatch<'_>) -> Inputs {
-        let config = &self.config.vision;
+        let config = self.vision().0;
         let (values, unit) = (config.patch_values(), config.merge * config.merge);
         let (mut pixels, mut positions, mut unit_index) = (Vec::new(), Vec::new(), Vec::new());
         let (mut window_bounds, mut patches) = (vec![0], 0);
@@ -193,4 +185,16 @@ impl Model {
             unit_index: backend.indices(&unit_index),
         }
     }
+}
+
+fn vision_tower<'a>(config: &VisionConfig, cos_sin: &'a Tensor) -> Tower<'a> {
+    Tower { heads: config.head_layout(), norm_epsilon: NORM_EPSILON, gelu: config.gelu, cos_sin }
+}
+
+fn vision_segments<'a>(config: &VisionConfig, inputs: &'a Inputs, block: usize) -> Packed<'a> {
+    let bounds = match &config.windows {
+        Some((_, full)) if !full.contains(&block) => &inputs.window_bounds,
+        _ => &inputs.full_bounds,
+    };
+    Packed { bounds, prefixes: None, causal: false }
 }

@@ -132,7 +132,7 @@ fn temperature_zero_samples_the_likeliest_token() {
     let (model, backend) = (&policy.model, &*policy.model.backend);
     let all: Vec<u32> = request.token_ids.iter().copied().chain(ids(sampled)).collect();
     let batch = Batch {
-        positions: positions(&all, &[], model.config.vision.merge, model.config.image_pad).unwrap().0,
+        positions: positions(&all, &[], model.config.merge(), model.config.image_pad).unwrap().0,
         bounds: vec![0, all.len()],
         ids: all,
         ..Batch::default()

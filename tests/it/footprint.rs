@@ -58,8 +58,8 @@ fn a_footprint_counts_all_that_a_block_keeps_and_that_its_backward_holds() {
         let (ids, heads, gelu, footprint) = match is_vision {
             false => (&layout.layers[0], config.heads, None, BlockFootprint::decoder(config, layout)),
             true => {
-                let (heads, gelu) = (config.vision.head_layout(), config.vision.gelu);
-                (&layout.blocks[0], heads, gelu, BlockFootprint::vision(config, layout))
+                let (vision, ids) = config.vision.as_ref().zip(layout.vision.as_ref()).unwrap();
+                (&ids.blocks[0], vision.head_layout(), vision.gelu, BlockFootprint::vision(config, layout))
             }
         };
         let [kept, backward] = measured(&model, ids, heads, gelu);

@@ -126,7 +126,7 @@ impl Golden {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/model").join(&self.checkpoint);
         let (model, weights) = load(&folder, backend.clone());
         let reference = (case.beta > 0.0).then(|| load(&folder, backend).1);
-        let layout = Layout { merge: model.config.vision.merge, image_pad: model.config.image_pad };
+        let layout = Layout { merge: model.config.merge(), image_pad: model.config.image_pad };
         let image = ImageSettings::default();
         let settings = LearnerSettings {
             optimizer: OptimizerSettings {

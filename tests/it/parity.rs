@@ -288,12 +288,9 @@ impl Run {
         let mut named = Vec::new();
         for (spec, gradient) in self.model.layout.specs.iter().zip(gradients.iter()) {
             let values = self.model.backend.to_f32(gradient.as_ref().expect("every parameter is trained"));
-            let cols = spec.len() / spec.shape[0];
-            let mut rest = values.as_slice();
-            for (name, rows) in &spec.sources {
-                let (part, behind) = rest.split_at(rows * cols);
-                named.push((name.clone(), part.iter().map(|&x| f64::from(x)).collect()));
-                rest = behind;
+            for source in &spec.sources {
+                let part = &values[spec.elements(&source.rows)];
+                named.push((source.name.clone(), part.iter().map(|&x| f64::from(x)).collect()));
             }
         }
         named
@@ -454,7 +451,7 @@ impl Golden {
             images: case.images.iter().enumerate().map(image).collect(),
         };
         let samples: Vec<Sample> = cases.iter().map(sample).collect();
-        let layout = Layout { merge: config.vision.merge, image_pad: config.image_pad };
+        let layout = Layout { merge: config.merge(), image_pad: config.image_pad };
         let pack = Pack::new(&samples.iter().collect::<Vec<_>>(), layout);
         Input { pack, scale: PixelScale { mean: settings.mean, std: settings.std } }
     }

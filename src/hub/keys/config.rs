@@ -9,7 +9,11 @@ const ELSEWHERE: &str =
 
 /// The top level, besides what is said of the language model there.
 pub const TOP: &[Entry] = &[
-    Entry { names: &["model_type"], effect: Used, note: "`qwen2_vl` or `qwen2_5_vl`; others are refused" },
+    Entry {
+        names: &["model_type"],
+        effect: Used,
+        note: "the family, one of those that have tables below; others are refused",
+    },
     Entry {
         names: &["text_config"],
         effect: Used,
@@ -180,20 +184,9 @@ pub const ROPE: &[Entry] = &[
 /// The vision tower.
 pub const VISION: &[Entry] = &[
     Entry {
-        names: &["depth", "num_heads", "hidden_size", "patch_size", "spatial_merge_size", "temporal_patch_size"],
+        names: &["depth", "num_heads", "patch_size", "spatial_merge_size", "temporal_patch_size"],
         effect: Used,
         note: "sizes",
-    },
-    Entry { names: &["embed_dim", "mlp_ratio"], effect: Used, note: "of Qwen2-VL; without effect in Qwen2.5-VL" },
-    Entry {
-        names: &["intermediate_size", "out_hidden_size", "window_size", "fullatt_block_indexes"],
-        effect: Used,
-        note: "of Qwen2.5-VL; without effect in Qwen2-VL",
-    },
-    Entry {
-        names: &["hidden_act"],
-        effect: Used,
-        note: "`quick_gelu` or `gelu` in Qwen2-VL, `silu` (or `swish`) in Qwen2.5-VL; others are refused",
     },
     Entry { names: &["in_channels", "in_chans"], effect: Only(&["3"]), note: "pictures have three channels" },
     Entry { names: &["rope_theta"], effect: Used, note: "where `rope_parameters` has none; 10000 where it is absent" },

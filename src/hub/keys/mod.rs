@@ -1,5 +1,5 @@
 //! Every key of a checkpoint's config files, and what becomes of it: used, without effect, refused, or warned of. What is in no table is
-//! warned of by name. `src/hub/README.md` shows the tables.
+//! warned of by name. Entries that are a family's own stand with it. `src/hub/README.md` shows all tables.
 
 mod config;
 mod entry;
@@ -53,8 +53,8 @@ pub enum Finding {
     Warned(String),
 }
 
-/// The findings about the keys of `object` by `tables`. A key that is in no table is warned of. `place`, such as `vision_config.`, stands before
-/// each key in messages.
+/// The findings about the keys of `object` by `tables`, of which the last that has a key counts. A key that is in no table is warned of.
+/// `place`, such as `vision_config.`, stands before each key in messages.
 pub fn look(tables: &[&[Entry]], object: &Map<String, Value>, place: &str) -> Vec<Finding> {
     let known: BTreeMap<&str, &Entry> =
         tables.iter().copied().flatten().flat_map(|entry| entry.names.iter().map(move |name| (*name, entry))).collect();
@@ -120,12 +120,13 @@ pub fn shown(value: &Value) -> String {
     }
 }
 
-/// The page of all tables, in Markdown.
-pub fn page() -> String {
+/// The page of all tables, in Markdown: those here, and behind them each family's own.
+pub fn page(families: &[(String, &'static [Entry])]) -> String {
     let mut page = String::from(PREFACE);
-    for Section { title, entries } in &SECTIONS {
+    let common = SECTIONS.iter().map(|Section { title, entries }| (*title, *entries));
+    for (title, entries) in common.chain(families.iter().map(|(title, entries)| (title.as_str(), *entries))) {
         write!(page, "\n## {title}\n\n| key | effect | |\n|---|---|---|\n").expect("a string takes what is written");
-        for Entry { names, effect, note } in *entries {
+        for Entry { names, effect, note } in entries {
             let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
             let values = |values: &[&str]| values.iter().map(|v| format!("`{v}`")).collect::<Vec<_>>().join(", ");
             let effect = match effect {
@@ -147,7 +148,8 @@ pub fn page() -> String {
 const PREFACE: &str = "\
 # Every key of a checkpoint's config files
 
-This page shows the tables of `src/hub/keys/`, which the code checks each file against; `tests/it/keys.rs` keeps the two alike. A key is
+This page shows the tables of `src/hub/keys/`, and at its end those of `src/model/families/`, which count where both have a key. The code checks
+each file against them; `tests/it/keys.rs` keeps page and tables alike. A key is
 
 - **used**: it is read, and a value that cannot be used is an error that names it;
 - **without effect**: it changes nothing that is computed here, as it changes nothing in transformers 5.17 for these models;

@@ -64,7 +64,7 @@ pub struct Scoring {
 impl Scoring {
     /// Nothing is computed yet. A prompt whose images do not fit its placeholders has no places.
     pub fn new(model: &Model, prompt: Prompt, top: usize, reply: oneshot::Sender<Vec<TokenLogprobs>>) -> Scoring {
-        let (merge, pad) = (model.config.vision.merge, model.config.image_pad);
+        let (merge, pad) = (model.config.merge(), model.config.image_pad);
         let grids: Vec<Grid> = prompt.images.iter().map(|image| image.grid).collect();
         let positions = positions(&prompt.token_ids, &grids, merge, pad).map(|(positions, _)| positions);
         let mut row = -1;

@@ -217,7 +217,7 @@ impl Prompts {
             return Err(ApiError::field(param, message));
         }
         let grids: Vec<Grid> = prompt.images.iter().map(|image| image.grid).collect();
-        positions(ids, &grids, self.config.vision.merge, self.config.image_pad)
+        positions(ids, &grids, self.config.merge(), self.config.image_pad)
             .map_err(|error| ApiError::field(param, format!("cannot be used: {error}")))?;
         Ok(prompt)
     }
