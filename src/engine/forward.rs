@@ -7,6 +7,7 @@ use super::scheduler::Chunk;
 use super::sequence::Sequences;
 use crate::model::Model;
 use crate::model::batch::{Batch, BatchPages};
+use crate::model::features::ImageFeatures;
 use crate::model::parameters::Weights;
 use crate::ops::Tensor;
 use crate::ops::patch_embed::PixelScale;
@@ -21,15 +22,14 @@ pub struct ImagePlace {
     row: usize,
 }
 
-/// The language model's rows for the images that the chunks touch, and where each image's rows begin: `(sequence, first
-/// placeholder, placeholders, first row)`.
-pub fn image_rows(
+/// The features of the images that the chunks touch, and where each image's rows stand.
+pub fn image_features(
     model: &Model,
     weights: &Weights,
     processor: &Processor,
     (sequences, chunks): (&Sequences, &[Chunk]),
     encoded: &mut EncodedImages,
-) -> Option<(Tensor, Vec<ImagePlace>)> {
+) -> Option<(ImageFeatures, Vec<ImagePlace>)> {
     let (mut images, mut places, mut row) = (Vec::new(), Vec::new(), 0);
     for chunk in chunks {
         for placed in &sequences[&chunk.sequence].images {

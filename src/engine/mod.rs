@@ -26,7 +26,7 @@ use std::time::Instant;
 use tracing::debug_span;
 
 use decode_graphs::DecodeGraphs;
-use forward::{batch, image_rows};
+use forward::{batch, image_features};
 use groups::Groups;
 use images::EncodedImages;
 use kv_cache::KvCache;
@@ -316,7 +316,7 @@ impl Engine {
     /// compute them.
     pub fn compute(&mut self, weights: &Weights, chunks: &[Chunk]) -> Vec<TokenEvent> {
         let scheduled = (&self.sequences, chunks);
-        let images = image_rows(&self.model, weights, &self.processor, scheduled, &mut self.images);
+        let images = image_features(&self.model, weights, &self.processor, scheduled, &mut self.images);
         let batch = batch(&self.sequences, chunks, images.as_ref().map(|(_, places)| places.as_slice()));
         let is_plain = images.is_none() && chunks.iter().all(|chunk| chunk.is_decoding() && chunk.draft.is_empty());
         let computed;
@@ -325,8 +325,8 @@ impl Engine {
         {
             logits
         } else {
-            let image_rows = images.as_ref().map(|(rows, _)| rows);
-            let hidden = self.model.forward_paged(weights, &batch, image_rows, self.cache.layers_mut(&self.model));
+            let features = images.as_ref().map(|(features, _)| features);
+            let hidden = self.model.forward_paged(weights, &batch, features, self.cache.layers_mut(&self.model));
             if !chunks.iter().any(|chunk| chunk.samples_next) {
                 return Vec::new();
             }

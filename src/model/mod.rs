@@ -1,11 +1,13 @@
-//! Qwen2-VL and Qwen2.5-VL, forward and below it backward, written once over `dyn Backend`. One forward serves prefill, decoding and
-//! training; the difference is data ([`Batch`]).
+//! The model, forward and below it backward, written once over `dyn Backend`. One forward serves prefill, decoding and training; the
+//! difference is data ([`Batch`]), and so is that between families ([`families`]).
 
 pub mod batch;
 pub mod block;
 pub mod compute;
 pub mod config;
 pub mod families;
+pub mod families;
+pub mod features;
 pub mod footprint;
 pub mod keys;
 pub mod parameters;
@@ -19,6 +21,7 @@ use batch::{Batch, BatchTensors};
 use block::{BlockSaved, Tower, block_backward, block_forward, block_forward_paged};
 use compute::{Compute, NormSaved, Residual};
 use config::Config;
+use features::ImageFeatures;
 use parameters::{Gradients, Layout, Parameters, Weights};
 
 use crate::ops::attention::Keys;
@@ -75,7 +78,7 @@ impl Model {
         &self,
         weights: &Weights,
         batch: &Batch,
-        images: Option<&Tensor>,
+        images: Option<&ImageFeatures>,
         pages: &mut [Tensor],
     ) -> Tensor {
         self.forward_uploaded(weights, &batch.upload(&self.config, &*self.backend), images, pages)
@@ -86,14 +89,15 @@ impl Model {
         &self,
         weights: &Weights,
         inputs: &BatchTensors,
-        images: Option<&Tensor>,
+        images: Option<&ImageFeatures>,
         pages: &mut [Tensor],
     ) -> Tensor {
         let compute = self.compute(weights);
         let (tower, paging) = (self.tower(&inputs.cos_sin), inputs.paging());
         let mut residual = self.embed(compute, inputs, images);
-        for (ids, pages) in self.layout.layers.iter().zip(pages) {
+        for (layer, (ids, pages)) in self.layout.layers.iter().zip(pages).enumerate() {
             residual = block_forward_paged(compute, ids, tower, residual, pages, paging);
+            residual = self.add_deep(inputs, images, layer, residual);
         }
         let (y, _) = compute.norm_forward(self.layout.norm, residual, self.config.norm_epsilon);
         self.wanted(inputs, y)
@@ -104,7 +108,7 @@ impl Model {
         &self,
         weights: &Weights,
         batch: &Batch,
-        images: Option<&Tensor>,
+        images: Option<&ImageFeatures>,
         keep: Keep,
     ) -> (Tensor, Activations) {
         let compute = self.compute(weights);
@@ -112,11 +116,11 @@ impl Model {
         let tower = self.tower(&inputs.cos_sin);
         let mut residual = self.embed(compute, &inputs, images);
         let mut layers = Vec::with_capacity(self.layout.layers.len());
-        for ids in &self.layout.layers {
+        for (layer, ids) in self.layout.layers.iter().enumerate() {
             let input = (keep == Keep::LayerInputs).then(|| residual.clone());
             let keys = Keys::Packed(inputs.segments());
             let (next, saved) = block_forward(compute, ids, tower, residual, keys);
-            residual = next;
+            residual = self.add_deep(&inputs, images, layer, next);
             match keep {
                 Keep::Activations => layers.push(LayerSaved::Block(Box::new(saved))),
                 Keep::LayerInputs => layers.extend(input.map(LayerSaved::Input)),
@@ -137,17 +141,16 @@ impl Model {
         &weights.values[self.layout.head]
     }
 
-    /// Adds the gradients of all trained parameters below the head and, with `images` rows, returns their gradient `[images, dim]`.
-    ///
-    /// `dh` as [`Model::forward`] returned.
+    /// Adds the gradients of all trained parameters below the head, and returns that of `images` if they are given, as they went into the
+    /// forward. `dh` is the gradient of what [`Model::forward`] returned.
     pub fn backward(
         &self,
         weights: &Weights,
         gradients: &mut Gradients,
         activations: Activations,
         dh: &Tensor,
-        images: Option<usize>,
-    ) -> Option<Tensor> {
+        images: Option<&ImageFeatures>,
+    ) -> Option<ImageFeatures> {
         let compute = self.compute(weights);
         let backend = compute.backend;
         let Activations { inputs, layers, norm } = activations;
@@ -156,7 +159,13 @@ impl Model {
         let spread = inputs.rows.as_ref().map(|rows| backend.gather_rows_backward(dh, rows, norm.h.rows()));
         let dy = spread.as_ref().unwrap_or(dh);
         let mut dresidual = compute.norm_backward(gradients, self.layout.norm, dy, None, &norm);
-        for (ids, saved) in self.layout.layers.iter().zip(layers).rev() {
+        let image_index = inputs.image_index.as_ref();
+        let zeros = |rows: &Tensor| backend.zeros(rows.shape(), Dtype::Activation);
+        let mut deep: Vec<Tensor> = images.map_or(Vec::new(), |images| images.deep.iter().map(zeros).collect());
+        for ((layer, ids), saved) in self.layout.layers.iter().enumerate().zip(layers).rev() {
+            if let Some(ddeep) = deep.get_mut(layer) {
+                backend.embedding_backward(&dresidual, &inputs.ids, image_index, None, Some(ddeep));
+            }
             let saved = match saved {
                 LayerSaved::Block(saved) => *saved,
                 LayerSaved::Input(residual) => {
@@ -165,9 +174,10 @@ impl Model {
             };
             dresidual = block_backward(compute, gradients, ids, tower, &saved, inputs.segments(), dresidual);
         }
-        let mut dimages = images.map(|rows| backend.zeros(&[rows, self.config.dim], Dtype::Activation));
         let dtable = gradients[self.layout.embed].as_mut();
-        backend.embedding_backward(&dresidual, &inputs.ids, inputs.image_index.as_ref(), dtable, dimages.as_mut());
+        let mut dimages = images.map(|images| ImageFeatures { rows: zeros(&images.rows), deep });
+        let drows = dimages.as_mut().map(|dimages| &mut dimages.rows);
+        backend.embedding_backward(&dresidual, &inputs.ids, image_index, dtable, drows);
         dimages
     }
 
@@ -194,10 +204,33 @@ impl Model {
         Tower { heads: self.config.heads, norm_epsilon: self.config.norm_epsilon, gelu: None, cos_sin }
     }
 
-    fn embed(&self, compute: Compute<'_>, inputs: &BatchTensors, images: Option<&Tensor>) -> Residual {
-        let images = images.zip(inputs.image_index.as_ref()).map(|(rows, index)| ImageRows { rows, index });
+    fn embed(&self, compute: Compute<'_>, inputs: &BatchTensors, images: Option<&ImageFeatures>) -> Residual {
+        let images = images.zip(inputs.image_index.as_ref());
+        let images = images.map(|(images, index)| ImageRows { rows: &images.rows, index });
         let x = compute.backend.embedding_forward(&compute.weights[self.layout.embed], &inputs.ids, images);
         Residual { h: Arc::new(x), add: None }
+    }
+
+    /// The residual stream behind a layer, with what the images add to it there.
+    fn add_deep(
+        &self,
+        inputs: &BatchTensors,
+        images: Option<&ImageFeatures>,
+        layer: usize,
+        residual: Residual,
+    ) -> Residual {
+        let deep = images.and_then(|images| images.deep.get(layer));
+        let Some((rows, index)) = deep.zip(inputs.image_index.as_ref()) else { return residual };
+        let backend = &*self.backend;
+        let mut h = backend.duplicate(&residual.h);
+        if let Some(add) = &residual.add {
+            backend.add(&mut h, add);
+        }
+        // The embeddings of a table of zeros, and so of any tokens that are no image's, are zero.
+        let table = backend.zeros(&[1, self.config.dim], Dtype::Bf16);
+        let ids = backend.zeros(inputs.ids.shape(), Dtype::I32);
+        let added = backend.embedding_forward(&table, &ids, Some(ImageRows { rows, index }));
+        Residual { h: Arc::new(h), add: Some(Arc::new(added)) }
     }
 
     /// The rows that the batch asks for.

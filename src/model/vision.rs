@@ -7,6 +7,7 @@ use super::block::{BlockSaved, Tower, block_backward, block_forward};
 use super::compute::{NormSaved, Residual};
 use super::config::VisionConfig;
 use super::cos_sin::vision_cos_sin;
+use super::features::ImageFeatures;
 use super::parameters::{Gradients, VisionIds, Weights};
 use crate::ops::attention::{Keys, Packed};
 use crate::ops::gelu::GeluForm;
@@ -68,8 +69,7 @@ impl Model {
         let (config, ids) = self.vision();
         let inputs = self.vision_inputs(images);
         let tower = vision_tower(config, &inputs.cos_sin);
-        let embedded =
-            backend.patch_embed_forward(&inputs.pixels, &inputs.scale, &compute.weights[ids.patch_embed]);
+        let embedded = backend.patch_embed_forward(&inputs.pixels, &inputs.scale, &compute.weights[ids.patch_embed]);
         let mut residual = Residual { h: Arc::new(embedded), add: None };
         let mut blocks = Vec::with_capacity(ids.blocks.len());
         for (i, ids) in ids.blocks.iter().enumerate() {
@@ -88,8 +88,8 @@ impl Model {
         (unmerged_features, is_trained.then_some(TowerSaved { inputs, blocks }))
     }
 
-    /// Rows of the language model for each image token, Activation `[units, dim]`, from the tower's unmerged features.
-    pub fn merger_forward(&self, weights: &Weights, unmerged_features: &Tensor) -> (Tensor, MergerSaved) {
+    /// What the language model gets of each image token, from the tower's unmerged features.
+    pub fn merger_forward(&self, weights: &Weights, unmerged_features: &Tensor) -> (ImageFeatures, MergerSaved) {
         let compute = self.compute(weights);
         let (config, ids) = self.vision();
         let [norm, first, second] = ids.merger;
@@ -101,7 +101,8 @@ impl Model {
         let hidden = compute.linear_forward(&unmerged_features, first);
         let activated = compute.backend.gelu_forward(&hidden, GeluForm::Erf);
         let rows = compute.linear_forward(&activated, second);
-        (rows, MergerSaved { norm, unmerged_features, hidden, activated })
+        let features = ImageFeatures { rows, deep: Vec::new() };
+        (features, MergerSaved { norm, unmerged_features, hidden, activated })
     }
 
     /// Adds the gradients of the merger's trained parameters; returns that of its unmerged features.
@@ -110,14 +111,14 @@ impl Model {
         weights: &Weights,
         gradients: &mut Gradients,
         saved: &MergerSaved,
-        drows: &Tensor,
+        dfeatures: &ImageFeatures,
     ) -> Tensor {
         let compute = self.compute(weights);
         let [norm, first, second] = self.vision().1.merger;
-        let dactivated = compute.linear_backward(gradients, drows, &saved.activated, second);
+        let dactivated = compute.linear_backward(gradients, &dfeatures.rows, &saved.activated, second);
         let dhidden = compute.backend.gelu_backward(&dactivated, &saved.hidden, GeluForm::Erf);
-        let dfeatures = compute.linear_backward(gradients, &dhidden, &saved.unmerged_features, first);
-        let dy = dfeatures.reshape(saved.norm.h.shape());
+        let dunmerged = compute.linear_backward(gradients, &dhidden, &saved.unmerged_features, first);
+        let dy = dunmerged.reshape(saved.norm.h.shape());
         let dpatches = compute.norm_backward(gradients, norm, &dy, None, &saved.norm);
         dpatches.reshape(saved.unmerged_features.shape())
     }

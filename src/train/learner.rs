@@ -6,6 +6,7 @@ use tracing::debug_span;
 
 use super::sample::Pack;
 use crate::checkpoint::{CheckpointError, resume};
+use crate::model::features::ImageFeatures;
 use crate::model::parameters::{Gradients, Parameters, Part, Role, Weights};
 use crate::model::vision::{ImageBatch, MergerSaved, TowerSaved};
 use crate::model::{Keep, Model};
@@ -83,8 +84,8 @@ pub struct Update {
 }
 
 /// An image pass and what its backward needs.
-struct ImageRows {
-    rows: Tensor,
+struct ImagePass {
+    features: ImageFeatures,
     merger: MergerSaved,
     tower: Option<TowerSaved>,
 }
@@ -150,8 +151,8 @@ impl Learner {
         let backend = &*model.backend;
         let settings = &self.settings;
         let gradients = self.gradients.get_or_insert_with(|| zeros(model, settings));
-        let images = image_rows(model, weights, pack, settings);
-        let (h, activations) = model.forward(weights, &pack.batch, images.as_ref().map(|i| &i.rows), keep);
+        let images = image_pass(model, weights, pack, settings);
+        let (h, activations) = model.forward(weights, &pack.batch, images.as_ref().map(|i| &i.features), keep);
         let head = model.head(weights);
         let targets: Vec<i32> = pack.targets.iter().map(|&t| t as i32).collect();
         let targets = backend.indices(&targets);
@@ -172,12 +173,12 @@ impl Learner {
         let dhead = gradients[model.layout.head].as_mut();
         let dh = backend.token_logprob_backward(&dlogprob, &h, head, &targets, &temperatures, &lse, &excluded, dhead);
         let wants_images = !settings.freeze_merger || !settings.freeze_vision_tower;
-        let rows = images.as_ref().filter(|_| wants_images).map(|i| i.rows.rows());
-        let drows = model.backward(weights, gradients, activations, &dh, rows);
-        if let (Some(drows), Some(images)) = (drows, images) {
-            let dfeatures = model.merger_backward(weights, gradients, &images.merger, &drows);
+        let features = images.as_ref().filter(|_| wants_images).map(|i| &i.features);
+        let dfeatures = model.backward(weights, gradients, activations, &dh, features);
+        if let (Some(dfeatures), Some(images)) = (dfeatures, images) {
+            let dunmerged = model.merger_backward(weights, gradients, &images.merger, &dfeatures);
             if let Some(tower) = images.tower {
-                model.tower_backward(weights, gradients, &tower, &dfeatures);
+                model.tower_backward(weights, gradients, &tower, &dunmerged);
             }
         }
     }
@@ -251,8 +252,8 @@ pub fn logprobs(
     settings: &LearnerSettings,
 ) -> PackLogprobs {
     let backend = &*model.backend;
-    let images = image_rows(model, weights, pack, settings);
-    let (h, _) = model.forward(weights, &pack.batch, images.as_ref().map(|i| &i.rows), Keep::Nothing);
+    let images = image_pass(model, weights, pack, settings);
+    let (h, _) = model.forward(weights, &pack.batch, images.as_ref().map(|i| &i.features), Keep::Nothing);
     let targets: Vec<i32> = pack.targets.iter().map(|&t| t as i32).collect();
     let temperatures = backend.upload(Host::F32(temperatures), &[temperatures.len()], Dtype::F32);
     let (targets, excluded) = (backend.indices(&targets), model.config.placeholders());
@@ -264,8 +265,8 @@ pub fn logprobs(
     }
 }
 
-/// The language model's rows for a pack's images. A frozen tower's unmerged features are taken as they are where all are known.
-fn image_rows(model: &Model, weights: &Weights, pack: &Pack, settings: &LearnerSettings) -> Option<ImageRows> {
+/// The features of a pack's images for the language model. A frozen tower's unmerged features are taken as they are where all are known.
+fn image_pass(model: &Model, weights: &Weights, pack: &Pack, settings: &LearnerSettings) -> Option<ImagePass> {
     if pack.images.is_empty() {
         return None;
     }
@@ -278,6 +279,6 @@ fn image_rows(model: &Model, weights: &Weights, pack: &Pack, settings: &LearnerS
             model.tower_forward(weights, &images, !settings.freeze_vision_tower)
         }
     };
-    let (rows, merger) = model.merger_forward(weights, &unmerged_features);
-    Some(ImageRows { rows, merger, tower })
+    let (features, merger) = model.merger_forward(weights, &unmerged_features);
+    Some(ImagePass { features, merger, tower })
 }

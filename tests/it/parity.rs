@@ -12,6 +12,7 @@ use thyme_engine::checkpoint::{self, Checkpoint};
 use thyme_engine::cpu::Cpu;
 use thyme_engine::model::batch::Batch;
 use thyme_engine::model::config::Config;
+use thyme_engine::model::features::ImageFeatures;
 use thyme_engine::model::parameters::{Gradients, Weights};
 use thyme_engine::model::vision::{ImageBatch, MergerSaved, TowerSaved};
 use thyme_engine::model::{Activations, Keep, Model};
@@ -128,7 +129,7 @@ fn hidden_states_agree(backend: Arc<dyn Backend>) {
         let (images, _) = run.model.merger_forward(&run.weights, &unmerged_features);
         let every_row = Batch { rows: None, ..input.pack.batch.clone() };
         let (normed, _) = run.model.forward(&run.weights, &every_row, Some(&images), Keep::Activations);
-        for (what, found) in [("vision/merged", &images), ("text/normed", &normed)] {
+        for (what, found) in [("vision/merged", &images.rows), ("text/normed", &normed)] {
             let wanted = golden.tensor(&format!("one/{what}"));
             let found: Vec<f64> = backend.to_f32(found).into_iter().map(f64::from).collect();
             assert_near(&found, &wanted, &format!("{name} {what}"));
@@ -252,7 +253,7 @@ pub(super) struct Forward<'a> {
 
 /// The vision tower's part of a forward pass.
 struct Images {
-    rows: Tensor,
+    features: ImageFeatures,
     tower: TowerSaved,
     merger: MergerSaved,
 }
@@ -270,11 +271,11 @@ impl Run {
         let backend = &*model.backend;
         let images = (!input.pack.images.is_empty()).then(|| {
             let (unmerged_features, tower) = model.tower_forward(weights, &input.images(), true);
-            let (rows, merger) = model.merger_forward(weights, &unmerged_features);
-            Images { rows, tower: tower.unwrap(), merger }
+            let (features, merger) = model.merger_forward(weights, &unmerged_features);
+            Images { features, tower: tower.unwrap(), merger }
         });
-        let rows = images.as_ref().map(|images| &images.rows);
-        let (h, activations) = model.forward(weights, &input.pack.batch, rows, *keep);
+        let features = images.as_ref().map(|images| &images.features);
+        let (h, activations) = model.forward(weights, &input.pack.batch, features, *keep);
         let targets: Vec<i32> = input.pack.targets.iter().map(|&id| id as i32).collect();
         let ones = vec![1.0; targets.len()];
         let targets = backend.indices(&targets);
@@ -313,11 +314,11 @@ impl Forward<'_> {
         let dhead = gradients[model.layout.head].as_mut();
         let head = model.head(weights);
         let dh = backend.token_logprob_backward(&dlogprob, &h, head, &targets, &ones, &scored.lse_raw, &[], dhead);
-        let rows = images.as_ref().map(|images| images.rows.rows());
-        let drows = model.backward(weights, &mut gradients, activations, &dh, rows);
-        if let (Some(Images { tower, merger, .. }), Some(drows)) = (images, drows) {
-            let dfeatures = model.merger_backward(weights, &mut gradients, &merger, &drows);
-            model.tower_backward(weights, &mut gradients, &tower, &dfeatures);
+        let features = images.as_ref().map(|images| &images.features);
+        let dfeatures = model.backward(weights, &mut gradients, activations, &dh, features);
+        if let (Some(Images { tower, merger, .. }), Some(dfeatures)) = (images, dfeatures) {
+            let dunmerged = model.merger_backward(weights, &mut gradients, &merger, &dfeatures);
+            model.tower_backward(weights, &mut gradients, &tower, &dunmerged);
         }
         gradients
     }

@@ -7,6 +7,7 @@ use crate::engine::kv_cache::{KvCache, PageTable};
 use crate::engine::sampling::top_logprobs::{log_sum_exp, top_logprobs};
 use crate::model::Model;
 use crate::model::batch::{Batch, BatchPages};
+use crate::model::features::ImageFeatures;
 use crate::model::parameters::{Weights, WeightsId};
 use crate::model::vision::ImageBatch;
 use crate::ops::Tensor;
@@ -50,8 +51,8 @@ pub struct Scoring {
     image_index: Vec<i32>,
     /// The vision tower's unmerged features of the first images.
     unmerged_features: Vec<Tensor>,
-    /// The language model's rows of all images.
-    rows: Option<Tensor>,
+    /// The features of all images for the language model.
+    features: Option<ImageFeatures>,
     cache: KvCache,
     page_table: PageTable,
     /// Tokens that went through the model.
@@ -88,7 +89,7 @@ impl Scoring {
             top,
             reply,
             unmerged_features: Vec::new(),
-            rows: None,
+            features: None,
             computed: 0,
             places: Vec::new(),
             weights: WeightsId::default(),
@@ -124,7 +125,7 @@ impl Scoring {
             self.weights = weights.id();
             self.unmerged_features.clear();
             self.places.clear();
-            (self.rows, self.computed) = (None, 0);
+            (self.features, self.computed) = (None, 0);
         }
         match self.prompt.images.get(self.unmerged_features.len()) {
             Some(image) => {
@@ -146,9 +147,9 @@ impl Scoring {
     }
 
     fn advance_text(&mut self, model: &Model, weights: &Weights) {
-        if self.rows.is_none() && !self.unmerged_features.is_empty() {
+        if self.features.is_none() && !self.unmerged_features.is_empty() {
             let unmerged_features: Vec<&Tensor> = self.unmerged_features.iter().collect();
-            self.rows = Some(model.merger_forward(weights, &model.backend.concat_rows(&unmerged_features)).0);
+            self.features = Some(model.merger_forward(weights, &model.backend.concat_rows(&unmerged_features)).0);
         }
         let tokens = self.computed..(self.computed + PIECE_TOKENS).min(self.positions.len() - 1);
         self.cache.make_writable(&mut self.page_table, tokens.start, tokens.end);
@@ -165,7 +166,7 @@ impl Scoring {
             }),
             ..Batch::default()
         };
-        let h = model.forward_paged(weights, &batch, self.rows.as_ref(), self.cache.layers_mut(model));
+        let h = model.forward_paged(weights, &batch, self.features.as_ref(), self.cache.layers_mut(model));
         let targets = &self.prompt.token_ids[tokens.start + 1..=tokens.end];
         for start in (0..targets.len()).step_by(ROWS) {
             self.places.extend(places(model, weights, &h, start, &targets[start..], self.top));
