@@ -33,6 +33,7 @@ mod pack;
 mod parity;
 mod picture_sizes;
 mod predictions;
+mod projections;
 mod prompt;
 mod recipes;
 mod resume;
