@@ -6,7 +6,6 @@ pub mod block;
 pub mod compute;
 pub mod config;
 pub mod families;
-pub mod families;
 pub mod features;
 pub mod footprint;
 pub mod keys;

@@ -348,6 +348,45 @@ fn every_key_of_the_tables_does_what_its_table_says() {
 pub(super) const POINTER: &str = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n";
 pub(super) const LFS: &[&str] = &["git-lfs pointer", "git lfs pull"];
 
+// ---- a language model by itself ----
+
+#[test]
+fn keys_of_a_language_model_are_read_by_its_familys_tables() {
+    let json = || read(&root().join("tests/golden/model/qwen3_vl_text/config.json"));
+    let with = |key: &str, value: Value| {
+        let mut json = json();
+        let place = if key.starts_with("mrope") { &mut json["rope_parameters"] } else { &mut json };
+        place[key] = value;
+        json
+    };
+    assert_eq!(Config::warnings(&json()), [] as [String; 0]);
+    for (key, value) in [("attention_bias", json!(true)), ("mrope_interleaved", json!(false))] {
+        let error = Config::from_json(&with(key, value)).unwrap_err().to_string();
+        assert!(error.contains(key), "{error}");
+    }
+    let said = Config::warnings(&with("vision_config", json!({"depth": 2})));
+    assert!(said.len() == 1 && said[0].contains("`vision_config`") && said[0].contains("no effect"), "{said:?}");
+    let mut least = json();
+    for key in ["head_dim", "rope_parameters", "rms_norm_eps", "max_position_embeddings"] {
+        least.as_object_mut().unwrap().shift_remove(key);
+    }
+    let config = Config::from_json(&least).unwrap();
+    assert_eq!((config.heads.head_dim, config.context_tokens, config.norm_epsilon), (128, 128_000, 1e-6));
+    assert_eq!((config.rope.theta, config.rope.mrope_section), (500_000.0, [24, 20, 20]));
+    assert_eq!((config.vision.is_some(), config.merge()), (false, 1));
+}
+
+#[test]
+fn a_command_refuses_a_model_without_a_vision_tower() {
+    let folder = root().join("tests/golden/model/qwen3_vl_text");
+    for command in [&["generate", "--env", "none", "Hello", "--model"][..], &["serve", "--port", "0"]] {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_thyme-engine"));
+        program.args(command).arg(&folder);
+        let said = refuse(program);
+        assert!(said.contains("qwen3_vl_text") && said.contains("without a vision tower"), "{command:?}: {said}");
+    }
+}
+
 // ---- commands ----
 
 /// What `batch` answers to one prompt with a changed copy of the small shipped checkpoint, and what it says on the way.

@@ -35,6 +35,7 @@ mod picture_sizes;
 mod predictions;
 mod projections;
 mod prompt;
+mod qwen3_vl_text;
 mod recipes;
 mod resume;
 mod rollout;

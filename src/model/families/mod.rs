@@ -3,12 +3,13 @@
 
 mod qwen2_5_vl;
 mod qwen2_vl;
+mod qwen3_vl_text;
 
 use crate::hub::keys::Entry;
 use crate::ops::gelu::GeluForm;
 
 /// All families, as messages and pages list them.
-pub const FAMILIES: [&Family; 2] = [&qwen2_vl::FAMILY, &qwen2_5_vl::FAMILY];
+pub const FAMILIES: [&Family; 3] = [&qwen2_vl::FAMILY, &qwen2_5_vl::FAMILY, &qwen3_vl_text::FAMILY];
 
 /// What is a family's own.
 #[derive(Debug)]
