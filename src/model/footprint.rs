@@ -4,6 +4,7 @@
 use super::config::Config;
 use super::parameters::{Affine, BlockIds, Layout, Spec};
 use crate::ops::Footprint;
+use crate::ops::attention::Heads;
 
 /// Elements for each row of one transformer block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,27 +20,31 @@ pub struct BlockFootprint {
 impl BlockFootprint {
     /// Of the decoder's layers.
     pub fn decoder(config: &Config, layout: &Layout) -> BlockFootprint {
-        BlockFootprint::of(layout, &layout.layers[0], config.heads.heads)
+        BlockFootprint::of(layout, &layout.layers[0], config.heads)
     }
 
     /// Of the vision tower's blocks; a row is a patch. Nothing where there is no tower.
     pub fn vision(config: &Config, layout: &Layout) -> BlockFootprint {
         match config.vision.as_ref().zip(layout.vision.as_ref()) {
-            Some((vision, ids)) => BlockFootprint::of(layout, &ids.blocks[0], vision.heads),
+            Some((vision, ids)) => BlockFootprint::of(layout, &ids.blocks[0], vision.head_layout()),
             None => BlockFootprint { dim: 0, saved: 0, backward: 0 },
         }
     }
 
-    fn of(layout: &Layout, ids: &BlockIds, heads: usize) -> BlockFootprint {
+    fn of(layout: &Layout, ids: &BlockIds, heads: Heads) -> BlockFootprint {
         let size = |id, dimension: usize| layout.spec(id).shape[dimension] as u128;
         let (dim, qkv, o) = (size(ids.norm1.weight, 0), size(ids.qkv.weight, 0), size(ids.output.weight, 1));
         let (up, activated) = (size(ids.up.weight, 0), size(ids.down.weight, 1));
         // A residual sum, the normalised rows, and `rstd`; LayerNorm, which has an offset, keeps `mean` too.
         let norm = |ids: Affine| 2 * dim + 1 + u128::from(ids.bias.is_some());
-        let lse = heads as u128;
+        let lse = heads.heads as u128;
+        // The heads as they were, and the `rstd` of each.
+        let normed_heads = if ids.qk_norm.is_some() { heads.heads + heads.kv_heads } else { 0 };
+        let qk_norm = (normed_heads * (heads.head_dim + 1)) as u128;
         // The gradients of what stands before and behind each norm, of qkv, of attention's output, and of the MLP.
         let backward = 4 * dim + qkv + o + up + activated;
-        BlockFootprint { dim, saved: norm(ids.norm1) + qkv + o + lse + norm(ids.norm2) + up + activated, backward }
+        let saved = norm(ids.norm1) + qkv + qk_norm + o + lse + norm(ids.norm2) + up + activated;
+        BlockFootprint { dim, saved, backward }
     }
 
     /// What a forward that keeps nothing holds: one block's, and what goes into it.

@@ -271,7 +271,13 @@ fn activations_bytes(sizes: &Sizes<'_>, layout: &Layout) -> u128 {
     let tower = BlockFootprint::vision(config, layout);
     let elements = match learner.freeze_vision_tower {
         true => language.max(patches * tower.forward()),
-        false => language + patches * (tower.kept(config.vision.as_ref().map_or(0, |vision| vision.depth), false) + 4 * tower.dim + tower.backward),
+        false => {
+            language
+                + patches
+                    * (tower.kept(config.vision.as_ref().map_or(0, |vision| vision.depth), false)
+                        + 4 * tower.dim
+                        + tower.backward)
+        }
     };
     let logits = (tokens * config.vocab as u128).min(LOGITS_MAX);
     elements * sizes.footprint.activation_bytes as u128 + logits * size_of::<f32>() as u128

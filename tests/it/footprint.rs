@@ -16,6 +16,9 @@ use thyme_engine::ops::{Dtype, MemoryUse};
 use crate::recipes::{QWEN_2_5_VL_7B, QWEN_2_VL_2B};
 use crate::support::addresses::Addresses;
 
+/// Heads that are normalised.
+const QWEN_3_VL_TEXT: &str = r#"{"model_type": "qwen3_vl_text", "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 1,
+    "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 1024}"#;
 /// A multiple of 128, so that even a statistic's tensor is whole pieces of the arena.
 const ROWS: usize = 256;
 
@@ -48,9 +51,13 @@ fn measured(model: &Model, ids: &BlockIds, heads: Heads, gelu: Option<GeluForm>)
 
 #[test]
 fn a_footprint_counts_all_that_a_block_keeps_and_that_its_backward_holds() {
-    for (config, is_vision) in
-        [(QWEN_2_5_VL_7B, false), (QWEN_2_5_VL_7B, true), (QWEN_2_VL_2B, false), (QWEN_2_VL_2B, true)]
-    {
+    for (config, is_vision) in [
+        (QWEN_2_5_VL_7B, false),
+        (QWEN_2_5_VL_7B, true),
+        (QWEN_2_VL_2B, false),
+        (QWEN_2_VL_2B, true),
+        (QWEN_3_VL_TEXT, false),
+    ] {
         let config = Config::from_json(&serde_json::from_str(config).unwrap()).unwrap();
         let backend = Cuda::with_arena(Arc::new(Addresses::default()), 1 << 40).unwrap();
         let model = Model::new(config, Arc::new(backend));
@@ -64,9 +71,10 @@ fn a_footprint_counts_all_that_a_block_keeps_and_that_its_backward_holds() {
         };
         let [kept, backward] = measured(&model, ids, heads, gelu);
         let bytes = |elements: u128| ROWS * cuda::FOOTPRINT.activation_bytes * elements as usize;
-        // Statistics are F32, which takes two bf16 elements: attention's of each head, and of each norm `rstd` and perhaps `mean`.
+        // Statistics are F32, which takes two bf16 elements: attention's of each head, of each norm `rstd` and perhaps `mean`, and of each normalised head.
         let of_norm = if ids.norm1.bias.is_some() { 2 } else { 1 };
-        let statistics = (heads.heads + 2 * of_norm) as u128;
+        let normed_heads = if ids.qk_norm.is_some() { heads.heads + heads.kv_heads } else { 0 };
+        let statistics = (heads.heads + 2 * of_norm + normed_heads) as u128;
         assert_eq!(kept, bytes(footprint.saved + statistics), "kept: {footprint:?}, gelu {gelu:?}");
         assert_eq!(backward, bytes(footprint.backward), "held by backward: {footprint:?}, gelu {gelu:?}");
     }

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use thyme_engine::checkpoint;
+use thyme_engine::checkpoint::Checkpoint;
 use thyme_engine::cpu::Cpu;
-use thyme_engine::model::Model;
 use thyme_engine::model::config::Config;
 use thyme_engine::model::parameters::{Layout, Projection, Role};
 use thyme_engine::ops::{Dtype, Host};
@@ -14,7 +13,7 @@ use thyme_engine::ops::{Dtype, Host};
 use crate::support::small_policy::CHECKPOINTS;
 
 fn config(name: &str) -> Config {
-    Config::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/model").join(name)).unwrap()
+    Checkpoint::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/model").join(name)).unwrap().config
 }
 
 /// PEFT adapts modules by these names.
@@ -69,8 +68,9 @@ fn every_matrix_is_made_of_projections_but_embeddings_and_head() {
 #[test]
 fn a_projection_of_the_stack_is_the_projection_alone() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/model/qwen2_vl_untied_nested");
-    let model = Model::new(checkpoint::config::open(&folder).unwrap(), Arc::new(Cpu::new()));
-    let weights = checkpoint::weights::load(&model, &folder).unwrap();
+    let checkpoint = Checkpoint::open(&folder).unwrap();
+    let model = checkpoint.model(Arc::new(Cpu::new()));
+    let weights = checkpoint.weights(&model).unwrap();
     let (backend, layout) = (&*model.backend, &model.layout);
     for projection in layout.projections().filter(|projection| projection.module.starts_with("model.layers.0.")) {
         let (stacked, spec) = (&weights.values[projection.weight], layout.spec(projection.weight));
