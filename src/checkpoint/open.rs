@@ -37,8 +37,9 @@ impl Checkpoint {
     /// How pictures are prepared.
     ///
     /// # Errors
-    /// When the settings are missing or damaged, or pictures would not be cut into the patches that the model reads.
+    /// When the model has no vision tower, the settings are missing or damaged, or pictures would not be cut into the patches that it reads.
     pub fn image_settings(&self) -> Result<ImageSettings, PromptError> {
+        processor::tower(&self.config, &self.dir)?;
         let settings = read_image_settings(&self.dir)?;
         processor::check_images(&settings, &self.config, &self.dir)?;
         Ok(settings)
@@ -47,8 +48,9 @@ impl Checkpoint {
     /// The prompt side. Templates are rendered by children, if some are given.
     ///
     /// # Errors
-    /// When a file is missing or damaged, or belongs to another checkpoint.
+    /// When the model has no vision tower, or a file is missing or damaged, or belongs to another checkpoint.
     pub fn processor(&self, renderer: Option<Arc<Isolated>>) -> Result<Processor, PromptError> {
+        processor::tower(&self.config, &self.dir)?;
         let processor = self.processor_if_any(renderer)??;
         processor::check_images(processor.image_settings(), &self.config, &self.dir)?;
         Ok(processor)
