@@ -34,6 +34,7 @@ use std::sync::Arc;
 
 use crate::ops::{Backend, Footprint, Tensor};
 use arena::Arena;
+use device::target::Target;
 use device::{Argument, Device, DeviceError, Launch, Step};
 use graph_capture::GraphCapture;
 
@@ -66,6 +67,11 @@ impl Cuda {
     /// The device, in words.
     pub fn description(&self) -> String {
         self.device.description()
+    }
+
+    /// What the device is, as far as kernels differ by it.
+    pub fn target(&self) -> Target {
+        self.device.target()
     }
 
     /// Counts the peak of [`crate::ops::Buffers::memory`] anew from what is held now.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, CudaStream, sys};
 
+use super::target::{Target, Variant};
 use super::{Argument, Device, DeviceError, Launch, Prepared, Span, Step};
 use crate::cuda::kernels::{self, Parameter};
 use crate::ops::MemoryUse;
@@ -25,6 +26,7 @@ pub struct Gpu {
     /// Kernels launched since the last wait. A fault shows at a later call, and one of them is at fault.
     launched: Launched,
     staging: Mutex<Staging>,
+    target: Target,
     description: String,
 }
 
@@ -90,15 +92,19 @@ impl Gpu {
         let stream = context.new_stream().map_err(|e| failed("making a stream", e))?;
         let (major, minor) =
             context.compute_capability().map_err(|e| failed("asking for the compute capability", e))?;
-        let target = target(major, minor)?;
+        let target = Target { major: major as u32, minor: minor as u32 };
+        let variant = target
+            .variant()
+            .ok_or_else(|| DeviceError::Missing(format!("{target}: the kernels need 8.0 (A100) or more")))?;
         let name = context.name().unwrap_or_else(|_| "a GPU".to_owned());
         let attribute = sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
         let shared_bytes_max = context.attribute(attribute).map_err(|e| failed("asking for shared memory", e))?;
-        let functions = load(target, shared_bytes_max)?;
-        let description = format!("{name}, compute capability {major}.{minor}, kernels for {target}");
+        let functions = load(variant, shared_bytes_max)?;
+        let description = format!("{name}, {target}, kernels for {}", variant.name());
         let shared_bytes_max = shared_bytes_max as usize;
         let staging = Mutex::new(Staging::new(&stream).map_err(|e| failed("pinning host memory", e))?);
-        Ok(Gpu { context, stream, functions, shared_bytes_max, launched: Launched::default(), staging, description })
+        let launched = Launched::default();
+        Ok(Gpu { context, stream, functions, shared_bytes_max, launched, staging, target, description })
     }
 
     /// Its address on the PCI bus, as NVML takes it.
@@ -179,23 +185,11 @@ fn keep_memory(context: &CudaContext) -> Result<(), DeviceError> {
         .map_err(|e| failed(what, e))
 }
 
-/// Which images a GPU takes: those made for it, or PTX that its driver compiles.
-fn target(major: i32, minor: i32) -> Result<&'static str, DeviceError> {
-    match (major, minor) {
-        (8, 0) => Ok("sm_80"),
-        (9, 0) => Ok("sm_90a"),
-        (8.., _) => Ok("compute_80"),
-        _ => Err(DeviceError::Missing(format!(
-            "compute capability {major}.{minor}: the kernels need 8.0 (A100) or more"
-        ))),
-    }
-}
-
-/// The kernels of a target, allowed to ask for all the shared memory that a block may have.
-fn load(target: &str, shared_bytes_max: i32) -> Result<BTreeMap<&'static str, Function>, DeviceError> {
+/// The kernels of a variant, allowed to ask for all the shared memory that a block may have.
+fn load(variant: Variant, shared_bytes_max: i32) -> Result<BTreeMap<&'static str, Function>, DeviceError> {
     let mut functions = BTreeMap::new();
     for (unit, text) in kernels::units() {
-        let image = kernels::IMAGES.iter().find(|(of, for_target, _)| *of == unit && *for_target == target);
+        let image = kernels::IMAGES.iter().find(|(of, compiled, _)| *of == unit && *compiled == variant.name());
         let Some((_, _, image)) = image else {
             return Err(DeviceError::Missing(format!("no CUDA kernels are built in: {}", kernels::COMPILED)));
         };
@@ -204,7 +198,7 @@ fn load(target: &str, shared_bytes_max: i32) -> Result<BTreeMap<&'static str, Fu
         image.push(0);
         // SAFETY: a whole image, as nvcc made it. The module lives as long as the context.
         let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
-            .map_err(|e| failed(&format!("loading {unit} for {target}"), e))?;
+            .map_err(|e| failed(&format!("loading {unit} for {}", variant.name()), e))?;
         for name in kernels::names(text) {
             let symbol = CString::new(name).expect("a kernel's name has no zero byte");
             // SAFETY: a module that was loaded above.
@@ -311,6 +305,10 @@ impl Device for Gpu {
 
     fn description(&self) -> String {
         self.description.clone()
+    }
+
+    fn target(&self) -> Target {
+        self.target
     }
 
     fn allocate(&self, bytes: usize) -> Result<u64, DeviceError> {
@@ -463,15 +461,6 @@ impl Device for Gpu {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn each_gpu_gets_the_images_that_fit_it() {
-        assert_eq!(
-            [(8, 0), (8, 6), (9, 0), (12, 0)].map(|(a, b)| target(a, b).unwrap()),
-            ["sm_80", "compute_80", "sm_90a", "compute_80"]
-        );
-        assert!(target(7, 5).unwrap_err().to_string().contains("8.0"));
-    }
 
     #[test]
     fn arguments_that_are_not_the_kernels_are_refused() {

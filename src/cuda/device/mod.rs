@@ -3,10 +3,12 @@
 
 pub mod gpu;
 pub mod simt;
+pub mod target;
 
 use std::sync::Arc;
 
 use crate::ops::MemoryUse;
+use target::Target;
 
 /// Why a device did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +63,8 @@ pub trait Device: Send + Sync {
     fn name(&self) -> &'static str;
     /// The machine, in words.
     fn description(&self) -> String;
+    /// What it is, as far as kernels differ by it.
+    fn target(&self) -> Target;
     /// Takes memory whose contents are undefined; returns its address.
     fn allocate(&self, bytes: usize) -> Result<u64, DeviceError>;
     /// Gives memory back.

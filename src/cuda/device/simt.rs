@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use libloading::Library;
 
+use super::target::Target;
 use super::{Argument, Device, DeviceError, Launch, Span};
 use crate::cuda::kernels;
 use crate::ops::MemoryUse;
@@ -21,6 +22,20 @@ pub enum Architecture {
     Sm80,
     /// Compute capability 9.0: H100, H200.
     Sm90,
+}
+
+impl Architecture {
+    /// The architecture of a device; none where it is another.
+    pub fn of(target: Target) -> Option<Architecture> {
+        [Architecture::Sm80, Architecture::Sm90].into_iter().find(|architecture| architecture.target() == target)
+    }
+
+    fn target(self) -> Target {
+        match self {
+            Architecture::Sm80 => Target::SM_80,
+            Architecture::Sm90 => Target::SM_90,
+        }
+    }
 }
 
 /// How a host device is made.
@@ -126,12 +141,9 @@ impl Simt {
                 launch: *library.get(b"simt_launch\0").map_err(failed)?,
             }
         };
-        let architecture = match options.architecture {
-            Architecture::Sm80 => 80,
-            Architecture::Sm90 => 90,
-        };
+        let Target { major, minor } = options.architecture.target();
         // SAFETY: a plain constructor.
-        let handle = unsafe { (api.open)(architecture, options.threads as c_uint) };
+        let handle = unsafe { (api.open)((10 * major + minor) as c_int, options.threads as c_uint) };
         Ok(Simt { api, handle, library, path, options })
     }
 
@@ -177,6 +189,10 @@ impl Device for Simt {
     fn description(&self) -> String {
         let form = if self.options.checked { "every access checked" } else { "unchecked" };
         format!("the host, thread by thread, {form}, {:?} tensor cores", self.options.architecture)
+    }
+
+    fn target(&self) -> Target {
+        self.options.architecture.target()
     }
 
     fn allocate(&self, bytes: usize) -> Result<u64, DeviceError> {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use thyme_engine::cuda::Cuda;
 use thyme_engine::cuda::device::simt::{Simt, SimtOptions};
+use thyme_engine::cuda::device::target::Target;
 use thyme_engine::cuda::device::{Argument, Device, DeviceError, Launch, Span};
 use thyme_engine::cuda::kernels::{self, Parameter};
 use thyme_engine::ops::adamw::{AdamwStep, Moment};
@@ -30,6 +31,10 @@ impl Device for Noting {
 
     fn description(&self) -> String {
         self.simt.description()
+    }
+
+    fn target(&self) -> Target {
+        self.simt.target()
     }
 
     fn allocate(&self, bytes: usize) -> Result<u64, DeviceError> {

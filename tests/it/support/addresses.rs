@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use thyme_engine::cuda::device::target::Target;
 use thyme_engine::cuda::device::{Device, DeviceError, Launch, Prepared, Span, Step};
 
 /// Addresses without memory.
@@ -22,6 +23,9 @@ impl Device for Addresses {
     }
     fn description(&self) -> String {
         "addresses without memory".to_owned()
+    }
+    fn target(&self) -> Target {
+        Target::SM_90
     }
     fn allocate(&self, bytes: usize) -> Result<u64, DeviceError> {
         let mut next = self.next.lock().unwrap();
