@@ -2,16 +2,12 @@
 // instruction shape for every size, so that its bits do not depend on how many rows share the call.
 #pragma once
 
-#include "common/reduce.cuh"
 #include "common/tile.cuh"
 
 constexpr int TILE_M = 64, TILE_N = 64, TILE_K = 32;  // of the result and of the terms, a block
-constexpr int WARP_M = 32, WARP_N = 32;               // a warp's share of the result: 2 × 4 fragments
-constexpr int THREADS = 128;
+constexpr int WARP_M = 32, WARP_N = 32;               // a warp's share of the result
+constexpr int THREADS = TILE_M / WARP_M * (TILE_N / WARP_N) * WARP;
 constexpr int STAGES = 3;  // tiles on their way through shared memory
-constexpr int PADDING = 8;  // elements after each row of a tile, so that the 8 rows of an ldmatrix lie in different banks
-constexpr int TILE_ELEMENTS = 64 * (TILE_K + PADDING);
-static_assert(TILE_K * (64 + PADDING) <= TILE_ELEMENTS);
 
 // How a factor of the product lies in memory: its terms side by side, [rows, K], or its rows, [K, rows].
 enum class Terms { inner, outer };
@@ -23,61 +19,57 @@ struct Factor {
     int rows, terms, pitch;
     bool is_vector;
 
-    // Starts 8 elements of a line on their way to shared memory, from `at` on; zeros stand for what lies outside.
+    // Starts VECTOR elements of a line on their way to shared memory, from `at` on; zeros stand for what lies outside.
     __device__ void load(bf16* to, int line, int at, int lines, int length) const {
         bool is_inside = line < lines && at < length;
         const bf16* from = is_inside ? values + size_t(line) * pitch + at : values;
         if (is_vector) {
             cp_async_16(to, from, is_inside ? 16 : 0);
         } else {
-            Vector<bf16, 8> elements{};
-            for (int j = 0; j < 8; ++j) {
+            Vector<bf16, VECTOR> elements{};
+            for (int j = 0; j < VECTOR; ++j) {
                 if (is_inside && at + j < length) elements.at[j] = from[j];
             }
-            store<8>(to, elements);
+            store<VECTOR>(to, elements);
         }
     }
 };
 
-// Starts a tile of 64 rows × TILE_K terms on its way; zeros stand for what lies outside the matrix.
-template <Terms LAYOUT, class F>
-__device__ inline void load_tile(bf16* tile, const F& factor, int row, int term) {
-    constexpr int LINES = LAYOUT == Terms::inner ? 64 : TILE_K, LENGTH = LAYOUT == Terms::inner ? TILE_K : 64;
-    constexpr int VECTORS = LENGTH / 8;
-    int first_line = LAYOUT == Terms::inner ? row : term, lines = LAYOUT == Terms::inner ? factor.rows : factor.terms;
-    int first = LAYOUT == Terms::inner ? term : row, length = LAYOUT == Terms::inner ? factor.terms : factor.rows;
-    for (int i = threadIdx.x; i < LINES * VECTORS; i += THREADS) {
-        bf16* to = tile + i / VECTORS * (LENGTH + PADDING) + i % VECTORS * 8;
-        factor.load(to, first_line + i / VECTORS, first + i % VECTORS * 8, lines, length);
-    }
-}
+// ROWS rows of a factor and TILE_K of its terms, in shared memory as the factor lies.
+template <Terms LAYOUT, int ROWS>
+struct FactorTile;
 
-// Fragment of the left factor: 16 rows from `row`, 16 terms from `term` of a tile.
-template <Terms LAYOUT>
-__device__ inline void load_left(uint32_t (&fragment)[4], const bf16* tile, int row, int term) {
-    int matrix = threadIdx.x % WARP / 8, line = threadIdx.x % 8;
-    if constexpr (LAYOUT == Terms::inner) {
-        ldmatrix_x4(fragment, tile + (row + line + matrix % 2 * 8) * (TILE_K + PADDING) + term + matrix / 2 * 8);
-    } else {
-        ldmatrix_x4_trans(fragment, tile + (term + line + matrix / 2 * 8) * (TILE_M + PADDING) + row + matrix % 2 * 8);
-    }
-}
+template <int ROWS>
+struct FactorTile<Terms::inner, ROWS> {
+    SharedTile<ROWS, TILE_K> tile;
 
-// Two fragments of the right factor: 16 rows (columns of the result) from `row`, 16 terms from `term` of a tile.
-template <Terms LAYOUT>
-__device__ inline void load_right(uint32_t (&first)[2], uint32_t (&second)[2], const bf16* tile, int row, int term) {
-    int matrix = threadIdx.x % WARP / 8, line = threadIdx.x % 8;
-    uint32_t both[4];
-    if constexpr (LAYOUT == Terms::inner) {
-        ldmatrix_x4(both, tile + (row + line + matrix / 2 * 8) * (TILE_K + PADDING) + term + matrix % 2 * 8);
-    } else {
-        ldmatrix_x4_trans(both, tile + (term + line + matrix % 2 * 8) * (TILE_N + PADDING) + row + matrix / 2 * 8);
+    template <class F>
+    __device__ void load(const F& factor, int row, int term) {
+        tile.template for_vectors<THREADS>(
+            [&](bf16* to, int i, int k) { factor.load(to, row + i, term + k, factor.rows, factor.terms); });
     }
-    first[0] = both[0];
-    first[1] = both[1];
-    second[0] = both[2];
-    second[1] = both[3];
-}
+    __device__ FragmentA a(int row, int term) const { return load_a(tile, row, term); }
+    template <int N>
+    __device__ FragmentB<N> b(int row, int term) const {
+        return load_b<N>(tile, row, term);
+    }
+};
+
+template <int ROWS>
+struct FactorTile<Terms::outer, ROWS> {
+    SharedTile<TILE_K, ROWS> tile;
+
+    template <class F>
+    __device__ void load(const F& factor, int row, int term) {
+        tile.template for_vectors<THREADS>(
+            [&](bf16* to, int k, int i) { factor.load(to, term + k, row + i, factor.terms, factor.rows); });
+    }
+    __device__ FragmentA a(int row, int term) const { return load_a_transposed(tile, row, term); }
+    template <int N>
+    __device__ FragmentB<N> b(int row, int term) const {
+        return load_b_transposed<N>(tile, row, term);
+    }
+};
 
 // Which tile of the result a block has. Blocks start in the order of their numbers, x first, so that B blocks run together whose numbers
 // are neighbours. They go down GROUP_TILES tiles of rows before they go on to the next column, and read GROUP_TILES panels of the left
@@ -100,41 +92,38 @@ __device__ inline BlockTile block_tile() {
 // Each pair of neighbouring elements of left · rightᵀ, [left.rows, right.rows], is given to `put(row, column, first, second)`.
 template <Terms LEFT, Terms RIGHT, class Left, class Right, class Put>
 __device__ inline void multiply(const Left& left, const Right& right, Put put) {
-    __shared__ __align__(16) bf16 left_tiles[STAGES][TILE_ELEMENTS];
-    __shared__ __align__(16) bf16 right_tiles[STAGES][TILE_ELEMENTS];
+    __shared__ FactorTile<LEFT, TILE_M> left_tiles[STAGES];
+    __shared__ FactorTile<RIGHT, TILE_N> right_tiles[STAGES];
     BlockTile block = block_tile();
     int block_row = block.row * TILE_M, block_column = block.column * TILE_N;
     int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    int warp_row = warp / 2 * WARP_M, warp_column = warp % 2 * WARP_N;
+    int warp_row = warp / (TILE_N / WARP_N) * WARP_M, warp_column = warp % (TILE_N / WARP_N) * WARP_N;
     int steps = (left.terms + TILE_K - 1) / TILE_K;
 
     auto start = [&](int step) {
         if (step < steps) {
-            load_tile<LEFT>(left_tiles[step % STAGES], left, block_row, step * TILE_K);
-            load_tile<RIGHT>(right_tiles[step % STAGES], right, block_column, step * TILE_K);
+            left_tiles[step % STAGES].load(left, block_row, step * TILE_K);
+            right_tiles[step % STAGES].load(right, block_column, step * TILE_K);
         }
         cp_async_commit();
     };
-    float sums[WARP_M / 16][WARP_N / 8][4] = {};
+    Accumulator<WARP_N> sums[WARP_M / 16];
     for (int step = 0; step < STAGES - 1; ++step) start(step);
     for (int step = 0; step < steps; ++step) {
         cp_async_wait<STAGES - 2>();
         __syncthreads();
         // Its stage is the one that every warp has left behind at the barrier.
         start(step + STAGES - 1);
-        const bf16 *left_tile = left_tiles[step % STAGES], *right_tile = right_tiles[step % STAGES];
+        const auto& left_tile = left_tiles[step % STAGES];
+        const auto& right_tile = right_tiles[step % STAGES];
         if (block_column + warp_column >= right.rows) continue;
 #pragma unroll
         for (int term = 0; term < TILE_K; term += 16) {
-            uint32_t b[WARP_N / 8][2];
-#pragma unroll
-            for (int j = 0; j < WARP_N / 8; j += 2) load_right<RIGHT>(b[j], b[j + 1], right_tile, warp_column + j * 8, term);
+            FragmentB<WARP_N> b = right_tile.template b<WARP_N>(warp_column, term);
 #pragma unroll
             for (int i = 0; i < WARP_M / 16; ++i) {
                 if (block_row + warp_row + i * 16 >= left.rows) continue;
-                uint32_t a[4];
-                load_left<LEFT>(a, left_tile, warp_row + i * 16, term);
-                mma(sums[i], a, b);
+                mma(sums[i], left_tile.a(warp_row + i * 16, term), b);
             }
         }
     }
@@ -143,10 +132,11 @@ __device__ inline void multiply(const Left& left, const Right& right, Put put) {
     for (int i = 0; i < WARP_M / 16; ++i) {
 #pragma unroll
         for (int j = 0; j < WARP_N / 8; ++j) {
-            int row = block_row + warp_row + i * 16 + lane / 4, column = block_column + warp_column + j * 8 + lane % 4 * 2;
+            int row = block_row + warp_row + i * 16 + lane / 4, column = block_column + warp_column + sums[i].column(j, 0);
             if (column >= right.rows) continue;
-            if (row < left.rows) put(row, column, sums[i][j][0], sums[i][j][1]);
-            if (row + 8 < left.rows) put(row + 8, column, sums[i][j][2], sums[i][j][3]);
+            const float(&pairs)[4] = sums[i].at[j];
+            if (row < left.rows) put(row, column, pairs[0], pairs[1]);
+            if (row + 8 < left.rows) put(row + 8, column, pairs[2], pairs[3]);
         }
     }
 }

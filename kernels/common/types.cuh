@@ -34,6 +34,8 @@ __device__ inline uint32_t pack(float first, float second) {
 #endif
 }
 
+constexpr int VECTOR = 8;  // bf16 elements of 16 bytes, the widest access
+
 // N elements that are read or written at once; their address is a multiple of their size.
 template <class T, int N>
 struct alignas(sizeof(T) * N) Vector {
