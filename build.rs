@@ -1,5 +1,5 @@
-//! Embeds the kernels: their sources, for the simt device, and what nvcc makes of them, where there is an nvcc. Nothing is downloaded, and
-//! a machine without nvcc builds everything else. For tests it also writes a macro that hands ops on to another backend.
+//! Embeds the kernels: their sources, for the simt device, what launches have to know of them, and what nvcc makes of them, where there is
+//! an nvcc. Nothing is downloaded, and a machine without nvcc builds everything else. For tests it also writes a macro that hands ops on to another backend.
 
 use std::env;
 use std::fmt::Write as _;
@@ -7,6 +7,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+#[path = "kernels/launch.rs"]
+mod launch;
 
 /// What is compiled: the name that the device looks for, nvcc's option, the file's ending.
 const TARGETS: [(&str, &str, &str); 3] = [
@@ -34,6 +37,12 @@ fn main() {
         let _ = writeln!(code, "    ({source:?}, include_str!({:?})),", kernels.join(source));
     }
     code.push_str("];\n");
+    let read =
+        |path: &String| (path.clone(), std::fs::read_to_string(kernels.join(path)).expect("a source can be read"));
+    match launch::launch_code(&sources.iter().map(read).collect::<Vec<_>>()) {
+        Ok(launch_code) => code.push_str(&launch_code),
+        Err(fault) => return println!("cargo::error={fault}"),
+    }
 
     let nvcc = nvcc(&root);
     let (mut embedded, mut fault) = (Vec::new(), None);

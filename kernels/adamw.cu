@@ -3,15 +3,18 @@
 #include "common/reduce.cuh"
 #include "common/types.cuh"
 
-constexpr int ELEMENTS = 8;  // of a thread
+constexpr int THREADS = 256;
+constexpr int ELEMENTS = 8;                         // of a thread at a time
+constexpr int BLOCK_ELEMENTS = THREADS * ELEMENTS;  // that the threads of a block have at a time
 
 // The numbers of a step, its bias corrections worked out: rate = lr / (1 − β₁ᵗ), root = 1 / √(1 − β₂ᵗ), decay = lr · weight decay.
-struct Step {
+struct AdamwStep {
     float beta1, beta2, rate, root, epsilon, decay, gradient_scale;
 };
+static_assert(sizeof(AdamwStep) == 28);
 
 // One element; w and remainder are the halves of its fp32 master.
-__device__ inline void update(bf16& w, int16_t& remainder, float& m, float& v, float dw, const Step& step) {
+__device__ inline void update(bf16& w, int16_t& remainder, float& m, float& v, float dw, const AdamwStep& step) {
     float g = dw * step.gradient_scale;
     m = step.beta1 * m + (1.0f - step.beta1) * g;
     v = step.beta2 * v + (1.0f - step.beta2) * (g * g);
@@ -24,10 +27,9 @@ __device__ inline void update(bf16& w, int16_t& remainder, float& m, float& v, f
 
 // hot
 // w bf16, remainder i16, m, v, dw f32, each [count].
-extern "C" __global__ void adamw(bf16* w, int16_t* remainder, float* m, float* v, const float* dw, float beta1, float beta2, float rate,
-                                 float root, float epsilon, float decay, float gradient_scale, int64_t count) {
-    Step step{beta1, beta2, rate, root, epsilon, decay, gradient_scale};
-    int64_t first = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * ELEMENTS;
+extern "C" __global__ void __launch_bounds__(THREADS)
+    adamw(bf16* w, int16_t* remainder, float* m, float* v, const float* dw, AdamwStep step, int64_t count) {
+    int64_t first = (int64_t(blockIdx.x) * THREADS + threadIdx.x) * ELEMENTS;
     if (first + ELEMENTS <= count) {
         auto weights = load<ELEMENTS>(w + first);
         auto remainders = load<ELEMENTS>(remainder + first);
@@ -44,9 +46,9 @@ extern "C" __global__ void adamw(bf16* w, int16_t* remainder, float* m, float* v
     }
 }
 
-constexpr int THREADS = 256;                   // an entry of a map each
 constexpr int MOMENT_BLOCK = WARP * ELEMENTS;  // elements that share a scale: a warp's
 constexpr int MOMENT_BLOCKS = 8;               // that a warp takes one after another, as the maps take their time to make
+constexpr int BLOCK_ELEMENTS_8BIT = MOMENT_BLOCKS * BLOCK_ELEMENTS;
 constexpr float FLOAT_MAX = 3.402823466e38f;
 
 // The numbers of a warp's block, its lanes' in order.
@@ -57,6 +59,7 @@ template <bool IS_SIGNED>
 struct CodeMap {
     static constexpr int LOWEST = IS_SIGNED ? 129 : 0;
     float values[256], nodes[256];
+    static_assert(THREADS == 256, "a thread makes an entry");
 
     // `magnitude` of src/ops/adamw.rs.
     __device__ static float magnitude(int place) {
@@ -131,14 +134,13 @@ __device__ inline void store_first(T* to, const Vector<T, N>& values, int count)
 // hot
 // w bf16, remainder i16, m, v u8, dw f32, each [count]; m_scales, v_scales f32 [ceil(count / 256)]. A warp has a block at a time.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    adamw_8bit(bf16* w, int16_t* remainder, uint8_t* m, float* m_scales, uint8_t* v, float* v_scales, const float* dw, float beta1,
-               float beta2, float rate, float root, float epsilon, float decay, float gradient_scale, int64_t count) {
+    adamw_8bit(bf16* w, int16_t* remainder, uint8_t* m, float* m_scales, uint8_t* v, float* v_scales, const float* dw, AdamwStep step,
+               int64_t count) {
     __shared__ CodeMap<true> signed_map;
     __shared__ CodeMap<false> unsigned_map;
     signed_map.make();
     unsigned_map.make();
     __syncthreads();
-    Step step{beta1, beta2, rate, root, epsilon, decay, gradient_scale};
     int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     int64_t block = int64_t(blockIdx.x) * MOMENT_BLOCKS * (THREADS / WARP) + warp;
     for (int turn = 0; turn < MOMENT_BLOCKS && block * MOMENT_BLOCK < count; ++turn, block += THREADS / WARP) {

@@ -3,15 +3,27 @@
 // a tensor core's tile. Keys come in tiles at fixed positions from the sequence's start, packed and paged alike, and a row's sums depend
 // on nothing but its own keys: those that it may not see add exact zeros.
 #include "common/pages.cuh"
-#include "common/reduce.cuh"
 #include "common/tile.cuh"
 
 constexpr int THREADS = 128;  // of a block; a 1 behind it in the bounds leaves ptxas the registers that it wants
-constexpr int TILE_ROWS = 64;
+constexpr int WARPS = THREADS / WARP;
+constexpr int TILE_ROWS = WARPS * 16;
 constexpr int TILE_KEYS = 64;
 constexpr int SPLIT_KEYS = 1024;  // keys whose softmax is formed by itself before it joins that of the keys before them
-constexpr int PADDING = 8;        // elements after each row of a tile, so that the 8 rows of an ldmatrix lie in different banks
+constexpr int STEP = 32;          // keys, or rows, of a tile that a block goes through in backward
 constexpr float LOG2_E = 1.4426950408889634f;
+
+// Elements of o that a thread keeps in shared memory while it joins splits. Of heads of 128 two of its 64 stay in registers: the block then
+// needs 99 KiB, which every GPU gives.
+constexpr int joined_elements(int dim) { return dim == 128 ? dim / 2 - 2 : dim / 2; }
+
+// Shared memory of a forward block: two stages of keys and values and, where it joins the softmaxes of several splits, those before.
+constexpr int forward_bytes(int dim, bool joins) {
+    return 4 * tile_bytes(TILE_KEYS, dim) + (joins ? joined_elements(dim) * THREADS * sizeof(float) : 0);
+}
+
+// Shared memory of a backward block: its own tiles, and two stages of those that it goes through.
+constexpr int backward_bytes(int dim) { return 2 * tile_bytes(TILE_ROWS, dim) + 4 * tile_bytes(STEP, dim); }
 
 // ---- what a block works on ----
 
@@ -85,7 +97,7 @@ __device__ void start_rows(bf16* tile, int count, const bf16* anywhere, Row row)
     constexpr int VECTORS = DIM / 8;
     for (int i = threadIdx.x; i < count * VECTORS; i += THREADS) {
         const bf16* from = row(i / VECTORS);
-        bf16* to = tile + i / VECTORS * (DIM + PADDING) + i % VECTORS * 8;
+        bf16* to = tile + i / VECTORS * (DIM + TILE_PADDING) + i % VECTORS * 8;
         cp_async_16(to, from != nullptr ? from + i % VECTORS * 8 : anywhere, from != nullptr ? 16 : 0);
     }
 }
@@ -94,7 +106,7 @@ __device__ void start_rows(bf16* tile, int count, const bf16* anywhere, Row row)
 template <int DIM>
 __device__ void left_fragment(uint32_t (&fragment)[4], const bf16* tile, int row, int column) {
     int matrix = threadIdx.x % WARP / 8, line = threadIdx.x % 8;
-    ldmatrix_x4(fragment, tile + (row + line + matrix % 2 * 8) * (DIM + PADDING) + column + matrix / 2 * 8);
+    ldmatrix_x4(fragment, tile + (row + line + matrix % 2 * 8) * (DIM + TILE_PADDING) + column + matrix / 2 * 8);
 }
 
 // N * 8 rows from `row`, as the columns of a right factor whose terms are the tile's columns from `column`.
@@ -104,7 +116,7 @@ __device__ void right_fragments(uint32_t (&fragments)[N][2], const bf16* tile, i
 #pragma unroll
     for (int i = 0; i < N; i += 2) {
         uint32_t both[4];
-        ldmatrix_x4(both, tile + (row + i * 8 + line + matrix / 2 * 8) * (DIM + PADDING) + column + matrix % 2 * 8);
+        ldmatrix_x4(both, tile + (row + i * 8 + line + matrix / 2 * 8) * (DIM + TILE_PADDING) + column + matrix % 2 * 8);
         fragments[i][0] = both[0];
         fragments[i][1] = both[1];
         fragments[i + 1][0] = both[2];
@@ -119,7 +131,7 @@ __device__ void transposed_fragments(uint32_t (&fragments)[DIM / 8][2], const bf
 #pragma unroll
     for (int i = 0; i < DIM / 8; i += 2) {
         uint32_t both[4];
-        ldmatrix_x4_trans(both, tile + (row + line + matrix % 2 * 8) * (DIM + PADDING) + i * 8 + matrix / 2 * 8);
+        ldmatrix_x4_trans(both, tile + (row + line + matrix % 2 * 8) * (DIM + TILE_PADDING) + i * 8 + matrix / 2 * 8);
         fragments[i][0] = both[0];
         fragments[i][1] = both[1];
         fragments[i + 1][0] = both[2];
@@ -224,7 +236,7 @@ __device__ inline float log_sum_exp(float top, float sum, float scale) { return 
 template <int DIM>
 __device__ void forward(const bf16* qkv, const int* bounds, const int* prefixes, const Paged& paged, const Output& out, int heads,
                         int kv_heads, int tokens, int segments, int is_causal, float scale) {
-    constexpr int TILE = TILE_KEYS * (DIM + PADDING);
+    constexpr int TILE = TILE_KEYS * (DIM + TILE_PADDING);
     DYNAMIC_SHARED(bf16, shared);
     bf16 *key_tiles = shared, *value_tiles = shared + 2 * TILE;
     float* joined = reinterpret_cast<float*>(shared + 4 * TILE);  // [IN_SHARED][THREADS], o of the splits so far
@@ -408,9 +420,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_forward_128(F
 
 // The splits of a row, joined left to right exactly as `forward` joins them; a warp has a row of o. parts [splits, T, heads, dim + 2];
 // positions past a row's keys have a top of -infinity.
-extern "C" __global__ void attention_join(const float* parts, const int* bounds, const int* lengths, bf16* o, float* lse, int splits,
-                                          int heads, int tokens, int segments, int dim, float scale) {
-    int number = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, lane = threadIdx.x % WARP;
+extern "C" __global__ void __launch_bounds__(THREADS)
+    attention_join(const float* parts, const int* bounds, const int* lengths, bf16* o, float* lse, int splits, int heads, int tokens,
+                   int segments, int dim, float scale) {
+    int number = blockIdx.x * WARPS + threadIdx.x / WARP, lane = threadIdx.x % WARP;
     if (number >= tokens * heads) return;
     int token = number / heads, segment = 0;
     while (segment + 1 < segments && bounds[segment + 1] <= token) ++segment;
@@ -440,11 +453,10 @@ extern "C" __global__ void attention_join(const float* parts, const int* bounds,
 
 // ---- backward ----
 
-constexpr int STEP = 32;  // keys, or rows, of a tile that a block goes through
-
 // delta[t, h] = do · o, a warp a row; d_o, o bf16 [T, heads, dim].
-extern "C" __global__ void attention_backward_delta(const bf16* d_o, const bf16* o, float* delta, int rows, int dim) {
-    int row = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, lane = threadIdx.x % WARP;
+extern "C" __global__ void __launch_bounds__(THREADS)
+    attention_backward_delta(const bf16* d_o, const bf16* o, float* delta, int rows, int dim) {
+    int row = blockIdx.x * WARPS + threadIdx.x / WARP, lane = threadIdx.x % WARP;
     if (row >= rows) return;
     float sum = 0.0f;
     for (int i = lane; i < dim; i += WARP) {
@@ -459,7 +471,7 @@ extern "C" __global__ void attention_backward_delta(const bf16* d_o, const bf16*
 template <int DIM>
 __device__ void backward_queries(const bf16* d_o, const bf16* qkv, const float* lse, const float* delta, const int* bounds,
                                  const int* prefixes, bf16* dqkv, int heads, int kv_heads, int segments, int is_causal, float scale) {
-    constexpr int PITCH = DIM + PADDING;
+    constexpr int PITCH = DIM + TILE_PADDING;
     DYNAMIC_SHARED(bf16, shared);
     bf16 *query_tile = shared, *output_tile = query_tile + TILE_ROWS * PITCH;
     bf16 *key_tiles = output_tile + TILE_ROWS * PITCH, *value_tiles = key_tiles + 2 * STEP * PITCH;
@@ -556,7 +568,7 @@ __device__ void backward_queries(const bf16* d_o, const bf16* qkv, const float* 
 template <int DIM>
 __device__ void backward_keys(const bf16* d_o, const bf16* qkv, const float* lse, const float* delta, const int* bounds,
                               const int* prefixes, bf16* dqkv, int heads, int kv_heads, int segments, int is_causal, float scale) {
-    constexpr int PITCH = DIM + PADDING;
+    constexpr int PITCH = DIM + TILE_PADDING;
     DYNAMIC_SHARED(bf16, shared);
     bf16 *key_tile = shared, *value_tile = key_tile + TILE_ROWS * PITCH;
     bf16 *query_tiles = value_tile + TILE_ROWS * PITCH, *output_tiles = query_tiles + 2 * STEP * PITCH;

@@ -2,12 +2,15 @@
 // a page that was written may be read by a later pair without any barrier.
 #include "common/types.cuh"
 
-// pages bf16 [.., 8 · vectors]; pairs i32 [count, 2], from and to.
-extern "C" __global__ void copy_pages(bf16* pages, const int* pairs, int count, int vectors) {
-    int vector = blockIdx.x * blockDim.x + threadIdx.x;
+constexpr int THREADS = 128;
+
+// pages bf16 [.., VECTOR · vectors]; pairs i32 [count, 2], from and to.
+extern "C" __global__ void __launch_bounds__(THREADS) copy_pages(bf16* pages, const int* pairs, int count, int vectors) {
+    int vector = blockIdx.x * THREADS + threadIdx.x;
     if (vector >= vectors) return;
     for (int pair = 0; pair < count; ++pair) {
         int from = pairs[2 * pair], to = pairs[2 * pair + 1];
-        store<8>(pages + (size_t(to) * vectors + vector) * 8, load<8>(pages + (size_t(from) * vectors + vector) * 8));
+        auto values = load<VECTOR>(pages + (size_t(from) * vectors + vector) * VECTOR);
+        store<VECTOR>(pages + (size_t(to) * vectors + vector) * VECTOR, values);
     }
 }

@@ -57,8 +57,8 @@ extern "C" __global__ void __launch_bounds__(ROWS_PER_BLOCK * WARP)
     size_t at = size_t(row) * dim;
     const bf16* addend = add != nullptr ? add + at : nullptr;
     bf16* total = add != nullptr ? sum + at : nullptr;
-    if (dim % 8 == 0) {
-        normalise_row<8>(x + at, addend, w, b, total, y + at, mean + row, rstd + row, epsilon, dim);
+    if (dim % VECTOR == 0) {
+        normalise_row<VECTOR>(x + at, addend, w, b, total, y + at, mean + row, rstd + row, epsilon, dim);
     } else {
         normalise_row<1>(x + at, addend, w, b, total, y + at, mean + row, rstd + row, epsilon, dim);
     }
@@ -99,8 +99,8 @@ extern "C" __global__ void __launch_bounds__(ROWS_PER_BLOCK * WARP)
     if (row >= rows) return;
     size_t at = size_t(row) * dim;
     const bf16* residual = dresidual != nullptr ? dresidual + at : nullptr;
-    if (dim % 8 == 0) {
-        gradient_row<8>(dy + at, residual, h + at, w, mean[row], rstd[row], dh + at, dim);
+    if (dim % VECTOR == 0) {
+        gradient_row<VECTOR>(dy + at, residual, h + at, w, mean[row], rstd[row], dh + at, dim);
     } else {
         gradient_row<1>(dy + at, residual, h + at, w, mean[row], rstd[row], dh + at, dim);
     }
@@ -108,9 +108,9 @@ extern "C" __global__ void __launch_bounds__(ROWS_PER_BLOCK * WARP)
 
 // partial[part, d] = Σ dy · (h − mean) · rstd over the part's PARTIAL_ROWS rows; a thread a column, blockIdx.y the part. db is a sum of
 // dy's columns like that of linear, which has the kernels for it.
-extern "C" __global__ void layer_norm_backward_weight_partial(const bf16* dy, const bf16* h, const float* mean, const float* rstd,
-                                                              float* partial, int rows, int dim) {
-    int column = blockIdx.x * blockDim.x + threadIdx.x;
+extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
+    layer_norm_backward_weight_partial(const bf16* dy, const bf16* h, const float* mean, const float* rstd, float* partial, int rows, int dim) {
+    int column = blockIdx.x * COLUMN_THREADS + threadIdx.x;
     if (column >= dim) return;
     int first = blockIdx.y * PARTIAL_ROWS, end = min(first + PARTIAL_ROWS, rows);
     float sum = 0.0f;
@@ -122,6 +122,7 @@ extern "C" __global__ void layer_norm_backward_weight_partial(const bf16* dy, co
 }
 
 // dw[d] += Σ partial[part, d].
-extern "C" __global__ void layer_norm_backward_weight(const float* partial, float* dw, int parts, int dim) {
+extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
+    layer_norm_backward_weight(const float* partial, float* dw, int parts, int dim) {
     add_partial_rows(partial, dw, parts, dim);
 }

@@ -5,7 +5,7 @@
 // x bf16 [T, K]; w bf16 [N, K]; b bf16 [N] or null; y bf16 [T, N].
 extern "C" __global__ void __launch_bounds__(THREADS)
     linear_forward(const bf16* x, const bf16* w, const bf16* b, bf16* y, int rows, int columns, int inner) {
-    bool is_vector = inner % 8 == 0;
+    bool is_vector = inner % VECTOR == 0;
     multiply<Terms::inner, Terms::inner>(
         Factor{x, rows, inner, inner, is_vector}, Factor{w, columns, inner, inner, is_vector},
         [&](int row, int column, float first, float second) {
@@ -22,7 +22,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 extern "C" __global__ void __launch_bounds__(THREADS)
     linear_backward_input(const bf16* dy, const bf16* w, bf16* dx, int rows, int columns, int inner) {
     multiply<Terms::inner, Terms::outer>(
-        Factor{dy, rows, columns, columns, columns % 8 == 0}, Factor{w, inner, columns, inner, inner % 8 == 0},
+        Factor{dy, rows, columns, columns, columns % VECTOR == 0}, Factor{w, inner, columns, inner, inner % VECTOR == 0},
         [&](int row, int column, float first, float second) { put_bf16(dx, inner, row, column, first, second); });
 }
 
@@ -31,7 +31,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 extern "C" __global__ void __launch_bounds__(THREADS)
     linear_backward_weight(const bf16* dy, const bf16* x, float* dw, int rows, int columns, int inner) {
     multiply<Terms::outer, Terms::outer>(
-        Factor{dy, columns, rows, columns, columns % 8 == 0}, Factor{x, inner, rows, inner, inner % 8 == 0},
+        Factor{dy, columns, rows, columns, columns % VECTOR == 0}, Factor{x, inner, rows, inner, inner % VECTOR == 0},
         [&](int row, int column, float first, float second) {
             float* at = dw + size_t(row) * inner + column;
             at[0] += first;
@@ -40,8 +40,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 
 // partial[part, n] = Σ dy[t, n] over the part's PARTIAL_ROWS rows; a thread a column, blockIdx.y the part.
-extern "C" __global__ void linear_backward_bias_partial(const bf16* dy, float* partial, int rows, int columns) {
-    int column = blockIdx.x * blockDim.x + threadIdx.x;
+extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
+    linear_backward_bias_partial(const bf16* dy, float* partial, int rows, int columns) {
+    int column = blockIdx.x * COLUMN_THREADS + threadIdx.x;
     if (column >= columns) return;
     int first = blockIdx.y * PARTIAL_ROWS, end = min(first + PARTIAL_ROWS, rows);
     float sum = 0.0f;
@@ -50,6 +51,7 @@ extern "C" __global__ void linear_backward_bias_partial(const bf16* dy, float* p
 }
 
 // db[n] += Σ partial[part, n].
-extern "C" __global__ void linear_backward_bias(const float* partial, float* db, int parts, int columns) {
+extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
+    linear_backward_bias(const float* partial, float* db, int parts, int columns) {
     add_partial_rows(partial, db, parts, columns);
 }

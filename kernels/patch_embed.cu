@@ -9,11 +9,11 @@ struct Pixels {
     int rows, terms, frames, area;
 
     __device__ void load(bf16* to, int line, int at, int lines, int length) const {
-        Vector<bf16, 8> elements{};
+        Vector<bf16, VECTOR> elements{};
         if (line < lines) {
             const uint8_t* patch = values + size_t(line) * 3 * area;
             int plane = at / area, pixel = at % area, channel = plane / frames;
-            for (int j = 0; j < 8; ++j) {
+            for (int j = 0; j < VECTOR; ++j) {
                 if (at + j >= length) break;
                 elements.at[j] = table[channel * 256 + patch[channel * area + pixel]];
                 if (++pixel == area) {
@@ -22,16 +22,22 @@ struct Pixels {
                 }
             }
         }
-        store<8>(to, elements);
+        store<VECTOR>(to, elements);
     }
 };
 
+// Of each channel.
+struct PixelScale {
+    float mean[3], std[3];
+};
+static_assert(sizeof(PixelScale) == 24);
+
 // Fills the table, [3, 256], with the value of each pixel: normalised in f32, as x is a bf16 activation rounded to bf16.
-__device__ void normalise_pixels(bf16* table, const float (&mean)[3], const float (&std)[3]) {
+__device__ void normalise_pixels(bf16* table, const PixelScale& scale) {
 #pragma unroll
     for (int channel = 0; channel < 3; ++channel) {
         for (int pixel = threadIdx.x; pixel < 256; pixel += THREADS) {
-            table[channel * 256 + pixel] = to_bf16((pixel * (1.0f / 255.0f) - mean[channel]) / std[channel]);
+            table[channel * 256 + pixel] = to_bf16((pixel * (1.0f / 255.0f) - scale.mean[channel]) / scale.std[channel]);
         }
     }
     __syncthreads();
@@ -40,26 +46,24 @@ __device__ void normalise_pixels(bf16* table, const float (&mean)[3], const floa
 // hot
 // pixels u8 [N, 3 P]; w bf16 [D, K]; y bf16 [N, D].
 extern "C" __global__ void __launch_bounds__(THREADS)
-    patch_embed_forward(const uint8_t* pixels, const bf16* w, bf16* y, float mean_0, float mean_1, float mean_2, float std_0, float std_1,
-                        float std_2, int rows, int columns, int frames, int area) {
+    patch_embed_forward(const uint8_t* pixels, const bf16* w, bf16* y, PixelScale scale, int rows, int columns, int frames, int area) {
     __shared__ bf16 table[3 * 256];
-    normalise_pixels(table, {mean_0, mean_1, mean_2}, {std_0, std_1, std_2});
+    normalise_pixels(table, scale);
     int inner = 3 * frames * area;
     multiply<Terms::inner, Terms::inner>(
-        Pixels{pixels, table, rows, inner, frames, area}, Factor{w, columns, inner, inner, inner % 8 == 0},
+        Pixels{pixels, table, rows, inner, frames, area}, Factor{w, columns, inner, inner, inner % VECTOR == 0},
         [&](int row, int column, float first, float second) { put_bf16(y, columns, row, column, first, second); });
 }
 
 // hot
 // dy bf16 [N, D]; pixels u8 [N, 3 P]; dw f32 [D, K], added to.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    patch_embed_backward(const bf16* dy, const uint8_t* pixels, float* dw, float mean_0, float mean_1, float mean_2, float std_0,
-                         float std_1, float std_2, int rows, int columns, int frames, int area) {
+    patch_embed_backward(const bf16* dy, const uint8_t* pixels, float* dw, PixelScale scale, int rows, int columns, int frames, int area) {
     __shared__ bf16 table[3 * 256];
-    normalise_pixels(table, {mean_0, mean_1, mean_2}, {std_0, std_1, std_2});
+    normalise_pixels(table, scale);
     int inner = 3 * frames * area;
     multiply<Terms::outer, Terms::outer>(
-        Factor{dy, columns, rows, columns, columns % 8 == 0}, Pixels{pixels, table, inner, rows, frames, area},
+        Factor{dy, columns, rows, columns, columns % VECTOR == 0}, Pixels{pixels, table, inner, rows, frames, area},
         [&](int row, int column, float first, float second) {
             float* at = dw + size_t(row) * inner + column;
             at[0] += first;

@@ -39,8 +39,8 @@ extern "C" __global__ void __launch_bounds__(ROWS_PER_BLOCK * WARP)
     size_t at = size_t(row) * dim;
     const bf16* addend = add != nullptr ? add + at : nullptr;
     bf16* total = add != nullptr ? sum + at : nullptr;
-    if (dim % 8 == 0) {
-        normalise_row<8>(x + at, addend, w, total, y + at, rstd + row, epsilon, dim);
+    if (dim % VECTOR == 0) {
+        normalise_row<VECTOR>(x + at, addend, w, total, y + at, rstd + row, epsilon, dim);
     } else {
         normalise_row<1>(x + at, addend, w, total, y + at, rstd + row, epsilon, dim);
     }
@@ -77,17 +77,17 @@ extern "C" __global__ void __launch_bounds__(ROWS_PER_BLOCK * WARP)
     if (row >= rows) return;
     size_t at = size_t(row) * dim;
     const bf16* residual = dresidual != nullptr ? dresidual + at : nullptr;
-    if (dim % 8 == 0) {
-        gradient_row<8>(dy + at, residual, h + at, w, rstd[row], dh + at, dim);
+    if (dim % VECTOR == 0) {
+        gradient_row<VECTOR>(dy + at, residual, h + at, w, rstd[row], dh + at, dim);
     } else {
         gradient_row<1>(dy + at, residual, h + at, w, rstd[row], dh + at, dim);
     }
 }
 
 // partial[part, d] = Σ dy · h · rstd over the part's PARTIAL_ROWS rows; a thread a column, blockIdx.y the part.
-extern "C" __global__ void rms_norm_backward_weight_partial(const bf16* dy, const bf16* h, const float* rstd, float* partial, int rows,
-                                                            int dim) {
-    int column = blockIdx.x * blockDim.x + threadIdx.x;
+extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
+    rms_norm_backward_weight_partial(const bf16* dy, const bf16* h, const float* rstd, float* partial, int rows, int dim) {
+    int column = blockIdx.x * COLUMN_THREADS + threadIdx.x;
     if (column >= dim) return;
     int first = blockIdx.y * PARTIAL_ROWS, end = min(first + PARTIAL_ROWS, rows);
     float sum = 0.0f;
@@ -99,6 +99,7 @@ extern "C" __global__ void rms_norm_backward_weight_partial(const bf16* dy, cons
 }
 
 // dw[d] += Σ partial[part, d].
-extern "C" __global__ void rms_norm_backward_weight(const float* partial, float* dw, int parts, int dim) {
+extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
+    rms_norm_backward_weight(const float* partial, float* dw, int parts, int dim) {
     add_partial_rows(partial, dw, parts, dim);
 }

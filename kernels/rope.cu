@@ -38,8 +38,8 @@ __device__ inline void rotate(bf16* qkv, const float* cos_sin, float direction, 
     int token = blockIdx.x, slot = pages != nullptr ? slots[token] : 0;
     bf16* row = qkv + size_t(token) * (heads + 2 * kv_heads) * dim;
     const float* angles = cos_sin + size_t(token) * dim;
-    if (dim % 16 == 0) {
-        rotate_token<8>(row, angles, direction, pages, slot, heads, kv_heads, dim);
+    if (dim % (2 * VECTOR) == 0) {
+        rotate_token<VECTOR>(row, angles, direction, pages, slot, heads, kv_heads, dim);
     } else {
         rotate_token<1>(row, angles, direction, pages, slot, heads, kv_heads, dim);
     }

@@ -26,10 +26,13 @@ extern "C" __global__ void __launch_bounds__(PIECE_THREADS) rows_add(bf16* x, co
 // the number of smaller pairs, which a thread counts. That is N² comparisons of whole numbers that a warp reads together, less than a
 // millisecond at 32,000 positions. Then a block has a piece of one row and adds its positions up. Neither depends on who comes first.
 
+constexpr int SORT_THREADS = 128;
+
 // index i32 [N], negative for what goes nowhere; except (or null) i32 [N]: where it is not negative, the position goes nowhere either.
 // order i32 [N]: the sorted positions; rows i32 [N]: the row of each, -1 for none, which are the last. A thread a position.
-extern "C" __global__ void rows_sort(const int* index, const int* except, int* order, int* rows, int count) {
-    int own = blockIdx.x * blockDim.x + threadIdx.x;
+extern "C" __global__ void __launch_bounds__(SORT_THREADS)
+    rows_sort(const int* index, const int* except, int* order, int* rows, int count) {
+    int own = blockIdx.x * SORT_THREADS + threadIdx.x;
     if (own >= count) return;
     // Nowhere is the largest of unsigned numbers.
     auto row_of = [&](int i) { return except != nullptr && except[i] >= 0 ? ~0u : unsigned(index[i]); };

@@ -18,17 +18,20 @@ struct SamplingParams {
     float inverse, top_p, min_p, penalty;  // inverse: 1 / temperature
     int is_greedy, top_k, seen_begin, seen_end, bias_begin, bias_end, mask, own;
 };
+static_assert(sizeof(SamplingParams) == 72);
 
 // What is added to a token's logit.
 struct Bias {
     int id;
     float value;
 };
+static_assert(sizeof(Bias) == 8);
 
 struct SampledToken {
     int token;
     float logprob, logprob_at_temperature, processed_logprob, kept_mass, entropy;
 };
+static_assert(sizeof(SampledToken) == 24);
 
 // Counts and masses of classes of tokens, in shared memory.
 struct Histogram {
@@ -200,15 +203,13 @@ __device__ inline void adjust(const Row& row, const SamplingParams& params, cons
 
 // hot
 // logits f32 [N, vocab]; row_params [N]; seen i32 [..]; bits u32 [N, (vocab + 31) / 32] to work in, null where no row has seen tokens;
-// bias [..]; allowed u32 [.., (vocab + 31) / 32]; adjusted f32 [.., vocab] to work in; each null where no row has any; sampled [N]. At most two
-// excluded ids, -1 for none.
+// bias [..]; allowed u32 [.., (vocab + 31) / 32]; adjusted f32 [.., vocab] to work in; each null where no row has any; sampled [N].
 extern "C" __global__ void __launch_bounds__(ROW_THREADS, 1)
     sample(const float* logits, const SamplingParams* row_params, const int* seen, unsigned* bits, const Bias* bias, const unsigned* allowed,
-           float* adjusted, SampledToken* sampled, int first_excluded, int second_excluded, int vocab) {
+           float* adjusted, SampledToken* sampled, Excluded excluded, int vocab) {
     __shared__ Histogram coarse, fine;
     const float* z = logits + size_t(blockIdx.x) * vocab;
     const SamplingParams params = row_params[blockIdx.x];
-    const Excluded excluded{first_excluded, second_excluded};
     RowSoftmax softmax = softmax_row(z, params.inverse, excluded, vocab);
 
     Row row{z, nullptr, params.penalty, params.inverse, softmax.top, excluded, vocab};
@@ -232,7 +233,7 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, 1)
 
     int token = 0;
     float processed_logprob = 0.0f, share = 1.0f;
-    if ((params.own >= 0 || first_excluded >= 0) && row.top == -INFINITY) {
+    if ((params.own >= 0 || excluded.first >= 0) && row.top == -INFINITY) {
         processed_logprob = -INFINITY;
         share = 0.0f;
     } else if (params.is_greedy) {

@@ -7,7 +7,7 @@
 // h bf16 [N, D]; w bf16 [V, D]; z f32 [N, V].
 extern "C" __global__ void __launch_bounds__(THREADS)
     token_logprob_logits(const bf16* h, const bf16* w, float* z, int rows, int vocab, int dim) {
-    bool is_vector = dim % 8 == 0;
+    bool is_vector = dim % VECTOR == 0;
     multiply<Terms::inner, Terms::inner>(
         Factor{h, rows, dim, dim, is_vector}, Factor{w, vocab, dim, dim, is_vector},
         [&](int row, int column, float first, float second) {
@@ -22,14 +22,13 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 
 // hot
-// z f32 [N, V]; targets i32, temperatures and the results f32 [N]; at most two excluded ids, -1 for none. A block a row.
+// z f32 [N, V]; targets i32, temperatures and the results f32 [N]. A block a row.
 extern "C" __global__ void __launch_bounds__(ROW_THREADS)
     token_logprob_forward(const float* z, const int* targets, const float* temperatures, float* logprob, float* logprob_at_temperature,
-                          float* lse_raw, float* lse_at_temperature, float* entropy, int first_excluded, int second_excluded, int vocab) {
+                          float* lse_raw, float* lse_at_temperature, float* entropy, Excluded excluded, int vocab) {
     int row = blockIdx.x;
     z += size_t(row) * vocab;
     float inverse = 1.0f / temperatures[row];
-    const Excluded excluded{first_excluded, second_excluded};
     RowSoftmax softmax = softmax_row(z, inverse, excluded, vocab);
     if (threadIdx.x != 0) return;
     float target = z[targets[row]];
@@ -41,12 +40,11 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
 }
 
 // hot
-// dz = dlogprob/τ · (onehot(target) − softmax(z/τ)), 0 where excluded: z f32, dz bf16 [N, V]; targets i32, the others f32 [N]; at most two
-// excluded ids, -1 for none. A block a row.
+// dz = dlogprob/τ · (onehot(target) − softmax(z/τ)), 0 where excluded: z f32, dz bf16 [N, V]; targets i32, the others f32 [N]. A
+// block a row.
 extern "C" __global__ void __launch_bounds__(ROW_THREADS)
     token_logprob_backward(const float* z, const int* targets, const float* temperatures, const float* lse, const float* dlogprob, bf16* dz,
-                           int first_excluded, int second_excluded, int vocab) {
-    const Excluded excluded{first_excluded, second_excluded};
+                           Excluded excluded, int vocab) {
     int row = blockIdx.x, target = targets[row];
     z += size_t(row) * vocab;
     dz += size_t(row) * vocab;

@@ -5,7 +5,7 @@
 #include "common/types.cuh"
 
 constexpr int PIECE_THREADS = 128;
-constexpr int PIECE = PIECE_THREADS * 8;  // elements of a row that a block has
+constexpr int PIECE = PIECE_THREADS * VECTOR;  // elements of a row that a block has
 
 // How many elements at once, as a type.
 template <int V>
@@ -17,9 +17,9 @@ struct Width {
 template <class Visit>
 __device__ inline void for_piece(int dim, Visit visit) {
     int first = blockIdx.y * PIECE;
-    if (dim % 8 == 0) {
-        int i = first + threadIdx.x * 8;
-        if (i < dim) visit(Width<8>{}, i);
+    if (dim % VECTOR == 0) {
+        int i = first + threadIdx.x * VECTOR;
+        if (i < dim) visit(Width<VECTOR>{}, i);
     } else {
         int end = min(first + PIECE, dim);
         for (int i = first + threadIdx.x; i < end; i += PIECE_THREADS) visit(Width<1>{}, i);

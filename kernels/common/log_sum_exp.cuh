@@ -51,6 +51,7 @@ struct Excluded {
 
     __device__ bool holds(int id) const { return id == first || id == second; }
 };
+static_assert(sizeof(Excluded) == 8);
 
 // Of a row of logits z: the largest that is not excluded; ln Σ exp(z); ln Σ exp(z · inverse) without the excluded tokens, which has the same
 // bits where inverse is 1 and none is excluded; the entropy of softmax(z) in nats.

@@ -18,12 +18,14 @@ __device__ inline float warp_max(float x) {
     return x;
 }
 
-// Rows that one block adds up for a sum over all rows; fixed, so that the sum's order does not depend on the launch.
+// Sums over all rows, a thread a column: src/cuda/columns.rs launches them. A block adds up PARTIAL_ROWS, fixed so that the sum's order
+// does not depend on the launch.
 constexpr int PARTIAL_ROWS = 64;
+constexpr int COLUMN_THREADS = 128;
 
 // total[column] += Σ partial[part, column] in ascending order; partial f32 [parts, columns], one thread a column.
 __device__ inline void add_partial_rows(const float* partial, float* total, int parts, int columns) {
-    int column = blockIdx.x * blockDim.x + threadIdx.x;
+    int column = blockIdx.x * COLUMN_THREADS + threadIdx.x;
     if (column >= columns) return;
     float sum = 0.0f;
     for (int part = 0; part < parts; ++part) sum += partial[size_t(part) * columns + column];

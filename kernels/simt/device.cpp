@@ -209,8 +209,8 @@ EXPORT void simt_copy(Device* device, void* to, const void* from, size_t bytes) 
 
 // As the Rust side writes them down.
 struct simt_argument {
-    uint32_t kind;  // 0 pointer, then as simt::Kind
-    uint64_t value, bytes;
+    uint32_t kind;          // 0 pointer, then as simt::Kind
+    uint64_t value, bytes;  // of a struct by value, its address and size
     const char* role;
 };
 
@@ -250,13 +250,18 @@ EXPORT bool simt_launch(Device* device, const simt_launch_description* what, cha
     std::vector<void*> values;
     for (size_t i = 0; i < what->arguments_count; ++i) {
         const simt_argument& given = what->arguments[i];
-        Kind kind = what->entry->kinds[i];
+        const simt::Parameter parameter = what->entry->parameters[i];
+        Kind kind = parameter.kind;
         bool takes_pointer = kind == Kind::read || kind == Kind::write;
         if (takes_pointer ? given.kind != 0 : given.kind != uint32_t(kind)) {
             return simt::say(name + ": argument " + std::to_string(i) + " is of another type than the kernel's parameter", report,
                              report_bytes);
         }
-        values.push_back(const_cast<uint64_t*>(&given.value));
+        if (kind == Kind::by_value && given.bytes != parameter.bytes) {
+            return simt::say(name + ": argument " + std::to_string(i) + " has " + std::to_string(given.bytes) +
+                                 " bytes, the kernel's parameter " + std::to_string(parameter.bytes), report, report_bytes);
+        }
+        values.push_back(kind == Kind::by_value ? reinterpret_cast<void*>(given.value) : const_cast<uint64_t*>(&given.value));
         if (!CHECKED || !takes_pointer || given.value == 0) continue;
         std::lock_guard<std::mutex> lock(device->memory);
         auto* found = simt::holder(*device, given.value, given.bytes);

@@ -95,11 +95,15 @@ void copy_commit();
 void copy_wait(unsigned newest_pending);
 
 // A kernel as the runtime calls it.
-enum class Kind : uint8_t { read, write, i32, f32, i64 };
+enum class Kind : uint8_t { read, write, i32, f32, i64, by_value };
+struct Parameter {
+    Kind kind;
+    unsigned bytes;
+};
 struct Entry {
     const char* name;
     void (*call)(void* const* arguments);
-    const Kind* kinds;
+    const Parameter* parameters;
     unsigned count;
 };
 
@@ -109,8 +113,11 @@ constexpr Kind kind_of() {
         return std::is_const_v<std::remove_pointer_t<T>> ? Kind::read : Kind::write;
     } else if constexpr (std::is_same_v<T, float>) {
         return Kind::f32;
+    } else if constexpr (std::is_class_v<T>) {
+        static_assert(std::is_trivially_copyable_v<T> && alignof(T) <= 8, "a struct by value is plain, and no wider aligned than 8 bytes");
+        return Kind::by_value;
     } else {
-        static_assert(std::is_integral_v<T> && sizeof(T) >= 4, "a kernel takes pointers, float, and integers of 32 or 64 bits");
+        static_assert(std::is_integral_v<T> && sizeof(T) >= 4, "a kernel takes pointers, float, integers of 32 or 64 bits, and structs");
         return sizeof(T) == 4 ? Kind::i32 : Kind::i64;
     }
 }
@@ -120,7 +127,7 @@ struct Thunk;
 template <class... P, void (*Kernel)(P...)>
 struct Thunk<Kernel> {
     static constexpr unsigned count = sizeof...(P);
-    static constexpr Kind kinds[] = {kind_of<P>()...};
+    static constexpr Parameter parameters[] = {{kind_of<P>(), unsigned(sizeof(P))}..., {}};
     template <size_t... I>
     __attribute__((no_sanitize("thread"))) static void call_with(void* const* arguments, std::index_sequence<I...>) {
         Kernel(*static_cast<P*>(arguments[I])...);
@@ -143,8 +150,8 @@ inline To bits_as(From from) {
 // Makes a kernel findable by name; the builder writes one for each `extern "C" __global__ void` of a source.
 #define SIMT_KERNEL(kernel)                                                                               \
     extern "C" __attribute__((visibility("default"))) const simt::Entry simt_entry_##kernel;              \
-    const simt::Entry simt_entry_##kernel = {#kernel, simt::Thunk<&kernel>::call, simt::Thunk<&kernel>::kinds, \
-                                             simt::Thunk<&kernel>::count};
+    const simt::Entry simt_entry_##kernel = {#kernel, simt::Thunk<&kernel>::call, \
+                                             simt::Thunk<&kernel>::parameters, simt::Thunk<&kernel>::count};
 
 #define threadIdx (simt::thread_index())
 #define blockIdx (simt::view().block_index)

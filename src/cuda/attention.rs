@@ -1,20 +1,11 @@
 //! Attention over packed or paged keys: `kernels/attention.cu`.
 
 use super::device::Argument::{F32, Null};
+use super::kernels::attention::{SPLIT_KEYS, TILE_ROWS, WARPS, backward_bytes, forward_bytes};
 use super::{Cuda, expect_shape, optional, size, tensor};
 use crate::ops::attention::{Attention, Heads, Keys, PAGE_TOKENS, Packed};
 use crate::ops::{Buffers, Dtype, Tensor};
 
-/// Rows, or keys, of a block.
-const TILE: usize = 64;
-/// Keys, or rows, at a time in backward.
-const STEP: usize = 32;
-/// Keys whose softmax is formed by itself.
-const SPLIT_KEYS: usize = 1024;
-/// Elements after each row of a tile.
-const PADDING: usize = 8;
-/// Threads of a block.
-const THREADS: usize = 128;
 /// Query tokens of a sequence, on average, up to which its splits are worth a block each.
 const DECODE_TOKENS: usize = 16;
 
@@ -49,8 +40,7 @@ impl Attention for Cuda {
         self.launch_shared(
             &kernel("attention_forward", heads),
             [tiles(tokens * heads.heads / heads.kv_heads, segments), heads.kv_heads, if is_split { splits } else { 1 }],
-            THREADS,
-            forward_bytes(heads, !is_split && splits > 1),
+            forward_bytes(heads.head_dim, !is_split && splits > 1),
             &[
                 tensor("qkv", qkv),
                 tensor("bounds", bounds),
@@ -73,8 +63,7 @@ impl Attention for Cuda {
         if let (Some(parts), Some(lengths)) = (&parts, lengths) {
             self.launch(
                 "attention_join",
-                [(tokens * heads.heads).div_ceil(THREADS / 32), 1, 1],
-                THREADS,
+                [(tokens * heads.heads).div_ceil(WARPS), 1, 1],
                 &[
                     tensor("parts", parts),
                     tensor("bounds", bounds),
@@ -113,8 +102,7 @@ impl Attention for Cuda {
         let delta = self.empty(&[tokens, heads.heads], Dtype::F32);
         self.launch(
             "attention_backward_delta",
-            [rows.div_ceil(THREADS / 32), 1, 1],
-            THREADS,
+            [rows.div_ceil(WARPS), 1, 1],
             &[tensor("d_o", d_o), tensor("o", o), tensor("delta", &delta), size(rows), size(heads.head_dim)],
         );
         let count = segments.bounds.len() - 1;
@@ -138,8 +126,7 @@ impl Attention for Cuda {
             self.launch_shared(
                 &kernel(name, heads),
                 [tiles(tokens * rows_per_token, count), heads.kv_heads, 1],
-                THREADS,
-                rows_bytes(2 * TILE + 4 * STEP, heads),
+                backward_bytes(heads.head_dim),
                 &arguments,
             );
         }
@@ -160,20 +147,7 @@ fn kernel(name: &str, heads: Heads) -> String {
 
 /// At least as many blocks as the segments have tiles: each may end with one that is not full.
 fn tiles(rows: usize, segments: usize) -> usize {
-    rows / TILE + segments
-}
-
-/// Shared memory of a forward block: two stages of keys and values and, where it joins the softmaxes of several splits, the output of
-/// those before, of which heads of 128 keep two elements a thread in registers.
-fn forward_bytes(heads: Heads, joins: bool) -> usize {
-    let in_registers = if heads.head_dim == 128 { 2 * THREADS } else { 0 };
-    let joined = if joins { TILE * heads.head_dim - in_registers } else { 0 };
-    rows_bytes(4 * TILE, heads) + joined * size_of::<f32>()
-}
-
-/// Shared memory for some rows of a head.
-fn rows_bytes(rows: usize, heads: Heads) -> usize {
-    rows * (heads.head_dim + PADDING) * size_of::<half::bf16>()
+    rows / TILE_ROWS + segments
 }
 
 #[cfg(test)]
@@ -184,8 +158,7 @@ mod tests {
     #[test]
     fn a_block_needs_no_more_shared_memory_than_every_gpu_has() {
         for head_dim in (16..=128).step_by(16) {
-            let heads = Heads { heads: 1, kv_heads: 1, head_dim };
-            assert!(forward_bytes(heads, true).max(rows_bytes(2 * TILE + 4 * STEP, heads)) <= 99 * 1024, "{head_dim}");
+            assert!(forward_bytes(head_dim, true).max(backward_bytes(head_dim)) <= 99 * 1024, "{head_dim}");
         }
     }
 }

@@ -1,13 +1,10 @@
 //! Page copies: `kernels/copy_pages.cu`.
 
+use super::kernels::common::types::VECTOR;
+use super::kernels::copy_pages::THREADS;
 use super::{Cuda, size, tensor};
 use crate::ops::copy_pages::CopyPages;
 use crate::ops::{Buffers, Dtype, Host, Tensor};
-
-/// Elements that a thread copies of a page.
-const VECTOR: usize = 8;
-/// Threads of a block.
-const THREADS: usize = 128;
 
 impl CopyPages for Cuda {
     fn copy_pages(&self, pages: &mut Tensor, pairs: &[(u32, u32)]) {
@@ -26,6 +23,6 @@ impl CopyPages for Cuda {
         let vectors = width / VECTOR;
         let uploaded = self.upload(Host::I32(&pairs), &[pairs.len() / 2, 2], Dtype::I32);
         let arguments = [tensor("pages", pages), tensor("pairs", &uploaded), size(pairs.len() / 2), size(vectors)];
-        self.launch("copy_pages", [vectors.div_ceil(THREADS), 1, 1], THREADS, &arguments);
+        self.launch("copy_pages", [vectors.div_ceil(THREADS), 1, 1], &arguments);
     }
 }

@@ -2,16 +2,12 @@
 
 use super::Cuda;
 use super::device::Argument;
-
-/// Threads of a block, with up to 8 elements each.
-const THREADS: usize = 128;
-/// Elements of a row that a block has.
-const PIECE: usize = 8 * THREADS;
+use super::kernels::common::elementwise::PIECE;
 
 impl Cuda {
     /// Runs a kernel for each of `rows` rows of `dim` elements.
     #[track_caller]
     pub(super) fn launch_pieces(&self, kernel: &str, rows: usize, dim: usize, arguments: &[Argument<'_>]) {
-        self.launch(kernel, [rows, dim.div_ceil(PIECE), 1], THREADS, arguments);
+        self.launch(kernel, [rows, dim.div_ceil(PIECE), 1], arguments);
     }
 }

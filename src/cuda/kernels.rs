@@ -1,4 +1,5 @@
-//! The kernels as `build.rs` embeds them: sources for the simt device, compiled images for GPUs.
+//! The kernels as `build.rs` embeds them: sources for the simt device, compiled images for GPUs. What a launch has to know of a source,
+//! its constants and structs, is in the module of the source's name, as `kernels/launch.rs` reads it.
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
@@ -18,6 +19,14 @@ pub enum Parameter {
     F32,
     /// A C++ 64-bit integer.
     I64,
+    /// A struct of so many bytes, one of [`STRUCTS`].
+    Struct(usize),
+}
+
+/// Threads of a block of a kernel: its `__launch_bounds__`. Panics if there is no such kernel.
+pub fn threads(kernel: &str) -> usize {
+    let found = THREADS.binary_search_by_key(&kernel, |(name, _)| name);
+    THREADS[found.unwrap_or_else(|_| panic!("there is no kernel {kernel}"))].1
 }
 
 /// The parameters of the kernel that a source defines under this name; a macro of the source may stand for their list. Panics if there
@@ -34,9 +43,13 @@ pub fn parameters(text: &str, kernel: &str) -> Vec<Parameter> {
             Some("int" | "unsigned") => Parameter::I32,
             Some("float") => Parameter::F32,
             Some("int64_t" | "uint64_t" | "size_t") => Parameter::I64,
-            _ => panic!(
-                "{kernel} takes `{declaration}`; pointers, float, int, unsigned, (u)int64_t and size_t are known"
-            ),
+            name => match STRUCTS.iter().find(|(known, _)| Some(*known) == name) {
+                Some((_, bytes)) => Parameter::Struct(*bytes),
+                None => panic!(
+                    "{kernel} takes `{declaration}`; known are pointers, float, int, unsigned, (u)int64_t, size_t, and structs \
+                     whose size the source asserts"
+                ),
+            },
         })
         .collect()
 }
@@ -70,14 +83,22 @@ mod tests {
     }
 
     #[test]
+    fn every_kernel_has_its_threads() {
+        let names: Vec<&str> = units().flat_map(|(_, text)| names(text)).collect();
+        assert_eq!(names.len(), THREADS.len());
+        assert!(names.iter().all(|name| threads(name).is_multiple_of(common::reduce::WARP)));
+    }
+
+    #[test]
     fn parameters_are_read_from_the_source() {
-        use Parameter::{F32, I32, I64, Pointer};
+        use Parameter::{F32, I32, I64, Pointer, Struct};
         let text = "#define LIST const float *x, float *y, \\\n    int n\n#define OTHER x\n\
                     extern \"C\" __global__ void __launch_bounds__(32, 1) listed(LIST) {}\n\
-                    extern \"C\" __global__ void plain(const bf16* x, float f,\n    unsigned u, size_t s, int64_t i) {}\n\
+                    extern \"C\" __global__ void plain(const bf16* x, float f,\n    unsigned u, size_t s, int64_t i, AdamwStep step) {}\n\
                     extern \"C\" __global__ void none() {}";
         assert_eq!(parameters(text, "listed"), [Pointer, Pointer, I32]);
-        assert_eq!(parameters(text, "plain"), [Pointer, F32, I32, I64, I64]);
+        let step = Struct(size_of::<adamw::AdamwStep>());
+        assert_eq!(parameters(text, "plain"), [Pointer, F32, I32, I64, I64, step]);
         assert_eq!(parameters(text, "none"), []);
     }
 }

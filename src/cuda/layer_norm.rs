@@ -1,14 +1,10 @@
 //! LayerNorm with the residual addition: `kernels/layer_norm.cu`.
 
 use super::device::Argument::F32;
+use super::kernels::layer_norm::ROWS_PER_BLOCK;
 use super::{Cuda, expect_shape, optional, size, tensor};
 use crate::ops::layer_norm::{LayerNorm, LayerNormed};
 use crate::ops::{Dtype, Tensor};
-
-/// Rows of a block, a warp each.
-const ROWS: usize = 4;
-/// Threads of a block.
-const THREADS: usize = 32 * ROWS;
 
 impl LayerNorm for Cuda {
     fn layer_norm_forward(
@@ -31,8 +27,7 @@ impl LayerNorm for Cuda {
         let rstd = self.empty(&[rows], Dtype::F32);
         self.launch(
             "layer_norm_forward",
-            [rows.div_ceil(ROWS), 1, 1],
-            THREADS,
+            [rows.div_ceil(ROWS_PER_BLOCK), 1, 1],
             &[
                 tensor("x", x),
                 optional("add", add),
@@ -71,8 +66,7 @@ impl LayerNorm for Cuda {
         let dh = self.empty(h.shape(), Dtype::Activation);
         self.launch(
             "layer_norm_backward",
-            [rows.div_ceil(ROWS), 1, 1],
-            THREADS,
+            [rows.div_ceil(ROWS_PER_BLOCK), 1, 1],
             &[
                 tensor("dy", dy),
                 optional("dresidual", dresidual),

@@ -1,13 +1,9 @@
 //! Matrix products with a parameter: `kernels/linear.cu`.
 
+use super::kernels::common::product::{TILE_M, TILE_N};
 use super::{Cuda, expect_shape, optional, size, tensor};
 use crate::ops::linear::Linear;
 use crate::ops::{Dtype, Tensor};
-
-/// Rows and columns of the result that a block computes.
-const TILE: usize = 64;
-/// Threads of a block.
-pub(super) const THREADS: usize = 128;
 
 impl Linear for Cuda {
     fn linear_forward(&self, x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Tensor {
@@ -20,7 +16,6 @@ impl Linear for Cuda {
         self.launch(
             "linear_forward",
             tiles(rows, columns),
-            THREADS,
             &[
                 tensor("x", x),
                 tensor("w", w),
@@ -41,7 +36,6 @@ impl Linear for Cuda {
         self.launch(
             "linear_backward_input",
             tiles(rows, inner),
-            THREADS,
             &[tensor("dy", dy), tensor("w", w), tensor("dx", &dx), size(rows), size(columns), size(inner)],
         );
         dx
@@ -52,7 +46,7 @@ impl Linear for Cuda {
         expect_shape("linear_backward_weight x", x, &[rows, inner]);
         expect_shape("linear_backward_weight dw", dw, &[columns, inner]);
         let arguments = [tensor("dy", dy), tensor("x", x), tensor("dw", dw), size(rows), size(columns), size(inner)];
-        self.launch("linear_backward_weight", tiles(columns, inner), THREADS, &arguments);
+        self.launch("linear_backward_weight", tiles(columns, inner), &arguments);
         if let Some(db) = db {
             expect_shape("linear_backward_weight db", db, &[columns]);
             self.add_column_sums("linear_backward_bias", &[tensor("dy", dy)], rows, db);
@@ -62,5 +56,5 @@ impl Linear for Cuda {
 
 /// Blocks for a result of `rows` × `columns`; which of them has which tile, `block_tile` of `kernels/common/product.cuh` says.
 pub(super) fn tiles(rows: usize, columns: usize) -> [usize; 3] {
-    [columns.div_ceil(TILE), rows.div_ceil(TILE), 1]
+    [columns.div_ceil(TILE_N), rows.div_ceil(TILE_M), 1]
 }

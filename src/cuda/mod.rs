@@ -79,27 +79,21 @@ impl Cuda {
         self.arena.forget_peak();
     }
 
-    /// Runs a kernel; nothing at all if the grid is empty, which is what an op on no rows comes to.
+    /// Runs a kernel, in blocks of as many threads as it says; nothing at all if the grid is empty, which is what an op on no rows comes to.
     #[track_caller]
-    fn launch(&self, kernel: &str, grid: [usize; 3], threads: usize, arguments: &[Argument<'_>]) {
-        self.launch_shared(kernel, grid, threads, 0, arguments);
+    fn launch(&self, kernel: &str, grid: [usize; 3], arguments: &[Argument<'_>]) {
+        self.launch_shared(kernel, grid, 0, arguments);
     }
 
     /// The same, with shared memory whose size the launch decides.
     #[track_caller]
-    fn launch_shared(
-        &self,
-        kernel: &str,
-        grid: [usize; 3],
-        threads: usize,
-        shared_bytes: usize,
-        arguments: &[Argument<'_>],
-    ) {
+    fn launch_shared(&self, kernel: &str, grid: [usize; 3], shared_bytes: usize, arguments: &[Argument<'_>]) {
         if grid.contains(&0) {
             return;
         }
         let grid = grid.map(|blocks| u32::try_from(blocks).expect("a grid of fewer than 2³² blocks"));
-        let launch = Launch { kernel, grid, block: [threads as u32, 1, 1], shared_bytes, arguments };
+        let block = [kernels::threads(kernel) as u32, 1, 1];
+        let launch = Launch { kernel, grid, block, shared_bytes, arguments };
         if self.graph_capture.note(|| Step::from(&launch)) {
             return;
         }

@@ -1,7 +1,8 @@
 //! Vision patch embedding from 8-bit pixels: `kernels/patch_embed.cu`.
 
-use super::device::Argument::{self, F32};
-use super::linear::{THREADS, tiles};
+use super::device::Argument;
+use super::kernels::patch_embed as kernel;
+use super::linear::tiles;
 use super::{Cuda, expect_shape, size, tensor};
 use crate::ops::patch_embed::{PatchEmbed, PixelScale};
 use crate::ops::{Dtype, Tensor};
@@ -12,7 +13,7 @@ impl PatchEmbed for Cuda {
         let y = self.empty(&[rows, columns], Dtype::Activation);
         let mut arguments = vec![tensor("pixels", pixels), tensor("w", w), tensor("y", &y)];
         arguments.extend(scale_and_sizes(pixels, scale, columns, w.cols()));
-        self.launch("patch_embed_forward", tiles(rows, columns), THREADS, &arguments);
+        self.launch("patch_embed_forward", tiles(rows, columns), &arguments);
         y
     }
 
@@ -21,7 +22,7 @@ impl PatchEmbed for Cuda {
         expect_shape("patch_embed_backward dy", dy, &[rows, columns]);
         let mut arguments = vec![tensor("dy", dy), tensor("pixels", pixels), tensor("dw", dw)];
         arguments.extend(scale_and_sizes(pixels, scale, columns, dw.cols()));
-        self.launch("patch_embed_backward", tiles(columns, dw.cols()), THREADS, &arguments);
+        self.launch("patch_embed_backward", tiles(columns, dw.cols()), &arguments);
     }
 }
 
@@ -34,6 +35,6 @@ fn scale_and_sizes(pixels: &Tensor, scale: &PixelScale, columns: usize, inner: u
         area > 0 && pixels.cols() == 3 * area && inner == 3 * frames * area,
         "patch_embed: pixels {pixels:?}, w [.., {inner}]"
     );
-    let numbers = scale.mean.into_iter().chain(scale.std).map(F32);
-    numbers.chain([pixels.rows(), columns, frames, area].map(size)).collect()
+    let scale = Argument::by_value(&kernel::PixelScale { mean: scale.mean, std: scale.std });
+    std::iter::once(scale).chain([pixels.rows(), columns, frames, area].map(size)).collect()
 }

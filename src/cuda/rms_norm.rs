@@ -1,14 +1,10 @@
 //! RMSNorm with the residual addition: `kernels/rms_norm.cu`.
 
 use super::device::Argument::F32;
+use super::kernels::rms_norm::ROWS_PER_BLOCK;
 use super::{Cuda, expect_shape, optional, size, tensor};
 use crate::ops::rms_norm::{RmsNorm, RmsNormed};
 use crate::ops::{Dtype, Tensor};
-
-/// Rows of a block, a warp each.
-const ROWS: usize = 4;
-/// Threads of a block.
-const THREADS: usize = 32 * ROWS;
 
 impl RmsNorm for Cuda {
     fn rms_norm_forward(&self, x: &Tensor, add: Option<&Tensor>, w: &Tensor, epsilon: f32) -> RmsNormed {
@@ -22,8 +18,7 @@ impl RmsNorm for Cuda {
         let rstd = self.empty(&[rows], Dtype::F32);
         self.launch(
             "rms_norm_forward",
-            [rows.div_ceil(ROWS), 1, 1],
-            THREADS,
+            [rows.div_ceil(ROWS_PER_BLOCK), 1, 1],
             &[
                 tensor("x", x),
                 optional("add", add),
@@ -55,8 +50,7 @@ impl RmsNorm for Cuda {
         let dh = self.empty(h.shape(), Dtype::Activation);
         self.launch(
             "rms_norm_backward",
-            [rows.div_ceil(ROWS), 1, 1],
-            THREADS,
+            [rows.div_ceil(ROWS_PER_BLOCK), 1, 1],
             &[
                 tensor("dy", dy),
                 optional("dresidual", dresidual),

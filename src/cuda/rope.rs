@@ -1,13 +1,13 @@
 //! Rotary positions and the page write: `kernels/rope.cu`.
 
 use super::device::Argument;
+use super::kernels::common::pages;
 use super::{Cuda, expect_shape, optional, size, tensor};
 use crate::ops::Tensor;
 use crate::ops::attention::{Heads, PAGE_TOKENS};
 use crate::ops::rope::{PageWrite, Rope};
 
-/// Threads of a block, which has a token.
-const THREADS: usize = 128;
+const _: () = assert!(pages::PAGE_TOKENS == PAGE_TOKENS);
 
 impl Rope for Cuda {
     fn rope_forward(&self, qkv: &mut Tensor, heads: Heads, cos_sin: &Tensor, write: Option<PageWrite<'_>>) {
@@ -35,6 +35,6 @@ impl Cuda {
         let mut arguments = vec![tensor("qkv", qkv), tensor("cos_sin", cos_sin)];
         arguments.extend_from_slice(write);
         arguments.extend([size(heads.heads), size(heads.kv_heads), size(heads.head_dim)]);
-        self.launch(kernel, [tokens, 1, 1], THREADS, &arguments);
+        self.launch(kernel, [tokens, 1, 1], &arguments);
     }
 }

@@ -1,12 +1,10 @@
 //! Rows gathered, scattered back, joined and added: `kernels/rows.cu`.
 
 use super::buffers::span;
+use super::kernels::rows::SORT_THREADS;
 use super::{Cuda, expect_shape, optional, size, tensor};
 use crate::ops::rows::Rows;
 use crate::ops::{Buffers, Dtype, Tensor};
-
-/// Threads of a block that sorts positions, one each.
-const SORT_THREADS: usize = 128;
 
 impl Rows for Cuda {
     fn gather_rows(&self, x: &Tensor, index: &Tensor) -> Tensor {
@@ -54,7 +52,6 @@ impl Cuda {
         self.launch(
             "rows_sort",
             [count.div_ceil(SORT_THREADS), 1, 1],
-            SORT_THREADS,
             &[
                 tensor("index", index),
                 optional("except", except),

@@ -2,7 +2,8 @@
 //! time, forward and again backward.
 
 use super::device::Argument;
-use super::linear::{THREADS, tiles};
+use super::kernels::common::log_sum_exp as kernel;
+use super::linear::tiles;
 use super::{Cuda, expect_shape, rows_of, size, tensor};
 use crate::ops::sample::EXCLUDED_MAX;
 use crate::ops::token_logprob::{TokenLogprob, TokenLogprobs};
@@ -12,8 +13,6 @@ use crate::ops::{Dtype, Tensor};
 const LOGITS_MAX: usize = 1 << 24;
 /// Rows of a chunk, at most: more would not keep a GPU busier.
 const CHUNK_ROWS_MAX: usize = 512;
-/// Threads of a block that has a row of logits: `ROW_THREADS` of `kernels/common/log_sum_exp.cuh`.
-pub(super) const ROW_THREADS: usize = 512;
 
 impl TokenLogprob for Cuda {
     fn token_logprob_forward(
@@ -27,7 +26,7 @@ impl TokenLogprob for Cuda {
         let (rows, vocab) = (h.rows(), w.rows());
         expect_shape("token_logprob_forward targets", targets, &[rows]);
         expect_shape("token_logprob_forward temperatures", temperatures, &[rows]);
-        let [first_excluded, second_excluded] = excluded_ids(excluded, vocab);
+        let excluded = excluded_ids(excluded, vocab);
         let [logprob, logprob_at_temperature, lse_raw, lse_at_temperature, entropy] =
             [(); 5].map(|()| self.empty(&[rows], Dtype::F32));
         self.for_logits(h, w, |first, count, z| {
@@ -35,7 +34,6 @@ impl TokenLogprob for Cuda {
             self.launch(
                 "token_logprob_forward",
                 [count, 1, 1],
-                ROW_THREADS,
                 &[
                     tensor("z", z),
                     of("targets", targets),
@@ -45,8 +43,7 @@ impl TokenLogprob for Cuda {
                     of("lse_raw", &lse_raw),
                     of("lse_at_temperature", &lse_at_temperature),
                     of("entropy", &entropy),
-                    first_excluded,
-                    second_excluded,
+                    excluded,
                     size(vocab),
                 ],
             );
@@ -73,7 +70,7 @@ impl TokenLogprob for Cuda {
         if let Some(dw) = &dw {
             expect_shape("token_logprob_backward dw", dw, &[vocab, dim]);
         }
-        let [first_excluded, second_excluded] = excluded_ids(excluded, vocab);
+        let excluded = excluded_ids(excluded, vocab);
         let dh = self.empty(h.shape(), Dtype::Activation);
         let dz = self.empty(&[chunk_rows(rows, vocab), vocab], Dtype::Activation);
         let sizes = |count| [size(count), size(vocab), size(dim)];
@@ -82,7 +79,6 @@ impl TokenLogprob for Cuda {
             self.launch(
                 "token_logprob_backward",
                 [count, 1, 1],
-                ROW_THREADS,
                 &[
                     tensor("z", z),
                     of("targets", targets),
@@ -90,16 +86,15 @@ impl TokenLogprob for Cuda {
                     of("lse", lse),
                     of("dlogprob", dlogprob),
                     tensor("dz", &dz),
-                    first_excluded,
-                    second_excluded,
+                    excluded,
                     size(vocab),
                 ],
             );
             let arguments = [&[tensor("dz", &dz), tensor("w", w), of("dh", &dh)], &sizes(count)[..]].concat();
-            self.launch("linear_backward_input", tiles(count, dim), THREADS, &arguments);
+            self.launch("linear_backward_input", tiles(count, dim), &arguments);
             if let Some(dw) = &dw {
                 let arguments = [&[tensor("dz", &dz), of("h", h), tensor("dw", dw)], &sizes(count)[..]].concat();
-                self.launch("linear_backward_weight", tiles(vocab, dim), THREADS, &arguments);
+                self.launch("linear_backward_weight", tiles(vocab, dim), &arguments);
             }
         });
         dh
@@ -113,7 +108,7 @@ impl Cuda {
         let (vocab, dim) = (w.rows(), w.cols());
         let h = rows_of("h", h, first, count);
         let arguments: [Argument<'_>; 6] = [h, tensor("w", w), tensor("z", z), size(count), size(vocab), size(dim)];
-        self.launch("token_logprob_logits", tiles(count, vocab), THREADS, &arguments);
+        self.launch("token_logprob_logits", tiles(count, vocab), &arguments);
     }
 
     /// Calls `work(first_row, rows, logits)` for each chunk of rows, in order.
@@ -131,12 +126,13 @@ impl Cuda {
     }
 }
 
-/// The kernels' two excluded ids; -1 for none.
+/// The kernels' `Excluded`; -1 for none.
 #[track_caller]
-pub(super) fn excluded_ids(excluded: &[u32], vocab: usize) -> [Argument<'static>; EXCLUDED_MAX] {
+pub(super) fn excluded_ids(excluded: &[u32], vocab: usize) -> Argument<'static> {
     let is_id = |&id: &u32| (id as usize) < vocab;
     assert!(excluded.len() <= EXCLUDED_MAX && excluded.iter().all(is_id), "excluded tokens {excluded:?} of {vocab}");
-    std::array::from_fn(|place| Argument::I32(excluded.get(place).map_or(-1, |&id| id as i32)))
+    let [first, second]: [i32; EXCLUDED_MAX] = std::array::from_fn(|i| excluded.get(i).map_or(-1, |&id| id as i32));
+    Argument::by_value(&kernel::Excluded { first, second })
 }
 
 /// Rows of a chunk, at least one.

@@ -286,12 +286,24 @@ fn check_arguments(kernel: &str, parameters: &[Parameter], arguments: &[Argument
         Argument::I32(_) => Parameter::I32,
         Argument::F32(_) => Parameter::F32,
         Argument::I64(_) => Parameter::I64,
+        Argument::Struct(of) => Parameter::Struct(of.as_bytes().len()),
     };
     let wrong = arguments.iter().zip(parameters).position(|(argument, parameter)| parameter_of(argument) != *parameter);
     wrong.map_or(Ok(()), |number| {
         let expected = parameters[number];
         Err(DeviceError::Fault(format!("{kernel}: argument {number} is {:?}, not {expected:?}", arguments[number])))
     })
+}
+
+/// What a parameter that is no struct is given, in the lowest bytes.
+fn scalar(argument: &Argument<'_>) -> u64 {
+    match *argument {
+        Argument::Pointer(_, span) => span.address,
+        Argument::Null | Argument::Struct(_) => 0,
+        Argument::I32(x) => u64::from(x as u32),
+        Argument::F32(x) => u64::from(x.to_bits()),
+        Argument::I64(x) => x as u64,
+    }
 }
 
 fn failed(what: &str, error: DriverError) -> DeviceError {
@@ -398,20 +410,13 @@ impl Device for Gpu {
                 "{name} needs {wanted} bytes of shared memory; a block of this GPU has {most}"
             )));
         }
+        let scalars: Vec<u64> = launch.arguments.iter().map(scalar).collect();
         // The driver reads as many bytes of each as the kernel's parameter has, from the lowest.
-        let mut values: Vec<u64> = launch
-            .arguments
-            .iter()
-            .map(|argument| match *argument {
-                Argument::Pointer(_, span) => span.address,
-                Argument::Null => 0,
-                Argument::I32(x) => u64::from(x as u32),
-                Argument::F32(x) => u64::from(x.to_bits()),
-                Argument::I64(x) => x as u64,
-            })
-            .collect();
-        let mut parameters: Vec<*mut c_void> =
-            values.iter_mut().map(|value| std::ptr::from_mut(value).cast()).collect();
+        let parameter = |(argument, scalar): (&Argument<'_>, &u64)| match argument {
+            Argument::Struct(of) => of.as_bytes().as_ptr().cast_mut().cast(),
+            _ => std::ptr::from_ref(scalar).cast_mut().cast(),
+        };
+        let mut parameters: Vec<*mut c_void> = launch.arguments.iter().zip(&scalars).map(parameter).collect();
         let [grid, block] = [launch.grid, launch.block].map(|[x, y, z]| (x, y, z));
         let stream = self.stream.cu_stream();
         let shared_bytes = launch.shared_bytes as u32;
@@ -472,6 +477,9 @@ mod tests {
         assert_eq!(check(&sound[..2]), Err("k takes 3 arguments, not 2".to_owned()));
         let narrow = [sound[0], Argument::I32(1), sound[2]];
         assert_eq!(check(&narrow), Err("k: argument 1 is I32(1), not I64".to_owned()));
+        let by_value = |bytes| check_arguments("k", &[Parameter::Struct(bytes)], &[Argument::by_value(&[0f32; 3])]);
+        assert!(by_value(12).is_ok());
+        assert!(by_value(16).unwrap_err().to_string().ends_with(", not Struct(16)"));
     }
 
     #[test]

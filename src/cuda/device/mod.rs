@@ -7,6 +7,8 @@ pub mod target;
 
 use std::sync::Arc;
 
+use bytemuck::Pod;
+
 use crate::ops::MemoryUse;
 use target::Target;
 
@@ -160,6 +162,7 @@ impl From<&Launch<'_>> for Step {
             Argument::I32(x) => Argument::I32(x),
             Argument::F32(x) => Argument::F32(x),
             Argument::I64(x) => Argument::I64(x),
+            Argument::Struct(x) => Argument::Struct(x),
         };
         Step::Launch {
             kernel: launch.kernel.to_owned(),
@@ -199,6 +202,39 @@ pub enum Argument<'a> {
     F32(f32),
     /// A C++ 64-bit integer.
     I64(i64),
+    /// A C++ struct by value.
+    Struct(StructBytes),
+}
+
+impl Argument<'_> {
+    /// A struct by value, of a type that `build.rs` made of the kernel's. Panics if it is larger than [`StructBytes`] holds.
+    pub fn by_value<T: Pod>(of: &T) -> Argument<'static> {
+        Argument::Struct(StructBytes::new(bytemuck::bytes_of(of)))
+    }
+}
+
+/// Room for the largest struct by value that CUDA itself defines, a tensor map.
+const STRUCT_WORDS_MAX: usize = 16;
+
+/// The bytes of a struct, with the alignment of a `u64`.
+#[derive(Clone, Copy, Debug)]
+pub struct StructBytes {
+    words: [u64; STRUCT_WORDS_MAX],
+    bytes: usize,
+}
+
+impl StructBytes {
+    /// At most 128 bytes.
+    pub fn new(bytes: &[u8]) -> StructBytes {
+        let mut words = [0; STRUCT_WORDS_MAX];
+        bytemuck::cast_slice_mut(&mut words)[..bytes.len()].copy_from_slice(bytes);
+        StructBytes { words, bytes: bytes.len() }
+    }
+
+    /// All of them.
+    pub fn as_bytes(&self) -> &[u8] {
+        &bytemuck::cast_slice(&self.words)[..self.bytes]
+    }
 }
 
 /// Memory of a device, given back on drop.

@@ -260,12 +260,13 @@ impl Device for Simt {
             })
             .collect();
         let raw = |(argument, role): (&Argument<'_>, &CString)| {
-            let (kind, value, bytes) = match *argument {
+            let (kind, value, bytes) = match argument {
                 Argument::Pointer(_, span) => (0, span.address, span.bytes as u64),
                 Argument::Null => (0, 0, 0),
-                Argument::I32(x) => (2, u64::from(x as u32), 0),
+                Argument::I32(x) => (2, u64::from(*x as u32), 0),
                 Argument::F32(x) => (3, u64::from(x.to_bits()), 0),
-                Argument::I64(x) => (4, x as u64, 0),
+                Argument::I64(x) => (4, *x as u64, 0),
+                Argument::Struct(of) => (5, of.as_bytes().as_ptr() as u64, of.as_bytes().len() as u64),
             };
             RawArgument { kind, value, bytes, role: role.as_ptr() }
         };

@@ -57,3 +57,15 @@ extern "C" __global__ void together(int* out) {
     unsigned half = lane < 16 ? 0x0000FFFFu : 0xFFFF0000u;
     out[11 * 32 + lane] = lane < 16 ? __reduce_max_sync(half, lane) : __reduce_max_sync(half, -lane);
 }
+
+struct Record {
+    uint64_t count;
+    float x[3];
+    int id;
+};
+
+// out f32 [32, 5]: what every lane got.
+extern "C" __global__ void struct_by_value(Record record, int first, float* out) {
+    float values[5] = {float(record.count), record.x[0], record.x[1], record.x[2], float(record.id + first)};
+    for (int i = 0; i < 5; ++i) out[threadIdx.x * 5 + i] = values[i];
+}

@@ -51,6 +51,31 @@ fn mma(device: &Arc<dyn Device>, a: &A, b: &B, c: &C) -> C {
     d
 }
 
+/// `Record` of `instructions.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Record {
+    count: u64,
+    x: [f32; 3],
+    id: i32,
+}
+
+#[test]
+fn a_struct_by_value_arrives_whole_and_one_of_another_size_is_refused() {
+    let device = device(Architecture::Sm90);
+    let record = Record { count: 1 << 33, x: [1.5, -2.0, 0.25], id: -7 };
+    let out = uploaded(&device, &[0f32; 32 * 5]);
+    let arguments = [Argument::by_value(&record), Argument::I32(2), pointer("out", &out)];
+    launch(&device, "struct_by_value", &arguments);
+    let expected = [(1u64 << 33) as f32, 1.5, -2.0, 0.25, -5.0];
+    assert!(downloaded::<f32>(&device, &out).chunks(5).all(|lane| lane == expected));
+    let arguments = [Argument::by_value(&record.x), Argument::I32(2), pointer("out", &out)];
+    let (kernel, shared_bytes) = ("struct_by_value", 0);
+    let launch = Launch { kernel, grid: [1; 3], block: [32, 1, 1], shared_bytes, arguments: &arguments };
+    let refusal = device.launch(&launch).unwrap_err().to_string();
+    assert_eq!(refusal, "struct_by_value: argument 0 has 12 bytes, the kernel's parameter 24");
+}
+
 #[test]
 fn mma_takes_and_gives_fragments_in_the_documented_places() {
     let device = device(Architecture::Sm90);
