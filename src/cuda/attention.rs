@@ -1,7 +1,7 @@
 //! Attention over packed or paged keys: `kernels/attention.cu`.
 
-use super::device::Argument::{F32, Null};
-use super::kernels::attention::{SPLIT_KEYS, TILE_ROWS, WARPS, backward_bytes, forward_bytes};
+use super::device::Argument::{self, Null};
+use super::kernels::attention::{AttentionShape, SPLIT_KEYS, TILE_ROWS, WARPS, backward_bytes, forward_bytes};
 use super::{Cuda, expect_shape, optional, size, tensor};
 use crate::ops::attention::{Attention, Heads, Keys, PAGE_TOKENS, Packed};
 use crate::ops::{Buffers, Dtype, Tensor};
@@ -37,6 +37,7 @@ impl Attention for Cuda {
             Some((pages, page_tables, lengths)) => (Some(pages), Some(page_tables), Some(lengths)),
             None => (None, None, None),
         };
+        let shape = shape(heads, tokens, segments, page_tables.map_or(0, Tensor::cols), causal);
         self.launch_shared(
             &kernel("attention_forward", heads),
             [tiles(tokens * heads.heads / heads.kv_heads, segments), heads.kv_heads, if is_split { splits } else { 1 }],
@@ -51,13 +52,7 @@ impl Attention for Cuda {
                 if is_split { Null } else { tensor("o", &o) },
                 if is_split { Null } else { tensor("lse", &lse) },
                 optional("parts", parts.as_ref()),
-                size(page_tables.map_or(0, Tensor::cols)),
-                size(heads.heads),
-                size(heads.kv_heads),
-                size(tokens),
-                size(segments),
-                size(usize::from(causal)),
-                F32(heads.scale()),
+                shape,
             ],
         );
         if let (Some(parts), Some(lengths)) = (&parts, lengths) {
@@ -71,11 +66,8 @@ impl Attention for Cuda {
                     tensor("o", &o),
                     tensor("lse", &lse),
                     size(splits),
-                    size(heads.heads),
-                    size(tokens),
-                    size(segments),
                     size(heads.head_dim),
-                    F32(heads.scale()),
+                    shape,
                 ],
             );
         }
@@ -114,11 +106,7 @@ impl Attention for Cuda {
             tensor("bounds", segments.bounds),
             optional("prefixes", segments.prefixes),
             tensor("dqkv", &dqkv),
-            size(heads.heads),
-            size(heads.kv_heads),
-            size(count),
-            size(usize::from(segments.causal)),
-            F32(heads.scale()),
+            shape(heads, tokens, count, 0, segments.causal),
         ];
         for (name, rows_per_token) in
             [("attention_backward_queries", heads.heads / heads.kv_heads), ("attention_backward_keys", 1)]
@@ -148,6 +136,21 @@ fn kernel(name: &str, heads: Heads) -> String {
 /// At least as many blocks as the segments have tiles: each may end with one that is not full.
 fn tiles(rows: usize, segments: usize) -> usize {
     rows / TILE_ROWS + segments
+}
+
+/// The kernels' sizes and settings.
+#[track_caller]
+fn shape(heads: Heads, tokens: usize, segments: usize, pages_max: usize, causal: bool) -> Argument<'static> {
+    let size = |of| i32::try_from(of).expect("a size of fewer than 2³¹");
+    Argument::by_value(&AttentionShape {
+        heads: size(heads.heads),
+        kv_heads: size(heads.kv_heads),
+        tokens: size(tokens),
+        segments: size(segments),
+        pages_max: size(pages_max),
+        is_causal: i32::from(causal),
+        scale: heads.scale(),
+    })
 }
 
 #[cfg(test)]
