@@ -94,9 +94,10 @@ extern "C" __global__ void __launch_bounds__(HEADS_PER_BLOCK * WARP)
 
 // partial[part, c] = Σ dy · x · rstd over the part's PARTIAL_ROWS tokens; a thread a column c of the q and k heads, blockIdx.y the part.
 // dqkv bf16 [T, width]; x bf16 [T, columns]; rstd f32 [T, columns / dim]; partial f32 [parts, columns].
-extern "C" __global__ void qk_norm_backward_heads_partial(const bf16* dqkv, const bf16* x, const float* rstd, int width, int dim,
-                                                          float* partial, int tokens, int columns) {
-    int column = blockIdx.x * blockDim.x + threadIdx.x;
+extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
+    qk_norm_backward_heads_partial(const bf16* dqkv, const bf16* x, const float* rstd, int width, int dim, float* partial, int tokens,
+                                   int columns) {
+    int column = blockIdx.x * COLUMN_THREADS + threadIdx.x;
     if (column >= columns) return;
     int first = blockIdx.y * PARTIAL_ROWS, end = min(first + PARTIAL_ROWS, tokens);
     float sum = 0.0f;
@@ -108,14 +109,16 @@ extern "C" __global__ void qk_norm_backward_heads_partial(const bf16* dqkv, cons
 }
 
 // of_heads[c] += Σ partial[part, c].
-extern "C" __global__ void qk_norm_backward_heads(const float* partial, float* of_heads, int parts, int columns) {
+extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
+    qk_norm_backward_heads(const float* partial, float* of_heads, int parts, int columns) {
     add_partial_rows(partial, of_heads, parts, columns);
 }
 
 // dwq[d] += Σ of_heads[head, d] over the query heads, dwk[d] over the key heads behind them; a thread a column d.
 // of_heads f32 [heads + kv_heads, dim]; dwq, dwk f32 [dim].
-extern "C" __global__ void qk_norm_backward_weight(const float* of_heads, float* dwq, float* dwk, int heads, int kv_heads, int dim) {
-    int column = blockIdx.x * blockDim.x + threadIdx.x;
+extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
+    qk_norm_backward_weight(const float* of_heads, float* dwq, float* dwk, int heads, int kv_heads, int dim) {
+    int column = blockIdx.x * COLUMN_THREADS + threadIdx.x;
     if (column >= dim) return;
     float query = 0.0f, key = 0.0f;
     for (int head = 0; head < heads; ++head) query += of_heads[size_t(head) * dim + column];

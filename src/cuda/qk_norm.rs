@@ -1,17 +1,12 @@
 //! RMSNorm of query and key heads: `kernels/qk_norm.cu`.
 
 use super::device::Argument::F32;
+use super::kernels::common::reduce::COLUMN_THREADS;
+use super::kernels::qk_norm::HEADS_PER_BLOCK;
 use super::{Cuda, expect_shape, optional, size, tensor};
 use crate::ops::attention::Heads;
 use crate::ops::qk_norm::{QkNorm, QkNormSaved};
 use crate::ops::{Buffers, Dtype, Tensor};
-
-/// Heads of a block, a warp each.
-const HEADS: usize = 4;
-/// Threads of a block.
-const THREADS: usize = 32 * HEADS;
-/// Threads of a block that adds up the heads' sums, a column each.
-const COLUMN_THREADS: usize = 128;
 
 impl QkNorm for Cuda {
     fn qk_norm_forward(
@@ -33,8 +28,7 @@ impl QkNorm for Cuda {
         });
         self.launch(
             "qk_norm_forward",
-            [(tokens * normed).div_ceil(HEADS), 1, 1],
-            THREADS,
+            [(tokens * normed).div_ceil(HEADS_PER_BLOCK), 1, 1],
             &[
                 tensor("qkv", qkv),
                 tensor("wq", wq),
@@ -69,8 +63,7 @@ impl QkNorm for Cuda {
         }
         self.launch(
             "qk_norm_backward",
-            [(tokens * normed).div_ceil(HEADS), 1, 1],
-            THREADS,
+            [(tokens * normed).div_ceil(HEADS_PER_BLOCK), 1, 1],
             &[
                 tensor("dqkv", dqkv),
                 tensor("x", &saved.x),
@@ -99,7 +92,6 @@ impl Cuda {
         self.launch(
             "qk_norm_backward_weight",
             [dim.div_ceil(COLUMN_THREADS), 1, 1],
-            COLUMN_THREADS,
             &[
                 tensor("of_heads", &of_heads),
                 tensor("dwq", dwq),
