@@ -118,7 +118,7 @@ impl Episode for Calls {
         Ok(ToolOutput::text(CallStatus::Ok, "ok"))
     }
 
-    fn observe(&mut self, processor: &Processor, output: &ToolOutput) -> Result<Observation, EnvironmentError> {
+    fn observe(&mut self, processor: &Processor, output: &mut ToolOutput) -> Result<Observation, EnvironmentError> {
         let mut observation = Observation::default();
         observation.push_text(processor, &output.text)?;
         Ok(observation)
@@ -195,7 +195,7 @@ fn measure(policy: &Policy, tasks: &[Task], latency: Latency) -> Measured {
                     written.push((began.elapsed().as_secs_f64(), before + text.len()));
                 }
                 Update::Finished(trajectory) => {
-                    trajectories.push(Trajectory { task: trajectory.task + first_task, ..trajectory });
+                    trajectories.push(Trajectory { task: trajectory.task + first_task, ..*trajectory });
                 }
                 Update::Observed { .. } => {}
             }

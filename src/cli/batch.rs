@@ -138,7 +138,7 @@ impl BatchArguments {
                 return ControlFlow::Continue(());
             }
             let tokens = trajectory.own_tokens();
-            let reply = reply(&session, &requests, first, trajectory, self.serving.logprobs_mode);
+            let reply = reply(&session, &requests, first, *trajectory, self.serving.logprobs_mode);
             failed = writer.add(place, reply, tokens, &mut output);
             if failed.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };

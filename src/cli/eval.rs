@@ -14,7 +14,7 @@ use crate::engine::Engine;
 use crate::engine::sizing::{EngineSize, PageDemand};
 use crate::eval::predictions::{Column, PredictionError, score_lines};
 use crate::eval::report::figure;
-use crate::eval::{evaluate, faults, sample};
+use crate::eval::{Evaluation, evaluate, faults, sample};
 use crate::files::lines::JsonLines;
 use crate::files::open::{replace, write_output};
 use crate::recipe::{Method, layers};
@@ -58,11 +58,11 @@ pub struct EvalArguments {
     #[arg(long, default_value_t = 256)]
     limit: usize,
     /// Sequences answered together.
-    #[arg(long, default_value_t = 64)]
-    max_num_seqs: usize,
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
+    max_num_seqs: u16,
     /// Tokens after the prompt that a sequence may have, observations included.
-    #[arg(long, default_value_t = 1024)]
-    max_total_tokens: usize,
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1 << 28))]
+    max_total_tokens: u32,
     /// Where to write: a folder for the report and the trajectories (only the terminal where absent); the scored lines of --predictions.
     #[arg(long)]
     output: Option<PathBuf>,
@@ -74,7 +74,7 @@ pub struct EvalArguments {
 /// Runs the command.
 pub fn run(arguments: EvalArguments, registry: &Registry) -> anyhow::Result<()> {
     let Some(model) = &arguments.model else { return score_predictions(&arguments, registry) };
-    let limit = toml::Value::from(arguments.max_total_tokens as i64);
+    let limit = toml::Value::from(i64::from(arguments.max_total_tokens));
     let limits = ["max_turn_tokens", "max_total_tokens"].map(|key| (key.to_owned(), limit.clone()));
     let environment = (arguments.environment.clone(), limits.into_iter().collect());
     registry.check(&environment, &[])?;
@@ -84,14 +84,14 @@ pub fn run(arguments: EvalArguments, registry: &Registry) -> anyhow::Result<()> 
     let model = checkpoint.model(arguments.device.backend(&checkpoint.config)?);
     let weights = checkpoint.weights(&model)?;
     let environment = registry.environment(environment, &[])?;
-    let longest = (2 * arguments.max_total_tokens).min(model.config.context_tokens);
-    let sequences = arguments.max_num_seqs;
+    let longest = (2 * arguments.max_total_tokens as usize).min(model.config.context_tokens);
+    let sequences = usize::from(arguments.max_num_seqs);
     // A page is to spare where the longest fills its last one.
     let demand = PageDemand::of_sequences(sequences, longest + 1);
     let mut engine = Engine::new(model, processor.clone(), EngineSize::new(sequences, demand).limits());
     let mut generator = EngineGenerator { engine: &mut engine, weights: &weights };
     let rewards = RewardSet::new(&RewardSettings::default(), registry)?;
-    let (report, groups, scores) = evaluate(&mut generator, &processor, &*environment, &tasks, &rewards)?;
+    let Evaluation { report, groups, scores } = evaluate(&mut generator, &processor, &*environment, &tasks, &rewards)?;
     for (task, reason) in faults(&groups) {
         eprintln!("left out: {}: {reason}", dataset.name_of(task as u64));
     }

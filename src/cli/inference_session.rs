@@ -85,8 +85,8 @@ impl InferenceSession {
         let (mut settings, max_tokens) = sampling.settings(&checkpoint.dir)?;
         settings.group_size = n;
         let processor = checkpoint.processor()?;
+        let has_tools = registry.calls_tools(environment);
         let environment = start_environment(environment, sampling.max_tokens.map(|_| max_tokens), registry)?;
-        let has_tools = environment.is_some();
         if has_tools {
             settings.sampling.code_temperature = Some(sampling.code_temperature);
         } else {

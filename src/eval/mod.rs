@@ -18,7 +18,17 @@ use crate::rollout::{Group, RolloutError, RolloutSettings, run};
 
 pub use report::Report;
 
-/// Answers each task once and greedily: the report, the trajectories, and the scores of each.
+/// What an evaluation gives.
+pub struct Evaluation {
+    /// Its shares.
+    pub report: Report,
+    /// The trajectory of each task.
+    pub groups: Vec<Group>,
+    /// The scores of each, group by group.
+    pub scores: Vec<Vec<Scores>>,
+}
+
+/// Answers each task once and greedily, and scores the answers.
 ///
 /// # Errors
 /// As [`run`].
@@ -28,13 +38,14 @@ pub fn evaluate(
     environment: &dyn Environment,
     tasks: &[Task],
     rewards: &RewardSet,
-) -> Result<(Report, Vec<Group>, Vec<Vec<Scores>>), RolloutError> {
+) -> Result<Evaluation, RolloutError> {
     let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
     let settings = RolloutSettings { sampling, ..RolloutSettings::default() };
     let groups = run(generator, processor, environment, tasks, &settings)?;
     let scores = rewards.score_groups(&groups, tasks);
     let scored = groups.iter().flat_map(|g| &g.trajectories).zip(scores.iter().flatten());
-    Ok((Report::new(scored), groups, scores))
+    let report = Report::new(scored);
+    Ok(Evaluation { report, groups, scores })
 }
 
 /// The tasks that could not be rolled out, and why.

@@ -16,6 +16,7 @@ use crate::files::lines::{JsonLines, Line, LinesError};
 use crate::files::object_remedy;
 use crate::rollout::answer::{ANSWER_CLOSE, ANSWER_OPEN};
 use crate::rollout::call::{CODE_CLOSE, CODE_OPEN};
+use crate::rollout::environments::think_with_code::{OUTPUT_CLOSE, OUTPUT_OPEN};
 use crate::rollout::images::TrajectoryImages;
 use crate::rollout::reward::{Needs, View};
 use crate::rollout::reward_set::{Parts, RewardSet};
@@ -171,9 +172,9 @@ fn thought_in(text: &str) -> String {
 fn own_text(text: &str) -> String {
     let mut own = String::new();
     let mut rest = text;
-    while let Some((before, after)) = rest.split_once("<sandbox_output>") {
+    while let Some((before, after)) = rest.split_once(OUTPUT_OPEN) {
         own.push_str(before);
-        rest = after.split_once("</sandbox_output>").map_or("", |(_, after)| after);
+        rest = after.split_once(OUTPUT_CLOSE).map_or("", |(_, after)| after);
     }
     own + rest
 }

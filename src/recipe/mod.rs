@@ -321,7 +321,7 @@ pub struct EvaluationSettings {
     pub tasks: usize,
     /// Evaluate every so many steps, besides before and after; 0 only then.
     pub steps: u64,
-    /// Files of held-out tasks; the built-in task's held-out pictures where empty.
+    /// Files of held-out tasks. Where empty, `[data.needle]` has the built-in task's held-out pictures, and other data none.
     pub files: Vec<PathBuf>,
 }
 

@@ -39,7 +39,7 @@ pub enum Update<'a> {
         text: &'a str,
     },
     /// A sequence ended. The watcher gets the trajectory: nobody else keeps it.
-    Finished(Trajectory),
+    Finished(Box<Trajectory>),
 }
 
 /// How a task's sequences begin.
@@ -378,7 +378,7 @@ impl<'a> AgentLoop<'a> {
         }
         active.end_turn(OwnParts::Thought);
         active.trajectory.end = end;
-        watch(Update::Finished(active.trajectory));
+        watch(Update::Finished(Box::new(active.trajectory)));
     }
 
     /// Closes a sequence without a trajectory.

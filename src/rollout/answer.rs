@@ -7,10 +7,27 @@ pub const ANSWER_OPEN: &str = "<answer>";
 /// Closes an answer.
 pub const ANSWER_CLOSE: &str = "</answer>";
 
-/// The bytes between the first `</answer>` and the last `<answer>` before it: the model may have spoken of the tag before it answered.
+/// Where an answer stands in a text, in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AnswerRange {
+    /// What stands between its tags, or whatever marks it.
+    pub inside: Range<usize>,
+    /// The same with them.
+    pub with_tags: Range<usize>,
+}
+
+impl AnswerRange {
+    /// The range in a text that begins `bytes` bytes before.
+    pub(super) fn behind(self, bytes: usize) -> AnswerRange {
+        let moved = |range: Range<usize>| range.start + bytes..range.end + bytes;
+        AnswerRange { inside: moved(self.inside), with_tags: moved(self.with_tags) }
+    }
+}
+
+/// The answer between the first `</answer>` and the last `<answer>` before it: the model may have spoken of the tag before it answered.
 /// `None` without the pair.
-pub fn find_answer(text: &str) -> Option<Range<usize>> {
+pub fn find_answer(text: &str) -> Option<AnswerRange> {
     let end = text.find(ANSWER_CLOSE)?;
-    let start = text[..end].rfind(ANSWER_OPEN)? + ANSWER_OPEN.len();
-    Some(start..end)
+    let start = text[..end].rfind(ANSWER_OPEN)?;
+    Some(AnswerRange { inside: start + ANSWER_OPEN.len()..end, with_tags: start..end + ANSWER_CLOSE.len() })
 }

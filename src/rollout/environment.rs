@@ -3,11 +3,11 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::Arc;
 
 use thiserror::Error;
 
+use super::answer::AnswerRange;
 use super::images::TrajectoryImages;
 use super::task::Task;
 use super::tool::{ToolCall, ToolFault, ToolOutput};
@@ -93,8 +93,8 @@ pub trait Episode: Send {
     /// thread.
     fn read(&mut self, text: &str, stop: usize) -> ParsedTurn;
 
-    /// The bytes of the answer, without its tags, in a turn that the model ended with its message and not with a stop string.
-    fn answer_at_end(&self, _text: &str) -> Option<Range<usize>> {
+    /// The answer in the text of a last turn that no stop string of the environment ended: the model closed its message, or a limit cut it off.
+    fn answer_at_end(&self, _text: &str) -> Option<AnswerRange> {
         None
     }
 
@@ -104,11 +104,12 @@ pub trait Episode: Send {
     /// When the tool itself failed, not what the model asked.
     fn run(&mut self, call: &ToolCall, images: &TrajectoryImages) -> Result<ToolOutput, ToolFault>;
 
-    /// Puts an output into the form that the model reads. Called on a worker thread.
+    /// Puts an output into the form that the model reads, and takes out of it the images that are not shown: those that stay are the images
+    /// of the observation, in order. Called on a worker thread.
     ///
     /// # Errors
-    /// When the tokenizer fails.
-    fn observe(&mut self, processor: &Processor, output: &ToolOutput) -> Result<Observation, EnvironmentError>;
+    /// When the tokenizer fails, which ends the rollout.
+    fn observe(&mut self, processor: &Processor, output: &mut ToolOutput) -> Result<Observation, EnvironmentError>;
 }
 
 /// A turn, parsed: its thought, what follows it, and what happens now.
@@ -118,8 +119,8 @@ pub struct ParsedTurn {
     pub split_at: usize,
     /// What follows the thought.
     pub kind: TurnKind,
-    /// The bytes of the answer in the text, without its tags; `None` where the turn has none.
-    pub answer: Option<Range<usize>>,
+    /// The answer in the text; `None` where the turn has none.
+    pub answer: Option<AnswerRange>,
     /// What happens now.
     pub next: Next,
 }

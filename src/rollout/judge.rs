@@ -18,3 +18,8 @@ pub trait Judge: Send + Sync {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("the judge did not reply: {0}")]
 pub struct JudgeError(pub String);
+
+/// The first characters of a reply, for messages.
+pub(super) fn shortened(text: &str) -> String {
+    text.chars().take(200).collect()
+}

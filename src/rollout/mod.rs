@@ -106,7 +106,7 @@ pub fn run_timed(
     let mut groups: Vec<Group> = (0..tasks.len()).map(group).collect();
     let mut keep = |update: Update<'_>| {
         if let Update::Finished(trajectory) = update {
-            groups[trajectory.task].trajectories.push(trajectory);
+            groups[trajectory.task].trajectories.push(*trajectory);
         }
         ControlFlow::Continue(())
     };
@@ -260,7 +260,7 @@ impl Rollout<'_> {
         for sample in 0..self.settings.group_size {
             let sequence = (self.settings.first_task + self.next_opened) * self.settings.group_size + sample;
             let trajectory = Trajectory::of_prompt(prompt, self.next_opened, sample, sequence as u64, end.clone());
-            self.watcher.tell(Update::Finished(trajectory));
+            self.watcher.tell(Update::Finished(Box::new(trajectory)));
         }
         self.next_opened += 1;
     }

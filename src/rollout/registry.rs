@@ -1,4 +1,5 @@
-//! From the names in a recipe to plug-ins. A [`Registry`] is a table for each kind: name, check, build, and the defaults. [`Registry::default`]
+//! From the names in a recipe to plug-ins. A [`Registry`] is a table for each kind, of names, how settings are checked
+//! and plug-ins built, and defaults. [`Registry::default`]
 //! has those that ship; a program of one's own adds its entries and hands the registry to [`crate::cli::main`]. An unknown name lists the known
 //! ones.
 
@@ -89,11 +90,12 @@ pub struct EnvironmentEntry {
     pub name: &'static str,
     /// The tools of recipes that name none.
     pub default_tools: &'static [&'static str],
-    /// Tools that it can call at most. An environment that calls none ignores a recipe's tools.
+    /// Tools that it can call at most. An environment that calls none has a recipe's tools checked and not started.
     pub tools_max: usize,
     /// The limits of tokens of its own table; refuses a table that does not read. Starts nothing.
     pub check: fn(toml::Table) -> Result<TokenLimits, RegistryError>,
-    /// Makes the environment of its own table, and of at least as many tools as it has by default, at most `tools_max`.
+    /// Makes the environment of its own table, and of the tools that a recipe names, at most `tools_max`, or else its default ones. The
+    /// commands set `max_turn_tokens` and `max_total_tokens` in the table, so its settings must have both.
     pub build: fn(toml::Table, ToolSet) -> Result<Arc<dyn Environment>, RegistryError>,
 }
 
@@ -115,9 +117,12 @@ pub struct RewardEntry {
     pub name: &'static str,
     /// The weight in recipes that give it none.
     pub default_weight: f64,
-    /// Makes the reward of its own table, and of the judge, if the recipe has one. Asks the judge nothing.
-    pub build: fn(toml::Table, Option<Arc<dyn Judge>>) -> Result<Box<dyn Reward>, RegistryError>,
+    /// Makes the reward.
+    pub build: BuildReward,
 }
+
+/// Makes a reward of its own table, and of the judge, if the recipe has one. Asks the judge nothing.
+pub type BuildReward = fn(toml::Table, Option<Arc<dyn Judge>>) -> Result<Box<dyn Reward>, RegistryError>;
 
 /// The environments, tools and rewards that recipes can name.
 #[derive(Clone)]
@@ -241,6 +246,11 @@ impl Registry {
     /// The names of the environments.
     pub fn environments(&self) -> Vec<&'static str> {
         self.environments.iter().map(|entry| entry.name).collect()
+    }
+
+    /// Whether the environment of that name calls tools.
+    pub fn calls_tools(&self, name: &str) -> bool {
+        self.environments.iter().any(|entry| entry.name == name && entry.tools_max > 0)
     }
 
     /// The rewards, in the order of reports.

@@ -3,7 +3,6 @@
 
 use serde::Serialize;
 
-use super::answer::{ANSWER_CLOSE, ANSWER_OPEN};
 use super::images::TrajectoryImages;
 use super::trajectory::{Call, End, Trajectory, Turn, TurnKind};
 use crate::tasks::Solution;
@@ -35,11 +34,11 @@ impl<'a> View<'a> {
     /// The view of a trajectory of a task.
     pub fn new(trajectory: &'a Trajectory, question: &'a str, solution: &'a Solution) -> Self {
         let mut text = trajectory.own_text();
-        let answer = trajectory.answer.clone().map(|answer| {
-            text.truncate(answer.end + ANSWER_CLOSE.len());
-            text[answer].trim().to_owned()
+        let before_answer = trajectory.answer.as_ref().map_or(text.len(), |answer| answer.with_tags.start);
+        let answer = trajectory.answer.as_ref().map(|answer| {
+            text.truncate(answer.with_tags.end);
+            text[answer.inside.clone()].trim().to_owned()
         });
-        let before_answer = trajectory.answer.as_ref().map_or(text.len(), |answer| answer.start - ANSWER_OPEN.len());
         Self {
             thought: thought(&trajectory.turns, before_answer),
             text,
@@ -51,11 +50,6 @@ impl<'a> View<'a> {
             question,
             solution,
         }
-    }
-
-    /// The answer, trimmed; `None` where there is none.
-    pub fn answer(&self) -> Option<&str> {
-        self.answer.as_deref()
     }
 }
 
@@ -111,7 +105,7 @@ impl Score {
 
 /// A rule that scores trajectories. Its name and its weight stand in the registry.
 pub trait Reward: Send + Sync {
-    /// The name of another reward: this one is 0 where that one is 0 or less, and unscored where that one is.
+    /// The name of another reward of the registry: this one is 0 where that one is 0 or less, and unscored where that one is.
     fn gate(&self) -> Option<&'static str> {
         None
     }
@@ -122,6 +116,7 @@ pub trait Reward: Send + Sync {
     }
 
     /// The unweighted score of each trajectory of `group`, usually in `[0, 1]`, in order. A group has the trajectories of one task but for
-    /// those that the task or a tool failed. Called on a worker thread, for several groups at a time.
+    /// those that the task or a tool failed; those that the gate makes 0 are among them. Evaluation has groups of one. It is asked whatever
+    /// its weight, on a worker thread, for several groups at a time.
     fn score_group(&self, group: &[&View<'_>]) -> Vec<Score>;
 }

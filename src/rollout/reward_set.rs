@@ -65,7 +65,7 @@ impl RewardSet {
     /// The rewards of `registry` with the weights and settings of `settings`. Nothing is asked of the judge yet.
     ///
     /// # Errors
-    /// When `settings` names an unknown reward, a weight is not finite, or a table of settings does not read.
+    /// When `settings` or a gate names an unknown reward, a weight is not finite, or a table of settings does not read.
     pub fn new(settings: &RewardSettings, registry: &Registry) -> Result<Self, RegistryError> {
         let known: Vec<&str> = registry.rewards().map(|entry| entry.name).collect();
         for name in settings.weights.keys().chain(settings.settings.keys()) {
@@ -82,6 +82,11 @@ impl RewardSet {
             }
             let table = settings.settings.get(entry.name).cloned().unwrap_or_default();
             rewards.push(Weighted { name: entry.name, weight, reward: (entry.build)(table, judge.clone())? });
+        }
+        for gate in rewards.iter().filter_map(|weighted| weighted.reward.gate()) {
+            if !known.contains(&gate) {
+                return Err(RegistryError::unknown("reward", gate, &known));
+            }
         }
         Ok(Self { rewards, judge })
     }
@@ -102,7 +107,7 @@ impl RewardSet {
     }
 
     /// The scores of every trajectory, group by group; `tasks[group.task]` is a group's task. Groups are scored on worker threads: one for
-    /// each core, or as many as the judge answers at a time.
+    /// each core, or as many as the judge takes questions at a time.
     pub fn score_groups(&self, groups: &[Group], tasks: &[Task]) -> Vec<Vec<Scores>> {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let asked = self.judge.as_ref().map_or(0, |judge| judge.parallel_requests());
@@ -166,13 +171,20 @@ impl RewardSet {
     }
 }
 
-/// A score for each view. A reward that panics, or has another number of scores, scores none.
+/// A score for each view. A reward that panics, or has another number of scores, scores none; what is no finite number is no score.
 fn scores_of(reward: &dyn Reward, group: &[&View<'_>]) -> Vec<Score> {
     let unscored = |reason: String| vec![Score::Unscored(reason); group.len()];
     match catch_unwind(AssertUnwindSafe(|| reward.score_group(group))) {
-        Ok(scores) if scores.len() == group.len() => scores,
+        Ok(scores) if scores.len() == group.len() => scores.into_iter().map(finite).collect(),
         Ok(scores) => unscored(format!("the reward gave {} scores for {} trajectories", scores.len(), group.len())),
         Err(panic) => unscored(format!("the reward panicked: {}", message_of(&*panic))),
+    }
+}
+
+fn finite(score: Score) -> Score {
+    match score {
+        Score::Value(value) if !value.is_finite() => Score::Unscored(format!("the reward gave {value}")),
+        score => score,
     }
 }
 

@@ -19,7 +19,7 @@ pub struct RolloutSettings {
     pub sampling: Sampling,
     /// Strings that end a sequence, besides those of the environment, which end a turn.
     pub stop: Vec<String>,
-    /// Tokens that end a turn; `<|im_end|>` and `<|endoftext|>` where there are none.
+    /// Tokens that end a sequence; `<|im_end|>` and `<|endoftext|>` where there are none.
     pub eos: Vec<u32>,
     /// When a turn counts as repeating itself.
     pub repetition: RepetitionSettings,

@@ -18,7 +18,7 @@ pub struct ToolSessions {
 }
 
 impl ToolSet {
-    /// The tools in the order in which they are named to the model. Of two with one name the first is called.
+    /// The tools in a recipe's order. Of two with one name the first is called.
     pub fn new(tools: Vec<Arc<dyn Tool>>) -> Self {
         Self { tools }
     }
@@ -33,7 +33,8 @@ impl ToolSet {
         self.tools.iter().flat_map(|tool| tool.versions()).collect()
     }
 
-    /// Calls that may run at a time: as many as the tool with the most allows, where one says a number.
+    /// Calls of all tools together that may run at a time: as many as the tool with the most allows, where one says a number. A tool that
+    /// must run fewer waits in its own `run`.
     pub fn parallel_calls(&self) -> Option<usize> {
         self.tools.iter().filter_map(|tool| tool.parallel_calls()).max()
     }
@@ -45,7 +46,12 @@ impl ToolSet {
     pub fn open(&self, subject: &Subject<'_>, count: usize) -> Result<Vec<ToolSessions>, ToolFault> {
         let mut opened: Vec<ToolSessions> = (0..count).map(|_| ToolSessions { sessions: Vec::new() }).collect();
         for tool in &self.tools {
-            for (of_sequence, session) in opened.iter_mut().zip(tool.open(subject, count)?) {
+            let sessions = tool.open(subject, count)?;
+            if sessions.len() != count {
+                let reason = format!("it opened {} sessions for {count} sequences", sessions.len());
+                return Err(ToolFault { tool: tool.name(), reason });
+            }
+            for (of_sequence, session) in opened.iter_mut().zip(sessions) {
                 of_sequence.sessions.push((tool.name(), session));
             }
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::answer::AnswerRange;
 use super::generator::Sampled;
 use super::images::TrajectoryImages;
 use super::tool::{ToolImage, ToolOutput};
@@ -35,8 +36,8 @@ pub struct Trajectory {
     pub turns: Vec<Turn>,
     /// The tool calls in order. The last may have no observation turn: an observation that would reach a limit ends the trajectory.
     pub calls: Vec<Call>,
-    /// The bytes of the answer in [`Trajectory::own_text`], without its tags; `None` where the environment found none.
-    pub answer: Option<Range<usize>>,
+    /// The answer in [`Trajectory::own_text`]; `None` where the environment found none.
+    pub answer: Option<AnswerRange>,
     /// Why it ended.
     pub end: End,
 }
@@ -103,7 +104,7 @@ pub enum End {
     Running,
     /// The model gave its answer.
     Answered,
-    /// The model closed its message without the tags of an answer.
+    /// The model closed its message; in `think_with_code` without the tags of an answer.
     EndOfTurn,
     /// A stop string of the request that means nothing to the environment.
     StopString,
@@ -226,9 +227,9 @@ impl Trajectory {
     }
 
     /// Notes an answer, as bytes of the text that the model adds next.
-    pub(super) fn set_answer(&mut self, answer: Option<Range<usize>>) {
-        let before: usize = self.own_texts().map(str::len).sum();
-        self.answer = answer.map(|answer| before + answer.start..before + answer.end).or(self.answer.take());
+    pub(super) fn set_answer(&mut self, answer: Option<AnswerRange>) {
+        let before = self.own_texts().map(str::len).sum();
+        self.answer = answer.map(|answer| answer.behind(before)).or(self.answer.take());
     }
 
     /// The whole text after the prompt, observations included.

@@ -151,10 +151,10 @@ fn observe(
     images: &TrajectoryImages,
     output: Option<ToolOutput>,
 ) -> Result<(ToolOutput, Observation), EnvironmentError> {
-    let output = match output {
+    let mut output = match output {
         Some(output) => output,
         None => episode.run(call, images)?,
     };
-    let observation = episode.observe(processor, &output)?;
+    let observation = episode.observe(processor, &mut output)?;
     Ok((output, observation))
 }

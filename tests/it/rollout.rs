@@ -145,6 +145,15 @@ impl ToolSession for FakeSession {
                 let image = ToolImage { name: "image-1.png".into(), label: "crop.png".into(), pixels, widened: None };
                 ToolOutput { images: vec![image; rest.parse().unwrap()], ..ToolOutput::text(CallStatus::Ok, "here") }
             }
+            "narrow" => {
+                let image = |width, height| ToolImage {
+                    name: "image-1.png".into(),
+                    label: "crop.png".into(),
+                    pixels: Arc::new(RgbImage::new(width, height)),
+                    widened: None,
+                };
+                ToolOutput { images: vec![image(1, 300), image(64, 56)], ..ToolOutput::text(CallStatus::Ok, "") }
+            }
             "error" => ToolOutput::text(CallStatus::Error, rest),
             "fault" => return Err(ToolFault { tool: "fake", reason: "no python".into() }),
             "panic" => panic!("a fault in the tool"),
@@ -360,6 +369,18 @@ fn a_close_tag_without_code_is_told_and_counted() {
     assert_eq!(trajectory.calls.len(), 2);
     assert!(trajectory.calls.iter().all(|call| call.output.status == CallStatus::Malformed));
     assert!(trajectory.turns[1].text.contains("no code to run"));
+}
+
+#[test]
+fn an_image_that_cannot_be_shown_has_no_index() {
+    let trajectory = roll("<think><code>narrow</code></think>\n<answer>7</answer>");
+    check(&trajectory);
+    let call = &trajectory.calls[0];
+    assert_eq!((call.images_shown, call.output.images.len(), trajectory.images.len()), (1, 1, 1));
+    assert_eq!(call.output.images[0].pixels.dimensions(), (64, 56));
+    assert_eq!(trajectory.original_images.len(), 1);
+    assert_eq!(trajectory.original_images.get(0).unwrap().dimensions(), (64, 56));
+    assert!(trajectory.turns[2].text.contains("crop.png cannot be shown"), "{}", trajectory.turns[2].text);
 }
 
 #[test]

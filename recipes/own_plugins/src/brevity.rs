@@ -1,4 +1,4 @@
-//! The reward `brevity`: of a group's right answers, short thoughts score more than long ones.
+//! The reward `brevity`: right answers score more the shorter their thought is beside the longest of the group.
 
 use serde::Deserialize;
 use thyme_engine::rollout::registry::{RewardEntry, settings};

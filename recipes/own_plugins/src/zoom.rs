@@ -7,15 +7,18 @@ use std::sync::Arc;
 use image::imageops::{self, FilterType};
 use serde::Deserialize;
 use thyme_engine::rollout::images::TrajectoryImages;
-use thyme_engine::rollout::registry::{ToolEntry, settings};
+use thyme_engine::rollout::registry::{RegistryError, ToolEntry, settings};
 use thyme_engine::rollout::tool::{CallStatus, Subject, Tool, ToolFault, ToolImage, ToolOutput, ToolSession};
 
 /// What the registry needs to know.
 pub const ENTRY: ToolEntry = ToolEntry {
     name: "zoom",
-    check: |table| settings::<Zoom>("tool", "zoom", table).map(drop),
-    build: |table| Ok(Arc::new(settings::<Zoom>("tool", "zoom", table)?)),
+    check: |table| Zoom::read(table).map(drop),
+    build: |table| Ok(Arc::new(Zoom::read(table)?)),
 };
+
+/// Largest side of an enlarged part, in pixels: what the model asks for must not fill the memory.
+const SIDE_MAX: u32 = 4096;
 
 /// The tool, which is its settings.
 #[derive(Clone, Copy, Deserialize)]
@@ -28,6 +31,18 @@ pub struct Zoom {
 impl Default for Zoom {
     fn default() -> Self {
         Zoom { least_side: 224 }
+    }
+}
+
+impl Zoom {
+    /// The tool of a recipe's table.
+    fn read(table: toml::Table) -> Result<Zoom, RegistryError> {
+        let zoom: Zoom = settings("tool", "zoom", table)?;
+        if !(1..=SIDE_MAX).contains(&zoom.least_side) {
+            let reason = format!("least_side is {}: give a whole number from 1 to {SIDE_MAX}", zoom.least_side);
+            return Err(ToolFault { tool: "zoom", reason }.into());
+        }
+        Ok(zoom)
     }
 }
 
@@ -75,7 +90,8 @@ impl ToolSession for ZoomSession {
             );
         }
         let part = imageops::crop_imm(&*pixels, left, top, right - left, bottom - top).to_image();
-        let scale = self.zoom.least_side.div_ceil(part.width().min(part.height())).max(1);
+        let (short, long) = (part.width().min(part.height()), part.width().max(part.height()));
+        let scale = self.zoom.least_side.div_ceil(short).min(SIDE_MAX / long).max(1);
         let part = imageops::resize(&part, part.width() * scale, part.height() * scale, FilterType::CatmullRom);
         self.made += 1;
         let name = format!("zoom-{}.png", self.made);

@@ -1,11 +1,9 @@
 //! No tools: the model answers the prompt, as it is, in one turn. The baseline of the other environments.
 
-use std::ops::Range;
-
 use serde::{Deserialize, Serialize};
 
 use crate::prompt::{Message, Part, Processor};
-use crate::rollout::answer::find_answer;
+use crate::rollout::answer::{AnswerRange, find_answer};
 use crate::rollout::environment::{
     Environment, EnvironmentError, Episode, Next, Observation, ParsedTurn, PreparedTask, TokenLimits,
 };
@@ -74,7 +72,7 @@ impl Episode for OneTurn {
         ParsedTurn { split_at: text.len(), kind: TurnKind::Answer, answer: find_answer(text), next }
     }
 
-    fn answer_at_end(&self, text: &str) -> Option<Range<usize>> {
+    fn answer_at_end(&self, text: &str) -> Option<AnswerRange> {
         find_answer(text)
     }
 
@@ -82,7 +80,7 @@ impl Episode for OneTurn {
         Err(ToolFault { tool: "none", reason: "this environment has no tools".to_owned() })
     }
 
-    fn observe(&mut self, _: &Processor, _: &ToolOutput) -> Result<Observation, EnvironmentError> {
+    fn observe(&mut self, _: &Processor, _: &mut ToolOutput) -> Result<Observation, EnvironmentError> {
         Ok(Observation::default())
     }
 }

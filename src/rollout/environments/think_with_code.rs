@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::prompt::{ImageSource, Message, Part, Processor};
-use crate::rollout::answer::{ANSWER_CLOSE, ANSWER_OPEN, find_answer};
+use crate::rollout::answer::{ANSWER_CLOSE, find_answer};
 use crate::rollout::call::{CODE_CLOSE, CODE_OPEN, find_call};
 use crate::rollout::environment::{
     Environment, EnvironmentError, Episode, Next, Observation, ObservationPart, ParsedTurn, PreparedTask, TokenLimits,
@@ -236,7 +236,7 @@ impl Episode for CodeEpisode {
     fn read(&mut self, text: &str, stop: usize) -> ParsedTurn {
         if STOP_STRINGS[stop] == ANSWER_CLOSE {
             let answer = find_answer(text);
-            let split_at = answer.as_ref().map_or(text.len(), |answer| answer.start - ANSWER_OPEN.len());
+            let split_at = answer.as_ref().map_or(text.len(), |answer| answer.with_tags.start);
             return ParsedTurn { split_at, kind: TurnKind::Answer, answer, next: Next::End(End::Answered) };
         }
         let call = find_call(text);
@@ -249,10 +249,10 @@ impl Episode for CodeEpisode {
         self.sessions.run(call, images)
     }
 
-    fn observe(&mut self, processor: &Processor, output: &ToolOutput) -> Result<Observation, EnvironmentError> {
+    fn observe(&mut self, processor: &Processor, output: &mut ToolOutput) -> Result<Observation, EnvironmentError> {
         let mut text = cut(output.text.trim_end(), self.settings.max_observation_characters);
         let mut shown = Vec::new();
-        for image in &output.images {
+        for image in std::mem::take(&mut output.images) {
             let add_line = |text: &mut String, line: String| {
                 if !text.is_empty() {
                     text.push('\n');
@@ -270,6 +270,7 @@ impl Episode for CodeEpisode {
                 Ok(prepared) => {
                     self.images += 1;
                     shown.push(Arc::new(prepared));
+                    output.images.push(image);
                 }
                 Err(problem) => add_line(&mut text, format!("The image {} cannot be shown: it {problem}", image.label)),
             }

@@ -1,12 +1,13 @@
 //! A judge behind an OpenAI-compatible endpoint: vLLM, SGLang, llama.cpp, `thyme-engine serve`, or a provider.
 
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::network::HttpClient;
-use crate::rollout::judge::{Judge, JudgeError};
+use crate::rollout::judge::{Judge, JudgeError, shortened};
 use crate::rollout::registry::RegistryError;
 
 /// The largest reply that is read.
@@ -51,6 +52,7 @@ pub struct OpenAiJudge {
     url: String,
     key: Option<String>,
     settings: OpenAiJudgeSettings,
+    permits: Permits,
 }
 
 impl OpenAiJudge {
@@ -63,6 +65,9 @@ impl OpenAiJudge {
         let OpenAiJudgeSettings { base_url, model, api_key_env, timeout_seconds, parallel_requests, .. } = settings;
         if !(base_url.starts_with("http://") || base_url.starts_with("https://")) {
             return refuse(format!("base_url is {base_url:?}; give an address such as \"http://localhost:8000/v1\""));
+        }
+        if base_url.split('/').nth(2).is_some_and(|host| host.contains('@')) {
+            return refuse("base_url holds a user name or password, which logs would show; use api_key_env".to_owned());
         }
         if model.is_empty() {
             return refuse("model is not given; give the model's name at base_url".to_owned());
@@ -84,7 +89,8 @@ impl OpenAiJudge {
         };
         let url = format!("{}/chat/completions", base_url.trim_end_matches('/'));
         let client = HttpClient::new(Duration::from_secs_f64(*timeout_seconds));
-        Ok(Self { client, url, key, settings: settings.clone() })
+        let permits = Permits { free: Mutex::new(*parallel_requests), returned: Condvar::new() };
+        Ok(Self { client, url, key, settings: settings.clone(), permits })
     }
 }
 
@@ -101,8 +107,10 @@ impl Judge for OpenAiJudge {
             "temperature": 0,
             "max_tokens": self.settings.max_tokens,
         });
-        let reply =
-            self.client.post_json(&self.url, self.key.as_deref(), &body, REPLY_BYTES_MAX).map_err(JudgeError)?;
+        let reply = {
+            let _permit = self.permits.acquire();
+            self.client.post_json(&self.url, self.key.as_deref(), &body, REPLY_BYTES_MAX).map_err(JudgeError)?
+        };
         match &reply["choices"][0]["message"]["content"] {
             Value::String(text) => Ok(text.clone()),
             _ => Err(JudgeError(format!("{} sent no message: {}", self.url, shortened(&reply.to_string())))),
@@ -110,7 +118,27 @@ impl Judge for OpenAiJudge {
     }
 }
 
-/// The first characters of a text.
-fn shortened(text: &str) -> String {
-    text.chars().take(200).collect()
+/// A counting semaphore: so many questions may be under way.
+struct Permits {
+    free: Mutex<usize>,
+    returned: Condvar,
+}
+
+/// A question that is under way; over when this is dropped.
+struct Permit<'a>(&'a Permits);
+
+impl Permits {
+    fn acquire(&self) -> Permit<'_> {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.returned.wait_while(free, |free| *free == 0).unwrap_or_else(PoisonError::into_inner);
+        *free -= 1;
+        Permit(self)
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.0.returned.notify_one();
+    }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::equivalence::{Question, Verdict, judge, numbers};
-use crate::rollout::judge::Judge;
+use crate::rollout::judge::{Judge, shortened};
 use crate::rollout::reward::{Needs, Reward, Score, View};
 use crate::tasks::{Accepted, Solution, Tolerance};
 
@@ -43,7 +43,7 @@ impl Answer {
         if view.solution.accepted().is_empty() {
             return Score::Unscored("the task has no reference answer".to_owned());
         }
-        let Some(answer) = view.answer().filter(|answer| !answer.is_empty()) else { return Score::Value(0.0) };
+        let Some(answer) = view.answer.as_deref().filter(|answer| !answer.is_empty()) else { return Score::Value(0.0) };
         match fits(answer, view.solution, view.question) {
             Verdict::Same => Score::Value(1.0),
             Verdict::Different => Score::Value(0.0),
@@ -75,7 +75,7 @@ fn judged(judge: &dyn Judge, view: &View<'_>, answer: &str) -> Score {
     match word.to_ascii_lowercase().as_str() {
         "yes" => Score::Value(1.0),
         "no" => Score::Value(0.0),
-        _ => Score::Unscored(format!("the judge said neither yes nor no: {reply:?}")),
+        _ => Score::Unscored(format!("the judge said neither yes nor no: {:?}", shortened(&reply))),
     }
 }
 

@@ -75,7 +75,7 @@ impl Reward for Consistency {
 
 impl Consistency {
     fn score(&self, view: &View<'_>) -> Score {
-        let Some(answer) = view.answer().filter(|answer| !answer.is_empty()) else { return Score::Value(0.0) };
+        let Some(answer) = view.answer.as_deref().filter(|answer| !answer.is_empty()) else { return Score::Value(0.0) };
         // The last part of the thought is shorter, so it cannot name it.
         if answer.len() > CHARACTER_BYTES_MAX * self.settings.last_characters {
             return Score::Value(0.0);

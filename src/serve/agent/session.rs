@@ -330,7 +330,7 @@ fn tell(listeners: &mut BTreeMap<u64, Listener>, update: Update<'_>) {
             let shown = ObservedImages::of(call);
             (sequence, AgentEventKind::Observed(text.to_owned(), shown))
         }
-        Update::Finished(trajectory) => (trajectory.sequence, AgentEventKind::Finished(Box::new(trajectory))),
+        Update::Finished(trajectory) => (trajectory.sequence, AgentEventKind::Finished(trajectory)),
     };
     let ends = matches!(kind, AgentEventKind::Finished(_));
     if let Some(listener) = listeners.get(&sequence) {

@@ -3,7 +3,7 @@
 use super::Trainer;
 use crate::checkpoint::CheckpointError;
 use crate::eval::report::{Report, figure};
-use crate::eval::{evaluate, faults, sample};
+use crate::eval::{Evaluation, evaluate, faults, sample};
 use crate::rollout::Group;
 use crate::rollout::engine_generator::EngineGenerator;
 use crate::rollout::reward_set::Scores;
@@ -51,7 +51,7 @@ impl Trainer<'_> {
             return Ok(Some(done));
         }
         let mut generator = EngineGenerator { engine: &mut self.engine, weights: self.policy.learner.weights() };
-        let (report, groups, scores) =
+        let Evaluation { report, groups, scores } =
             evaluate(&mut generator, &self.processor, &*self.environment, &self.held_out, &self.rewards)?;
         self.engine.forget_images();
         if let Some(data) = &self.held_out_data {

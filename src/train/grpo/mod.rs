@@ -168,6 +168,8 @@ impl<'a> Trainer<'a> {
 
     /// Names the tasks that could not be rolled out, and counts those that cannot be used; they have no score and teach nothing.
     fn say_faults(&mut self, step: u64, groups: &[Group]) -> Result<(), TrainError> {
+        let updates = self.policy.learner.updates();
+        let before = TrainerState { global_step: step, updates, skipped: self.skipped, left_out: self.left_out };
         let mut unusable = Vec::new();
         for group in groups {
             let Some(end) = group.trajectories.iter().map(|trajectory| &trajectory.end).find(|end| end.is_fault())
@@ -180,11 +182,10 @@ impl<'a> Trainer<'a> {
             if !matches!(end, End::ToolFailed(_)) {
                 unusable.push(reason);
             } else if groups.iter().flat_map(|group| &group.trajectories).all(|trajectory| trajectory.end.is_fault()) {
+                self.run.save_before_end(before, &self.policy.learner)?;
                 return Err(TrainError::NoTask { count: groups.len(), step: step + 1, reason });
             }
         }
-        let updates = self.policy.learner.updates();
-        let before = TrainerState { global_step: step, updates, skipped: self.skipped, left_out: self.left_out };
         let most = self.recipe.data.max_left_out;
         let counted = self.left_out.count(groups.len(), &unusable, self.dataset.len(), step + 1, most);
         if counted.is_err() {

@@ -2,19 +2,27 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use thyme_engine::rollout::Group;
 use thyme_engine::rollout::registry::Registry;
 use thyme_engine::rollout::reward::{Score, View};
 use thyme_engine::rollout::reward_set::{RewardSet, RewardSettings};
+use thyme_engine::rollout::task::Task;
 
 use super::roll;
 
 const PROSE: &str = "The man in the picture is holding a large red umbrella";
 
-/// An endpoint that gives these replies, one a connection; it ends with the lines and bodies of the requests.
-fn endpoint(replies: Vec<(u16, String)>) -> (String, JoinHandle<Vec<(Vec<String>, Value)>>) {
+/// The lines before the body, and the body.
+type Request = (Vec<String>, Value);
+
+/// An endpoint that gives these replies, one a connection; it ends with the requests.
+fn endpoint(replies: Vec<(u16, String)>) -> (String, JoinHandle<Vec<Request>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}/v1", listener.local_addr().unwrap());
     let serve = move || {
@@ -88,6 +96,7 @@ fn a_judge_that_cannot_be_is_refused_before_the_run() {
         ("settings.answer.ask_judge = true".to_owned(), ["reward.judge", "\"answer\" asks it"]),
         (judge("base_url = \"localhost:8000\""), ["base_url is \"localhost:8000\"", "http://"]),
         (judge(base), ["model is not given", "base_url"]),
+        (judge("base_url = \"http://me:word@localhost/v1\"\nmodel = \"m\""), ["user name or password", "api_key_env"]),
         (judge(&format!("{whole}timeout_seconds = 0.0")), ["timeout_seconds is 0", "above 0"]),
         (judge(&format!("{whole}parallel_requests = 0")), ["parallel_requests is 0", "from 1"]),
         (judge(&format!("{whole}api_key_env = \"THYME_NO_SUCH_KEY\"")), ["THYME_NO_SUCH_KEY", "api_key_env"]),
@@ -104,4 +113,44 @@ fn a_judge_that_is_not_there_leaves_answers_unscored() {
     );
     let score = answer(&rewards.unwrap(), "An umbrella");
     assert!(matches!(&score, Score::Unscored(reason) if reason.contains("127.0.0.1:9")), "{score:?}");
+}
+
+#[test]
+fn no_more_questions_are_under_way_than_the_recipe_says() {
+    const GROUPS: usize = 6;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}/v1", listener.local_addr().unwrap());
+    let now = Arc::new(AtomicUsize::new(0));
+    let serve = move || {
+        let mut most = 0;
+        let answering: Vec<_> = (0..GROUPS)
+            .map(|_| {
+                let (mut stream, now) = (listener.accept().unwrap().0, now.clone());
+                most = most.max(now.fetch_add(1, Ordering::SeqCst) + 1);
+                std::thread::spawn(move || {
+                    std::thread::sleep(Duration::from_millis(100));
+                    let body = says("yes").1;
+                    now.fetch_sub(1, Ordering::SeqCst);
+                    let head = format!("HTTP/1.1 200 X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+                    stream.write_all((head + &body).as_bytes()).unwrap();
+                    // The request is read so that closing does not reset the connection.
+                    stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+                    let _ = stream.read_to_end(&mut Vec::new());
+                })
+            })
+            .collect();
+        answering.into_iter().for_each(|thread| thread.join().unwrap());
+        most
+    };
+    let most = std::thread::spawn(serve);
+    let rewards = rewards(&format!(
+        "settings.answer.ask_judge = true\n[judge]\nbase_url = \"{address}\"\nmodel = \"m\"\nparallel_requests = 1"
+    ));
+    let trajectory = roll("<think>x</think>\n<answer>An umbrella</answer>");
+    let group = |task| Group { task, trajectories: vec![trajectory.clone()] };
+    let task = Task { question: "What does he hold?".into(), solution: PROSE.into(), ..Task::default() };
+    let groups: Vec<Group> = (0..GROUPS).map(group).collect();
+    let scores = rewards.unwrap().score_groups(&groups, &vec![task; GROUPS]);
+    assert!(scores.iter().flatten().all(|scores| scores.part("answer") == Some(&Score::Value(1.0))), "{scores:?}");
+    assert_eq!(most.join().unwrap(), 1);
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use image::{Rgb, RgbImage, imageops};
 use thyme_engine::prompt::{ImageSource, Processor};
+use thyme_engine::rollout::answer::AnswerRange;
 use thyme_engine::rollout::environment::{
     Environment, EnvironmentError, Episode, Next, Observation, ObservationPart, ParsedTurn, PreparedTask, TokenLimits,
 };
@@ -76,7 +77,7 @@ impl Tool for Flip {
     }
 }
 
-/// The model writes `[TOOL REQUEST]`, or `<answer>` and what it says at last.
+/// The model writes `[TOOL REQUEST]`, or its answer between `=é=` and `=end`.
 struct Desk(ToolSet);
 
 struct AtDesk(ToolSessions);
@@ -87,7 +88,7 @@ impl Environment for Desk {
     }
 
     fn stop_strings(&self) -> Vec<String> {
-        vec!["]".into(), "</answer>".into()]
+        vec!["]".into(), "=end".into()]
     }
 
     fn limits(&self) -> TokenLimits {
@@ -116,9 +117,10 @@ impl Environment for Desk {
 impl Episode for AtDesk {
     fn read(&mut self, text: &str, stop: usize) -> ParsedTurn {
         if stop == 1 {
-            let start = text.find("<answer>").unwrap() + "<answer>".len();
-            let answer = Some(start..text.len() - "</answer>".len());
-            let split_at = start - "<answer>".len();
+            // Marked otherwise than with tags.
+            let split_at = text.find("=é=").unwrap();
+            let inside = split_at + "=é=".len()..text.len() - "=end".len();
+            let answer = Some(AnswerRange { inside, with_tags: split_at..text.len() });
             return ParsedTurn { split_at, kind: TurnKind::Answer, answer, next: Next::End(End::Answered) };
         }
         let split_at = text.find('[').unwrap();
@@ -131,7 +133,7 @@ impl Episode for AtDesk {
         self.0.run(call, images)
     }
 
-    fn observe(&mut self, processor: &Processor, output: &ToolOutput) -> Result<Observation, EnvironmentError> {
+    fn observe(&mut self, processor: &Processor, output: &mut ToolOutput) -> Result<Observation, EnvironmentError> {
         let shown = output.images.iter().map(|image| Arc::new(processor.prepare(&image.pixels).unwrap()));
         let parts =
             std::iter::once(ObservationPart::Text(output.text.clone())).chain(shown.map(ObservationPart::Image));
@@ -153,7 +155,7 @@ fn group(scripts: &[&str]) -> Group {
 
 #[test]
 fn a_tool_works_on_an_image_that_another_made() {
-    let group = group(&["turn it [flip 0] and look closer [crop 1 10 20 30 40] <answer>7</answer>"]);
+    let group = group(&["turn it [flip 0] and look closer [crop 1 10 20 30 40] =é=7=end"]);
     let trajectory = &group.trajectories[0];
     let called: Vec<(&str, &str)> = trajectory.calls.iter().map(|call| (&*call.tool, &*call.request)).collect();
     assert_eq!(called, [("flip", "0"), ("crop", "1 10 20 30 40")]);
@@ -163,12 +165,14 @@ fn a_tool_works_on_an_image_that_another_made() {
     let flipped = imageops::flip_vertical(&picture());
     assert_eq!(*images.get(1).unwrap(), flipped);
     assert_eq!(*images.get(2).unwrap(), imageops::crop_imm(&flipped, 10, 20, 30, 40).to_image());
-    assert_eq!(View::new(trajectory, "", &"7".into()).answer(), Some("7"));
+    let solution = "7".into();
+    let view = View::new(trajectory, "", &solution);
+    assert_eq!((view.answer.as_deref(), &*view.thought), (Some("7"), "turn it \n and look closer \n "));
 }
 
 #[test]
 fn an_image_or_a_tool_that_is_not_there_is_named() {
-    let group = group(&["[crop 1 0 0 9 9] [turn 0] <answer>7</answer>"]);
+    let group = group(&["[crop 1 0 0 9 9] [turn 0] =é=7=end"]);
     let calls = &group.trajectories[0].calls;
     assert_eq!(calls[0].output.text, "there is no image 1: the trajectory has 1, counted from 0");
     assert_eq!(calls[1].output.status, CallStatus::Denied);
@@ -213,11 +217,7 @@ fn scored(group: Group) -> Vec<Scores> {
 
 #[test]
 fn a_reward_sees_a_groups_images_and_fails_for_one_member() {
-    let scores = scored(group(&[
-        "[crop 0 0 0 20 10]<answer>7</answer>",
-        "<answer>7</answer>",
-        "[crop 0 0 0 10 10]<answer>7</answer>",
-    ]));
+    let scores = scored(group(&["[crop 0 0 0 20 10]=é=7=end", "=é=7=end", "[crop 0 0 0 10 10]=é=7=end"]));
     let parts: Vec<_> = scores.iter().map(|scores| scores.part("closest").unwrap().clone()).collect();
     let unscored = Score::Unscored("no image was made".into());
     assert_eq!(parts, [Score::Value(0.0), unscored, Score::Value(50.0)]);
@@ -230,8 +230,28 @@ struct Broken;
 impl Reward for Broken {
     fn score_group(&self, group: &[&View<'_>]) -> Vec<Score> {
         assert!(group.len() > 1, "alone");
-        Vec::new()
+        if group.len() > 2 { vec![Score::Value(f64::NAN); group.len()] } else { Vec::new() }
     }
+}
+
+/// Depends on a reward that does not exist.
+struct Dangling;
+
+impl Reward for Dangling {
+    fn gate(&self) -> Option<&'static str> {
+        Some("answr")
+    }
+
+    fn score_group(&self, group: &[&View<'_>]) -> Vec<Score> {
+        vec![Score::Value(1.0); group.len()]
+    }
+}
+
+#[test]
+fn a_gate_that_is_no_reward_is_refused_by_name() {
+    let entry = RewardEntry { name: "dangling", default_weight: 1.0, build: |_, _| Ok(Box::new(Dangling)) };
+    let message = RewardSet::new(&RewardSettings::default(), &Registry::default().with_reward(entry)).err().unwrap();
+    assert!(message.to_string().contains("\"answr\"") && message.to_string().contains("answer"), "{message}");
 }
 
 #[test]
@@ -242,13 +262,14 @@ fn a_reward_that_panics_or_miscounts_scores_nobody() {
         Some(Score::Unscored(reason)) => reason.clone(),
         other => panic!("{other:?}"),
     };
-    assert_eq!(reason(&["<answer>7</answer>"]), "the reward panicked: alone");
-    assert_eq!(reason(&["<answer>7</answer>"; 2]), "the reward gave 0 scores for 2 trajectories");
+    assert_eq!(reason(&["=é=7=end"]), "the reward panicked: alone");
+    assert_eq!(reason(&["=é=7=end"; 2]), "the reward gave 0 scores for 2 trajectories");
+    assert_eq!(reason(&["=é=7=end"; 3]), "the reward gave NaN");
 }
 
 #[test]
 fn a_trajectory_that_a_tool_failed_is_not_in_the_group() {
-    let mut group = group(&["[crop 0 0 0 20 10]<answer>7</answer>", "[crop 0 0 0 10 10]<answer>7</answer>"]);
+    let mut group = group(&["[crop 0 0 0 20 10]=é=7=end", "[crop 0 0 0 10 10]=é=7=end"]);
     let failed: &mut Trajectory = &mut group.trajectories[0];
     failed.end = End::ToolFailed("it broke".into());
     let scores = scored(group);
