@@ -10,5 +10,5 @@ if [ ! -x .nvcc/bin/python ]; then
 fi
 # nvvm and crt are pinned too: newer ones make PTX that this ptxas refuses.
 .nvcc/bin/pip install -q nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-cuda-runtime==13.0.96 \
-    nvidia-cuda-cccl >&2
+    nvidia-cuda-cccl nvidia-cuda-nvdisasm==13.2.51 >&2
 echo "$PWD"/.nvcc/lib/python3*/site-packages/nvidia/cu13/bin/nvcc

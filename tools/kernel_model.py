@@ -1,0 +1,458 @@
+"""A small model of how long the kernels take on an H200, from what the compiler made of them and from what their launches do.
+
+Nothing here was measured. A kernel takes as long as the slowest of what it issues, the products of its tensor cores, the bytes that it moves,
+and the round trips to memory that wait for one another. What is issued is counted in SASS (`tools/sass.py`); what a launch does stands below,
+row by row. Only the numbers of `Machine` are fitted. They stay as they are, so that predictions compare.
+"""
+
+import dataclasses
+import math
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """An H200 as the model sees it; seconds, bytes a second, Hz."""
+
+    sms: int = 132
+    schedulers: int = 4  # of an SM; each issues an instruction a clock at most
+    clock: float = 1.9e9
+    product_clocks: float = 4 / 0.62  # of a scheduler for an m16n8k16: mma.sync reaches 62 % of wgmma's rate
+    flop_limit: float = 790e12  # that cuBLAS reaches in bf16 on random data
+    memory: float = 4.5e12
+    l2: float = 6e12
+    memory_latency: float = 0.6e-6  # under load
+    l2_latency: float = 0.14e-6
+    launch: float = 1.5e-6  # from one node of a graph to the next
+
+    def issued(self, warps):
+        """Instructions a second of a scheduler that has so many warps."""
+        return self.clock * 0.83 * warps / (warps + 0.6)
+
+
+H200 = Machine()
+PRODUCT_FLOP = 2 * 16 * 8 * 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Resources:
+    """What a kernel takes of an SM, and its code."""
+
+    code: object  # a sass.Kernel
+    threads: int
+    registers: int
+    shared: int  # bytes of a block, static and dynamic
+    hot: object  # a sass.HotLoop, or None
+
+    def blocks(self, shared_of_sm=228 << 10, threads_of_sm=2048):
+        """Blocks that an SM holds."""
+        by_registers = 65536 // (math.ceil(self.registers / 8) * 8 * self.threads)
+        by_shared = shared_of_sm // (self.shared + 1024)
+        return max(1, min(by_registers, by_shared, threads_of_sm // self.threads, 32))
+
+    def in_flight(self):
+        """Bytes that a block has on their way to shared memory while it computes."""
+        return self.hot.copies * 16 * self.threads * self.hot.pending if self.hot else 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Time:
+    """Of a launch: seconds, and what takes them."""
+
+    seconds: float
+    bound: str
+
+    def __add__(self, other):
+        longer = max(self, other, key=lambda time: time.seconds)
+        return Time(self.seconds + other.seconds, longer.bound)
+
+    def __mul__(self, times):
+        return Time(self.seconds * times, self.bound)
+
+
+def slowest(**parts):
+    """The longest of named times, with one launch before it."""
+    bound = max(parts, key=parts.get)
+    return Time(parts[bound] + H200.launch, bound)
+
+
+def compute(kernel, blocks, turns, warps=None, instructions=None, imbalance=1.0):
+    """Seconds for `blocks` blocks that go `turns` times round their hot loop, all warps of them or only so many, which share the schedulers.
+
+    Of instructions and products the longer counts whole, and the other by half: they overlap in part.
+    """
+    hot, of_block = kernel.hot, kernel.threads // 32
+    slots = H200.sms * kernel.blocks()
+    resident = min(blocks, slots)
+    on_sm = max(1, resident / H200.sms)
+    busy = warps or of_block
+    # A block's warps are dealt to the schedulers in turn, so those that compute in each block meet on the same ones.
+    schedulers = min(H200.schedulers, busy)
+    issued = H200.issued(on_sm * busy / schedulers) * schedulers * min(H200.sms, resident)
+    products = hot.products * H200.product_clocks
+    issue = instructions or hot.instructions
+    clocks = max(issue, products) + min(issue, products) / 2
+    uneven = math.ceil(blocks / H200.sms) * H200.sms / blocks if blocks > H200.sms else 1
+    return blocks * turns * busy * clocks / issued * uneven * imbalance
+
+
+def flight(kernel, blocks, moved):
+    """Seconds that `moved` bytes take to shared memory, by what the resident blocks have on their way at a time."""
+    resident = min(blocks, H200.sms * kernel.blocks())
+    return moved * H200.memory_latency / (resident * kernel.in_flight())
+
+
+def stream(kernel, elements, instructions, moved, at_once=8):
+    """Elements that have nothing to do with each other: `instructions` of a thread for `at_once` of them, `moved` bytes in all."""
+    warps = kernel.blocks() * kernel.threads / 32 / H200.schedulers
+    issue = elements / at_once / 32 * instructions / (H200.issued(warps) * H200.schedulers * H200.sms)
+    return slowest(memory=moved / H200.memory, issue=issue)
+
+
+# ---- products ----
+
+
+def product(kernel, tile, rows, columns, terms, moved):
+    """[rows, terms] · [terms, columns] in blocks of a tile (rows, columns, terms a turn); `moved` bytes to and from memory."""
+    tile_rows, tile_columns, tile_terms = tile
+    blocks = math.ceil(rows / tile_rows) * math.ceil(columns / tile_columns)
+    through = blocks * (tile_rows + tile_columns) * terms * 2
+    # Groups of 16 rows that do not exist are not multiplied.
+    share = min(1.0, math.ceil(rows / 16) * 16 / tile_rows)
+    return slowest(
+        compute=compute(kernel, blocks, math.ceil(terms / tile_terms)) * share,
+        memory=moved / H200.memory,
+        L2=through / H200.l2,
+        latency=flight(kernel, blocks, through),
+    )
+
+
+TILE = (64, 64, 32)
+
+
+def linear(kernels, rows, columns, terms):
+    return product(kernels["linear_forward"], TILE, rows, columns, terms, 2 * (rows * terms + columns * terms + rows * columns))
+
+
+def linear_input(kernels, rows, columns, terms):
+    return product(kernels["linear_backward_input"], TILE, rows, terms, columns, 2 * (rows * terms + columns * terms + rows * columns))
+
+
+def linear_weight(kernels, rows, columns, terms):
+    moved = 2 * (rows * terms + rows * columns) + 8 * columns * terms
+    return product(kernels["linear_backward_weight"], TILE, columns, terms, rows, moved)
+
+
+def patch_embed(kernels, patches, terms, columns):
+    kernel = kernels["patch_embed_forward"]
+    rows, width, step = TILE
+    blocks = math.ceil(patches / rows) * math.ceil(columns / width)
+    turns = math.ceil(terms / step)
+    # 16 pixels of a thread a turn, each looked up by itself: about 8 instructions, and a round trip that nothing hides.
+    waves = max(1.0, blocks / (H200.sms * kernel.blocks()))
+    looked_up = compute(kernel, blocks, turns, instructions=kernel.hot.instructions + 16 * 8)
+    return slowest(compute=looked_up, latency=turns * waves * (H200.memory_latency + H200.l2_latency)) + Time(
+        turns * H200.memory_latency, "latency"
+    )
+
+
+# ---- attention ----
+
+TILE_ROWS, TILE_KEYS, STEP, SPLIT_KEYS = 64, 64, 32, 1024
+
+
+def attention(kernels, sequences, tokens, heads, kv_heads, dim, causal):
+    """Packed sequences of `tokens` tokens each."""
+    kernel = kernels[f"attention_forward_{dim}"]
+    group = heads // kv_heads
+    tiles = math.ceil(tokens * group / TILE_ROWS)
+    seen = [min(tokens, math.ceil((tile + 1) * TILE_ROWS / group)) if causal else tokens for tile in range(tiles)]
+    turns = sum(math.ceil(keys / TILE_KEYS) for keys in seen) / tiles
+    blocks = sequences * kv_heads * tiles
+    moved = 2 * sequences * tokens * dim * (2 * heads + 2 * kv_heads)
+    # A block waits for seven round trips, one behind the other, from its search for its segment to its first keys; other blocks of the
+    # SM compute meanwhile, where there is much to compute.
+    waves = math.ceil(blocks / (H200.sms * kernel.blocks()))
+    waits = Time(7 * waves * H200.memory_latency / max(1, turns), "latency")
+    return slowest(compute=compute(kernel, blocks, turns), memory=moved / H200.memory) + waits
+
+
+def decode(kernels, sequences, keys, heads, kv_heads, dim, queries=1):
+    """The newest tokens of sequences over their pages."""
+    kernel = kernels[f"attention_forward_{dim}"]
+    splits = math.ceil(keys / SPLIT_KEYS)
+    blocks = sequences * kv_heads * splits
+    turns = math.ceil(min(keys, SPLIT_KEYS) / TILE_KEYS)
+    moved = 2 * 2 * sequences * kv_heads * keys * dim
+    # The rows of a decoded token fill one warp of four; with 8 tokens they fill all.
+    warps = math.ceil(queries * heads // kv_heads / 16)
+    # A page is looked up for each 16 bytes that a thread copies: 36 instructions.
+    issue = compute(kernel, blocks, turns, warps, kernel.hot.instructions + 36 * kernel.hot.copies)
+    # The next keys are on their way while these are looked at.
+    waits = max(0.0, turns * H200.memory_latency - issue) if blocks < H200.sms * kernel.blocks() else 0.0
+    parts = 4 * sequences * queries * heads * (dim + 2) * splits
+    join = slowest(memory=2 * parts / H200.memory, latency=8 * H200.l2_latency)
+    if splits > 1:
+        return slowest(issue=issue + waits, memory=moved / H200.memory) + join
+    return slowest(issue=issue + waits, memory=moved / H200.memory)
+
+
+def attention_backward(kernels, sequences, tokens, heads, kv_heads, dim):
+    """Causal packed sequences."""
+    queries, keys = kernels[f"attention_backward_queries_{dim}"], kernels[f"attention_backward_keys_{dim}"]
+    group = heads // kv_heads
+    rows, key_tiles = math.ceil(tokens * group / TILE_ROWS), math.ceil(tokens / TILE_ROWS)
+    turns = sum(math.ceil(min(tokens, math.ceil((tile + 1) * TILE_ROWS / group)) / STEP) for tile in range(rows)) / rows
+    of_queries = compute(queries, sequences * kv_heads * rows, turns)
+    turns = sum(math.ceil((tokens - tile * TILE_ROWS) * group / STEP) for tile in range(key_tiles)) / key_tiles
+    blocks = sequences * kv_heads * key_tiles
+    # One wave lasts as long as its longest block, which has twice the average; the SM's other block ends meanwhile.
+    imbalance = 1.6 if blocks <= 2 * H200.sms * keys.blocks() else 1.1
+    of_keys = compute(keys, blocks, turns, imbalance=imbalance)
+    delta = slowest(memory=4 * sequences * tokens * heads * dim / H200.memory)
+    return slowest(compute=of_queries) + slowest(compute=of_keys) + delta
+
+
+# ---- head and sampling ----
+
+LOGITS_MAX, CHUNK_ROWS_MAX = 1 << 24, 512
+
+
+def logits(kernels, rows, vocab, dim):
+    return product(kernels["token_logprob_logits"], TILE, rows, vocab, dim, 2 * (rows + vocab) * dim + 4 * rows * vocab)
+
+
+def row_softmax(kernels, name, rows, vocab, moved):
+    """A block a row: the loops over vectors of four logits, of which a thread has two at a time."""
+    kernel = kernels[name]
+    loops = sum(kernel.code.vector_path(loop)[0] for loop in kernel.code.vector_loops())
+    return stream(kernel, rows * vocab, loops, moved)
+
+
+def head_chunks(rows, vocab):
+    chunk = max(1, min(LOGITS_MAX // vocab, CHUNK_ROWS_MAX, rows))
+    return [min(chunk, rows - first) for first in range(0, rows, chunk)]
+
+
+def token_logprob(kernels, rows, vocab, dim):
+    total = Time(0.0, "")
+    for chunk in head_chunks(rows, vocab):
+        total += logits(kernels, chunk, vocab, dim) + row_softmax(kernels, "token_logprob_forward", chunk, vocab, 8 * chunk * vocab)
+    return total
+
+
+def token_logprob_backward(kernels, rows, vocab, dim):
+    total = Time(0.0, "")
+    for chunk in head_chunks(rows, vocab):
+        total += logits(kernels, chunk, vocab, dim) + row_softmax(kernels, "token_logprob_backward", chunk, vocab, 6 * chunk * vocab)
+        total += linear_input(kernels, chunk, vocab, dim) + linear_weight(kernels, chunk, vocab, dim)
+    return total
+
+
+def sample(kernels, rows, vocab, cuts=2):
+    """Softmax in two passes, the coarse classes, a pass for each cut (top-k, top-p) and one for the choice, and one for the token."""
+    kernel = kernels["sample"]
+    vectors = vocab / 4 / kernel.threads
+    # Instructions for two vectors of four logits, those of atomics included.
+    passes = [45, 285, 500, *[250] * (cuts + 1), 54]
+    warps = kernel.threads / 32 / H200.schedulers
+    issue = sum(passes) * vectors / 2 * warps / H200.issued(warps)
+    barriers = len(passes) * 20 * H200.l2_latency
+    waves = math.ceil(rows / (H200.sms * kernel.blocks()))
+    return slowest(issue=(issue + barriers) * waves)
+
+
+# ---- rows and elements ----
+
+
+def rms_norm(kernels, rows, dim):
+    """With the addition: a warp has a row, reads it twice, and waits for x before it asks for what is added."""
+    kernel = kernels["rms_norm_forward"]
+    is_small = rows <= 512  # what the op before wrote is still in L2
+    latency = H200.l2_latency if is_small else H200.memory_latency
+    trips = math.ceil(dim / 256)
+    waves = max(1.0, rows / 4 / (H200.sms * kernel.blocks()))
+    first = max(3 * 2 * rows * dim / H200.memory, 2 * trips * latency * waves)
+    second = max(2 * 2 * rows * dim / H200.memory, trips / 2 * H200.l2_latency * waves)
+    return slowest(latency=first + second) if is_small else slowest(memory=first + second)
+
+
+def rms_norm_backward(kernels, rows, dim):
+    """dy and h are read by both passes, and by the sums for dw in 2-byte loads, 64 rows one after the other in fours."""
+    moved = 2 * rows * dim * (2 + 2 + 1 + 1)
+    partial = max(2 * 2 * rows * dim / H200.memory, 16 * 2 * H200.memory_latency)
+    add = slowest(latency=math.ceil(rows / 64 / 16) * H200.l2_latency)
+    return slowest(memory=moved / H200.memory) + slowest(latency=partial) + add
+
+
+def rope(kernels, tokens, heads, kv_heads, dim):
+    kernel = kernels["rope_forward"]
+    loop = kernel.code.vector_loops()[-1]
+    pairs = (heads + kv_heads) * dim / 2
+    moved = tokens * ((heads + kv_heads) * dim * 4 + dim * 4)
+    waves = max(1.0, tokens / (H200.sms * kernel.blocks()))
+    time = stream(kernel, tokens * pairs, kernel.code.vector_path(loop)[0], moved)
+    return time + Time(waves * 2 * H200.memory_latency, "latency")
+
+
+def swiglu(kernels, rows, hidden):
+    return elementwise(kernels["swiglu_forward"], rows * hidden, 6)
+
+
+def swiglu_backward(kernels, rows, hidden):
+    return elementwise(kernels["swiglu_backward"], rows * hidden, 10)
+
+
+def elementwise(kernel, elements, bytes_each):
+    return stream(kernel, elements, kernel.code.vector_path()[0], elements * bytes_each)
+
+
+def adamw(kernels, parameters):
+    return elementwise(kernels["adamw"], parameters, 28)
+
+
+def adamw_8bit(kernels, parameters):
+    kernel = kernels["adamw_8bit"]
+    (loop,) = kernel.code.vector_loops()
+    return stream(kernel, parameters, kernel.code.vector_path(loop)[0], parameters * 16)
+
+
+# ---- what is predicted ----
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A kernel at a shape: what it multiplies and adds, and the bytes that it has to move, at least."""
+
+    name: str
+    flop: float
+    moved: float
+    time: Time
+
+    def floor(self):
+        return max(self.flop / H200.flop_limit, self.moved / H200.memory)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """Widths of Qwen2.5-VL-7B's language model."""
+
+    layers: int = 28
+    dim: int = 3584
+    hidden: int = 18944
+    heads: int = 28
+    kv_heads: int = 4
+    head_dim: int = 128
+    vocab: int = 152064
+    parameters: float = 8.29e9
+
+    def linears(self):
+        """(columns, terms) of a layer's products."""
+        qkv = (self.heads + 2 * self.kv_heads) * self.head_dim
+        return [(qkv, self.dim), (self.dim, self.heads * self.head_dim), (2 * self.hidden, self.dim), (self.dim, self.hidden)]
+
+
+QWEN = Shape()
+VISION_PATCHES, VISION_DIM, VISION_HEADS, VISION_HEAD_DIM = 4096, 1280, 16, 80
+
+
+def rows(kernels):
+    """The table: the kernels at the shapes of Qwen2.5-VL-7B."""
+    s, attention_heads = QWEN, (QWEN.heads, QWEN.kv_heads, QWEN.head_dim)
+    gate_up = (4096, 2 * s.hidden, s.dim)
+    flop = 2 * math.prod(gate_up)
+    weights = sum(2 * columns * terms for columns, terms in s.linears())
+    few = [linear(kernels, 64, columns, terms) for columns, terms in s.linears()]
+    causal = 2 * 2 * 2048**2 * s.heads * s.head_dim
+    vision = 4 * VISION_PATCHES * VISION_HEADS * VISION_HEAD_DIM
+    vision_heads = (VISION_HEADS, VISION_HEADS, VISION_HEAD_DIM)
+    kv_bytes = 2 * 2 * s.kv_heads * s.head_dim
+    head_flop, row_bytes = 2 * 4096 * s.vocab * s.dim, 2 * 4096 * s.dim
+    return [
+        Row("linear y, 4096 rows, gate and up", flop, 0, linear(kernels, *gate_up)),
+        Row("linear dx, the same", flop, 0, linear_input(kernels, *gate_up)),
+        Row("linear dw, the same", flop, 0, linear_weight(kernels, *gate_up)),
+        Row("four linears of a layer, 64 rows", 0, weights, sum(few, Time(0.0, ""))),
+        Row("head, 64 rows", 0, 2 * s.vocab * s.dim, logits(kernels, 64, s.vocab, s.dim)),
+        Row("attention forward D 128, 2 x 2048 causal", causal, 0, attention(kernels, 2, 2048, *attention_heads, True)),
+        Row("attention forward D 80, 4096", vision * 4096, 0, attention(kernels, 1, VISION_PATCHES, *vision_heads, False)),
+        Row("attention forward D 80, windows of 64", 0, 2 * 4 * VISION_PATCHES * VISION_DIM, attention(kernels, 64, 64, *vision_heads, False)),
+        Row("decode, 64 of 2048 keys", 0, 64 * 2048 * kv_bytes, decode(kernels, 64, 2048, *attention_heads)),
+        Row("decode, 8 of 2048 keys", 0, 8 * 2048 * kv_bytes, decode(kernels, 8, 2048, *attention_heads)),
+        Row("decode, 64 of 2048 keys, 8 tokens each", 0, 64 * 2048 * kv_bytes, decode(kernels, 64, 2048, *attention_heads, 8)),
+        Row("attention backward D 128, 2 x 2048", 2.5 * causal, 0, attention_backward(kernels, 2, 2048, *attention_heads)),
+        Row("token_logprob forward, 4096 rows", head_flop, 0, token_logprob(kernels, 4096, s.vocab, s.dim)),
+        Row("token_logprob backward with dw", 3 * head_flop, 0, token_logprob_backward(kernels, 4096, s.vocab, s.dim)),
+        Row("rms_norm forward, 4096 rows", 0, 4 * row_bytes, rms_norm(kernels, 4096, s.dim)),
+        Row("rms_norm forward, 64 rows", 0, 4 * row_bytes / 64, rms_norm(kernels, 64, s.dim)),
+        Row("rms_norm backward, 4096 rows", 0, 4 * row_bytes, rms_norm_backward(kernels, 4096, s.dim)),
+        Row("rope, 4096 tokens", 0, 4096 * ((s.heads + s.kv_heads) * 512 + 512), rope(kernels, 4096, *attention_heads)),
+        Row("swiglu forward, 4096 rows", 0, 6 * 4096 * s.hidden, swiglu(kernels, 4096, s.hidden)),
+        Row("swiglu backward, 4096 rows", 0, 10 * 4096 * s.hidden, swiglu_backward(kernels, 4096, s.hidden)),
+        Row("adamw, 8.29 G parameters", 0, 28 * s.parameters, adamw(kernels, s.parameters)),
+        Row("adamw in 8 bits, the same", 0, 16 * s.parameters, adamw_8bit(kernels, s.parameters)),
+        Row("sample, 64 rows, top-k and top-p", 0, 4 * 64 * s.vocab, sample(kernels, 64, s.vocab)),
+        Row("patch_embed, 4096 patches", 2 * 4096 * 1176 * VISION_DIM, 0, patch_embed(kernels, 4096, 1176, VISION_DIM)),
+    ]
+
+
+# ---- a step of GRPO ----
+
+PROMPTS, GROUP, IMAGE_TOKENS, TEXT_TOKENS, DRAWN, MICRO_BATCH = 32, 8, 1000, 500, 1024, 4096
+VISION_LAYERS, VISION_FULL_LAYERS, VISION_HIDDEN = 32, 4, 3420
+
+
+def layer_rows(kernels, rows):
+    """The ops of a decoder layer's forward on rows, but for attention."""
+    s = QWEN
+    products = sum((linear(kernels, rows, columns, terms) for columns, terms in s.linears()), Time(0.0, ""))
+    return products + rms_norm(kernels, rows, s.dim) * 2 + rope(kernels, rows, s.heads, s.kv_heads, s.head_dim) + swiglu(kernels, rows, s.hidden)
+
+
+def layer_rows_backward(kernels, rows):
+    s = QWEN
+    total = rms_norm_backward(kernels, rows, s.dim) * 2 + rope(kernels, rows, s.heads, s.kv_heads, s.head_dim)
+    total += swiglu_backward(kernels, rows, s.hidden)
+    for columns, terms in s.linears():
+        total += linear_input(kernels, rows, columns, terms) + linear_weight(kernels, rows, columns, terms)
+    return total
+
+
+def vision(kernels):
+    """The tower's forward on the patches of all prompts, a picture at a time."""
+    patches = 4 * IMAGE_TOKENS
+    heads = (VISION_HEADS, VISION_HEADS, VISION_HEAD_DIM)
+    widths = [(3 * VISION_DIM, VISION_DIM), (VISION_DIM, VISION_DIM), (2 * VISION_HIDDEN, VISION_DIM)]
+    layer = sum((linear(kernels, patches, columns, terms) for columns, terms in widths), Time(0.0, ""))
+    layer += vision_down(kernels, patches) + rms_norm(kernels, patches, VISION_DIM) * 2
+    layer += rope(kernels, patches, VISION_HEADS, VISION_HEADS, VISION_HEAD_DIM) + swiglu(kernels, patches, VISION_HIDDEN)
+    windows = attention(kernels, patches // 64, 64, *heads, False) * (VISION_LAYERS - VISION_FULL_LAYERS)
+    full = attention(kernels, 1, patches, *heads, False) * VISION_FULL_LAYERS
+    return (layer * VISION_LAYERS + windows + full + patch_embed(kernels, patches, 1176, VISION_DIM)) * PROMPTS
+
+
+def vision_down(kernels, patches):
+    """3420 is no multiple of 8, so its rows are read element by element: about 45 TFLOP/s."""
+    return slowest(issue=2 * patches * VISION_HIDDEN * VISION_DIM / 45e12)
+
+
+def step(kernels):
+    """Seconds of a step on 32 prompts of 1,000 image and 500 text tokens, 8 answers of 1,024 tokens each, the prompts' keys shared, nothing
+    computed twice: what comes before decoding, decoding, and the update."""
+    s, prompt = QWEN, IMAGE_TOKENS + TEXT_TOKENS
+    attention_heads = (s.heads, s.kv_heads, s.head_dim)
+    sequences, drawn = PROMPTS * GROUP, PROMPTS * GROUP * DRAWN
+    prefill_layer = layer_rows(kernels, MICRO_BATCH) * (PROMPTS * prompt / MICRO_BATCH) + attention(kernels, PROMPTS, prompt, *attention_heads, True)
+    before = vision(kernels) + prefill_layer * s.layers
+
+    layer = layer_rows(kernels, sequences) + decode(kernels, sequences, prompt + DRAWN // 2, *attention_heads)
+    token = layer * s.layers + logits(kernels, sequences, s.vocab, s.dim) + sample(kernels, sequences, s.vocab, cuts=0)
+
+    rows = PROMPTS * prompt + drawn
+    layer = (layer_rows(kernels, MICRO_BATCH) + layer_rows_backward(kernels, MICRO_BATCH)) * (rows / MICRO_BATCH)
+    # An answer's queries see the prompt and what came before: as many pairs as so many causal sequences of their own length.
+    pairs = (DRAWN * prompt + DRAWN**2 / 2) / (DRAWN**2 / 2)
+    layer += attention(kernels, sequences, DRAWN, *attention_heads, True) * pairs
+    layer += attention_backward(kernels, sequences, DRAWN, *attention_heads) * pairs
+    head = token_logprob(kernels, MICRO_BATCH, s.vocab, s.dim) + token_logprob_backward(kernels, MICRO_BATCH, s.vocab, s.dim)
+    update = layer * s.layers + head * (drawn / MICRO_BATCH) + adamw(kernels, s.parameters)
+    return {"vision and prefill": before.seconds, "decode": token.seconds * DRAWN, "update": update.seconds}
