@@ -28,7 +28,7 @@ pub struct DecodeGraphs {
     uses: u64,
     /// Identifies the weights that the steps read.
     weights: u64,
-    /// The backend captures no graphs.
+    /// The backend captures no graphs, or nobody wants them.
     is_useless: bool,
 }
 
@@ -40,6 +40,11 @@ struct Step {
 }
 
 impl DecodeGraphs {
+    /// None are captured: each step launches its kernels one by one.
+    pub fn none() -> DecodeGraphs {
+        DecodeGraphs { is_useless: true, ..DecodeGraphs::default() }
+    }
+
     /// The logits of a batch of one token a sequence, F32 `[at least sequences, vocab]`; `None` where the backend captures no graphs.
     pub fn forward(&mut self, model: &Model, weights: &Weights, batch: &Batch, cache: &mut KvCache) -> Option<&Tensor> {
         if self.is_useless {

@@ -92,6 +92,11 @@ impl Engine {
         Engine { speculator: Speculator::new(speculation), ..self }
     }
 
+    /// The engine without captured graphs, to measure what they gain. What it samples does not depend on them, to the bit.
+    pub fn without_graphs(self) -> Engine {
+        Engine { decode_graphs: DecodeGraphs::none(), ..self }
+    }
+
     /// The vision tower's output, before the merger, for an image that was encoded with the present weights: `[image tokens, merge² · width]`.
     pub fn unmerged_features(&self, image: &Arc<PreparedImage>) -> Option<Arc<Tensor>> {
         self.images.unmerged_features(image)
