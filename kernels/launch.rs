@@ -52,7 +52,10 @@ pub fn launch_code(sources: &[(String, String)]) -> Result<String, String> {
     for (folder, modules) in modules {
         let _ = match folder {
             "" => writeln!(code, "{modules}"),
-            _ => writeln!(code, "/// Of `kernels/{folder}/`.\npub mod {folder} {{\n{modules}}}"),
+            _ => {
+                let name = folder.replace('/', "_");
+                writeln!(code, "/// Of `kernels/{folder}/`.\npub mod {name} {{\n{modules}}}")
+            }
         };
     }
     Ok(code)

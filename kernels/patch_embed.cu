@@ -1,30 +1,10 @@
-// y = x wᵀ with x made from 8-bit pixels on their way to shared memory, and the gradient of w; formulas in src/ops/patch_embed.rs. N
-// patches of 3 channels, F frames and P pixels; D width; K = 3 F P.
-#include "common/product.cuh"
+// x from 8-bit pixels; formulas in src/ops/patch_embed.rs. N patches of 3 channels, F frames and P pixels; K = 3 F P. Its product with w and
+// the gradient of w are linear's: x lies in memory in between, so that a pixel is looked up once, and not for each tile of the result.
+#include "common/reduce.cuh"
+#include "common/types.cuh"
 
-// x as a factor of a product; its lines are patches. A pixel's normalised value is looked up; frames repeat the same pixels.
-struct Pixels {
-    const uint8_t* values;  // [N, 3, P]
-    const bf16* table;      // [3, 256] in shared memory
-    int rows, terms, frames, area;
-
-    __device__ void load(bf16* to, int line, int at, int lines, int length) const {
-        Vector<bf16, VECTOR> elements{};
-        if (line < lines) {
-            const uint8_t* patch = values + size_t(line) * 3 * area;
-            int plane = at / area, pixel = at % area, channel = plane / frames;
-            for (int j = 0; j < VECTOR; ++j) {
-                if (at + j >= length) break;
-                elements.at[j] = table[channel * 256 + patch[channel * area + pixel]];
-                if (++pixel == area) {
-                    pixel = 0;
-                    channel = ++plane / frames;
-                }
-            }
-        }
-        store<VECTOR>(to, elements);
-    }
-};
+constexpr int PATCHES_PER_BLOCK = 16;
+constexpr int EXPAND_THREADS = 256;
 
 // Of each channel.
 struct PixelScale {
@@ -32,41 +12,38 @@ struct PixelScale {
 };
 static_assert(sizeof(PixelScale) == 24);
 
-// Fills the table, [3, 256], with the value of each pixel: normalised in f32, as x is a bf16 activation rounded to bf16.
-__device__ void normalise_pixels(bf16* table, const PixelScale& scale) {
+// V neighbours a thread, looked up once and written to every frame.
+template <int V>
+__device__ inline void expand(const uint8_t* pixels, bf16* x, const bf16* table, int patches, int frames, int area) {
+    int pieces = area / V;
+    for (int item = threadIdx.x; item < patches * 3 * pieces; item += EXPAND_THREADS) {
+        int plane = item / pieces, pixel = item % pieces * V;
+        Vector<uint8_t, V> from = load<V>(pixels + size_t(plane) * area + pixel);
+        Vector<bf16, V> values;
+#pragma unroll
+        for (int i = 0; i < V; ++i) values.at[i] = table[plane % 3 * 256 + from.at[i]];
+        bf16* to = x + size_t(plane) * frames * area + pixel;
+        for (int frame = 0; frame < frames; ++frame) store<V>(to + frame * area, values);
+    }
+}
+
+// hot
+// pixels u8 [N, 3 P]; x bf16 [N, K]. A pixel's value is normalised in f32, and as an activation rounded to bf16.
+extern "C" __global__ void __launch_bounds__(EXPAND_THREADS)
+    patch_embed_expand(const uint8_t* pixels, bf16* x, PixelScale scale, int rows, int frames, int area) {
+    __shared__ bf16 table[3 * 256];
 #pragma unroll
     for (int channel = 0; channel < 3; ++channel) {
-        for (int pixel = threadIdx.x; pixel < 256; pixel += THREADS) {
-            table[channel * 256 + pixel] = to_bf16((pixel * (1.0f / 255.0f) - scale.mean[channel]) / scale.std[channel]);
-        }
+        int pixel = threadIdx.x;
+        table[channel * 256 + pixel] = to_bf16((pixel * (1.0f / 255.0f) - scale.mean[channel]) / scale.std[channel]);
     }
     __syncthreads();
-}
-
-// hot
-// pixels u8 [N, 3 P]; w bf16 [D, K]; y bf16 [N, D].
-extern "C" __global__ void __launch_bounds__(THREADS)
-    patch_embed_forward(const uint8_t* pixels, const bf16* w, bf16* y, PixelScale scale, int rows, int columns, int frames, int area) {
-    __shared__ bf16 table[3 * 256];
-    normalise_pixels(table, scale);
-    int inner = 3 * frames * area;
-    multiply<Terms::inner, Terms::inner>(
-        Pixels{pixels, table, rows, inner, frames, area}, Factor{w, columns, inner, inner, inner % VECTOR == 0},
-        [&](int row, int column, float first, float second) { put_bf16(y, columns, row, column, first, second); });
-}
-
-// hot
-// dy bf16 [N, D]; pixels u8 [N, 3 P]; dw f32 [D, K], added to.
-extern "C" __global__ void __launch_bounds__(THREADS)
-    patch_embed_backward(const bf16* dy, const uint8_t* pixels, float* dw, PixelScale scale, int rows, int columns, int frames, int area) {
-    __shared__ bf16 table[3 * 256];
-    normalise_pixels(table, scale);
-    int inner = 3 * frames * area;
-    multiply<Terms::outer, Terms::outer>(
-        Factor{dy, columns, rows, columns, columns % VECTOR == 0}, Pixels{pixels, table, inner, rows, frames, area},
-        [&](int row, int column, float first, float second) {
-            float* at = dw + size_t(row) * inner + column;
-            at[0] += first;
-            if (column + 1 < inner) at[1] += second;
-        });
+    int first = blockIdx.x * PATCHES_PER_BLOCK, patches = min(PATCHES_PER_BLOCK, rows - first);
+    pixels += size_t(first) * 3 * area;
+    x += size_t(first) * 3 * frames * area;
+    if (area % 4 == 0) {
+        expand<4>(pixels, x, table, patches, frames, area);
+    } else {
+        expand<1>(pixels, x, table, patches, frames, area);
+    }
 }

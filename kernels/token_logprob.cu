@@ -3,22 +3,28 @@
 #include "common/log_sum_exp.cuh"
 #include "common/product.cuh"
 
-// hot
+template <class Tile>
+__device__ inline void logits(const bf16* h, const bf16* w, float* z, int rows, int vocab, int dim) {
+    using Factor = typename Tile::Factor;
+    multiply<Tile, Terms::inner, Terms::inner>(Factor{h, rows, dim, dim}, Factor{w, vocab, dim, dim}, PutF32{z, rows, vocab});
+}
+
 // h bf16 [N, D]; w bf16 [V, D]; z f32 [N, V].
-extern "C" __global__ void __launch_bounds__(THREADS)
-    token_logprob_logits(const bf16* h, const bf16* w, float* z, int rows, int vocab, int dim) {
-    bool is_vector = dim % VECTOR == 0;
-    multiply<Terms::inner, Terms::inner>(
-        Factor{h, rows, dim, dim, is_vector}, Factor{w, vocab, dim, dim, is_vector},
-        [&](int row, int column, float first, float second) {
-            float* at = z + size_t(row) * vocab + column;
-            if (vocab % 2 == 0) {
-                store<2>(at, Vector<float, 2>{{first, second}});
-            } else {
-                at[0] = first;
-                if (column + 1 < vocab) at[1] = second;
-            }
-        });
+#define LOGITS_PARAMETERS const bf16 *h, const bf16 *w, float *z, int rows, int vocab, int dim
+#define LOGITS_ARGUMENTS h, w, z, rows, vocab, dim
+
+// hot
+extern "C" __global__ void __launch_bounds__(LARGE_THREADS) token_logprob_logits_large(LOGITS_PARAMETERS) { logits<LargeTile>(LOGITS_ARGUMENTS); }
+// hot
+extern "C" __global__ void __launch_bounds__(WIDE_THREADS) token_logprob_logits_wide(LOGITS_PARAMETERS) { logits<WideTile>(LOGITS_ARGUMENTS); }
+// hot
+extern "C" __global__ void __launch_bounds__(FEW_64_THREADS) token_logprob_logits_few_64(LOGITS_PARAMETERS) { logits<Few64Tile>(LOGITS_ARGUMENTS); }
+// hot
+extern "C" __global__ void __launch_bounds__(FEW_32_THREADS) token_logprob_logits_few_32(LOGITS_PARAMETERS) { logits<Few32Tile>(LOGITS_ARGUMENTS); }
+// hot
+extern "C" __global__ void __launch_bounds__(FEW_16_THREADS) token_logprob_logits_few_16(LOGITS_PARAMETERS) { logits<Few16Tile>(LOGITS_ARGUMENTS); }
+extern "C" __global__ void __launch_bounds__(UNALIGNED_THREADS) token_logprob_logits_unaligned(LOGITS_PARAMETERS) {
+    logits<UnalignedTile>(LOGITS_ARGUMENTS);
 }
 
 // hot

@@ -1,9 +1,31 @@
-//! Matrix products with a parameter: `kernels/linear.cu`.
+//! Matrix products with a parameter: `kernels/linear.cu`. The launch chooses the tile by the sizes; the bits are the same in each.
 
-use super::kernels::common::product::{TILE_M, TILE_N};
+use super::device::Argument;
+use super::kernels::common::product::*;
+use super::kernels::common::types::VECTOR;
 use super::{Cuda, expect_shape, optional, size, tensor};
 use crate::ops::linear::Linear;
 use crate::ops::{Dtype, Tensor};
+
+/// A tile of `kernels/common/product.cuh`, the end of its kernels' names.
+pub(super) struct Tile {
+    name: &'static str,
+    rows: usize,
+    columns: usize,
+    stages: usize,
+}
+
+const LARGE: Tile = Tile { name: "large", rows: LARGE_M, columns: LARGE_N, stages: LARGE_STAGES };
+const WIDE: Tile = Tile { name: "wide", rows: WIDE_M, columns: WIDE_N, stages: WIDE_STAGES };
+const FEW: [Tile; 3] = [
+    Tile { name: "few_16", rows: FEW_16_M, columns: FEW_N, stages: FEW_16_STAGES },
+    Tile { name: "few_32", rows: FEW_32_M, columns: FEW_N, stages: FEW_32_STAGES },
+    Tile { name: "few_64", rows: FEW_64_M, columns: FEW_N, stages: FEW_64_STAGES },
+];
+const UNALIGNED: Tile = Tile { name: "unaligned", rows: UNALIGNED_M, columns: UNALIGNED_N, stages: UNALIGNED_STAGES };
+
+/// Fewer blocks leave too many of a GPU's multiprocessors without work: an A100 has 108, an H100 132.
+const BLOCKS_MIN: usize = 96;
 
 impl Linear for Cuda {
     fn linear_forward(&self, x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Tensor {
@@ -13,9 +35,10 @@ impl Linear for Cuda {
             expect_shape("linear_forward b", b, &[columns]);
         }
         let y = self.empty(&[rows, columns], Dtype::Activation);
-        self.launch(
+        self.launch_product(
             "linear_forward",
-            tiles(rows, columns),
+            forward_tile(rows, columns, inner),
+            [rows, columns],
             &[
                 tensor("x", x),
                 tensor("w", w),
@@ -33,9 +56,10 @@ impl Linear for Cuda {
         let (rows, columns, inner) = (dy.rows(), w.rows(), w.cols());
         expect_shape("linear_backward_input dy", dy, &[rows, columns]);
         let dx = self.empty(&[rows, inner], Dtype::Activation);
-        self.launch(
+        self.launch_product(
             "linear_backward_input",
-            tiles(rows, inner),
+            backward_tile(columns, inner),
+            [rows, inner],
             &[tensor("dy", dy), tensor("w", w), tensor("dx", &dx), size(rows), size(columns), size(inner)],
         );
         dx
@@ -46,7 +70,7 @@ impl Linear for Cuda {
         expect_shape("linear_backward_weight x", x, &[rows, inner]);
         expect_shape("linear_backward_weight dw", dw, &[columns, inner]);
         let arguments = [tensor("dy", dy), tensor("x", x), tensor("dw", dw), size(rows), size(columns), size(inner)];
-        self.launch("linear_backward_weight", tiles(columns, inner), &arguments);
+        self.launch_product("linear_backward_weight", backward_tile(columns, inner), [columns, inner], &arguments);
         if let Some(db) = db {
             expect_shape("linear_backward_weight db", db, &[columns]);
             self.add_column_sums("linear_backward_bias", &[tensor("dy", dy)], rows, db);
@@ -54,7 +78,37 @@ impl Linear for Cuda {
     }
 }
 
-/// Blocks for a result of `rows` × `columns`; which of them has which tile, `block_tile` of `kernels/common/product.cuh` says.
-pub(super) fn tiles(rows: usize, columns: usize) -> [usize; 3] {
-    [columns.div_ceil(TILE_N), rows.div_ceil(TILE_M), 1]
+impl Cuda {
+    /// Runs the kernel of a tile for a result of `[rows, columns]`; which of its blocks has which part of it, `block_tile` of
+    /// `kernels/common/product.cuh` says.
+    #[track_caller]
+    pub(super) fn launch_product(
+        &self,
+        kernel: &str,
+        tile: &Tile,
+        [rows, columns]: [usize; 2],
+        arguments: &[Argument<'_>],
+    ) {
+        let grid = [columns.div_ceil(tile.columns), rows.div_ceil(tile.rows), 1];
+        let shared_bytes = product_bytes(tile.rows, tile.columns, tile.stages);
+        self.launch_shared(&format!("{kernel}_{}", tile.name), grid, shared_bytes, arguments);
+    }
+}
+
+/// The tile for `[rows, inner] · [columns, inner]ᵀ`: the largest that makes enough blocks.
+pub(super) fn forward_tile(rows: usize, columns: usize, inner: usize) -> &'static Tile {
+    if !inner.is_multiple_of(VECTOR) {
+        return &UNALIGNED;
+    }
+    let few = FEW.iter().find(|tile| rows <= tile.rows).unwrap_or(&FEW[2]);
+    // Each is for more rows than the next smaller one holds.
+    [(&LARGE, FEW_64_M), (&WIDE, FEW_16_M)]
+        .into_iter()
+        .find(|(tile, less)| rows > *less && rows.div_ceil(tile.rows) * columns.div_ceil(tile.columns) >= BLOCKS_MIN)
+        .map_or(few, |(tile, _)| tile)
+}
+
+/// The tile for gradients of a parameter `[columns, inner]`, whose factors have lines of either length.
+pub(super) fn backward_tile(columns: usize, inner: usize) -> &'static Tile {
+    if columns.is_multiple_of(VECTOR) && inner.is_multiple_of(VECTOR) { &LARGE } else { &UNALIGNED }
 }

@@ -1,40 +1,46 @@
-//! Vision patch embedding from 8-bit pixels: `kernels/patch_embed.cu`.
+//! Vision patch embedding from 8-bit pixels: `kernels/patch_embed.cu` and linear's products.
 
 use super::device::Argument;
 use super::kernels::patch_embed as kernel;
-use super::linear::tiles;
 use super::{Cuda, expect_shape, size, tensor};
+use crate::ops::linear::Linear;
 use crate::ops::patch_embed::{PatchEmbed, PixelScale};
 use crate::ops::{Dtype, Tensor};
 
 impl PatchEmbed for Cuda {
     fn patch_embed_forward(&self, pixels: &Tensor, scale: &PixelScale, w: &Tensor) -> Tensor {
-        let (rows, columns) = (pixels.rows(), w.rows());
-        let y = self.empty(&[rows, columns], Dtype::Activation);
-        let mut arguments = vec![tensor("pixels", pixels), tensor("w", w), tensor("y", &y)];
-        arguments.extend(scale_and_sizes(pixels, scale, columns, w.cols()));
-        self.launch("patch_embed_forward", tiles(rows, columns), &arguments);
-        y
+        self.linear_forward(&self.expanded(pixels, scale, w.cols()), w, None)
     }
 
     fn patch_embed_backward(&self, dy: &Tensor, pixels: &Tensor, scale: &PixelScale, dw: &mut Tensor) {
-        let (rows, columns) = (pixels.rows(), dw.rows());
-        expect_shape("patch_embed_backward dy", dy, &[rows, columns]);
-        let mut arguments = vec![tensor("dy", dy), tensor("pixels", pixels), tensor("dw", dw)];
-        arguments.extend(scale_and_sizes(pixels, scale, columns, dw.cols()));
-        self.launch("patch_embed_backward", tiles(columns, dw.cols()), &arguments);
+        expect_shape("patch_embed_backward dy", dy, &[pixels.rows(), dw.rows()]);
+        self.linear_backward_weight(dy, &self.expanded(pixels, scale, dw.cols()), dw, None);
     }
 }
 
-/// Mean and standard deviation of each channel, patches, columns of the result, frames, pixels of a patch.
-#[track_caller]
-fn scale_and_sizes(pixels: &Tensor, scale: &PixelScale, columns: usize, inner: usize) -> Vec<Argument<'static>> {
-    let area = pixels.cols() / 3;
-    let frames = inner / (3 * area).max(1);
-    assert!(
-        area > 0 && pixels.cols() == 3 * area && inner == 3 * frames * area,
-        "patch_embed: pixels {pixels:?}, w [.., {inner}]"
-    );
-    let scale = Argument::by_value(&kernel::PixelScale { mean: scale.mean, std: scale.std });
-    std::iter::once(scale).chain([pixels.rows(), columns, frames, area].map(size)).collect()
+impl Cuda {
+    /// x of the formula: normalised pixels, each frame with them, `[N, inner]`.
+    #[track_caller]
+    fn expanded(&self, pixels: &Tensor, scale: &PixelScale, inner: usize) -> Tensor {
+        let (rows, area) = (pixels.rows(), pixels.cols() / 3);
+        let frames = inner / (3 * area).max(1);
+        assert!(
+            area > 0 && pixels.cols() == 3 * area && inner == 3 * frames * area,
+            "patch_embed: pixels {pixels:?}, w [.., {inner}]"
+        );
+        let x = self.empty(&[rows, inner], Dtype::Activation);
+        self.launch(
+            "patch_embed_expand",
+            [rows.div_ceil(kernel::PATCHES_PER_BLOCK), 1, 1],
+            &[
+                tensor("pixels", pixels),
+                tensor("x", &x),
+                Argument::by_value(&kernel::PixelScale { mean: scale.mean, std: scale.std }),
+                size(rows),
+                size(frames),
+                size(area),
+            ],
+        );
+        x
+    }
 }

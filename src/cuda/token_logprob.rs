@@ -3,7 +3,7 @@
 
 use super::device::Argument;
 use super::kernels::common::log_sum_exp as kernel;
-use super::linear::tiles;
+use super::linear::{backward_tile, forward_tile};
 use super::{Cuda, expect_shape, rows_of, size, tensor};
 use crate::ops::sample::EXCLUDED_MAX;
 use crate::ops::token_logprob::{TokenLogprob, TokenLogprobs};
@@ -91,10 +91,10 @@ impl TokenLogprob for Cuda {
                 ],
             );
             let arguments = [&[tensor("dz", &dz), tensor("w", w), of("dh", &dh)], &sizes(count)[..]].concat();
-            self.launch("linear_backward_input", tiles(count, dim), &arguments);
+            self.launch_product("linear_backward_input", backward_tile(vocab, dim), [count, dim], &arguments);
             if let Some(dw) = &dw {
                 let arguments = [&[tensor("dz", &dz), of("h", h), tensor("dw", dw)], &sizes(count)[..]].concat();
-                self.launch("linear_backward_weight", tiles(vocab, dim), &arguments);
+                self.launch_product("linear_backward_weight", backward_tile(vocab, dim), [vocab, dim], &arguments);
             }
         });
         dh
@@ -108,7 +108,8 @@ impl Cuda {
         let (vocab, dim) = (w.rows(), w.cols());
         let h = rows_of("h", h, first, count);
         let arguments: [Argument<'_>; 6] = [h, tensor("w", w), tensor("z", z), size(count), size(vocab), size(dim)];
-        self.launch("token_logprob_logits", tiles(count, vocab), &arguments);
+        let tile = forward_tile(count, vocab, dim);
+        self.launch_product("token_logprob_logits", tile, [count, vocab], &arguments);
     }
 
     /// Calls `work(first_row, rows, logits)` for each chunk of rows, in order.

@@ -8,7 +8,9 @@ pub fn cases() -> Vec<Case> {
     let mut random = Random::new(1);
     let mut cases = vec![];
     for (rows, (inner, columns), bias) in ROWS.into_iter().flat_map(|rows| {
-        [(3, 1), (1, 4), (64, 5), (257, 70)].into_iter().flat_map(move |size| [false, true].map(|b| (rows, size, b)))
+        [(3, 1), (1, 4), (64, 5), (257, 70), (72, 40)]
+            .into_iter()
+            .flat_map(move |size| [false, true].map(|b| (rows, size, b)))
     }) {
         let mut inputs =
             vec![Input::activation(&mut random, &[rows, inner]), Input::parameter(&mut random, &[columns, inner])];

@@ -8,6 +8,7 @@ mod embedding;
 mod gelu;
 mod grad_norm;
 mod instructions;
+mod ladder;
 mod launch_constants;
 mod launched;
 mod layer_norm;

@@ -1,0 +1,79 @@
+// y = x wᵀ, rung 4: a tile of 128 × 128 × 64, 64 × 64 a warp, in dynamic shared memory, of which padded lines leave room for two stages. It
+// taught that everything but HMMA is work at a tile's edges, whose share falls as the tile grows: 1.9 instructions for each HMMA (sm_90a).
+#include "common/tile.cuh"
+
+constexpr int TILE_M = 128, TILE_N = 128, TILE_K = 64, STAGES = 2;
+constexpr int THREADS = 4 * WARP, SHARED_BYTES = STAGES * (tile_bytes(TILE_M, TILE_K) + tile_bytes(TILE_N, TILE_K));
+constexpr int WARP_M = 64, WARP_N = 64;
+
+// Brings the tiles of 128 rows of a factor [rows, terms] to shared memory, one after the other: a thread has a vector of every 16th line.
+struct Loader {
+    static constexpr int VECTORS = TILE_K / VECTOR, LINES = THREADS / VECTORS, COUNT = TILE_M / LINES;
+    const bf16* from;
+    int terms, line, column;
+    int offsets[COUNT];
+
+    __device__ Loader(const bf16* values, int rows, int terms, int first_row)
+        : from(values + size_t(first_row) * terms), line(threadIdx.x / VECTORS), column(threadIdx.x % VECTORS * VECTOR) {
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) offsets[i] = min(line + i * LINES, rows - first_row - 1) * terms + column;
+        this->terms = terms - column;
+    }
+    __device__ void load(SharedTile<TILE_M, TILE_K>& tile) {
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) cp_async_16(tile.at(line + i * LINES, column), from + offsets[i], terms > 0 ? 16 : 0);
+        from += TILE_K;
+        terms -= TILE_K;
+    }
+};
+
+// x bf16 [T, K]; w bf16 [N, K]; y bf16 [T, N].
+extern "C" __global__ void __launch_bounds__(THREADS)
+    ladder_gemm_4_large_tile(const bf16* x, const bf16* w, bf16* y, int rows, int columns, int inner) {
+    using Tile = SharedTile<TILE_M, TILE_K>;
+    DYNAMIC_SHARED(Tile, left_tiles);
+    Tile* right_tiles = left_tiles + STAGES;
+    int block_row = blockIdx.y * TILE_M, block_column = blockIdx.x * TILE_N;
+    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    int warp_row = warp / (TILE_N / WARP_N) * WARP_M, warp_column = warp % (TILE_N / WARP_N) * WARP_N;
+    int steps = (inner + TILE_K - 1) / TILE_K;
+    Loader left(x, rows, inner, block_row), right(w, columns, inner, block_column);
+
+    Accumulator<WARP_N> sums[WARP_M / 16];
+    for (int stage = 0; stage < STAGES - 1; ++stage) {
+        left.load(left_tiles[stage]);
+        right.load(right_tiles[stage]);
+        cp_async_commit();
+    }
+    int stage = 0, free = STAGES - 1;
+    for (int step = 0; step < steps; ++step) {
+        cp_async_wait<STAGES - 2>();
+        __syncthreads();
+        left.load(left_tiles[free]);
+        right.load(right_tiles[free]);
+        cp_async_commit();
+#pragma unroll
+        for (int term = 0; term < TILE_K; term += 16) {
+            FragmentB<WARP_N> b = load_b<WARP_N>(right_tiles[stage], warp_column, term);
+#pragma unroll
+            for (int i = 0; i < WARP_M / 16; ++i) mma(sums[i], load_a(left_tiles[stage], warp_row + i * 16, term), b);
+        }
+        free = stage;
+        stage = stage + 1 == STAGES ? 0 : stage + 1;
+    }
+
+#pragma unroll
+    for (int i = 0; i < WARP_M / 16; ++i) {
+#pragma unroll
+        for (int j = 0; j < WARP_N / 8; ++j) {
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                int row = block_row + warp_row + i * 16 + half * 8 + lane / 4;
+                int column = block_column + warp_column + sums[i].column(j, 0);
+                if (row >= rows) continue;
+                if (column < columns) y[size_t(row) * columns + column] = to_bf16(sums[i].at[j][half * 2]);
+                if (column + 1 < columns) y[size_t(row) * columns + column + 1] = to_bf16(sums[i].at[j][half * 2 + 1]);
+            }
+        }
+    }
+}
