@@ -7,6 +7,16 @@ row by row. Only the numbers of `Machine` are fitted. They stay as they are, so 
 
 import dataclasses
 import math
+import pathlib
+import re
+
+KERNELS = pathlib.Path(__file__).resolve().parent.parent / "kernels"
+
+
+def constants(source):
+    """The whole numbers that a source of kernels/ names: `constexpr int NAME = 64;`, several of them in one line too."""
+    lines = re.findall(r"^constexpr int (\w+ = \d+(?:, \w+ = [^,;]+)*);", (KERNELS / source).read_text(), re.MULTILINE)
+    return {name: int(value) for line in lines for name, value in re.findall(r"(\w+) = (\d+)(?=,|$)", line)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,49 +120,58 @@ def stream(kernel, elements, instructions, moved, at_once=8):
 
 # ---- products ----
 
+PRODUCT = constants("common/product.cuh")
 
-def product(kernel, tile, rows, columns, terms, moved):
-    """[rows, terms] · [terms, columns] in blocks of a tile (rows, columns, terms a turn); `moved` bytes to and from memory."""
-    tile_rows, tile_columns, tile_terms = tile
-    blocks = math.ceil(rows / tile_rows) * math.ceil(columns / tile_columns)
-    through = blocks * (tile_rows + tile_columns) * terms * 2
-    # Groups of 16 rows that do not exist are not multiplied.
-    share = min(1.0, math.ceil(rows / 16) * 16 / tile_rows)
+
+def tile(name):
+    """Rows and columns of a tile of kernels/common/product.cuh."""
+    prefix = name.upper()
+    return PRODUCT[f"{prefix}_M"], PRODUCT["FEW_N" if name.startswith("few") else f"{prefix}_N"]
+
+
+def forward_tile(rows, columns):
+    """The tile that `forward_tile` of src/cuda/linear.rs chooses."""
+    for name, less in (("large", PRODUCT["FEW_64_M"]), ("wide", PRODUCT["FEW_16_M"])):
+        height, width = tile(name)
+        if rows > less and math.ceil(rows / height) * math.ceil(columns / width) >= 96:
+            return name
+    return next((name for name in ("few_16", "few_32", "few_64") if rows <= tile(name)[0]), "few_64")
+
+
+def product(kernels, kernel, name, rows, columns, terms, moved):
+    """[rows, terms] · [terms, columns] by the kernel's form for a tile; `moved` bytes to and from memory."""
+    kernel, (height, width) = kernels[f"{kernel}_{name}"], tile(name)
+    blocks = math.ceil(rows / height) * math.ceil(columns / width)
+    through = blocks * (height + width) * terms * 2
     return slowest(
-        compute=compute(kernel, blocks, math.ceil(terms / tile_terms)) * share,
+        compute=compute(kernel, blocks, math.ceil(terms / PRODUCT["TILE_K"])),
         memory=moved / H200.memory,
         L2=through / H200.l2,
         latency=flight(kernel, blocks, through),
     )
 
 
-TILE = (64, 64, 32)
-
-
 def linear(kernels, rows, columns, terms):
-    return product(kernels["linear_forward"], TILE, rows, columns, terms, 2 * (rows * terms + columns * terms + rows * columns))
+    moved = 2 * (rows * terms + columns * terms + rows * columns)
+    return product(kernels, "linear_forward", forward_tile(rows, columns), rows, columns, terms, moved)
 
 
 def linear_input(kernels, rows, columns, terms):
-    return product(kernels["linear_backward_input"], TILE, rows, terms, columns, 2 * (rows * terms + columns * terms + rows * columns))
+    moved = 2 * (rows * terms + columns * terms + rows * columns)
+    return product(kernels, "linear_backward_input", "large", rows, terms, columns, moved)
 
 
 def linear_weight(kernels, rows, columns, terms):
     moved = 2 * (rows * terms + rows * columns) + 8 * columns * terms
-    return product(kernels["linear_backward_weight"], TILE, columns, terms, rows, moved)
+    return product(kernels, "linear_backward_weight", "large", columns, terms, rows, moved)
 
 
 def patch_embed(kernels, patches, terms, columns):
-    kernel = kernels["patch_embed_forward"]
-    rows, width, step = TILE
-    blocks = math.ceil(patches / rows) * math.ceil(columns / width)
-    turns = math.ceil(terms / step)
-    # 16 pixels of a thread a turn, each looked up by itself: about 8 instructions, and a round trip that nothing hides.
-    waves = max(1.0, blocks / (H200.sms * kernel.blocks()))
-    looked_up = compute(kernel, blocks, turns, instructions=kernel.hot.instructions + 16 * 8)
-    return slowest(compute=looked_up, latency=turns * waves * (H200.memory_latency + H200.l2_latency)) + Time(
-        turns * H200.memory_latency, "latency"
-    )
+    """Pixels become bf16 in memory, two frames of each, and then a factor."""
+    kernel = kernels["patch_embed_expand"]
+    pixels = patches * terms // 2
+    # A byte is looked up in shared memory; a loop of about 30 instructions for four.
+    return stream(kernel, pixels, 30, pixels + 2 * patches * terms, 4) + linear(kernels, patches, columns, terms)
 
 
 # ---- attention ----
@@ -218,7 +237,8 @@ LOGITS_MAX, CHUNK_ROWS_MAX = 1 << 24, 512
 
 
 def logits(kernels, rows, vocab, dim):
-    return product(kernels["token_logprob_logits"], TILE, rows, vocab, dim, 2 * (rows + vocab) * dim + 4 * rows * vocab)
+    moved = 2 * (rows + vocab) * dim + 4 * rows * vocab
+    return product(kernels, "token_logprob_logits", forward_tile(rows, vocab), rows, vocab, dim, moved)
 
 
 def row_softmax(kernels, name, rows, vocab, moved):

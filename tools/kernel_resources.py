@@ -105,6 +105,10 @@ def padded(rows, columns):
 
 def dynamic_shared(kernel):
     """Shared bytes that a launch asks for, at least."""
+    product = re.fullmatch(r"(?:linear|token_logprob)_\w+?_(large|wide|few_\d+|unaligned)", kernel)
+    if product:
+        constants, name = kernel_model.PRODUCT, product.group(1)
+        return sum(kernel_model.tile(name)) * constants[f"{name.upper()}_STAGES"] * constants["TILE_K"] * 2
     found = re.fullmatch(r"attention_(forward|backward_queries|backward_keys)_(\d+)", kernel)
     if not found:
         return 0
@@ -117,7 +121,7 @@ def copies(kernel):
     found = re.fullmatch(r"attention_(forward|backward_queries|backward_keys)_(\d+)", kernel)
     if found:
         return int(found.group(2)) // (8 if found.group(1) == "forward" else 16)
-    return 2 if kernel.startswith("patch_embed") else 4
+    return None
 
 
 def measure(tools, source, name):

@@ -127,15 +127,16 @@ class Kernel:
         return found
 
     def pending(self, path):
-        """Groups of copies that are under way while a thread computes: those that it does not wait for, and that which it starts behind the
-        wait."""
+        """Groups of copies that are under way while a thread computes: those that it does not wait for, and that which it starts before
+        products behind which it waits again."""
         waits = [place for place, at in enumerate(path) if self.is_a(at, r"DEPBAR\.LE")]
         copies = [place for place, at in enumerate(path) if self.is_a(at, COPY)]
         if not waits or not copies:
             return 0
         groups = int(re.search(r"SB0, (0x[0-9a-f]+)", self.instructions[path[waits[0]]]).group(1), 16)
-        products = [place for place, at in enumerate(path) if self.is_a(at, PRODUCT)]
-        return groups + (waits[0] < copies[0] < products[-1])
+        round_trip = path[copies[-1] + 1 :] + path[: copies[-1]]
+        before_wait = next(place for place, at in enumerate(round_trip) if self.is_a(at, r"DEPBAR\.LE"))
+        return groups + (self.count(PRODUCT, round_trip[:before_wait]) > 0)
 
 
 def kernels(nvdisasm, cubin):
