@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""What PyTorch's libraries need for the cases of benches/kernels.rs: cuBLASLt, cuDNN, fused AdamW. Prints {"cases": []}, then reads a case a line,
-{"op", "case", "shape", "flop", "bytes"}, and answers with a line: the case, the peer's name and the seconds, or why there is none.
+"""What PyTorch's libraries need for the cases of benches/kernels.rs: cuBLASLt, cuDNN, fused AdamW. Reads the lines that the bench prints,
+{"op", "case", "flop", "bytes"}, and answers each with a line: the case, the peer's name and the seconds, or why there is none.
 
 Times are the device's, the median of as many runs as fit into 60 ms, each with an L2 that was filled by reading something else. `--rehearse` does
 it on the CPU.
 """
 
 import json
+import re
 import statistics
 import sys
 import time
@@ -53,14 +54,48 @@ def backward(output):
     return lambda: output.backward(gradient, retain_graph=True)
 
 
+# ---- what a case's words say ----
+
+# Width, MLP, heads of queries, of keys and values: `MODELS` of benches/kernels/sizes.rs.
+MODELS = {"7b": (3584, 18944, 28, 4), "2b": (1536, 8960, 12, 2), "toy": (64, 128, 4, 2), "vision": (1280, 3420, 16, 16)}
+FORMS = [
+    r"(?P<model>\w+) (?P<layer>qkv|o|gate_up|down) (?P<rows>\d+)",
+    r"(?P<model>\w+) D(?P<head_dim>\d+) (?P<sequences>\d+)x(?P<tokens>\d+) (?P<form>causal|full)",
+    r"(?P<model>\w+) decode (?P<sequences>\d+) of (?P<keys>\d+), (?P<queries>\d+) new",
+    r"(?P<model>\w+) (?P<rows>\d+) of (?P<vocab>\d+)",
+    r"(?P<model>\w+) (?P<rows>\d+)x(?P<dim>\d+)",
+    r"(?P<model>\w+) (?P<rows>\d+) (?P<form>at temperature 1|top-k, top-p)",
+    r"(?P<form>8-bit )?(?P<count>\d+)",
+    r"(?P<form>copy|product)",
+]
+
+
+def shape_of(case):
+    """The sizes that a case's words name, with those of its model; None for words of no known form."""
+    found = next((match for form in FORMS if (match := re.fullmatch(form, case))), None)
+    if found is None:
+        return None
+    shape = {name: int(word) if word and word.isdigit() else word for name, word in found.groupdict().items()}
+    if shape.get("model") in MODELS:
+        width, hidden, heads, kv_heads = MODELS[shape["model"]]
+        head_dim = shape.setdefault("head_dim", width // heads)
+        shape.setdefault("dim", width)
+        shape.update(heads=heads, kv_heads=kv_heads)
+        qkv = (heads + 2 * kv_heads) * head_dim
+        layers = {"qkv": (qkv, width), "o": (width, heads * head_dim), "gate_up": (2 * hidden, width), "down": (width, hidden)}
+        if "layer" in shape:
+            shape["columns"], shape["inner"] = layers[shape["layer"]]
+    return shape
+
+
 # ---- one function an op: the peer's name and its work ----
 
 
 def limits(shape):
-    if shape["kind"] == "copy":
-        source = torch.empty(shape["bytes"] // 2, dtype=torch.uint8, device=DEVICE)
+    if shape["form"] == "copy":
+        source = torch.empty(1024 if ON_CPU else 1 << 30, dtype=torch.uint8, device=DEVICE)
         return "copy", source.clone
-    square = randn(shape["width"], shape["width"])
+    square = randn(*(2 * [64 if ON_CPU else 8192]))
     return "cuBLASLt", lambda: square @ square
 
 
@@ -101,11 +136,11 @@ def attention_forward(shape):
         k, v = (randn(shape["sequences"], shape["kv_heads"], shape["keys"], shape["head_dim"]) for _ in range(2))
         return "flash on gathered keys", lambda: attend(q, k, v, False, SDPBackend.FLASH_ATTENTION)
     q, k, v = heads(shape)
-    return "cuDNN", lambda: attend(q, k, v, shape["causal"], SDPBackend.CUDNN_ATTENTION)
+    return "cuDNN", lambda: attend(q, k, v, shape["form"] == "causal", SDPBackend.CUDNN_ATTENTION)
 
 
 def attention_backward(shape):
-    return "cuDNN", backward(attend(*heads(shape, True), shape["causal"], SDPBackend.CUDNN_ATTENTION))
+    return "cuDNN", backward(attend(*heads(shape, True), shape["form"] == "causal", SDPBackend.CUDNN_ATTENTION))
 
 
 def log_probabilities(shape, requires_grad):
@@ -113,6 +148,11 @@ def log_probabilities(shape, requires_grad):
     w = randn(shape["vocab"], shape["dim"], requires_grad=requires_grad)
     targets = torch.randint(shape["vocab"], (shape["rows"],), device=DEVICE)
     return lambda: F.cross_entropy(F.linear(h, w).float(), targets, reduction="none")
+
+
+def logits(shape):
+    h, w = randn(shape["rows"], shape["dim"]), randn(shape["vocab"], shape["dim"])
+    return "cuBLASLt, to f32", lambda: F.linear(h, w).float()
 
 
 def token_logprob_forward(shape):
@@ -125,21 +165,22 @@ def token_logprob_backward(shape):
 
 
 def sample(shape):
-    logits = randn(shape["rows"], shape["vocab"], dtype=torch.float32)
+    vocab = 1024 if ON_CPU else 152064
+    logits = randn(shape["rows"], vocab, dtype=torch.float32)
 
     def cut():
         values, ids = logits.sort(dim=-1, descending=True)
         probabilities = values.softmax(-1)
         before = probabilities.cumsum(-1) - probabilities
-        rank = torch.arange(shape["vocab"], device=DEVICE)
+        rank = torch.arange(vocab, device=DEVICE)
         kept = probabilities.masked_fill((before > 0.95) | (rank >= 50), 0.0)
         return ids.gather(1, kept.multinomial(1))
 
-    return "sort, multinomial", cut if shape["cuts"] else lambda: logits.softmax(-1).multinomial(1)
+    return "sort, multinomial", cut if shape["form"] == "top-k, top-p" else lambda: logits.softmax(-1).multinomial(1)
 
 
 def adamw(shape):
-    if shape["bits"] == 8:
+    if shape["form"]:
         return None
     parameter = torch.nn.Parameter(torch.zeros(shape["count"], device=DEVICE))
     parameter.grad = torch.ones_like(parameter)
@@ -147,7 +188,7 @@ def adamw(shape):
     return "fused AdamW", optimizer.step
 
 
-def grad_norm(shape):
+def sum_of_squares(shape):
     gradient = randn(shape["count"], dtype=torch.float32)
     return "vector_norm", lambda: torch.linalg.vector_norm(gradient)
 
@@ -182,15 +223,17 @@ def gelu_forward(shape):
     return "gelu", lambda: F.gelu(x)
 
 
-OPS = [limits, linear_forward, linear_backward_input, linear_backward_weight, attention_forward, attention_backward, token_logprob_forward]
-OPS += [token_logprob_backward, sample, adamw, grad_norm, rms_norm_forward, rms_norm_backward, layer_norm_forward, swiglu_forward, gelu_forward]
+OPS = [limits, linear_forward, linear_backward_input, linear_backward_weight, attention_forward, attention_backward, logits]
+OPS += [token_logprob_forward, token_logprob_backward, sample, adamw, sum_of_squares, rms_norm_forward, rms_norm_backward]
+OPS += [layer_norm_forward, swiglu_forward, gelu_forward]
 PEERS = {op.__name__: op for op in OPS}
 
 
 def answer(case):
     """The line for a case."""
     about = {key: case[key] for key in ("op", "case", "flop", "bytes")}
-    made = PEERS[case["op"]](case["shape"]) if case["op"] in PEERS and case.get("shape") else None
+    shape = shape_of(case["case"])
+    made = PEERS[case["op"]](shape) if shape and case["op"] in PEERS else None
     if made is None:
         return {**about, "peer": None}
     name, work = made
@@ -198,9 +241,12 @@ def answer(case):
 
 
 def main():
-    print(json.dumps({"cases": []}), flush=True)
+    if not ON_CPU:
+        torch.backends.cuda.preferred_blas_library("cublaslt")
     for line in sys.stdin:
         case = json.loads(line)
+        if not ON_CPU:
+            torch.cuda.empty_cache()
         try:
             said = answer(case)
         except Exception as error:

@@ -104,21 +104,23 @@ def run(results, piece, command, until, **options):
 
 
 def in_turns(results, piece, ours, peer, until):
-    """Our bench and the peer, a case of one after the same case of the other. Both read a case's line and answer with one."""
-    children = [Child(command) for command in (ours, peer) if command]
+    """Our bench and the peer: each case of ours is followed by the same case of the peer, before the bench goes on."""
+    bench, beside = Child(ours), Child(peer) if peer else None
     try:
-        offered = [json.loads(next_json(results, piece, child, until)) for child in children]
-        for case in offered[0]["cases"]:
-            for child in children:
-                child.ask(json.dumps(case))
-                results.say(piece, next_json(results, piece, child, until))
-        return "ok"
+        while (line := bench.line(until)) is not None:
+            results.say(piece, line)
+            if line.startswith("{"):
+                if beside:
+                    beside.ask(line)
+                    results.say(piece, next_json(results, piece, beside, until))
+                bench.ask("")
+        return "ok" if bench.process.wait() == 0 else "failed"
     except queue.Empty:
         return "out of time"
-    except EOFError:
-        return "ended early"
+    except (EOFError, OSError):
+        return "the peer ended early"
     finally:
-        for child in children:
+        for child in filter(None, (bench, beside)):
             child.end()
 
 
