@@ -213,7 +213,7 @@ fn attention(bench: &mut Bench, name: &str, rows: usize, sequence: usize, heads:
     let backend = &*bench.backend();
     let qkv = of(backend, &[rows, heads.qkv()], Dtype::Activation);
     let bounds: Vec<i32> = (0..=rows / sequence).map(|i| (i * sequence) as i32).collect();
-    let bounds = backend.indices(&bounds);
+    let bounds = backend.attention_bounds(&bounds, heads);
     let segments = Packed { bounds: &bounds, prefixes: None, causal };
     let pairs = rows * sequence / if causal { 2 } else { 1 };
     let cost = 4 * pairs * heads.heads * heads.head_dim;
@@ -234,7 +234,7 @@ fn decode(bench: &mut Bench, shape: &Shape) {
     let pages = backend.attention_pages(DECODE * pages_max, heads);
     let page_tables: Vec<i32> = (0..DECODE * pages_max).map(|i| (i * 31 % (DECODE * pages_max)) as i32).collect();
     let page_tables = backend.indices(&page_tables).reshape(&[DECODE, pages_max]);
-    let bounds = backend.indices(&Vec::from_iter(0..=DECODE as i32));
+    let bounds = backend.attention_bounds(&Vec::from_iter(0..=DECODE as i32), heads);
     let lengths = backend.indices(&[SEQUENCE as i32; DECODE]);
     let qkv = of(backend, &[DECODE, heads.qkv()], Dtype::Activation);
     let keys = Keys::Paged { pages: &pages, bounds: &bounds, page_tables: &page_tables, lengths: &lengths };

@@ -92,7 +92,7 @@ fn attention(criterion: &mut Criterion) {
     for Shape { heads, name, .. } in [TINY, LARGE] {
         let qkv = activations(backend, &[rows, heads.qkv()], 1);
         let bounds: Vec<i32> = (0..=rows / SEQUENCE).map(|i| (i * SEQUENCE) as i32).collect();
-        let bounds = backend.indices(&bounds);
+        let bounds = backend.attention_bounds(&bounds, heads);
         let segments = Packed { bounds: &bounds, prefixes: None, causal: true };
         let keys = Keys::Packed(segments);
         let (o, lse) = backend.attention_forward(&qkv, heads, keys);

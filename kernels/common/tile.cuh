@@ -19,6 +19,15 @@ __device__ inline void cp_async_16(void* to, const void* from, int taken) {
 #endif
 }
 
+// The same of 4 bytes.
+__device__ inline void cp_async_4(void* to, const void* from) {
+#ifdef THYME_SIMT
+    simt::copy_async(to, from, 4, 4);
+#else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(to)), "l"(from) : "memory");
+#endif
+}
+
 // Ends a group of copies.
 __device__ inline void cp_async_commit() {
 #ifdef THYME_SIMT

@@ -12,12 +12,16 @@ pub(super) use pages::{page_len, write_token};
 use segments::{bounds_of, segments_of};
 
 use super::{Cpu, floats, values};
-use crate::ops::attention::{Attention, Heads, Keys, PAGE_TOKENS, Packed};
-use crate::ops::{Buffers, Dtype, Tensor};
+use crate::ops::attention::{Attention, Bounds, Heads, Keys, PAGE_TOKENS, Packed};
+use crate::ops::{Buffers, Dtype, Host, Tensor};
 
 impl Attention for Cpu {
     fn attention_pages(&self, pages: usize, heads: Heads) -> Tensor {
         self.zeros(&[pages, page_len(heads)], Dtype::Activation)
+    }
+
+    fn attention_bounds(&self, bounds: &[i32], _: Heads) -> Bounds {
+        Bounds { rows: self.upload(Host::I32(bounds), &[bounds.len()], Dtype::I32), plan: None }
     }
 
     fn attention_forward(&self, qkv: &Tensor, heads: Heads, keys: Keys<'_>) -> (Tensor, Tensor) {

@@ -9,7 +9,8 @@ use half::bf16;
 use crate::ops::{Footprint, Storage};
 
 /// Activations are floats. A matrix of up to 16 Mi elements is kept a second time: packing it for a few rows costs more than the product.
-pub const FOOTPRINT: Footprint = Footprint { activation_bytes: size_of::<f32>(), packed_elements_max: 1 << 24 };
+pub const FOOTPRINT: Footprint =
+    Footprint { activation_bytes: size_of::<f32>(), packed_elements_max: 1 << 24, splits: None };
 
 /// Floats in a cache line.
 const LINE: usize = 16;

@@ -38,8 +38,9 @@ use device::target::Target;
 use device::{Argument, Device, DeviceError, Launch, Step};
 use graph_capture::GraphCapture;
 
-/// Activations are bf16; matrices are multiplied as they lie.
-pub const FOOTPRINT: Footprint = Footprint { activation_bytes: size_of::<half::bf16>(), packed_elements_max: 0 };
+/// Activations are bf16; matrices are multiplied as they lie; decoded tokens attend to splits of their keys.
+pub const FOOTPRINT: Footprint =
+    Footprint { activation_bytes: size_of::<half::bf16>(), packed_elements_max: 0, splits: Some(attention::SPLITS) };
 
 /// The backend on some device.
 #[derive(Clone)]

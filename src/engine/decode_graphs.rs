@@ -15,7 +15,7 @@ use crate::ops::{CapturedGraph, Tensor};
 /// Graphs that are kept, the last used ones: a batch changes its size now and then, and mostly to one near by.
 pub const GRAPHS_MAX: usize = 4;
 /// The least columns of a graph's page tables: a split of attention's keys.
-const PAGES_MIN: usize = 64;
+const PAGES_MIN: usize = 32;
 
 /// The key of a graph: sequences, and pages that each may have.
 type Size = (usize, usize);

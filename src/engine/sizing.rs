@@ -135,7 +135,7 @@ impl EngineFootprint<'_> {
     }
 
     /// The most that one step holds: a forward of the prompts' and observations' share and of a token of each of at most `sequences`, with
-    /// their logits and those of drafted tokens, after the vision tower's over the images among them; and the graphs of decoding steps.
+    /// their logits, those of drafted tokens and the parts of their attention, after the vision tower's over the images among them; and the graphs of decoding steps.
     pub fn step_bytes(&self, limits: EngineLimits, sequences: usize) -> u128 {
         let (config, layout) = (self.config, Layout::new(self.config));
         let sequences = sequences.min(limits.sequences);
@@ -150,7 +150,11 @@ impl EngineFootprint<'_> {
         };
         let activations = (tokens * layer).max(tower) + graphs * layer;
         let logits = (graphs + (sequences + drafted) as u128) * config.vocab as u128;
-        activations * self.footprint.activation_bytes as u128 + logits * size_of::<f32>() as u128
+        // One sequence may come to have all pages, and tables have powers of two of them.
+        let keys = limits.pages.next_power_of_two() * PAGE_TOKENS;
+        let parts = |sequences, tokens| self.footprint.parts_bytes(config.heads, sequences, tokens, keys);
+        let parts = parts(sequences, None) + GRAPHS_MAX as u128 * parts(padded_sequences(sequences), Some(1));
+        activations * self.footprint.activation_bytes as u128 + logits * size_of::<f32>() as u128 + parts
     }
 
     /// The limits of an engine that serves beside the weights in an arena of `arena` bytes; `None` where the pages that are left do not hold

@@ -3,7 +3,7 @@
 use super::block::Paging;
 use super::config::Config;
 use super::cos_sin::language_cos_sin;
-use crate::ops::attention::{PAGE_TOKENS, Packed};
+use crate::ops::attention::{Bounds, PAGE_TOKENS, Packed};
 use crate::ops::{Backend, Dtype, Host, Tensor};
 
 /// Host description of a forward's input.
@@ -44,7 +44,7 @@ pub struct BatchPages {
 pub struct BatchTensors {
     pub(super) ids: Tensor,
     pub(super) cos_sin: Tensor,
-    pub(super) bounds: Tensor,
+    bounds: Bounds,
     prefixes: Option<Tensor>,
     pub(super) image_index: Option<Tensor>,
     pub(super) rows: Option<Tensor>,
@@ -90,7 +90,7 @@ impl Batch {
         BatchTensors {
             ids: backend.indices(&indices(&self.ids)),
             cos_sin: backend.upload(Host::F32(&cos_sin), &[tokens, config.heads.head_dim], Dtype::F32),
-            bounds: backend.indices(&indices(&self.bounds)),
+            bounds: backend.attention_bounds(&indices(&self.bounds), config.heads),
             prefixes: optional(self.prefixes.iter().map(prefix).collect()),
             image_index: optional(self.image_index.clone()),
             rows: self.rows.as_deref().map(|rows| backend.indices(&indices(rows))),
@@ -104,17 +104,21 @@ impl Batch {
         }
     }
 
-    /// Writes the batch over tensors of one of the same sizes, without prefixes, images and rows to choose.
+    /// Writes the batch over tensors of one of the same sizes, without prefixes, images and rows to choose. Both have one token a sequence,
+    /// so their bounds are the same.
     pub fn overwrite(&self, tensors: &mut BatchTensors, config: &Config, backend: &dyn Backend) {
-        let BatchTensors { ids, cos_sin, bounds, prefixes: None, image_index: None, rows: None, pages: Some(pages) } =
+        let BatchTensors { ids, cos_sin, bounds: _, prefixes: None, image_index: None, rows: None, pages: Some(pages) } =
             tensors
         else {
             panic!("only plain paged batches are overwritten")
         };
+        assert!(
+            self.bounds.iter().copied().eq(0..=self.tokens()),
+            "only batches of one token a sequence are overwritten"
+        );
         let own = self.pages.as_ref().expect("a paged batch over a paged batch");
         backend.overwrite(ids, Host::I32(&indices(&self.ids)));
         backend.overwrite(cos_sin, Host::F32(&language_cos_sin(config, &self.positions)));
-        backend.overwrite(bounds, Host::I32(&indices(&self.bounds)));
         backend.overwrite(&mut pages.slots, Host::I32(&indices(&own.slots)));
         backend.overwrite(&mut pages.page_tables, Host::I32(&own.flat_page_tables()));
         backend.overwrite(&mut pages.lengths, Host::I32(&indices(&own.lengths)));

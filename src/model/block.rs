@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::compute::{Compute, NormSaved, Residual};
 use super::parameters::{BlockIds, Gradients};
 use crate::ops::Tensor;
-use crate::ops::attention::{Heads, Keys, Packed};
+use crate::ops::attention::{Bounds, Heads, Keys, Packed};
 use crate::ops::gelu::GeluForm;
 use crate::ops::qk_norm::QkNormSaved;
 use crate::ops::rope::PageWrite;
@@ -80,8 +80,8 @@ pub fn block_forward_paged(
 pub struct Paging<'a> {
     /// I32 `[T]`: the page slot that each token's keys and values go to.
     pub slots: &'a Tensor,
-    /// I32 `[sequences + 1]`.
-    pub bounds: &'a Tensor,
+    /// A segment for each sequence.
+    pub bounds: &'a Bounds,
     /// I32 `[sequences, pages_max]`.
     pub page_tables: &'a Tensor,
     /// I32 `[sequences]`: tokens of each so far, those of this batch included.

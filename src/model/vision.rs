@@ -9,7 +9,7 @@ use super::config::VisionConfig;
 use super::cos_sin::vision_cos_sin;
 use super::features::ImageFeatures;
 use super::parameters::{Gradients, VisionIds, Weights};
-use crate::ops::attention::{Keys, Packed};
+use crate::ops::attention::{Bounds, Keys, Packed};
 use crate::ops::gelu::GeluForm;
 use crate::ops::patch_embed::PixelScale;
 use crate::ops::{Backend, Dtype, Host, Tensor};
@@ -40,8 +40,8 @@ struct Inputs {
     pixels: Tensor,
     scale: PixelScale,
     cos_sin: Tensor,
-    full_bounds: Tensor,
-    window_bounds: Tensor,
+    full_bounds: Bounds,
+    window_bounds: Bounds,
     /// Where each merge unit of the patch order stands among the blocks' outputs.
     unit_index: Tensor,
 }
@@ -175,14 +175,14 @@ impl Model {
         let grids: Vec<Grid> = batch.images.iter().map(|i| i.1).collect();
         let full_bounds: Vec<i32> = image_bounds(&grids).into_iter().map(|b| b as i32).collect();
         let backend: &dyn Backend = &*self.backend;
-        let head_dim = config.head_layout().head_dim;
-        let cos_sin = vision_cos_sin(head_dim, config.rope_theta, &positions);
+        let heads = config.head_layout();
+        let cos_sin = vision_cos_sin(heads.head_dim, config.rope_theta, &positions);
         Inputs {
             pixels: backend.upload(Host::U8(&pixels), &[patches, values], Dtype::U8),
             scale: batch.scale,
-            cos_sin: backend.upload(Host::F32(&cos_sin), &[patches, head_dim], Dtype::F32),
-            full_bounds: backend.indices(&full_bounds),
-            window_bounds: backend.indices(&window_bounds),
+            cos_sin: backend.upload(Host::F32(&cos_sin), &[patches, heads.head_dim], Dtype::F32),
+            full_bounds: backend.attention_bounds(&full_bounds, heads),
+            window_bounds: backend.attention_bounds(&window_bounds, heads),
             unit_index: backend.indices(&unit_index),
         }
     }

@@ -3,13 +3,17 @@
 use super::buffers::{f64s, floats, i32s};
 use super::linear::{add_scaled, dot};
 use super::{Reference, expect_shape};
-use crate::ops::attention::{Attention, Heads, Keys, PAGE_TOKENS, Packed};
-use crate::ops::{Buffers, Dtype, Tensor};
+use crate::ops::attention::{Attention, Bounds, Heads, Keys, PAGE_TOKENS, Packed};
+use crate::ops::{Buffers, Dtype, Host, Tensor};
 
 impl Attention for Reference {
     /// Order inside a page: keys then values, and in each `[kv_heads, PAGE_TOKENS, head_dim]`.
     fn attention_pages(&self, pages: usize, heads: Heads) -> Tensor {
         self.zeros(&[pages, 2 * heads.kv_heads * PAGE_TOKENS * heads.head_dim], Dtype::Activation)
+    }
+
+    fn attention_bounds(&self, bounds: &[i32], _: Heads) -> Bounds {
+        Bounds { rows: self.upload(Host::I32(bounds), &[bounds.len()], Dtype::I32), plan: None }
     }
 
     fn attention_forward(&self, qkv: &Tensor, heads: Heads, keys: Keys<'_>) -> (Tensor, Tensor) {
@@ -85,7 +89,7 @@ fn scale(heads: Heads) -> f64 {
 /// Calls `visit(row, sequence, visible keys)` for every query; keys are numbered by their position in the sequence.
 fn for_each_query(tokens: usize, keys: Keys<'_>, mut visit: impl FnMut(usize, usize, std::ops::Range<usize>)) {
     let (Keys::Packed(Packed { bounds, .. }) | Keys::Paged { bounds, .. }) = keys;
-    let bounds = i32s(bounds);
+    let bounds = i32s(&bounds.rows);
     assert_eq!(bounds.first(), Some(&0), "attention bounds {bounds:?}");
     assert_eq!(bounds[bounds.len() - 1] as usize, tokens, "attention bounds {bounds:?} of {tokens} tokens");
     for (sequence, bound) in bounds.windows(2).enumerate() {
@@ -102,7 +106,7 @@ fn for_each_query(tokens: usize, keys: Keys<'_>, mut visit: impl FnMut(usize, us
 
 /// The rows that come before a segment's own.
 fn prefix_rows(segments: Packed<'_>, segment: usize) -> std::ops::Range<usize> {
-    let bounds = i32s(segments.bounds);
+    let bounds = i32s(&segments.bounds.rows);
     match segments.prefixes.map_or(-1, |prefixes| i32s(prefixes)[segment]) {
         -1 => 0..0,
         prefix => bounds[prefix as usize] as usize..bounds[prefix as usize + 1] as usize,
@@ -112,7 +116,7 @@ fn prefix_rows(segments: Packed<'_>, segment: usize) -> std::ops::Range<usize> {
 /// The row of a segment's key `j`.
 fn key_row(segments: Packed<'_>, segment: usize, j: usize) -> usize {
     let prefix = prefix_rows(segments, segment);
-    if j < prefix.len() { prefix.start + j } else { i32s(segments.bounds)[segment] as usize + j - prefix.len() }
+    if j < prefix.len() { prefix.start + j } else { i32s(&segments.bounds.rows)[segment] as usize + j - prefix.len() }
 }
 
 /// Key (`half` 0) or value (`half` 1) number `j` of a sequence, from the rows or from the pages.

@@ -34,7 +34,7 @@ fn measured(model: &Model, ids: &BlockIds, heads: Heads, gelu: Option<GeluForm>)
     let row = || backend.zeros(&[ROWS, dim], Dtype::Activation);
     let cos_sin = backend.zeros(&[ROWS, heads.head_dim], Dtype::F32);
     let tower = Tower { heads, norm_epsilon: 1e-6, gelu, cos_sin: &cos_sin };
-    let bounds = backend.indices(&[0, ROWS as i32]);
+    let bounds = backend.attention_bounds(&[0, ROWS as i32], heads);
     let segments = Packed { bounds: &bounds, prefixes: None, causal: true };
     let input = Residual { h: Arc::new(row()), add: Some(Arc::new(row())) };
 

@@ -10,9 +10,10 @@ use thyme_engine::cuda::{self, Cuda};
 use thyme_engine::engine::request::{GenerateRequest, Sampling, Stops};
 use thyme_engine::engine::{Engine, EngineLimits};
 use thyme_engine::model::parameters::{Parameters, Spec, Weights};
+use thyme_engine::ops::attention::{Heads, Keys, PAGE_TOKENS};
 use thyme_engine::ops::linear::Linear;
 use thyme_engine::ops::rows::Rows;
-use thyme_engine::ops::{Buffers, Dtype, Host, HostMut, MemoryUse, Tensor};
+use thyme_engine::ops::{Backend, Buffers, Dtype, Host, HostMut, MemoryUse, Tensor};
 use thyme_engine::prompt::PreparedImage;
 use thyme_engine::prompt::positions::Grid;
 use thyme_engine::recipe::LogprobKind;
@@ -142,6 +143,31 @@ fn a_decoding_step_is_captured_once_for_its_size() {
     let others = SmallPolicy::open("qwen2_vl_tied_flat", model.backend.clone()).weights;
     weights = Weights { version: weights.version + 1, ..others };
     assert_eq!(captured(&mut engine, &weights, 10), 1, "other weights lie elsewhere");
+}
+
+/// What attention of decoded tokens holds besides its results is what the plan counts, and bounded.
+#[test]
+fn parts_of_attention_are_planned_and_bounded() {
+    let heads = Heads { heads: 28, kv_heads: 4, head_dim: 128 };
+    for (sequences, keys) in [(1, 512), (8, 2048), (64, 4096), (256, 1 << 17)] {
+        let backend: &dyn Backend = &Cuda::new(Arc::new(Addresses::default()));
+        let pages = backend.attention_pages(1, heads);
+        let page_tables = backend.zeros(&[sequences, keys / PAGE_TOKENS], Dtype::I32);
+        let lengths = backend.zeros(&[sequences], Dtype::I32);
+        let bounds = backend.attention_bounds(&Vec::from_iter(0..=sequences as i32), heads);
+        let qkv = backend.zeros(&[sequences, heads.qkv()], Dtype::Activation);
+        let before = backend.memory().unwrap().held;
+        let keys_in_pages =
+            Keys::Paged { pages: &pages, bounds: &bounds, page_tables: &page_tables, lengths: &lengths };
+        let results = backend.attention_forward(&qkv, heads, keys_in_pages);
+        let usage = backend.memory().unwrap();
+        let planned = cuda::FOOTPRINT.parts_bytes(heads, sequences, Some(1), keys);
+        let held = u128::from(usage.peak - usage.held);
+        assert!(held <= planned && 10 * held >= 9 * planned, "{sequences} of {keys}: planned {planned}, held {held}");
+        assert!(planned <= 32 << 20);
+        drop(results);
+        assert_eq!(backend.memory().unwrap().held, before);
+    }
 }
 
 /// What a rollout's steps and an update of a plan's sizes hold at most, in an arena of `bytes`.

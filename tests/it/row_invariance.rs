@@ -82,7 +82,7 @@ fn attention_gives_the_same_bits_packed_and_paged_in_any_chunks() {
         let (o, lse) = cpu.attention_forward(
             &qkv,
             heads,
-            Keys::Packed(Packed { bounds: &indices(&cpu, &bounds), prefixes: None, causal: true }),
+            Keys::Packed(Packed { bounds: &cpu.attention_bounds(&bounds, heads), prefixes: None, causal: true }),
         );
         let (o, lse) = (bits(&cpu, &o), bits(&cpu, &lse));
         assert!(o.iter().chain(&lse).all(|&bits| f32::from_bits(bits).is_finite()));
@@ -120,7 +120,7 @@ fn attention_gives_the_same_bits_packed_and_paged_in_any_chunks() {
             let so_far: Vec<i32> = done.iter().map(|&done| done as i32).collect();
             let keys = Keys::Paged {
                 pages: &pages,
-                bounds: &indices(&cpu, &bounds),
+                bounds: &cpu.attention_bounds(&bounds, heads),
                 page_tables: &cpu.upload(Host::I32(&page_tables), &[lengths.len(), pages_max], Dtype::I32),
                 lengths: &indices(&cpu, &so_far),
             };

@@ -1,8 +1,7 @@
 //! Segments of packed rows: which rows see each other, and what comes before them.
 
 use super::super::values;
-use crate::ops::Tensor;
-use crate::ops::attention::Packed;
+use crate::ops::attention::{Bounds, Packed};
 
 /// Rows that see each other, and what comes before them.
 pub(super) struct Segment {
@@ -64,8 +63,8 @@ pub(super) fn segments_of(packed: Packed<'_>, tokens: usize) -> Vec<Segment> {
 }
 
 /// Where each of the sequences that stand in `tokens` rows begins, and where the last ends.
-pub(super) fn bounds_of(bounds: &Tensor, tokens: usize) -> Vec<usize> {
-    let bounds: Vec<usize> = values::<i32>(bounds).iter().map(|&bound| bound as usize).collect();
+pub(super) fn bounds_of(bounds: &Bounds, tokens: usize) -> Vec<usize> {
+    let bounds: Vec<usize> = values::<i32>(&bounds.rows).iter().map(|&bound| bound as usize).collect();
     assert!(
         bounds.first() == Some(&0) && bounds.last() == Some(&tokens) && bounds.is_sorted(),
         "attention: bounds {bounds:?} for {tokens} rows"

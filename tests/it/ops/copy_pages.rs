@@ -84,7 +84,7 @@ fn paged(
     let rows = backend.indices(&last_rows(layout, fresh));
     let lengths: Vec<i32> = layout.lengths.iter().map(|length| *length as i32).collect();
     let page_tables = backend.indices(page_tables).reshape(&[layout.lengths.len(), layout.pages_max()]);
-    let (bounds, lengths) = (backend.indices(&bounds(fresh)), backend.indices(&lengths));
+    let (bounds, lengths) = (backend.attention_bounds(&bounds(fresh), heads), backend.indices(&lengths));
     let keys = Keys::Paged { pages, bounds: &bounds, page_tables: &page_tables, lengths: &lengths };
     let (o, lse) = backend.attention_forward(&backend.gather_rows(qkv, &rows), heads, keys);
     (bits(backend, &o), bits(backend, &lse))
@@ -97,7 +97,7 @@ fn last_rows(layout: &Layout, fresh: &[usize]) -> Vec<i32> {
 
 /// The same from the rows themselves.
 fn packed(backend: &dyn Backend, heads: Heads, layout: &Layout, qkv: &Tensor, fresh: &[usize]) -> (Vec<u32>, Vec<u32>) {
-    let bounds = backend.indices(&bounds(&layout.lengths));
+    let bounds = backend.attention_bounds(&bounds(&layout.lengths), heads);
     let (o, lse) =
         backend.attention_forward(qkv, heads, Keys::Packed(Packed { bounds: &bounds, prefixes: None, causal: true }));
     let rows = last_rows(layout, fresh);
@@ -130,6 +130,20 @@ fn paged_attention_over_long_sequences_has_the_bits_of_packed_attention() {
         let layout = Layout::new(&[1100, 40], &mut Random::new(15));
         let (qkv, pages) = written(&*backend, heads, &layout, 0);
         for fresh in [[1, 1], [100, 40]] {
+            let found = paged(&*backend, heads, &layout, &qkv, &pages, &layout.page_tables, &fresh);
+            assert_eq!(found, packed(&*backend, heads, &layout, &qkv, &fresh), "{}, last {fresh:?}", backend.name());
+        }
+    }
+}
+
+/// Chunks of prompts and decoded tokens of one call, over splits that are full, begun, and not reached at all.
+#[test]
+fn a_mixed_step_has_the_bits_of_packed_attention() {
+    let heads = Heads { heads: 6, kv_heads: 2, head_dim: 16 };
+    for backend in all_backends() {
+        let layout = Layout::new(&[1100, 40, 512, 513, 1], &mut Random::new(17));
+        let (qkv, pages) = written(&*backend, heads, &layout, 0);
+        for fresh in [[1, 40, 1, 1, 1], [3, 17, 16, 1, 0], [20, 0, 1, 0, 1], [0, 0, 0, 3, 0]] {
             let found = paged(&*backend, heads, &layout, &qkv, &pages, &layout.page_tables, &fresh);
             assert_eq!(found, packed(&*backend, heads, &layout, &qkv, &fresh), "{}, last {fresh:?}", backend.name());
         }

@@ -92,7 +92,7 @@ fn attention_is_invariant_to_the_other_sequences() {
     for backend in all_backends() {
         let qkv = Input::activation(&mut Random::new(24), &[60, heads.qkv()]).upload(&*backend);
         let run = |rows: std::ops::Range<i32>, bounds: &[i32], causal| {
-            let bounds = backend.indices(bounds);
+            let bounds = backend.attention_bounds(bounds, heads);
             let x = backend.gather_rows(&qkv, &backend.indices(&Vec::from_iter(rows)));
             bits(
                 &*backend,

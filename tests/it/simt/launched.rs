@@ -135,6 +135,7 @@ fn the_parameters_of_every_kernel_are_those_that_its_compiler_sees() {
 /// Ops without a gradient, decoding over more keys than one split has, and products of as many rows and columns as each tile is for.
 fn forward_only(cuda: &Cuda) {
     let backend: &dyn Backend = cuda;
+<<<<<<< HEAD
     for (rows, columns) in [(16, 8), (32, 8), (64, 8), (64, 12_288), (65, 12_288)] {
         let (x, w) = (backend.zeros(&[rows, 8], Dtype::Activation), backend.zeros(&[columns, 8], Dtype::Bf16));
         backend.linear_forward(&x, &w, None);
@@ -143,17 +144,14 @@ fn forward_only(cuda: &Cuda) {
     let heads = Heads { heads: 1, kv_heads: 1, head_dim: 16 };
     let pages_count = 1100usize.div_ceil(PAGE_TOKENS);
     let mut pages = backend.attention_pages(pages_count, heads);
+=======
+    (16..=128).step_by(16).for_each(|head_dim| decode(backend, head_dim));
+    let mut pages = backend.attention_pages(2, Heads { heads: 1, kv_heads: 1, head_dim: 16 });
+>>>>>>> e10d185 (Attention takes its tiles from a plan made once a step, copies rows a warp at a time, and splits the keys of decoded tokens apart from prompts)
     backend.copy_pages(&mut pages, &[(0, 1)]);
-    let page_tables = backend.indices(&Vec::from_iter(0..pages_count as i32)).reshape(&[1, pages_count]);
-    let (bounds, lengths) = (backend.indices(&[0, 1]), backend.indices(&[1100]));
-    let qkv = backend.zeros(&[1, heads.qkv()], Dtype::Activation);
-    backend.attention_forward(
-        &qkv,
-        heads,
-        Keys::Paged { pages: &pages, bounds: &bounds, page_tables: &page_tables, lengths: &lengths },
-    );
 
-    let logits = backend.logits(&qkv, &backend.zeros(&[5, heads.qkv()], Dtype::Bf16));
+    let qkv = backend.zeros(&[1, 48], Dtype::Activation);
+    let logits = backend.logits(&qkv, &backend.zeros(&[5, 48], Dtype::Bf16));
     let params = SamplingParams {
         temperature: 1.0,
         top_k: 0,
@@ -188,4 +186,16 @@ fn forward_only(cuda: &Cuda) {
     let mut sum = backend.zeros(&[1, 3], Dtype::Activation);
     backend.add(&mut sum, &backend.zeros(&[1, 3], Dtype::Activation));
     backend.random_normal(&[3], 1.0, 0, 0);
+}
+
+/// A token over more keys than one split has.
+fn decode(backend: &dyn Backend, head_dim: usize) {
+    let heads = Heads { heads: 1, kv_heads: 1, head_dim };
+    let pages_count = 600usize.div_ceil(PAGE_TOKENS);
+    let pages = backend.attention_pages(pages_count, heads);
+    let page_tables = backend.indices(&Vec::from_iter(0..pages_count as i32)).reshape(&[1, pages_count]);
+    let (bounds, lengths) = (backend.attention_bounds(&[0, 1], heads), backend.indices(&[600]));
+    let qkv = backend.zeros(&[1, heads.qkv()], Dtype::Activation);
+    let keys = Keys::Paged { pages: &pages, bounds: &bounds, page_tables: &page_tables, lengths: &lengths };
+    backend.attention_forward(&qkv, heads, keys);
 }

@@ -2,6 +2,7 @@
 //! that their tiles, vectors and chunks make special. What every backend must do is in `tests/it/ops`.
 
 mod adamw;
+mod attention;
 mod card;
 mod copy_pages;
 mod embedding;
