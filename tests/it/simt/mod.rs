@@ -10,6 +10,7 @@ mod gelu;
 mod grad_norm;
 mod instructions;
 mod ladder;
+mod ladder_attention;
 mod launch_constants;
 mod launched;
 mod layer_norm;
