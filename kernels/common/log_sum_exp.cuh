@@ -1,48 +1,53 @@
-// The one log-sum-exp that `sample` and `token_logprob` share, so that what is sampled and what is learned agree to the bit. A block of
-// ROW_THREADS has a row of logits; which thread adds what, and in which order, is decided by the vocabulary alone.
+// The one log-sum-exp that `sample` and `token_logprob` share, so that what is sampled and what is learned agree to the bit. A row of logits
+// lies in slices of SLICE columns. A block of SLICE_THREADS takes the statistics of a slice; a warp joins those of a row's slices in
+// ascending order. Which thread adds what, and in which order, is decided by the vocabulary alone.
 #pragma once
 
 #include "common/math.cuh"
 #include "common/reduce.cuh"
 
-constexpr int ROW_THREADS = 512;
+constexpr int SLICE = 4096, SLICE_THREADS = 256;
+constexpr int SLICE_WARPS = SLICE_THREADS / WARP, SHARE = SLICE / SLICE_THREADS;
 
-// Calls visit(id, z) for this thread's share of the row z f32 [vocab].
-template <class Visit>
-__device__ inline void for_row(const float* z, int vocab, Visit visit) {
-    if (vocab % 4 == 0) {
-#pragma unroll 2
-        for (int id = threadIdx.x * 4; id < vocab; id += ROW_THREADS * 4) {
-            Vector<float, 4> values = load<4>(z + id);
+// The values of a slice that one of its threads has: vectors of four, SLICE_THREADS · 4 columns from one to the next; -infinity stands
+// for what lies outside.
+struct Share {
+    float at[SHARE];
+
+    // The column of value `i` in the slice.
+    __device__ static int column(int i) { return i / 4 * (SLICE_THREADS * 4) + int(threadIdx.x) % SLICE_THREADS * 4 + i % 4; }
+};
+
+// Of the slice z f32 [width], whose rows begin at multiples of `pitch`.
+__device__ inline Share load_share(const float* z, int width, int pitch) {
+    Share share;
 #pragma unroll
-            for (int i = 0; i < 4; ++i) visit(id + i, values.at[i]);
+    for (int i = 0; i < SHARE; i += 4) {
+        int column = Share::column(i);
+        if (pitch % 4 == 0) {
+            Vector<float, 4> values{{-INFINITY, -INFINITY, -INFINITY, -INFINITY}};
+            if (column < width) values = load<4>(z + column);
+#pragma unroll
+            for (int j = 0; j < 4; ++j) share.at[i + j] = values.at[j];
+        } else {
+#pragma unroll
+            for (int j = 0; j < 4; ++j) share.at[i + j] = column + j < width ? z[column + j] : -INFINITY;
         }
-    } else {
-        for (int id = threadIdx.x; id < vocab; id += ROW_THREADS) visit(id, z[id]);
     }
+    return share;
 }
 
-// What `join` makes of all threads' values, warp by warp in order, the same bits in every thread; `value` is its warp's already.
+// What `join` makes of the values of a slice's threads, warp by warp in order, the same bits in every thread; `value` is its warp's already.
 template <class T, class Join>
-__device__ inline T block_join(T value, Join join) {
-    __shared__ T of_warp[ROW_THREADS / WARP];
+__device__ inline T slice_join(T value, Join join) {
+    __shared__ T of_warp[SLICE_WARPS];
     // The values of the call before this one have been read.
     __syncthreads();
     if (threadIdx.x % WARP == 0) of_warp[threadIdx.x / WARP] = value;
     __syncthreads();
     value = of_warp[0];
-    for (int warp = 1; warp < ROW_THREADS / WARP; ++warp) value = join(value, of_warp[warp]);
+    for (int warp = 1; warp < SLICE_WARPS; ++warp) value = join(value, of_warp[warp]);
     return value;
-}
-
-__device__ inline float block_sum(float x) {
-    return block_join(warp_sum(x), [](float a, float b) { return a + b; });
-}
-__device__ inline float block_max(float x) {
-    return block_join(warp_max(x), [](float a, float b) { return fmaxf(a, b); });
-}
-__device__ inline unsigned block_min(unsigned x) {
-    return block_join(__reduce_min_sync(~0u, x), [](unsigned a, unsigned b) { return min(a, b); });
 }
 
 // Ids of tokens that are never sampled, and that the softmax at a temperature leaves out; -1 for none.
@@ -50,37 +55,106 @@ struct Excluded {
     int first, second;
 
     __device__ bool holds(int id) const { return id == first || id == second; }
+    __device__ bool reaches(int begin, int end) const {
+        return (begin <= first && first < end) || (begin <= second && second < end);
+    }
 };
 static_assert(sizeof(Excluded) == 8);
 
-// Of a row of logits z: the largest that is not excluded; ln Σ exp(z); ln Σ exp(z · inverse) without the excluded tokens, which has the same
-// bits where inverse is 1 and none is excluded; the entropy of softmax(z) in nats.
-struct RowSoftmax {
-    float top, lse_raw, lse_at_temperature, entropy;
+// Of a slice of logits z, and of y = z · inverse without the excluded tokens: the largest, Σ exp(z − top), Σ exp(z − top) (z − top),
+// and the same of y. A slice of nothing but -infinity sums up to 0.
+struct SliceSoftmax {
+    float top, sum, weighted, top_at_temperature, sum_at_temperature;
+};
+static_assert(sizeof(SliceSoftmax) == 20);
+
+// What exponents are taken relative to.
+__device__ inline float reference(float top) { return top == -INFINITY ? 0.0f : top; }
+
+// A logit of -infinity has no share in the entropy: 0 · -infinity must not be formed.
+__device__ inline float bounded(float below) { return fmaxf(below, -1e4f); }
+
+// A visitor of `slice_softmax` that has no use for what it is given.
+struct Unseen {
+    __device__ void begin(float) {}
+    __device__ void add(float, float) {}
 };
 
-__device__ inline RowSoftmax softmax_row(const float* z, float inverse, Excluded excluded, int vocab) {
-    float top = -INFINITY, top_allowed = -INFINITY;
-    for_row(z, vocab, [&](int id, float z) {
-        top = fmaxf(top, z);
-        if (!excluded.holds(id)) top_allowed = fmaxf(top_allowed, z);
-    });
-    top = block_max(top);
-    top_allowed = block_max(top_allowed);
-    float top_at_temperature = top_allowed * inverse;
-    float sum = 0.0f, weighted = 0.0f, sum_at_temperature = 0.0f;
-    for_row(z, vocab, [&](int id, float z) {
-        float below = z - top, e = exponential(below);
-        sum += e;
-        // A logit of -infinity has no share in the entropy: 0 · -infinity must not be formed.
-        weighted = __fmaf_rn(e, fmaxf(below, -1e4f), weighted);
-        sum_at_temperature += excluded.holds(id) ? 0.0f : exponential(z * inverse - top_at_temperature);
-    });
-    sum = block_sum(sum);
-    weighted = block_sum(weighted);
-    sum_at_temperature = block_sum(sum_at_temperature);
-    double log_sum = log(double(sum));
-    return {top_allowed, float(top + log_sum), float(top_at_temperature + log(double(sum_at_temperature))), float(log_sum - double(weighted) / sum)};
+// The slice's statistics. Its columns begin at the token `first`. Calls visitor.begin(top) with the largest y, then visitor.add(y, exp(y − top))
+// for each y of this thread, -infinity for those that are excluded.
+template <class Visitor>
+__device__ inline SliceSoftmax slice_softmax(const Share& z, float inverse, Excluded excluded, int first, Visitor visitor) {
+    struct Tops {
+        float z, y;
+    };
+    bool excludes = excluded.reaches(first, first + SLICE);
+    Share y;
+    Tops tops{-INFINITY, -INFINITY};
+#pragma unroll
+    for (int i = 0; i < SHARE; ++i) {
+        y.at[i] = z.at[i] * inverse;
+        if (excludes && excluded.holds(first + Share::column(i))) y.at[i] = -INFINITY;
+        tops = {fmaxf(tops.z, z.at[i]), fmaxf(tops.y, y.at[i])};
+    }
+    tops = slice_join(Tops{warp_max(tops.z), warp_max(tops.y)}, [](Tops a, Tops b) { return Tops{fmaxf(a.z, b.z), fmaxf(a.y, b.y)}; });
+
+    struct Sums {
+        float z, weighted, y;
+    };
+    // Then y is z, and a sum of the one is the other's.
+    bool is_same = inverse == 1.0f && !excludes;
+    float top = reference(tops.z), top_at_temperature = reference(tops.y);
+    Sums sums{0.0f, 0.0f, 0.0f};
+    visitor.begin(tops.y);
+#pragma unroll
+    for (int i = 0; i < SHARE; ++i) {
+        float below = z.at[i] - top, e = exponential_of_negative(below);
+        sums.z += e;
+        sums.weighted = __fmaf_rn(e, bounded(below), sums.weighted);
+        if (!is_same) {
+            e = exponential_of_negative(y.at[i] - top_at_temperature);
+            sums.y += e;
+        }
+        visitor.add(y.at[i], e);
+    }
+    sums = slice_join(Sums{warp_sum(sums.z), warp_sum(sums.weighted), warp_sum(is_same ? sums.z : sums.y)},
+                      [](Sums a, Sums b) { return Sums{a.z + b.z, a.weighted + b.weighted, a.y + b.y}; });
+    return {tops.z, sums.z, sums.weighted, tops.y, sums.y};
+}
+
+// Of a row of logits z: ln Σ exp(z); ln Σ exp(z · inverse) without the excluded tokens, which has the same bits where inverse is 1 and none is
+// excluded; the entropy of softmax(z) in nats.
+struct RowSoftmax {
+    float lse_raw, lse_at_temperature, entropy;
+};
+
+// Joins a row's slices [count]; a warp calls it together, and each of its lanes has the result.
+__device__ inline RowSoftmax join_slices(const SliceSoftmax* slices, int count) {
+    int lane = threadIdx.x % WARP;
+    float top = -INFINITY, top_at_temperature = -INFINITY;
+    for (int slice = lane; slice < count; slice += WARP) {
+        top = fmaxf(top, slices[slice].top);
+        top_at_temperature = fmaxf(top_at_temperature, slices[slice].top_at_temperature);
+    }
+    top = reference(warp_max(top));
+    top_at_temperature = reference(warp_max(top_at_temperature));
+    double sum = 0.0, weighted = 0.0, sum_at_temperature = 0.0;
+    for (int first = 0; first < count; first += WARP) {
+        SliceSoftmax own{-INFINITY, 0.0f, 0.0f, -INFINITY, 0.0f};
+        if (first + lane < count) own = slices[first + lane];
+        float below = own.top - top, factor = exponential_of_negative(below);
+        float factor_at_temperature = exponential_of_negative(own.top_at_temperature - top_at_temperature);
+        own.weighted = __fmaf_rn(own.sum, bounded(below), own.weighted);
+#pragma unroll 4
+        for (int from = 0; from < WARP; ++from) {
+            double scale = __shfl_sync(~0u, factor, from), scale_at_temperature = __shfl_sync(~0u, factor_at_temperature, from);
+            sum += scale * __shfl_sync(~0u, own.sum, from);
+            weighted += scale * __shfl_sync(~0u, own.weighted, from);
+            sum_at_temperature += scale_at_temperature * __shfl_sync(~0u, own.sum_at_temperature, from);
+        }
+    }
+    double log_sum = log(sum);
+    return {float(top + log_sum), float(top_at_temperature + log(sum_at_temperature)), float(log_sum - weighted / sum)};
 }
 
 // Log-probability of a token of logit z under softmax(z · inverse), whose log-sum-exp is `lse`.

@@ -6,11 +6,9 @@ use super::linear::{self, Left, Right, Size, Start};
 use super::log_sum_exp::{exclude, log_probability, softmax, softmax_at_temperature};
 use super::simd::{LANES, kernel};
 use super::{Cpu, PARALLEL_COST, bf16s, floats, floats_mut, for_row_blocks, parameter, values};
-use crate::ops::token_logprob::{TokenLogprob, TokenLogprobs};
+use crate::ops::token_logprob::{LOGITS_MAX, TokenLogprob, TokenLogprobs};
 use crate::ops::{Dtype, Tensor};
 
-/// Logits held at a time.
-const LOGITS_MAX: usize = 1 << 24;
 /// Rough number of operations per logit.
 const COST: usize = 30;
 

@@ -2,8 +2,9 @@
 
 use bytemuck::Zeroable;
 
-use super::kernels::sample as kernel;
-use super::token_logprob::excluded_ids;
+use super::kernels::common::log_sum_exp::SLICE;
+use super::kernels::sample::{self as kernel, CLASSES};
+use super::token_logprob::{Part, SOFTMAX_WORDS, excluded_ids};
 use super::{Cuda, expect_shape, optional, rows_of, size, tensor};
 use crate::ops::sample::{Sample, SampledToken, SamplingParams};
 use crate::ops::{Buffers, Dtype, Host, HostMut, Tensor};
@@ -14,7 +15,7 @@ impl Sample for Cuda {
         expect_shape("logits h", h, &[rows, w.cols()]);
         let z = self.empty(&[rows, vocab], Dtype::F32);
         if rows > 0 {
-            self.logits_of_rows(h, w, &z, 0, rows);
+            self.logits_of(h, w, &z, Part { first_row: 0, rows, first_token: 0, tokens: vocab });
         }
         z
     }
@@ -26,34 +27,57 @@ impl Sample for Cuda {
         if rows == 0 {
             return Vec::new();
         }
-        let mask_words = vocab.div_ceil(32);
+        let (mask_words, slices) = (vocab.div_ceil(32), vocab.div_ceil(SLICE));
         let mut lists = Lists::default();
         let row_params: Vec<kernel::SamplingParams> =
             row_params.iter().map(|params| lists.add(params, vocab)).collect();
-        let marks = (!lists.seen.is_empty()).then(|| self.empty(&[rows, mask_words], Dtype::I32));
         let adjusted = (lists.adjusted > 0).then(|| self.empty(&[lists.adjusted, vocab], Dtype::F32));
         let upload =
             |list: &[i32], shape: &[usize]| (!list.is_empty()).then(|| self.upload(Host::I32(list), shape, Dtype::I32));
+        let seen = upload(&lists.seen, &[lists.seen.len()]);
         let bias = upload(bytemuck::cast_slice(&lists.bias), &[lists.bias.len(), words::<kernel::Bias>()]);
         let allowed = upload(&lists.allowed, &[lists.allowed.len() / mask_words, mask_words]);
-        let seen = self.upload(Host::I32(&lists.seen), &[lists.seen.len()], Dtype::I32);
         let params_words = Host::I32(bytemuck::cast_slice(&row_params));
         let row_params = self.upload(params_words, &[rows, words::<kernel::SamplingParams>()], Dtype::I32);
+        let softmax = self.empty(&[rows, slices, SOFTMAX_WORDS], Dtype::F32);
+        let tops = self.empty(&[rows, slices], Dtype::F32);
+        let counts = self.empty(&[rows, slices, CLASSES], Dtype::I32);
+        let masses = self.empty(&[rows, slices, CLASSES], Dtype::F32);
         let sampled = self.empty(&[rows, words::<kernel::SampledToken>()], Dtype::I32);
+        let (logits, excluded) = (rows_of("logits", logits, 0, rows), excluded_ids(excluded, vocab));
+        self.launch(
+            "sample_slices",
+            [rows, slices, 1],
+            &[
+                logits,
+                tensor("row_params", &row_params),
+                optional("seen", seen.as_ref()),
+                optional("bias", bias.as_ref()),
+                optional("allowed", allowed.as_ref()),
+                optional("adjusted", adjusted.as_ref()),
+                tensor("softmax", &softmax),
+                tensor("tops", &tops),
+                tensor("counts", &counts),
+                tensor("masses", &masses),
+                excluded,
+                size(vocab),
+            ],
+        );
         self.launch(
             "sample",
             [rows, 1, 1],
             &[
-                rows_of("logits", logits, 0, rows),
+                logits,
                 tensor("row_params", &row_params),
-                tensor("seen", &seen),
-                optional("bits", marks.as_ref()),
-                optional("bias", bias.as_ref()),
-                optional("allowed", allowed.as_ref()),
                 optional("adjusted", adjusted.as_ref()),
+                tensor("softmax", &softmax),
+                tensor("tops", &tops),
+                tensor("counts", &counts),
+                tensor("masses", &masses),
                 tensor("sampled", &sampled),
-                excluded_ids(excluded, vocab),
+                excluded,
                 size(vocab),
+                size(slices),
             ],
         );
         let mut found = vec![kernel::SampledToken::zeroed(); rows];
@@ -69,7 +93,7 @@ struct Lists {
     bias: Vec<kernel::Bias>,
     /// Masks of allowed tokens, a bit for each token.
     allowed: Vec<i32>,
-    /// Rows with bias or mask.
+    /// Rows whose logits a penalty, a bias or a mask changes.
     adjusted: usize,
 }
 
@@ -92,7 +116,7 @@ impl Lists {
             self.allowed.extend(allowed.iter().map(|&word| word as i32));
         }
         let mut own = -1;
-        if params.is_constrained() {
+        if params.is_constrained() || seen_begin < place(self.seen.len()) {
             own = place(self.adjusted);
             self.adjusted += 1;
         }

@@ -1,18 +1,17 @@
-//! Head and softmax fused: `kernels/token_logprob.cu`, and linear's products for the gradients. Logits exist for one chunk of rows at a
-//! time, forward and again backward.
+//! Head and softmax fused: `kernels/token_logprob.cu`, and linear's product for the gradient of the head's weights. Logits exist for one slice
+//! of the vocabulary at a time, forward and again backward, of all rows where these are not thousands.
 
 use super::device::Argument;
-use super::kernels::common::log_sum_exp as kernel;
+use super::kernels::common::log_sum_exp::{self as kernel, SLICE};
+use super::kernels::token_logprob::ROWS_PER_BLOCK;
 use super::linear::{backward_tile, forward_tile};
-use super::{Cuda, expect_shape, rows_of, size, tensor};
+use super::{Cuda, expect_shape, optional, rows_of, size, tensor};
 use crate::ops::sample::EXCLUDED_MAX;
-use crate::ops::token_logprob::{TokenLogprob, TokenLogprobs};
+use crate::ops::token_logprob::{LOGITS_MAX, TokenLogprob, TokenLogprobs};
 use crate::ops::{Dtype, Tensor};
 
-/// Logits held at a time.
-const LOGITS_MAX: usize = 1 << 24;
-/// Rows of a chunk, at most: more would not keep a GPU busier.
-const CHUNK_ROWS_MAX: usize = 512;
+/// Rows of a chunk, at most.
+const CHUNK_ROWS_MAX: usize = LOGITS_MAX / SLICE;
 
 impl TokenLogprob for Cuda {
     fn token_logprob_forward(
@@ -26,28 +25,45 @@ impl TokenLogprob for Cuda {
         let (rows, vocab) = (h.rows(), w.rows());
         expect_shape("token_logprob_forward targets", targets, &[rows]);
         expect_shape("token_logprob_forward temperatures", temperatures, &[rows]);
-        let excluded = excluded_ids(excluded, vocab);
-        let [logprob, logprob_at_temperature, lse_raw, lse_at_temperature, entropy] =
-            [(); 5].map(|()| self.empty(&[rows], Dtype::F32));
-        self.for_logits(h, w, |first, count, z| {
-            let of = |role, tensor| rows_of(role, tensor, first, count);
+        let (excluded, slices) = (excluded_ids(excluded, vocab), vocab.div_ceil(SLICE));
+        let softmax = self.empty(&[rows, slices, SOFTMAX_WORDS], Dtype::F32);
+        let [target_logits, logprob, logprob_at_temperature, lse_raw, lse_at_temperature, entropy] =
+            [(); 6].map(|()| self.empty(&[rows], Dtype::F32));
+        self.for_logits(h, w, |part, z| {
             self.launch(
-                "token_logprob_forward",
-                [count, 1, 1],
+                "token_logprob_slice",
+                [part.rows, 1, 1],
                 &[
                     tensor("z", z),
-                    of("targets", targets),
-                    of("temperatures", temperatures),
-                    of("logprob", &logprob),
-                    of("logprob_at_temperature", &logprob_at_temperature),
-                    of("lse_raw", &lse_raw),
-                    of("lse_at_temperature", &lse_at_temperature),
-                    of("entropy", &entropy),
+                    part.of_rows("targets", targets),
+                    part.of_rows("temperatures", temperatures),
+                    part.of_rows("target_logits", &target_logits),
+                    part.of_rows("softmax", &softmax),
                     excluded,
-                    size(vocab),
+                    size(part.first_token),
+                    size(part.tokens),
+                    size(slices),
                 ],
             );
         });
+        self.launch(
+            "token_logprob_forward",
+            [rows.div_ceil(ROWS_PER_BLOCK), 1, 1],
+            &[
+                tensor("softmax", &softmax),
+                tensor("targets", targets),
+                tensor("target_logits", &target_logits),
+                tensor("temperatures", temperatures),
+                tensor("logprob", &logprob),
+                tensor("logprob_at_temperature", &logprob_at_temperature),
+                tensor("lse_raw", &lse_raw),
+                tensor("lse_at_temperature", &lse_at_temperature),
+                tensor("entropy", &entropy),
+                excluded,
+                size(rows),
+                size(slices),
+            ],
+        );
         TokenLogprobs { logprob, logprob_at_temperature, lse_raw, lse_at_temperature, entropy }
     }
 
@@ -70,31 +86,37 @@ impl TokenLogprob for Cuda {
         if let Some(dw) = &dw {
             expect_shape("token_logprob_backward dw", dw, &[vocab, dim]);
         }
-        let excluded = excluded_ids(excluded, vocab);
+        let (excluded, slices) = (excluded_ids(excluded, vocab), vocab.div_ceil(SLICE));
         let dh = self.empty(h.shape(), Dtype::Activation);
-        let dz = self.empty(&[chunk_rows(rows, vocab), vocab], Dtype::Activation);
-        let sizes = |count| [size(count), size(vocab), size(dim)];
-        self.for_logits(h, w, |first, count, z| {
-            let of = |role, tensor| rows_of(role, tensor, first, count);
+        let sum = (slices > 1).then(|| self.empty(&[rows, dim], Dtype::F32));
+        let dz = self.empty(&[rows.min(CHUNK_ROWS_MAX), vocab.min(SLICE)], Dtype::Activation);
+        self.for_logits(h, w, |part, z| {
             self.launch(
                 "token_logprob_backward",
-                [count, 1, 1],
+                [part.rows, 1, 1],
                 &[
                     tensor("z", z),
-                    of("targets", targets),
-                    of("temperatures", temperatures),
-                    of("lse", lse),
-                    of("dlogprob", dlogprob),
+                    part.of_rows("targets", targets),
+                    part.of_rows("temperatures", temperatures),
+                    part.of_rows("lse", lse),
+                    part.of_rows("dlogprob", dlogprob),
                     tensor("dz", &dz),
                     excluded,
-                    size(vocab),
+                    size(part.first_token),
+                    size(part.tokens),
                 ],
             );
-            let arguments = [&[tensor("dz", &dz), tensor("w", w), of("dh", &dh)], &sizes(count)[..]].concat();
-            self.launch_product("linear_backward_input", backward_tile(vocab, dim), [count, dim], &arguments);
+            let sizes = [size(part.rows), size(part.tokens), size(dim)];
+            let of_sum = sum.as_ref().map_or(optional("sum", None), |sum| part.of_rows("sum", sum));
+            let of_slice = [size(part.first_token / SLICE), size(slices)];
+            let factors = [tensor("dz", &dz), part.of_tokens("w", w), of_sum, part.of_rows("dh", &dh)];
+            let arguments = [&factors[..], &sizes[..], &of_slice[..]].concat();
+            let tile = backward_tile(part.tokens, dim);
+            self.launch_product("token_logprob_backward_input", tile, [part.rows, dim], &arguments);
             if let Some(dw) = &dw {
-                let arguments = [&[tensor("dz", &dz), of("h", h), tensor("dw", dw)], &sizes(count)[..]].concat();
-                self.launch_product("linear_backward_weight", backward_tile(vocab, dim), [vocab, dim], &arguments);
+                let factors = [tensor("dz", &dz), part.of_rows("h", h), part.of_tokens("dw", dw)];
+                let arguments = [&factors[..], &sizes[..]].concat();
+                self.launch_product("linear_backward_weight", tile, [part.tokens, dim], &arguments);
             }
         });
         dh
@@ -102,30 +124,57 @@ impl TokenLogprob for Cuda {
 }
 
 impl Cuda {
-    /// `z = h wᵀ` in f32, of `count` rows of h from `first` on.
+    /// `z = h wᵀ` in f32, for a part of the rows and of the vocabulary.
     #[track_caller]
-    pub(super) fn logits_of_rows(&self, h: &Tensor, w: &Tensor, z: &Tensor, first: usize, count: usize) {
-        let (vocab, dim) = (w.rows(), w.cols());
-        let h = rows_of("h", h, first, count);
-        let arguments: [Argument<'_>; 6] = [h, tensor("w", w), tensor("z", z), size(count), size(vocab), size(dim)];
-        let tile = forward_tile(count, vocab, dim);
-        self.launch_product("token_logprob_logits", tile, [count, vocab], &arguments);
+    pub(super) fn logits_of(&self, h: &Tensor, w: &Tensor, z: &Tensor, part: Part) {
+        let [rows, tokens, dim] = [part.rows, part.tokens, w.cols()].map(size);
+        let arguments = [part.of_rows("h", h), part.of_tokens("w", w), tensor("z", z), rows, tokens, dim];
+        let tile = forward_tile(part.rows, part.tokens, w.cols());
+        self.launch_product("token_logprob_logits", tile, [part.rows, part.tokens], &arguments);
     }
 
-    /// Calls `work(first_row, rows, logits)` for each chunk of rows, in order.
+    /// Calls `work(part, logits)` for each slice of the vocabulary in order, and within it for each chunk of rows.
     #[track_caller]
-    fn for_logits(&self, h: &Tensor, w: &Tensor, mut work: impl FnMut(usize, usize, &Tensor)) {
-        let (rows, vocab) = (h.rows(), w.rows());
+    fn for_logits(&self, h: &Tensor, w: &Tensor, mut work: impl FnMut(Part, &Tensor)) {
+        let (all_rows, vocab) = (h.rows(), w.rows());
         expect_shape("token_logprob w", w, &[vocab, h.cols()]);
-        let chunk = chunk_rows(rows, vocab);
-        let z = self.empty(&[chunk, vocab], Dtype::F32);
-        for first in (0..rows).step_by(chunk) {
-            let count = chunk.min(rows - first);
-            self.logits_of_rows(h, w, &z, first, count);
-            work(first, count, &z);
+        let z = self.empty(&[all_rows.min(CHUNK_ROWS_MAX), vocab.min(SLICE)], Dtype::F32);
+        for first_token in (0..vocab).step_by(SLICE) {
+            for first_row in (0..all_rows).step_by(CHUNK_ROWS_MAX) {
+                let (rows, tokens) = (CHUNK_ROWS_MAX.min(all_rows - first_row), SLICE.min(vocab - first_token));
+                let part = Part { first_row, rows, first_token, tokens };
+                self.logits_of(h, w, &z, part);
+                work(part, &z);
+            }
         }
     }
 }
+
+/// A part of the rows and of the vocabulary.
+#[derive(Clone, Copy)]
+pub(super) struct Part {
+    pub first_row: usize,
+    pub rows: usize,
+    pub first_token: usize,
+    pub tokens: usize,
+}
+
+impl Part {
+    /// What a tensor with a row for each row has of it.
+    #[track_caller]
+    fn of_rows<'a>(&self, role: &'static str, of: &'a Tensor) -> Argument<'a> {
+        rows_of(role, of, self.first_row, self.rows)
+    }
+
+    /// What a tensor with a row for each token has of it.
+    #[track_caller]
+    fn of_tokens<'a>(&self, role: &'static str, of: &'a Tensor) -> Argument<'a> {
+        rows_of(role, of, self.first_token, self.tokens)
+    }
+}
+
+/// Words of the kernels' `SliceSoftmax`.
+pub(super) const SOFTMAX_WORDS: usize = size_of::<kernel::SliceSoftmax>() / size_of::<f32>();
 
 /// The kernels' `Excluded`; -1 for none.
 #[track_caller]
@@ -134,9 +183,4 @@ pub(super) fn excluded_ids(excluded: &[u32], vocab: usize) -> Argument<'static> 
     assert!(excluded.len() <= EXCLUDED_MAX && excluded.iter().all(is_id), "excluded tokens {excluded:?} of {vocab}");
     let [first, second]: [i32; EXCLUDED_MAX] = std::array::from_fn(|i| excluded.get(i).map_or(-1, |&id| id as i32));
     Argument::by_value(&kernel::Excluded { first, second })
-}
-
-/// Rows of a chunk, at least one.
-fn chunk_rows(rows: usize, vocab: usize) -> usize {
-    (LOGITS_MAX / vocab).min(CHUNK_ROWS_MAX).clamp(1, rows.max(1))
 }

@@ -14,6 +14,8 @@ use crate::ops::{Footprint, usable_bytes};
 const PREFILL_CHUNK_TOKENS: usize = 2048;
 /// Tokens that a prompt is counted with where its length is not known.
 const PROMPT_TOKENS: usize = 1024;
+/// Bytes for each logit of a row that is sampled from: in f32, once more after penalty, bias and mask, and what the sampler notes of them.
+const SAMPLED_BYTES: u128 = 9;
 
 /// Sizes of an engine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -149,12 +151,12 @@ impl EngineFootprint<'_> {
             _ => (sequences * DRAFT_TOKENS_MAX).min(limits.prefill_chunk_tokens),
         };
         let activations = (tokens * layer).max(tower) + graphs * layer;
-        let logits = (graphs + (sequences + drafted) as u128) * config.vocab as u128;
+        let logits = graphs * size_of::<f32>() as u128 + (sequences + drafted) as u128 * SAMPLED_BYTES;
         // One sequence may come to have all pages, and tables have powers of two of them.
         let keys = limits.pages.next_power_of_two() * PAGE_TOKENS;
         let parts = |sequences, tokens| self.footprint.parts_bytes(config.heads, sequences, tokens, keys);
         let parts = parts(sequences, None) + GRAPHS_MAX as u128 * parts(padded_sequences(sequences), Some(1));
-        activations * self.footprint.activation_bytes as u128 + logits * size_of::<f32>() as u128 + parts
+        activations * self.footprint.activation_bytes as u128 + logits * config.vocab as u128 + parts
     }
 
     /// The limits of an engine that serves beside the weights in an arena of `arena` bytes; `None` where the pages that are left do not hold

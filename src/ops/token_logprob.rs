@@ -2,6 +2,9 @@
 
 use super::Tensor;
 
+/// Logits that a backend holds at a time, in F32; one row of a vocabulary may be more.
+pub const LOGITS_MAX: usize = 1 << 24;
+
 /// With `z = h wᵀ` in f32 (each element one chain, as in [`super::linear`]): `logprob = z[target] − lse(z)` and, at temperature τ,
 /// `logprob_at_temperature = z[target]·(1/τ) − lse(z·(1/τ))`, where the log-sum-exp leaves `excluded` tokens out, as [`super::sample`] does:
 /// their own log-probability is minus infinity. The log-sum-exp is the one that [`super::sample`] uses.

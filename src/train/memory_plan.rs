@@ -19,12 +19,11 @@ use crate::model::config::Config;
 use crate::model::footprint::{BlockFootprint, packed_bytes, tower_patches, weights_bytes};
 use crate::model::parameters::{Layout, Spec};
 use crate::ops::adamw::MOMENT_BLOCK;
+use crate::ops::token_logprob::LOGITS_MAX;
 use crate::ops::{Footprint, arena_bytes, usable_bytes};
 use crate::recipe::optimizer::Optim;
 use crate::telemetry::memory::readable_bytes;
 
-/// Most logits that are held at a time, in f32.
-const LOGITS_MAX: u128 = 1 << 24;
 /// The term that can shrink by itself.
 const PAGES: &str = "keys and values";
 
@@ -260,25 +259,28 @@ fn billions(count: u128) -> String {
     format!("{:.2} G", count as f64 / 1e9)
 }
 
-/// The most that one forward and backward holds: what backward needs of every layer, the present layer's gradients, the head's logits,
-/// and the vision tower over as many image tokens as fit in (while it is frozen, before the language model's share).
+/// The most that one forward and backward holds: what backward needs of every layer, the gradients of the head or those of a layer, and the
+/// vision tower over as many image tokens as fit in (while it is frozen, before the language model's share).
 fn activations_bytes(sizes: &Sizes<'_>, layout: &Layout) -> u128 {
     let (config, learner, tokens) = (sizes.config, &sizes.learner, sizes.micro_batch_tokens as u128);
+    let element = sizes.footprint.activation_bytes as u128;
     let layer = BlockFootprint::decoder(config, layout);
-    let kept = layer.kept(config.layers, learner.activation_recompute);
-    let language = tokens * (kept + layer.backward + 2 * layer.dim);
+    let kept = layer.kept(config.layers, learner.activation_recompute) + 2 * layer.dim;
+    let language = tokens * kept * element + head_bytes(sizes, layer.dim).max(tokens * layer.backward * element);
     let patches = tower_patches(config, sizes.micro_batch_tokens, sizes.max_pixels);
     let tower = BlockFootprint::vision(config, layout);
-    let elements = match learner.freeze_vision_tower {
-        true => language.max(patches * tower.forward()),
+    match learner.freeze_vision_tower {
+        true => language.max(patches * tower.forward() * element),
         false => {
-            language
-                + patches
-                    * (tower.kept(config.vision.as_ref().map_or(0, |vision| vision.depth), false)
-                        + 4 * tower.dim
-                        + tower.backward)
+            let kept = tower.kept(config.vision.as_ref().map_or(0, |vision| vision.depth), false);
+            language + patches * (kept + 4 * tower.dim + tower.backward) * element
         }
-    };
-    let logits = (tokens * config.vocab as u128).min(LOGITS_MAX);
-    elements * sizes.footprint.activation_bytes as u128 + logits * size_of::<f32>() as u128
+    }
+}
+
+/// What the head's backward holds: logits with their gradients, and the sums of its input's, in f32.
+fn head_bytes(sizes: &Sizes<'_>, dim: u128) -> u128 {
+    let (tokens, float) = (sizes.micro_batch_tokens as u128, size_of::<f32>() as u128);
+    let logits = (tokens * sizes.config.vocab as u128).min(LOGITS_MAX as u128);
+    logits * (float + sizes.footprint.activation_bytes as u128) + tokens * dim * float
 }

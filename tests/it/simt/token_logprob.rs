@@ -1,7 +1,8 @@
 //! Head and softmax on simt against the reference, and to the bit against the sampler.
 
+use thyme_engine::cuda::kernels::common::log_sum_exp::SLICE;
 use thyme_engine::ops::sample::{Sample, SamplingParams};
-use thyme_engine::ops::token_logprob::TokenLogprob;
+use thyme_engine::ops::token_logprob::{LOGITS_MAX, TokenLogprob};
 use thyme_engine::ops::{Buffers, Dtype, Host};
 use thyme_engine::reference::Reference;
 
@@ -9,12 +10,22 @@ use super::{Random, checked, exact_in_bf16, expect_close, fast, pair, values};
 
 const TEMPERATURES: [f64; 4] = [1.0, 0.5, 1.75, 0.875];
 
-/// Sizes: nothing, one, odd, vectors, more than one tile, more than one chunk.
+/// Sizes: nothing, one, odd, vectors, more than one tile, a slice of the vocabulary and a token more, three slices, more than one chunk of rows.
 #[test]
 fn token_logprob_agrees_with_the_reference_in_both_directions() {
     let cuda = checked();
     let mut random = Random::new(54);
-    for [rows, dim, vocab] in [[0, 8, 5], [1, 5, 1], [7, 3, 7], [9, 40, 132], [66, 37, 131], [515, 3, 5]] {
+    for [rows, dim, vocab] in [
+        [0, 8, 5],
+        [1, 5, 1],
+        [7, 3, 7],
+        [9, 40, 132],
+        [66, 37, 131],
+        [3, 8, SLICE],
+        [3, 8, SLICE + 1],
+        [3, 3, 2 * SLICE + 6],
+        [LOGITS_MAX / SLICE + 1, 1, 3],
+    ] {
         let what = format!("token_logprob [{rows}, {dim}], vocabulary {vocab}");
         let (h, rh) = pair(&cuda, &exact_in_bf16(&mut random, rows * dim), &[rows, dim], Dtype::Activation);
         let (w, rw) = pair(&cuda, &exact_in_bf16(&mut random, vocab * dim), &[vocab, dim], Dtype::Bf16);
@@ -67,14 +78,48 @@ fn token_logprob_agrees_with_the_reference_in_both_directions() {
     }
 }
 
+/// A row's numbers and the gradient of its input have the same bits alone and among others, over several slices.
+#[test]
+fn a_row_has_its_bits_whatever_the_company() {
+    let (cuda, rows, dim, vocab) = (fast(), 70, 24, SLICE + 130);
+    let mut random = Random::new(56);
+    let h = exact_in_bf16(&mut random, rows * dim);
+    let w = cuda.upload(Host::F64(&exact_in_bf16(&mut random, vocab * dim)), &[vocab, dim], Dtype::Bf16);
+    let ids: Vec<i32> = (0..rows).map(|_| random.below(vocab) as i32).collect();
+    let run = |first: usize, count: usize| {
+        let h = cuda.upload(Host::F64(&h[first * dim..][..count * dim]), &[count, dim], Dtype::Activation);
+        let targets = cuda.upload(Host::I32(&ids[first..][..count]), &[count], Dtype::I32);
+        let temperatures = cuda.upload(Host::F32(&vec![0.8; count]), &[count], Dtype::F32);
+        let ones = cuda.upload(Host::F32(&vec![1.0; count]), &[count], Dtype::F32);
+        let found = cuda.token_logprob_forward(&h, &w, &targets, &temperatures, &[7]);
+        let lse = &found.lse_at_temperature;
+        let dh = cuda.token_logprob_backward(&ones, &h, &w, &targets, &temperatures, lse, &[7], None);
+        let numbers = [&found.logprob, &found.logprob_at_temperature, lse, &found.lse_raw, &found.entropy];
+        (numbers.map(|tensor| values(&cuda, tensor)), values(&cuda, &dh))
+    };
+    let (numbers, dh) = run(0, rows);
+    for row in [0, 5, rows - 1] {
+        let (alone, dh_alone) = run(row, 1);
+        assert_eq!(alone.map(|numbers| numbers[0]), [0, 1, 2, 3, 4].map(|i| numbers[i][row]), "row {row}");
+        assert_eq!(dh_alone, dh[row * dim..][..dim], "row {row}");
+    }
+}
+
 /// What is stored when a token is sampled is what training computes for it, whatever the company.
 #[test]
 fn the_sampler_and_token_logprob_give_the_same_bits() {
     let cuda = fast();
-    let (none, two): (&[u32], &[u32]) = (&[], &[131, 2]);
-    for (rows, dim, vocab, temperature, excluded) in
-        [(66, 37, 131, 1.0, none), (5, 40, 132, 0.7, none), (5, 40, 132, 1.0, two), (5, 40, 132, 0.7, two)]
-    {
+    let (none, two, one_of_each): (&[u32], &[u32], &[u32]) = (&[], &[131, 2], &[2, SLICE as u32]);
+    for (rows, dim, vocab, temperature, excluded) in [
+        (66, 37, 131, 1.0, none),
+        (5, 40, 132, 0.7, none),
+        (5, 40, 132, 1.0, two),
+        (5, 40, 132, 0.7, two),
+        (5, 16, SLICE, 0.7, two),
+        (5, 16, SLICE + 1, 1.0, one_of_each),
+        (5, 16, 2 * SLICE + 40, 1.0, none),
+        (5, 16, 2 * SLICE + 40, 0.7, one_of_each),
+    ] {
         let mut random = Random::new(55);
         let h = exact_in_bf16(&mut random, rows * dim);
         let w = cuda.upload(Host::F64(&exact_in_bf16(&mut random, vocab * dim)), &[vocab, dim], Dtype::Bf16);
