@@ -135,19 +135,13 @@ fn the_parameters_of_every_kernel_are_those_that_its_compiler_sees() {
 /// Ops without a gradient, decoding over more keys than one split has, and products of as many rows and columns as each tile is for.
 fn forward_only(cuda: &Cuda) {
     let backend: &dyn Backend = cuda;
-<<<<<<< HEAD
     for (rows, columns) in [(16, 8), (32, 8), (64, 8), (64, 12_288), (65, 12_288)] {
         let (x, w) = (backend.zeros(&[rows, 8], Dtype::Activation), backend.zeros(&[columns, 8], Dtype::Bf16));
         backend.linear_forward(&x, &w, None);
         backend.logits(&x, &w);
     }
-    let heads = Heads { heads: 1, kv_heads: 1, head_dim: 16 };
-    let pages_count = 1100usize.div_ceil(PAGE_TOKENS);
-    let mut pages = backend.attention_pages(pages_count, heads);
-=======
     (16..=128).step_by(16).for_each(|head_dim| decode(backend, head_dim));
     let mut pages = backend.attention_pages(2, Heads { heads: 1, kv_heads: 1, head_dim: 16 });
->>>>>>> e10d185 (Attention takes its tiles from a plan made once a step, copies rows a warp at a time, and splits the keys of decoded tokens apart from prompts)
     backend.copy_pages(&mut pages, &[(0, 1)]);
 
     let qkv = backend.zeros(&[1, 48], Dtype::Activation);
