@@ -176,7 +176,10 @@ def patch_embed(kernels, patches, terms, columns):
 
 # ---- attention ----
 
-TILE_ROWS, TILE_KEYS, STEP, SPLIT_KEYS = 64, 64, 32, 1024
+ATTENTION = {**constants("common/attention_forward.cuh"), **constants("attention_backward.cu")}
+TILE_ROWS, TILE_KEYS, SPLIT_KEYS, STEP = 64, ATTENTION["TILE_KEYS"], ATTENTION["SPLIT_KEYS"], ATTENTION["STEP"]
+# A block's round trips before its first product, one behind the other: its tile, the tile's segment, its prefix or page, queries and keys.
+FIRST_TRIPS = 5
 
 
 def attention(kernels, sequences, tokens, heads, kv_heads, dim, causal):
@@ -188,35 +191,33 @@ def attention(kernels, sequences, tokens, heads, kv_heads, dim, causal):
     turns = sum(math.ceil(keys / TILE_KEYS) for keys in seen) / tiles
     blocks = sequences * kv_heads * tiles
     moved = 2 * sequences * tokens * dim * (2 * heads + 2 * kv_heads)
-    # A block waits for seven round trips, one behind the other, from its search for its segment to its first keys; other blocks of the
-    # SM compute meanwhile, where there is much to compute.
+    # Other blocks of the SM compute while one waits, where there is much to compute.
     waves = math.ceil(blocks / (H200.sms * kernel.blocks()))
-    waits = Time(7 * waves * H200.memory_latency / max(1, turns), "latency")
+    waits = Time(FIRST_TRIPS * waves * H200.memory_latency / max(1, turns), "latency")
     return slowest(compute=compute(kernel, blocks, turns), memory=moved / H200.memory) + waits
 
 
 def decode(kernels, sequences, keys, heads, kv_heads, dim, queries=1):
-    """The newest tokens of sequences over their pages."""
-    kernel = kernels[f"attention_forward_{dim}"]
+    """The newest tokens of sequences over their pages, a block for each split of the keys, and the kernel that joins the splits."""
+    kernel = kernels[f"attention_forward_paged_{dim}"]
     splits = math.ceil(keys / SPLIT_KEYS)
     blocks = sequences * kv_heads * splits
     turns = math.ceil(min(keys, SPLIT_KEYS) / TILE_KEYS)
     moved = 2 * 2 * sequences * kv_heads * keys * dim
     # The rows of a decoded token fill one warp of four; with 8 tokens they fill all.
     warps = math.ceil(queries * heads // kv_heads / 16)
-    # A page is looked up for each 16 bytes that a thread copies: 36 instructions.
-    issue = compute(kernel, blocks, turns, warps, kernel.hot.instructions + 36 * kernel.hot.copies)
-    # The next keys are on their way while these are looked at.
-    waits = max(0.0, turns * H200.memory_latency - issue) if blocks < H200.sms * kernel.blocks() else 0.0
+    waves = max(1.0, blocks / (H200.sms * kernel.blocks()))
+    attended = slowest(
+        issue=compute(kernel, blocks, turns, warps),
+        memory=moved / H200.memory,
+        latency=waves * (FIRST_TRIPS + turns) * H200.memory_latency,
+    )
     parts = 4 * sequences * queries * heads * (dim + 2) * splits
-    join = slowest(memory=2 * parts / H200.memory, latency=8 * H200.l2_latency)
-    if splits > 1:
-        return slowest(issue=issue + waits, memory=moved / H200.memory) + join
-    return slowest(issue=issue + waits, memory=moved / H200.memory)
+    return attended + slowest(memory=2 * parts / H200.memory, latency=(FIRST_TRIPS + splits) * H200.l2_latency) if splits > 1 else attended
 
 
 def attention_backward(kernels, sequences, tokens, heads, kv_heads, dim):
-    """Causal packed sequences."""
+    """Causal packed sequences; the longest blocks come first."""
     queries, keys = kernels[f"attention_backward_queries_{dim}"], kernels[f"attention_backward_keys_{dim}"]
     group = heads // kv_heads
     rows, key_tiles = math.ceil(tokens * group / TILE_ROWS), math.ceil(tokens / TILE_ROWS)
@@ -225,7 +226,7 @@ def attention_backward(kernels, sequences, tokens, heads, kv_heads, dim):
     turns = sum(math.ceil((tokens - tile * TILE_ROWS) * group / STEP) for tile in range(key_tiles)) / key_tiles
     blocks = sequences * kv_heads * key_tiles
     # One wave lasts as long as its longest block, which has twice the average; the SM's other block ends meanwhile.
-    imbalance = 1.6 if blocks <= 2 * H200.sms * keys.blocks() else 1.1
+    imbalance = 1.6 if blocks <= H200.sms * keys.blocks() else 1.1
     of_keys = compute(keys, blocks, turns, imbalance=imbalance)
     delta = slowest(memory=4 * sequences * tokens * heads * dim / H200.memory)
     return slowest(compute=of_queries) + slowest(compute=of_keys) + delta
@@ -233,7 +234,8 @@ def attention_backward(kernels, sequences, tokens, heads, kv_heads, dim):
 
 # ---- head and sampling ----
 
-LOGITS_MAX, CHUNK_ROWS_MAX = 1 << 24, 512
+HEAD = constants("common/log_sum_exp.cuh")
+SLICE, SHARE = HEAD["SLICE"], HEAD["SLICE"] // HEAD["SLICE_THREADS"]
 
 
 def logits(kernels, rows, vocab, dim):
@@ -241,44 +243,41 @@ def logits(kernels, rows, vocab, dim):
     return product(kernels, "token_logprob_logits", forward_tile(rows, vocab), rows, vocab, dim, moved)
 
 
-def row_softmax(kernels, name, rows, vocab, moved):
-    """A block a row: the loops over vectors of four logits, of which a thread has two at a time."""
+def slices(vocab):
+    return [min(SLICE, vocab - first) for first in range(0, vocab, SLICE)]
+
+
+def of_slice(kernels, name, rows, width, bytes_each):
+    """A block a row of a slice: all in registers, on one path."""
     kernel = kernels[name]
-    loops = sum(kernel.code.vector_path(loop)[0] for loop in kernel.code.vector_loops())
-    return stream(kernel, rows * vocab, loops, moved)
-
-
-def head_chunks(rows, vocab):
-    chunk = max(1, min(LOGITS_MAX // vocab, CHUNK_ROWS_MAX, rows))
-    return [min(chunk, rows - first) for first in range(0, rows, chunk)]
+    return stream(kernel, rows * width, kernel.code.vector_path()[0], rows * width * bytes_each, SHARE)
 
 
 def token_logprob(kernels, rows, vocab, dim):
-    total = Time(0.0, "")
-    for chunk in head_chunks(rows, vocab):
-        total += logits(kernels, chunk, vocab, dim) + row_softmax(kernels, "token_logprob_forward", chunk, vocab, 8 * chunk * vocab)
-    return total
+    parts = (logits(kernels, rows, width, dim) + of_slice(kernels, "token_logprob_slice", rows, width, 4) for width in slices(vocab))
+    return sum(parts, slowest(latency=10 * H200.memory_latency))
 
 
 def token_logprob_backward(kernels, rows, vocab, dim):
     total = Time(0.0, "")
-    for chunk in head_chunks(rows, vocab):
-        total += logits(kernels, chunk, vocab, dim) + row_softmax(kernels, "token_logprob_backward", chunk, vocab, 6 * chunk * vocab)
-        total += linear_input(kernels, chunk, vocab, dim) + linear_weight(kernels, chunk, vocab, dim)
+    for width in slices(vocab):
+        total += logits(kernels, rows, width, dim) + of_slice(kernels, "token_logprob_backward", rows, width, 6)
+        moved = 2 * (rows + dim) * width + 8 * rows * dim
+        total += product(kernels, "token_logprob_backward_input", "large", rows, dim, width, moved)
+        total += linear_weight(kernels, rows, width, dim)
     return total
 
 
 def sample(kernels, rows, vocab, cuts=2):
-    """Softmax in two passes, the coarse classes, a pass for each cut (top-k, top-p) and one for the choice, and one for the token."""
+    """A block for each slice of a row, which counts its classes; then a block a row, which scans the row for each cut (top-k, top-p) and for the
+    choice, as far as its tokens are in the class that was found."""
+    count = len(slices(vocab))
+    counted = of_slice(kernels, "sample_slices", rows, vocab, 4 + 8 * 256 / SLICE)
     kernel = kernels["sample"]
-    vectors = vocab / 4 / kernel.threads
-    # Instructions for two vectors of four logits, those of atomics included.
-    passes = [45, 285, 500, *[250] * (cuts + 1), 54]
-    warps = kernel.threads / 32 / H200.schedulers
-    issue = sum(passes) * vectors / 2 * warps / H200.issued(warps)
-    barriers = len(passes) * 20 * H200.l2_latency
+    scan = vocab * 4 * H200.l2_latency / (kernel.threads * 2 * 16)
+    joined = count * 256 * 8 * H200.l2_latency / (kernel.threads * 16)
     waves = math.ceil(rows / (H200.sms * kernel.blocks()))
-    return slowest(issue=(issue + barriers) * waves)
+    return counted + slowest(latency=(joined + (cuts + 1) * (scan + 20 * H200.l2_latency)) * waves)
 
 
 # ---- rows and elements ----

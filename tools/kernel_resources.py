@@ -109,19 +109,13 @@ def dynamic_shared(kernel):
     if product:
         constants, name = kernel_model.PRODUCT, product.group(1)
         return sum(kernel_model.tile(name)) * constants[f"{name.upper()}_STAGES"] * constants["TILE_K"] * 2
-    found = re.fullmatch(r"attention_(forward|backward_queries|backward_keys)_(\d+)", kernel)
+    found = re.fullmatch(r"attention_(forward|forward_paged|backward_queries|backward_keys)_(\d+)", kernel)
     if not found:
         return 0
-    dim = int(found.group(2))
-    return 4 * padded(64, dim) if found.group(1) == "forward" else 2 * padded(64, dim) + 4 * padded(32, dim)
-
-
-def copies(kernel):
-    """Copies of 16 bytes that a thread makes each time round its hot loop, where they stand in a loop of their own."""
-    found = re.fullmatch(r"attention_(forward|backward_queries|backward_keys)_(\d+)", kernel)
-    if found:
-        return int(found.group(2)) // (8 if found.group(1) == "forward" else 16)
-    return None
+    form, dim = found.group(1), int(found.group(2))
+    if form.startswith("forward"):
+        return 4 * padded(64, dim)
+    return 2 * padded(64, dim) + 4 * padded(32, dim) + (512 if form == "backward_keys" else 0)
 
 
 def measure(tools, source, name):
@@ -144,7 +138,7 @@ def measure(tools, source, name):
         static = re.search(r"(\d+) bytes smem", part)
         shared = (int(static.group(1)) if static else 0) + dynamic_shared(kernel)
         of_code = code[kernel]
-        resources = kernel_model.Resources(of_code, of_code.threads, registers, shared, of_code.hot_loop(copies(kernel)))
+        resources = kernel_model.Resources(of_code, of_code.threads, registers, shared, of_code.hot_loop())
         rows.append(Row(kernel, name, kernel in hot, stack, stores + loads, resources))
     return sorted(rows, key=lambda row: row.kernel)
 
@@ -206,4 +200,5 @@ def main():
     sys.exit("\n".join(found) if found else 0)
 
 
-main()
+if __name__ == "__main__":
+    main()
