@@ -1,6 +1,5 @@
 // x from 8-bit pixels; formulas in src/ops/patch_embed.rs. N patches of 3 channels, F frames and P pixels; K = 3 F P. Its product with w and
 // the gradient of w are linear's: x lies in memory in between, so that a pixel is looked up once, and not for each tile of the result.
-#include "common/reduce.cuh"
 #include "common/types.cuh"
 
 constexpr int PATCHES_PER_BLOCK = 16;

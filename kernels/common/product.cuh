@@ -21,8 +21,8 @@ struct FactorTile {
     // The element that begins vector `vector` of a line.
     __device__ static int at(int line, int vector) { return line * LINE + (vector ^ line % 8) * VECTOR; }
 
-    // Where the lane's own line of four matrices begins, which are 16 rows from `row` and the first 16 terms. Matrix 1 has the next 8 rows
-    // (of a left factor) or the next 8 terms (of a right one), matrix 2 the others.
+    // Where the lane's own line of four matrices begins: 16 rows from `row` on and the first 16 terms. Matrix 1 has the 8 rows behind those of
+    // matrix 0 in a left factor and the 8 terms behind in a right one, matrix 2 the other of the two, and matrix 3 both.
     __device__ static int lane_of_left(int row) { return lane(row, threadIdx.x / 8 % 2, threadIdx.x / 16 % 2); }
     __device__ static int lane_of_right(int row) { return lane(row, threadIdx.x / 16 % 2, threadIdx.x / 8 % 2); }
 
@@ -144,8 +144,8 @@ constexpr int product_bytes(int rows, int columns, int stages) { return (rows + 
 
 // The tiles. Every GPU from 8.6 on gives a block 99 KiB of shared memory, and each of those with the vector path uses nearly all of it.
 //
-// Many rows: a warp's 64 × 64 read as many bytes of shared memory as the tensor cores take the time for. Two blocks fit a multiprocessor
-// of an H100, one that of an A100.
+// Many rows: a warp has 64 × 64, so that shared memory reads its fragments no slower than the tensor cores multiply them. An H100 holds two
+// such blocks on a multiprocessor, other GPUs one.
 constexpr int LARGE_M = 128, LARGE_N = 128, LARGE_STAGES = 3, LARGE_THREADS = 4 * WARP;
 using LargeTile = ProductTile<Factor, LARGE_M, LARGE_N, 64, 64, LARGE_STAGES>;
 

@@ -24,8 +24,10 @@ const FEW: [Tile; 3] = [
 ];
 const UNALIGNED: Tile = Tile { name: "unaligned", rows: UNALIGNED_M, columns: UNALIGNED_N, stages: UNALIGNED_STAGES };
 
-/// Fewer blocks leave too many of a GPU's multiprocessors without work: an A100 has 108, an H100 132.
-const BLOCKS_MIN: usize = 96;
+/// Blocks of the large tile that a result makes at least, if it is to have it: it reads its factors the fewest times, but an A100 has 108
+/// multiprocessors and an H100 132, and fewer blocks leave many of them without work. Half as many wide ones are enough.
+const LARGE_BLOCKS_MIN: usize = 96;
+const WIDE_BLOCKS_MIN: usize = LARGE_BLOCKS_MIN / 2;
 
 impl Linear for Cuda {
     fn linear_forward(&self, x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Tensor {
@@ -95,20 +97,43 @@ impl Cuda {
     }
 }
 
-/// The tile for `[rows, inner] · [columns, inner]ᵀ`: the largest that makes enough blocks.
+/// The tile for `[rows, inner] · [columns, inner]ᵀ`.
 pub(super) fn forward_tile(rows: usize, columns: usize, inner: usize) -> &'static Tile {
+    let blocks = |tile: &Tile| rows.div_ceil(tile.rows) * columns.div_ceil(tile.columns);
     if !inner.is_multiple_of(VECTOR) {
-        return &UNALIGNED;
+        &UNALIGNED
+    } else if rows > WIDE.rows && blocks(&LARGE) >= LARGE_BLOCKS_MIN {
+        &LARGE
+    } else if rows > FEW[0].rows && blocks(&WIDE) >= WIDE_BLOCKS_MIN {
+        &WIDE
+    } else {
+        FEW.iter().find(|tile| rows <= tile.rows).unwrap_or(&FEW[2])
     }
-    let few = FEW.iter().find(|tile| rows <= tile.rows).unwrap_or(&FEW[2]);
-    // Each is for more rows than the next smaller one holds.
-    [(&LARGE, FEW_64_M), (&WIDE, FEW_16_M)]
-        .into_iter()
-        .find(|(tile, less)| rows > *less && rows.div_ceil(tile.rows) * columns.div_ceil(tile.columns) >= BLOCKS_MIN)
-        .map_or(few, |(tile, _)| tile)
 }
 
 /// The tile for gradients of a parameter `[columns, inner]`, whose factors have lines of either length.
 pub(super) fn backward_tile(columns: usize, inner: usize) -> &'static Tile {
     if columns.is_multiple_of(VECTOR) && inner.is_multiple_of(VECTOR) { &LARGE } else { &UNALIGNED }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Products of Qwen2.5-VL-7B: a step of decoding, a chunk of a prompt, a micro-batch.
+    #[test]
+    fn the_tile_is_that_of_the_sizes() {
+        let name = |rows, columns, inner| forward_tile(rows, columns, inner).name;
+        for (rows, narrow, gate_up) in [
+            (1, "few_16", "few_16"),
+            (32, "few_32", "wide"),
+            (64, "few_64", "wide"),
+            (256, "wide", "large"),
+            (4096, "large", "large"),
+        ] {
+            assert_eq!([name(rows, 3584, 18_944), name(rows, 37_888, 3584)], [narrow, gate_up], "{rows} rows");
+        }
+        assert_eq!(name(4096, 1280, 3420), "unaligned");
+        assert_eq!([backward_tile(3584, 18_944).name, backward_tile(1280, 3420).name], ["large", "unaligned"]);
+    }
 }
