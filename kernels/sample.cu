@@ -48,10 +48,10 @@ __device__ inline unsigned class_place(float y) { return __float_as_uint(__fmaf_
 // are finer, has its equals alone.
 __device__ inline unsigned classes_below(unsigned place) { return place - 0x4B000000 - CLASSES < 0x35000000 - CLASSES ? CLASSES - 1 : 1; }
 
-// A power of two, by which the masses of a class's tokens, the top's being 1, become 2^20 to 2^22.
+// A power of two, by which the masses of a class's tokens, the top's being 1, become 2^20 to a little less than 2^22.
 __device__ inline float class_unit(unsigned number) {
     constexpr unsigned STEP = 1512775;  // log2(e) / CLASSES_PER_NAT · 2^23
-    return __uint_as_float((number * STEP + (149u << 23) - STEP) & 0xFF800000);
+    return __uint_as_float((number * STEP + (149u << 23) - STEP - STEP / 50) & 0xFF800000);
 }
 
 // A token's mass in its class's unit; e is exp(y − top).
@@ -63,7 +63,7 @@ __device__ inline uint64_t whole(float mass) { return mass > 0.0f ? uint64_t(__f
 
 // ---- a slice ----
 
-// Counts and masses of a slice's classes. A warp's share of a slice is 512 tokens, whose masses make 2^31 at most.
+// Counts and masses of a slice's classes. A warp's share of a slice is 1024 tokens, whose masses make less than 2^32.
 struct SliceClasses {
     unsigned counts[CLASSES], masses[SLICE_WARPS][CLASSES];
 
@@ -80,7 +80,8 @@ struct SliceClasses {
             uint64_t mass = 0;
             for (int warp = 0; warp < SLICE_WARPS; ++warp) mass += masses[warp][i];
             class_counts[i] = counts[i];
-            class_masses[i] = float(mass) / class_unit(i);
+            // 1 / class_unit(i)
+            class_masses[i] = float(mass) * __uint_as_float(0x7F000000 - __float_as_uint(class_unit(i)));
         }
     }
 };
@@ -170,7 +171,7 @@ extern "C" __global__ void __launch_bounds__(SLICE_THREADS)
         counter.is_on = !params.is_greedy;
         counter.begin(top);
 #pragma unroll
-        for (int i = 0; i < SHARE; ++i) counter.add(z.at[i], exponential_of_negative(z.at[i] - reference(top)));
+        for (int i = 0; i < SHARE; ++i) counter.add(z.at[i], softmax_exponential(z.at[i] - reference(top)));
     }
     __syncthreads();
     classes.write(counts + number * CLASSES, masses + number * CLASSES);
@@ -257,7 +258,7 @@ struct Row {
     int vocab, slices;
 
     __device__ unsigned class_of(float y) const { return place - class_place(y); }
-    __device__ float share(float y) const { return exponential_of_negative(y - reference(top)); }
+    __device__ float share(float y) const { return softmax_exponential(y - reference(top)); }
 
     // The likelier, the smaller; of equals the first. Adding 0 makes the zeros equal.
     __device__ static uint64_t rank(int id, float logit) { return uint64_t(flipped(__float_as_uint(logit + 0.0f))) << 32 | unsigned(id); }
@@ -277,10 +278,13 @@ struct Row {
     template <class Wants, class Visit>
     __device__ void for_slice(int slice, Wants wants, Visit visit) const {
         int begin = slice * SLICE, width = min(SLICE, vocab - begin);
-        Share share = load_share(z + begin, width, vocab);
         unsigned wanted = 0;
+#pragma unroll 4
+        for (int i = 0; i < SHARE; i += 4) {
+            Vector<float, 4> values = load_four(z + begin, Share::column(i), width, vocab);
 #pragma unroll
-        for (int i = 0; i < SHARE; ++i) wanted |= unsigned(Share::column(i) < width && wants(share.at[i] * inverse)) << i;
+            for (int j = 0; j < 4; ++j) wanted |= unsigned(Share::column(i + j) < width && wants(values.at[j] * inverse)) << (i + j);
+        }
         for (; wanted != 0; wanted &= wanted - 1) {
             int id = begin + Share::column(__ffs(int(wanted)) - 1);
             if (!excluded.holds(id)) visit(id, z[id]);

@@ -78,7 +78,7 @@ extern "C" __global__ void __launch_bounds__(SLICE_THREADS)
         Vector<bf16, 4> found;
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-            float probability = exponential(share.at[i + j] * inverse - own);
+            float probability = softmax_exponential(share.at[i + j] * inverse - own);
             float of_logit = scale * ((column + j == target ? 1.0f : 0.0f) - probability);
             found.at[j] = to_bf16(excluded.holds(first + column + j) ? 0.0f : of_logit);
         }

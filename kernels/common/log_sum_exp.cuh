@@ -6,7 +6,7 @@
 #include "common/math.cuh"
 #include "common/reduce.cuh"
 
-constexpr int SLICE = 4096, SLICE_THREADS = 256;
+constexpr int SLICE = 4096, SLICE_THREADS = 128;
 constexpr int SLICE_WARPS = SLICE_THREADS / WARP, SHARE = SLICE / SLICE_THREADS;
 
 // The values of a slice that one of its threads has: vectors of four, SLICE_THREADS · 4 columns from one to the next; -infinity stands
@@ -18,21 +18,28 @@ struct Share {
     __device__ static int column(int i) { return i / 4 * (SLICE_THREADS * 4) + int(threadIdx.x) % SLICE_THREADS * 4 + i % 4; }
 };
 
-// Of the slice z f32 [width], whose rows begin at multiples of `pitch`.
+// Four values from `column` on of the slice z f32 [width], whose rows begin at multiples of `pitch`.
+__device__ inline Vector<float, 4> load_four(const float* z, int column, int width, int pitch) {
+    Vector<float, 4> values{{-INFINITY, -INFINITY, -INFINITY, -INFINITY}};
+    if (pitch % 4 == 0) {
+        if (column < width) values = load<4>(z + column);
+    } else {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            if (column + i < width) values.at[i] = z[column + i];
+        }
+    }
+    return values;
+}
+
+// All of this thread's.
 __device__ inline Share load_share(const float* z, int width, int pitch) {
     Share share;
 #pragma unroll
     for (int i = 0; i < SHARE; i += 4) {
-        int column = Share::column(i);
-        if (pitch % 4 == 0) {
-            Vector<float, 4> values{{-INFINITY, -INFINITY, -INFINITY, -INFINITY}};
-            if (column < width) values = load<4>(z + column);
+        Vector<float, 4> values = load_four(z, Share::column(i), width, pitch);
 #pragma unroll
-            for (int j = 0; j < 4; ++j) share.at[i + j] = values.at[j];
-        } else {
-#pragma unroll
-            for (int j = 0; j < 4; ++j) share.at[i + j] = column + j < width ? z[column + j] : -INFINITY;
-        }
+        for (int j = 0; j < 4; ++j) share.at[i + j] = values.at[j];
     }
     return share;
 }
@@ -68,6 +75,9 @@ struct SliceSoftmax {
 };
 static_assert(sizeof(SliceSoftmax) == 20);
 
+// e^x, within 2 ulp and what rounding x · log2(e) makes of it; 0 for -infinity.
+__device__ inline float softmax_exponential(float x) { return exp2_approx(x * 1.44269504f); }
+
 // What exponents are taken relative to.
 __device__ inline float reference(float top) { return top == -INFINITY ? 0.0f : top; }
 
@@ -80,46 +90,67 @@ struct Unseen {
     __device__ void add(float, float) {}
 };
 
+// Σ exp(z − top), Σ exp(z − top) (z − top), Σ exp(y − top).
+struct SliceSums {
+    float z, weighted, y;
+};
+
+// This thread's part of the sums. IS_SAME: y is z; EXCLUDES: some of y is -infinity.
+template <bool IS_SAME, bool EXCLUDES, class Visitor>
+__device__ inline SliceSums share_sums(const Share& z, float inverse, Excluded excluded, int first, float top, float top_at_temperature,
+                                       Visitor& visitor) {
+    SliceSums sums{0.0f, 0.0f, 0.0f};
+#pragma unroll
+    for (int i = 0; i < SHARE; ++i) {
+        float below = z.at[i] - top, e = softmax_exponential(below), y = z.at[i];
+        sums.z += e;
+        sums.weighted = __fmaf_rn(e, bounded(below), sums.weighted);
+        if (!IS_SAME) {
+            y = EXCLUDES && excluded.holds(first + Share::column(i)) ? -INFINITY : y * inverse;
+            e = softmax_exponential(y - top_at_temperature);
+            sums.y += e;
+        }
+        visitor.add(y, e);
+    }
+    if (IS_SAME) sums.y = sums.z;
+    return sums;
+}
+
 // The slice's statistics. Its columns begin at the token `first`. Calls visitor.begin(top) with the largest y, then visitor.add(y, exp(y − top))
 // for each y of this thread, -infinity for those that are excluded.
 template <class Visitor>
 __device__ inline SliceSoftmax slice_softmax(const Share& z, float inverse, Excluded excluded, int first, Visitor visitor) {
     struct Tops {
-        float z, y;
+        float z, allowed;
     };
     bool excludes = excluded.reaches(first, first + SLICE);
-    Share y;
     Tops tops{-INFINITY, -INFINITY};
 #pragma unroll
-    for (int i = 0; i < SHARE; ++i) {
-        y.at[i] = z.at[i] * inverse;
-        if (excludes && excluded.holds(first + Share::column(i))) y.at[i] = -INFINITY;
-        tops = {fmaxf(tops.z, z.at[i]), fmaxf(tops.y, y.at[i])};
-    }
-    tops = slice_join(Tops{warp_max(tops.z), warp_max(tops.y)}, [](Tops a, Tops b) { return Tops{fmaxf(a.z, b.z), fmaxf(a.y, b.y)}; });
-
-    struct Sums {
-        float z, weighted, y;
-    };
-    // Then y is z, and a sum of the one is the other's.
-    bool is_same = inverse == 1.0f && !excludes;
-    float top = reference(tops.z), top_at_temperature = reference(tops.y);
-    Sums sums{0.0f, 0.0f, 0.0f};
-    visitor.begin(tops.y);
+    for (int i = 0; i < SHARE; ++i) tops.z = fmaxf(tops.z, z.at[i]);
+    tops.allowed = tops.z;
+    if (excludes) {
+        tops.allowed = -INFINITY;
 #pragma unroll
-    for (int i = 0; i < SHARE; ++i) {
-        float below = z.at[i] - top, e = exponential_of_negative(below);
-        sums.z += e;
-        sums.weighted = __fmaf_rn(e, bounded(below), sums.weighted);
-        if (!is_same) {
-            e = exponential_of_negative(y.at[i] - top_at_temperature);
-            sums.y += e;
+        for (int i = 0; i < SHARE; ++i) {
+            if (!excluded.holds(first + Share::column(i))) tops.allowed = fmaxf(tops.allowed, z.at[i]);
         }
-        visitor.add(y.at[i], e);
     }
-    sums = slice_join(Sums{warp_sum(sums.z), warp_sum(sums.weighted), warp_sum(is_same ? sums.z : sums.y)},
-                      [](Sums a, Sums b) { return Sums{a.z + b.z, a.weighted + b.weighted, a.y + b.y}; });
-    return {tops.z, sums.z, sums.weighted, tops.y, sums.y};
+    tops = slice_join(Tops{warp_max(tops.z), warp_max(tops.allowed)},
+                      [](Tops a, Tops b) { return Tops{fmaxf(a.z, b.z), fmaxf(a.allowed, b.allowed)}; });
+
+    float top = reference(tops.z), top_y = tops.allowed * inverse, top_at_temperature = reference(top_y);
+    visitor.begin(top_y);
+    SliceSums sums;
+    if (excludes) {
+        sums = share_sums<false, true>(z, inverse, excluded, first, top, top_at_temperature, visitor);
+    } else if (inverse == 1.0f) {
+        sums = share_sums<true, false>(z, inverse, excluded, first, top, top_at_temperature, visitor);
+    } else {
+        sums = share_sums<false, false>(z, inverse, excluded, first, top, top_at_temperature, visitor);
+    }
+    sums = slice_join(SliceSums{warp_sum(sums.z), warp_sum(sums.weighted), warp_sum(sums.y)},
+                      [](SliceSums a, SliceSums b) { return SliceSums{a.z + b.z, a.weighted + b.weighted, a.y + b.y}; });
+    return {tops.z, sums.z, sums.weighted, top_y, sums.y};
 }
 
 // Of a row of logits z: ln Σ exp(z); ln Σ exp(z · inverse) without the excluded tokens, which has the same bits where inverse is 1 and none is
@@ -142,11 +173,11 @@ __device__ inline RowSoftmax join_slices(const SliceSoftmax* slices, int count) 
     for (int first = 0; first < count; first += WARP) {
         SliceSoftmax own{-INFINITY, 0.0f, 0.0f, -INFINITY, 0.0f};
         if (first + lane < count) own = slices[first + lane];
-        float below = own.top - top, factor = exponential_of_negative(below);
-        float factor_at_temperature = exponential_of_negative(own.top_at_temperature - top_at_temperature);
+        float below = own.top - top, factor = softmax_exponential(below);
+        float factor_at_temperature = softmax_exponential(own.top_at_temperature - top_at_temperature);
         own.weighted = __fmaf_rn(own.sum, bounded(below), own.weighted);
 #pragma unroll 4
-        for (int from = 0; from < WARP; ++from) {
+        for (int from = 0; from < min(WARP, count - first); ++from) {
             double scale = __shfl_sync(~0u, factor, from), scale_at_temperature = __shfl_sync(~0u, factor_at_temperature, from);
             sum += scale * __shfl_sync(~0u, own.sum, from);
             weighted += scale * __shfl_sync(~0u, own.weighted, from);

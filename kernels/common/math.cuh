@@ -3,9 +3,9 @@
 
 #include "common/types.cuh"
 
-// e^x of x <= 0 within 2 ulp; 0 where the result would be subnormal, NaN for NaN. The operations are those of `exp` in src/cpu/simd/mod.rs:
-// 2^n · p(r) with n = round(x / ln 2), r = x − n ln 2 in two steps, p the Taylor polynomial of degree 7.
-__device__ inline float exponential_of_negative(float x) {
+// e^x within 2 ulp; 0 where the result would be subnormal, infinity above f32's range, NaN for NaN. The operations are those of `exp` in
+// src/cpu/simd/mod.rs: 2^n · p(r) with n = round(x / ln 2), r = x − n ln 2 in two steps, p the Taylor polynomial of degree 7.
+__device__ inline float exponential(float x) {
     // Adding 1.5 · 2^23 rounds to an integer, which then stands in the low bits.
     constexpr float MAGIC = 12582912.0f;
     float shifted = __fmaf_rn(x, 1.44269504f, MAGIC);
@@ -22,11 +22,21 @@ __device__ inline float exponential_of_negative(float x) {
     p = __fmaf_rn(p, r, 1.0f);
     float value = __uint_as_float(__float_as_uint(p) + (__float_as_uint(shifted) << 23));
     value = x < -87.33f ? 0.0f : value;
+    value = x > 88.72283f ? __uint_as_float(0x7F800000) : value;
     return x == x ? value : x;
 }
 
-// The same of any x; infinity above f32's range.
-__device__ inline float exponential(float x) { return x > 88.72283f ? __uint_as_float(0x7F800000) : exponential_of_negative(x); }
+// 2^x within 2 ulp, by the special function unit: subnormal arguments and results are zeros. Its bits are the unit's own.
+__device__ inline float exp2_approx(float x) {
+#ifdef THYME_SIMT
+    float value = std::exp2(x);
+    return value < 0x1p-126f ? 0.0f : value;
+#else
+    float value;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(value) : "f"(x));
+    return value;
+#endif
+}
 
 // 2^x within 2 ulp, by the special function unit: subnormal arguments and results are zeros. Its bits are the unit's own.
 __device__ inline float exp2_approx(float x) {
