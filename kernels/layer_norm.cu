@@ -1,124 +1,131 @@
-// LayerNorm with the residual addition before it; formulas in src/ops/layer_norm.rs. T tokens, D width. A warp has a row: lane l takes
-// vectors l, l + 32, ... of it, so that a row's sums have one order, whatever the number of rows.
-#include "common/reduce.cuh"
+// LayerNorm with the residual addition before it; formulas in src/ops/layer_norm.rs. T tokens, D width. A block has a row (blockIdx.x).
+#include "common/row.cuh"
 
-constexpr int ROWS_PER_BLOCK = 4;
+constexpr int forward_bytes(int dim, bool adds) { return row_bytes(dim) * (adds ? 4 : 3); }
+constexpr int backward_bytes(int dim, bool has_residual) { return row_bytes(dim) * (has_residual ? 4 : 3); }
 
-// x, add, sum, y bf16 [D] of one row; w, b bf16 [D].
-template <int V>
-__device__ void normalise_row(const bf16* x, const bf16* add, const bf16* w, const bf16* b, bf16* sum, bf16* y, float* mean, float* rstd,
-                              float epsilon, int dim) {
-    int lane = threadIdx.x % WARP;
-    float total = 0.0f;
-    for (int i = lane * V; i < dim; i += WARP * V) {
-        Vector<bf16, V> h = load<V>(x + i);
-        if (add != nullptr) {
-            Vector<bf16, V> other = load<V>(add + i);
-            for (int j = 0; j < V; ++j) h.at[j] = to_bf16(to_float(h.at[j]) + to_float(other.at[j]));
-            store<V>(sum + i, h);
-        }
-        for (int j = 0; j < V; ++j) total += to_float(h.at[j]);
-    }
+// x, add (with ADDS), sum, y bf16 [D] of one row; w, b bf16 [D].
+template <int V, bool ADDS>
+__device__ inline void normalise_row(const bf16* x, const bf16* add, const bf16* w, const bf16* b, bf16* sum, bf16* y, float* mean,
+                                     float* rstd, float epsilon, int dim) {
+    bf16 *h = shared_row(0, dim), *weight = shared_row(1, dim), *bias = shared_row(2, dim), *other = shared_row(3, dim);
+    fetch_row<V>(h, x, dim);
+    if constexpr (ADDS) fetch_row<V>(other, add, dim);
+    fetch_row<V>(weight, w, dim);
+    fetch_row<V>(bias, b, dim);
+    wait_for_rows();
+    if constexpr (ADDS) add_rows<V>(h, other, sum, dim);
+    __syncthreads();
+
+    float total = 0.0f, squares = 0.0f;
+    for_lane_vectors<V>(dim, [&](int i) {
+        auto own = Packed<V>::load(h + i);
+#pragma unroll
+        for (int j = 0; j < V; ++j) total += own.number(j);
+    });
     float centre = warp_sum(total) / dim;
-
-    // What this lane wrote it may read without a barrier.
-    const bf16* h = add != nullptr ? sum : x;
-    float squares = 0.0f;
-    for (int i = lane * V; i < dim; i += WARP * V) {
-        Vector<bf16, V> own = load<V>(h + i);
+    for_lane_vectors<V>(dim, [&](int i) {
+        auto own = Packed<V>::load(h + i);
+#pragma unroll
         for (int j = 0; j < V; ++j) {
-            float n = to_float(own.at[j]) - centre;
+            float n = own.number(j) - centre;
             squares = __fmaf_rn(n, n, squares);
         }
-    }
+    });
     float scale = 1.0f / sqrtf(warp_sum(squares) / dim + epsilon);
-    if (lane == 0) {
+    if (threadIdx.x == 0) {
         *mean = centre;
         *rstd = scale;
     }
 
-    for (int i = lane * V; i < dim; i += WARP * V) {
-        Vector<bf16, V> out = load<V>(h + i), weight = load<V>(w + i), bias = load<V>(b + i);
-        for (int j = 0; j < V; ++j) {
-            float n = (to_float(out.at[j]) - centre) * scale;
-            out.at[j] = to_bf16(__fmaf_rn(n, to_float(weight.at[j]), to_float(bias.at[j])));
-        }
-        store<V>(y + i, out);
-    }
+    for_own_vectors<V>(dim, [&](int i) {
+        auto own = Packed<V>::load(h + i), factor = Packed<V>::load(weight + i), term = Packed<V>::load(bias + i);
+        Packed<V>::made([&](int j) {
+            return __fmaf_rn((own.number(j) - centre) * scale, factor.number(j), term.number(j));
+        }).store(y + i);
+    });
 }
 
 // hot
 // x, add (optional), sum, y bf16 [T, D]; w, b bf16 [D]; mean, rstd f32 [T]. Without `add`, `sum` is null and h is x.
-extern "C" __global__ void __launch_bounds__(ROWS_PER_BLOCK * WARP)
+extern "C" __global__ void __launch_bounds__(ROW_THREADS)
     layer_norm_forward(const bf16* x, const bf16* add, const bf16* w, const bf16* b, bf16* sum, bf16* y, float* mean, float* rstd,
-                       float epsilon, int rows, int dim) {
-    int row = blockIdx.x * ROWS_PER_BLOCK + threadIdx.x / WARP;
-    if (row >= rows) return;
-    size_t at = size_t(row) * dim;
-    const bf16* addend = add != nullptr ? add + at : nullptr;
-    bf16* total = add != nullptr ? sum + at : nullptr;
-    if (dim % VECTOR == 0) {
-        normalise_row<VECTOR>(x + at, addend, w, b, total, y + at, mean + row, rstd + row, epsilon, dim);
-    } else {
-        normalise_row<1>(x + at, addend, w, b, total, y + at, mean + row, rstd + row, epsilon, dim);
-    }
+                       float epsilon, int dim) {
+    size_t row = blockIdx.x, at = row * dim;
+    with_row_width(dim, [&](auto width) {
+        constexpr int V = decltype(width)::value;
+        if (add != nullptr) {
+            normalise_row<V, true>(x + at, add + at, w, b, sum + at, y + at, mean + row, rstd + row, epsilon, dim);
+        } else {
+            normalise_row<V, false>(x + at, nullptr, w, b, nullptr, y + at, mean + row, rstd + row, epsilon, dim);
+        }
+    });
 }
 
-// dy, h, dresidual, dh bf16 [D] of one row.
-template <int V>
-__device__ void gradient_row(const bf16* dy, const bf16* dresidual, const bf16* h, const bf16* w, float mean, float rstd, bf16* dh,
-                             int dim) {
-    int lane = threadIdx.x % WARP;
+// dy, h, dresidual (with HAS_RESIDUAL), dh bf16 [D] of one row.
+template <int V, bool HAS_RESIDUAL>
+__device__ inline void gradient_row(const bf16* dy, const bf16* dresidual, const bf16* h, const bf16* w, float mean, float rstd, bf16* dh,
+                                    int dim) {
+    bf16 *gradients = shared_row(0, dim), *values = shared_row(1, dim), *weight = shared_row(2, dim), *residual = shared_row(3, dim);
+    fetch_row<V>(gradients, dy, dim);
+    fetch_row<V>(values, h, dim);
+    if constexpr (HAS_RESIDUAL) fetch_row<V>(residual, dresidual, dim);
+    fetch_row<V>(weight, w, dim);
+    wait_for_rows();
+    __syncthreads();
+
     float total = 0.0f, products = 0.0f;
-    for (int i = lane * V; i < dim; i += WARP * V) {
-        Vector<bf16, V> d = load<V>(dy + i), own = load<V>(h + i), weight = load<V>(w + i);
+    for_lane_vectors<V>(dim, [&](int i) {
+        auto d = Packed<V>::load(gradients + i), own = Packed<V>::load(values + i), factor = Packed<V>::load(weight + i);
+#pragma unroll
         for (int j = 0; j < V; ++j) {
-            float g = to_float(d.at[j]) * to_float(weight.at[j]);
+            float g = d.number(j) * factor.number(j);
             total += g;
-            products = __fmaf_rn(g, (to_float(own.at[j]) - mean) * rstd, products);
+            products = __fmaf_rn(g, (own.number(j) - mean) * rstd, products);
         }
-    }
+    });
     float mean_g = warp_sum(total) / dim, mean_gn = warp_sum(products) / dim;
-    for (int i = lane * V; i < dim; i += WARP * V) {
-        Vector<bf16, V> d = load<V>(dy + i), own = load<V>(h + i), weight = load<V>(w + i), residual{};
-        if (dresidual != nullptr) residual = load<V>(dresidual + i);
-        for (int j = 0; j < V; ++j) {
-            float g = to_float(d.at[j]) * to_float(weight.at[j]), n = (to_float(own.at[j]) - mean) * rstd;
-            own.at[j] = to_bf16(__fmaf_rn(rstd, g - mean_g - n * mean_gn, to_float(residual.at[j])));
-        }
-        store<V>(dh + i, own);
-    }
+
+    for_own_vectors<V>(dim, [&](int i) {
+        auto d = Packed<V>::load(gradients + i), own = Packed<V>::load(values + i), factor = Packed<V>::load(weight + i);
+        Packed<V> before{};
+        if constexpr (HAS_RESIDUAL) before = Packed<V>::load(residual + i);
+        Packed<V>::made([&](int j) {
+            float g = d.number(j) * factor.number(j), n = (own.number(j) - mean) * rstd;
+            return __fmaf_rn(rstd, g - mean_g - n * mean_gn, before.number(j));
+        }).store(dh + i);
+    });
 }
 
 // hot
 // dy, h, dresidual (optional), dh bf16 [T, D]; w bf16 [D]; mean, rstd f32 [T].
-extern "C" __global__ void __launch_bounds__(ROWS_PER_BLOCK * WARP)
+extern "C" __global__ void __launch_bounds__(ROW_THREADS)
     layer_norm_backward(const bf16* dy, const bf16* dresidual, const bf16* h, const bf16* w, const float* mean, const float* rstd, bf16* dh,
-                        int rows, int dim) {
-    int row = blockIdx.x * ROWS_PER_BLOCK + threadIdx.x / WARP;
-    if (row >= rows) return;
-    size_t at = size_t(row) * dim;
-    const bf16* residual = dresidual != nullptr ? dresidual + at : nullptr;
-    if (dim % VECTOR == 0) {
-        gradient_row<VECTOR>(dy + at, residual, h + at, w, mean[row], rstd[row], dh + at, dim);
-    } else {
-        gradient_row<1>(dy + at, residual, h + at, w, mean[row], rstd[row], dh + at, dim);
-    }
+                        int dim) {
+    size_t row = blockIdx.x, at = row * dim;
+    with_row_width(dim, [&](auto width) {
+        constexpr int V = decltype(width)::value;
+        if (dresidual != nullptr) {
+            gradient_row<V, true>(dy + at, dresidual + at, h + at, w, mean[row], rstd[row], dh + at, dim);
+        } else {
+            gradient_row<V, false>(dy + at, nullptr, h + at, w, mean[row], rstd[row], dh + at, dim);
+        }
+    });
 }
 
-// partial[part, d] = Σ dy · (h − mean) · rstd over the part's PARTIAL_ROWS rows; a thread a column, blockIdx.y the part. db is a sum of
+// hot
+// partial[part, d] = Σ dy · (h − mean) · rstd over the part's PARTIAL_ROWS rows, blockIdx.y the part. db is a sum of
 // dy's columns like that of linear, which has the kernels for it.
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
     layer_norm_backward_weight_partial(const bf16* dy, const bf16* h, const float* mean, const float* rstd, float* partial, int rows, int dim) {
-    int column = blockIdx.x * COLUMN_THREADS + threadIdx.x;
-    if (column >= dim) return;
-    int first = blockIdx.y * PARTIAL_ROWS, end = min(first + PARTIAL_ROWS, rows);
-    float sum = 0.0f;
-    for (int row = first; row < end; ++row) {
+    sum_part(partial, rows, dim, dim, [&](auto width, int row, int column, float* sums) {
+        constexpr int V = decltype(width)::value;
         size_t at = size_t(row) * dim + column;
-        sum = __fmaf_rn(to_float(dy[at]), (to_float(h[at]) - mean[row]) * rstd[row], sum);
-    }
-    partial[size_t(blockIdx.y) * dim + column] = sum;
+        Vector<bf16, V> g = load<V>(dy + at), own = load<V>(h + at);
+        float centre = mean[row], scale = rstd[row];
+#pragma unroll
+        for (int j = 0; j < V; ++j) sums[j] = __fmaf_rn(to_float(g.at[j]), (to_float(own.at[j]) - centre) * scale, sums[j]);
+    });
 }
 
 // dw[d] += Σ partial[part, d].

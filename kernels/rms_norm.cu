@@ -1,101 +1,108 @@
-// RMSNorm with the residual addition before it; formulas in src/ops/rms_norm.rs. T tokens, D width. A warp has a row: lane l takes
-// vectors l, l + 32, ... of it, so that a row's sum has one order, whatever the number of rows.
-#include "common/reduce.cuh"
+// RMSNorm with the residual addition before it; formulas in src/ops/rms_norm.rs. T tokens, D width. A block has a row (blockIdx.x).
+#include "common/row.cuh"
 
-constexpr int ROWS_PER_BLOCK = 4;
+constexpr int forward_bytes(int dim, bool adds) { return row_bytes(dim) * (adds ? 3 : 2); }
+constexpr int backward_bytes(int dim, bool has_residual) { return row_bytes(dim) * (has_residual ? 4 : 3); }
 
-// One row: x, add, sum, y, w bf16 [D].
-template <int V>
-__device__ void normalise_row(const bf16* x, const bf16* add, const bf16* w, bf16* sum, bf16* y, float* rstd, float epsilon, int dim) {
-    int lane = threadIdx.x % WARP;
+// One row: x, add (with ADDS), sum, y, w bf16 [D].
+template <int V, bool ADDS>
+__device__ inline void normalise_row(const bf16* x, const bf16* add, const bf16* w, bf16* sum, bf16* y, float* rstd, float epsilon,
+                                     int dim) {
+    bf16 *h = shared_row(0, dim), *weight = shared_row(1, dim), *other = shared_row(2, dim);
+    fetch_row<V>(h, x, dim);
+    if constexpr (ADDS) fetch_row<V>(other, add, dim);
+    fetch_row<V>(weight, w, dim);
+    wait_for_rows();
+    if constexpr (ADDS) add_rows<V>(h, other, sum, dim);
+    __syncthreads();
+
     float squares = 0.0f;
-    for (int i = lane * V; i < dim; i += WARP * V) {
-        Vector<bf16, V> h = load<V>(x + i);
-        if (add != nullptr) {
-            Vector<bf16, V> other = load<V>(add + i);
-            for (int j = 0; j < V; ++j) h.at[j] = to_bf16(to_float(h.at[j]) + to_float(other.at[j]));
-            store<V>(sum + i, h);
-        }
-        for (int j = 0; j < V; ++j) squares = __fmaf_rn(to_float(h.at[j]), to_float(h.at[j]), squares);
-    }
+    for_lane_vectors<V>(dim, [&](int i) {
+        auto own = Packed<V>::load(h + i);
+#pragma unroll
+        for (int j = 0; j < V; ++j) squares = __fmaf_rn(own.number(j), own.number(j), squares);
+    });
     float scale = 1.0f / sqrtf(warp_sum(squares) / dim + epsilon);
-    if (lane == 0) *rstd = scale;
+    if (threadIdx.x == 0) *rstd = scale;
 
-    // What this lane wrote it may read without a barrier.
-    const bf16* h = add != nullptr ? sum : x;
-    for (int i = lane * V; i < dim; i += WARP * V) {
-        Vector<bf16, V> out = load<V>(h + i), weight = load<V>(w + i);
-        for (int j = 0; j < V; ++j) out.at[j] = to_bf16(to_float(out.at[j]) * scale * to_float(weight.at[j]));
-        store<V>(y + i, out);
-    }
+    for_own_vectors<V>(dim, [&](int i) {
+        auto own = Packed<V>::load(h + i), factor = Packed<V>::load(weight + i);
+        Packed<V>::made([&](int j) { return own.number(j) * scale * factor.number(j); }).store(y + i);
+    });
 }
 
 // hot
 // x, add (optional), sum, y bf16 [T, D]; w bf16 [D]; rstd f32 [T]. Without `add`, `sum` is null and h is x.
-extern "C" __global__ void __launch_bounds__(ROWS_PER_BLOCK * WARP)
-    rms_norm_forward(const bf16* x, const bf16* add, const bf16* w, bf16* sum, bf16* y, float* rstd, float epsilon, int rows, int dim) {
-    int row = blockIdx.x * ROWS_PER_BLOCK + threadIdx.x / WARP;
-    if (row >= rows) return;
-    size_t at = size_t(row) * dim;
-    const bf16* addend = add != nullptr ? add + at : nullptr;
-    bf16* total = add != nullptr ? sum + at : nullptr;
-    if (dim % VECTOR == 0) {
-        normalise_row<VECTOR>(x + at, addend, w, total, y + at, rstd + row, epsilon, dim);
-    } else {
-        normalise_row<1>(x + at, addend, w, total, y + at, rstd + row, epsilon, dim);
-    }
+extern "C" __global__ void __launch_bounds__(ROW_THREADS)
+    rms_norm_forward(const bf16* x, const bf16* add, const bf16* w, bf16* sum, bf16* y, float* rstd, float epsilon, int dim) {
+    size_t row = blockIdx.x, at = row * dim;
+    with_row_width(dim, [&](auto width) {
+        constexpr int V = decltype(width)::value;
+        if (add != nullptr) {
+            normalise_row<V, true>(x + at, add + at, w, sum + at, y + at, rstd + row, epsilon, dim);
+        } else {
+            normalise_row<V, false>(x + at, nullptr, w, nullptr, y + at, rstd + row, epsilon, dim);
+        }
+    });
 }
 
-// dy, h, dresidual, dh bf16 [D] of one row.
-template <int V>
-__device__ void gradient_row(const bf16* dy, const bf16* dresidual, const bf16* h, const bf16* w, float rstd, bf16* dh, int dim) {
-    int lane = threadIdx.x % WARP;
+// dy, h, dresidual (with HAS_RESIDUAL), dh bf16 [D] of one row.
+template <int V, bool HAS_RESIDUAL>
+__device__ inline void gradient_row(const bf16* dy, const bf16* dresidual, const bf16* h, const bf16* w, float rstd, bf16* dh, int dim) {
+    bf16 *gradients = shared_row(0, dim), *values = shared_row(1, dim), *weight = shared_row(2, dim), *residual = shared_row(3, dim);
+    fetch_row<V>(gradients, dy, dim);
+    fetch_row<V>(values, h, dim);
+    if constexpr (HAS_RESIDUAL) fetch_row<V>(residual, dresidual, dim);
+    fetch_row<V>(weight, w, dim);
+    wait_for_rows();
+    __syncthreads();
+
     float products = 0.0f;
-    for (int i = lane * V; i < dim; i += WARP * V) {
-        Vector<bf16, V> g = load<V>(dy + i), own = load<V>(h + i), weight = load<V>(w + i);
-        for (int j = 0; j < V; ++j) {
-            products = __fmaf_rn(to_float(g.at[j]) * to_float(weight.at[j]), to_float(own.at[j]), products);
-        }
-    }
+    for_lane_vectors<V>(dim, [&](int i) {
+        auto g = Packed<V>::load(gradients + i), own = Packed<V>::load(values + i), factor = Packed<V>::load(weight + i);
+#pragma unroll
+        for (int j = 0; j < V; ++j) products = __fmaf_rn(g.number(j) * factor.number(j), own.number(j), products);
+    });
     float mean = warp_sum(products) / dim * rstd * rstd;
-    for (int i = lane * V; i < dim; i += WARP * V) {
-        Vector<bf16, V> g = load<V>(dy + i), own = load<V>(h + i), weight = load<V>(w + i), residual{};
-        if (dresidual != nullptr) residual = load<V>(dresidual + i);
-        for (int j = 0; j < V; ++j) {
-            float inner = to_float(g.at[j]) * to_float(weight.at[j]) - to_float(own.at[j]) * mean;
-            own.at[j] = to_bf16(__fmaf_rn(rstd, inner, to_float(residual.at[j])));
-        }
-        store<V>(dh + i, own);
-    }
+
+    for_own_vectors<V>(dim, [&](int i) {
+        auto g = Packed<V>::load(gradients + i), own = Packed<V>::load(values + i), factor = Packed<V>::load(weight + i);
+        Packed<V> before{};
+        if constexpr (HAS_RESIDUAL) before = Packed<V>::load(residual + i);
+        Packed<V>::made([&](int j) {
+            float inner = g.number(j) * factor.number(j) - own.number(j) * mean;
+            return __fmaf_rn(rstd, inner, before.number(j));
+        }).store(dh + i);
+    });
 }
 
 // hot
 // dy, h, dresidual (optional), dh bf16 [T, D]; w bf16 [D]; rstd f32 [T].
-extern "C" __global__ void __launch_bounds__(ROWS_PER_BLOCK * WARP)
-    rms_norm_backward(const bf16* dy, const bf16* dresidual, const bf16* h, const bf16* w, const float* rstd, bf16* dh, int rows, int dim) {
-    int row = blockIdx.x * ROWS_PER_BLOCK + threadIdx.x / WARP;
-    if (row >= rows) return;
-    size_t at = size_t(row) * dim;
-    const bf16* residual = dresidual != nullptr ? dresidual + at : nullptr;
-    if (dim % VECTOR == 0) {
-        gradient_row<VECTOR>(dy + at, residual, h + at, w, rstd[row], dh + at, dim);
-    } else {
-        gradient_row<1>(dy + at, residual, h + at, w, rstd[row], dh + at, dim);
-    }
+extern "C" __global__ void __launch_bounds__(ROW_THREADS)
+    rms_norm_backward(const bf16* dy, const bf16* dresidual, const bf16* h, const bf16* w, const float* rstd, bf16* dh, int dim) {
+    size_t row = blockIdx.x, at = row * dim;
+    with_row_width(dim, [&](auto width) {
+        constexpr int V = decltype(width)::value;
+        if (dresidual != nullptr) {
+            gradient_row<V, true>(dy + at, dresidual + at, h + at, w, rstd[row], dh + at, dim);
+        } else {
+            gradient_row<V, false>(dy + at, nullptr, h + at, w, rstd[row], dh + at, dim);
+        }
+    });
 }
 
-// partial[part, d] = Σ dy · h · rstd over the part's PARTIAL_ROWS rows; a thread a column, blockIdx.y the part.
+// hot
+// partial[part, d] = Σ dy · h · rstd over the part's PARTIAL_ROWS rows, blockIdx.y the part.
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
     rms_norm_backward_weight_partial(const bf16* dy, const bf16* h, const float* rstd, float* partial, int rows, int dim) {
-    int column = blockIdx.x * COLUMN_THREADS + threadIdx.x;
-    if (column >= dim) return;
-    int first = blockIdx.y * PARTIAL_ROWS, end = min(first + PARTIAL_ROWS, rows);
-    float sum = 0.0f;
-    for (int row = first; row < end; ++row) {
+    sum_part(partial, rows, dim, dim, [&](auto width, int row, int column, float* sums) {
+        constexpr int V = decltype(width)::value;
         size_t at = size_t(row) * dim + column;
-        sum = __fmaf_rn(to_float(dy[at]) * to_float(h[at]), rstd[row], sum);
-    }
-    partial[size_t(blockIdx.y) * dim + column] = sum;
+        Vector<bf16, V> g = load<V>(dy + at), own = load<V>(h + at);
+        float scale = rstd[row];
+#pragma unroll
+        for (int j = 0; j < V; ++j) sums[j] = __fmaf_rn(to_float(g.at[j]) * to_float(own.at[j]), scale, sums[j]);
+    });
 }
 
 // dw[d] += Σ partial[part, d].

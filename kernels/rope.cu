@@ -4,31 +4,50 @@
 
 constexpr int THREADS = 128;
 
-// Rotates one token: qkv bf16 [(heads + 2 kv_heads) · dim] by cos_sin f32 [dim]; with pages its keys and values also go to `slot`.
-template <int V>
+constexpr int HEADS_AT_ONCE = 4;  // that a thread loads before it waits
+
+// Rotates one token: qkv bf16 [(heads + 2 kv_heads) · dim] by cos_sin f32 [dim]; with pages its keys and values also go to `slot`. WIDTH
+// threads share a head: a thread has the same places of each of its heads, so the same angles.
+template <int V, int WIDTH>
 __device__ void rotate_token(bf16* qkv, const float* cos_sin, float direction, bf16* pages, int slot, int heads, int kv_heads, int dim) {
-    int half = dim / 2, vectors = half / V;
-    int visited = pages != nullptr ? heads + 2 * kv_heads : heads + kv_heads;
-    for (int item = threadIdx.x; item < visited * vectors; item += THREADS) {
-        int head = item / vectors, at = item % vectors * V;
-        bf16* from = qkv + head * dim + at;
-        Vector<bf16, V> first = load<V>(from), second = load<V>(from + half);
-        if (head < heads + kv_heads) {
-            Vector<float, V> cosine = load<V>(cos_sin + at), sine = load<V>(cos_sin + half + at);
+    constexpr int STRIDE = THREADS / WIDTH;
+    int half = dim / 2, rotated = heads + kv_heads, visited = pages != nullptr ? rotated + kv_heads : rotated;
+    int own = threadIdx.x / WIDTH;
+    if (own >= STRIDE) return;
+    for (int at = threadIdx.x % WIDTH * V; at < half; at += WIDTH * V) {
+        Vector<float, V> cosine = load<V>(cos_sin + at), sine = load<V>(cos_sin + half + at);
+        for (int begin = own; begin < visited; begin += STRIDE * HEADS_AT_ONCE) {
+            Packed<V> first[HEADS_AT_ONCE], second[HEADS_AT_ONCE];
 #pragma unroll
-            for (int i = 0; i < V; ++i) {
-                float a = to_float(first.at[i]), b = to_float(second.at[i]), s = direction * sine.at[i];
-                first.at[i] = to_bf16(a * cosine.at[i] - b * s);
-                second.at[i] = to_bf16(b * cosine.at[i] + a * s);
+            for (int i = 0; i < HEADS_AT_ONCE; ++i) {
+                int head = begin + i * STRIDE;
+                if (head < visited) {
+                    first[i] = Packed<V>::load(qkv + head * dim + at);
+                    second[i] = Packed<V>::load(qkv + head * dim + half + at);
+                }
             }
-            store<V>(from, first);
-            store<V>(from + half, second);
-        }
-        if (pages != nullptr && head >= heads) {
-            int kv_head = (head - heads) % kv_heads, what = (head - heads) / kv_heads;
-            bf16* to = page_slot(pages, slot, what, kv_head, kv_heads, dim) + at;
-            store<V>(to, first);
-            store<V>(to + half, second);
+#pragma unroll
+            for (int i = 0; i < HEADS_AT_ONCE; ++i) {
+                int head = begin + i * STRIDE;
+                if (head >= visited) break;
+                if (head < rotated) {
+                    Packed<V> a = first[i], b = second[i];
+                    first[i] = Packed<V>::made([&](int j) {
+                        return a.number(j) * cosine.at[j] - b.number(j) * (direction * sine.at[j]);
+                    });
+                    second[i] = Packed<V>::made([&](int j) {
+                        return b.number(j) * cosine.at[j] + a.number(j) * (direction * sine.at[j]);
+                    });
+                    first[i].store(qkv + head * dim + at);
+                    second[i].store(qkv + head * dim + half + at);
+                }
+                if (pages != nullptr && head >= heads) {
+                    int what = head < rotated ? 0 : 1, kv_head = head - heads - what * kv_heads;
+                    bf16* to = page_slot(pages, slot, what, kv_head, kv_heads, dim) + at;
+                    first[i].store(to);
+                    second[i].store(to + half);
+                }
+            }
         }
     }
 }
@@ -38,10 +57,17 @@ __device__ inline void rotate(bf16* qkv, const float* cos_sin, float direction, 
     int token = blockIdx.x, slot = pages != nullptr ? slots[token] : 0;
     bf16* row = qkv + size_t(token) * (heads + 2 * kv_heads) * dim;
     const float* angles = cos_sin + size_t(token) * dim;
-    if (dim % (2 * VECTOR) == 0) {
-        rotate_token<VECTOR>(row, angles, direction, pages, slot, heads, kv_heads, dim);
+    // A thread a vector of half a head for the usual widths, a warp a head for others.
+    if (dim == 128) {
+        rotate_token<VECTOR, 8>(row, angles, direction, pages, slot, heads, kv_heads, dim);
+    } else if (dim == 80) {
+        rotate_token<VECTOR, 5>(row, angles, direction, pages, slot, heads, kv_heads, dim);
+    } else if (dim == 64) {
+        rotate_token<VECTOR, 4>(row, angles, direction, pages, slot, heads, kv_heads, dim);
+    } else if (dim % (2 * VECTOR) == 0) {
+        rotate_token<VECTOR, 32>(row, angles, direction, pages, slot, heads, kv_heads, dim);
     } else {
-        rotate_token<1>(row, angles, direction, pages, slot, heads, kv_heads, dim);
+        rotate_token<1, 32>(row, angles, direction, pages, slot, heads, kv_heads, dim);
     }
 }
 

@@ -7,12 +7,6 @@
 constexpr int PIECE_THREADS = 128;
 constexpr int PIECE = PIECE_THREADS * VECTOR;  // elements of a row that a block has
 
-// How many elements at once, as a type.
-template <int V>
-struct Width {
-    static constexpr int value = V;
-};
-
 // Calls visit(Width<V>{}, i) for the vectors of V elements from i on that are this thread's.
 template <class Visit>
 __device__ inline void for_piece(int dim, Visit visit) {

@@ -3,9 +3,9 @@
 
 #include "common/types.cuh"
 
-// e^x within 2 ulp; 0 where the result would be subnormal, infinity above f32's range, NaN for NaN. The operations are those of `exp` in
-// src/cpu/simd/mod.rs: 2^n · p(r) with n = round(x / ln 2), r = x − n ln 2 in two steps, p the Taylor polynomial of degree 7.
-__device__ inline float exponential(float x) {
+// e^x within 2 ulp, for x from -87 to 88. The operations are those of `exp` in src/cpu/simd/mod.rs: 2^n · p(r) with n = round(x / ln 2),
+// r = x − n ln 2 in two steps, p the Taylor polynomial of degree 7.
+__device__ inline float exponential_within(float x) {
     // Adding 1.5 · 2^23 rounds to an integer, which then stands in the low bits.
     constexpr float MAGIC = 12582912.0f;
     float shifted = __fmaf_rn(x, 1.44269504f, MAGIC);
@@ -20,7 +20,12 @@ __device__ inline float exponential(float x) {
     p = __fmaf_rn(p, r, 0.5f);
     p = __fmaf_rn(p, r, 1.0f);
     p = __fmaf_rn(p, r, 1.0f);
-    float value = __uint_as_float(__float_as_uint(p) + (__float_as_uint(shifted) << 23));
+    return __uint_as_float(__float_as_uint(p) + (__float_as_uint(shifted) << 23));
+}
+
+// e^x of any x with the same bits; 0 where the result would be subnormal, infinity above f32's range, NaN for NaN.
+__device__ inline float exponential(float x) {
+    float value = exponential_within(x);
     value = x < -87.33f ? 0.0f : value;
     value = x > 88.72283f ? __uint_as_float(0x7F800000) : value;
     return x == x ? value : x;

@@ -36,6 +36,12 @@ __device__ inline uint32_t pack(float first, float second) {
 
 constexpr int VECTOR = 8;  // bf16 elements of 16 bytes, the widest access
 
+// A number, such as how many elements are taken at once, as a type.
+template <int V>
+struct Width {
+    static constexpr int value = V;
+};
+
 // N elements that are read or written at once; their address is a multiple of their size.
 template <class T, int N>
 struct alignas(sizeof(T) * N) Vector {
@@ -51,6 +57,42 @@ template <int N, class T>
 __device__ inline void store(T* to, const Vector<T, N>& values) {
     *reinterpret_cast<Vector<T, N>*>(to) = values;
 }
+
+// V elements in whole registers, two in a word: an array of bf16 takes a register an element. V is even, or 1.
+template <int V>
+struct Packed {
+    Vector<uint32_t, V / 2> words;
+
+    __device__ static Packed load(const bf16* from) { return {::load<V / 2>(reinterpret_cast<const uint32_t*>(from))}; }
+    __device__ void store(bf16* to) const { ::store<V / 2>(reinterpret_cast<uint32_t*>(to), words); }
+    __device__ float number(int j) const {
+        uint32_t word = words.at[j / 2];
+        return __uint_as_float(j % 2 == 0 ? word << 16 : word & 0xFFFF0000u);
+    }
+    // The elements make(j), rounded.
+    template <class Make>
+    __device__ static Packed made(Make make) {
+        Packed packed;
+#pragma unroll
+        for (int j = 0; j < V; j += 2) {
+            float first = make(j), second = make(j + 1);
+            packed.words.at[j / 2] = pack(first, second);
+        }
+        return packed;
+    }
+};
+template <>
+struct Packed<1> {
+    bf16 element;
+
+    __device__ static Packed load(const bf16* from) { return {*from}; }
+    __device__ void store(bf16* to) const { *to = element; }
+    __device__ float number(int) const { return to_float(element); }
+    template <class Make>
+    __device__ static Packed made(Make make) {
+        return {to_bf16(make(0))};
+    }
+};
 
 // The shared memory that the launch asked for, as T* name. It begins at a multiple of 1024 bytes.
 #ifdef THYME_SIMT

@@ -1,7 +1,7 @@
 //! LayerNorm with the residual addition: `kernels/layer_norm.cu`.
 
 use super::device::Argument::F32;
-use super::kernels::layer_norm::ROWS_PER_BLOCK;
+use super::kernels::layer_norm as kernel;
 use super::{Cuda, expect_shape, optional, size, tensor};
 use crate::ops::layer_norm::{LayerNorm, LayerNormed};
 use crate::ops::{Dtype, Tensor};
@@ -25,9 +25,10 @@ impl LayerNorm for Cuda {
         let y = self.empty(x.shape(), Dtype::Activation);
         let mean = self.empty(&[rows], Dtype::F32);
         let rstd = self.empty(&[rows], Dtype::F32);
-        self.launch(
+        self.launch_shared(
             "layer_norm_forward",
-            [rows.div_ceil(ROWS_PER_BLOCK), 1, 1],
+            [rows, 1, 1],
+            kernel::forward_bytes(dim, add.is_some()),
             &[
                 tensor("x", x),
                 optional("add", add),
@@ -38,7 +39,6 @@ impl LayerNorm for Cuda {
                 tensor("mean", &mean),
                 tensor("rstd", &rstd),
                 F32(epsilon),
-                size(rows),
                 size(dim),
             ],
         );
@@ -64,9 +64,10 @@ impl LayerNorm for Cuda {
             expect_shape("layer_norm_backward dresidual", dresidual, h.shape());
         }
         let dh = self.empty(h.shape(), Dtype::Activation);
-        self.launch(
+        self.launch_shared(
             "layer_norm_backward",
-            [rows.div_ceil(ROWS_PER_BLOCK), 1, 1],
+            [rows, 1, 1],
+            kernel::backward_bytes(dim, dresidual.is_some()),
             &[
                 tensor("dy", dy),
                 optional("dresidual", dresidual),
@@ -75,7 +76,6 @@ impl LayerNorm for Cuda {
                 tensor("mean", mean),
                 tensor("rstd", rstd),
                 tensor("dh", &dh),
-                size(rows),
                 size(dim),
             ],
         );
@@ -83,7 +83,7 @@ impl LayerNorm for Cuda {
             expect_shape("layer_norm_backward dw", dw, &[dim]);
             expect_shape("layer_norm_backward db", db, &[dim]);
             let inputs = [tensor("dy", dy), tensor("h", h), tensor("mean", mean), tensor("rstd", rstd)];
-            self.add_column_sums("layer_norm_backward_weight", &inputs, rows, dw);
+            self.add_vector_sums("layer_norm_backward_weight", &inputs, rows, dw);
             self.add_column_sums("linear_backward_bias", &inputs[..1], rows, db);
         }
         dh

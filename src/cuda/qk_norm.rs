@@ -28,7 +28,7 @@ impl QkNorm for Cuda {
         });
         self.launch(
             "qk_norm_forward",
-            [(tokens * normed).div_ceil(HEADS_PER_BLOCK), 1, 1],
+            [tokens, normed.div_ceil(HEADS_PER_BLOCK), 1],
             &[
                 tensor("qkv", qkv),
                 tensor("wq", wq),
@@ -36,7 +36,6 @@ impl QkNorm for Cuda {
                 optional("x", saved.as_ref().map(|saved| &saved.x)),
                 optional("rstd", saved.as_ref().map(|saved| &saved.rstd)),
                 F32(epsilon),
-                size(tokens * normed),
                 size(heads.heads),
                 size(heads.kv_heads),
                 size(dim),
@@ -63,14 +62,13 @@ impl QkNorm for Cuda {
         }
         self.launch(
             "qk_norm_backward",
-            [(tokens * normed).div_ceil(HEADS_PER_BLOCK), 1, 1],
+            [tokens, normed.div_ceil(HEADS_PER_BLOCK), 1],
             &[
                 tensor("dqkv", dqkv),
                 tensor("x", &saved.x),
                 tensor("wq", wq),
                 tensor("wk", wk),
                 tensor("rstd", &saved.rstd),
-                size(tokens * normed),
                 size(heads.heads),
                 size(heads.kv_heads),
                 size(dim),
@@ -88,7 +86,7 @@ impl Cuda {
         let of_heads = self.zeros(&[normed * dim], Dtype::F32);
         let inputs = [tensor("dqkv", dqkv), tensor("x", &saved.x), tensor("rstd", &saved.rstd)];
         let inputs = [&inputs[..], &[size(heads.qkv()), size(dim)]].concat();
-        self.add_column_sums("qk_norm_backward_heads", &inputs, dqkv.rows(), &of_heads);
+        self.add_vector_sums("qk_norm_backward_heads", &inputs, dqkv.rows(), &of_heads);
         self.launch(
             "qk_norm_backward_weight",
             [dim.div_ceil(COLUMN_THREADS), 1, 1],

@@ -1,7 +1,7 @@
 //! RMSNorm with the residual addition: `kernels/rms_norm.cu`.
 
 use super::device::Argument::F32;
-use super::kernels::rms_norm::ROWS_PER_BLOCK;
+use super::kernels::rms_norm as kernel;
 use super::{Cuda, expect_shape, optional, size, tensor};
 use crate::ops::rms_norm::{RmsNorm, RmsNormed};
 use crate::ops::{Dtype, Tensor};
@@ -16,9 +16,10 @@ impl RmsNorm for Cuda {
         let sum = add.map(|_| self.empty(x.shape(), Dtype::Activation));
         let y = self.empty(x.shape(), Dtype::Activation);
         let rstd = self.empty(&[rows], Dtype::F32);
-        self.launch(
+        self.launch_shared(
             "rms_norm_forward",
-            [rows.div_ceil(ROWS_PER_BLOCK), 1, 1],
+            [rows, 1, 1],
+            kernel::forward_bytes(dim, add.is_some()),
             &[
                 tensor("x", x),
                 optional("add", add),
@@ -27,7 +28,6 @@ impl RmsNorm for Cuda {
                 tensor("y", &y),
                 tensor("rstd", &rstd),
                 F32(epsilon),
-                size(rows),
                 size(dim),
             ],
         );
@@ -48,9 +48,10 @@ impl RmsNorm for Cuda {
         expect_shape("rms_norm_backward w", w, &[dim]);
         expect_shape("rms_norm_backward rstd", rstd, &[rows]);
         let dh = self.empty(h.shape(), Dtype::Activation);
-        self.launch(
+        self.launch_shared(
             "rms_norm_backward",
-            [rows.div_ceil(ROWS_PER_BLOCK), 1, 1],
+            [rows, 1, 1],
+            kernel::backward_bytes(dim, dresidual.is_some()),
             &[
                 tensor("dy", dy),
                 optional("dresidual", dresidual),
@@ -58,14 +59,13 @@ impl RmsNorm for Cuda {
                 tensor("w", w),
                 tensor("rstd", rstd),
                 tensor("dh", &dh),
-                size(rows),
                 size(dim),
             ],
         );
         if let Some(dw) = dw {
             expect_shape("rms_norm_backward dw", dw, &[dim]);
             let inputs = [tensor("dy", dy), tensor("h", h), tensor("rstd", rstd)];
-            self.add_column_sums("rms_norm_backward_weight", &inputs, rows, dw);
+            self.add_vector_sums("rms_norm_backward_weight", &inputs, rows, dw);
         }
         dh
     }

@@ -27,44 +27,45 @@ fn number(code: &str, name: &str) -> usize {
     rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
 }
 
-/// `rms_norm_forward` on 13 rows of 24, launched as `sources` say it has to be; and the grid and threads of that launch.
+/// `qk_norm_forward` on a token of 13 heads of 24, launched as `sources` say it has to be; and the blocks and threads of that launch.
 fn normalised(sources: &[(String, String)]) -> (Vec<u16>, [usize; 2]) {
-    const ROWS: usize = 13;
+    const HEADS: usize = 9;
+    const KV_HEADS: usize = 4;
     const DIM: usize = 24;
     let code = launch::launch_code(sources).unwrap();
-    let of_unit = code.split_once("pub mod rms_norm {").unwrap().1;
-    let blocks = ROWS.div_ceil(number(of_unit, "pub const ROWS_PER_BLOCK: usize = "));
-    let threads = number(&code, "(\"rms_norm_forward\", ");
-    let units = sources.iter().filter(|(path, _)| path == "rms_norm.cu").cloned().collect();
+    let of_unit = code.split_once("pub mod qk_norm {").unwrap().1;
+    let blocks = (HEADS + KV_HEADS).div_ceil(number(of_unit, "pub const HEADS_PER_BLOCK: usize = "));
+    let threads = number(&code, "(\"qk_norm_forward\", ");
+    let units = sources.iter().filter(|(path, _)| path == "qk_norm.cu").cloned().collect();
     let device: Arc<dyn Device> = Arc::new(Simt::new(SimtOptions { units, ..SimtOptions::checked() }).unwrap());
     let mut random = Random::new(70);
     let mut values = |count: usize| -> Vec<u16> {
         random.normals(count).into_iter().map(|x| half::bf16::from_f64(x).to_bits()).collect()
     };
-    let (x, w) = (uploaded(&device, &values(ROWS * DIM)), uploaded(&device, &values(DIM)));
-    let (y, rstd) = (uploaded(&device, &[0u16; ROWS * DIM]), uploaded(&device, &[0f32; ROWS]));
+    let qkv = uploaded(&device, &values((HEADS + 2 * KV_HEADS) * DIM));
+    let (wq, wk) = (uploaded(&device, &values(DIM)), uploaded(&device, &values(DIM)));
     let arguments = [
-        Argument::Pointer("x", x.span()),
+        Argument::Pointer("qkv", qkv.span()),
+        Argument::Pointer("wq", wq.span()),
+        Argument::Pointer("wk", wk.span()),
         Argument::Null,
-        Argument::Pointer("w", w.span()),
         Argument::Null,
-        Argument::Pointer("y", y.span()),
-        Argument::Pointer("rstd", rstd.span()),
         Argument::F32(1e-5),
-        Argument::I32(ROWS as i32),
+        Argument::I32(HEADS as i32),
+        Argument::I32(KV_HEADS as i32),
         Argument::I32(DIM as i32),
     ];
-    let (grid, block) = ([blocks as u32, 1, 1], [threads as u32, 1, 1]);
-    device.launch(&Launch { kernel: "rms_norm_forward", grid, block, shared_bytes: 0, arguments: &arguments }).unwrap();
-    (downloaded(&device, &y), [blocks, threads])
+    let (grid, block) = ([1, blocks as u32, 1], [threads as u32, 1, 1]);
+    device.launch(&Launch { kernel: "qk_norm_forward", grid, block, shared_bytes: 0, arguments: &arguments }).unwrap();
+    (downloaded(&device, &qkv), [blocks, threads])
 }
 
 #[test]
 fn a_constant_changed_in_its_source_alone_changes_the_launch() {
-    let (expected, as_it_is) = normalised(&changed("rms_norm.cu", "", ""));
-    assert_eq!(as_it_is, [4, 128]);
-    for (rows, launch) in [(1, [13, 32]), (8, [2, 256])] {
-        let sources = changed("rms_norm.cu", "ROWS_PER_BLOCK = 4;", &format!("ROWS_PER_BLOCK = {rows};"));
+    let (expected, as_it_is) = normalised(&changed("qk_norm.cu", "", ""));
+    assert_eq!(as_it_is, [1, 128]);
+    for (warps, launch) in [(1, [4, 32]), (2, [2, 64])] {
+        let sources = changed("qk_norm.cu", "constexpr int WARPS = 4;", &format!("constexpr int WARPS = {warps};"));
         assert_eq!(normalised(&sources), (expected.clone(), launch));
     }
 }

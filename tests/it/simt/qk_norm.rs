@@ -9,8 +9,8 @@ use super::{Random, checked, exact_in_bf16, expect_close, pair, values};
 
 const EPSILON: f32 = 1e-5;
 
-/// Heads of one vector a lane, of several, of single elements, and more of them than a block has warps.
-const SHAPES: [(usize, usize, usize); 5] = [(4, 2, 2), (3, 1, 7), (2, 2, 128), (5, 1, 132), (1, 1, 300)];
+/// Heads of one vector a lane, of several, of single elements, and more of them than a block has.
+const SHAPES: [(usize, usize, usize); 6] = [(4, 2, 2), (3, 1, 7), (2, 2, 128), (5, 1, 132), (1, 1, 300), (13, 5, 12)];
 
 #[test]
 fn qk_norm_agrees_with_the_reference_in_both_directions_and_leaves_values_alone() {

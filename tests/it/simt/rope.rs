@@ -7,7 +7,9 @@ use thyme_engine::reference::Reference;
 
 use super::{Random, checked, exact_in_bf16, expect_close, pair, values};
 
-const SHAPES: [(usize, usize, usize); 4] = [(4, 2, 2), (3, 1, 6), (2, 2, 32), (6, 2, 80)];
+/// Heads of each width that has its own threads, and of others; more of them than threads load at once.
+const SHAPES: [(usize, usize, usize); 7] =
+    [(4, 2, 2), (17, 1, 6), (2, 2, 32), (6, 2, 80), (66, 1, 128), (3, 1, 64), (1, 1, 288)];
 
 /// Cosines, then sines, of random angles.
 fn cos_sin(random: &mut Random, tokens: usize, head_dim: usize) -> Vec<f64> {
