@@ -10,7 +10,7 @@ use half::bf16;
 use thyme_engine::cuda::Cuda;
 use thyme_engine::cuda::device::gpu::Gpu;
 use thyme_engine::cuda::device::{Device, Memory};
-use thyme_engine::ops::adamw::{AdamwStep, Moment};
+use thyme_engine::ops::adamw::{AdamwParameter, AdamwStep, Moment};
 use thyme_engine::ops::attention::{Heads, Keys, PAGE_TOKENS, Packed};
 use thyme_engine::ops::gelu::GeluForm;
 use thyme_engine::ops::patch_embed::PixelScale;
@@ -306,26 +306,20 @@ fn optimizer(bench: &mut Bench) {
     let backend = &*bench.backend();
     let [mut w, mut remainder] = [Dtype::Bf16, Dtype::I16].map(|dtype| backend.zeros(&[COUNT], dtype));
     let dw = of(backend, &[COUNT], Dtype::F32);
-    let step = AdamwStep {
-        learning_rate: 1e-6,
-        beta1: 0.9,
-        beta2: 0.999,
-        epsilon: 1e-8,
-        weight_decay: 0.01,
-        step: 1,
-        gradient_scale: 1.0,
-    };
+    let step = AdamwStep { learning_rate: 1e-6, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, step: 1, gradient_scale: 1.0 };
     // Weight, remainder and moments are read and written, the gradient is read.
     let [mut m, mut v] = [Moment::zeros(backend, &[COUNT]), Moment::zeros(backend, &[COUNT])];
     bench.run("adamw", format!("{COUNT}"), bytes(28 * COUNT), |b| {
-        b.adamw(&mut w, &mut remainder, &mut m, &mut v, &dw, &step);
+        let (w, remainder, m, v) = (&mut w, &mut remainder, &mut m, &mut v);
+        b.adamw(&mut [AdamwParameter { w, remainder, m, v, dw: &dw, weight_decay: 0.01 }], &step);
     });
     let [mut m, mut v] = [Moment::zeros_8bit(backend, &[COUNT]), Moment::zeros_8bit(backend, &[COUNT])];
     bench.run("adamw", format!("8-bit {COUNT}"), bytes(16 * COUNT), |b| {
-        b.adamw(&mut w, &mut remainder, &mut m, &mut v, &dw, &step);
+        let (w, remainder, m, v) = (&mut w, &mut remainder, &mut m, &mut v);
+        b.adamw(&mut [AdamwParameter { w, remainder, m, v, dw: &dw, weight_decay: 0.01 }], &step);
     });
     bench.run("grad_norm", format!("{COUNT}"), bytes(4 * COUNT), |b| {
-        b.sum_of_squares(&dw);
+        b.sum_of_squares(&[&dw]);
     });
     let heads = SHAPES[0].heads;
     let mut pages = backend.attention_pages(512, heads);

@@ -1,69 +1,159 @@
-// AdamW in place, its moments in f32 or in 8 bits; formulas in src/ops/adamw.rs. Every operation is an f32 one and rounds as it is written,
-// so the bits are the CPU's.
+// AdamW in place over many parameters, their moments in f32 or in 8 bits; formulas in src/ops/adamw.rs. Every operation is an f32 one and
+// rounds as it is written, so the bits are the CPU's.
+#include "common/bounded.cuh"
 #include "common/reduce.cuh"
-#include "common/types.cuh"
+#include "common/table.cuh"
 
 constexpr int THREADS = 256;
 constexpr int ELEMENTS = 8;                         // of a thread at a time
-constexpr int BLOCK_ELEMENTS = THREADS * ELEMENTS;  // that the threads of a block have at a time
+constexpr int MOMENT_BLOCK = WARP * ELEMENTS;       // elements that share a scale: a warp's
+constexpr int TURNS = 8;                            // that a block takes one after another, as the code maps take their time to make
+constexpr int TURN_ELEMENTS = THREADS * ELEMENTS;
+constexpr int BLOCK_ELEMENTS = TURNS * TURN_ELEMENTS;
 
-// The numbers of a step, its bias corrections worked out: rate = lr / (1 − β₁ᵗ), root = 1 / √(1 − β₂ᵗ), decay = lr · weight decay.
+// The numbers of a step, its bias corrections worked out: rate = lr / (1 − β₁ᵗ), root = 1 / √(1 − β₂ᵗ).
 struct AdamwStep {
-    float beta1, beta2, rate, root, epsilon, decay, gradient_scale;
+    float beta1, beta2, rate, root, epsilon, gradient_scale;
 };
-static_assert(sizeof(AdamwStep) == 28);
+static_assert(sizeof(AdamwStep) == 24);
 
-// One element; w and remainder are the halves of its fp32 master.
-__device__ inline void update(bf16& w, int16_t& remainder, float& m, float& v, float dw, const AdamwStep& step) {
-    float g = dw * step.gradient_scale;
-    m = step.beta1 * m + (1.0f - step.beta1) * g;
-    v = step.beta2 * v + (1.0f - step.beta2) * (g * g);
-    float master = __uint_as_float((uint32_t(w.bits) << 16) + uint32_t(int32_t(remainder)));
-    float change = step.rate * m / (sqrtf(v) * step.root + step.epsilon) + step.decay * master;
-    uint32_t bits = __float_as_uint(master - change);
-    w.bits = uint16_t((bits + 0x8000) >> 16);
-    remainder = int16_t(bits - (uint32_t(w.bits) << 16));
-}
+// A parameter, as the addresses of w bf16, remainder i16, dw f32, each [count], and of m and v: f32 [count], or u8 [count] with scales
+// f32 [ceil(count / 256)]. decay = lr · weight decay. BLOCK_ELEMENTS are a block's, the first of them that of `first_block`.
+struct AdamwParameter {
+    uint64_t w, remainder, m, m_scales, v, v_scales, dw;
+    int64_t count;
+    int first_block;
+    float decay;
+};
+static_assert(sizeof(AdamwParameter) == 72);
+
+// The numbers of a thread's elements.
+using Values = Vector<float, ELEMENTS>;
+
+// ELEMENTS of a parameter whose moments are stored as M: where they lie, and what a thread has of them.
+template <class M>
+struct Elements {
+    bf16* w_at;
+    int16_t* remainder_at;
+    M *m_at, *v_at;
+    const float* dw_at;
+    Vector<bf16, ELEMENTS> w;
+    Vector<int16_t, ELEMENTS> remainder;
+    Vector<M, ELEMENTS> m, v;
+    Values dw;
+
+    __device__ explicit Elements(const AdamwParameter& of)
+        : w_at(pointer_at<bf16>(of.w)),
+          remainder_at(pointer_at<int16_t>(of.remainder)),
+          m_at(pointer_at<M>(of.m)),
+          v_at(pointer_at<M>(of.v)),
+          dw_at(pointer_at<const float>(of.dw)) {}
+
+    // The elements from `first` on, of which `count` are there; what is not is zero.
+    __device__ void load(int64_t first, int64_t count) {
+        if (count >= ELEMENTS) {
+            w = ::load<ELEMENTS>(w_at + first);
+            remainder = ::load<ELEMENTS>(remainder_at + first);
+            dw = ::load<ELEMENTS>(dw_at + first);
+            m = ::load<ELEMENTS>(m_at + first);
+            v = ::load<ELEMENTS>(v_at + first);
+            return;
+        }
+        w = {}, remainder = {}, dw = {}, m = {}, v = {};
+#pragma unroll
+        for (int i = 0; i < ELEMENTS; ++i) {
+            if (i >= count) break;
+            w.at[i] = w_at[first + i];
+            remainder.at[i] = remainder_at[first + i];
+            dw.at[i] = dw_at[first + i];
+            m.at[i] = m_at[first + i];
+            v.at[i] = v_at[first + i];
+        }
+    }
+    __device__ void store(int64_t first, int64_t count) const {
+        if (count >= ELEMENTS) {
+            ::store<ELEMENTS>(w_at + first, w);
+            ::store<ELEMENTS>(remainder_at + first, remainder);
+            ::store<ELEMENTS>(m_at + first, m);
+            ::store<ELEMENTS>(v_at + first, v);
+            return;
+        }
+#pragma unroll
+        for (int i = 0; i < ELEMENTS; ++i) {
+            if (i >= count) break;
+            w_at[first + i] = w.at[i];
+            remainder_at[first + i] = remainder.at[i];
+            m_at[first + i] = m.at[i];
+            v_at[first + i] = v.at[i];
+        }
+    }
+
+    // Moves the weights by the moments, which are those of after the step; roots gets those of `second`.
+    template <bool IS_BOUNDED>
+    __device__ void move(const Values& first, const Values& second, Values& roots, const AdamwStep& step, float decay) {
+#pragma unroll
+        for (int i = 0; i < ELEMENTS; ++i) {
+            float master = __uint_as_float((uint32_t(w.at[i].bits) << 16) + uint32_t(int32_t(remainder.at[i])));
+            roots.at[i] = IS_BOUNDED ? bounded_root(second.at[i]) : sqrtf(second.at[i]);
+            float over = step.rate * first.at[i], under = roots.at[i] * step.root + step.epsilon;
+            float change = (IS_BOUNDED ? Divisor(under).divide(over) : over / under) + decay * master;
+            uint32_t bits = __float_as_uint(master - change);
+            w.at[i].bits = uint16_t((bits + 0x8000) >> 16);
+            remainder.at[i] = int16_t(bits - (uint32_t(w.at[i].bits) << 16));
+        }
+    }
+    // One step. first and second are the moments, roots gets those of `second`.
+    __device__ void update(Values& first, Values& second, Values& roots, const AdamwStep& step, float decay) {
+        float least = 1.0f, least_second = 1.0f, most = 1.0f;
+#pragma unroll
+        for (int i = 0; i < ELEMENTS; ++i) {
+            float g = dw.at[i] * step.gradient_scale;
+            first.at[i] = step.beta1 * first.at[i] + (1.0f - step.beta1) * g;
+            second.at[i] = step.beta2 * second.at[i] + (1.0f - step.beta2) * (g * g);
+            float over = fabsf(step.rate * first.at[i]);
+            least = fminf(least, over);
+            least_second = fminf(least_second, second.at[i]);
+            most = fmaxf(most, fmaxf(over, second.at[i]));
+        }
+        // Roots are from 2^-50 to 2^30 then, and divisors to 2^41.
+        bool is_usual_step = step.root >= 1.0f && step.root <= 1024.0f && step.epsilon >= 0.0f && step.epsilon <= 1.0f;
+        if (is_usual_step && least >= 0x1p-60f && least_second >= 0x1p-100f && most <= 0x1p60f) {
+            move<true>(first, second, roots, step, decay);
+        } else {
+            move<false>(first, second, roots, step, decay);
+        }
+    }
+};
 
 // hot
-// w bf16, remainder i16, m, v, dw f32, each [count].
-extern "C" __global__ void __launch_bounds__(THREADS)
-    adamw(bf16* w, int16_t* remainder, float* m, float* v, const float* dw, AdamwStep step, int64_t count) {
-    int64_t first = (int64_t(blockIdx.x) * THREADS + threadIdx.x) * ELEMENTS;
-    if (first + ELEMENTS <= count) {
-        auto weights = load<ELEMENTS>(w + first);
-        auto remainders = load<ELEMENTS>(remainder + first);
-        auto ms = load<ELEMENTS>(m + first), vs = load<ELEMENTS>(v + first);
-        auto gradients = load<ELEMENTS>(dw + first);
-#pragma unroll
-        for (int i = 0; i < ELEMENTS; ++i) update(weights.at[i], remainders.at[i], ms.at[i], vs.at[i], gradients.at[i], step);
-        store<ELEMENTS>(w + first, weights);
-        store<ELEMENTS>(remainder + first, remainders);
-        store<ELEMENTS>(m + first, ms);
-        store<ELEMENTS>(v + first, vs);
-    } else {
-        for (int64_t i = first; i < count; ++i) update(w[i], remainder[i], m[i], v[i], dw[i], step);
+// table [count]: parameters with moments in f32.
+extern "C" __global__ void __launch_bounds__(THREADS) adamw(const AdamwParameter* table, AdamwStep step, int count) {
+    const AdamwParameter& of = entry_of_block<THREADS>(table, count);
+    Elements<float> own(of);
+    int64_t all = of.count, begin = int64_t(int(blockIdx.x) - of.first_block) * BLOCK_ELEMENTS;
+    int64_t end = min(begin + BLOCK_ELEMENTS, all);
+    float decay = of.decay;
+    for (int64_t first = begin + threadIdx.x * ELEMENTS; first < end; first += TURN_ELEMENTS) {
+        own.load(first, all - first);
+        Values roots;
+        own.update(own.m, own.v, roots, step, decay);
+        own.store(first, all - first);
     }
 }
 
-constexpr int MOMENT_BLOCK = WARP * ELEMENTS;  // elements that share a scale: a warp's
-constexpr int MOMENT_BLOCKS = 8;               // that a warp takes one after another, as the maps take their time to make
-constexpr int BLOCK_ELEMENTS_8BIT = MOMENT_BLOCKS * BLOCK_ELEMENTS;
 constexpr float FLOAT_MAX = 3.402823466e38f;
 
-// The numbers of a warp's block, its lanes' in order.
-using Values = Vector<float, ELEMENTS>;
-
-// A code map of src/ops/adamw.rs, in shared memory. Its tree lies level by level, so that the lanes' first six steps down meet no bank twice.
+// A code map of src/ops/adamw.rs, in shared memory.
 template <bool IS_SIGNED>
 struct CodeMap {
-    static constexpr int LOWEST = IS_SIGNED ? 129 : 0;
-    float values[256], nodes[256];
+    // Magnitudes are counted by places from 1 up to 2^TOP, which is that of 1. There are 2^l of decade l, the last before TOP ends at 1.
+    static constexpr int TOP = IS_SIGNED ? 7 : 8;
+    // bounds[i] parts i and i + 1: places if the map is signed, else codes.
+    float values[256], bounds[IS_SIGNED ? 128 : 256];
     static_assert(THREADS == 256, "a thread makes an entry");
 
     // `magnitude` of src/ops/adamw.rs.
     __device__ static float magnitude(int place) {
-        constexpr int TOP = IS_SIGNED ? 7 : 8;
         int level = 31 - __clz(place), n = 1 << level, denominator = 20 * n;
         if (level == TOP) return 1.0f;
         for (int decade = level + 1; decade < TOP; ++decade) denominator *= 10;
@@ -76,18 +166,42 @@ struct CodeMap {
     }
     // All threads of the block; a barrier stands between this and the first use.
     __device__ void make() {
-        int node = threadIdx.x;
-        values[node] = value(node);
-        if (node == 0) return;
-        int level = 31 - __clz(node), rank = ((2 * (node - (1 << level)) + 1) << (7 - level)) - 1;
-        float below = value((rank + LOWEST) % 256), above = value((rank + 1 + LOWEST) % 256);
-        nodes[node] = !IS_SIGNED && rank == 0 ? 0.0f : (below + above) * 0.5f;
+        int i = threadIdx.x;
+        values[i] = value(i);
+        if (i < (IS_SIGNED ? 128 : 255)) bounds[i] = !IS_SIGNED && i == 0 ? 0.0f : (value(i) + value(i + 1)) * 0.5f;
     }
-    __device__ uint8_t code(float x) const {
-        int node = 1;
+
+    // The index of the bound next below `x`, or of the one below that. Within a decade of n numbers that ends at D, the place is a linear
+    // function of x: n (8/9 + x / (0.9 D)). Of these lines the least holds, as each is less steep than the one before. Half a place
+    // is taken off for what is rounded here and for the bounds between decades, which lie 0.2 above their line. The four lines of the
+    // upper decades serve the lower ones too: 10^4 times the number has 2^4 times the place.
+    __device__ static int bound_below(float x) {
+        constexpr float MAGIC = 12582912.0f;  // adding 1.5 · 2^23 rounds to an integer, which then stands in the low bits
+        constexpr float FIRST = IS_SIGNED ? 1.0f : 2.0f;
+        bool is_low = x < 1e-4f;
+        float scaled = is_low ? x * 1e4f : x, place = 0.0f, slope = float(1 << (TOP - 1)) / 0.9f;
 #pragma unroll
-        for (int step = 0; step < 8; ++step) node = 2 * node + (x > nodes[node] ? 1 : 0);
-        return uint8_t(node + LOWEST);
+        for (int level = TOP - 1; level >= TOP - 4; --level, slope *= 5.0f) {
+            float line = __fmaf_rn(scaled, slope, float(1 << level) * (8.0f / 9.0f));
+            place = level == TOP - 1 ? line : fminf(place, line);
+        }
+        place = is_low ? place * 0.0625f : place;
+        // What is not a number goes where the comparisons of a search would take it: all say no.
+        constexpr float LEAST = FIRST - 0.4f, MOST = FIRST + (IS_SIGNED ? 127.0f : 254.0f);
+        place = IS_SIGNED ? fmaxf(fminf(place, MOST), LEAST) : fminf(fmaxf(place, LEAST), MOST);
+        return int(__float_as_uint(place + (MAGIC - FIRST)) & 0xFF);
+    }
+    // The code of the number nearest to `x`; midway, of the lower one.
+    __device__ uint8_t code(float x) const {
+        if constexpr (IS_SIGNED) {
+            float size = fabsf(x);
+            int place = bound_below(size);
+            bool is_above = x >= 0.0f ? size > bounds[place] : !(size < bounds[place]);
+            place += is_above ? 1 : 0;
+            return uint8_t(x >= 0.0f ? place : -min(place, 127));
+        }
+        int code = bound_below(x);
+        return uint8_t(code + (x > bounds[code] ? 1 : 0));
     }
 
     __device__ Values read(const Vector<uint8_t, ELEMENTS>& codes, float scale) const {
@@ -104,66 +218,44 @@ struct CodeMap {
         scale = fminf(warp_max(largest), FLOAT_MAX);
         float divisor = scale > 0.0f ? scale : 1.0f;
         Vector<uint8_t, ELEMENTS> codes;
+        // The quotient of what is too small to be divided without care is nearest to 0 in the signed map. A root is none such: the root
+        // of the least f32 above zero is 2^-74.5.
+        if (divisor >= 0x1p-70f && divisor <= 0x1p50f) {
+            Divisor by(divisor);
 #pragma unroll
-        for (int i = 0; i < ELEMENTS; ++i) codes.at[i] = code(exact.at[i] / divisor);
+            for (int i = 0; i < ELEMENTS; ++i) codes.at[i] = code(by.divide(exact.at[i]));
+        } else {
+#pragma unroll
+            for (int i = 0; i < ELEMENTS; ++i) codes.at[i] = code(exact.at[i] / divisor);
+        }
         return codes;
     }
 };
 
-// The first `count` of N elements; what is not there is zero.
-template <int N, class T>
-__device__ inline Vector<T, N> load_first(const T* from, int count) {
-    if (count >= N) return load<N>(from);
-    Vector<T, N> values{};
-#pragma unroll
-    for (int i = 0; i < N; ++i) {
-        if (i < count) values.at[i] = from[i];
-    }
-    return values;
-}
-
-template <int N, class T>
-__device__ inline void store_first(T* to, const Vector<T, N>& values, int count) {
-    if (count >= N) return store<N>(to, values);
-#pragma unroll
-    for (int i = 0; i < N; ++i) {
-        if (i < count) to[i] = values.at[i];
-    }
-}
-
 // hot
-// w bf16, remainder i16, m, v u8, dw f32, each [count]; m_scales, v_scales f32 [ceil(count / 256)]. A warp has a block at a time.
-extern "C" __global__ void __launch_bounds__(THREADS)
-    adamw_8bit(bf16* w, int16_t* remainder, uint8_t* m, float* m_scales, uint8_t* v, float* v_scales, const float* dw, AdamwStep step,
-               int64_t count) {
+// table [count]: parameters with moments in 8 bits. A warp has a block of moments at a time.
+extern "C" __global__ void __launch_bounds__(THREADS) adamw_8bit(const AdamwParameter* table, AdamwStep step, int count) {
     __shared__ CodeMap<true> signed_map;
     __shared__ CodeMap<false> unsigned_map;
     signed_map.make();
     unsigned_map.make();
-    __syncthreads();
-    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    int64_t block = int64_t(blockIdx.x) * MOMENT_BLOCKS * (THREADS / WARP) + warp;
-    for (int turn = 0; turn < MOMENT_BLOCKS && block * MOMENT_BLOCK < count; ++turn, block += THREADS / WARP) {
-        int64_t first = block * MOMENT_BLOCK + lane * ELEMENTS;
-        int length = int(max(int64_t(0), min(int64_t(ELEMENTS), count - first)));
-        auto weights = load_first<ELEMENTS>(w + first, length);
-        auto remainders = load_first<ELEMENTS>(remainder + first, length);
-        auto gradients = load_first<ELEMENTS>(dw + first, length);
-        Values ms = signed_map.read(load_first<ELEMENTS>(m + first, length), m_scales[block]);
-        Values roots = unsigned_map.read(load_first<ELEMENTS>(v + first, length), v_scales[block]);
+    const AdamwParameter& of = entry_of_block<THREADS>(table, count);
+    Elements<uint8_t> own(of);
+    float *m_scales = pointer_at<float>(of.m_scales), *v_scales = pointer_at<float>(of.v_scales), decay = of.decay;
+    int64_t all = of.count, block = int64_t(int(blockIdx.x) - of.first_block) * TURNS * (THREADS / WARP) + threadIdx.x / WARP;
+    for (int turn = 0; turn < TURNS && block * MOMENT_BLOCK < all; ++turn, block += THREADS / WARP) {
+        int64_t first = block * MOMENT_BLOCK + threadIdx.x % WARP * ELEMENTS;
+        own.load(first, all - first);
+        Values ms = signed_map.read(own.m, m_scales[block]), seconds = unsigned_map.read(own.v, v_scales[block]), roots;
 #pragma unroll
-        for (int i = 0; i < ELEMENTS; ++i) {
-            float second = roots.at[i] * roots.at[i];
-            update(weights.at[i], remainders.at[i], ms.at[i], second, gradients.at[i], step);
-            roots.at[i] = sqrtf(second);
-        }
-        store_first<ELEMENTS>(w + first, weights, length);
-        store_first<ELEMENTS>(remainder + first, remainders, length);
+        for (float& second : seconds.at) second = second * second;
+        own.update(ms, seconds, roots, step, decay);
         float m_scale, v_scale;
-        store_first<ELEMENTS>(m + first, signed_map.round(ms, m_scale), length);
-        store_first<ELEMENTS>(v + first, unsigned_map.round(roots, v_scale), length);
+        own.m = signed_map.round(ms, m_scale);
+        own.v = unsigned_map.round(roots, v_scale);
+        own.store(first, all - first);
         __syncwarp();  // all lanes have read the scales
-        if (lane == 0) {
+        if (threadIdx.x % WARP == 0) {
             m_scales[block] = m_scale;
             v_scales[block] = v_scale;
         }

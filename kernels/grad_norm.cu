@@ -1,9 +1,17 @@
-// Sum of squares in f64; formula in src/ops/grad_norm.rs. A block sums a part of fixed length, one block the parts, each in an order that
-// only the count decides.
-#include "common/types.cuh"
+// Sum of squares of many tensors in f64; formula in src/ops/grad_norm.rs. A block sums a part of fixed length of one tensor, one block the
+// parts, each in an order that only the counts decide.
+#include "common/table.cuh"
 
 constexpr int THREADS = 256;
 constexpr int PART = 1 << 15;  // elements of a block
+
+// A tensor x f32 [count], as its address. The first of its parts is that of `first_block`.
+struct GradNormTensor {
+    uint64_t x;
+    int64_t count;
+    int first_block, unused;
+};
+static_assert(sizeof(GradNormTensor) == 24);
 
 // The sum of all threads' values, in thread 0.
 __device__ inline double block_sum(double value) {
@@ -16,19 +24,25 @@ __device__ inline double block_sum(double value) {
     return sums[threadIdx.x];
 }
 
+// sum + x²; the square of an f32 is exact in f64.
+__device__ inline double add_square(double sum, float x) { return __fma_rn(double(x), double(x), sum); }
+
 // hot
-// x f32 [count]; partial f64 [parts].
-extern "C" __global__ void __launch_bounds__(THREADS) grad_norm_partial(const float* x, double* partial, int64_t count) {
-    int64_t first = int64_t(blockIdx.x) * PART;
-    int length = int(min(int64_t(PART), count - first)), vectors = length / 4;
+// table [count]; partial f64 [parts], a part a block.
+extern "C" __global__ void __launch_bounds__(THREADS) grad_norm_partial(const GradNormTensor* table, double* partial, int count) {
+    const GradNormTensor& of = entry_of_block<THREADS>(table, count);
+    int64_t first = int64_t(int(blockIdx.x) - of.first_block) * PART;
+    const float* x = pointer_at<const float>(of.x) + first;
+    int length = int(min(int64_t(PART), of.count - first)), vectors = length / 4;
     double sum = 0.0;
+#pragma unroll 8
     for (int i = threadIdx.x; i < vectors; i += THREADS) {
-        auto values = load<4>(x + first + i * 4);
+        auto values = load<4>(x + i * 4);
 #pragma unroll
-        for (int j = 0; j < 4; ++j) sum += double(values.at[j]) * double(values.at[j]);
+        for (int j = 0; j < 4; ++j) sum = add_square(sum, values.at[j]);
     }
     int rest = vectors * 4 + threadIdx.x;
-    if (rest < length) sum += double(x[first + rest]) * double(x[first + rest]);
+    if (rest < length) sum = add_square(sum, x[rest]);
     sum = block_sum(sum);
     if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
@@ -36,6 +50,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) grad_norm_partial(const fl
 // total[0] = Σ partial [parts]; one block.
 extern "C" __global__ void __launch_bounds__(THREADS) grad_norm(const double* partial, double* total, int parts) {
     double sum = 0.0;
+#pragma unroll 8
     for (int part = threadIdx.x; part < parts; part += THREADS) sum += partial[part];
     sum = block_sum(sum);
     if (threadIdx.x == 0) *total = sum;

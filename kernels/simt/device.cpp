@@ -209,7 +209,7 @@ EXPORT void simt_copy(Device* device, void* to, const void* from, size_t bytes) 
 
 // As the Rust side writes them down.
 struct simt_argument {
-    uint32_t kind;          // 0 pointer, then as simt::Kind
+    uint32_t kind;          // 0 pointer, then as simt::Kind; of what is reached through a table, whether it is written
     uint64_t value, bytes;  // of a struct by value, its address and size
     const char* role;
 };
@@ -220,7 +220,23 @@ struct simt_launch_description {
     size_t shared_bytes;
     const simt_argument* arguments;
     size_t arguments_count;
+    const simt_argument* reached;  // memory whose addresses are in tables
+    size_t reached_count;
 };
+
+namespace simt {
+
+// Adds memory that a launch may touch; false if it is none of this device's.
+static bool add_range(Device& device, std::vector<Range>& ranges, const simt_argument& given, bool is_writable) {
+    std::lock_guard<std::mutex> lock(device.memory);
+    auto* found = holder(device, given.value, given.bytes);
+    if (found == nullptr) return false;
+    ranges.push_back({given.value, given.value + given.bytes, found->first, found->second.cells, found->second.known, given.role, false,
+                      is_writable});
+    return true;
+}
+
+}  // namespace simt
 
 // False, with the first few faults in `report`, if there was any.
 EXPORT bool simt_launch(Device* device, const simt_launch_description* what, char* report, size_t report_bytes) {
@@ -263,14 +279,18 @@ EXPORT bool simt_launch(Device* device, const simt_launch_description* what, cha
         }
         values.push_back(kind == Kind::by_value ? reinterpret_cast<void*>(given.value) : const_cast<uint64_t*>(&given.value));
         if (!CHECKED || !takes_pointer || given.value == 0) continue;
-        std::lock_guard<std::mutex> lock(device->memory);
-        auto* found = simt::holder(*device, given.value, given.bytes);
-        if (found == nullptr) {
+        if (!simt::add_range(*device, launch.ranges, given, kind == Kind::write)) {
             return simt::say(name + ": argument `" + given.role + "` is not memory of this device", report, report_bytes);
         }
-        launch.ranges.push_back({given.value, given.value + given.bytes, found->first, found->second.cells, found->second.known,
-                                 given.role, false, kind == Kind::write});
     }
+    for (size_t i = 0; CHECKED && i < what->reached_count; ++i) {
+        const simt_argument& given = what->reached[i];
+        if (!simt::add_range(*device, launch.reached, given, given.kind != 0)) {
+            return simt::say(name + ": `" + given.role + "` of a table is not memory of this device", report, report_bytes);
+        }
+    }
+    std::sort(launch.reached.begin(), launch.reached.end(),
+              [](const simt::Range& a, const simt::Range& b) { return a.begin < b.begin; });
     launch.arguments = values.data();
     simt::run(*device, launch);
     std::string all;

@@ -115,7 +115,8 @@ struct Launch {
     uint3 grid, block;
     size_t shared_bytes;
     void* const* arguments;
-    std::vector<Range> ranges;
+    std::vector<Range> ranges;   // of the arguments
+    std::vector<Range> reached;  // through tables, by where they begin
     uint64_t first_clock;
     std::vector<uint64_t> block_clocks;
     std::mutex mutex;

@@ -7,6 +7,7 @@
 #include <link.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdio>
 
 #include "machine.h"
@@ -66,6 +67,7 @@ std::string did(Access access, size_t bytes, const Range& range, uintptr_t addre
         }
     };
     for (const Range& range : block.launch->ranges) consider(range);
+    for (const Range& range : block.launch->reached) consider(range);
     consider(block.shared);
     std::string what = std::string(verb(access)) + " " + std::to_string(bytes) + " bytes ";
     if (address < 4096) {
@@ -85,6 +87,10 @@ const Range* find(const Block& block, uintptr_t address, size_t bytes) {
     for (const Range& range : block.launch->ranges) {
         if (holds(range)) return &range;
     }
+    const std::vector<Range>& reached = block.launch->reached;
+    auto behind = std::upper_bound(reached.begin(), reached.end(), address,
+                                   [](uintptr_t address, const Range& range) { return address < range.begin; });
+    if (behind != reached.begin() && holds(*std::prev(behind))) return &*std::prev(behind);
     return holds(block.fixed) ? &block.fixed : nullptr;
 }
 

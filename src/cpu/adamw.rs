@@ -5,9 +5,8 @@ use rayon::prelude::*;
 
 use super::simd::kernel;
 use super::{Cpu, bf16s_mut, floats, floats_mut, values_mut};
-use crate::ops::Tensor;
 use crate::ops::adamw::{
-    Adamw, AdamwStep, CodeMap, MOMENT_BLOCK, Moment, SIGNED, UNSIGNED, expect_shapes, join_master, split_master,
+    Adamw, AdamwParameter, AdamwStep, CodeMap, MOMENT_BLOCK, SIGNED, UNSIGNED, join_master, split_master,
 };
 
 /// Elements updated by one task.
@@ -16,17 +15,18 @@ const PART: usize = 1 << 15;
 const PART_BLOCKS: usize = PART / MOMENT_BLOCK;
 
 impl Adamw for Cpu {
-    fn adamw(
-        &self,
-        w: &mut Tensor,
-        remainder: &mut Tensor,
-        m: &mut Moment,
-        v: &mut Moment,
-        dw: &Tensor,
-        step: &AdamwStep,
-    ) {
-        expect_shapes(w, remainder, m, v, dw);
-        let update = Update::new(step);
+    fn adamw(&self, parameters: &mut [AdamwParameter<'_>], step: &AdamwStep) {
+        for parameter in parameters {
+            self.update(parameter, step);
+        }
+    }
+}
+
+impl Cpu {
+    fn update(&self, parameter: &mut AdamwParameter<'_>, step: &AdamwStep) {
+        parameter.expect_shapes();
+        let AdamwParameter { w, remainder, m, v, dw, weight_decay } = parameter;
+        let update = Update::new(step, *weight_decay);
         let weights = bf16s_mut(w).par_chunks_mut(PART).zip(values_mut::<i16>(remainder).par_chunks_mut(PART));
         let parts = weights.zip(floats(dw).par_chunks(PART));
         match (&mut m.scales, &mut v.scales) {
@@ -70,14 +70,14 @@ struct Update {
 }
 
 impl Update {
-    fn new(step: &AdamwStep) -> Update {
+    fn new(step: &AdamwStep, weight_decay: f32) -> Update {
         let correction = |beta: f32| 1.0 - f64::from(beta).powf(step.step as f64);
         let rate = f64::from(step.learning_rate);
         Update {
             step: *step,
             rate: (rate / correction(step.beta1)) as f32,
             root: (1.0 / correction(step.beta2).sqrt()) as f32,
-            decay: (rate * f64::from(step.weight_decay)) as f32,
+            decay: (rate * f64::from(weight_decay)) as f32,
         }
     }
 }

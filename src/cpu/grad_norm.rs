@@ -11,9 +11,12 @@ use crate::ops::grad_norm::GradNorm;
 const BLOCK: usize = 1 << 15;
 
 impl GradNorm for Cpu {
-    fn sum_of_squares(&self, x: &Tensor) -> f64 {
-        let blocks: Vec<f64> = floats(x).par_chunks(BLOCK).map(|block| sum_block(self.simd, block)).collect();
-        blocks.iter().sum()
+    fn sum_of_squares(&self, tensors: &[&Tensor]) -> f64 {
+        let sum = |x: &&Tensor| -> f64 {
+            let blocks: Vec<f64> = floats(x).par_chunks(BLOCK).map(|block| sum_block(self.simd, block)).collect();
+            blocks.iter().sum()
+        };
+        tensors.iter().map(sum).sum()
     }
 }
 

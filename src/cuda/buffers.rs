@@ -43,8 +43,9 @@ impl Cuda {
         Tensor::new(shape, dtype, Box::new(Values(piece)))
     }
 
+    /// Copies from the host.
     #[track_caller]
-    fn fill<T: Pod>(&self, tensor: &Tensor, values: &[T]) {
+    pub(super) fn fill<T: Pod>(&self, tensor: &Tensor, values: &[T]) {
         assert!(!self.graph_capture.is_capturing(), "an upload cannot be captured");
         sound("upload", self.device.copy_in(span(tensor), cast_slice(values)));
     }

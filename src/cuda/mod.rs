@@ -28,11 +28,12 @@ mod rope;
 mod rows;
 mod sample;
 mod swiglu;
+mod table;
 mod token_logprob;
 
 use std::sync::Arc;
 
-use crate::ops::{Backend, Footprint, Tensor};
+use crate::ops::{Backend, Dtype, Footprint, Tensor};
 use arena::Arena;
 use device::target::Target;
 use device::{Argument, Device, DeviceError, Launch, Step};

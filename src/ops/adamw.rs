@@ -7,19 +7,46 @@ use super::{Buffers, Dtype, Tensor};
 /// With the master's bits `m`: weight bits `= (m + 0x8000) >> 16`, remainder `= m − (weight << 16)`, an i16; exact both ways.
 pub trait Adamw {
     /// With `g = dw · gradient_scale`: `m = β₁ m + (1−β₁) g`, `v = β₂ v + (1−β₂) g²`,
-    /// `master −= lr · (m̂ / (√v̂ + ε) + decay · master)`, with `m̂ = m/(1−β₁ᵗ)`, `v̂ = v/(1−β₂ᵗ)`.
+    /// `master −= lr · (m̂ / (√v̂ + ε) + decay · master)`, with `m̂ = m/(1−β₁ᵗ)`, `v̂ = v/(1−β₂ᵗ)`, for each parameter by itself.
     ///
-    /// w Bf16, remainder I16, dw F32, m and v moments of one form; all of one shape. The update sees m and v as computed: what is
-    /// rounded to 8 bits is what is stored.
-    fn adamw(
-        &self,
-        w: &mut Tensor,
-        remainder: &mut Tensor,
-        m: &mut Moment,
-        v: &mut Moment,
-        dw: &Tensor,
-        step: &AdamwStep,
-    );
+    /// The update sees m and v as computed: what is rounded to 8 bits is what is stored.
+    fn adamw(&self, parameters: &mut [AdamwParameter<'_>], step: &AdamwStep);
+}
+
+/// What an update does with one parameter; all of one shape.
+#[derive(Debug)]
+pub struct AdamwParameter<'a> {
+    /// Bf16.
+    pub w: &'a mut Tensor,
+    /// I16.
+    pub remainder: &'a mut Tensor,
+    /// The first moment.
+    pub m: &'a mut Moment,
+    /// The second, of the same form.
+    pub v: &'a mut Moment,
+    /// F32.
+    pub dw: &'a Tensor,
+    /// Decoupled weight decay; 0 for norms and biases.
+    pub weight_decay: f32,
+}
+
+impl AdamwParameter<'_> {
+    /// Panics unless these fit together.
+    #[track_caller]
+    pub fn expect_shapes(&self) {
+        let AdamwParameter { w, remainder, m, v, dw, .. } = self;
+        let is_8bit = m.scales.is_some();
+        let dtype = if is_8bit { Dtype::U8 } else { Dtype::F32 };
+        let fits = |of: &Tensor, dtype| of.shape() == w.shape() && of.dtype() == dtype;
+        let is_moment = |of: &Moment| {
+            let blocks = of.scales.as_ref().map(Tensor::len);
+            fits(&of.values, dtype) && blocks == is_8bit.then_some(w.len().div_ceil(MOMENT_BLOCK))
+        };
+        assert!(
+            fits(remainder, Dtype::I16) && is_moment(m) && is_moment(v) && fits(dw, Dtype::F32),
+            "adamw: w {w:?}, remainder {remainder:?}, m {m:?}, v {v:?}, dw {dw:?}"
+        );
+    }
 }
 
 /// Elements that share a scale.
@@ -51,22 +78,6 @@ impl Moment {
         let scales = buffers.zeros(&[values.len().div_ceil(MOMENT_BLOCK)], Dtype::F32);
         Moment { values, scales: Some(scales) }
     }
-}
-
-/// Panics unless the arguments of [`Adamw::adamw`] fit together.
-#[track_caller]
-pub fn expect_shapes(w: &Tensor, remainder: &Tensor, m: &Moment, v: &Moment, dw: &Tensor) {
-    let is_8bit = m.scales.is_some();
-    let dtype = if is_8bit { Dtype::U8 } else { Dtype::F32 };
-    let fits = |of: &Tensor, dtype| of.shape() == w.shape() && of.dtype() == dtype;
-    let is_moment = |of: &Moment| {
-        let blocks = of.scales.as_ref().map(Tensor::len);
-        fits(&of.values, dtype) && blocks == is_8bit.then_some(w.len().div_ceil(MOMENT_BLOCK))
-    };
-    assert!(
-        fits(remainder, Dtype::I16) && is_moment(m) && is_moment(v) && fits(dw, Dtype::F32),
-        "adamw: w {w:?}, remainder {remainder:?}, m {m:?}, v {v:?}, dw {dw:?}"
-    );
 }
 
 /// 256 numbers that a byte stands for: the dynamic map of Dettmers et al. 2021, bitsandbytes' `create_dynamic_map`.
@@ -157,8 +168,6 @@ pub struct AdamwStep {
     pub beta2: f32,
     /// Added to the root of the second moment.
     pub epsilon: f32,
-    /// Decoupled weight decay; 0 for norms and biases.
-    pub weight_decay: f32,
     /// Number of this update, from 1.
     pub step: u64,
     /// Multiplies the gradient first (clipping).

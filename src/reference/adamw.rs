@@ -4,43 +4,41 @@ use half::bf16;
 
 use super::Reference;
 use super::buffers::{f64s, f64s_mut, i16s_mut, u8s, u8s_mut};
-use crate::ops::Tensor;
 use crate::ops::adamw::{
-    Adamw, AdamwStep, CodeMap, MOMENT_BLOCK, Moment, SIGNED, UNSIGNED, expect_shapes, join_master, split_master,
+    Adamw, AdamwParameter, AdamwStep, CodeMap, MOMENT_BLOCK, Moment, SIGNED, UNSIGNED, join_master, split_master,
 };
 
 impl Adamw for Reference {
-    /// The master is an f32 in two halves as everywhere; the update is computed in f64 and rounded once. Moments stay f64, or become codes.
-    fn adamw(
-        &self,
-        w: &mut Tensor,
-        remainder: &mut Tensor,
-        m: &mut Moment,
-        v: &mut Moment,
-        dw: &Tensor,
-        step: &AdamwStep,
-    ) {
-        expect_shapes(w, remainder, m, v, dw);
-        let (beta1, beta2) = (f64::from(step.beta1), f64::from(step.beta2));
-        let correction1 = 1.0 - beta1.powf(step.step as f64);
-        let correction2 = 1.0 - beta2.powf(step.step as f64);
-        let (mut first, mut second) = (read(m, &SIGNED, |m| m), read(v, &UNSIGNED, |root| root * root));
-        let (w, remainder) = (f64s_mut(w), i16s_mut(remainder));
-        for (i, dw) in f64s(dw).iter().enumerate() {
-            let (m, v) = (&mut first[i], &mut second[i]);
-            let g = dw * f64::from(step.gradient_scale);
-            *m = beta1 * *m + (1.0 - beta1) * g;
-            *v = beta2 * *v + (1.0 - beta2) * g * g;
-            let direction = (*m / correction1) / ((*v / correction2).sqrt() + f64::from(step.epsilon));
-            let master = f64::from(join_master(bf16::from_f64(w[i]).to_bits(), remainder[i]));
-            let moved = master - f64::from(step.learning_rate) * (direction + f64::from(step.weight_decay) * master);
-            let (weight, rest) = split_master(moved as f32);
-            w[i] = bf16::from_bits(weight).to_f64();
-            remainder[i] = rest;
+    fn adamw(&self, parameters: &mut [AdamwParameter<'_>], step: &AdamwStep) {
+        for parameter in parameters {
+            update(parameter, step);
         }
-        write(m, &SIGNED, first, |m| m);
-        write(v, &UNSIGNED, second, f64::sqrt);
     }
+}
+
+/// The master is an f32 in two halves as everywhere; the update is computed in f64 and rounded once. Moments stay f64, or become codes.
+fn update(parameter: &mut AdamwParameter<'_>, step: &AdamwStep) {
+    parameter.expect_shapes();
+    let AdamwParameter { w, remainder, m, v, dw, weight_decay } = parameter;
+    let (beta1, beta2) = (f64::from(step.beta1), f64::from(step.beta2));
+    let correction1 = 1.0 - beta1.powf(step.step as f64);
+    let correction2 = 1.0 - beta2.powf(step.step as f64);
+    let (mut first, mut second) = (read(m, &SIGNED, |m| m), read(v, &UNSIGNED, |root| root * root));
+    let (w, remainder) = (f64s_mut(w), i16s_mut(remainder));
+    for (i, dw) in f64s(dw).iter().enumerate() {
+        let (m, v) = (&mut first[i], &mut second[i]);
+        let g = dw * f64::from(step.gradient_scale);
+        *m = beta1 * *m + (1.0 - beta1) * g;
+        *v = beta2 * *v + (1.0 - beta2) * g * g;
+        let direction = (*m / correction1) / ((*v / correction2).sqrt() + f64::from(step.epsilon));
+        let master = f64::from(join_master(bf16::from_f64(w[i]).to_bits(), remainder[i]));
+        let moved = master - f64::from(step.learning_rate) * (direction + f64::from(*weight_decay) * master);
+        let (weight, rest) = split_master(moved as f32);
+        w[i] = bf16::from_bits(weight).to_f64();
+        remainder[i] = rest;
+    }
+    write(m, &SIGNED, first, |m| m);
+    write(v, &UNSIGNED, second, f64::sqrt);
 }
 
 /// A moment's values; `restore` makes one of what a code stands for.

@@ -6,7 +6,7 @@ use crate::ops::Tensor;
 use crate::ops::grad_norm::GradNorm;
 
 impl GradNorm for Reference {
-    fn sum_of_squares(&self, x: &Tensor) -> f64 {
-        f64s(x).iter().map(|x| x * x).sum()
+    fn sum_of_squares(&self, tensors: &[&Tensor]) -> f64 {
+        tensors.iter().flat_map(|x| f64s(x)).map(|x| x * x).sum()
     }
 }

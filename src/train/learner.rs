@@ -10,7 +10,7 @@ use crate::model::features::ImageFeatures;
 use crate::model::parameters::{Gradients, Parameters, Part, Role, Weights};
 use crate::model::vision::{ImageBatch, MergerSaved, TowerSaved};
 use crate::model::{Keep, Model};
-use crate::ops::adamw::{AdamwStep, Moment};
+use crate::ops::adamw::{AdamwParameter, AdamwStep, Moment};
 use crate::ops::patch_embed::PixelScale;
 use crate::ops::{Dtype, Host, Tensor};
 use crate::recipe::LogprobKind;
@@ -192,8 +192,8 @@ impl Learner {
     pub fn update(&mut self, learning_rate: f64) -> Update {
         let _span = debug_span!("update").entered();
         let gradients = self.gradients.take().unwrap_or_else(|| zeros(&self.model, &self.settings));
-        let squares = gradients.iter().flatten().map(|gradient| self.model.backend.sum_of_squares(gradient));
-        let grad_norm = squares.sum::<f64>().sqrt();
+        let trained: Vec<&Tensor> = gradients.iter().flatten().collect();
+        let grad_norm = self.model.backend.sum_of_squares(&trained).sqrt();
         if grad_norm.is_finite() {
             self.updates += 1;
             self.step(&gradients, learning_rate, grad_norm);
@@ -209,20 +209,21 @@ impl Learner {
             max if max > 0.0 && grad_norm > max => max / grad_norm,
             _ => 1.0,
         };
+        let step = AdamwStep {
+            learning_rate: learning_rate as f32,
+            beta1: optimizer.adam_beta1,
+            beta2: optimizer.adam_beta2,
+            epsilon: optimizer.adam_epsilon,
+            step: self.updates,
+            gradient_scale: clip as f32,
+        };
         let values = self.weights.values.iter_mut().zip(gradients.iter()).zip(self.moments.iter_mut());
-        for (spec, ((w, dw), moments)) in self.model.layout.specs.iter().zip(values) {
-            let (Some(dw), Some(moments)) = (dw, moments) else { continue };
-            let step = AdamwStep {
-                learning_rate: learning_rate as f32,
-                beta1: optimizer.adam_beta1,
-                beta2: optimizer.adam_beta2,
-                epsilon: optimizer.adam_epsilon,
-                weight_decay: if spec.role == Role::Matrix { optimizer.weight_decay } else { 0.0 },
-                step: self.updates,
-                gradient_scale: clip as f32,
-            };
-            self.model.backend.adamw(w, &mut moments.remainder, &mut moments.m, &mut moments.v, dw, &step);
-        }
+        let parameters = self.model.layout.specs.iter().zip(values).filter_map(|(spec, ((w, dw), moments))| {
+            let resume::Moments { remainder, m, v } = moments.as_mut()?;
+            let weight_decay = if spec.role == Role::Matrix { optimizer.weight_decay } else { 0.0 };
+            Some(AdamwParameter { w, remainder, m, v, dw: dw.as_ref()?, weight_decay })
+        });
+        self.model.backend.adamw(&mut parameters.collect::<Vec<_>>(), &step);
         self.weights.version += 1;
     }
 

@@ -282,7 +282,7 @@ fn check_arguments(kernel: &str, parameters: &[Parameter], arguments: &[Argument
         return Err(DeviceError::Fault(format!("{kernel} takes {taken} arguments, not {given}")));
     }
     let parameter_of = |argument: &Argument<'_>| match argument {
-        Argument::Pointer(..) | Argument::Null => Parameter::Pointer,
+        Argument::Pointer(..) | Argument::Table(..) | Argument::Null => Parameter::Pointer,
         Argument::I32(_) => Parameter::I32,
         Argument::F32(_) => Parameter::F32,
         Argument::I64(_) => Parameter::I64,
@@ -298,7 +298,7 @@ fn check_arguments(kernel: &str, parameters: &[Parameter], arguments: &[Argument
 /// What a parameter that is no struct is given, in the lowest bytes.
 fn scalar(argument: &Argument<'_>) -> u64 {
     match *argument {
-        Argument::Pointer(_, span) => span.address,
+        Argument::Pointer(_, span) | Argument::Table(_, span, _) => span.address,
         Argument::Null | Argument::Struct(_) => 0,
         Argument::I32(x) => u64::from(x as u32),
         Argument::F32(x) => u64::from(x.to_bits()),

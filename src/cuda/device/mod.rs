@@ -158,6 +158,9 @@ impl From<&Launch<'_>> for Step {
     fn from(launch: &Launch<'_>) -> Step {
         let unbound = |argument: &Argument<'_>| match *argument {
             Argument::Pointer(role, span) => Argument::Pointer(role, span.unbound()),
+            Argument::Table(role, ..) => {
+                panic!("`{role}` is a table, which is uploaded, and an upload cannot be captured")
+            }
             Argument::Null => Argument::Null,
             Argument::I32(x) => Argument::I32(x),
             Argument::F32(x) => Argument::F32(x),
@@ -189,11 +192,24 @@ pub struct Launch<'a> {
     pub arguments: &'a [Argument<'a>],
 }
 
+/// Memory whose address a kernel finds in a table. No two pieces overlap.
+#[derive(Clone, Copy, Debug)]
+pub struct Reached<'a> {
+    /// What reports call it.
+    pub role: &'static str,
+    /// Where it is.
+    pub span: Span<'a>,
+    /// Whether the kernel may write it.
+    pub is_written: bool,
+}
+
 /// What a kernel is given.
 #[derive(Clone, Copy, Debug)]
 pub enum Argument<'a> {
     /// Memory, under the name that reports use: the kernel may touch these bytes and no others.
     Pointer(&'static str, Span<'a>),
+    /// The same, of memory that holds addresses: the kernel may touch what is there too.
+    Table(&'static str, Span<'a>, &'a [Reached<'a>]),
     /// A pointer to nothing, for what is optional.
     Null,
     /// A C++ `int` or `unsigned`.

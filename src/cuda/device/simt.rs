@@ -11,7 +11,7 @@ use std::time::Instant;
 use libloading::Library;
 
 use super::target::Target;
-use super::{Argument, Device, DeviceError, Launch, Span};
+use super::{Argument, Device, DeviceError, Launch, Reached, Span};
 use crate::cuda::kernels;
 use crate::ops::MemoryUse;
 
@@ -110,6 +110,8 @@ struct RawLaunch {
     shared_bytes: usize,
     arguments: *const RawArgument,
     arguments_count: usize,
+    reached: *const RawArgument,
+    reached_count: usize,
 }
 
 /// Room for a launch's reports.
@@ -255,13 +257,27 @@ impl Device for Simt {
             .arguments
             .iter()
             .map(|argument| match argument {
-                Argument::Pointer(name, _) => role(name),
+                Argument::Pointer(name, _) | Argument::Table(name, ..) => role(name),
                 _ => CString::default(),
+            })
+            .collect();
+        let tables = launch.arguments.iter().filter_map(|argument| match argument {
+            Argument::Table(_, _, reached) => Some(*reached),
+            _ => None,
+        });
+        let pieces: Vec<(&Reached<'_>, CString)> = tables.flatten().map(|piece| (piece, role(piece.role))).collect();
+        let reached: Vec<RawArgument> = pieces
+            .iter()
+            .map(|(piece, role)| RawArgument {
+                kind: u32::from(piece.is_written),
+                value: piece.span.address,
+                bytes: piece.span.bytes as u64,
+                role: role.as_ptr(),
             })
             .collect();
         let raw = |(argument, role): (&Argument<'_>, &CString)| {
             let (kind, value, bytes) = match argument {
-                Argument::Pointer(_, span) => (0, span.address, span.bytes as u64),
+                Argument::Pointer(_, span) | Argument::Table(_, span, _) => (0, span.address, span.bytes as u64),
                 Argument::Null => (0, 0, 0),
                 Argument::I32(x) => (2, u64::from(*x as u32), 0),
                 Argument::F32(x) => (3, u64::from(x.to_bits()), 0),
@@ -278,6 +294,8 @@ impl Device for Simt {
             shared_bytes: launch.shared_bytes,
             arguments: arguments.as_ptr(),
             arguments_count: arguments.len(),
+            reached: reached.as_ptr(),
+            reached_count: reached.len(),
         };
         let mut report = vec![0u8; REPORT_BYTES];
         // SAFETY: the description and what it points to live through the call, and pointers are checked to be this device's where

@@ -5,7 +5,9 @@ use proptest::prelude::*;
 use serde::Deserialize;
 use thyme_engine::cpu::Cpu;
 use thyme_engine::cpu::simd::Simd;
-use thyme_engine::ops::adamw::{AdamwStep, CodeMap, MOMENT_BLOCK, Moment, SIGNED, UNSIGNED, join_master, split_master};
+use thyme_engine::ops::adamw::{
+    AdamwParameter, AdamwStep, CodeMap, MOMENT_BLOCK, Moment, SIGNED, UNSIGNED, join_master, split_master,
+};
 use thyme_engine::ops::{Backend, Dtype, Host, HostMut, Tensor};
 
 use super::{Random, all_backends, values};
@@ -59,6 +61,7 @@ struct State<'a> {
     remainder: Tensor,
     m: Moment,
     v: Moment,
+    weight_decay: f32,
 }
 
 impl<'a> State<'a> {
@@ -70,12 +73,22 @@ impl<'a> State<'a> {
             remainder: backend.zeros(&shape, Dtype::I16),
             m: zeros(backend, &shape),
             v: zeros(backend, &shape),
+            weight_decay: WEIGHT_DECAY,
         }
     }
 
+    fn gradient(&self, gradient: &[f32]) -> Tensor {
+        self.backend.upload(Host::F32(gradient), &[gradient.len()], Dtype::F32)
+    }
+
+    fn parameter<'b>(&'b mut self, dw: &'b Tensor) -> AdamwParameter<'b> {
+        let State { w, remainder, m, v, weight_decay, .. } = self;
+        AdamwParameter { w, remainder, m, v, dw, weight_decay: *weight_decay }
+    }
+
     fn update(&mut self, gradient: &[f32], step: &AdamwStep) {
-        let dw = self.backend.upload(Host::F32(gradient), &[gradient.len()], Dtype::F32);
-        self.backend.adamw(&mut self.w, &mut self.remainder, &mut self.m, &mut self.v, &dw, step);
+        let (backend, dw) = (self.backend, self.gradient(gradient));
+        backend.adamw(&mut [self.parameter(&dw)], step);
     }
 
     fn masters(&self) -> Vec<f32> {
@@ -98,6 +111,7 @@ fn bf16_normals(random: &mut Random, count: usize) -> Vec<bf16> {
 }
 
 const COUNT: usize = 101;
+const WEIGHT_DECAY: f32 = 0.1;
 
 fn step(number: u64) -> AdamwStep {
     AdamwStep {
@@ -105,7 +119,6 @@ fn step(number: u64) -> AdamwStep {
         beta1: 0.9,
         beta2: 0.999,
         epsilon: 1e-8,
-        weight_decay: 0.1,
         step: number,
         gradient_scale: 0.5,
     }
@@ -136,7 +149,7 @@ fn trained_plainly(steps: u64) -> Vec<f64> {
             v[i] = beta2 * v[i] + (1.0 - beta2) * g * g;
             let m_hat = m[i] / (1.0 - beta1.powi(number as i32));
             let v_hat = v[i] / (1.0 - beta2.powi(number as i32));
-            let decay = f64::from(step.weight_decay) * w[i];
+            let decay = f64::from(WEIGHT_DECAY) * w[i];
             w[i] -= f64::from(step.learning_rate) * (m_hat / (v_hat.sqrt() + f64::from(step.epsilon)) + decay);
         }
     }
@@ -163,9 +176,9 @@ fn the_remainder_keeps_a_full_precision_master() {
 #[test]
 fn a_step_that_bf16_cannot_hold_is_not_lost() {
     for backend in all_backends() {
-        let mut state = State::new(&*backend, &[bf16::ONE], FORMS[0]);
+        let mut state = State { weight_decay: 0.0, ..State::new(&*backend, &[bf16::ONE], FORMS[0]) };
         for number in 1..=10 {
-            let step = AdamwStep { learning_rate: 1e-3, weight_decay: 0.0, ..step(number) };
+            let step = AdamwStep { learning_rate: 1e-3, ..step(number) };
             state.update(&[1.0], &step);
             let is_one = backend.to_f32(&state.w) == [1.0];
             assert!(number > 1 || is_one, "{}: one step is below bf16's half ulp", backend.name());
@@ -253,7 +266,7 @@ fn next(state: &State<'_>, gradient: &[f32], step: &AdamwStep) -> [Vec<f64>; 3] 
         m[i] = beta1 * m[i] + (1.0 - beta1) * g;
         root[i] = (beta2 * root[i] * root[i] + (1.0 - beta2) * g * g).sqrt();
         let direction = m[i] / correction(beta1) / (root[i] / correction(beta2).sqrt() + f64::from(step.epsilon));
-        *master -= f64::from(step.learning_rate) * (direction + f64::from(step.weight_decay) * *master);
+        *master -= f64::from(step.learning_rate) * (direction + f64::from(WEIGHT_DECAY) * *master);
     }
     [masters, m, root]
 }
@@ -290,6 +303,78 @@ fn moments_in_8_bits_are_rounded_only_where_they_are_stored() {
             }
             expect_rounded(&what, &m, state.stored(&state.m), &SIGNED);
             expect_rounded(&what, &root, state.stored(&state.v), &UNSIGNED);
+        }
+    }
+}
+
+/// Scales of a block: 1, at which a gradient is its own quotient, one that rounds, the ends of where a quotient needs no care, and beyond.
+const SCALES: [f32; 7] = [1.0, 3.7, 9e-22, 8e-22, 1.1e15, 1.2e15, 1e-30];
+
+/// What parts a map's numbers, and its neighbours an ulp up and down, times `scale`; the first of each block is `scale`. Signed, of both signs.
+fn around_bounds(map: &CodeMap, scale: f32) -> Vec<f32> {
+    let numbers = ascending(map);
+    let bounds = numbers.windows(2).flat_map(|pair| {
+        let middle = (pair[0].0 + pair[1].0) * 0.5;
+        [middle.next_down(), middle, middle.next_up()]
+    });
+    let exact: Vec<f32> = bounds.map(|x| x * scale).chain([0.0, -0.0, 1e-38, f32::from_bits(1)]).collect();
+    exact.chunks(MOMENT_BLOCK - 1).flat_map(|values| [&[scale], values].concat()).collect()
+}
+
+/// With β of 0 the moments are the gradient and its square, so codes are those of quotients that are known to the bit.
+#[test]
+fn codes_are_those_of_the_map_on_either_side_of_every_bound() {
+    for (backend, scale) in all_backends().iter().flat_map(|backend| SCALES.map(|scale| (backend, scale))) {
+        if backend.name() == "reference" {
+            continue;
+        }
+        for map in [&SIGNED, &UNSIGNED] {
+            let gradient = around_bounds(map, scale);
+            let mut state = State::new(&**backend, &vec![bf16::ONE; gradient.len()], FORMS[1]);
+            state.update(&gradient, &AdamwStep { beta1: 0.0, beta2: 0.0, gradient_scale: 1.0, ..step(1) });
+            let (m, v) = (state.stored(&state.m), state.stored(&state.v));
+            let largest = |block: usize, of: fn(f32) -> f32| {
+                gradient.chunks(MOMENT_BLOCK).nth(block).unwrap().iter().fold(0.0f32, |largest, g| largest.max(of(*g)))
+            };
+            let root: fn(f32) -> f32 = |g| (g * g).sqrt();
+            for (i, g) in gradient.iter().enumerate() {
+                let what = format!("{}: {g} with scale {scale}", backend.name());
+                let quotient = |x: f32, of| x / Some(largest(i / MOMENT_BLOCK, of)).filter(|x| *x > 0.0).unwrap_or(1.0);
+                assert_eq!(m.0[i], SIGNED.code(quotient(*g, f32::abs)), "{what}: first moment");
+                assert_eq!(v.0[i], UNSIGNED.code(quotient(root(*g), root)), "{what}: second moment");
+            }
+        }
+    }
+}
+
+/// Parameters of many lengths in both forms, each with a decay of its own, in one update.
+#[test]
+fn many_parameters_at_once_are_updated_as_each_alone() {
+    for backend in all_backends() {
+        let states = || -> Vec<State<'_>> {
+            let mut random = Random::new(21);
+            let forms = LENGTHS.into_iter().flat_map(|length| FORMS.map(|zeros| (length, zeros)));
+            let state = |(length, zeros)| State::new(&*backend, &bf16_normals(&mut random, length), zeros);
+            let mut states: Vec<State<'_>> = forms.map(state).collect();
+            states.iter_mut().enumerate().for_each(|(i, state)| state.weight_decay = i as f32 / 10.0);
+            states
+        };
+        let (mut together, mut alone, mut random) = (states(), states(), Random::new(22));
+        for number in 1..=2 {
+            let gradients: Vec<Vec<f32>> = together.iter().map(|state| gradient(&mut random, state.w.len())).collect();
+            let dws: Vec<Tensor> = together.iter().zip(&gradients).map(|(state, g)| state.gradient(g)).collect();
+            let mut parameters: Vec<_> = together.iter_mut().zip(&dws).map(|(state, dw)| state.parameter(dw)).collect();
+            backend.adamw(&mut parameters, &step(number));
+            alone.iter_mut().zip(&gradients).for_each(|(state, gradient)| state.update(gradient, &step(number)));
+        }
+        for (together, alone) in together.iter().zip(&alone) {
+            let what = format!("{} elements on {}", together.w.len(), backend.name());
+            let bits = |state: &State<'_>| state.masters().into_iter().map(f32::to_bits).collect::<Vec<u32>>();
+            assert_eq!(bits(together), bits(alone), "{what}");
+            if together.m.scales.is_some() {
+                assert_eq!(together.stored(&together.m), alone.stored(&alone.m), "{what}");
+                assert_eq!(together.stored(&together.v), alone.stored(&alone.v), "{what}");
+            }
         }
     }
 }
@@ -331,13 +416,13 @@ fn descended(backend: &dyn Backend, beta2: f32, zeros: Zeros) -> (Vec<f32>, f64)
     let mut random = Random::new(5);
     let minimum = random.normals(WEIGHTS);
     let curvature = |i: usize| 10f64.powf(-3.0 * (i % MOMENT_BLOCK) as f64 / MOMENT_BLOCK as f64);
-    let mut state = State::new(backend, &[bf16::ZERO; WEIGHTS], zeros);
+    let mut state = State { weight_decay: 0.0, ..State::new(backend, &[bf16::ZERO; WEIGHTS], zeros) };
     for number in 1..=STEPS {
         let noise = random.normals(WEIGHTS);
         let slope = |(i, w): (usize, f32)| (curvature(i) * (f64::from(w) - minimum[i] + noise[i])) as f32;
         let gradient: Vec<f32> = state.masters().into_iter().enumerate().map(slope).collect();
         let rate = 0.02 * (1.0 - (number - 1) as f32 / STEPS as f32);
-        let step = AdamwStep { learning_rate: rate, beta2, weight_decay: 0.0, gradient_scale: 1.0, ..step(number) };
+        let step = AdamwStep { learning_rate: rate, beta2, gradient_scale: 1.0, ..step(number) };
         state.update(&gradient, &step);
     }
     let masters = state.masters();

@@ -1,7 +1,7 @@
 //! AdamW on simt: the CPU's bits, so that all that is said of the CPU's is said of it.
 
 use thyme_engine::cpu::Cpu;
-use thyme_engine::ops::adamw::{Adamw, AdamwStep, Moment};
+use thyme_engine::ops::adamw::{Adamw, AdamwParameter, AdamwStep, Moment};
 use thyme_engine::ops::{Buffers, Dtype, Host, HostMut, Tensor};
 
 use super::{Random, checked};
@@ -22,16 +22,9 @@ fn trained<B: Buffers + Adamw>(backend: &B, count: usize, zeros: fn(&B, &[usize]
         gradient.iter_mut().skip(512).take(256).for_each(|g| *g = 0.0);
         gradient.iter_mut().skip(800).take(90).for_each(|g| *g *= 1e-12);
         let dw = upload(&gradient, Dtype::F32);
-        let step = AdamwStep {
-            learning_rate: 1e-3,
-            beta1: 0.9,
-            beta2: 0.99,
-            epsilon: 1e-8,
-            weight_decay: 0.1,
-            step,
-            gradient_scale: 0.7,
-        };
-        backend.adamw(&mut w, &mut remainder, &mut m, &mut v, &dw, &step);
+        let step = AdamwStep { learning_rate: 1e-3, beta1: 0.9, beta2: 0.99, epsilon: 1e-8, step, gradient_scale: 0.7 };
+        let (w, remainder, m, v) = (&mut w, &mut remainder, &mut m, &mut v);
+        backend.adamw(&mut [AdamwParameter { w, remainder, m, v, dw: &dw, weight_decay: 0.1 }], &step);
     }
     let tensors = [&w, &remainder, &m.values, &v.values].into_iter().chain(&m.scales).chain(&v.scales);
     tensors.map(|tensor| bits(backend, tensor)).collect()

@@ -10,7 +10,7 @@ use thyme_engine::cuda::device::simt::{Simt, SimtOptions};
 use thyme_engine::cuda::device::target::Target;
 use thyme_engine::cuda::device::{Argument, Device, DeviceError, Launch, Span, StructBytes};
 use thyme_engine::cuda::kernels::{self, Parameter};
-use thyme_engine::ops::adamw::{AdamwStep, Moment};
+use thyme_engine::ops::adamw::{AdamwParameter, AdamwStep, Moment};
 use thyme_engine::ops::attention::{Heads, Keys, PAGE_TOKENS};
 use thyme_engine::ops::sample::SamplingParams;
 use thyme_engine::ops::{Backend, Dtype};
@@ -162,21 +162,14 @@ fn forward_only(cuda: &Cuda) {
     backend.sample(&logits, &[params], &[1]);
 
     let [mut w, mut remainder] = [Dtype::Bf16, Dtype::I16].map(|dtype| backend.zeros(&[3], dtype));
-    let step = AdamwStep {
-        learning_rate: 1.0,
-        beta1: 0.9,
-        beta2: 0.9,
-        epsilon: 1.0,
-        weight_decay: 0.0,
-        step: 1,
-        gradient_scale: 1.0,
-    };
+    let step = AdamwStep { learning_rate: 1.0, beta1: 0.9, beta2: 0.9, epsilon: 1.0, step: 1, gradient_scale: 1.0 };
     let gradient = backend.zeros(&[3], Dtype::F32);
     for zeros in [Moment::zeros, Moment::zeros_8bit] {
         let [mut m, mut v] = [zeros(backend, &[3]), zeros(backend, &[3])];
-        backend.adamw(&mut w, &mut remainder, &mut m, &mut v, &gradient, &step);
+        let (w, remainder, m, v) = (&mut w, &mut remainder, &mut m, &mut v);
+        backend.adamw(&mut [AdamwParameter { w, remainder, m, v, dw: &gradient, weight_decay: 0.0 }], &step);
     }
-    backend.sum_of_squares(&gradient);
+    backend.sum_of_squares(&[&gradient]);
     let mut sum = backend.zeros(&[1, 3], Dtype::Activation);
     backend.add(&mut sum, &backend.zeros(&[1, 3], Dtype::Activation));
     backend.random_normal(&[3], 1.0, 0, 0);

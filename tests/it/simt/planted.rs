@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use thyme_engine::cuda::device::simt::{Simt, SimtOptions};
-use thyme_engine::cuda::device::{Argument, Device, Launch, Memory};
+use thyme_engine::cuda::device::{Argument, Device, Launch, Memory, Reached};
 
 use super::{downloaded, uploaded};
 
@@ -135,6 +135,28 @@ fn an_index_one_beyond_a_buffer() {
     let x = Argument::Pointer("x", bench.x.span().part(0, 400));
     bench.expect("bound", 128, &[x, bench.y(), Argument::I32(100)], &parts);
     bench.expect_sound("bound_sound", 128, &[x, bench.y(), Argument::I32(100)]);
+}
+
+#[test]
+fn an_index_one_beyond_what_a_table_leads_to() {
+    let bench = Bench::new();
+    let (x, y) = (bench.x.span().part(0, 400), bench.y.span());
+    let table = uploaded(&bench.device, &[x.address(), y.address()]);
+    let [x, y] = [("x", x, false), ("y", y, true)].map(|(role, span, is_written)| Reached { role, span, is_written });
+    let report = |kernel, reached: &[Reached<'_>]| {
+        bench.run(kernel, 1, 128, 0, &[Argument::Table("table", table.span(), reached), Argument::I32(100)])
+    };
+    let expect = |kernel, reached: &[Reached<'_>], parts: &[&str]| {
+        expect_parts(&report(kernel, reached).expect("it is caught"), kernel, parts);
+    };
+    let parts = ["thread (100, 0, 0)", "reads 4 bytes out of bounds, at byte 400 of `x`, which has 400 bytes"];
+    expect("through_table", &[y, x], &parts);
+    assert_eq!(report("through_table_sound", &[y, x]), None);
+
+    let read_only = Reached { is_written: false, ..y };
+    let parts = ["writes 4 bytes at byte 0 of `y`, which the kernel takes as const"];
+    expect("through_table_sound", &[x, read_only], &parts);
+    expect("through_table_sound", &[y], &["reads 4 bytes out of bounds"]);
 }
 
 #[test]

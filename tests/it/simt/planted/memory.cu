@@ -55,6 +55,17 @@ extern "C" __global__ void misaligned_sound(const float* x, float* y) { misalign
 // Writes where it promised to read.
 extern "C" __global__ void writes_const(const float* x) { const_cast<float*>(x)[threadIdx.x] = 0.0f; }
 
+// Copies through a table of two addresses: from the first to the second, `count` elements.
+template <bool SOUND>
+__device__ void table_body(const uint64_t* table, int count) {
+    const float* from = reinterpret_cast<const float*>(table[0]);
+    float* to = reinterpret_cast<float*>(table[1]);
+    int i = threadIdx.x;
+    if (SOUND ? i < count : i <= count) to[i] = from[i];
+}
+extern "C" __global__ void through_table(const uint64_t* table, int count) { table_body<false>(table, count); }
+extern "C" __global__ void through_table_sound(const uint64_t* table, int count) { table_body<true>(table, count); }
+
 extern "C" __global__ void copies(const float* x, float* y) { y[threadIdx.x] = x[threadIdx.x]; }
 
 template <int PITCH>
