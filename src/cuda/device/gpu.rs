@@ -3,11 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CString, c_void};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, CudaStream, sys};
 
+use super::multiprocessor::{Load, Multiprocessor};
 use super::target::{Target, Variant};
 use super::{Argument, Device, DeviceError, Launch, Prepared, Span, Step};
 use crate::cuda::kernels::{self, Parameter};
@@ -26,6 +28,8 @@ pub struct Gpu {
     /// Kernels launched since the last wait. A fault shows at a later call, and one of them is at fault.
     launched: Launched,
     staging: Mutex<Staging>,
+    allocations: Mutex<Allocations>,
+    multiprocessor: Multiprocessor,
     target: Target,
     description: String,
 }
@@ -64,6 +68,61 @@ impl std::fmt::Debug for Graph {
 struct Function {
     handle: sys::CUfunction,
     parameters: Vec<Parameter>,
+    /// Of a thread.
+    registers: usize,
+    /// Static shared bytes.
+    fixed_bytes: usize,
+    /// The shared bytes of a block, static and dynamic, that its share of fast memory is for.
+    preferred_bytes: AtomicUsize,
+}
+
+impl Function {
+    /// Prefers as much shared memory as lets a multiprocessor hold all the blocks that registers allow, if no launch before wanted as much.
+    fn prefer_shared(
+        &self,
+        name: &str,
+        dynamic_bytes: usize,
+        multiprocessor: &Multiprocessor,
+    ) -> Result<(), DriverError> {
+        let shared_bytes = self.fixed_bytes + dynamic_bytes;
+        if shared_bytes <= self.preferred_bytes.fetch_max(shared_bytes, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let load = Load { threads: kernels::threads(name), registers: self.registers, shared_bytes };
+        let carveout = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+        let percent = multiprocessor.carveout_percent(load);
+        // SAFETY: a function of a loaded module.
+        unsafe { result::function::set_function_attribute(self.handle, carveout, percent) }
+    }
+}
+
+/// From this size on memory is the driver's own, not a pool's: a pool would keep it, and it is taken once.
+const POOLED_BYTES_MAX: usize = 1 << 30;
+
+/// How memory was taken: from the device's pool, in the stream's order, or, where it has none or is asked for much, plainly.
+#[derive(Debug)]
+struct Allocations {
+    has_pool: bool,
+    plain: BTreeSet<u64>,
+}
+
+impl Allocations {
+    fn new(has_pool: bool) -> Allocations {
+        Allocations { has_pool, plain: BTreeSet::new() }
+    }
+
+    fn is_pooled(&self, bytes: usize) -> bool {
+        self.has_pool && bytes < POOLED_BYTES_MAX
+    }
+
+    fn note_plain(&mut self, address: u64) {
+        self.plain.insert(address);
+    }
+
+    /// Whether memory that is given back was taken plainly.
+    fn forget_plain(&mut self, address: u64) -> bool {
+        self.plain.remove(&address)
+    }
 }
 
 // SAFETY: functions are handles that any thread may use once the context is bound to it, which every call does.
@@ -88,7 +147,12 @@ impl Gpu {
             ),
             _ => failed(&format!("opening GPU {ordinal}"), error),
         })?;
-        keep_memory(&context)?;
+        let attribute_of = |attribute, what: &str| context.attribute(attribute).map_err(|e| failed(what, e));
+        let pools = sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED;
+        let has_pool = attribute_of(pools, "asking for memory pools")? != 0;
+        if has_pool {
+            keep_memory(&context)?;
+        }
         let stream = context.new_stream().map_err(|e| failed("making a stream", e))?;
         let (major, minor) =
             context.compute_capability().map_err(|e| failed("asking for the compute capability", e))?;
@@ -98,13 +162,25 @@ impl Gpu {
             .ok_or_else(|| DeviceError::Missing(format!("{target}: the kernels need 8.0 (A100) or more")))?;
         let name = context.name().unwrap_or_else(|_| "a GPU".to_owned());
         let attribute = sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
-        let shared_bytes_max = context.attribute(attribute).map_err(|e| failed("asking for shared memory", e))?;
-        let functions = load(variant, shared_bytes_max)?;
+        let shared_bytes_max = attribute_of(attribute, "asking for shared memory")?;
+        let multiprocessor = multiprocessor(&context)?;
+        let functions = load(variant, shared_bytes_max, &multiprocessor)?;
         let description = format!("{name}, {target}, kernels for {}", variant.name());
         let shared_bytes_max = shared_bytes_max as usize;
         let staging = Mutex::new(Staging::new(&stream).map_err(|e| failed("pinning host memory", e))?);
-        let launched = Launched::default();
-        Ok(Gpu { context, stream, functions, shared_bytes_max, launched, staging, target, description })
+        let (launched, allocations) = (Launched::default(), Mutex::new(Allocations::new(has_pool)));
+        Ok(Gpu {
+            context,
+            stream,
+            functions,
+            shared_bytes_max,
+            launched,
+            staging,
+            allocations,
+            multiprocessor,
+            target,
+            description,
+        })
     }
 
     /// Its address on the PCI bus, as NVML takes it.
@@ -185,8 +261,27 @@ fn keep_memory(context: &CudaContext) -> Result<(), DeviceError> {
         .map_err(|e| failed(what, e))
 }
 
+fn multiprocessor(context: &CudaContext) -> Result<Multiprocessor, DeviceError> {
+    use sys::CUdevice_attribute_enum as Attribute;
+    let number = |attribute| {
+        let number = context.attribute(attribute).map_err(|e| failed("asking for the multiprocessors", e))?;
+        Ok::<usize, DeviceError>(number as usize)
+    };
+    Ok(Multiprocessor {
+        registers: number(Attribute::CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_MULTIPROCESSOR)?,
+        threads: number(Attribute::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR)?,
+        blocks: number(Attribute::CU_DEVICE_ATTRIBUTE_MAX_BLOCKS_PER_MULTIPROCESSOR)?,
+        shared_bytes: number(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR)?,
+        reserved_bytes: number(Attribute::CU_DEVICE_ATTRIBUTE_RESERVED_SHARED_MEMORY_PER_BLOCK)?,
+    })
+}
+
 /// The kernels of a variant, allowed to ask for all the shared memory that a block may have.
-fn load(variant: Variant, shared_bytes_max: i32) -> Result<BTreeMap<&'static str, Function>, DeviceError> {
+fn load(
+    variant: Variant,
+    shared_bytes_max: i32,
+    multiprocessor: &Multiprocessor,
+) -> Result<BTreeMap<&'static str, Function>, DeviceError> {
     let mut functions = BTreeMap::new();
     for (unit, text) in kernels::units() {
         let image = kernels::IMAGES.iter().find(|(of, compiled, _)| *of == unit && *compiled == variant.name());
@@ -204,19 +299,32 @@ fn load(variant: Variant, shared_bytes_max: i32) -> Result<BTreeMap<&'static str
             // SAFETY: a module that was loaded above.
             let handle = unsafe { result::module::get_function(module, symbol) }
                 .map_err(|e| failed(&format!("finding the kernel {name} in {unit}"), e))?;
-            let dynamic = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            let fixed = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES;
-            // SAFETY: a function of a loaded module.
-            unsafe {
-                result::function::get_function_attribute(handle, fixed).and_then(|fixed| {
-                    result::function::set_function_attribute(handle, dynamic, shared_bytes_max - fixed)
-                })
-            }
-            .map_err(|e| failed(&format!("preparing {name}"), e))?;
-            functions.insert(name, Function { handle, parameters: kernels::parameters(text, name) });
+            let function = prepare(handle, name, kernels::parameters(text, name), shared_bytes_max, multiprocessor);
+            functions.insert(name, function.map_err(|e| failed(&format!("preparing {name}"), e))?);
         }
     }
     Ok(functions)
+}
+
+fn prepare(
+    handle: sys::CUfunction,
+    name: &str,
+    parameters: Vec<Parameter>,
+    shared_bytes_max: i32,
+    multiprocessor: &Multiprocessor,
+) -> Result<Function, DriverError> {
+    use sys::CUfunction_attribute_enum as Attribute;
+    let dynamic = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+    // SAFETY: a function of a loaded module.
+    let (fixed, registers) = unsafe {
+        let fixed = result::function::get_function_attribute(handle, Attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES)?;
+        result::function::set_function_attribute(handle, dynamic, shared_bytes_max - fixed)?;
+        (fixed, result::function::get_function_attribute(handle, Attribute::CU_FUNC_ATTRIBUTE_NUM_REGS)?)
+    };
+    let (registers, fixed_bytes, preferred_bytes) = (registers as usize, fixed as usize, AtomicUsize::new(0));
+    let function = Function { handle, parameters, registers, fixed_bytes, preferred_bytes };
+    function.prefer_shared(name, 0, multiprocessor)?;
+    Ok(function)
 }
 
 /// Bytes of a section of the staging memory; larger copies go in pieces.
@@ -325,20 +433,37 @@ impl Device for Gpu {
 
     fn allocate(&self, bytes: usize) -> Result<u64, DeviceError> {
         self.bind()?;
-        // SAFETY: a live stream.
-        let memory = unsafe { result::malloc_async(self.stream.cu_stream(), bytes.max(1)) };
-        memory.map_err(|error| match error.0 {
+        let mut allocations = lock(&self.allocations);
+        let is_pooled = allocations.is_pooled(bytes);
+        // SAFETY: a live stream, or a bound context.
+        let memory = unsafe {
+            match is_pooled {
+                true => result::malloc_async(self.stream.cu_stream(), bytes.max(1)),
+                false => result::malloc_sync(bytes.max(1)),
+            }
+        };
+        let address = memory.map_err(|error| match error.0 {
             sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => DeviceError::OutOfMemory { bytes, usage: MemoryUse::default() },
             _ => self.failed("allocating", error),
-        })
+        })?;
+        if !is_pooled {
+            allocations.note_plain(address);
+        }
+        Ok(address)
     }
 
     fn free(&self, address: u64) {
+        let is_plain = lock(&self.allocations).forget_plain(address);
         // A context that a fault has ended refuses this too; whoever sees the fault reports it.
-        if self.bind().is_ok() {
-            // SAFETY: `Memory` frees what it allocated, once, behind the work that uses it.
-            let _ = unsafe { result::free_async(address, self.stream.cu_stream()) };
+        if self.bind().is_err() {
+            return;
         }
+        let _ = match is_plain {
+            // SAFETY: `Memory` frees what it allocated, once, and nothing that uses it is under way.
+            true => self.stream.synchronize().and_then(|()| unsafe { result::free_sync(address) }),
+            // SAFETY: the same, behind the work that uses it.
+            false => unsafe { result::free_async(address, self.stream.cu_stream()) },
+        };
     }
 
     /// The values wait in pinned memory until the stream is there; nobody waits for them.
@@ -410,6 +535,9 @@ impl Device for Gpu {
                 "{name} needs {wanted} bytes of shared memory; a block of this GPU has {most}"
             )));
         }
+        function
+            .prefer_shared(name, launch.shared_bytes, &self.multiprocessor)
+            .map_err(|e| failed(&format!("preparing {name}"), e))?;
         let scalars: Vec<u64> = launch.arguments.iter().map(scalar).collect();
         // The driver reads as many bytes of each as the kernel's parameter has, from the lowest.
         let parameter = |(argument, scalar): (&Argument<'_>, &u64)| match argument {
@@ -480,6 +608,19 @@ mod tests {
         let by_value = |bytes| check_arguments("k", &[Parameter::Struct(bytes)], &[Argument::by_value(&[0f32; 3])]);
         assert!(by_value(12).is_ok());
         assert!(by_value(16).unwrap_err().to_string().ends_with(", not Struct(16)"));
+    }
+
+    #[test]
+    fn memory_is_pooled_unless_there_is_no_pool_or_it_is_large() {
+        let mut allocations = Allocations::new(true);
+        assert!(allocations.is_pooled(0) && allocations.is_pooled(POOLED_BYTES_MAX - 1));
+        assert!(!allocations.is_pooled(POOLED_BYTES_MAX) && !allocations.is_pooled(130 << 30));
+        allocations.note_plain(512);
+        assert!(!allocations.forget_plain(256));
+        // An address that was given back may come again from the pool.
+        assert!(allocations.forget_plain(512) && !allocations.forget_plain(512));
+        let without = Allocations::new(false);
+        assert!(!without.is_pooled(0) && !without.is_pooled(POOLED_BYTES_MAX));
     }
 
     #[test]

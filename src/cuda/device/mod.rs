@@ -2,6 +2,7 @@
 //! whether a GPU takes it ([`gpu`]) or the host ([`simt`]).
 
 pub mod gpu;
+pub mod multiprocessor;
 pub mod simt;
 pub mod target;
 
