@@ -1,7 +1,7 @@
 //! What all readers of users' files share: how files are opened ([`open`]), JSON that others wrote ([`json`]), lines of it
-//! ([`lines`]), the addresses of pictures, and what a
-//! file of JSON lines may begin with. It lies below the leaves, because data files, request files and the server read the same addresses.
+//! ([`lines`]), the addresses of pictures, what a file of JSON lines may begin with, and the folder of the program's cache ([`cache`]). It lies below the leaves, because data files, request files and the server read the same addresses.
 
+pub mod cache;
 pub mod json;
 pub mod lines;
 pub mod open;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::error::SandboxError;
+use crate::files::cache::cache_folder;
 
 /// What the managed environment holds, as pip takes it: exact versions, so that the same code gives the same values on every machine.
 /// Code that models learned from was mostly written for numpy 1 and OpenCV 4.
@@ -105,7 +106,7 @@ impl Interpreter {
         if let Probe::Has(interpreter) = probe(Path::new("python3")) {
             return Ok(interpreter);
         }
-        managed(&cache_folder()?)
+        managed(&cache_folder().ok_or(SandboxError::NoCacheFolder)?)
     }
 }
 
@@ -141,14 +142,6 @@ fn probe(python: &Path) -> Probe {
         Ok(Found::Lacks { lacks }) => Probe::Lacks(lacks),
         Err(_) => Probe::Absent(last_line(&output.stderr)),
     }
-}
-
-/// `$XDG_CACHE_HOME/thyme-engine`, else `~/.cache/thyme-engine`.
-fn cache_folder() -> Result<PathBuf, SandboxError> {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let cache =
-        set("XDG_CACHE_HOME").filter(|path| path.is_absolute()).or_else(|| set("HOME").map(|home| home.join(".cache")));
-    cache.map(|cache| cache.join("thyme-engine")).ok_or(SandboxError::NoCacheFolder)
 }
 
 /// The managed environment under `cache`, made if there is none with the packages of this version. One process makes it; others wait

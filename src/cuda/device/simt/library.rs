@@ -13,6 +13,7 @@ use rayon::prelude::*;
 
 use super::{DeviceError, SimtOptions};
 use crate::cuda::kernels::{SOURCES, names};
+use crate::files::cache::cache_folder;
 
 /// Contraction is off here as it is in nvcc. Kernels look at the same bytes as bf16 and as words. A call that is not the last thing of a
 /// function leaves its address for reports.
@@ -133,9 +134,7 @@ fn io(path: &Path, source: std::io::Error) -> DeviceError {
 /// The folder of what is built: `$THYME_SIMT_CACHE`, or a folder of the user's cache.
 fn cache() -> Result<PathBuf, DeviceError> {
     let own = std::env::var_os("THYME_SIMT_CACHE").map(PathBuf::from);
-    let users = || std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
-    let folder = own.or_else(|| users().or_else(home).map(|folder| folder.join("thyme-engine/simt")));
+    let folder = own.or_else(|| cache_folder().map(|folder| folder.join("simt")));
     let folder = folder.unwrap_or_else(|| std::env::temp_dir().join("thyme-engine-simt"));
     std::fs::create_dir_all(&folder).map_err(|source| io(&folder, source))?;
     Ok(folder)
