@@ -65,6 +65,19 @@ fn entries(text: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
+/// A hash of the kernels as they are built in: every source and every compiled image.
+pub fn hash() -> String {
+    let mut hasher = blake3::Hasher::new();
+    let sources = SOURCES.iter().map(|(path, text)| (*path, "", text.as_bytes()));
+    for (unit, target, bytes) in sources.chain(IMAGES.iter().copied()) {
+        for part in [unit.as_bytes(), target.as_bytes(), bytes] {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
+    }
+    hasher.finalize().to_hex()[..32].to_owned()
+}
+
 /// The sources that define kernels for use, each with its text.
 pub fn units() -> impl Iterator<Item = (&'static str, &'static str)> {
     SOURCES.iter().copied().filter(|(path, _)| path.ends_with(".cu") && !path.contains('/'))

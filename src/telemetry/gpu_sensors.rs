@@ -26,6 +26,11 @@ impl GpuSensors {
         Ok(gpu_sensors)
     }
 
+    /// The driver's version, as in `580.65.06`.
+    pub fn driver_version(&self) -> Option<String> {
+        self.nvml.sys_driver_version().ok()
+    }
+
     /// Bytes of the GPU's memory in use, by all processes.
     pub fn memory_used(&self) -> Option<u64> {
         Some(self.nvml.device_by_pci_bus_id(self.bus_id.as_str()).ok()?.memory_info().ok()?.used)

@@ -195,6 +195,20 @@ impl Gpu {
         Ok(format!("{domain:08x}:{bus:02x}:{device:02x}.0"))
     }
 
+    /// Its UUID, as nvidia-smi has it.
+    pub fn uuid(&self) -> Result<String, DeviceError> {
+        let uuid = self.context.uuid().map_err(|e| failed("asking for the UUID", e))?;
+        let digits: Vec<String> = uuid.bytes.iter().map(|byte| format!("{:02x}", *byte as u8)).collect();
+        let parts = [0..4, 4..6, 6..8, 8..10, 10..16].map(|range| digits[range].concat());
+        Ok(format!("GPU-{}", parts.join("-")))
+    }
+
+    /// The CUDA version that the driver is made for, as in `13.0`.
+    pub fn driver_version(&self) -> Result<String, DeviceError> {
+        let version = driver_version()?;
+        Ok(format!("{}.{}", version / 1000, version % 1000 / 10))
+    }
+
     /// Memory that nobody uses.
     pub fn free_bytes(&self) -> Result<u64, DeviceError> {
         let (free, _) = self.context.mem_get_info().map_err(|e| failed("asking for free memory", e))?;
@@ -231,11 +245,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Refuses a driver that would refuse the kernels, in words.
 fn check_driver() -> Result<(), DeviceError> {
-    let mut version = 0;
-    // SAFETY: the library is there; the driver writes a number.
-    unsafe { sys::cuDriverGetVersion(&raw mut version) }
-        .result()
-        .map_err(|e| failed("asking for the driver's version", e))?;
+    let version = driver_version()?;
     if version >= DRIVER_MIN {
         return Ok(());
     }
@@ -243,6 +253,15 @@ fn check_driver() -> Result<(), DeviceError> {
     Err(DeviceError::Missing(format!(
         "the NVIDIA driver is made for CUDA {major}.{minor}, the kernels need 13.0: install driver 580 or newer, or use --device cpu"
     )))
+}
+
+fn driver_version() -> Result<i32, DeviceError> {
+    let mut version = 0;
+    // SAFETY: `Gpu::new` has seen that the library is there; the driver writes a number.
+    unsafe { sys::cuDriverGetVersion(&raw mut version) }
+        .result()
+        .map_err(|e| failed("asking for the driver's version", e))?;
+    Ok(version)
 }
 
 /// Memory that is given back stays with the process for the next tensor: by default each wait would return it to the driver.

@@ -3,8 +3,10 @@
 
 pub mod gpu;
 pub mod multiprocessor;
+pub mod recorder;
 pub mod simt;
 pub mod target;
+pub mod tensor_core;
 
 use std::sync::Arc;
 
