@@ -64,6 +64,7 @@
 //! | run model-written code behind walls | [`sandbox`] |
 //! | read and write Hugging Face folders | [`checkpoint`] |
 //! | add an op or a backend | [`ops`], [`mod@reference`], [`cpu`], [`cuda`] |
+//! | hold a device against the definition | [`device_check`] |
 //!
 //! [`cli`], [`files`], [`hub`] and [`isolated`] serve the program itself; their interfaces change without notice.
 //!
@@ -73,6 +74,7 @@
 //!
 //! ```text
 //! cli
+//! device_check                 a device proves itself against the definition
 //! serve   train                an HTTP server; SFT and GRPO loops, the learner
 //! eval
 //! recipe                       typed TOML -> Plan
@@ -89,6 +91,8 @@
 //! ```
 
 pub mod cli;
+
+pub mod device_check;
 
 pub mod serve;
 pub mod train;

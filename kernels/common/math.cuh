@@ -43,18 +43,6 @@ __device__ inline float exp2_approx(float x) {
 #endif
 }
 
-// 2^x within 2 ulp, by the special function unit: subnormal arguments and results are zeros. Its bits are the unit's own.
-__device__ inline float exp2_approx(float x) {
-#ifdef THYME_SIMT
-    float value = std::exp2(x);
-    return value < 0x1p-126f ? 0.0f : value;
-#else
-    float value;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(value) : "f"(x));
-    return value;
-#endif
-}
-
 // 1 / (1 + e^−x).
 __device__ inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
 

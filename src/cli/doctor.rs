@@ -4,19 +4,72 @@ use std::fmt::Write as _;
 
 use clap::Args;
 
-use super::device::{gpu, kernels};
+use super::device::{Candidate, Device, gpu, kernels, on_workers};
 use super::jsonl::print;
+use crate::device_check::{checks, run as run_checks};
+use crate::files::cache::cache_folder;
 use crate::sandbox::{Guarantee, Sandbox, SandboxOptions, Walls};
+use crate::telemetry::Progress;
 
-/// Say what was found on this machine, and the remedy for what is missing.
+const EXAMPLES: &str = "Examples:
+  thyme-engine doctor
+  thyme-engine doctor --device cuda
+
+The first time, it may make a Python environment for the sandbox with pip, and says so.
+
+With --device it checks a device instead, in about a minute: the tensor cores' bits, every kernel against the CPU's definition, rows that must
+not depend on their company, a tiny policy's sampler against its trainer, memory and graphs. What is wrong is named with the kernel, its
+shapes and both values. The result is remembered for this GPU, driver and build of the kernels; --device auto takes a GPU that has passed.";
+
+/// Say what was found on this machine, and the remedy for what is missing; or check a device.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: thyme-engine doctor
-
-The first time, it may make a Python environment for the sandbox with pip, and says so.")]
-pub struct DoctorArguments {}
+#[command(after_help = EXAMPLES)]
+pub struct DoctorArguments {
+    /// Check this device: cuda, simt or cpu.
+    #[arg(long, value_enum)]
+    device: Option<Device>,
+}
 
 /// Runs the command.
-pub fn run(_: &DoctorArguments) -> anyhow::Result<()> {
+pub fn run(arguments: &DoctorArguments) -> anyhow::Result<()> {
+    match arguments.device {
+        Some(device) => on_workers(|| prove(device)),
+        None => report(),
+    }
+}
+
+/// Has a device prove itself: a line a check, and whether it may be trusted.
+fn prove(device: Device) -> anyhow::Result<()> {
+    let Candidate { subject, description, identity } = device.candidate()?;
+    if subject.launches.is_some() && subject.product.is_none() {
+        eprintln!(
+            "no model of these tensor cores is published: their results are held against the definition, not bit by bit"
+        );
+    }
+    let checks = checks(&subject);
+    let progress = Progress::new("doctor", "checks", checks.len() as u64);
+    let report = run_checks(&subject, &checks, |outcome| {
+        progress.say(&outcome.to_string());
+        progress.advance(1);
+    });
+    progress.finish();
+    let remembered = identity.zip(cache_folder()).map(|(identity, cache)| identity.remember(&cache, &report));
+    let written = match &remembered {
+        Some(Ok(path)) => format!("; written to {}", path.display()),
+        Some(Err(error)) => format!("; it cannot be remembered: {error}"),
+        None => String::new(),
+    };
+    let (failed, count) = (report.faults().count(), checks.len());
+    if report.is_passed() {
+        print(&format!("{count} checks passed in {:.1} s on {description}{written}\n", report.seconds))?;
+        return Ok(());
+    }
+    let not_run = if report.not_run == 0 { String::new() } else { format!(", {} were not run", report.not_run) };
+    anyhow::bail!("{failed} of {count} checks failed{not_run} on {description}{written}");
+}
+
+/// Says what was found.
+fn report() -> anyhow::Result<()> {
     let mut report = format!("thyme-engine {}\n", env!("CARGO_PKG_VERSION"));
     for (name, finding) in [("cpu", cpu()), ("memory", memory()), ("gpu", gpu()), ("kernels", kernels())] {
         let _ = writeln!(report, "{name:<9} {finding}");

@@ -301,17 +301,17 @@ impl ServingArguments {
     fn backend(&self, config: &Config, max_pixels: u64) -> anyhow::Result<(Arc<dyn Backend>, EngineLimits)> {
         let sequences = usize::from(self.max_num_seqs);
         let size = EngineSize::new(sequences, PageDemand::of_sequences(sequences, config.context_tokens));
-        let (speculation, footprint) = (self.speculation, self.device.footprint());
+        let opened = self.device.open(config)?;
+        let (speculation, footprint) = (self.speculation, opened.footprint());
         let engine = EngineFootprint { config, max_pixels, speculation, footprint };
         let Some(share) = self.gpu_memory_utilization else {
-            let backend = self.device.backend(config)?;
+            let backend = opened.unplanned_backend(config)?;
             return Ok((backend, size.limits_within(self.cache_bytes()?, engine.page_bytes())));
         };
         anyhow::ensure!(
             share > 0.0 && share <= 1.0,
             "--gpu-memory-utilization is {share}; it must be above 0 and at most 1"
         );
-        let opened = self.device.open()?;
         let free = opened.available_bytes()?;
         let free = free.context("this machine does not say how much memory is free; use --kv-cache-memory-bytes")?;
         let memory = (free as f64 * share) as u64;

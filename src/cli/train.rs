@@ -52,10 +52,10 @@ pub fn run(arguments: TrainArguments, registry: &Arc<Registry>) -> anyhow::Resul
         raise_on_interrupt(stop.clone());
     }
     let mut plan = Plan::new(layers::load(&arguments.recipe, &arguments.settings)?, registry)?.rendered_by(renderer());
-    let device = arguments.device.open()?;
+    let device = arguments.device.open(&plan.checkpoint.config)?;
     let available = device.available_bytes()?;
     let processor = plan.processor()?;
-    let memory = fit_to_memory(&mut plan, &processor, arguments.device.footprint(), available);
+    let memory = fit_to_memory(&mut plan, &processor, device.footprint(), available);
     if arguments.dry_run {
         show(&plan, &memory, available);
     }

@@ -6,6 +6,7 @@ mod cli;
 mod clients;
 mod constraints;
 mod demonstration;
+mod device_check;
 mod engine;
 mod engine_speed;
 mod errors;

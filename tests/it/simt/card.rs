@@ -62,7 +62,8 @@ fn vectors(cuda: &Cuda) -> Vec<u32> {
     for form in [GeluForm::Erf, GeluForm::Quick] {
         results.extend([backend.gelu_forward(&x, form), backend.gelu_backward(&dy, &x, form)]);
     }
-    results.extend([backend.rms_norm_forward(&x, None, &w, 1e-6).y, backend.layer_norm_forward(&x, None, &w, &w, 1e-6).y]);
+    results
+        .extend([backend.rms_norm_forward(&x, None, &w, 1e-6).y, backend.layer_norm_forward(&x, None, &w, &w, 1e-6).y]);
     for zeros in [Moment::zeros, Moment::zeros_8bit] {
         let mut parameter = cuda.upload(Host::F32(&values(16 * 512)), &SHAPE, Dtype::Bf16);
         let mut remainder = cuda.zeros(&SHAPE, Dtype::I16);
