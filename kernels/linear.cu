@@ -28,9 +28,9 @@ __device__ inline void backward_weight(const bf16* dy, const bf16* x, float* dw,
 #define FORWARD_ARGUMENTS x, w, b, y, rows, columns, inner
 
 // hot
-extern "C" __global__ void __launch_bounds__(LARGE_THREADS) linear_forward_large(FORWARD_PARAMETERS) { forward<LargeTile>(FORWARD_ARGUMENTS); }
+extern "C" __global__ void __launch_bounds__(LARGE_THREADS, 2) linear_forward_large(FORWARD_PARAMETERS) { forward<LargeTile>(FORWARD_ARGUMENTS); }
 // hot
-extern "C" __global__ void __launch_bounds__(WIDE_THREADS) linear_forward_wide(FORWARD_PARAMETERS) { forward<WideTile>(FORWARD_ARGUMENTS); }
+extern "C" __global__ void __launch_bounds__(WIDE_THREADS, 2) linear_forward_wide(FORWARD_PARAMETERS) { forward<WideTile>(FORWARD_ARGUMENTS); }
 // hot
 extern "C" __global__ void __launch_bounds__(FEW_64_THREADS) linear_forward_few_64(FORWARD_PARAMETERS) { forward<Few64Tile>(FORWARD_ARGUMENTS); }
 // hot
@@ -43,7 +43,7 @@ extern "C" __global__ void __launch_bounds__(UNALIGNED_THREADS) linear_forward_u
 
 // hot
 // dy bf16 [T, N]; w bf16 [N, K]; dx bf16 [T, K].
-extern "C" __global__ void __launch_bounds__(LARGE_THREADS)
+extern "C" __global__ void __launch_bounds__(LARGE_THREADS, 2)
     linear_backward_input_large(const bf16* dy, const bf16* w, bf16* dx, int rows, int columns, int inner) {
     backward_input<LargeTile>(dy, w, dx, rows, columns, inner);
 }
@@ -54,7 +54,7 @@ extern "C" __global__ void __launch_bounds__(UNALIGNED_THREADS)
 
 // hot
 // dy bf16 [T, N]; x bf16 [T, K]; dw f32 [N, K], added to.
-extern "C" __global__ void __launch_bounds__(LARGE_THREADS)
+extern "C" __global__ void __launch_bounds__(LARGE_THREADS, 2)
     linear_backward_weight_large(const bf16* dy, const bf16* x, float* dw, int rows, int columns, int inner) {
     backward_weight<LargeTile>(dy, x, dw, rows, columns, inner);
 }

@@ -16,9 +16,9 @@ __device__ inline void logits(const bf16* h, const bf16* w, float* z, int rows, 
 #define LOGITS_ARGUMENTS h, w, z, rows, columns, dim
 
 // hot
-extern "C" __global__ void __launch_bounds__(LARGE_THREADS) token_logprob_logits_large(LOGITS_PARAMETERS) { logits<LargeTile>(LOGITS_ARGUMENTS); }
+extern "C" __global__ void __launch_bounds__(LARGE_THREADS, 2) token_logprob_logits_large(LOGITS_PARAMETERS) { logits<LargeTile>(LOGITS_ARGUMENTS); }
 // hot
-extern "C" __global__ void __launch_bounds__(WIDE_THREADS) token_logprob_logits_wide(LOGITS_PARAMETERS) { logits<WideTile>(LOGITS_ARGUMENTS); }
+extern "C" __global__ void __launch_bounds__(WIDE_THREADS, 2) token_logprob_logits_wide(LOGITS_PARAMETERS) { logits<WideTile>(LOGITS_ARGUMENTS); }
 // hot
 extern "C" __global__ void __launch_bounds__(FEW_64_THREADS) token_logprob_logits_few_64(LOGITS_PARAMETERS) { logits<Few64Tile>(LOGITS_ARGUMENTS); }
 // hot
@@ -133,7 +133,7 @@ __device__ inline void backward_input(const bf16* dz, const bf16* w, float* sum,
 #define BACKWARD_INPUT_ARGUMENTS dz, w, sum, dh, rows, columns, dim, slice, slices
 
 // hot
-extern "C" __global__ void __launch_bounds__(LARGE_THREADS) token_logprob_backward_input_large(BACKWARD_INPUT_PARAMETERS) {
+extern "C" __global__ void __launch_bounds__(LARGE_THREADS, 2) token_logprob_backward_input_large(BACKWARD_INPUT_PARAMETERS) {
     backward_input<LargeTile>(BACKWARD_INPUT_ARGUMENTS);
 }
 extern "C" __global__ void __launch_bounds__(UNALIGNED_THREADS) token_logprob_backward_input_unaligned(BACKWARD_INPUT_PARAMETERS) {

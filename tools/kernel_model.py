@@ -10,6 +10,8 @@ import math
 import pathlib
 import re
 
+import sass
+
 KERNELS = pathlib.Path(__file__).resolve().parent.parent / "kernels"
 
 
@@ -131,9 +133,9 @@ def tile(name):
 
 def forward_tile(rows, columns):
     """The tile that `forward_tile` of src/cuda/linear.rs chooses."""
-    for name, less in (("large", PRODUCT["FEW_64_M"]), ("wide", PRODUCT["FEW_16_M"])):
+    for name, less, blocks_min in (("large", PRODUCT["WIDE_M"], 96), ("wide", PRODUCT["FEW_16_M"], 48)):
         height, width = tile(name)
-        if rows > less and math.ceil(rows / height) * math.ceil(columns / width) >= 96:
+        if rows > less and math.ceil(rows / height) * math.ceil(columns / width) >= blocks_min:
             return name
     return next((name for name in ("few_16", "few_32", "few_64") if rows <= tile(name)[0]), "few_64")
 
@@ -283,34 +285,40 @@ def sample(kernels, rows, vocab, cuts=2):
 # ---- rows and elements ----
 
 
-def rms_norm(kernels, rows, dim):
-    """With the addition: a warp has a row, reads it twice, and waits for x before it asks for what is added."""
-    kernel = kernels["rms_norm_forward"]
+def row_kernel(kernel, moved, rows, dim):
+    """A block a row: all of it is on its way at once, and each warp adds up the row by itself, from shared memory."""
     is_small = rows <= 512  # what the op before wrote is still in L2
     latency = H200.l2_latency if is_small else H200.memory_latency
-    trips = math.ceil(dim / 256)
-    waves = max(1.0, rows / 4 / (H200.sms * kernel.blocks()))
-    first = max(3 * 2 * rows * dim / H200.memory, 2 * trips * latency * waves)
-    second = max(2 * 2 * rows * dim / H200.memory, trips / 2 * H200.l2_latency * waves)
-    return slowest(latency=first + second) if is_small else slowest(memory=first + second)
+    # A lane adds up every 32nd element, 4 clocks one after the other; a vector of 8 takes some 30 instructions in all.
+    chain = dim / 32 * 4 / H200.clock
+    warps = kernel.threads / 32
+    on_scheduler = min(rows / H200.sms, kernel.blocks()) * warps / H200.schedulers
+    issue = rows * warps * dim / 256 * 30 / (H200.issued(max(1.0, on_scheduler)) * H200.schedulers * min(H200.sms, rows))
+    waits = Time(latency + chain, "latency")
+    return slowest(memory=moved / H200.memory, issue=issue) + waits
+
+
+def rms_norm(kernels, rows, dim):
+    """With the addition."""
+    return row_kernel(kernels["rms_norm_forward"], 4 * 2 * rows * dim, rows, dim)
 
 
 def rms_norm_backward(kernels, rows, dim):
-    """dy and h are read by both passes, and by the sums for dw in 2-byte loads, 64 rows one after the other in fours."""
-    moved = 2 * rows * dim * (2 + 2 + 1 + 1)
-    partial = max(2 * 2 * rows * dim / H200.memory, 16 * 2 * H200.memory_latency)
-    add = slowest(latency=math.ceil(rows / 64 / 16) * H200.l2_latency)
-    return slowest(memory=moved / H200.memory) + slowest(latency=partial) + add
+    """With the residual's gradient, and the sums for dw, which read dy and h again."""
+    gradient = row_kernel(kernels["rms_norm_backward"], 4 * 2 * rows * dim, rows, dim)
+    partial = slowest(memory=2 * 2 * rows * dim / H200.memory)
+    return gradient + partial + slowest(latency=math.ceil(rows / 64 / 16) * H200.l2_latency)
 
 
 def rope(kernels, tokens, heads, kv_heads, dim):
     kernel = kernels["rope_forward"]
-    loop = kernel.code.vector_loops()[-1]
+    path = kernel.code.vector_path(max(kernel.code.vector_loops(), key=lambda loop: loop.end - loop.begin))[1]
+    loads = kernel.code.count(sass.VECTOR_LOAD, path)
     pairs = (heads + kv_heads) * dim / 2
     moved = tokens * ((heads + kv_heads) * dim * 4 + dim * 4)
     waves = max(1.0, tokens / (H200.sms * kernel.blocks()))
-    time = stream(kernel, tokens * pairs, kernel.code.vector_path(loop)[0], moved)
-    return time + Time(waves * 2 * H200.memory_latency, "latency")
+    # Of each pair of vectors that are loaded, 8 pairs of elements.
+    return stream(kernel, tokens * pairs, len(path), moved, 8 * max(1, loads // 2)) + Time(waves * H200.memory_latency, "latency")
 
 
 def swiglu(kernels, rows, hidden):
@@ -325,14 +333,18 @@ def elementwise(kernel, elements, bytes_each):
     return stream(kernel, elements, kernel.code.vector_path()[0], elements * bytes_each)
 
 
+def optimizer(kernel, parameters, bytes_each):
+    """A turn of a block's loop over the elements of one parameter."""
+    loop = max(kernel.code.vector_loops(), key=lambda loop: loop.end - loop.begin)
+    return stream(kernel, parameters, kernel.code.vector_path(loop)[0], parameters * bytes_each)
+
+
 def adamw(kernels, parameters):
-    return elementwise(kernels["adamw"], parameters, 28)
+    return optimizer(kernels["adamw"], parameters, 28)
 
 
 def adamw_8bit(kernels, parameters):
-    kernel = kernels["adamw_8bit"]
-    (loop,) = kernel.code.vector_loops()
-    return stream(kernel, parameters, kernel.code.vector_path(loop)[0], parameters * 16)
+    return optimizer(kernels["adamw_8bit"], parameters, 16)
 
 
 # ---- what is predicted ----

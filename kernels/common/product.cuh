@@ -144,14 +144,14 @@ constexpr int product_bytes(int rows, int columns, int stages) { return (rows + 
 
 // The tiles. Every GPU from 8.6 on gives a block 99 KiB of shared memory, and each of those with the vector path uses nearly all of it.
 //
-// Many rows: a warp has 64 × 64, so that shared memory reads its fragments no slower than the tensor cores multiply them. An H100 holds two
-// such blocks on a multiprocessor, other GPUs one.
-constexpr int LARGE_M = 128, LARGE_N = 128, LARGE_STAGES = 3, LARGE_THREADS = 4 * WARP;
-using LargeTile = ProductTile<Factor, LARGE_M, LARGE_N, 64, 64, LARGE_STAGES>;
+// Many rows: a warp has 64 × 32, for which it needs 128 registers. So an H100 holds two such blocks on a multiprocessor, four warps for each of
+// its schedulers: while some wait for fragments, others multiply. Other GPUs have the shared memory for one.
+constexpr int LARGE_M = 128, LARGE_N = 128, LARGE_STAGES = 3, LARGE_THREADS = 8 * WARP;
+using LargeTile = ProductTile<Factor, LARGE_M, LARGE_N, 64, 32, LARGE_STAGES>;
 
 // Up to 64 rows of many columns: each block reads the rows again, from L2, so that its columns should not be few.
-constexpr int WIDE_M = 64, WIDE_N = 128, WIDE_STAGES = 4, WIDE_THREADS = 4 * WARP;
-using WideTile = ProductTile<Factor, WIDE_M, WIDE_N, 32, 64, WIDE_STAGES>;
+constexpr int WIDE_M = 64, WIDE_N = 128, WIDE_STAGES = 4, WIDE_THREADS = 8 * WARP;
+using WideTile = ProductTile<Factor, WIDE_M, WIDE_N, 32, 32, WIDE_STAGES>;
 
 // Up to 64, 32 or 16 rows of few columns, decoding: memory bounds it, so there are many blocks (112 for 3584 columns), each with many
 // bytes of weights on their way: 28, 44 or 60 KiB.
@@ -213,11 +213,9 @@ __device__ inline void multiply(const Left& left, const Right& right, const Put&
     }
 
     Accumulator<WARP_N> sums[WARP_M / 16];
-    FragmentA a[WARP_M / 16];
-    FragmentB<WARP_N> b[2];
+    FragmentB<WARP_N> b;
     int left_lane = LeftTile::lane_of_left(row), right_lane = LeftTile::ELEMENTS + RightTile::lane_of_right(column);
-    auto read_a = [&](int i, int stage, int terms) { LeftTile::read(a[i].at, ring + stage, left_lane, i * 16, terms); };
-    auto read_b = [&](FragmentB<WARP_N>& b, int stage, int terms) {
+    auto read_b = [&](int stage, int terms) {
 #pragma unroll
         for (int j = 0; j < WARP_N / 8; j += 2) {
             uint32_t both[4];
@@ -230,34 +228,27 @@ __device__ inline void multiply(const Left& left, const Right& right, const Put&
     };
     cp_async_wait<Tile::STAGES - 2>();
     __syncthreads();
-    read_b(b[0], 0, 0);
-#pragma unroll
-    for (int i = 0; i < WARP_M / 16; ++i) read_a(i, 0, 0);
     int stage = 0, free = RING - STAGE;
     for (int step = 0; step < steps; ++step) {
 #pragma unroll
         for (int k = 0; k < TILE_K / 16; ++k) {
-            int next_terms = (k + 1) * 16 % TILE_K;
-            if (next_terms == 0) {
-                // Every warp has read the last of this stage: the step to come fills it.
-                cp_async_wait<Tile::STAGES - 2>();
-                __syncthreads();
-                stage = next(stage);
-            }
-            // While the tensor cores work on 16 terms, the fragments of the next 16 are read.
-            read_b(b[(k + 1) % 2], stage, next_terms);
+            read_b(stage, k * 16);
             if (k == 0) left_loader.load(ring + free);
             if (k == 1) {
                 right_loader.load(ring + free + LeftTile::ELEMENTS);
                 cp_async_commit();
-                free = next(free);
             }
 #pragma unroll
             for (int i = 0; i < WARP_M / 16; ++i) {
-                mma(sums[i], a[i], b[k % 2]);
-                read_a(i, stage, next_terms);
+                FragmentA a;
+                LeftTile::read(a.at, ring + stage, left_lane, i * 16, k * 16);
+                mma(sums[i], a, b);
             }
         }
+        free = next(free);
+        stage = next(stage);
+        cp_async_wait<Tile::STAGES - 2>();
+        __syncthreads();
     }
 
 #pragma unroll
