@@ -260,7 +260,7 @@ mod tests {
             let inverse = u64::from(u32::MAX / group as u32 + 1);
             let last = (1 << 32) / group - 1;
             for row in (0..10_000).chain(last - 10_000..=last) {
-                assert_eq!(row * inverse >> 32, row / group, "{row} / {group}");
+                assert_eq!((row * inverse) >> 32, row / group, "{row} / {group}");
             }
         }
     }

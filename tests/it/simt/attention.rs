@@ -7,7 +7,7 @@ use thyme_engine::cuda::device::simt::{Simt, SimtOptions};
 use thyme_engine::cuda::device::{Argument, Device, Launch, StructBytes};
 use thyme_engine::cuda::kernels::common::attention::{AttentionShape, THREADS};
 use thyme_engine::cuda::kernels::common::attention_forward::{SPLIT_KEYS, forward_bytes};
-use thyme_engine::ops::attention::{Heads, Keys, PAGE_TOKENS, Packed};
+use thyme_engine::ops::attention::{Bounds, Heads, Keys, PAGE_TOKENS, Packed};
 use thyme_engine::ops::{Backend, Buffers, Dtype, Host, Tensor};
 use thyme_engine::reference::Reference;
 
@@ -44,18 +44,41 @@ impl InPages {
         InPages { heads, lengths: lengths.to_vec(), queries: queries.to_vec(), width, pages, page_tables, qkv }
     }
 
-    fn attend(&self, backend: &dyn Backend) -> (Tensor, Tensor) {
+    fn upload(&self, backend: &dyn Backend) -> Uploaded {
         let (heads, sequences) = (self.heads, self.lengths.len());
         let up = |values: &[f64], rows: usize| {
             backend.upload(Host::F64(values), &[rows, values.len() / rows], Dtype::Activation)
         };
         let page = 2 * heads.kv_heads * PAGE_TOKENS * heads.head_dim;
-        let pages = up(&self.pages, self.pages.len() / page);
-        let page_tables = backend.indices(&self.page_tables).reshape(&[sequences, self.width]);
-        let lengths = backend.indices(&Vec::from_iter(self.lengths.iter().map(|length| *length as i32)));
-        let bounds = backend.attention_bounds(&bounds(&self.queries), heads);
-        let keys = Keys::Paged { pages: &pages, bounds: &bounds, page_tables: &page_tables, lengths: &lengths };
-        backend.attention_forward(&up(&self.qkv, self.qkv.len() / heads.qkv()), heads, keys)
+        Uploaded {
+            heads,
+            qkv: up(&self.qkv, self.qkv.len() / heads.qkv()),
+            pages: up(&self.pages, self.pages.len() / page),
+            page_tables: backend.indices(&self.page_tables).reshape(&[sequences, self.width]),
+            lengths: backend.indices(&Vec::from_iter(self.lengths.iter().map(|length| *length as i32))),
+            bounds: backend.attention_bounds(&bounds(&self.queries), heads),
+        }
+    }
+
+    fn attend(&self, backend: &dyn Backend) -> (Tensor, Tensor) {
+        self.upload(backend).attend(backend)
+    }
+}
+
+/// The same on a backend.
+struct Uploaded {
+    heads: Heads,
+    qkv: Tensor,
+    pages: Tensor,
+    page_tables: Tensor,
+    lengths: Tensor,
+    bounds: Bounds,
+}
+
+impl Uploaded {
+    fn attend(&self, backend: &dyn Backend) -> (Tensor, Tensor) {
+        let Uploaded { pages, page_tables, lengths, bounds, .. } = self;
+        backend.attention_forward(&self.qkv, self.heads, Keys::Paged { pages, bounds, page_tables, lengths })
     }
 }
 
@@ -91,6 +114,21 @@ fn the_width_of_tables_changes_no_bit() {
     let bits = |(o, lse): (Tensor, Tensor)| [values(&simt, &o), values(&simt, &lse)];
     assert_eq!(bits(call(1 << 16).attend(&simt)), bits(call(64).attend(&simt)));
     assert_eq!(simt.memory().unwrap().held, 0);
+}
+
+/// A graph of a decoding step is captured once, and its sequences grow into other splits.
+#[test]
+fn a_captured_step_goes_by_the_lengths_that_it_is_replayed_with() {
+    let heads = Heads { heads: 4, kv_heads: 2, head_dim: 32 };
+    let simt = fast();
+    let call = InPages::new(heads, &[1100, 700, 520], &[1; 3], 128);
+    let mut captured = call.upload(&simt);
+    let graph = simt.capture(&mut || captured.attend(&simt).0).unwrap();
+    for lengths in [[1100, 700, 520], [512, 513, 1], [1025, 3, 516]] {
+        simt.overwrite(&mut captured.lengths, Host::I32(&lengths));
+        let expected = captured.attend(&simt).0;
+        assert_eq!(values(&simt, graph.replay()), values(&simt, &expected), "{lengths:?}");
+    }
 }
 
 /// A block whose split lies behind its tile's keys writes no part.

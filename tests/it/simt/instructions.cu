@@ -1,4 +1,5 @@
 // One kernel an instruction: what each lane holds goes out as it is.
+#include "common/math.cuh"
 #include "common/tile.cuh"
 
 extern "C" __global__ void mma_registers(const uint32_t* a, const uint32_t* b, float* d) {
@@ -37,6 +38,19 @@ extern "C" __global__ void load_x4(const uint16_t* rows, uint32_t* out) {
 }
 extern "C" __global__ void load_x4_trans(const uint16_t* rows, uint32_t* out) {
     load_registers<4>(rows, out, [](auto& fragment, const void* row) { ldmatrix_x4_trans(fragment, row); });
+}
+
+// x, y f32 [32]
+extern "C" __global__ void exponentials(const float* x, float* y) { y[threadIdx.x] = exp2_approx(x[threadIdx.x]); }
+
+// x, y f32 [32]; reversed on the way through shared memory.
+extern "C" __global__ void copied_by_fours(const float* x, float* y) {
+    __shared__ float tile[32];
+    cp_async_4(&tile[threadIdx.x], x + threadIdx.x);
+    cp_async_commit();
+    cp_async_wait<0>();
+    __syncthreads();
+    y[threadIdx.x] = tile[31 - threadIdx.x];
 }
 
 // out [12, 32]

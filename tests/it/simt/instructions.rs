@@ -237,3 +237,25 @@ fn random_products_have_the_bits_of_the_published_model() {
         assert_eq!(mma(&device(Architecture::Sm80), &a, &b, &c), old);
     }
 }
+
+/// Below the least normal number is zero, and nothing else is lost.
+#[test]
+fn an_approximate_exponential_gives_up_subnormal_numbers_only() {
+    let device = device(Architecture::Sm90);
+    let mut x = [0f32; 32];
+    x[..9].copy_from_slice(&[f32::NEG_INFINITY, -1e30, -126.5, -126.0, -1.0, 0.0, 0.5, 1.0, f32::INFINITY]);
+    let (from, to) = (uploaded(&device, &x), uploaded(&device, &x));
+    launch(&device, "exponentials", &[pointer("x", &from), pointer("y", &to)]);
+    let found: Vec<f32> = downloaded(&device, &to);
+    let root = 2f32.sqrt();
+    assert_eq!(found[..9], [0.0, 0.0, 0.0, f32::MIN_POSITIVE, 0.5, 1.0, root, 2.0, f32::INFINITY]);
+}
+
+#[test]
+fn four_bytes_are_copied_as_sixteen_are() {
+    let device = device(Architecture::Sm90);
+    let x: Vec<f32> = (0..32).map(|i| i as f32).collect();
+    let (from, to) = (uploaded(&device, &x), uploaded(&device, &[0f32; 32]));
+    launch(&device, "copied_by_fours", &[pointer("x", &from), pointer("y", &to)]);
+    assert!(downloaded::<f32>(&device, &to).iter().eq(x.iter().rev()));
+}
