@@ -50,7 +50,11 @@ struct alignas(sizeof(T) * N) Vector {
 
 template <int N, class T>
 __device__ inline Vector<T, N> load(const T* from) {
-    return *reinterpret_cast<const Vector<T, N>*>(from);
+    Vector<T, N> values = *reinterpret_cast<const Vector<T, N>*>(from);
+#ifdef THYME_SIMT
+    simt::keep_whole(values);
+#endif
+    return values;
 }
 
 template <int N, class T>

@@ -7,7 +7,7 @@
 #include <memory>
 #include <thread>
 
-#include "machine.h"
+#include "counts.h"
 
 namespace simt {
 
@@ -38,6 +38,7 @@ struct Device {
     uint64_t works = 0;
     bool is_closing = false;
     std::vector<std::thread> threads;
+    std::unique_ptr<Counter> counter;
 };
 
 int architecture(const Device* device) { return device->architecture; }
@@ -149,6 +150,23 @@ EXPORT void simt_close(Device* device) {
     }
     for (std::thread& thread : device->threads) thread.join();
     delete device;
+}
+
+// From here on launches are counted, each kernel from zero. Only a checked build counts.
+EXPORT void simt_count(Device* device) {
+    std::lock_guard<std::mutex> lock(device->launching);
+    if (CHECKED) device->counter = std::make_unique<simt::Counter>();
+}
+
+// The counts of the kernel with this number, by its name's place among all; false if there are not so many. The name lives until
+// simt_count or simt_close.
+EXPORT bool simt_counts(Device* device, size_t number, const char** name, simt::Counts* counts) {
+    std::lock_guard<std::mutex> lock(device->launching);
+    if (device->counter == nullptr || number >= device->counter->kernels.size()) return false;
+    const auto& found = *std::next(device->counter->kernels.begin(), number);
+    *name = found.first.c_str();
+    *counts = found.second;
+    return true;
 }
 
 EXPORT void* simt_allocate(Device* device, size_t bytes) {
@@ -292,7 +310,10 @@ EXPORT bool simt_launch(Device* device, const simt_launch_description* what, cha
     std::sort(launch.reached.begin(), launch.reached.end(),
               [](const simt::Range& a, const simt::Range& b) { return a.begin < b.begin; });
     launch.arguments = values.data();
+    launch.counter = device->counter.get();
+    if (launch.counter != nullptr) launch.counter->begin(launch);
     simt::run(*device, launch);
+    if (launch.counter != nullptr) launch.counter->end();
     std::string all;
     for (const std::string& one : launch.reports) all += (all.empty() ? "" : "\n") + one;
     return launch.reports.empty() || simt::say(all, report, report_bytes);

@@ -5,7 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 
-#include "machine.h"
+#include "counts.h"
 
 // void simt_switch(void** save, void* to): goes on with another stack. Only what a callee must preserve is kept.
 #if defined(__x86_64__)
@@ -204,6 +204,11 @@ void run_block(Block& block, Launch& launch, uint3 index) {
     }
     simt_switch(&block.host_stack_pointer, block.lanes[0].stack_pointer);
     if (!block.is_aborted && block.live != 0) report_stuck(block);
+    if (Counter* counting = counter(block)) {
+        counting->now->blocks += 1;
+        counting->now->warps += block.warps_count;
+        for (unsigned w = 0; w < block.warps_count; ++w) counting->meet(w);
+    }
 }
 
 void suspend(Block& block, unsigned lane) { leave(block, lane); }

@@ -107,6 +107,7 @@ struct Barrier {
 };
 
 struct Device;
+class Counter;
 
 // One launch: what all its blocks share.
 struct Launch {
@@ -123,6 +124,7 @@ struct Launch {
     std::vector<std::string> reports;
     std::vector<std::pair<std::string, uint64_t>> reported;  // the kind of fault and its place
     std::atomic<bool> is_stopped{false};
+    Counter* counter;  // null where nobody counts
 };
 
 struct Block {
@@ -165,6 +167,7 @@ void report_stuck(Block& block);
 // memory.cpp
 enum class Access { read, write, atomic };
 void touch(Block& block, unsigned lane, Access access, uintptr_t address, size_t bytes, Where where);
+const Range* find(const Block& block, uintptr_t address, size_t bytes);  // null where the launch has no such memory
 void map_shared(Block& block);
 inline void tick(Block& block, unsigned warp) { block.warps[warp].clock[warp] += 1; }
 template <class T>

@@ -10,7 +10,7 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "machine.h"
+#include "counts.h"
 
 namespace simt {
 namespace {
@@ -81,6 +81,8 @@ std::string did(Access access, size_t bytes, const Range& range, uintptr_t addre
     abort_block(block);
 }
 
+}  // namespace
+
 const Range* find(const Block& block, uintptr_t address, size_t bytes) {
     auto holds = [&](const Range& range) { return address - range.begin < range.end - range.begin && address + bytes <= range.end; };
     if (holds(block.shared)) return &block.shared;
@@ -93,6 +95,8 @@ const Range* find(const Block& block, uintptr_t address, size_t bytes) {
     if (behind != reached.begin() && holds(*std::prev(behind))) return &*std::prev(behind);
     return holds(block.fixed) ? &block.fixed : nullptr;
 }
+
+namespace {
 
 // Whether what `before` did is done, as lane `lane` sees it.
 bool is_ordered(const Block& block, unsigned lane, Touch before, bool is_shared) {
@@ -284,7 +288,8 @@ void copy_async(void* to, const void* from, unsigned bytes, unsigned taken) {
     if (taken != 0) touch(block, lane, Access::read, source, taken, where);
     touch(block, lane, Access::write, target, bytes, where);
     change_cells(block, to, bytes, [](Touch& write) { write.bits |= Touch::IN_FLIGHT; });
-    block.copies[lane][own.copies++] = {to, from, bytes, taken, own.group};
+    Copy& copy = block.copies[lane][own.copies++] = {to, from, bytes, taken, own.group};
+    if (Counter* counting = counter(block)) counting->copy(block, lane, copy, where.code);
 }
 
 void copy_commit() {
@@ -327,7 +332,12 @@ T change(Atomic form, T* address, T value, T expected) {
 }
 
 void watch_atomic(void* address, size_t bytes, Where where) {
-    if constexpr (CHECKED) touch(here(), lane_here(), Access::atomic, reinterpret_cast<uintptr_t>(address), bytes, where);
+    if constexpr (!CHECKED) return;
+    Block& block = here();
+    touch(block, lane_here(), Access::atomic, reinterpret_cast<uintptr_t>(address), bytes, where);
+    if (Counter* counting = counter(block)) {
+        counting->access(block, lane_here(), Access::atomic, reinterpret_cast<uintptr_t>(address), bytes, where.code);
+    }
 }
 
 }  // namespace
@@ -352,7 +362,10 @@ void plain(simt::Access access, void* pointer, size_t bytes, void* code) {
     uintptr_t address = reinterpret_cast<uintptr_t>(pointer), inside = address - simt::arena();
     // A lane's own stack, or what the launch told it.
     if (inside < simt::ARENA_BYTES && inside - simt::SHARED_AT >= simt::SHARED_WINDOW) return;
-    simt::touch(simt::here(), simt::lane_here(), access, address, bytes, {reinterpret_cast<uintptr_t>(code) - 1});
+    simt::Block& block = simt::here();
+    uintptr_t place = reinterpret_cast<uintptr_t>(code) - 1;
+    simt::touch(block, simt::lane_here(), access, address, bytes, {place});
+    if (simt::Counter* counting = simt::counter(block)) counting->access(block, simt::lane_here(), access, address, bytes, place);
 }
 
 struct Site {

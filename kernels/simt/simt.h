@@ -1,5 +1,5 @@
 // CUDA's words for a host C++ compiler: included before a kernel's source (-include), it makes the .cu file plain C++ whose lanes are
-// fibers. What an instruction does is in the .cpp files beside it; inline PTX has its host twin in common/*.cuh.
+// fibers. What an instruction does is in the .cpp files beside it, how it is counted in counts.h; inline PTX has its host twin in common/*.cuh.
 #pragma once
 
 #include <cmath>
@@ -10,6 +10,14 @@
 #include <utility>
 
 #define THYME_SIMT 1
+
+#if defined(__SANITIZE_THREAD__)
+#define SIMT_WATCHED 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define SIMT_WATCHED 1
+#endif
+#endif
 
 #define __global__
 #define __device__
@@ -143,6 +151,16 @@ inline To bits_as(From from) {
     To to;
     __builtin_memcpy(&to, &from, sizeof(To));
     return to;
+}
+
+// A value that was loaded at once stays so where accesses are watched: the compiler may not take it apart into its elements.
+template <class T>
+inline void keep_whole(T& value) {
+#ifdef SIMT_WATCHED
+    asm("" : "+m"(value));
+#else
+    (void)value;
+#endif
 }
 
 }  // namespace simt

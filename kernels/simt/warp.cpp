@@ -2,7 +2,7 @@
 // names have come; the last one does the work of all and wakes them.
 #include <cstdio>
 
-#include "machine.h"
+#include "counts.h"
 
 namespace simt {
 namespace {
@@ -26,7 +26,13 @@ struct Shuffled {
     Where where;
 };
 
+// Counts an instruction of a warp.
+void count(const Block& block, uint64_t Counts::* what, uint64_t instructions = 1) {
+    if (Counter* counting = counter(block)) counting->now->*what += instructions;
+}
+
 void complete_shuffle(Block& block, unsigned warp, unsigned mask, void** operands) {
+    count(block, &Counts::shuffles);
     for (unsigned rest = mask; rest != 0; rest &= rest - 1) {
         unsigned lane = __builtin_ctz(rest);
         Shuffled& own = *static_cast<Shuffled*>(operands[lane]);
@@ -46,7 +52,8 @@ struct Voted {
     uint32_t value, result;
 };
 
-void complete_vote(Block&, unsigned, unsigned mask, void** operands) {
+void complete_vote(Block& block, unsigned, unsigned mask, void** operands) {
+    count(block, &Counts::votes);
     unsigned ballot = 0;
     for (unsigned rest = mask; rest != 0; rest &= rest - 1) {
         unsigned lane = __builtin_ctz(rest);
@@ -77,7 +84,8 @@ uint32_t combine(Reduce form, uint32_t x, uint32_t y) {
     __builtin_unreachable();
 }
 
-void complete_reduce(Block&, unsigned, unsigned mask, void** operands) {
+void complete_reduce(Block& block, unsigned, unsigned mask, void** operands) {
+    count(block, &Counts::reductions);
     unsigned rest = mask & (mask - 1);
     Reduced& first = *static_cast<Reduced*>(operands[__builtin_ctz(mask)]);
     uint32_t all = first.value;
@@ -87,7 +95,10 @@ void complete_reduce(Block&, unsigned, unsigned mask, void** operands) {
     for (rest = mask; rest != 0; rest &= rest - 1) static_cast<Reduced*>(operands[__builtin_ctz(rest)])->result = all;
 }
 
-void complete_sync(Block& block, unsigned warp, unsigned, void**) { tick(block, warp); }
+void complete_sync(Block& block, unsigned warp, unsigned, void**) {
+    count(block, &Counts::warp_barriers);
+    tick(block, warp);
+}
 
 struct Matrices {
     uint32_t* out;
@@ -100,6 +111,7 @@ struct Matrices {
 void complete_load(Block& block, unsigned warp, unsigned, void** operands) {
     const Matrices& first = *static_cast<Matrices*>(operands[0]);
     uint16_t stored[8][8];
+    uintptr_t rows[WARP];
     for (unsigned q = 0; q < first.count; ++q) {
         for (unsigned j = 0; j < 8; ++j) {
             const Matrices& own = *static_cast<Matrices*>(operands[8 * q + j]);
@@ -111,6 +123,7 @@ void complete_load(Block& block, unsigned warp, unsigned, void** operands) {
             }
             if constexpr (CHECKED) touch(block, warp * WARP + 8 * q + j, Access::read, address, 16, own.where);
             std::memcpy(stored[j], own.row, 16);
+            rows[8 * q + j] = address;
         }
         for (unsigned lane = 0; lane < WARP; ++lane) {
             unsigned g = lane / 4, t = lane % 4;
@@ -119,6 +132,7 @@ void complete_load(Block& block, unsigned warp, unsigned, void** operands) {
             static_cast<Matrices*>(operands[lane])->out[q] = low | high << 16;
         }
     }
+    if (Counter* counting = counter(block)) counting->load_matrices(rows, first.count);
 }
 
 // One left factor times `count` right ones: a meeting for several instructions, which costs the lanes one wait.
@@ -130,6 +144,7 @@ struct Product {
 };
 
 void complete_multiply(Block& block, unsigned, unsigned, void** operands) {
+    count(block, &Counts::products, static_cast<Product*>(operands[0])->count);
     uint16_t a[16][16], b[16][8];
     float c[16][8];
     for (unsigned lane = 0; lane < WARP; ++lane) {
@@ -191,6 +206,7 @@ void meet(Complete complete, unsigned mask, void* operands, const char* what, Wh
         return;
     }
     complete(block, lane / WARP, mask, meeting.operands);
+    if (Counter* counting = counter(block); counting != nullptr && mask == ALL) counting->meet(lane / WARP);
     if (at + 1 != warp.meetings) meeting = warp.meeting[warp.meetings - 1];
     warp.meetings -= 1;
     unsigned others = mask & ~bit;
@@ -270,6 +286,10 @@ static void come(unsigned id, unsigned threads, bool waits, int line, Where wher
     own.arrived += 1;
     Warp& warp = block.warps[w];
     if constexpr (CHECKED) learn(own.clock, warp.clock, block.warps_count);
+    if (Counter* counting = counter(block); counting != nullptr && own.arrivals[w] == ALL) {
+        count(block, &Counts::barriers);
+        counting->meet(w);
+    }
     if (!waits && own.arrivals[w] == ALL) tick(block, w);
     if (own.arrived != threads) {
         if (!waits) return;

@@ -1,15 +1,18 @@
 //! The host as a device: the kernels' sources, compiled by the host's C++ compiler against `kernels/simt/`, a fiber for each thread.
 //! Checked, it watches every access and says which thread of which kernel went wrong, and where; unchecked, it is for whole models.
 
+pub mod counts;
 mod library;
 
-use std::ffi::{CString, c_char, c_int, c_uint, c_void};
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
 use libloading::Library;
 
+use self::counts::Counts;
 use super::target::Target;
 use super::{Argument, Device, DeviceError, Launch, Reached, Span};
 use crate::cuda::kernels;
@@ -90,6 +93,8 @@ struct Api {
     copy: unsafe extern "C" fn(*mut c_void, *mut c_void, *const c_void, usize),
     zero: unsafe extern "C" fn(*mut c_void, *mut c_void, usize),
     launch: unsafe extern "C" fn(*mut c_void, *const RawLaunch, *mut c_char, usize) -> bool,
+    count: unsafe extern "C" fn(*mut c_void),
+    counts: unsafe extern "C" fn(*mut c_void, usize, *mut *const c_char, *mut Counts) -> bool,
 }
 
 /// `simt_argument` of `kernels/simt/device.cpp`.
@@ -141,12 +146,32 @@ impl Simt {
                 copy: *library.get(b"simt_copy\0").map_err(failed)?,
                 zero: *library.get(b"simt_zero\0").map_err(failed)?,
                 launch: *library.get(b"simt_launch\0").map_err(failed)?,
+                count: *library.get(b"simt_count\0").map_err(failed)?,
+                counts: *library.get(b"simt_counts\0").map_err(failed)?,
             }
         };
         let Target { major, minor } = options.architecture.target();
         // SAFETY: a plain constructor.
         let handle = unsafe { (api.open)((10 * major + minor) as c_int, options.threads as c_uint) };
         Ok(Simt { api, handle, library, path, options })
+    }
+
+    /// From here on counts what each kernel does, from zero. Only a checked device counts.
+    pub fn count(&self) {
+        // SAFETY: a live handle.
+        unsafe { (self.api.count)(self.handle) }
+    }
+
+    /// What each kernel did since [`Simt::count`], by its name.
+    pub fn counts(&self) -> BTreeMap<String, Counts> {
+        let kernel = |number| {
+            let (mut name, mut counts) = (std::ptr::null(), Counts::default());
+            // SAFETY: a live handle; where it says that there is such a kernel, it has written both.
+            let is_there = unsafe { (self.api.counts)(self.handle, number, &raw mut name, &raw mut counts) };
+            // SAFETY: a string of the handle's, which nobody changes before the next `count`.
+            is_there.then(|| (unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned(), counts))
+        };
+        (0..).map_while(kernel).collect()
     }
 
     /// Turns each `{+0x…}`, a place in the library, into file and line where the machine has addr2line.

@@ -5,6 +5,7 @@ mod adamw;
 mod attention;
 mod card;
 mod copy_pages;
+mod counts;
 mod embedding;
 mod gelu;
 mod grad_norm;
