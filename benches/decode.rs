@@ -1,41 +1,40 @@
 //! Tokens a second of the engine on the shipped tiny model: 96 sequences (12 tasks, groups of 8), as in a step of recipes/grpo_ats.toml.
 
+#[path = "measure/clock.rs"]
+mod clock;
 #[path = "policy/rollout.rs"]
 mod rollout;
+#[path = "measure/timer.rs"]
+mod timer;
 
-use std::hint::black_box;
 use std::time::Duration;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use clock::timed;
 use rollout::{Policy, roll_out};
 use thyme_engine::train::dataset::Dataset;
+use timer::median_seconds;
 
 const TASKS: u64 = 12;
 const GROUP: usize = 8;
 const TOKENS: usize = 64;
+const BUDGET: Duration = Duration::from_secs(5);
 
-fn decode(criterion: &mut Criterion) {
+fn main() {
     let policy = Policy::open("recipes/tiny");
     let dataset = Dataset::held_out_needle();
     let tasks: Vec<_> = (0..TASKS).map(|number| dataset.task(number).expect("the built-in task")).collect();
     let prompts = policy.prompts(&tasks);
     let batch = TASKS as usize * GROUP;
     let mut engine = policy.engine(&prompts, TOKENS, batch);
-    let mut group = criterion.benchmark_group("decode");
-    group
-        .sample_size(10)
-        .measurement_time(Duration::from_secs(10))
-        .throughput(Throughput::Elements((batch * TOKENS) as u64));
-    group.bench_function("rollout_96_sequences", |bencher| {
-        bencher.iter(|| {
+    let mut sampled = 0;
+    let seconds = median_seconds(BUDGET, || {
+        timed(|| {
             engine.forget_images();
             let rolled = roll_out(&mut engine, &policy.weights, &prompts, GROUP, TOKENS);
-            let sampled = rolled.iter().map(|rolled| (rolled.prompt, rolled.sampled.len()));
-            black_box(sampled.max())
-        });
+            sampled = rolled.iter().map(|rolled| rolled.sampled.len()).sum();
+            rolled.iter().map(|rolled| rolled.prompt).max()
+        })
     });
-    group.finish();
+    println!("{:<34}{:>12}{:>12}{:>16}", "decode", "tokens", "seconds", "tokens/s");
+    println!("{:<34}{sampled:>12}{seconds:>12.3}{:>16.0}", "rollout of 96 sequences", sampled as f64 / seconds);
 }
-
-criterion_group!(benches, decode);
-criterion_main!(benches);

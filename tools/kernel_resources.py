@@ -4,6 +4,8 @@
     tools/kernel_resources.py NVCC              compares; fails where they differ, and where a hot kernel spills or has a stack frame
     tools/kernel_resources.py NVCC --write      writes the tables, unless a hot loop issues 5 % more instructions for a product than before
     tools/kernel_resources.py NVCC --write --more KERNEL...    writes them, as these are meant to issue more
+    tools/kernel_resources.py NVCC --json --cache FOLDER       prints what the tables would say of an H200, for `cargo bench --bench kernels`;
+                                                               FOLDER keeps what was compiled, so that only changed kernels are again
 
 nvdisasm lies beside NVCC (tools/setup_nvcc.sh).
 """
@@ -11,6 +13,8 @@ nvdisasm lies beside NVCC (tools/setup_nvcc.sh).
 import argparse
 import concurrent.futures
 import dataclasses
+import hashlib
+import json
 import os
 import pathlib
 import re
@@ -118,20 +122,34 @@ def dynamic_shared(kernel):
     return 2 * padded(64, dim) + 4 * padded(32, dim) + (512 if form == "backward_keys" else 0)
 
 
-def measure(tools, source, name):
-    """Rows of a source on a target."""
-    nvcc, nvdisasm = tools
-    with tempfile.TemporaryDirectory() as folder:
-        cubin = f"{folder}/cubin"
-        command = [nvcc, "-cubin", f"-gencode={TARGETS[name].option}", "-std=c++17", "-O3", "--fmad=false", "-Xptxas", "-v", "-I", KERNELS]
-        result = subprocess.run(command + ["-o", cubin, source], capture_output=True, text=True)
+def content(*of):
+    """A name for what files and words say."""
+    parts = [each.read_bytes() if isinstance(each, pathlib.Path) else str(each).encode() for each in of]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+
+
+def compiled(nvcc, source, name, folder):
+    """The cubin of a source for a target, and what ptxas said. Taken from `folder` where they are there."""
+    options = ["-cubin", f"-gencode={TARGETS[name].option}", "-std=c++17", "-O3", "--fmad=false", "-Xptxas", "-v", "-I", str(KERNELS)]
+    key = content(nvcc, *options, source.name, source, *sorted(KERNELS.glob("common/*.cuh")))
+    cubin, said = folder / f"{key}.cubin", folder / f"{key}.txt"
+    if not said.exists():
+        result = subprocess.run([nvcc, *options, "-o", cubin, source], capture_output=True, text=True)
         if result.returncode != 0:
             sys.exit(f"{source.name} does not compile:\n{result.stderr}")
         if "C75" in result.stderr:
             sys.exit(f"{source.name}: ptxas gave up an optimisation:\n{result.stderr}")
-        code = sass.kernels(nvdisasm, cubin)
+        said.write_text(result.stderr)
+    return cubin, said.read_text()
+
+
+def measure(tools, source, name, folder):
+    """Rows of a source on a target."""
+    nvcc, nvdisasm = tools
+    cubin, said = compiled(nvcc, source, name, folder)
+    code = sass.kernels(nvdisasm, cubin)
     hot, rows = hot_kernels(source.read_text()), []
-    for part in result.stderr.split("Compiling entry function '")[1:]:
+    for part in said.split("Compiling entry function '")[1:]:
         kernel = part.split("'")[0]
         stack, stores, loads = map(int, re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", part).groups())
         registers = int(re.search(r"Used (\d+) registers", part).group(1))
@@ -143,13 +161,13 @@ def measure(tools, source, name):
     return sorted(rows, key=lambda row: row.kernel)
 
 
-def measure_all(nvcc):
+def measure_all(nvcc, targets, folder):
     tools = (nvcc, pathlib.Path(nvcc).with_name("nvdisasm"))
     if not tools[1].exists():
         sys.exit(f"{tools[1]} is missing; run tools/setup_nvcc.sh")
-    wanted = [(source, target) for source in sorted(KERNELS.glob("*.cu")) for target in TARGETS]
+    wanted = [(source, target) for source in sorted(KERNELS.glob("*.cu")) for target in targets]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        return [row for rows in pool.map(lambda of: measure(tools, *of), wanted) for row in rows]
+        return [row for rows in pool.map(lambda of: measure(tools, *of, folder), wanted) for row in rows]
 
 
 def predictions(rows):
@@ -163,6 +181,33 @@ def predictions(rows):
     step = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in parts.items()) + f", together **{sum(parts.values()):.0f} s**"
     machine = kernel_model.H200
     return HEAD.format(flop=machine.flop_limit / 1e12, memory=machine.memory / 1e12, predicted="\n".join(lines), step=step)
+
+
+def tables(text):
+    """The tables of a Markdown text: for each, its rows as columns by name."""
+    found, columns = [], None
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        if not cells:
+            columns = None
+        elif columns is None:
+            columns = cells
+            found.append([])
+        elif set(line) - set("|-"):
+            found[-1].append(dict(zip(columns, cells)))
+    return found
+
+
+def as_json(nvcc, folder):
+    """Both tables for one GPU, as they would be written now."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sources = sorted([*KERNELS.glob("*.cu"), *KERNELS.glob("common/*.cuh"), *(ROOT / "tools").glob("*.py")])
+    known = folder / f"{content(nvcc, *sources)}.json"
+    if not known.exists():
+        rows = measure_all(nvcc, [PREDICTED], folder)
+        predicted, counted = tables(predictions(rows) + "\n".join(row.line() for row in rows))
+        known.write_text(json.dumps({"predicted": predicted, "counted": counted}))
+    return known.read_text()
 
 
 def faults(rows, before, meant):
@@ -186,8 +231,14 @@ def main():
     parser.add_argument("nvcc")
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--more", nargs="*", default=[], metavar="KERNEL")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--cache", type=pathlib.Path)
     arguments = parser.parse_args()
-    rows = measure_all(arguments.nvcc)
+    if arguments.json:
+        print(as_json(arguments.nvcc, arguments.cache))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measure_all(arguments.nvcc, TARGETS, pathlib.Path(folder))
     table = predictions(rows) + "\n".join(row.line() for row in rows) + "\n"
     path = KERNELS / "resources.md"
     before = path.read_text() if path.exists() else ""

@@ -71,9 +71,10 @@ const FILE_ENDINGS: [&str; 17] = [
 ];
 
 /// Flags of other programs that texts name: cargo and its tests, pip, nvcc, jq.
-const OTHER_FLAGS: [&str; 24] = [
+const OTHER_FLAGS: [&str; 25] = [
     "all-targets",
     "bench",
+    "budget",
     "check",
     "clippy",
     "disable-pip-version-check",
