@@ -91,7 +91,7 @@ impl Runner for Timing<'_> {
             return;
         }
         let seconds = median_seconds(self.budget, || {
-            self.cuda.sum_of_squares(&self.flush);
+            self.cuda.sum_of_squares(&[&self.flush]);
             self.device.time(&mut || work(&*self.cuda)).expect("the GPU keeps time")
         });
         println!("{}", json!({"op": op, "case": case, "seconds": seconds, "flop": cost.flop, "bytes": cost.bytes}));

@@ -17,17 +17,17 @@ const TOLERATED: f64 = 5.0;
 
 /// Whose instructions a predicted row issues most, by the row's first words.
 const KERNELS: [(&str, &str); 20] = [
-    ("linear y", "linear_forward"),
-    ("linear dx", "linear_backward_input"),
-    ("linear dw", "linear_backward_weight"),
-    ("four linears", "linear_forward"),
-    ("head", "token_logprob_logits"),
+    ("linear y", "linear_forward_large"),
+    ("linear dx", "linear_backward_input_large"),
+    ("linear dw", "linear_backward_weight_large"),
+    ("four linears", "linear_forward_few_64"),
+    ("head", "token_logprob_logits_wide"),
     ("attention forward D 128", "attention_forward_128"),
     ("attention forward D 80", "attention_forward_80"),
-    ("decode", "attention_forward_128"),
+    ("decode", "attention_forward_paged_128"),
     ("attention backward D 128", "attention_backward_keys_128"),
-    ("token_logprob forward", "token_logprob_logits"),
-    ("token_logprob backward", "token_logprob_logits"),
+    ("token_logprob forward", "token_logprob_logits_large"),
+    ("token_logprob backward", "token_logprob_backward_input_large"),
     ("rms_norm forward", "rms_norm_forward"),
     ("rms_norm backward", "rms_norm_backward"),
     ("rope", "rope_forward"),
@@ -35,8 +35,8 @@ const KERNELS: [(&str, &str); 20] = [
     ("swiglu backward", "swiglu_backward"),
     ("adamw in 8 bits", "adamw_8bit"),
     ("adamw", "adamw"),
-    ("sample", "sample"),
-    ("patch_embed", "patch_embed_forward"),
+    ("sample", "sample_slices"),
+    ("patch_embed", "patch_embed_expand"),
 ];
 
 /// A row of a table: cells by their column's name.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use half::bf16;
-use thyme_engine::ops::adamw::{AdamwStep, Moment};
+use thyme_engine::ops::adamw::{AdamwParameter, AdamwStep, Moment};
 use thyme_engine::ops::attention::{Heads, Keys, PAGE_TOKENS, Packed};
 use thyme_engine::ops::gelu::GeluForm;
 use thyme_engine::ops::patch_embed::PixelScale;
@@ -266,26 +266,20 @@ fn optimizer(runner: &mut dyn Runner, sizes: &Sizes) {
     let count = sizes.parameters;
     let [mut w, mut remainder] = [Dtype::Bf16, Dtype::I16].map(|dtype| backend.zeros(&[count], dtype));
     let dw = ones(backend, &[count]);
-    let step = AdamwStep {
-        learning_rate: 1e-6,
-        beta1: 0.9,
-        beta2: 0.999,
-        epsilon: 1e-8,
-        weight_decay: 0.01,
-        step: 1,
-        gradient_scale: 1.0,
-    };
+    let step = AdamwStep { learning_rate: 1e-6, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, step: 1, gradient_scale: 1.0 };
     // Weight, remainder and moments are read and written, the gradient is read.
     let [mut m, mut v] = [Moment::zeros(backend, &[count]), Moment::zeros(backend, &[count])];
     runner.run("adamw", &format!("{count}"), bytes(28 * count), &mut |b| {
-        b.adamw(&mut w, &mut remainder, &mut m, &mut v, &dw, &step);
+        let (w, remainder, m, v) = (&mut w, &mut remainder, &mut m, &mut v);
+        b.adamw(&mut [AdamwParameter { w, remainder, m, v, dw: &dw, weight_decay: 0.01 }], &step);
     });
     let [mut m, mut v] = [Moment::zeros_8bit(backend, &[count]), Moment::zeros_8bit(backend, &[count])];
     runner.run("adamw", &format!("8-bit {count}"), bytes(16 * count), &mut |b| {
-        b.adamw(&mut w, &mut remainder, &mut m, &mut v, &dw, &step);
+        let (w, remainder, m, v) = (&mut w, &mut remainder, &mut m, &mut v);
+        b.adamw(&mut [AdamwParameter { w, remainder, m, v, dw: &dw, weight_decay: 0.01 }], &step);
     });
     runner.run("sum_of_squares", &format!("{count}"), bytes(4 * count), &mut |b| {
-        b.sum_of_squares(&dw);
+        b.sum_of_squares(&[&dw]);
     });
     runner.run("random_normal", &format!("{count}"), bytes(2 * count), &mut |b| {
         drop(b.random_normal(&[count], 1.0, 1, 2));
