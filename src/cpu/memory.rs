@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use bytemuck::{Pod, Zeroable};
 use half::bf16;
 
-use crate::ops::{Footprint, Storage};
+use crate::ops::Storage;
+use crate::ops::footprint::Footprint;
 
 /// Activations are floats. A matrix of up to 16 Mi elements is kept a second time: packing it for a few rows costs more than the product.
 pub const FOOTPRINT: Footprint =

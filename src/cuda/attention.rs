@@ -8,7 +8,8 @@ use super::kernels::common::attention::{AttentionShape, WARPS};
 use super::kernels::common::attention_forward::{SPLIT_KEYS, forward_bytes};
 use super::{Cuda, expect_shape, optional, rows_of, size, tensor};
 use crate::ops::attention::{Attention, Bounds, Heads, Keys, PAGE_TOKENS, Packed};
-use crate::ops::{Buffers, Dtype, Host, Splits, Tensor};
+use crate::ops::footprint::Splits;
+use crate::ops::{Buffers, Dtype, Host, Tensor};
 use plan::{DECODE_TOKENS, Plan};
 
 /// Decoded tokens have a block for each split of their keys. Parts of as many tiles are held at a time as a GPU's second-level cache keeps

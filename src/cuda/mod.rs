@@ -33,7 +33,8 @@ mod token_logprob;
 
 use std::sync::Arc;
 
-use crate::ops::{Backend, Dtype, Footprint, Tensor};
+use crate::ops::footprint::Footprint;
+use crate::ops::{Backend, Dtype, Tensor};
 use arena::Arena;
 use device::target::Target;
 use device::{Argument, Device, DeviceError, Launch, Step};

@@ -8,7 +8,8 @@ use crate::model::config::Config;
 use crate::model::footprint::{BlockFootprint, packed_bytes, tower_patches, weights_bytes};
 use crate::model::parameters::Layout;
 use crate::ops::attention::PAGE_TOKENS;
-use crate::ops::{Footprint, usable_bytes};
+use crate::ops::footprint::Footprint;
+use crate::ops::usable_bytes;
 
 /// Prompt and observation tokens of one forward, where nobody asks for another number.
 const PREFILL_CHUNK_TOKENS: usize = 2048;

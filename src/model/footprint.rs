@@ -3,8 +3,8 @@
 
 use super::config::Config;
 use super::parameters::{Affine, BlockIds, Layout, Spec};
-use crate::ops::Footprint;
 use crate::ops::attention::Heads;
+use crate::ops::footprint::Footprint;
 
 /// Elements for each row of one transformer block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -19,8 +19,9 @@ use crate::model::config::Config;
 use crate::model::footprint::{BlockFootprint, packed_bytes, tower_patches, weights_bytes};
 use crate::model::parameters::{Layout, Spec};
 use crate::ops::adamw::MOMENT_BLOCK;
+use crate::ops::footprint::Footprint;
 use crate::ops::token_logprob::LOGITS_MAX;
-use crate::ops::{Footprint, arena_bytes, usable_bytes};
+use crate::ops::{arena_bytes, usable_bytes};
 use crate::recipe::optimizer::Optim;
 use crate::telemetry::memory::readable_bytes;
 

@@ -5,7 +5,7 @@ use super::memory_plan::{MemoryPlan, RolloutSizes, Sizes};
 use crate::engine::EngineLimits;
 use crate::engine::kv_cache::KvCache;
 use crate::engine::sizing::{EngineSize, PageDemand};
-use crate::ops::Footprint;
+use crate::ops::footprint::Footprint;
 use crate::ops::patch_embed::PixelScale;
 use crate::prompt::{ImageSettings, Processor};
 use crate::recipe::plan::Plan;

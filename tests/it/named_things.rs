@@ -71,7 +71,7 @@ const FILE_ENDINGS: [&str; 17] = [
 ];
 
 /// Flags of other programs that texts name: cargo and its tests, pip, nvcc, jq.
-const OTHER_FLAGS: [&str; 25] = [
+const OTHER_FLAGS: [&str; 26] = [
     "all-targets",
     "bench",
     "budget",
@@ -91,6 +91,7 @@ const OTHER_FLAGS: [&str; 25] = [
     "open",
     "path",
     "quiet",
+    "rehearse",
     "release",
     "retries",
     "root",

@@ -198,7 +198,10 @@ fn below_rollout_nothing_knows_of_tools_or_rewards_and_below_model_nothing_of_qw
 
 #[test]
 fn every_op_has_its_file_in_each_family() {
-    let ops: Vec<String> = declared("src/ops/mod.rs").into_iter().filter(|name| name != "tensor").collect();
+    let ops: Vec<String> = declared("src/ops/mod.rs")
+        .into_iter()
+        .filter(|name| !["footprint", "tensor"].contains(&name.as_str()))
+        .collect();
     assert!(ops.len() >= 10, "the ops were not found: {ops:?}");
     let mut faults = Vec::new();
     for op in &ops {

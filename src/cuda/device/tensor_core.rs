@@ -1,4 +1,4 @@
-//! The arithmetic of `mma.sync` m16n8k16, bf16 in and f32 accumulated, to the bit as the published model has it: terms are cut at a fixed
+//! The arithmetic of mma.sync m16n8k16, bf16 in and f32 accumulated, to the bit as the published model has it: terms are cut at a fixed
 //! distance below the largest exponent, added exactly, and the sum is rounded toward zero. One element at a time, to hold a card against it
 //! on a machine that has no C++ compiler; `kernels/simt/tensor_core.cpp` is the same for whole tiles.
 

@@ -13,7 +13,7 @@ use thyme_engine::cuda::kernels::{self, Parameter};
 use thyme_engine::ops::adamw::{AdamwParameter, AdamwStep, Moment};
 use thyme_engine::ops::attention::{Heads, Keys, PAGE_TOKENS};
 use thyme_engine::ops::sample::SamplingParams;
-use thyme_engine::ops::{Backend, Dtype};
+use thyme_engine::ops::{Backend, Dtype, Host};
 
 use crate::ops::instruction_sets::case_bits;
 use crate::ops::{all_cases, attention};
@@ -132,6 +132,14 @@ fn the_parameters_of_every_kernel_are_those_that_its_compiler_sees() {
     }
 }
 
+/// The gradient through the head, of lines of whole vectors.
+fn head_of_whole_vectors(backend: &dyn Backend) {
+    let (h, w) = (backend.zeros(&[3, 16], Dtype::Activation), backend.zeros(&[24, 16], Dtype::Bf16));
+    let (targets, ones) = (backend.indices(&[1, 2, 3]), backend.upload(Host::F32(&[1.0; 3]), &[3], Dtype::F32));
+    let lse = backend.token_logprob_forward(&h, &w, &targets, &ones, &[]).lse_raw;
+    backend.token_logprob_backward(&ones, &h, &w, &targets, &ones, &lse, &[], None);
+}
+
 /// Ops without a gradient, decoding over more keys than one split has, and products of as many rows and columns as each tile is for.
 fn forward_only(cuda: &Cuda) {
     let backend: &dyn Backend = cuda;
@@ -140,6 +148,7 @@ fn forward_only(cuda: &Cuda) {
         backend.linear_forward(&x, &w, None);
         backend.logits(&x, &w);
     }
+    head_of_whole_vectors(backend);
     (16..=128).step_by(16).for_each(|head_dim| decode(backend, head_dim));
     let mut pages = backend.attention_pages(2, Heads { heads: 1, kv_heads: 1, head_dim: 16 });
     backend.copy_pages(&mut pages, &[(0, 1)]);
