@@ -205,6 +205,8 @@ fn held(plan: &Plan, bytes: u64) -> MemoryUse {
             token_ids: prompt.clone(),
             images: vec![image.clone()],
             sequences: (group * members..(group + 1) * members).collect(),
+            // Each row's logits once more, after the penalty.
+            sampling: Sampling { repetition_penalty: 1.1, ..Sampling::default() },
             stops: Stops { turn_tokens: total_tokens, total_tokens, ..Stops::default() },
             ..GenerateRequest::default()
         });
