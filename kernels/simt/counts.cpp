@@ -50,12 +50,10 @@ uint64_t sectors(const uintptr_t* at, unsigned lanes) {
 void Counter::begin(const Launch& launch) {
     now = &kernels[launch.entry->name];
     now->launches += 1;
-    touched.clear();
-    for (const Range& range : launch.ranges) touched.emplace_back(range.end - range.begin);
 }
 
 void Counter::end() {
-    for (const std::vector<uint8_t>& bytes : touched) {
+    for (const auto& [range, bytes] : touched) {
         for (uint8_t how : bytes) {
             now->distinct_read_bytes += how & 1;
             now->distinct_written_bytes += how >> 1;
@@ -64,9 +62,10 @@ void Counter::end() {
     touched.clear();
 }
 
-void Counter::mark(const Block& block, const Range& range, uintptr_t address, size_t bytes, uint8_t as) {
-    uint8_t* first = touched[&range - block.launch->ranges.data()].data() + (address - range.begin);
-    for (size_t i = 0; i < bytes; ++i) first[i] |= as;
+void Counter::mark(const Range& range, uintptr_t address, size_t bytes, uint8_t as) {
+    std::vector<uint8_t>& how = touched[&range];
+    if (how.empty()) how.resize(range.end - range.begin);
+    for (size_t i = 0; i < bytes; ++i) how[address - range.begin + i] |= as;
 }
 
 void Counter::note(unsigned lane, Form form, uintptr_t address, size_t bytes, uintptr_t code) {
@@ -91,7 +90,7 @@ void Counter::access(const Block& block, unsigned lane, Access access, uintptr_t
     const Form shared[] = {Form::shared_load, Form::shared_store, Form::shared_atomic};
     note(lane, (range->is_shared ? shared : global)[unsigned(access)], address, bytes, code);
     const uint8_t as[] = {1, 2, 3};
-    if (!range->is_shared) mark(block, *range, address, bytes, as[unsigned(access)]);
+    if (!range->is_shared) mark(*range, address, bytes, as[unsigned(access)]);
 }
 
 void Counter::copy(const Block& block, unsigned lane, const Copy& copy, uintptr_t code) {
@@ -100,7 +99,7 @@ void Counter::copy(const Block& block, unsigned lane, const Copy& copy, uintptr_
     const Range* range = copy.taken != 0 ? find(block, from, copy.taken) : nullptr;
     if (range == nullptr) return;
     note(lane, Form::copy_from, from, copy.taken, code);
-    mark(block, *range, from, copy.taken, 1);
+    mark(*range, from, copy.taken, 1);
 }
 
 void Counter::load_matrices(const uintptr_t* rows, unsigned matrices) {

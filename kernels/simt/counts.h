@@ -61,13 +61,13 @@ private:
         std::vector<Instruction> instructions;
     };
     void note(unsigned lane, Form form, uintptr_t address, size_t bytes, uintptr_t code);
-    void mark(const Block& block, const Range& range, uintptr_t address, size_t bytes, uint8_t as);
+    void mark(const Range& range, uintptr_t address, size_t bytes, uint8_t as);
     void add(Form form, const Instruction& instruction);
 
     std::unordered_map<uintptr_t, Place> places[WARPS_MAX];
     std::vector<Place*> open[WARPS_MAX];  // those where a lane was since the warp last met
     // For each range of the launch, of each byte: whether it was read (1), and written (2).
-    std::vector<std::vector<uint8_t>> touched;
+    std::unordered_map<const Range*, std::vector<uint8_t>> touched;
 };
 
 // The counter of a block's launch; null where nobody counts.

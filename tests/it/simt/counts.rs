@@ -6,6 +6,7 @@ use thyme_engine::cuda::Cuda;
 use thyme_engine::cuda::device::simt::counts::Counts;
 use thyme_engine::cuda::device::simt::{Simt, SimtOptions};
 use thyme_engine::cuda::device::{Argument, Device, Launch, Memory};
+use thyme_engine::ops::adamw::{Adamw, AdamwParameter, AdamwStep, Moment};
 use thyme_engine::ops::linear::Linear;
 use thyme_engine::ops::{Buffers, Dtype, Host};
 
@@ -180,4 +181,24 @@ fn a_product_multiplies_what_its_shape_says() {
     assert_eq!(of.distinct_read_bytes as usize, 2 * (rows + columns) * terms);
     assert_eq!(of.distinct_written_bytes as usize, 2 * rows * columns);
     assert_eq!(of.matrix_conflicts, 0);
+}
+
+/// AdamW finds its tensors by a table of addresses.
+#[test]
+fn memory_behind_a_table_of_addresses_is_counted_too() {
+    let simt = Arc::new(Simt::new(SimtOptions::checked()).unwrap());
+    let cuda = Cuda::new(simt.clone());
+    let count = 1000;
+    let [mut w, mut remainder] = [Dtype::Bf16, Dtype::I16].map(|dtype| cuda.zeros(&[count], dtype));
+    let [mut m, mut v] = [(); 2].map(|()| Moment::zeros(&cuda, &[count]));
+    let dw = cuda.upload(Host::F32(&vec![1.0; count]), &[count], Dtype::F32);
+    let step = AdamwStep { learning_rate: 1e-3, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, step: 1, gradient_scale: 1.0 };
+    simt.count();
+    let (w, remainder, m, v) = (&mut w, &mut remainder, &mut m, &mut v);
+    cuda.adamw(&mut [AdamwParameter { w, remainder, m, v, dw: &dw, weight_decay: 0.0 }], &step);
+    let of = simt.counts()["adamw"];
+    assert_eq!(of.distinct_written_bytes as usize, (2 + 2 + 4 + 4) * count);
+    // The table itself is a few words.
+    let table = of.distinct_read_bytes as usize - (2 + 2 + 4 + 4 + 4) * count;
+    assert!(table < 256, "{table} bytes of a table");
 }
