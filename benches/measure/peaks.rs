@@ -1,12 +1,11 @@
 //! What this machine's CPUs do at best, all cores together: fused multiply-adds in registers, and the moving of memory.
 
 use std::hint::black_box;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use thyme_engine::cpu::simd::Simd;
 
 use crate::clock::timed;
-use crate::timer::median_seconds;
 
 /// Sums in registers that do not wait for one another.
 const SUMS: usize = 12;
@@ -16,7 +15,9 @@ const TURNS: usize = 1 << 21;
 const SIZES: std::ops::RangeInclusive<u32> = 16..=29;
 /// Bytes that one measurement moves.
 const MOVED: usize = 1 << 28;
-const BUDGET: Duration = Duration::from_millis(30);
+/// Time for one kind of movement of so many bytes, and for multiply-adds.
+const BUDGET: Duration = Duration::from_millis(40);
+const FLOP_BUDGET: Duration = Duration::from_millis(500);
 
 /// Per second.
 pub struct Peaks {
@@ -32,7 +33,8 @@ impl Peaks {
     /// Takes a few seconds.
     pub fn measure() -> Peaks {
         let instructions = Instructions::detect();
-        let seconds = median_seconds(BUDGET, || timed(|| rayon::broadcast(|_| instructions.multiply_add(TURNS))));
+        let multiply = || timed(|| rayon::broadcast(|_| instructions.multiply_add(TURNS)));
+        let seconds = fastest_seconds(FLOP_BUDGET, multiply);
         let flop = (2 * SUMS * LANES * TURNS * rayon::current_num_threads()) as f64 / seconds;
         let bytes = SIZES.map(|power| moved_per_second(instructions, 1 << power)).collect();
         Peaks { instructions: format!("{instructions:?}"), flop, bytes }
@@ -45,6 +47,16 @@ impl Peaks {
     }
 }
 
+/// Of the fastest of the runs that fit the budget: others may use the machine meanwhile.
+fn fastest_seconds(budget: Duration, mut once: impl FnMut() -> f64) -> f64 {
+    let began = Instant::now();
+    let mut fastest = once();
+    while began.elapsed() < budget {
+        fastest = fastest.min(once());
+    }
+    fastest
+}
+
 /// Moves `bytes` again and again, on all cores: the best of reading them, copying half as many, and changing half as many in place.
 fn moved_per_second(instructions: Instructions, bytes: usize) -> f64 {
     let threads = rayon::current_num_threads();
@@ -54,7 +66,7 @@ fn moved_per_second(instructions: Instructions, bytes: usize) -> f64 {
     let mut rate = |work: &(dyn Fn(&mut [u64]) + Sync)| {
         let repeat = |part: &mut Vec<u64>| (0..repeats).for_each(|_| work(black_box(part)));
         let once = || timed(|| rayon::scope(|scope| memory.iter_mut().for_each(|part| scope.spawn(|_| repeat(part)))));
-        (repeats * bytes) as f64 / median_seconds(BUDGET, once)
+        (repeats * bytes) as f64 / fastest_seconds(BUDGET, once)
     };
     let read = rate(&|part| {
         black_box(instructions.read(part));
@@ -82,7 +94,8 @@ enum Instructions {
 
 /// A body compiled for each of them.
 macro_rules! for_each_set {
-    ($name:ident($($argument:ident: $type:ty),*) $(-> $out:ty)? $body:block) => {
+    ($(#[$meta:meta])* $name:ident($($argument:ident: $type:ty),*) $(-> $out:ty)? $body:block) => {
+        $(#[$meta])*
         fn $name(self, $($argument: $type),*) $(-> $out)? {
             #[inline(always)]
             fn body($($argument: $type),*) $(-> $out)? $body
@@ -141,14 +154,28 @@ impl Instructions {
     }
 
     for_each_set! {
+        /// Four streams hide more of the memory's latency than one.
         read(words: &[u64]) -> u64 {
-            words.iter().fold(0, |sum: u64, word| sum.wrapping_add(*word))
+            let [a, b, c, d] = std::array::from_fn(|i| &words[i * (words.len() / 4)..][..words.len() / 4]);
+            (0..a.len()).fold(0, |sum: u64, i| {
+                sum.wrapping_add(a[i]).wrapping_add(b[i]).wrapping_add(c[i]).wrapping_add(d[i])
+            })
         }
     }
 
     for_each_set! {
+        /// The same.
         change(words: &mut [u64]) {
-            words.iter_mut().for_each(|word| *word = word.wrapping_add(1));
+            let quarter = words.len() / 4;
+            let (a, rest) = words.split_at_mut(quarter);
+            let (b, rest) = rest.split_at_mut(quarter);
+            let (c, d) = rest.split_at_mut(quarter);
+            for i in 0..quarter {
+                a[i] = a[i].wrapping_add(1);
+                b[i] = b[i].wrapping_add(1);
+                c[i] = c[i].wrapping_add(1);
+                d[i] = d[i].wrapping_add(1);
+            }
         }
     }
 }
