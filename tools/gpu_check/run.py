@@ -171,7 +171,9 @@ def profile(results, piece, kernels, until):
         results.say(piece, "ncu is not on this machine")
         return "not there"
     sections = [word for name in ("SpeedOfLight", "Occupancy", "WarpStateStats", "MemoryWorkloadAnalysis") for word in ("--section", name)]
-    command = [str(ncu), "--clock-control", "none", "--launch-count", "10", *sections, kernels, "--once", PROFILED]
+    # Inputs are drawn by a kernel too, which is not looked at.
+    of_ops = ["--kernel-name", "regex:^(linear|attention|token_logprob|sample)"]
+    command = [str(ncu), "--clock-control", "none", "--launch-count", "10", *of_ops, *sections, kernels, "--once", PROFILED]
     return run(results, piece, command, until)
 
 
