@@ -95,21 +95,19 @@ fn tables(text: &str) -> Vec<Vec<Cells>> {
 /// Prints both tables, of the rows that are wanted.
 pub fn print(wanted: &Wanted, why: &str) {
     let written = Tables::written();
-    let now = now();
-    println!(
-        "predicted (no GPU here: {why}), for an H200, by the model of tools/kernel_model.py. Nothing of this was measured."
-    );
-    match &now {
-        Ok(_) => println!("compiled from the sources as they are; `was` is kernels/resources.md"),
-        Err(why) => println!("from kernels/resources.md, whatever the sources are now: {why}"),
+    println!("predicted for an H200 by the model of tools/kernel_model.py, and not measured: {why}");
+    match now() {
+        Ok(now) => {
+            println!("the sources as they are, beside kernels/resources.md");
+            print_predicted(wanted, Some(&written), &now);
+            print_counted(wanted, Some(&written), &now);
+        }
+        Err(why) => {
+            println!("from kernels/resources.md, whatever the sources are now: {why}");
+            print_predicted(wanted, None, &written);
+            print_counted(wanted, None, &written);
+        }
     }
-    let (before, now) = match now {
-        Ok(now) => (Some(&written), &Ok::<_, ()>(now)),
-        Err(_) => (None, &Err(())),
-    };
-    let now = now.as_ref().unwrap_or(&written);
-    print_predicted(wanted, before, now);
-    print_counted(wanted, before, now);
 }
 
 fn print_predicted(wanted: &Wanted, before: Option<&Tables>, now: &Tables) {
