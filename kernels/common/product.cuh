@@ -138,11 +138,12 @@ struct ProductTile {
     using Factor = OF;
     static constexpr int M = ROWS, N = COLUMNS, WARP_M = WARP_ROWS, WARP_N = WARP_COLUMNS, STAGES = RING_STAGES;
     static constexpr int WARPS_N = N / WARP_N, THREADS = M / WARP_M * WARPS_N * WARP;
+    static_assert((M + N) * STAGES * TILE_K * sizeof(bf16) <= 99 << 10, "what every GPU from 8.6 on gives a block");
 };
 
 constexpr int product_bytes(int rows, int columns, int stages) { return (rows + columns) * stages * TILE_K * sizeof(bf16); }
 
-// The tiles. Every GPU from 8.6 on gives a block 99 KiB of shared memory, and each of those with the vector path uses nearly all of it.
+// The tiles. But for the last, each fills nearly all of the shared memory that a block has.
 //
 // Many rows: a warp has 64 × 32, for which it needs 128 registers. So an H100 holds two such blocks on a multiprocessor, four warps for each of
 // its schedulers: while some wait for fragments, others multiply. Other GPUs have the shared memory for one.
