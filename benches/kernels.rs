@@ -4,6 +4,7 @@
 //!
 //!     cargo bench --bench kernels                              every row
 //!     cargo bench --bench kernels -- attention_forward         rows that have one of these words, with every count
+//!     cargo bench --bench kernels -- --ladder=FOLDER           the rungs of kernels/ladder/ too, whose cubins are in FOLDER
 //!     cargo bench --bench kernels -- --budget=20               milliseconds of a row on a GPU, 60 where nothing is said
 //!     cargo bench --bench kernels -- --turns                   waits for a line of input behind each row, so that a peer can have its turn
 //!     cargo bench --bench kernels -- --rehearse                plays the GPU on the host, at sizes of a toy; the times mean nothing
@@ -16,6 +17,8 @@
 mod cases;
 #[path = "kernels/counted.rs"]
 mod counted;
+#[path = "kernels/ladder.rs"]
+mod ladder;
 #[path = "kernels/predicted.rs"]
 mod predicted;
 #[path = "measure/rows.rs"]
@@ -27,6 +30,7 @@ mod timer;
 
 use std::collections::BTreeSet;
 use std::io::Write;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,6 +51,7 @@ const BUDGET: u64 = 60;
 /// How large everything is.
 struct Scale {
     models: &'static [Sizes],
+    ladder: ladder::Work,
     /// Bytes that are read before each call: more than any L2 holds.
     flush_bytes: usize,
     /// Bytes of the copy that measures memory, read and written.
@@ -55,8 +60,10 @@ struct Scale {
     product: usize,
 }
 
-const ON_GPU: Scale = Scale { models: &MODELS, flush_bytes: 256 << 20, copy_bytes: 2 << 30, product: 8192 };
-const REHEARSAL: Scale = Scale { models: &[TOY], flush_bytes: 1 << 10, copy_bytes: 1 << 16, product: 64 };
+const ON_GPU: Scale =
+    Scale { models: &MODELS, ladder: ladder::ON_GPU, flush_bytes: 256 << 20, copy_bytes: 2 << 30, product: 8192 };
+const REHEARSAL: Scale =
+    Scale { models: &[TOY], ladder: ladder::REHEARSAL, flush_bytes: 1 << 10, copy_bytes: 1 << 16, product: 64 };
 
 /// A call that was timed.
 struct Measured {
@@ -122,9 +129,13 @@ fn time(device: Arc<dyn Device>, scale: &Scale, wanted: &Wanted) {
     let cuda: Arc<dyn Backend> = Arc::new(Cuda::new(device.clone()));
     let flush = cuda.zeros(&[scale.flush_bytes / 4], Dtype::F32);
     let (budget, in_turns) = (budget(), has_option("--turns"));
-    let mut timing = Timing { device, cuda, flush, budget, in_turns, wanted, measured: Vec::new() };
+    let has_ladder = has_option("--rehearse") || ladder_folder().is_some();
+    let mut timing = Timing { device: device.clone(), cuda, flush, budget, in_turns, wanted, measured: Vec::new() };
     limits(&mut timing, scale);
     scale.models.iter().for_each(|sizes| cases::all(&mut timing, sizes));
+    if has_ladder {
+        ladder::all(&mut timing, &device, &scale.ladder);
+    }
     print_table(&timing.measured);
 }
 
@@ -186,12 +197,23 @@ fn budget() -> Duration {
     Duration::from_millis(given.map_or(BUDGET, |text| text.parse().expect("--budget=MILLISECONDS")))
 }
 
+/// Where the rungs' images are.
+fn ladder_folder() -> Option<PathBuf> {
+    std::env::args().find_map(|argument| Some(PathBuf::from(argument.strip_prefix("--ladder=")?)))
+}
+
 /// The device that is timed, and how large everything is there.
 fn device() -> Result<(Arc<dyn Device>, Scale), DeviceError> {
-    match has_option("--rehearse") {
-        true => Ok((Arc::new(Simt::new(SimtOptions::fast())?), REHEARSAL)),
-        false => Ok((Arc::new(Gpu::new(0)?), ON_GPU)),
+    if has_option("--rehearse") {
+        let mut options = SimtOptions::fast();
+        options.units.extend(ladder::units().map(|(path, text)| (path.to_owned(), text.to_owned())));
+        return Ok((Arc::new(Simt::new(options)?), REHEARSAL));
     }
+    let mut gpu = Gpu::new(0)?;
+    if let Some(folder) = ladder_folder() {
+        ladder::load(&mut gpu, &folder)?;
+    }
+    Ok((Arc::new(gpu), ON_GPU))
 }
 
 fn main() {

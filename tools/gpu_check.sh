@@ -25,6 +25,12 @@ pack() {
     toolkit=$(dirname "$(dirname "$THYME_NVCC")")
     "$THYME_NVCC" -std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a -cudart static -cudadevrt none -L "$toolkit/lib" \
         -o "$packed/probes" tools/gpu_check/probes.cu
+    mkdir "$packed/ladder"
+    local rung
+    for rung in kernels/ladder/*/*.cu; do
+        "$THYME_NVCC" -cubin -std=c++17 -O3 --fmad=false -gencode=arch=compute_90a,code=sm_90a -I kernels \
+            -o "$packed/ladder/$(basename "$rung" .cu).cubin" "$rung"
+    done
     executable() { python3 -c '
 import json, sys
 lines = (json.loads(line) for line in sys.stdin)
@@ -36,7 +42,7 @@ print([line["executable"] for line in lines if line.get("executable") and line["
         strip -o "$packed/$bench" "$(cargo bench --no-run --bench "$bench" --message-format=json 2>/dev/null | executable "$bench")"
     done
     pwd >"$packed/built_in"
-    (cd "$packed" && tar -czf packed.tar.gz built_in it kernels large probes thyme-engine)
+    (cd "$packed" && tar -czf packed.tar.gz built_in it kernels ladder large probes thyme-engine)
     du -h "$packed/packed.tar.gz"
 }
 

@@ -151,7 +151,7 @@ def pieces(is_rehearsal):
         ("doctor", 60, simple(doctor)),
         ("probes", 40, simple([str(PACKED / "probes")])),
         ("tests", 55, simple([tests, *names], env=on_gpu)),
-        ("turns", 150, lambda results, piece, until: in_turns(results, piece, [kernels, "--turns", *toy], peer, until)),
+        ("turns", 150, lambda results, piece, until: in_turns(results, piece, [kernels, "--turns", f"--ladder={PACKED / 'ladder'}", *toy], peer, until)),
         ("ncu", 60, lambda results, piece, until: profile(results, piece, kernels, until)),
         ("large", 185, simple([large, *of_large])),
     ]

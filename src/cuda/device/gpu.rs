@@ -183,6 +183,17 @@ impl Gpu {
         })
     }
 
+    /// Loads the kernels of one more source, which is not part of the program, from its image as nvcc makes it.
+    ///
+    /// # Errors
+    /// [`DeviceError::Driver`] if the image is for another GPU or lacks a kernel of the source.
+    pub fn load_image(&mut self, unit: &str, text: &'static str, image: &[u8]) -> Result<(), DeviceError> {
+        self.bind()?;
+        let more = load_image(unit, text, image, self.shared_bytes_max as i32, &self.multiprocessor)?;
+        self.functions.extend(more);
+        Ok(())
+    }
+
     /// Its address on the PCI bus, as NVML takes it.
     pub fn pci_bus_id(&self) -> Result<String, DeviceError> {
         use sys::CUdevice_attribute_enum as Attribute;
@@ -307,20 +318,33 @@ fn load(
         let Some((_, _, image)) = image else {
             return Err(DeviceError::Missing(format!("no CUDA kernels are built in: {}", kernels::COMPILED)));
         };
-        // PTX is text that ends with a zero byte.
-        let mut image = image.to_vec();
-        image.push(0);
-        // SAFETY: a whole image, as nvcc made it. The module lives as long as the context.
-        let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
-            .map_err(|e| failed(&format!("loading {unit} for {}", variant.name()), e))?;
-        for name in kernels::names(text) {
-            let symbol = CString::new(name).expect("a kernel's name has no zero byte");
-            // SAFETY: a module that was loaded above.
-            let handle = unsafe { result::module::get_function(module, symbol) }
-                .map_err(|e| failed(&format!("finding the kernel {name} in {unit}"), e))?;
-            let function = prepare(handle, name, kernels::parameters(text, name), shared_bytes_max, multiprocessor);
-            functions.insert(name, function.map_err(|e| failed(&format!("preparing {name}"), e))?);
-        }
+        functions.extend(load_image(unit, text, image, shared_bytes_max, multiprocessor)?);
+    }
+    Ok(functions)
+}
+
+/// The kernels of a source's image.
+fn load_image(
+    unit: &str,
+    text: &'static str,
+    image: &[u8],
+    shared_bytes_max: i32,
+    multiprocessor: &Multiprocessor,
+) -> Result<BTreeMap<&'static str, Function>, DeviceError> {
+    let mut functions = BTreeMap::new();
+    // PTX is text that ends with a zero byte.
+    let mut image = image.to_vec();
+    image.push(0);
+    // SAFETY: a whole image, as nvcc made it. The module lives as long as the context.
+    let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
+        .map_err(|e| failed(&format!("loading {unit}"), e))?;
+    for name in kernels::names(text) {
+        let symbol = CString::new(name).expect("a kernel's name has no zero byte");
+        // SAFETY: a module that was loaded above.
+        let handle = unsafe { result::module::get_function(module, symbol) }
+            .map_err(|e| failed(&format!("finding the kernel {name} in {unit}"), e))?;
+        let function = prepare(handle, name, kernels::parameters(text, name), shared_bytes_max, multiprocessor);
+        functions.insert(name, function.map_err(|e| failed(&format!("preparing {name}"), e))?);
     }
     Ok(functions)
 }
