@@ -4,7 +4,7 @@ use half::bf16;
 
 use crate::model::Model;
 use crate::model::parameters::{Parameters, Role, Weights};
-use crate::ops::{Dtype, Host};
+use crate::ops::{Dtype, Host, HostMut};
 
 /// Draws all weights on the model's device, each parameter from the stream of its number; the same seed gives the same weights on every
 /// machine.
@@ -16,7 +16,15 @@ pub fn random_weights(model: &Model, seed: u64) -> Weights {
         match spec.role {
             Role::Scale => backend.upload(Host::Bf16(&vec![bf16::ONE; spec.len()]), &spec.shape, Dtype::Bf16),
             Role::Bias => backend.zeros(&spec.shape, Dtype::Bf16),
-            Role::Matrix => backend.random_normal(&spec.shape, std, seed, stream),
+            Role::Matrix => {
+                let drawn = backend.random_normal(&spec.stored_shape(), std, seed, stream);
+                if !spec.is_padded() {
+                    return drawn;
+                }
+                let mut values = vec![bf16::ZERO; drawn.len()];
+                backend.download(&drawn, HostMut::Bf16(&mut values));
+                backend.upload(Host::Bf16(&spec.padded(&values)), &spec.shape, Dtype::Bf16)
+            }
         }
     });
     Weights::new(values)

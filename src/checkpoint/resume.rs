@@ -10,8 +10,8 @@ use super::folder::{PARTIAL, REPLACED, remove, sibling};
 use super::weights::{Outgoing, write_safetensors};
 use crate::files::open::is_there;
 use crate::model::Model;
-use crate::model::parameters::Parameters;
-use crate::ops::adamw::Moment;
+use crate::model::parameters::{Parameters, Spec};
+use crate::ops::adamw::{CodeMap, MOMENT_BLOCK, Moment, SIGNED, UNSIGNED};
 use crate::ops::{self, Host, HostMut, Tensor};
 
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
@@ -36,8 +36,8 @@ impl Moments {
     }
 }
 
-/// Writes the optimizer's state into a checkpoint folder: of each trained parameter `.remainder`, `.m` and `.v` of its shape; the latter
-/// two in F32, or as U8 codes with `.m_scales` and `.v_scales` beside them.
+/// Writes the optimizer's state into a checkpoint folder: of each trained parameter `.remainder`, `.m` and `.v` of the shape that it is held
+/// in, padding included; the latter two in F32, or as U8 codes with `.m_scales` and `.v_scales` beside them.
 pub fn save_moments(model: &Model, moments: &Parameters<Option<Moments>>, dir: &Path) -> Result<(), CheckpointError> {
     let mut tensors = Vec::new();
     for (spec, moments) in model.layout.specs.iter().zip(moments.iter()) {
@@ -78,7 +78,7 @@ fn outgoing<'a>(model: &'a Model, tensor: &'a Tensor) -> Outgoing<'a> {
     Outgoing { dtype, shape: tensor.shape().to_vec(), bytes }
 }
 
-/// Reads back what [`save_moments`] wrote, for the parameters present in `moments`.
+/// Reads back what [`save_moments`] wrote, for the parameters present in `moments`; also where it was written without padding.
 ///
 /// # Errors
 /// A parameter without state, one whose moments are stored in another form than those of `moments`, and state that no optimizer has: of
@@ -107,11 +107,15 @@ pub fn load_moments(
             if loaded.dtype != expected {
                 return Err(wrong(format!("has element type {:?}; it must be {expected:?}", loaded.dtype)));
             }
-            if loaded.shape != tensor.shape() {
+            let is_without_padding = spec.is_padded() && loaded.shape == spec.stored_shape();
+            if loaded.shape != tensor.shape() && !is_without_padding {
                 let (found, expected) = (loaded.shape.to_vec(), tensor.shape().to_vec());
                 return Err(CheckpointError::Shape { path: dir.to_owned(), name, found, expected });
             }
-            let bytes = loaded.read()?;
+            let mut bytes = loaded.read()?;
+            if is_without_padding {
+                bytes = padded_bytes(spec, &bytes);
+            }
             match overwrite(model, &bytes, tensor, holds) {
                 None => Ok(()),
                 Some((index, value)) => Err(wrong(format!("is {value} at element {index}, which no optimizer keeps"))),
@@ -129,6 +133,22 @@ pub fn load_moments(
                 let (path, name) = (dir.to_owned(), spec.name().to_owned());
                 return Err(CheckpointError::MomentKind { path, name, found, expected });
             }
+            if is_8bit && spec.is_padded() && stored(suffix)?.shape == spec.stored_shape() {
+                let (codes, scales) = (stored(suffix)?.read()?, stored(scales_suffix)?);
+                let blocks = codes.len().div_ceil(MOMENT_BLOCK);
+                if scales.dtype != Dtype::F32 || scales.shape != [blocks] {
+                    let (name, found) = (format!("{}.{scales_suffix}", spec.name()), scales.shape.to_vec());
+                    return Err(CheckpointError::Shape { path: dir.to_owned(), name, found, expected: vec![blocks] });
+                }
+                let scales = floats(&scales.read()?);
+                if let Some(index) = scales.iter().position(|&scale| !of_second(scale)) {
+                    let problem = format!("is {} at element {index}, which no optimizer keeps", scales[index]);
+                    let (path, name) = (dir.join(OPTIMIZER_FILE), format!("{}.{scales_suffix}", spec.name()));
+                    return Err(CheckpointError::State { path, name, problem });
+                }
+                regroup(model, spec, if suffix == "m" { &SIGNED } else { &UNSIGNED }, &codes, &scales, moment);
+                continue;
+            }
             load(suffix, holds, &mut moment.values)?;
             if let Some(scales) = &mut moment.scales {
                 load(scales_suffix, of_second, scales)?;
@@ -136,6 +156,40 @@ pub fn load_moments(
         }
     }
     files.check_unchanged()
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+}
+
+/// Takes up codes and scales of a moment without its parameter's padding: padded, other elements share a scale.
+fn regroup(model: &Model, spec: &Spec, map: &CodeMap, codes: &[u8], scales: &[f32], moment: &mut Moment) {
+    let numbers = codes.iter().enumerate().map(|(i, code)| map.value(*code) * scales[i / MOMENT_BLOCK]);
+    let numbers = spec.padded(&numbers.collect::<Vec<f32>>());
+    let scale = |block: &[f32]| block.iter().fold(0.0f32, |largest, x| largest.max(x.abs())).min(f32::MAX);
+    let scales: Vec<f32> = numbers.chunks(MOMENT_BLOCK).map(scale).collect();
+    let code = |(i, x): (usize, &f32)| match scales[i / MOMENT_BLOCK] {
+        0.0 => 0,
+        scale => map.code(x / scale),
+    };
+    let codes: Vec<u8> = numbers.iter().enumerate().map(code).collect();
+    model.backend.overwrite(&mut moment.values, Host::U8(&codes));
+    moment.scales.iter_mut().for_each(|to| model.backend.overwrite(to, Host::F32(&scales)));
+}
+
+/// Little-endian elements without a parameter's padding as those with it.
+fn padded_bytes(spec: &Spec, stored: &[u8]) -> Vec<u8> {
+    fn of<const SIZE: usize>(spec: &Spec, stored: &[u8]) -> Vec<u8>
+    where
+        [u8; SIZE]: Default,
+    {
+        spec.padded(stored.as_chunks::<SIZE>().0).into_flattened()
+    }
+    match stored.len() / spec.stored_len() {
+        1 => of::<1>(spec, stored),
+        2 => of::<2>(spec, stored),
+        _ => of::<4>(spec, stored),
+    }
 }
 
 /// The element type that a tensor is stored with.
@@ -149,7 +203,7 @@ fn stored_dtype(tensor: &Tensor) -> Dtype {
 
 /// Writes little-endian elements over a tensor's, unless `holds` says no to a float: which one, and its value.
 fn overwrite(model: &Model, bytes: &[u8], tensor: &mut Tensor, holds: fn(f32) -> bool) -> Option<(usize, f32)> {
-    let floats: Vec<f32>;
+    let own: Vec<f32>;
     let remainders: Vec<i16>;
     let values = match stored_dtype(tensor) {
         Dtype::I16 => {
@@ -157,11 +211,11 @@ fn overwrite(model: &Model, bytes: &[u8], tensor: &mut Tensor, holds: fn(f32) ->
             Host::I16(&remainders)
         }
         Dtype::F32 => {
-            floats = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-            if let Some(index) = floats.iter().position(|&value| !holds(value)) {
-                return Some((index, floats[index]));
+            own = floats(bytes);
+            if let Some(index) = own.iter().position(|&value| !holds(value)) {
+                return Some((index, own[index]));
             }
-            Host::F32(&floats)
+            Host::F32(&own)
         }
         _ => Host::U8(bytes),
     };

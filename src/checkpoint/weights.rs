@@ -165,7 +165,7 @@ fn parameter<'a>(
     files: &'a TensorFiles,
     spec: &'a Spec,
 ) -> Result<Vec<(&'a Source, StoredTensor<'a>)>, CheckpointError> {
-    let cols = spec.len() / spec.shape[0];
+    let cols = spec.source_cols;
     let stored = |source: &'a Source| {
         let Source { name, rows } = source;
         let (rows, stored) = (rows.len(), files.tensor(name)?);
@@ -196,10 +196,18 @@ fn read_parameter(files: &TensorFiles, spec: &Spec) -> Result<Vec<bf16>, Checkpo
     let sources = parameter(files, spec)?;
     let mut values = vec![bf16::ZERO; spec.len()];
     for (source, stored) in sources {
-        let own = &mut values[spec.elements(&source.rows)];
+        // What goes to its place as it is read needs no copy.
+        let mut apart = vec![bf16::ZERO; if spec.is_padded() { stored.len() } else { 0 }];
+        let own = match spec.is_padded() {
+            true => &mut apart[..],
+            false => &mut values[source.rows.start * spec.cols()..source.rows.end * spec.cols()],
+        };
         stored.read_bf16(own)?;
         if let Some(index) = own.iter().position(|value| !value.is_finite()) {
             return Err(not_finite(files, &source.name, index));
+        }
+        if spec.is_padded() {
+            spec.place_source(source, &apart, &mut values);
         }
     }
     Ok(values)
@@ -213,17 +221,17 @@ fn not_finite(files: &TensorFiles, name: &str, index: usize) -> CheckpointError 
 pub fn save(model: &Model, weights: &Weights, dir: &Path) -> Result<(), CheckpointError> {
     let mut tensors = Vec::new();
     for (spec, tensor) in model.layout.specs.iter().zip(weights.values.iter()) {
-        let cols = spec.len() / spec.shape[0];
-        for Source { name, rows } in &spec.sources {
-            let part = spec.elements(rows);
+        for source in &spec.sources {
+            let Source { name, rows } = source;
             let bytes = move || {
                 let mut values = vec![bf16::ZERO; tensor.len()];
                 model.backend.download(tensor, HostMut::Bf16(&mut values));
-                let mut bytes = vec![0; 2 * part.len()];
-                bytes.as_chunks_mut().0.iter_mut().zip(&values[part.clone()]).for_each(|(to, v)| *to = v.to_le_bytes());
+                let own = spec.source_elements(source, &values);
+                let mut bytes = vec![0; 2 * own.len()];
+                bytes.as_chunks_mut().0.iter_mut().zip(own).for_each(|(to, v)| *to = v.to_le_bytes());
                 bytes
             };
-            let shape = stored_shape(model, spec, name, rows.len(), cols);
+            let shape = stored_shape(model, spec, name, rows.len(), spec.source_cols);
             tensors.push((name.as_str(), Outgoing { dtype: Dtype::BF16, shape, bytes: Box::new(bytes) }));
         }
     }

@@ -11,6 +11,7 @@ pub mod footprint;
 pub mod keys;
 pub mod parameters;
 pub mod rope;
+pub mod spec;
 pub mod cos_sin;
 pub mod vision;
 

@@ -8,6 +8,8 @@ use super::config::{Config, VisionConfig};
 use super::families::VisionFamily;
 use crate::ops::Tensor;
 
+pub use super::spec::{Part, Role, Source, Spec};
+
 /// One value for each parameter of a [`Layout`].
 #[derive(Debug)]
 pub struct Parameters<T> {
@@ -53,73 +55,6 @@ impl Weights {
 
 /// F32 gradients of the parameters that are trained.
 pub type Gradients = Parameters<Option<Tensor>>;
-
-/// What a parameter is.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Spec {
-    /// Shape: `[out, in]` or `[n]`.
-    pub shape: Vec<usize>,
-    /// The checkpoint tensors that it is made of, stacked by rows.
-    pub sources: Vec<Source>,
-    /// The part of the model that it belongs to, for freezing.
-    pub part: Part,
-    /// What it does, for decay and initialisation.
-    pub role: Role,
-}
-
-/// A checkpoint tensor in a parameter.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Source {
-    /// Its released name.
-    pub name: String,
-    /// The rows of the parameter that it is.
-    pub rows: Range<usize>,
-}
-
-/// Parts that can be frozen.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Part {
-    /// Embedding, decoder, head.
-    Language,
-    /// Patch embedding and blocks of the vision tower.
-    Vision,
-    /// The patch merger.
-    Merger,
-}
-
-/// What a parameter does.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Role {
-    /// A matrix: drawn at random, decayed.
-    Matrix,
-    /// A norm's scale: ones, not decayed.
-    Scale,
-    /// An offset: zeros, not decayed.
-    Bias,
-}
-
-impl Spec {
-    /// Number of elements.
-    pub fn len(&self) -> usize {
-        self.shape.iter().product()
-    }
-
-    /// Whether there are no elements.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The elements of some rows, a range of the parameter's values in order.
-    pub fn elements(&self, rows: &Range<usize>) -> Range<usize> {
-        let cols = self.len() / self.shape[0];
-        rows.start * cols..rows.end * cols
-    }
-
-    /// The name for messages: the first source's.
-    pub fn name(&self) -> &str {
-        &self.sources[0].name
-    }
-}
 
 impl<T> Parameters<T> {
     /// One value per parameter, in layout order, stopping at the first error.
@@ -289,25 +224,50 @@ impl Layout {
         })
     }
 
-    /// Number of parameters' elements.
+    /// Number of parameters' elements, padding among them.
     pub fn elements(&self) -> usize {
         self.specs.iter().map(Spec::len).sum()
     }
 }
 
+/// A number of rows or columns: as a checkpoint has it, and as it is held.
+#[derive(Clone, Copy)]
+struct Width {
+    stored: usize,
+    held: usize,
+}
+
+impl Width {
+    /// Held as a multiple of what a device reads at once, so that every row begins at one: a product's sums gain zeros at their end, and
+    /// no bit of them changes.
+    fn padded(stored: usize) -> Width {
+        Width { stored, held: stored.next_multiple_of(WIDTH_MULTIPLE) }
+    }
+}
+
+impl From<usize> for Width {
+    fn from(width: usize) -> Width {
+        Width { stored: width, held: width }
+    }
+}
+
+/// Elements of bf16 that CUDA's kernels read at once.
+const WIDTH_MULTIPLE: usize = 8;
+
 /// Appends specs and hands out their ids.
 struct Builder(Vec<Spec>);
 
 impl Builder {
-    fn push(&mut self, shape: Vec<usize>, sources: Vec<Source>, part: Part, role: Role) -> Id {
-        self.0.push(Spec { shape, sources, part, role });
+    fn push(&mut self, shape: Vec<usize>, sources: Vec<Source>, source_cols: usize, part: Part, role: Role) -> Id {
+        self.0.push(Spec { shape, sources, source_cols, part, role });
         Id(self.0.len() - 1)
     }
 
     /// A parameter that is one tensor of the checkpoint.
     fn tensor(&mut self, name: String, shape: Vec<usize>, part: Part, role: Role) -> Id {
         let source = Source { name, rows: 0..shape[0] };
-        self.push(shape, vec![source], part, role)
+        let source_cols = shape[1..].iter().product();
+        self.push(shape, vec![source], source_cols, part, role)
     }
 
     fn matrix(&mut self, name: &str, rows: usize, cols: usize, part: Part) -> Id {
@@ -321,18 +281,26 @@ impl Builder {
     }
 
     /// A matrix of stacked sources `(name, rows)`, with stacked biases.
-    fn affine(&mut self, sources: &[(&str, usize)], cols: usize, part: Part, bias: bool) -> Affine {
+    fn affine<W: Into<Width> + Copy>(
+        &mut self,
+        sources: &[(&str, W)],
+        cols: impl Into<Width>,
+        part: Part,
+        bias: bool,
+    ) -> Affine {
         let named = |suffix: &str| {
             let mut end = 0;
-            let source = |&(name, rows): &(&str, usize)| {
-                end += rows;
-                Source { name: format!("{name}.{suffix}"), rows: end - rows..end }
+            let source = |&(name, rows): &(&str, W)| {
+                let (first, rows) = (end, rows.into());
+                end += rows.held;
+                Source { name: format!("{name}.{suffix}"), rows: first..first + rows.stored }
             };
             sources.iter().map(source).collect()
         };
-        let rows = sources.iter().map(|s| s.1).sum();
-        let weight = self.push(vec![rows, cols], named("weight"), part, Role::Matrix);
-        let bias = bias.then(|| self.push(vec![rows], named("bias"), part, Role::Bias));
+        let rows = sources.iter().map(|&(_, rows)| rows.into().held).sum();
+        let cols = cols.into();
+        let weight = self.push(vec![rows, cols.held], named("weight"), cols.stored, part, Role::Matrix);
+        let bias = bias.then(|| self.push(vec![rows], named("bias"), 1, part, Role::Bias));
         Affine { weight, bias }
     }
 
@@ -372,11 +340,11 @@ impl Builder {
 
     fn vision_block(&mut self, vision: &VisionConfig, family: &VisionFamily, i: usize) -> BlockIds {
         let part = Part::Vision;
-        let (dim, hidden) = (vision.dim, vision.hidden);
+        let (dim, hidden) = (vision.dim, Width::padded(vision.hidden));
         let name = |suffix: &str| format!("visual.blocks.{i}.{suffix}");
         let mlp = |matrix: &str| name(&format!("mlp.{matrix}"));
         let up: Vec<String> = family.mlp_up.iter().map(|matrix| mlp(matrix)).collect();
-        let up: Vec<(&str, usize)> = up.iter().map(|name| (name.as_str(), hidden)).collect();
+        let up: Vec<(&str, Width)> = up.iter().map(|name| (name.as_str(), hidden)).collect();
         BlockIds {
             norm1: self.norm(&name("norm1"), dim, part, family.layer_norm),
             qkv: self.affine(&[(&name("attn.qkv"), 3 * dim)], dim, part, true),

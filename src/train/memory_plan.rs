@@ -117,8 +117,9 @@ impl MemoryPlan {
     /// Adds the terms of a run up.
     pub fn new(sizes: &Sizes<'_>) -> MemoryPlan {
         let layout = Layout::new(sizes.config);
-        let trained = trained(sizes, &layout).map(|spec| spec.len() as u128).sum();
-        let mut plan = MemoryPlan { parameters: layout.elements() as u128, trained, terms: Vec::new() };
+        let trained = trained(sizes, &layout).map(|spec| spec.stored_len() as u128).sum();
+        let parameters = layout.specs.iter().map(|spec| spec.stored_len() as u128).sum();
+        let mut plan = MemoryPlan { parameters, trained, terms: Vec::new() };
         plan.add_resident(sizes, &layout);
         if let Some(rollout) = sizes.rollout {
             plan.add_rollout(sizes, rollout);
@@ -138,7 +139,7 @@ impl MemoryPlan {
         let (optim, freeze) = (sizes.learner.optimizer.optim, freeze(&sizes.learner));
         self.add(Phase::Resident, "weights (bf16)", weights, SMALLER_MODEL);
         self.add(Phase::Resident, "weights, packed (bf16)", packed, SMALLER_MODEL);
-        self.add(Phase::Resident, "master remainders (16 bits)", 2 * self.trained, &freeze);
+        self.add(Phase::Resident, "master remainders (16 bits)", 2 * held(sizes, layout), &freeze);
         let moments = trained(sizes, layout).map(|spec| moments_bytes(spec, optim)).sum();
         let (name, shrink) = match optim {
             Optim::Adamw => ("moments (fp32)", format!("set `optimizer.optim` to \"adamw_8bit\", or {freeze}")),
@@ -160,7 +161,7 @@ impl MemoryPlan {
     }
 
     fn add_update(&mut self, sizes: &Sizes<'_>, layout: &Layout) {
-        self.add(Phase::Update, "gradients (fp32)", 4 * self.trained, &freeze(&sizes.learner));
+        self.add(Phase::Update, "gradients (fp32)", 4 * held(sizes, layout), &freeze(&sizes.learner));
         let shrink = match sizes.learner.activation_recompute {
             true => "lower `training.micro_batch_tokens`",
             false => "lower `training.micro_batch_tokens`, or set `model.activation_recompute = true`",
@@ -237,6 +238,11 @@ impl fmt::Display for MemoryPlan {
 /// The parameters that are trained.
 fn trained<'a>(sizes: &'a Sizes<'_>, layout: &'a Layout) -> impl Iterator<Item = &'a Spec> {
     layout.specs.iter().filter(|spec| sizes.learner.is_trained(spec.part))
+}
+
+/// Their elements, padding among them.
+fn held(sizes: &Sizes<'_>, layout: &Layout) -> u128 {
+    trained(sizes, layout).map(|spec| spec.len() as u128).sum()
 }
 
 /// How less of the model is trained.

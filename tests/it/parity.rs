@@ -8,20 +8,21 @@ use std::sync::Arc;
 use image::{Rgb, RgbImage};
 use safetensors::SafeTensors;
 use serde::Deserialize;
-use thyme_engine::checkpoint::{self, Checkpoint};
+use thyme_engine::checkpoint::{self, Checkpoint, resume};
 use thyme_engine::cpu::Cpu;
 use thyme_engine::model::batch::Batch;
 use thyme_engine::model::config::Config;
 use thyme_engine::model::features::ImageFeatures;
-use thyme_engine::model::parameters::{Gradients, Weights};
+use thyme_engine::model::parameters::{Gradients, Spec, Weights};
 use thyme_engine::model::vision::{ImageBatch, MergerSaved, TowerSaved};
 use thyme_engine::model::{Activations, Keep, Model};
+use thyme_engine::ops::adamw::{CodeMap, MOMENT_BLOCK, Moment, SIGNED, UNSIGNED};
 use thyme_engine::ops::patch_embed::PixelScale;
 use thyme_engine::ops::token_logprob::TokenLogprobs;
-use thyme_engine::ops::{Backend, Dtype, Host, Tensor};
+use thyme_engine::ops::{Backend, Dtype, Host, HostMut, Tensor};
 use thyme_engine::prompt::{PreparedImage, read_image_settings};
 use thyme_engine::recipe::LogprobKind;
-use thyme_engine::recipe::optimizer::OptimizerSettings;
+use thyme_engine::recipe::optimizer::{Optim, OptimizerSettings};
 use thyme_engine::reference::Reference;
 use thyme_engine::train::learner::{Learner, LearnerSettings, PackLogprobs};
 use thyme_engine::train::sample::{Layout, Pack, Sample, SampleImage};
@@ -120,6 +121,146 @@ fn a_saved_checkpoint_holds_the_tensors_that_were_loaded_under_released_names() 
             assert_eq!(read(&saved), read(&golden.folder), "{name} {file}");
         }
     }
+}
+
+/// Odd widths of the tower's MLP are padded: what is computed, learned and saved is what it is without padding, bit for bit.
+#[test]
+fn padding_changes_no_bit() {
+    let backend: Arc<dyn Backend> = Arc::new(Cpu::new());
+    for name in CHECKPOINTS {
+        let golden = Golden::open(name);
+        let learned = [false, true].map(|is_padded| learned(&golden, backend.clone(), is_padded));
+        let [unpadded, padded] = &learned;
+        assert!(padded.learner.model().layout.elements() >= unpadded.learner.model().layout.elements());
+        assert_eq!(padded.logprobs, unpadded.logprobs, "{name}");
+        for (found, wanted) in padded.tensors.iter().zip(&unpadded.tensors) {
+            assert_eq!(found, wanted, "{name}");
+        }
+        // What was saved without padding is taken up with it, and goes on with the same bits.
+        let folder = tempfile::tempdir().unwrap();
+        unpadded.learner.save_moments(folder.path()).unwrap();
+        let mut resumed = learned_of(&golden, backend.clone(), true);
+        resumed.load_moments(folder.path(), unpadded.learner.updates()).unwrap();
+        let state = |learner: &Learner| -> Vec<Vec<u32>> {
+            let kept = learner.moments().iter().flatten().flat_map(resume::Moments::tensors);
+            kept.map(|tensor| backend.to_f32(tensor).into_iter().map(f32::to_bits).collect()).collect()
+        };
+        assert_eq!(state(&resumed), state(&padded.learner), "{name}");
+    }
+    // 27 is held as 32: gate and up of 32 rows each, their offsets, and down of 32 columns.
+    let layout = Run::open(&Golden::open("qwen2_5_vl_untied_flat"), Arc::new(Reference)).model.layout;
+    let padded = layout.specs.iter().filter(|spec| spec.is_padded()).map(|spec| spec.shape.clone());
+    assert_eq!(padded.collect::<BTreeSet<_>>(), BTreeSet::from([vec![64], vec![64, 16], vec![16, 32]]));
+}
+
+/// In 8 bits other elements share a scale once there is padding: each number is rounded once more, to the nearest of the map, whose steps
+/// are at most 0.9/64 of a block's scale.
+#[test]
+fn moments_in_8_bits_are_taken_up_without_their_padding() {
+    let golden = Golden::open("qwen2_5_vl_untied_flat");
+    let backend: Arc<dyn Backend> = Arc::new(Cpu::new());
+    let [mut unpadded, mut padded] = [false, true].map(|is_padded| {
+        let learner = learned_of(&golden, backend.clone(), is_padded);
+        let (model, weights) = (learner.model().clone(), backend_weights(&golden, learner.model()));
+        let mut settings = learner.settings().clone();
+        settings.optimizer.optim = Optim::Adamw8bit;
+        Learner::new(model, weights, settings)
+    });
+    let pack = golden.input(&unpadded.model().config, &[golden.case("one")]).pack;
+    let temperatures = vec![1.0; pack.targets.len()];
+    unpadded.accumulate(&pack, &temperatures, LogprobKind::Raw, |logprobs| vec![-1.0; logprobs.logprob.len()]);
+    assert!(unpadded.update(1e-3).applied);
+    let folder = tempfile::tempdir().unwrap();
+    unpadded.save_moments(folder.path()).unwrap();
+    padded.load_moments(folder.path(), 1).unwrap();
+    let numbers = |moment: &Moment, map: &CodeMap| -> (Vec<f32>, f32) {
+        let mut codes = vec![0; moment.values.len()];
+        backend.download(&moment.values, HostMut::U8(&mut codes));
+        let scales = backend.to_f32(moment.scales.as_ref().unwrap());
+        let numbers = codes.iter().enumerate().map(|(i, code)| map.value(*code) * scales[i / MOMENT_BLOCK]);
+        (numbers.collect(), scales.iter().copied().fold(0.0, f32::max))
+    };
+    let moments =
+        padded.moments().iter().zip(unpadded.moments().iter()).map(|(a, b)| [a, b].map(|m| m.as_ref().unwrap()));
+    let mut compared = 0;
+    for (spec, [found, wanted]) in padded.model().layout.specs.iter().zip(moments) {
+        for (of, map) in [((&found.m, &wanted.m), &SIGNED), ((&found.v, &wanted.v), &UNSIGNED)] {
+            if of.0.scales.is_none() || !spec.is_padded() {
+                continue;
+            }
+            let ((found, _), (wanted, largest)) = (numbers(of.0, map), numbers(of.1, map));
+            let found = spec.sources.iter().flat_map(|source| spec.source_elements(source, &found));
+            assert!(largest > 0.0);
+            for (found, wanted) in found.zip(wanted) {
+                assert!(
+                    (found - wanted).abs() <= 0.5 * 0.9 / 64.0 * largest + f32::EPSILON * largest,
+                    "{}",
+                    spec.name()
+                );
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > 0);
+}
+
+/// The weights of a golden checkpoint.
+fn backend_weights(golden: &Golden, model: &Model) -> Weights {
+    Checkpoint::open(&golden.folder).unwrap().weights(model).unwrap()
+}
+
+/// What three updates came to.
+struct Learned {
+    learner: Learner,
+    logprobs: Vec<u32>,
+    /// Gradients of the last update and weights, cut into the checkpoint's tensors.
+    tensors: Vec<(String, Vec<u32>)>,
+}
+
+/// A learner on a golden checkpoint, its layout padded or as the checkpoint's tensors are.
+fn learned_of(golden: &Golden, backend: Arc<dyn Backend>, is_padded: bool) -> Learner {
+    let checkpoint = Checkpoint::open(&golden.folder).unwrap();
+    let mut model = checkpoint.model(backend);
+    if !is_padded {
+        model.layout.specs.iter_mut().for_each(without_padding);
+    }
+    let weights = checkpoint.weights(&model).unwrap();
+    let scale = golden.input(&model.config, &[golden.case("one")]).scale;
+    Learner::new(model, weights, golden.file.adamw.settings(scale))
+}
+
+fn without_padding(spec: &mut Spec) {
+    spec.shape = spec.stored_shape();
+    let mut end = 0;
+    for source in &mut spec.sources {
+        source.rows = end..end + source.rows.len();
+        end = source.rows.end;
+    }
+}
+
+fn learned(golden: &Golden, backend: Arc<dyn Backend>, is_padded: bool) -> Learned {
+    let mut learner = learned_of(golden, backend.clone(), is_padded);
+    let input = golden.input(&learner.model().config, &[golden.case("one")]);
+    let (pack, mut logprobs, mut tensors) = (&input.pack, Vec::new(), Vec::new());
+    let temperatures = vec![1.0; pack.targets.len()];
+    let cut = |spec: &Spec, tensor: &Tensor| -> Vec<(String, Vec<u32>)> {
+        let values: Vec<u32> = backend.to_f32(tensor).into_iter().map(f32::to_bits).collect();
+        spec.sources.iter().map(|source| (source.name.clone(), spec.source_elements(source, &values))).collect()
+    };
+    for _ in 0..3 {
+        tensors.clear();
+        learner.accumulate(pack, &temperatures, LogprobKind::Raw, |PackLogprobs { logprob, .. }| {
+            logprobs.extend(logprob.iter().map(|x| x.to_bits()));
+            vec![-1.0 / logprob.len() as f32; logprob.len()]
+        });
+        let specs = &learner.model().layout.specs;
+        let gradients = specs.iter().zip(learner.gradients().unwrap().iter());
+        tensors.extend(gradients.flat_map(|(spec, gradient)| cut(spec, gradient.as_ref().unwrap())));
+        assert!(learner.update(golden.file.adamw.learning_rate).applied);
+    }
+    let weights = learner.model().layout.specs.iter().zip(learner.weights().values.iter());
+    tensors.extend(weights.flat_map(|(spec, weight)| cut(spec, weight)));
+    Learned { learner, logprobs, tensors }
 }
 
 fn hidden_states_agree(backend: Arc<dyn Backend>) {
@@ -303,8 +444,8 @@ impl Run {
         for (spec, gradient) in self.model.layout.specs.iter().zip(gradients.iter()) {
             let values = self.model.backend.to_f32(gradient.as_ref().expect("every parameter is trained"));
             for source in &spec.sources {
-                let part = &values[spec.elements(&source.rows)];
-                named.push((source.name.clone(), part.iter().map(|&x| f64::from(x)).collect()));
+                let part = spec.source_elements(source, &values);
+                named.push((source.name.clone(), part.into_iter().map(f64::from).collect()));
             }
         }
         named
