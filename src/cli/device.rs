@@ -153,18 +153,31 @@ fn check_heads(config: &Config) -> anyhow::Result<()> {
 
 /// A GPU that has proved itself and takes the model, else the CPU.
 fn automatic(config: &Config) -> Place {
-    let found = Gpu::new(0).and_then(|gpu| Ok((gpu_identity(&gpu)?, gpu)));
-    let found = match found {
-        Ok(found) => Some(found).filter(|_| check_heads(config).is_ok()),
-        Err(DeviceError::Missing(_)) => None,
-        Err(error) => {
+    let on_the_cpu = |error: DeviceError| {
+        // That there is none is no news.
+        if !matches!(error, DeviceError::Missing(_)) {
             eprintln!("--device auto takes the CPU: {error}");
-            None
         }
+        Place::Cpu
     };
-    let identity = found.as_ref().map(|(identity, _)| identity);
-    let is_taken = take_if_proven(identity, cache_folder().as_deref(), check_in_a_child, |line| eprintln!("{line}"));
-    found.filter(|_| is_taken).map_or(Place::Cpu, |(_, gpu)| Place::Gpu(Arc::new(gpu)))
+    if check_heads(config).is_err() {
+        return Place::Cpu;
+    }
+    let found = Gpu::new(0).and_then(|gpu| Ok((gpu_identity(&gpu)?, gpu)));
+    let (identity, gpu) = match found {
+        Ok(found) => found,
+        Err(error) => return on_the_cpu(error),
+    };
+    let mut gpu = Some(gpu);
+    let check = || {
+        // A GPU may be for one process at a time.
+        gpu = None;
+        check_in_a_child()
+    };
+    if !take_if_proven(&identity, cache_folder().as_deref(), check, |line| eprintln!("{line}")) {
+        return Place::Cpu;
+    }
+    gpu.map_or_else(|| Gpu::new(0), Ok).map_or_else(on_the_cpu, |gpu| Place::Gpu(Arc::new(gpu)))
 }
 
 /// Has the GPU checked by a process of its own: whatever comes of it, this one has all of the memory, and a context that works.

@@ -107,56 +107,55 @@ impl Identity {
     }
 }
 
-/// What `--device auto` does about a device.
+/// What `--device auto` does about a device that is there.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Choice {
     /// It takes the device.
-    Device,
+    Take,
     /// It has it checked first.
     Check,
-    /// It takes the CPU and says why, if there is anything to say.
-    Cpu(Option<String>),
+    /// It takes the CPU, for this reason.
+    Refuse(String),
 }
 
-/// What a device is worth: none found is no news, and one that was not checked is checked.
-pub fn choose(found: Option<&Identity>, verdict: &Verdict) -> Choice {
-    match (found, verdict) {
-        (None, _) => Choice::Cpu(None),
-        (Some(_), Verdict::Passed) => Choice::Device,
-        (Some(_), Verdict::Unchecked) => Choice::Check,
-        (Some(identity), Verdict::Failed(fault)) => Choice::Cpu(Some(format!(
-            "--device auto takes the CPU: {} failed its check ({fault}); `thyme-engine doctor --device cuda` says more",
-            identity.device
-        ))),
+impl Identity {
+    /// What the device is worth with a verdict.
+    pub fn choose(&self, verdict: &Verdict) -> Choice {
+        match verdict {
+            Verdict::Passed => Choice::Take,
+            Verdict::Unchecked => Choice::Check,
+            Verdict::Failed(fault) => Choice::Refuse(format!(
+                "--device auto takes the CPU: {} failed its check ({fault}); `thyme-engine doctor --device cuda` says more",
+                self.device
+            )),
+        }
     }
 }
 
-/// Whether `--device auto` takes the device that was found: if it has passed its check. `check` does it where there is no record, once for
-/// all processes that wait for it; `say` gets what a user should know, a line each.
+/// Whether `--device auto` takes a device: if it has passed its check. `check` does it where there is no record, once for all processes that
+/// wait for it; `say` gets what a user should know, a line each.
 pub fn take_if_proven(
-    found: Option<&Identity>,
+    identity: &Identity,
     cache: Option<&Path>,
     check: impl FnOnce() -> Verdict,
     mut say: impl FnMut(&str),
 ) -> bool {
-    let known = || found.zip(cache).map_or(Verdict::Unchecked, |(identity, cache)| identity.verdict(cache));
-    let mut choice = choose(found, &known());
-    if let (Choice::Check, Some(identity)) = (&choice, found) {
+    let known = || identity.choose(&cache.map_or(Verdict::Unchecked, |cache| identity.verdict(cache)));
+    let mut choice = known();
+    if choice == Choice::Check {
         // Without a place to wait at, each process checks for itself.
         let _turn = cache.and_then(|cache| identity.wait(cache).ok());
-        choice = choose(found, &known());
+        choice = known();
         if choice == Choice::Check {
-            say(&format!(
-                "{} has not been checked yet with this driver and these kernels: checking it now",
-                identity.device
-            ));
-            choice = choose(found, &check());
+            let device = &identity.device;
+            say(&format!("{device} has not been checked yet with this driver and these kernels: checking it now"));
+            choice = identity.choose(&check());
         }
     }
     match choice {
-        Choice::Device => true,
-        Choice::Cpu(reason) => {
-            reason.iter().for_each(|reason| say(reason));
+        Choice::Take => true,
+        Choice::Refuse(reason) => {
+            say(&reason);
             false
         }
         Choice::Check => {

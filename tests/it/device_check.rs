@@ -10,7 +10,7 @@ use thyme_engine::cli::device::{Candidate, Device};
 use thyme_engine::cuda::device::simt::{Architecture, Simt, SimtOptions};
 use thyme_engine::cuda::kernels;
 use thyme_engine::device_check::check::{Check, Fault, Outcome, Sizes, Subject};
-use thyme_engine::device_check::record::{Choice, Identity, Verdict, choose, take_if_proven};
+use thyme_engine::device_check::record::{Choice, Identity, Verdict, take_if_proven};
 use thyme_engine::device_check::{Report, checks, run};
 
 fn identity() -> Identity {
@@ -64,10 +64,10 @@ fn the_kernels_pass_and_every_one_of_them_is_launched() {
 #[test]
 #[ignore = "takes minutes and 8 GB; run: cargo test --release --test it real_shapes -- --ignored --nocapture"]
 fn the_kernels_pass_at_real_shapes() {
+    let small = checks(&subject(SimtOptions::fast()));
     let subject = Subject { sizes: Sizes::Real, ..subject(SimtOptions::fast()) };
-    let (small, all) = (checks(&subject_of_cpu()), checks(&subject));
     let is_real = |check: &Check| !small.iter().any(|other| (other.name, &other.shape) == (check.name, &check.shape));
-    let real: Vec<Check> = all.into_iter().filter(is_real).collect();
+    let real: Vec<Check> = checks(&subject).into_iter().filter(is_real).collect();
     expect_passed(&run(&subject, &real, |outcome| println!("{outcome}")));
 }
 
@@ -222,27 +222,20 @@ fn a_verdict_is_remembered_for_its_device_driver_and_kernels_alone() {
 fn auto_takes_what_has_passed() {
     let own = identity();
     let failed = Verdict::Failed("FAILED linear_forward".to_owned());
-    for verdict in [&Verdict::Unchecked, &Verdict::Passed, &failed] {
-        assert_eq!(choose(None, verdict), Choice::Cpu(None));
-    }
-    assert_eq!(choose(Some(&own), &Verdict::Unchecked), Choice::Check);
-    assert_eq!(choose(Some(&own), &Verdict::Passed), Choice::Device);
-    let Choice::Cpu(Some(reason)) = choose(Some(&own), &failed) else { panic!("a device that failed is taken") };
+    assert_eq!(own.choose(&Verdict::Unchecked), Choice::Check);
+    assert_eq!(own.choose(&Verdict::Passed), Choice::Take);
+    let Choice::Refuse(reason) = own.choose(&failed) else { panic!("a device that failed is taken") };
     expect_parts(&reason, &["a card", "FAILED linear_forward", "thyme-engine doctor --device cuda"]);
 }
 
 /// Whether the device is taken, how often it is checked, and what is said.
-fn taken(
-    found: Option<&Identity>,
-    cache: Option<&Path>,
-    check: impl FnOnce() -> Verdict,
-) -> (bool, usize, Vec<String>) {
+fn taken(own: &Identity, cache: Option<&Path>, check: impl FnOnce() -> Verdict) -> (bool, usize, Vec<String>) {
     let (mut checked, mut said) = (0, Vec::new());
     let counted = || {
         checked += 1;
         check()
     };
-    let is_taken = take_if_proven(found, cache, counted, |line| said.push(line.to_owned()));
+    let is_taken = take_if_proven(own, cache, counted, |line| said.push(line.to_owned()));
     (is_taken, checked, said)
 }
 
@@ -258,26 +251,24 @@ fn auto_checks_a_device_at_its_first_use_and_goes_by_what_it_finds() {
         }
     };
     let nobody = || -> Verdict { panic!("it is checked again") };
-    assert_eq!(taken(None, Some(folder), nobody), (false, 0, vec![]));
-
-    let (is_taken, checked, said) = taken(Some(&own), Some(folder), check_of(subject(SimtOptions::fast()), "swiglu"));
+    let (is_taken, checked, said) = taken(&own, Some(folder), check_of(subject(SimtOptions::fast()), "swiglu"));
     assert!(is_taken && checked == 1 && said.len() == 1, "{said:?}");
     expect_parts(&said[0], &["a card has not been checked yet", "checking it now"]);
-    assert_eq!(taken(Some(&own), Some(folder), nobody), (true, 0, vec![]));
+    assert_eq!(taken(&own, Some(folder), nobody), (true, 0, vec![]));
 
     std::fs::remove_file(own.path(folder)).unwrap();
     let broken = planted("rms_norm.cu", "if (row >= rows) return;", "if (row >= rows || row == 5) return;");
-    let (is_taken, checked, said) = taken(Some(&own), Some(folder), check_of(broken, "rms_norm"));
+    let (is_taken, checked, said) = taken(&own, Some(folder), check_of(broken, "rms_norm"));
     assert!(!is_taken && checked == 1 && said.len() == 2, "{said:?}");
     expect_parts(&said[1], &["takes the CPU", "rms_norm_forward", "doctor --device cuda"]);
-    let (is_taken, _, said) = taken(Some(&own), Some(folder), nobody);
+    let (is_taken, _, said) = taken(&own, Some(folder), nobody);
     assert!(!is_taken && said.len() == 1 && said[0].contains("rms_norm_forward"), "{said:?}");
 
     // A check that comes to no end, and one whose result has no place.
     std::fs::remove_file(own.path(folder)).unwrap();
-    let (is_taken, _, said) = taken(Some(&own), Some(folder), || Verdict::Unchecked);
+    let (is_taken, _, said) = taken(&own, Some(folder), || Verdict::Unchecked);
     assert!(!is_taken && said[1].contains("came to no end"), "{said:?}");
-    assert!(taken(Some(&own), None, || Verdict::Passed).0);
+    assert!(taken(&own, None, || Verdict::Passed).0);
 }
 
 fn doctor(arguments: &[&str], cache: &Path) -> (Option<i32>, String, String) {
