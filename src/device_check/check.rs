@@ -15,7 +15,7 @@ use crate::ops::Backend;
 pub struct Launched {
     /// The kernel's name.
     pub kernel: String,
-    /// The memory of each of its pointers.
+    /// What its pointers and tables lead to.
     pub memory: Vec<Range<u64>>,
 }
 

@@ -12,10 +12,11 @@ const TEMPERATURES: [f32; 4] = [1.0, 0.5, 1.75, 0.875];
 /// The checks of these ops.
 pub fn checks(sizes: Sizes) -> Vec<Check> {
     let mut checks = Vec::new();
-    for size in [[1, 5, 1], [7, 3, 7], [9, 40, 132], [66, 37, 131]] {
+    // Several slices of the vocabulary among them.
+    for size in [[1, 5, 1], [7, 3, 7], [9, 40, 132], [33, 40, 136], [66, 37, 131], [5, 16, 4200], [5, 19, 4201]] {
         checks.push(small("token_logprob", shape(size), move |calls| token_logprob(calls, size, true)));
     }
-    for size in [[8, 2], [24, 7], [24, 52], [24, 1003]] {
+    for size in [[8, 2], [24, 7], [24, 52], [24, 1003], [24, 4200]] {
         checks.push(small("sample", format!("{size:?}"), move |calls| sample(calls, size)));
     }
     if sizes == Sizes::Real {

@@ -41,7 +41,7 @@ const PICTURE_TOKENS_MAX: usize = 32;
 
 /// The check with drafts and without.
 pub fn checks(sizes: Sizes) -> Vec<Check> {
-    let (group, tokens) = if sizes == Sizes::Real { (8, 48) } else { (3, 10) };
+    let (group, tokens) = if sizes == Sizes::Real { (8, 48) } else { (3, 24) };
     let kinds = [(Speculation::Off, "one token a step, in graphs"), (Speculation::Always, "with drafts")];
     let check = |(speculation, how): (Speculation, &str)| {
         let shape = format!("{} tokens of {} sequences, {how}: sampler and trainer", 2 * group * tokens, 2 * group);

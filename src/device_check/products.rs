@@ -10,8 +10,19 @@ use crate::ops::{Dtype, Host};
 const SCALE: PixelScale =
     PixelScale { mean: [0.481_454_66, 0.457_827_5, 0.408_210_73], std: [0.268_629_54, 0.261_302_6, 0.275_777_1] };
 
-/// Sizes below a tile, of whole ones and of more with a rest, of odd and even lines; more tiles of rows than go down at a time.
-const SMALL: [[usize; 3]; 6] = [[1, 3, 1], [7, 64, 5], [33, 257, 70], [65, 96, 131], [130, 40, 64], [1027, 8, 70]];
+/// Sizes below a tile, of whole ones and of more with a rest, of odd and even lines; more tiles of rows than go down at a time; results that
+/// are large enough for the largest tiles.
+const SMALL: [[usize; 3]; 9] = [
+    [1, 3, 1],
+    [7, 64, 5],
+    [32, 64, 24],
+    [33, 257, 70],
+    [65, 96, 131],
+    [130, 40, 64],
+    [1027, 8, 70],
+    [64, 16, 6152],
+    [129, 24, 6200],
+];
 /// A decoding step's and a micro-batch's, of Qwen2.5-VL-7B and Qwen2-VL-2B.
 const REAL: [[usize; 3]; 4] = [[8, 3584, 4608], [64, 3584, 37_888], [33, 18_944, 3584], [512, 1536, 8960]];
 

@@ -8,8 +8,19 @@ use super::check::{Check, Fault, Product, Subject};
 use super::values::Values;
 use crate::ops::{Backend, Dtype, Host, Tensor};
 
-/// Rows, terms and columns: parts of an instruction, whole ones, and several tiles with a rest.
-const SIZES: [[usize; 3]; 4] = [[1, 16, 8], [7, 40, 33], [64, 128, 64], [66, 600, 72]];
+/// Rows, terms and columns: parts of an instruction, whole ones, and several tiles with a rest; lines of every alignment; and results that
+/// are large enough for the largest tiles.
+const SIZES: [[usize; 3]; 9] = [
+    [1, 16, 8],
+    [7, 40, 33],
+    [7, 37, 33],
+    [32, 72, 40],
+    [64, 128, 64],
+    [66, 600, 72],
+    [66, 601, 70],
+    [64, 16, 6152],
+    [129, 24, 6200],
+];
 
 /// What makes the roundings differ.
 #[derive(Clone, Copy, Debug)]
@@ -111,10 +122,10 @@ struct Expected<'a> {
 impl Expected<'_> {
     fn compare(&self, calls: &Calls<'_>, name: &str, found: &Tensor, stored: Stored) -> Result<(), Fault> {
         let columns = self.right.len() / self.inner;
-        let line = |of: &[bf16], number: usize| of[number * self.inner..][..self.inner].to_vec();
+        let lines = |of: usize| of * self.inner..(of + 1) * self.inner;
         for (at, value) in found_values(calls.backend, found).into_iter().enumerate() {
             // A zero's sign says only how many zeros were added behind the last term.
-            let sum = (self.product)(&line(self.left, at / columns), &line(self.right, at % columns));
+            let sum = (self.product)(&self.left[lines(at / columns)], &self.right[lines(at % columns)]);
             let expected = stored(sum);
             let is_same = expected.to_bits() == value.to_bits() || (expected == 0.0 && value == 0.0);
             if !is_same {

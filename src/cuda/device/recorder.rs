@@ -17,7 +17,7 @@ const FILL_BYTES: usize = 4 << 20;
 pub struct Noted {
     /// The kernel's name.
     pub kernel: String,
-    /// The addresses of its pointers.
+    /// What its pointers and tables lead to.
     pub memory: Vec<Range<u64>>,
 }
 
@@ -45,11 +45,13 @@ impl Recorder {
     }
 
     fn note(&self, kernel: &str, arguments: &[Argument<'_>]) {
-        let addresses = |argument: &Argument<'_>| match argument {
-            Argument::Pointer(_, span) => Some(span.address..span.address + span.bytes as u64),
-            _ => None,
-        };
-        let memory = arguments.iter().filter_map(addresses).collect();
+        let addresses = |span: &Span<'_>| span.address..span.address + span.bytes as u64;
+        let memory = arguments.iter().flat_map(|argument| match argument {
+            Argument::Pointer(_, span) => vec![addresses(span)],
+            Argument::Table(_, _, reached) => reached.iter().map(|piece| addresses(&piece.span)).collect(),
+            _ => Vec::new(),
+        });
+        let memory = memory.collect();
         self.noted().push(Noted { kernel: kernel.to_owned(), memory });
     }
 
