@@ -429,7 +429,7 @@ def rows(kernels):
 # ---- a step of GRPO ----
 
 PROMPTS, GROUP, IMAGE_TOKENS, TEXT_TOKENS, DRAWN, MICRO_BATCH = 32, 8, 1000, 500, 1024, 4096
-VISION_LAYERS, VISION_FULL_LAYERS, VISION_HIDDEN = 32, 4, 3420
+VISION_LAYERS, VISION_FULL_LAYERS, VISION_HIDDEN = 32, 4, 3424
 
 
 def layer_rows(kernels, rows):
@@ -452,18 +452,13 @@ def vision(kernels):
     """The tower's forward on the patches of all prompts, a picture at a time."""
     patches = 4 * IMAGE_TOKENS
     heads = (VISION_HEADS, VISION_HEADS, VISION_HEAD_DIM)
-    widths = [(3 * VISION_DIM, VISION_DIM), (VISION_DIM, VISION_DIM), (2 * VISION_HIDDEN, VISION_DIM)]
+    widths = [(3 * VISION_DIM, VISION_DIM), (VISION_DIM, VISION_DIM), (2 * VISION_HIDDEN, VISION_DIM), (VISION_DIM, VISION_HIDDEN)]
     layer = sum((linear(kernels, patches, columns, terms) for columns, terms in widths), Time(0.0, ""))
-    layer += vision_down(kernels, patches) + rms_norm(kernels, patches, VISION_DIM) * 2
+    layer += rms_norm(kernels, patches, VISION_DIM) * 2
     layer += rope(kernels, patches, VISION_HEADS, VISION_HEADS, VISION_HEAD_DIM) + swiglu(kernels, patches, VISION_HIDDEN)
     windows = attention(kernels, patches // 64, 64, *heads, False) * (VISION_LAYERS - VISION_FULL_LAYERS)
     full = attention(kernels, 1, patches, *heads, False) * VISION_FULL_LAYERS
     return (layer * VISION_LAYERS + windows + full + patch_embed(kernels, patches, 1176, VISION_DIM)) * PROMPTS
-
-
-def vision_down(kernels, patches):
-    """3420 is no multiple of 8, so its rows are read element by element: about 45 TFLOP/s."""
-    return slowest(issue=2 * patches * VISION_HIDDEN * VISION_DIM / 45e12)
 
 
 def step(kernels):
