@@ -238,8 +238,8 @@ struct Width {
 }
 
 impl Width {
-    /// Held as a multiple of what a device reads at once, so that every row begins at one: a product's sums gain zeros at their end, and
-    /// no bit of them changes.
+    /// Held as a multiple of what a device reads at once, so that every row begins at one. The sums of a forward gain zeros at their end,
+    /// and no bit of them changes; on CUDA the gradient of what goes into gate and up adds them up in other groups of 16.
     fn padded(stored: usize) -> Width {
         Width { stored, held: stored.next_multiple_of(WIDTH_MULTIPLE) }
     }
