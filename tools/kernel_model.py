@@ -352,12 +352,14 @@ def adamw_8bit(kernels, parameters):
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A kernel at a shape: what it multiplies and adds, and the bytes that it has to move, at least."""
+    """A kernel at a shape: what it multiplies and adds, and the bytes that it has to move, at least; the rows of `benches/kernels.rs` that time
+    it, op and case."""
 
     name: str
     flop: float
     moved: float
     time: Time
+    cases: list
 
     def floor(self):
         return max(self.flop / H200.flop_limit, self.moved / H200.memory)
@@ -384,6 +386,7 @@ class Shape:
 
 QWEN = Shape()
 VISION_PATCHES, VISION_DIM, VISION_HEADS, VISION_HEAD_DIM = 4096, 1280, 16, 80
+LAYERS = ["qkv", "o", "gate_up", "down"]
 
 
 def rows(kernels):
@@ -399,31 +402,56 @@ def rows(kernels):
     kv_bytes = 2 * 2 * s.kv_heads * s.head_dim
     head_flop, row_bytes = 2 * 4096 * s.vocab * s.dim, 2 * 4096 * s.dim
     return [
-        Row("linear y, 4096 rows, gate and up", flop, 0, linear(kernels, *gate_up)),
-        Row("linear dx, the same", flop, 0, linear_input(kernels, *gate_up)),
-        Row("linear dw, the same", flop, 0, linear_weight(kernels, *gate_up)),
-        Row("four linears of a layer, 64 rows", 0, weights, sum(few, Time(0.0, ""))),
-        Row("head, 64 rows", 0, 2 * s.vocab * s.dim, logits(kernels, 64, s.vocab, s.dim)),
-        Row("attention forward D 128, 2 x 2048 causal", causal, 0, attention(kernels, 2, 2048, *attention_heads, True)),
-        Row("attention forward D 80, 4096", vision * 4096, 0, attention(kernels, 1, VISION_PATCHES, *vision_heads, False)),
-        Row("attention forward D 80, windows of 64", 0, 2 * 4 * VISION_PATCHES * VISION_DIM, attention(kernels, 64, 64, *vision_heads, False)),
-        Row("decode, 64 of 2048 keys", 0, 64 * 2048 * kv_bytes, decode(kernels, 64, 2048, *attention_heads)),
-        Row("decode, 8 of 2048 keys", 0, 8 * 2048 * kv_bytes, decode(kernels, 8, 2048, *attention_heads)),
-        Row("decode, 64 of 2048 keys, 8 tokens each", 0, 64 * 2048 * kv_bytes, decode(kernels, 64, 2048, *attention_heads, 8)),
-        Row("attention backward D 128, 2 x 2048", 2.5 * causal, 0, attention_backward(kernels, 2, 2048, *attention_heads)),
-        Row("token_logprob forward, 4096 rows", head_flop, 0, token_logprob(kernels, 4096, s.vocab, s.dim)),
-        Row("token_logprob backward with dw", 3 * head_flop, 0, token_logprob_backward(kernels, 4096, s.vocab, s.dim)),
-        Row("rms_norm forward, 4096 rows", 0, 4 * row_bytes, rms_norm(kernels, 4096, s.dim)),
-        Row("rms_norm forward, 64 rows", 0, 4 * row_bytes / 64, rms_norm(kernels, 64, s.dim)),
-        Row("rms_norm backward, 4096 rows", 0, 4 * row_bytes, rms_norm_backward(kernels, 4096, s.dim)),
-        Row("rope, 4096 tokens", 0, 4096 * ((s.heads + s.kv_heads) * 512 + 512), rope(kernels, 4096, *attention_heads)),
-        Row("swiglu forward, 4096 rows", 0, 6 * 4096 * s.hidden, swiglu(kernels, 4096, s.hidden)),
-        Row("swiglu backward, 4096 rows", 0, 10 * 4096 * s.hidden, swiglu_backward(kernels, 4096, s.hidden)),
-        Row("adamw, 8.29 G parameters", 0, 28 * s.parameters, adamw(kernels, s.parameters)),
-        Row("adamw in 8 bits, the same", 0, 16 * s.parameters, adamw_8bit(kernels, s.parameters)),
-        Row("sample, 64 rows, top-k and top-p", 0, 4 * 64 * s.vocab, sample(kernels, 64, s.vocab)),
-        Row("patch_embed, 4096 patches", 2 * 4096 * 1176 * VISION_DIM, 0, patch_embed(kernels, 4096, 1176, VISION_DIM)),
+        Row("linear y, 4096 rows, gate and up", flop, 0, linear(kernels, *gate_up), [("linear_forward", "7b gate_up 4096")]),
+        Row("linear dx, the same", flop, 0, linear_input(kernels, *gate_up), [("linear_backward_input", "7b gate_up 4096")]),
+        Row("linear dw, the same", flop, 0, linear_weight(kernels, *gate_up), [("linear_backward_weight", "7b gate_up 4096")]),
+        Row("four linears of a layer, 64 rows", 0, weights, sum(few, Time(0.0, "")), [("linear_forward", f"7b {layer} 64") for layer in LAYERS]),
+        Row("head, 64 rows", 0, 2 * s.vocab * s.dim, logits(kernels, 64, s.vocab, s.dim), [("logits", f"7b 64 of {s.vocab}")]),
+        Row("attention forward D 128, 2 x 2048 causal", causal, 0, attention(kernels, 2, 2048, *attention_heads, True),
+            [("attention_forward", "7b D128 2x2048 causal")]
+        ),
+        Row("attention forward D 80, 4096", vision * 4096, 0, attention(kernels, 1, VISION_PATCHES, *vision_heads, False),
+            [("attention_forward", "vision D80 1x4096 full")]
+        ),
+        Row("attention forward D 80, windows of 64", 0, 2 * 4 * VISION_PATCHES * VISION_DIM, attention(kernels, 64, 64, *vision_heads, False),
+            [("attention_forward", "vision D80 64x64 full")]
+        ),
+        Row("decode, 64 of 2048 keys", 0, 64 * 2048 * kv_bytes, decode(kernels, 64, 2048, *attention_heads),
+            [("attention_forward", "7b decode 64 of 2048, 1 new")]
+        ),
+        Row("decode, 8 of 2048 keys", 0, 8 * 2048 * kv_bytes, decode(kernels, 8, 2048, *attention_heads),
+            [("attention_forward", "7b decode 8 of 2048, 1 new")]
+        ),
+        Row("decode, 64 of 2048 keys, 8 tokens each", 0, 64 * 2048 * kv_bytes, decode(kernels, 64, 2048, *attention_heads, 8),
+            [("attention_forward", "7b decode 64 of 2048, 8 new")]
+        ),
+        Row("attention backward D 128, 2 x 2048", 2.5 * causal, 0, attention_backward(kernels, 2, 2048, *attention_heads),
+            [("attention_backward", "7b D128 2x2048 causal")]
+        ),
+        Row("token_logprob forward, 4096 rows", head_flop, 0, token_logprob(kernels, 4096, s.vocab, s.dim),
+            [("token_logprob_forward", f"7b 4096 of {s.vocab}")]
+        ),
+        Row("token_logprob backward with dw", 3 * head_flop, 0, token_logprob_backward(kernels, 4096, s.vocab, s.dim),
+            [("token_logprob_backward", f"7b 4096 of {s.vocab}")]
+        ),
+        Row("rms_norm forward, 4096 rows", 0, 4 * row_bytes, rms_norm(kernels, 4096, s.dim), [("rms_norm_forward", f"7b 4096x{s.dim}")]),
+        Row("rms_norm forward, 64 rows", 0, 4 * row_bytes / 64, rms_norm(kernels, 64, s.dim), [("rms_norm_forward", f"7b 64x{s.dim}")]),
+        Row("rms_norm backward, 4096 rows", 0, 4 * row_bytes, rms_norm_backward(kernels, 4096, s.dim), [("rms_norm_backward", f"7b 4096x{s.dim}")]),
+        Row("rope, 4096 tokens", 0, 4096 * ((s.heads + s.kv_heads) * 512 + 512), rope(kernels, 4096, *attention_heads),
+            [("rope_forward", "7b 4096, 32 heads of 128")]
+        ),
+        Row("swiglu forward, 4096 rows", 0, 6 * 4096 * s.hidden, swiglu(kernels, 4096, s.hidden), [("swiglu_forward", f"7b 4096x{s.hidden}")]),
+        Row("swiglu backward, 4096 rows", 0, 10 * 4096 * s.hidden, swiglu_backward(kernels, 4096, s.hidden),
+            [("swiglu_backward", f"7b 4096x{s.hidden}")]
+        ),
+        Row("adamw, 2^26 parameters", 0, 28 * 2**26, adamw(kernels, 2**26), [("adamw", f"{2**26}")]),
+        Row("adamw in 8 bits, the same", 0, 16 * 2**26, adamw_8bit(kernels, 2**26), [("adamw", f"8-bit {2**26}")]),
+        Row("sample, 64 rows, top-k and top-p", 0, 4 * 64 * s.vocab, sample(kernels, 64, s.vocab), [("sample", "7b 64 top-k, top-p")]),
+        Row("patch_embed, 4096 patches", 2 * 4096 * 1176 * VISION_DIM, 0, patch_embed(kernels, 4096, 1176, VISION_DIM),
+            [("patch_embed_forward", "vision 4096x1280")]
+        ),
     ]
+
 
 
 # ---- a step of GRPO ----

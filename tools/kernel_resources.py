@@ -45,7 +45,7 @@ PREDICTED = "sm_90a"
 GROWTH = 1.05
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-KERNELS = ROOT / "kernels"
+KERNELS, RUNS = ROOT / "kernels", ROOT / "benches" / "runs"
 HEAD = """# What the kernels use, and how long they should take
 
 Written by `tools/kernel_resources.py NVCC --write`, from what nvcc 13.0 made of the sources. A kernel is *hot* if the comment above it begins
@@ -56,9 +56,11 @@ with a line `// hot`; spills and stack frames of those fail CI, and so do 5 % mo
 **Predicted by a model, not measured** (`tools/kernel_model.py`): Qwen2.5-VL-7B's shapes, bf16, one launch or several that follow each other. *Floor*
 is what the limits allow, {flop:.0f} TFLOP/s and {memory:.1f} TB/s, and *share* is floor over predicted time.
 
-| kernel | floor us | predicted us | share % | bound by |
-|---|---|---|---|---|
+| kernel | floor us | predicted us | share % | bound by | measured us |
+|---|---|---|---|---|---|
 {predicted}
+
+{measured}
 
 A step of GRPO on 32 prompts of 1,000 image and 500 text tokens, 8 answers of 1,024 tokens each, prompts shared, no recompute: {step}.
 
@@ -170,17 +172,31 @@ def measure_all(nvcc, targets, folder):
         return [row for rows in pool.map(lambda of: measure(tools, *of, folder), wanted) for row in rows]
 
 
+def measured():
+    """Seconds by op and case of the newest run of tools/gpu_check.sh that is committed, and its folder; nothing and None where there is none."""
+    runs = sorted(RUNS.glob("*/results.jsonl"))
+    if not runs:
+        return {}, None
+    lines = [json.loads(line) for line in runs[-1].read_text().splitlines()]
+    ours = [line for line in lines if line.get("piece") == "turns" and "seconds" in line and "op" in line and not line.get("peer")]
+    return {(line["op"], line["case"]): line["seconds"] for line in ours}, runs[-1].parent.name
+
+
 def predictions(rows):
     """The head of the file, filled in."""
     kernels = {row.kernel: row.resources for row in rows if row.target == PREDICTED}
-    lines = []
+    lines, (seconds, run) = [], measured()
     for row in kernel_model.rows(kernels):
         floor, time = row.floor() * 1e6, row.time.seconds * 1e6
-        lines.append(f"| {row.name} | {floor:,.1f} | {time:,.1f} | {100 * floor / time:.0f} | {row.time.bound} |")
+        known = [seconds.get(tuple(case)) for case in row.cases]
+        on_card = f"{sum(known) * 1e6:,.1f}" if all(known) else ""
+        lines.append(f"| {row.name} | {floor:,.1f} | {time:,.1f} | {100 * floor / time:.0f} | {row.time.bound} | {on_card} |")
     parts = kernel_model.step(kernels)
     step = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in parts.items()) + f", together **{sum(parts.values()):.0f} s**"
     machine = kernel_model.H200
-    return HEAD.format(flop=machine.flop_limit / 1e12, memory=machine.memory / 1e12, predicted="\n".join(lines), step=step)
+    said = f"Measured: `benches/runs/{run}/`." if run else "No card has run them yet: the last column is what `tools/gpu_check.sh turns` will say."
+    limits = {"flop": machine.flop_limit / 1e12, "memory": machine.memory / 1e12}
+    return HEAD.format(**limits, predicted="\n".join(lines), measured=said, step=step)
 
 
 def tables(text):

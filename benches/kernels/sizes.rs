@@ -25,7 +25,7 @@ pub const MODELS: [Sizes; 2] = [
             (256, 8192, 1),
             (64, 2048, 8),
         ],
-        head: &[1024],
+        head: &[4096],
         sampled: 64,
         parameters: 1 << 26,
         vision: Some(Vision {
