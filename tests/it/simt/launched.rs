@@ -3,12 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::mem::discriminant;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use thyme_engine::cuda::Cuda;
+use thyme_engine::cuda::device::recorder::Recorder;
 use thyme_engine::cuda::device::simt::{Simt, SimtOptions};
-use thyme_engine::cuda::device::target::Target;
-use thyme_engine::cuda::device::{Argument, Device, DeviceError, Launch, Span, StructBytes};
+use thyme_engine::cuda::device::{Argument, Device, Launch, StructBytes};
 use thyme_engine::cuda::kernels::{self, Parameter};
 use thyme_engine::ops::adamw::{AdamwParameter, AdamwStep, Moment};
 use thyme_engine::ops::attention::{Heads, Keys, PAGE_TOKENS};
@@ -18,73 +18,15 @@ use thyme_engine::ops::{Backend, Dtype, Host};
 use crate::ops::instruction_sets::case_bits;
 use crate::ops::{all_cases, attention};
 
-/// The host's device, which notes what it was asked to run.
-struct Noting {
-    simt: Simt,
-    launched: Mutex<BTreeSet<String>>,
-}
-
-impl Device for Noting {
-    fn name(&self) -> &'static str {
-        self.simt.name()
-    }
-
-    fn description(&self) -> String {
-        self.simt.description()
-    }
-
-    fn target(&self) -> Target {
-        self.simt.target()
-    }
-
-    fn allocate(&self, bytes: usize) -> Result<u64, DeviceError> {
-        self.simt.allocate(bytes)
-    }
-
-    fn free(&self, address: u64) {
-        self.simt.free(address);
-    }
-
-    fn copy_in(&self, to: Span<'_>, from: &[u8]) -> Result<(), DeviceError> {
-        self.simt.copy_in(to, from)
-    }
-
-    fn copy_out(&self, to: &mut [u8], from: Span<'_>) -> Result<(), DeviceError> {
-        self.simt.copy_out(to, from)
-    }
-
-    fn copy(&self, to: Span<'_>, from: Span<'_>) -> Result<(), DeviceError> {
-        self.simt.copy(to, from)
-    }
-
-    fn zero(&self, to: Span<'_>) -> Result<(), DeviceError> {
-        self.simt.zero(to)
-    }
-
-    fn launch(&self, launch: &Launch<'_>) -> Result<(), DeviceError> {
-        self.launched.lock().unwrap().insert(launch.kernel.to_owned());
-        self.simt.launch(launch)
-    }
-
-    fn synchronise(&self) -> Result<(), DeviceError> {
-        self.simt.synchronise()
-    }
-
-    fn time(&self, work: &mut dyn FnMut()) -> Result<f64, DeviceError> {
-        self.simt.time(work)
-    }
-}
-
 #[test]
 fn every_kernel_is_launched() {
-    let simt = Simt::new(SimtOptions::fast()).unwrap();
-    let device = Arc::new(Noting { simt, launched: Mutex::default() });
+    let device = Arc::new(Recorder::new(Arc::new(Simt::new(SimtOptions::fast()).unwrap())).unwrap());
     let cuda = Cuda::new(device.clone());
     for case in all_cases().into_iter().chain(attention::wide_cases()) {
         case_bits(&cuda, &case);
     }
     forward_only(&cuda);
-    let launched = device.launched.lock().unwrap();
+    let launched: BTreeSet<String> = device.take().into_iter().map(|noted| noted.kernel).collect();
     let names = kernels::units().flat_map(|(_, text)| kernels::names(text));
     let left_out: Vec<&str> = names.filter(|name| !launched.contains(*name)).collect();
     assert!(left_out.is_empty(), "kernels that no test launches: {left_out:?}");
