@@ -28,7 +28,7 @@ pack() {
     mkdir "$packed/ladder"
     local rung
     for rung in kernels/ladder/*/*.cu; do
-        "$THYME_NVCC" -cubin -std=c++17 -O3 --fmad=false -gencode=arch=compute_90a,code=sm_90a -I kernels \
+        "$THYME_NVCC" -cubin -diag-suppress 177 -std=c++17 -O3 --fmad=false -gencode=arch=compute_90a,code=sm_90a -I kernels \
             -o "$packed/ladder/$(basename "$rung" .cu).cubin" "$rung"
     done
     executable() { python3 -c '
