@@ -226,6 +226,8 @@ fn main() {
                 counted::print(&wanted);
             }
         }
+        // Whoever asked for times gets no prediction in their place.
+        Err(error) if ["--rehearse", "--turns", "--once"].into_iter().any(has_option) => panic!("{error}"),
         Err(error) => {
             predicted::print(&wanted, &error.to_string());
             counted::print(&wanted);

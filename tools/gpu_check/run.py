@@ -105,16 +105,18 @@ def run(results, piece, command, until, **options):
 
 def in_turns(results, piece, ours, peer, until):
     """Our bench and the peer: each case of ours is followed by the same case of the peer, before the bench goes on."""
-    bench, beside = Child(ours), Child(peer) if peer else None
+    bench, beside, measured = Child(ours), Child(peer) if peer else None, 0
     try:
         while (line := bench.line(until)) is not None:
             results.say(piece, line)
             if line.startswith("{"):
+                measured += 1
                 if beside:
                     beside.ask(line)
                     results.say(piece, next_json(results, piece, beside, until))
                 bench.ask("")
-        return "ok" if bench.process.wait() == 0 else "failed"
+        code = bench.process.wait()
+        return f"failed with {code}" if code else "ok" if measured else "nothing measured"
     except queue.Empty:
         return "out of time"
     except (EOFError, OSError):

@@ -5,8 +5,10 @@
 
 constexpr int DIM = 128;
 
+namespace {  // rungs of one library have functions of the same names
+
 // Which tile of which segment block `number` has, when a segment of n tokens has n * group rows. The same in every lane.
-__device__ Tile find_tile(const int* bounds, int segments, int group, int number) {
+__device__ inline Tile find_tile(const int* bounds, int segments, int group, int number) {
     int lane = threadIdx.x % WARP;
     for (int first = 0; first < segments; first += WARP) {
         int segment = first + lane;
@@ -54,6 +56,8 @@ __device__ inline void add(Softmax<DIM>& split, Accumulator<TILE_KEYS>& scores, 
         }
     }
 }
+
+}  // namespace
 
 // As attention_forward_128 has them; the tiles are not read.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)

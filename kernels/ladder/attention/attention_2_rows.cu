@@ -5,6 +5,8 @@
 
 constexpr int DIM = 128;
 
+namespace {  // rungs of one library have functions of the same names
+
 __device__ inline void add(Softmax<DIM>& split, Accumulator<TILE_KEYS>& scores, float scale) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -31,6 +33,8 @@ __device__ inline void add(Softmax<DIM>& split, Accumulator<TILE_KEYS>& scores, 
         }
     }
 }
+
+}  // namespace
 
 // As attention_forward_128 has them.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)

@@ -4,6 +4,8 @@
 
 constexpr int DIM = 128;
 
+namespace {  // rungs of one library have functions of the same names
+
 __device__ inline void add(Softmax<DIM>& split, Accumulator<TILE_KEYS>& scores, float scale) {
     float before[2];
 #pragma unroll
@@ -32,6 +34,8 @@ __device__ inline void add(Softmax<DIM>& split, Accumulator<TILE_KEYS>& scores, 
         for (int i = 0; i < 4; ++i) pair[i] *= before[i / 2];
     }
 }
+
+}  // namespace
 
 // As attention_forward_128 has them.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)

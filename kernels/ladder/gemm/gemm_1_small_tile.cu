@@ -6,6 +6,8 @@ constexpr int TILE_M = 64, TILE_N = 64, TILE_K = 32, STAGES = 3;
 constexpr int THREADS = 4 * WARP, SHARED_BYTES = 0;
 constexpr int WARP_M = 32, WARP_N = 32;
 
+namespace {  // rungs of one library have functions of the same names
+
 // A factor with its terms side by side, [rows, terms]; `is_vector`: lines begin at multiples of 16 bytes.
 struct Factor {
     const bf16* values;
@@ -27,6 +29,8 @@ struct Factor {
         }
     }
 };
+
+}  // namespace
 
 // x bf16 [T, K]; w bf16 [N, K]; y bf16 [T, N].
 extern "C" __global__ void __launch_bounds__(THREADS)

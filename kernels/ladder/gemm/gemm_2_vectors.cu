@@ -6,6 +6,8 @@ constexpr int TILE_M = 64, TILE_N = 64, TILE_K = 32, STAGES = 3;
 constexpr int THREADS = 4 * WARP, SHARED_BYTES = 0;
 constexpr int WARP_M = 32, WARP_N = 32;
 
+namespace {  // rungs of one library have functions of the same names
+
 // A factor with its terms side by side, [rows, terms].
 struct Factor {
     const bf16* values;
@@ -17,6 +19,8 @@ struct Factor {
         cp_async_16(to, is_inside ? values + size_t(line) * terms + at : values, is_inside ? 16 : 0);
     }
 };
+
+}  // namespace
 
 // x bf16 [T, K]; w bf16 [N, K]; y bf16 [T, N].
 extern "C" __global__ void __launch_bounds__(THREADS)

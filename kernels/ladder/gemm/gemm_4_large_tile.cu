@@ -6,6 +6,8 @@ constexpr int TILE_M = 128, TILE_N = 128, TILE_K = 64, STAGES = 2;
 constexpr int THREADS = 4 * WARP, SHARED_BYTES = STAGES * (tile_bytes(TILE_M, TILE_K) + tile_bytes(TILE_N, TILE_K));
 constexpr int WARP_M = 64, WARP_N = 64;
 
+namespace {  // rungs of one library have functions of the same names
+
 // Brings the tiles of 128 rows of a factor [rows, terms] to shared memory, one after the other: a thread has a vector of every 16th line.
 struct Loader {
     static constexpr int VECTORS = TILE_K / VECTOR, LINES = THREADS / VECTORS, COUNT = TILE_M / LINES;
@@ -26,6 +28,8 @@ struct Loader {
         terms -= TILE_K;
     }
 };
+
+}  // namespace
 
 // x bf16 [T, K]; w bf16 [N, K]; y bf16 [T, N].
 extern "C" __global__ void __launch_bounds__(THREADS)
