@@ -1,10 +1,7 @@
 //! The kernels as `build.rs` embeds them: sources for the simt device, compiled images for GPUs. What a launch has to know of a source,
 //! its constants and structs, is in the module of the source's name, as `kernels/launch.rs` reads it.
 
-#![allow(
-    clippy::manual_div_ceil,
-    reason = "C++ has none, and what is read from a source is written as it stands there"
-)]
+#![allow(clippy::manual_div_ceil, reason = "written as it stands in the kernels' sources")]
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
