@@ -151,10 +151,10 @@ fn print_table(measured: &[Measured]) {
         memory / 1e9,
         product / 1e12
     );
-    println!("{:<26}{:<38}{:>12}{:>18}{:>9}", "op", "case", "median", "rate", "of peak");
+    println!("{:<30}{:<38}{:>12}{:>18}{:>9}", "op", "case", "median", "rate", "of peak");
     for row in measured {
         let (share, rate) = row.cost.share(row.seconds, product, memory);
-        println!("{:<26}{:<38}{:>12}{rate:>18}{:>7.0} %", row.op, row.case, time_text(row.seconds), 100.0 * share);
+        println!("{:<30}{:<38}{:>12}{rate:>18}{:>7.0} %", row.op, row.case, time_text(row.seconds), 100.0 * share);
     }
 }
 

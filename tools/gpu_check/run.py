@@ -185,7 +185,7 @@ def main():
     parser.add_argument("pieces", nargs="*")
     parser.add_argument("--seconds", type=float, default=550)
     parser.add_argument("--rehearse", action="store_true")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     known = pieces(arguments.rehearse)
     unknown = set(arguments.pieces) - {name for name, _, _ in known}
     if unknown:

@@ -16,11 +16,12 @@ def pieces(lines):
     return ["| piece | | s |", "|---|---|---|", *rows, ""]
 
 
-def rate(line):
-    """What a measurement comes to: a number and its unit."""
-    if line.get("flop"):
-        return line["flop"] / line["seconds"] / 1e12, "TFLOP/s"
-    return line["bytes"] / line["seconds"] / 1e9, "GB/s"
+def rate(line, limits):
+    """What a measurement comes to, a number and its unit: of what bounds it by the limits, arithmetic or bytes."""
+    by_flop, by_bytes = line.get("flop", 0) / 1e12, line.get("bytes", 0) / 1e9
+    share = lambda amount, unit: amount / limits[unit] if limits.get(unit) else amount
+    is_flop = by_flop > 0 and share(by_flop, "TFLOP/s") >= share(by_bytes, "GB/s")
+    return (by_flop / line["seconds"], "TFLOP/s") if is_flop else (by_bytes / line["seconds"], "GB/s")
 
 
 def kernels(lines):
@@ -33,11 +34,11 @@ def kernels(lines):
     limits = {}
     for line in measured:
         if line["op"] == "limits":
-            value, unit = rate(line)
+            value, unit = rate(line, {})
             limits[unit] = max(limits.get(unit, 0.0), value)
     rows = ["| op | case | us | | share of the limit | peer | ours over peer |", "|---|---|---|---|---|---|---|"]
     for line in ours:
-        value, unit = rate(line)
+        value, unit = rate(line, limits)
         limit, peer = limits.get(unit), peers.get((line["op"], line["case"]))
         share = f"{value / limit:.0%}" if limit else ""
         beside = ["", ""]
