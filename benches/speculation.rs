@@ -74,7 +74,13 @@ impl Sample for Reciting {
         self.cpu.logits(h, w)
     }
 
-    fn sample(&self, logits: &Tensor, row_params: &[SamplingParams<'_>], excluded: &[u32]) -> Vec<SampledToken> {
+    fn sample_overlapped(
+        &self,
+        logits: &Tensor,
+        row_params: &[SamplingParams<'_>],
+        excluded: &[u32],
+        _: &mut dyn FnMut(&Tensor),
+    ) -> Vec<SampledToken> {
         let texts = self.texts.lock().unwrap();
         let told = |params: &SamplingParams<'_>| texts[params.sequence as usize][params.position as usize];
         let sampled = self.cpu.sample(logits, row_params, excluded).into_iter().zip(row_params);

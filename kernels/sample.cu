@@ -529,10 +529,11 @@ __device__ inline Choice draw(const Row& row, const SamplingParams& params, Work
 }
 
 // hot
-// logits f32 [N, vocab]; row_params [N]; adjusted, softmax, tops, counts, masses as `sample_slices` wrote them; sampled [N]. A block a row.
+// logits f32 [N, vocab]; row_params [N]; adjusted, softmax, tops, counts, masses as `sample_slices` wrote them; sampled and ids, its tokens, [N].
+// A block a row.
 extern "C" __global__ void __launch_bounds__(ROW_THREADS, 1)
     sample(const float* logits, const SamplingParams* row_params, const float* adjusted, const SliceSoftmax* softmax, const float* tops,
-           const unsigned* counts, const float* masses, SampledToken* sampled, Excluded excluded, int vocab, int slices) {
+           const unsigned* counts, const float* masses, SampledToken* sampled, int* ids, Excluded excluded, int vocab, int slices) {
     __shared__ Workspace work;
     __shared__ Row row;
     __shared__ RowSoftmax softmax_of_row;
@@ -567,5 +568,6 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, 1)
                                choice.logprob,
                                choice.share,
                                softmax_of_row.entropy};
+        ids[blockIdx.x] = choice.token;
     }
 }

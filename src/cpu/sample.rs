@@ -7,7 +7,7 @@ use super::linear::{self, Size, Start};
 use super::log_sum_exp::{exclude, exp_shifted, log_probability, softmax, softmax_at_temperature};
 use super::simd::{LANES, kernel};
 use super::{Cpu, PARALLEL_COST, floats, floats_mut, parameter};
-use crate::ops::sample::{Sample, SampledToken, SamplingParams, philox_uniform};
+use crate::ops::sample::{Sample, SampledToken, SamplingParams, philox_uniform, sampled_ids};
 use crate::ops::{Dtype, Tensor};
 
 /// Rough number of operations per logit.
@@ -22,7 +22,13 @@ impl Sample for Cpu {
         z
     }
 
-    fn sample(&self, logits: &Tensor, row_params: &[SamplingParams<'_>], excluded: &[u32]) -> Vec<SampledToken> {
+    fn sample_overlapped(
+        &self,
+        logits: &Tensor,
+        row_params: &[SamplingParams<'_>],
+        excluded: &[u32],
+        meanwhile: &mut dyn FnMut(&Tensor),
+    ) -> Vec<SampledToken> {
         let vocab = logits.cols();
         assert!(
             logits.rows() >= row_params.len() && vocab > 0,
@@ -30,11 +36,15 @@ impl Sample for Cpu {
             row_params.len()
         );
         let row = |(z, params): (&[f32], &SamplingParams<'_>)| sample_row(self, z, params, excluded);
-        if logits.len() * COST < PARALLEL_COST {
+        let sampled: Vec<SampledToken> = if logits.len() * COST < PARALLEL_COST {
             floats(logits).chunks_exact(vocab).zip(row_params).map(row).collect()
         } else {
             floats(logits).par_chunks_exact(vocab).zip(row_params).map(row).collect()
+        };
+        if !sampled.is_empty() {
+            meanwhile(&sampled_ids(self, &sampled));
         }
+        sampled
     }
 }
 

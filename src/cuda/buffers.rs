@@ -59,6 +59,13 @@ impl Cuda {
         }
     }
 
+    /// Copies to the host as bytes, and calls `meanwhile` before it waits for them.
+    #[track_caller]
+    pub(super) fn download_overlapped(&self, tensor: &Tensor, bytes: &mut [u8], meanwhile: &mut dyn FnMut()) {
+        assert!(!self.graph_capture.is_capturing(), "a download cannot be captured");
+        sound("download", self.device.copy_out_overlapped(bytes, span(tensor), meanwhile));
+    }
+
     #[track_caller]
     fn read<T: Pod>(&self, tensor: &Tensor) -> Vec<T> {
         assert!(!self.graph_capture.is_capturing(), "a download cannot be captured");
@@ -132,6 +139,13 @@ impl Buffers for Cuda {
         if !is_noted {
             sound("clear", self.device.zero(span(tensor)));
         }
+    }
+
+    fn copy_indices(&self, tensor: &mut Tensor, at: usize, from: &Tensor, range: Range<usize>) {
+        assert_eq!([tensor.dtype(), from.dtype()], [Dtype::I32; 2], "copy_indices: {from:?} to {tensor:?}");
+        let bytes = element_bytes(Dtype::I32);
+        let part = |of, begin: usize| span(of).part(begin * bytes, range.len() * bytes);
+        self.copy(part(tensor, at), part(from, range.start));
     }
 
     fn addresses(&self, tensor: &Tensor) -> Range<u64> {

@@ -36,7 +36,7 @@ impl GraphCapture {
 pub(super) struct Replay {
     device: Arc<dyn Device>,
     prepared: Prepared,
-    result: Tensor,
+    result: Arc<Tensor>,
     /// What the steps use beside the result and what the capture was given.
     _reserved: Reserved,
 }
@@ -52,7 +52,7 @@ impl Replay {
         let earlier = graph_capture.steps().replace(Vec::new());
         assert!(earlier.is_none(), "one graph capture at a time");
         arena.begin_capture();
-        let result = work();
+        let result = Arc::new(work());
         let reserved = arena.end_capture();
         let steps = graph_capture.steps().take().expect("a graph capture was begun");
         let prepared = sound(device.prepare(steps));
@@ -66,8 +66,8 @@ fn sound<T>(result: Result<T, DeviceError>) -> T {
 }
 
 impl CapturedGraph for Replay {
-    fn replay(&self) -> &Tensor {
+    fn replay(&self) -> Arc<Tensor> {
         sound(self.prepared.repeat(&*self.device));
-        &self.result
+        self.result.clone()
     }
 }

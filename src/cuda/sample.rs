@@ -7,7 +7,7 @@ use super::kernels::sample::{self as kernel, CLASSES};
 use super::token_logprob::{Part, SOFTMAX_WORDS, excluded_ids};
 use super::{Cuda, expect_shape, optional, rows_of, size, tensor};
 use crate::ops::sample::{Sample, SampledToken, SamplingParams};
-use crate::ops::{Buffers, Dtype, Host, HostMut, Tensor};
+use crate::ops::{Buffers, Dtype, Host, Tensor};
 
 impl Sample for Cuda {
     fn logits(&self, h: &Tensor, w: &Tensor) -> Tensor {
@@ -20,7 +20,13 @@ impl Sample for Cuda {
         z
     }
 
-    fn sample(&self, logits: &Tensor, row_params: &[SamplingParams<'_>], excluded: &[u32]) -> Vec<SampledToken> {
+    fn sample_overlapped(
+        &self,
+        logits: &Tensor,
+        row_params: &[SamplingParams<'_>],
+        excluded: &[u32],
+        meanwhile: &mut dyn FnMut(&Tensor),
+    ) -> Vec<SampledToken> {
         let (rows, vocab) = (row_params.len(), logits.cols());
         assert_eq!(logits.dtype(), Dtype::F32, "sample: logits {logits:?}");
         assert!(logits.rows() >= rows, "sample: {rows} rows of {logits:?}");
@@ -44,6 +50,7 @@ impl Sample for Cuda {
         let counts = self.empty(&[rows, slices, CLASSES], Dtype::I32);
         let masses = self.empty(&[rows, slices, CLASSES], Dtype::F32);
         let sampled = self.empty(&[rows, words::<kernel::SampledToken>()], Dtype::I32);
+        let ids = self.empty(&[rows], Dtype::I32);
         let (logits, excluded) = (rows_of("logits", logits, 0, rows), excluded_ids(excluded, vocab));
         self.launch(
             "sample_slices",
@@ -75,13 +82,14 @@ impl Sample for Cuda {
                 tensor("counts", &counts),
                 tensor("masses", &masses),
                 tensor("sampled", &sampled),
+                tensor("ids", &ids),
                 excluded,
                 size(vocab),
                 size(slices),
             ],
         );
         let mut found = vec![kernel::SampledToken::zeroed(); rows];
-        self.download(&sampled, HostMut::I32(bytemuck::cast_slice_mut(&mut found)));
+        self.download_overlapped(&sampled, bytemuck::cast_slice_mut(&mut found), &mut || meanwhile(&ids));
         found.into_iter().map(sampled_token).collect()
     }
 }

@@ -82,7 +82,7 @@ fn graphs_repeat(backend: &dyn Backend) -> Result<(), Fault> {
     for repeat in 0..3 {
         let values = random.normals(ROWS * DIM);
         backend.overwrite(&mut x, Host::Bf16(&values));
-        let found = backend.to_f32(graph.replay());
+        let found = backend.to_f32(&graph.replay());
         let expected = backend.to_f32(&layer(&x));
         if let Some(at) = (0..found.len()).find(|at| found[*at].to_bits() != expected[*at].to_bits()) {
             let place = format!("element {at} of {}, repeat {repeat}", found.len());

@@ -4,6 +4,7 @@
 //! weights in place, so a graph outlives them; the memory that a graph runs in is its own for as long as it lives. Batches are padded to few sizes; a row's bits do not depend on its neighbours, so padding shows in none.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::kv_cache::KvCache;
 use crate::model::Model;
@@ -45,8 +46,16 @@ impl DecodeGraphs {
         DecodeGraphs { is_useless: true, ..DecodeGraphs::default() }
     }
 
-    /// The logits of a batch of one token a sequence, F32 `[at least sequences, vocab]`; `None` where the backend captures no graphs.
-    pub fn forward(&mut self, model: &Model, weights: &Weights, batch: &Batch, cache: &mut KvCache) -> Option<&Tensor> {
+    /// The logits of a batch of one token a sequence, F32 `[at least sequences, vocab]`; `None` where the backend captures no graphs. The ids
+    /// are the batch's, or, where there is `sampled`, the rows of it that are named. The next call overwrites the logits.
+    pub fn forward(
+        &mut self,
+        model: &Model,
+        weights: &Weights,
+        batch: &Batch,
+        sampled: Option<(&Tensor, &[usize])>,
+        cache: &mut KvCache,
+    ) -> Option<Arc<Tensor>> {
         if self.is_useless {
             return None;
         }
@@ -74,6 +83,9 @@ impl DecodeGraphs {
         self.uses += 1;
         let step = self.steps.get_mut(&size)?;
         step.used = self.uses;
+        if let Some((ids, rows)) = sampled {
+            step.inputs.overwrite_ids(ids, rows, backend);
+        }
         Some(step.graph.replay())
     }
 

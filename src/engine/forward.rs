@@ -52,16 +52,22 @@ pub fn image_features(
     Some((model.merger_forward(weights, &features).0, places))
 }
 
-/// What the model is given: the tokens of the chunks with their drafts, one sequence behind the other.
+/// What the model is given: the tokens of the chunks with their drafts, one sequence behind the other. The id of a token that is not read
+/// yet is 0.
 pub fn batch(sequences: &Sequences, chunks: &[Chunk], images: Option<&[ImagePlace]>) -> Batch {
     let mut batch = Batch { bounds: vec![0], rows: Some(Vec::new()), ..Batch::default() };
     let mut pages = BatchPages::default();
     for chunk in chunks {
         let sequence = &sequences[&chunk.sequence];
         let end = chunk.tokens.end + chunk.draft.len();
-        batch.ids.extend(sequence.ids[chunk.tokens.clone()].iter().chain(&chunk.draft));
-        batch.positions.extend(&sequence.positions[chunk.tokens.clone()]);
-        batch.positions.extend(sequence.positions_ahead(&chunk.draft));
+        if chunk.tokens.start == sequence.ids.len() {
+            batch.ids.push(0);
+            batch.positions.push(sequence.next_position());
+        } else {
+            batch.ids.extend(sequence.ids[chunk.tokens.clone()].iter().chain(&chunk.draft));
+            batch.positions.extend(&sequence.positions[chunk.tokens.clone()]);
+            batch.positions.extend(sequence.positions_ahead(&chunk.draft));
+        }
         batch.bounds.push(batch.ids.len());
         pages.slots.extend((chunk.tokens.start..end).map(|position| sequence.page_table.slot(position)));
         pages.page_tables.push(sequence.page_table.pages().to_vec());

@@ -9,6 +9,8 @@ pub mod sizing;
 // What a step is made of, in order.
 pub mod groups;
 pub mod scheduler;
+pub mod ahead;
+mod compute;
 pub mod forward;
 pub mod decode_graphs;
 pub mod sample;
@@ -25,14 +27,14 @@ use std::time::Instant;
 
 use tracing::debug_span;
 
+use ahead::Ahead;
 use decode_graphs::DecodeGraphs;
-use forward::{batch, image_features};
 use groups::Groups;
 use images::EncodedImages;
 use kv_cache::KvCache;
 use request::{GenerateRequest, GeneratorError, TokenEvent};
-use sample::{own_bytes, sample};
-use scheduler::{Chunk, Schedule, schedule, schedule_ahead};
+use sample::own_bytes;
+use scheduler::{Chunk, Schedule, schedule};
 use sequence::{Sequence, SequenceState, Sequences};
 pub use sizing::EngineLimits;
 use speculation::{DRAFT_TOKENS_MAX, Speculation, Speculator};
@@ -53,8 +55,7 @@ pub struct Engine {
     decode_graphs: DecodeGraphs,
     sequences: Sequences,
     groups: Groups,
-    /// Chunks of the next step that were decided during the last one.
-    ahead: Vec<Chunk>,
+    ahead: Ahead,
     /// Sequences opened so far.
     opened: u64,
     /// Open sequences that are paused.
@@ -77,7 +78,7 @@ impl Engine {
             limits,
             sequences: Sequences::new(),
             groups: Groups::default(),
-            ahead: Vec::new(),
+            ahead: Ahead::default(),
             opened: 0,
             paused: 0,
             statistics: Statistics::default(),
@@ -114,6 +115,7 @@ impl Engine {
 
     /// Gives the memory of pages and graphs back until the next step; to be called when no sequence is left, so that an update has it.
     pub fn release_pages(&mut self) {
+        self.ahead = Ahead::default();
         self.decode_graphs.forget();
         self.cache.release();
         self.model.backend.trim();
@@ -210,7 +212,7 @@ impl Engine {
         sequence.set_paused(is_paused);
         self.paused = if is_paused { self.paused + 1 } else { self.paused - 1 };
         self.groups.unsettle(sequence.group);
-        self.ahead.retain(|chunk| chunk.sequence != number);
+        self.ahead.leave_out(number);
         sequence.free_spare_pages(self.cache.pool());
     }
 
@@ -238,7 +240,7 @@ impl Engine {
     pub fn close(&mut self, number: u64) {
         let Some(mut sequence) = self.sequences.remove(&number) else { return };
         self.paused -= usize::from(sequence.is_paused());
-        self.ahead.retain(|chunk| chunk.sequence != number);
+        self.ahead.leave_out(number);
         self.groups.close(number, &sequence, &mut self.sequences, self.cache.pool());
         self.cache.pool().release(&mut sequence.page_table);
     }
@@ -268,8 +270,13 @@ impl Engine {
         let _scheduling = debug_span!("schedule").entered();
         self.forget_other_weights(weights);
         self.groups.share_prompts(&mut self.sequences, self.cache.pool());
-        let decided = std::mem::take(&mut self.ahead);
-        let mut pass = schedule(&mut self.sequences, &mut self.cache, decided, self.limits.prefill_chunk_tokens);
+        let decided = std::mem::take(&mut self.ahead.chunks);
+        // If all of a launched forward's sequences have stopped, nobody wants it.
+        self.ahead.launched.take_if(|_| decided.is_empty());
+        let mut pass = match self.ahead.launched {
+            Some(_) => Schedule { chunks: decided, ..Schedule::default() },
+            None => schedule(&mut self.sequences, &mut self.cache, decided, self.limits.prefill_chunk_tokens),
+        };
         if pass.preempted > 0 {
             self.groups.unsettle_all();
         }
@@ -287,12 +294,16 @@ impl Engine {
         }
         let decoding = pass.chunks.iter().filter(|chunk| chunk.is_decoding()).count();
         let rows = pass.chunks.iter().map(Chunk::computed).sum();
-        let mut spare = pass.spare_tokens.min(self.speculator.rows_max(rows));
+        let rows_max = self.speculator.rows_max(rows);
+        let mut spare = pass.spare_tokens.min(rows_max);
+        self.ahead.wants_draft = false;
         let tokenizer = self.processor.tokenizer();
         for chunk in pass.chunks.iter_mut().filter(|chunk| chunk.is_decoding()) {
             let sequence = self.sequences.get_mut(&chunk.sequence).expect("scheduled sequences are open");
             sequence.propose_draft(DRAFT_TOKENS_MAX, &self.model.config, |id| tokenizer.is_special(id));
-            let wanted = self.speculator.draft_len(&sequence.drafter, decoding).min(spare);
+            let repaying = self.speculator.draft_len(&sequence.drafter, decoding);
+            self.ahead.wants_draft |= repaying.min(rows_max) > 0;
+            let wanted = repaying.min(spare);
             let tokens = self.cache.make_spare_writable(&mut sequence.page_table, chunk.tokens.end, wanted);
             chunk.draft = sequence.drafter.draft().tokens()[..tokens].to_vec();
             spare -= tokens;
@@ -308,43 +319,12 @@ impl Engine {
         }
         self.weights = weights;
         self.images.clear();
-        self.ahead.clear();
+        self.ahead = Ahead::default();
         for sequence in self.sequences.values_mut() {
             sequence.release(self.cache.pool());
         }
         self.groups.unsettle_all();
         self.cache.pool().forget();
-    }
-
-    /// The second part: computes the chunks, and samples the next token of those that are whole, and one after each drafted token: candidates
-    /// in the order of the chunks, none of which stops yet. The next step is scheduled before the logits are read: on an asynchronous backend the device may still
-    /// compute them.
-    pub fn compute(&mut self, weights: &Weights, chunks: &[Chunk]) -> Vec<TokenEvent> {
-        let scheduled = (&self.sequences, chunks);
-        let images = image_features(&self.model, weights, &self.processor, scheduled, &mut self.images);
-        let batch = batch(&self.sequences, chunks, images.as_ref().map(|(_, places)| places.as_slice()));
-        let is_plain = images.is_none() && chunks.iter().all(|chunk| chunk.is_decoding() && chunk.draft.is_empty());
-        let computed;
-        let logits = if is_plain
-            && let Some(logits) = self.decode_graphs.forward(&self.model, weights, &batch, &mut self.cache)
-        {
-            logits
-        } else {
-            let features = images.as_ref().map(|(features, _)| features);
-            let hidden = self.model.forward_paged(weights, &batch, features, self.cache.layers_mut(&self.model));
-            if !chunks.iter().any(|chunk| chunk.samples_next) {
-                return Vec::new();
-            }
-            computed = self.model.logits(weights, &hidden);
-            &computed
-        };
-        self.ahead = schedule_ahead(&mut self.sequences, &mut self.cache, chunks);
-        sample(&self.model, logits, weights.version, &mut self.sequences, &self.processor, chunks)
-    }
-
-    /// Runs only `schedule_ahead`, for simulations that skip [`Engine::compute`] (`benches/simulation.rs`).
-    pub fn look_ahead(&mut self, chunks: &[Chunk]) {
-        self.ahead = schedule_ahead(&mut self.sequences, &mut self.cache, chunks);
     }
 
     /// The third part: notes what is computed, and gives each sequence the tokens sampled for it: the first, and the one after each accepted
@@ -381,7 +361,7 @@ impl Engine {
             }
         }
         if events.iter().any(|event| event.stopped.is_some()) {
-            self.ahead.retain(|chunk| !self.sequences[&chunk.sequence].is_stopped());
+            self.ahead.chunks.retain(|chunk| !self.sequences[&chunk.sequence].is_stopped());
         }
         events
     }

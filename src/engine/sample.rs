@@ -1,6 +1,7 @@
 //! From the logits of a step to sampled tokens.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
@@ -10,28 +11,42 @@ use super::sampling::top_logprobs::{top_logprobs, top_logprobs_processed};
 use super::scheduler::Chunk;
 use super::sequence::Sequences;
 use crate::model::Model;
-use crate::ops::sample::SamplingParams;
+use crate::ops::sample::{SampledToken, SamplingParams};
 use crate::ops::{Backend, Tensor};
 use crate::prompt::Processor;
 
-/// Samples from the logits of the chunks that sample. Placeholders of pictures are never sampled. The host makes the grammars' masks while the
-/// device computes the logits.
+/// The logits of a step.
+pub struct Logits {
+    /// F32 `[at least rows, vocab]`.
+    pub values: Arc<Tensor>,
+    /// The row of each chunk, ascending, where some rows belong to none; one row behind the other where absent.
+    pub rows: Option<Vec<usize>>,
+    /// They are a graph's: its next replay overwrites them.
+    pub is_replayed: bool,
+}
+
+/// Samples from the logits of the chunks that sample. Placeholders of pictures are never sampled. `meanwhile` is given the ids of all rows
+/// before they are read ([`crate::ops::sample::Sample::sample_overlapped`]).
 pub fn sample(
     model: &Model,
-    logits: &Tensor,
+    logits: &Logits,
     weights_version: u64,
-    sequences: &mut Sequences,
-    processor: &Processor,
+    (sequences, processor): (&Sequences, &Processor),
     chunks: &[Chunk],
+    meanwhile: &mut dyn FnMut(&Tensor),
 ) -> Vec<TokenEvent> {
-    make_masks(sequences);
     let samplers = samplers(sequences, processor, chunks);
     let row_params: Vec<SamplingParams<'_>> =
         samplers.iter().map(|(sampler, position)| sampler.params(*position)).collect();
     let excluded = model.config.placeholders();
-    let sampled = model.backend.sample(logits, &row_params, &excluded);
-    let top_logprobs =
-        top_logprobs_of(&*model.backend, logits, &top_logprobs_asked(sequences, chunks), &row_params, &excluded);
+    let sampled = sample_rows(model, logits, &row_params, &excluded, meanwhile);
+    let top_logprobs = top_logprobs_of(
+        &*model.backend,
+        &logits.values,
+        &top_logprobs_asked(sequences, chunks),
+        &row_params,
+        &excluded,
+    );
     let numbers = chunks.iter().flat_map(|chunk| std::iter::repeat_n(chunk.sequence, chunk.sampled()));
     let rows = numbers.zip(&samplers).zip(sampled).zip(top_logprobs);
     rows.map(|(((sequence, (sampler, _)), sampled), top_logprobs)| TokenEvent {
@@ -44,8 +59,26 @@ pub fn sample(
     .collect()
 }
 
+/// What is sampled from the rows that belong to chunks, one for each of `row_params`.
+fn sample_rows(
+    model: &Model,
+    logits: &Logits,
+    row_params: &[SamplingParams<'_>],
+    excluded: &[u32],
+    meanwhile: &mut dyn FnMut(&Tensor),
+) -> Vec<SampledToken> {
+    let (backend, values) = (&*model.backend, &logits.values);
+    let Some(rows) = &logits.rows else {
+        return backend.sample_overlapped(values, row_params, excluded, meanwhile);
+    };
+    let mut spread = vec![SamplingParams::GREEDY; rows.last().map_or(0, |last| last + 1)];
+    rows.iter().zip(row_params).for_each(|(&row, params)| spread[row] = *params);
+    let sampled = backend.sample_overlapped(values, &spread, excluded, meanwhile);
+    rows.iter().map(|&row| sampled[row]).collect()
+}
+
 /// Makes the masks of sequences with grammars.
-fn make_masks(sequences: &mut Sequences) {
+pub fn make_masks(sequences: &mut Sequences) {
     let running = sequences.values_mut().filter(|sequence| sequence.is_running());
     let mut lacking: Vec<&mut SamplingState> =
         running.map(|sequence| &mut sequence.sampler).filter(|sampler| sampler.lacks_mask()).collect();

@@ -205,6 +205,11 @@ impl Sequence {
         self.cursor.clone().extend(draft).expect("drafted tokens are text")
     }
 
+    /// The position of the next token that is sampled.
+    pub fn next_position(&self) -> [u32; 3] {
+        [self.cursor.next_position(); 3]
+    }
+
     /// Its first `computed` tokens have keys and values, and full pages can be found by others.
     pub fn settle(&mut self, computed: usize, pool: &mut PagePool) {
         self.computed = computed;

@@ -7,6 +7,8 @@ pub struct Statistics {
     pub preemptions: u64,
     /// Tokens that went through the model, drafted ones among them.
     pub computed_tokens: u64,
+    /// Steps whose forward was launched before the tokens of the step before were read.
+    pub overlapped_steps: u64,
     /// Drafts that were verified.
     pub drafts: u64,
     /// Tokens in these drafts.
@@ -29,6 +31,7 @@ impl Statistics {
         Statistics {
             preemptions: self.preemptions - earlier.preemptions,
             computed_tokens: self.computed_tokens - earlier.computed_tokens,
+            overlapped_steps: self.overlapped_steps - earlier.overlapped_steps,
             drafts: self.drafts - earlier.drafts,
             drafted_tokens: self.drafted_tokens - earlier.drafted_tokens,
             accepted_tokens: self.accepted_tokens - earlier.accepted_tokens,

@@ -126,6 +126,16 @@ impl Batch {
 }
 
 impl BatchTensors {
+    /// Writes token ids that are on the backend over the first ones: the ids `rows[i]` of `sampled`, I32.
+    pub fn overwrite_ids(&mut self, sampled: &Tensor, rows: &[usize], backend: &dyn Backend) {
+        let mut at = 0;
+        // Most follow each other, so there are few copies.
+        for run in rows.chunk_by(|&row, &next| row + 1 == next) {
+            backend.copy_indices(&mut self.ids, at, sampled, run[0]..run[0] + run.len());
+            at += run.len();
+        }
+    }
+
     pub(super) fn segments(&self) -> Packed<'_> {
         Packed { bounds: &self.bounds, prefixes: self.prefixes.as_ref(), causal: true }
     }

@@ -10,6 +10,7 @@
 #![doc = include_str!("README.md")]
 
 use std::ops::Range;
+use std::sync::Arc;
 
 pub mod footprint;
 pub mod tensor;
@@ -54,6 +55,14 @@ pub trait Buffers {
     fn overwrite(&self, tensor: &mut Tensor, values: Host<'_>) {
         *tensor = self.upload(values, tensor.shape(), tensor.dtype());
     }
+    /// Writes the elements `range` of `from` over those of `tensor` from `at` on; both I32.
+    fn copy_indices(&self, tensor: &mut Tensor, at: usize, from: &Tensor, range: Range<usize>) {
+        let [mut to, mut values] = [vec![0; tensor.len()], vec![0; from.len()]];
+        self.download(tensor, HostMut::I32(&mut to));
+        self.download(from, HostMut::I32(&mut values));
+        to[at..at + range.len()].copy_from_slice(&values[range]);
+        self.overwrite(tensor, Host::I32(&to));
+    }
     /// The addresses that a tensor takes up.
     fn addresses(&self, tensor: &Tensor) -> Range<u64>;
     /// Gives large pieces of memory that no tensor holds back to the system, if the backend keeps such: another use of them is to come.
@@ -76,7 +85,7 @@ pub trait Buffers {
 /// Work that was captured.
 pub trait CapturedGraph: Send + Sync {
     /// Does the work with the values that its tensors have now. The result is overwritten by the next replay.
-    fn replay(&self) -> &Tensor;
+    fn replay(&self) -> Arc<Tensor>;
 }
 
 /// Bytes that tensors hold of a device's memory.

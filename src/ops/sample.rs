@@ -1,6 +1,6 @@
 //! Sampling the next token from logits.
 
-use super::Tensor;
+use super::{Backend, Tensor};
 
 /// Sampling with counter-based randomness.
 ///
@@ -19,7 +19,24 @@ pub trait Sample {
     /// `z = h wᵀ`: F32 `[N, V]`, by the arithmetic of [`super::token_logprob`]; h Activation `[N, D]`, w Bf16 `[V, D]`.
     fn logits(&self, h: &Tensor, w: &Tensor) -> Tensor;
     /// logits F32 `[N, V]`; one [`SamplingParams`] for each of the first rows; at most [`EXCLUDED_MAX`] different ids are excluded.
-    fn sample(&self, logits: &Tensor, row_params: &[SamplingParams<'_>], excluded: &[u32]) -> Vec<SampledToken>;
+    fn sample(&self, logits: &Tensor, row_params: &[SamplingParams<'_>], excluded: &[u32]) -> Vec<SampledToken> {
+        self.sample_overlapped(logits, row_params, excluded, &mut |_| {})
+    }
+    /// As [`Sample::sample`]; `meanwhile` is called once, unless there are no rows, with the sampled ids, I32 `[N]`. Where the device works beside the host, the ids are not
+    /// known yet: what `meanwhile` asks of the backend comes behind the sampling, and the host waits for what was sampled, not for that.
+    fn sample_overlapped(
+        &self,
+        logits: &Tensor,
+        row_params: &[SamplingParams<'_>],
+        excluded: &[u32],
+        meanwhile: &mut dyn FnMut(&Tensor),
+    ) -> Vec<SampledToken>;
+}
+
+/// The ids of what was sampled, I32 `[N]`, for backends that sample on the host.
+pub fn sampled_ids(backend: &dyn Backend, sampled: &[SampledToken]) -> Tensor {
+    let ids: Vec<i32> = sampled.iter().map(|sampled| sampled.token as i32).collect();
+    backend.indices(&ids)
 }
 
 /// Ids that a call excludes at most: placeholders of images and of videos.
@@ -53,6 +70,21 @@ pub struct SamplingParams<'a> {
 }
 
 impl SamplingParams<'_> {
+    /// Greedy, with nothing cut, penalised or banned.
+    pub const GREEDY: SamplingParams<'static> = SamplingParams {
+        temperature: 0.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        repetition_penalty: 1.0,
+        seen: &[],
+        bias: &[],
+        allowed: None,
+        seed: 0,
+        sequence: 0,
+        position: 0,
+    };
+
     /// Whether bias or mask change the logits.
     pub fn is_constrained(&self) -> bool {
         !self.bias.is_empty() || self.allowed.is_some()

@@ -4,7 +4,7 @@ use super::Reference;
 use super::buffers::{f64s, floats};
 use super::token_logprob::{exclude, log_sum_exp};
 use crate::ops::linear::Linear;
-use crate::ops::sample::{Sample, SampledToken, SamplingParams, philox_uniform};
+use crate::ops::sample::{Sample, SampledToken, SamplingParams, philox_uniform, sampled_ids};
 use crate::ops::{Dtype, Tensor};
 
 impl Sample for Reference {
@@ -13,13 +13,20 @@ impl Sample for Reference {
         floats(f64s(&z).to_vec(), z.shape(), Dtype::F32)
     }
 
-    fn sample(&self, logits: &Tensor, row_params: &[SamplingParams<'_>], excluded: &[u32]) -> Vec<SampledToken> {
+    fn sample_overlapped(
+        &self,
+        logits: &Tensor,
+        row_params: &[SamplingParams<'_>],
+        excluded: &[u32],
+        meanwhile: &mut dyn FnMut(&Tensor),
+    ) -> Vec<SampledToken> {
         assert!(logits.rows() >= row_params.len(), "sample: {} rows of {logits:?}", row_params.len());
-        f64s(logits)
-            .chunks_exact(logits.cols())
-            .zip(row_params)
-            .map(|(z, params)| sample_row(z, params, excluded))
-            .collect()
+        let row = |(z, params): (&[f64], &SamplingParams<'_>)| sample_row(z, params, excluded);
+        let sampled: Vec<SampledToken> = f64s(logits).chunks_exact(logits.cols()).zip(row_params).map(row).collect();
+        if !sampled.is_empty() {
+            meanwhile(&sampled_ids(self, &sampled));
+        }
+        sampled
     }
 }
 

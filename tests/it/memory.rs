@@ -96,7 +96,7 @@ fn a_recording_computes_with_new_values_in_memory_of_its_own() {
         let others: Vec<Tensor> = (0..20).map(|_| input(&new)).collect();
         let before: Vec<Vec<f32>> = others.iter().map(download).collect();
         cuda.overwrite(&mut x, Host::F32(&new[..rows * dim]));
-        let replayed = download(graph.replay());
+        let replayed = download(&graph.replay());
         assert_eq!(replayed, download(&twice(&input(&new))));
         assert!(replayed.iter().any(|&value| value != 0.0));
         assert_eq!(others.iter().map(download).collect::<Vec<_>>(), before);

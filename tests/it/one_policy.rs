@@ -104,7 +104,8 @@ pub fn play_and_compare<B: Backend + Clone + 'static>(
     play_policies(&policies, tokens, game)
 }
 
-fn play_policies(policies: &[SmallPolicy], tokens: usize, game: usize) -> Compared {
+/// As [`play_and_compare`], on these policies. Every third game has no drafts.
+pub fn play_policies(policies: &[SmallPolicy], tokens: usize, game: usize) -> Compared {
     let mut random = Random::new(1);
     let mut total = Compared::default();
     let mut seed = 0;
@@ -116,7 +117,8 @@ fn play_policies(policies: &[SmallPolicy], tokens: usize, game: usize) -> Compar
             sequences: random.pick(&[4, 12, 40]),
         };
         seed += 1;
-        let engine = policy.engine(limits).with_speculation(Speculation::Always);
+        let speculation = if seed % 3 == 0 { Speculation::Off } else { Speculation::Always };
+        let engine = policy.engine(limits).with_speculation(speculation);
         let mut game_under_way = Game::new(policy, engine, seed);
         game_under_way.play(game);
         let free = game_under_way.engine.pages();
@@ -129,6 +131,7 @@ fn play_policies(policies: &[SmallPolicy], tokens: usize, game: usize) -> Compar
         total.cached_tokens += statistics.cached_tokens;
         total.cached_images += statistics.cached_images;
         total.accepted_tokens += statistics.accepted_tokens;
+        total.overlapped_steps += statistics.overlapped_steps;
     }
     total
 }

@@ -1,22 +1,30 @@
 //! An NVIDIA GPU through the driver's API. The library is opened when the first device is asked for, so the binary starts on machines
 //! without one.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::{CString, c_void};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod driver;
+mod functions;
+mod graph;
+mod memory;
+
+use std::collections::BTreeMap;
+use std::ffi::c_void;
+use std::sync::{Arc, Mutex};
 
 use cudarc::driver::result::{self, DriverError};
-use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, CudaStream, sys};
+use cudarc::driver::{CudaContext, CudaStream, sys};
+use driver::{check_driver, driver_version, failed};
+use functions::{Function, check_arguments, load, load_image, scalar};
+pub use graph::Graph;
+use graph::{Launched, fault, lock};
+use memory::{Allocations, Pinned, SECTION_BYTES, Staging, keep_memory};
 
-use super::multiprocessor::{Load, Multiprocessor};
-use super::target::{Target, Variant};
+use super::multiprocessor::Multiprocessor;
+use super::target::Target;
 use super::{Argument, Device, DeviceError, Launch, Prepared, Span, Step};
-use crate::cuda::kernels::{self, Parameter};
 use crate::ops::MemoryUse;
 
-/// The oldest driver that takes images of nvcc 13.0, as `cuDriverGetVersion` counts.
-const DRIVER_MIN: i32 = 13_000;
+/// An overlapped copy to the host has so many bytes at most; larger ones are waited for.
+const LANDING_BYTES: usize = 256 << 10;
 
 /// One GPU, its kernels loaded.
 pub struct Gpu {
@@ -28,101 +36,12 @@ pub struct Gpu {
     /// Kernels launched since the last wait. A fault shows at a later call, and one of them is at fault.
     launched: Launched,
     staging: Mutex<Staging>,
+    /// What overlapped copies to the host go through.
+    landing: Mutex<Pinned>,
     allocations: Mutex<Allocations>,
     multiprocessor: Multiprocessor,
     target: Target,
     description: String,
-}
-
-/// Names of kernels, shared with the graphs that launch them.
-type Launched = Arc<Mutex<BTreeSet<&'static str>>>;
-
-/// A captured run of kernels.
-pub struct Graph {
-    graph: CudaGraph,
-    kernels: BTreeSet<&'static str>,
-    launched: Launched,
-}
-
-// SAFETY: a handle that any thread may use once the context is bound to it, which a launch does. Whoever launches holds the backend's
-// one stream of work: the engine, on one thread.
-unsafe impl Send for Graph {}
-// SAFETY: as above; launching does not change the graph.
-unsafe impl Sync for Graph {}
-
-impl Graph {
-    /// Launches all of it.
-    pub fn launch(&self) -> Result<(), DeviceError> {
-        lock(&self.launched).extend(&self.kernels);
-        self.graph.launch().map_err(|e| fault(&self.launched, "launching a graph", e))
-    }
-}
-
-impl std::fmt::Debug for Graph {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Graph of {:?}", self.kernels)
-    }
-}
-
-/// A kernel of a loaded image.
-struct Function {
-    handle: sys::CUfunction,
-    parameters: Vec<Parameter>,
-    /// Of a thread.
-    registers: usize,
-    /// Static shared bytes.
-    fixed_bytes: usize,
-    /// The shared bytes of a block, static and dynamic, that its share of fast memory is for.
-    preferred_bytes: AtomicUsize,
-}
-
-impl Function {
-    /// Prefers as much shared memory as lets a multiprocessor hold all the blocks that registers allow, if no launch before wanted as much.
-    fn prefer_shared(
-        &self,
-        name: &str,
-        dynamic_bytes: usize,
-        multiprocessor: &Multiprocessor,
-    ) -> Result<(), DriverError> {
-        let shared_bytes = self.fixed_bytes + dynamic_bytes;
-        if shared_bytes <= self.preferred_bytes.fetch_max(shared_bytes, Ordering::Relaxed) {
-            return Ok(());
-        }
-        let load = Load { threads: kernels::threads(name), registers: self.registers, shared_bytes };
-        let carveout = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
-        let percent = multiprocessor.carveout_percent(load);
-        // SAFETY: a function of a loaded module.
-        unsafe { result::function::set_function_attribute(self.handle, carveout, percent) }
-    }
-}
-
-/// From this size on memory is the driver's own, not a pool's: a pool would keep it, and it is taken once.
-const POOLED_BYTES_MAX: usize = 1 << 30;
-
-/// How memory was taken: from the device's pool, in the stream's order, or, where it has none or is asked for much, plainly.
-#[derive(Debug)]
-struct Allocations {
-    has_pool: bool,
-    plain: BTreeSet<u64>,
-}
-
-impl Allocations {
-    fn new(has_pool: bool) -> Allocations {
-        Allocations { has_pool, plain: BTreeSet::new() }
-    }
-
-    fn is_pooled(&self, bytes: usize) -> bool {
-        self.has_pool && bytes < POOLED_BYTES_MAX
-    }
-
-    fn note_plain(&mut self, address: u64) {
-        self.plain.insert(address);
-    }
-
-    /// Whether memory that is given back was taken plainly.
-    fn forget_plain(&mut self, address: u64) -> bool {
-        self.plain.remove(&address)
-    }
 }
 
 // SAFETY: functions are handles that any thread may use once the context is bound to it, which every call does.
@@ -167,7 +86,9 @@ impl Gpu {
         let functions = load(variant, shared_bytes_max, &multiprocessor)?;
         let description = format!("{name}, {target}, kernels for {}", variant.name());
         let shared_bytes_max = shared_bytes_max as usize;
-        let staging = Mutex::new(Staging::new(&stream).map_err(|e| failed("pinning host memory", e))?);
+        let pinned = |e| failed("pinning host memory", e);
+        let staging = Mutex::new(Staging::new(&stream).map_err(pinned)?);
+        let landing = Mutex::new(Pinned::new(&stream, LANDING_BYTES).map_err(pinned)?);
         let (launched, allocations) = (Launched::default(), Mutex::new(Allocations::new(has_pool)));
         Ok(Gpu {
             context,
@@ -176,6 +97,7 @@ impl Gpu {
             shared_bytes_max,
             launched,
             staging,
+            landing,
             allocations,
             multiprocessor,
             target,
@@ -235,62 +157,6 @@ impl Gpu {
     }
 }
 
-/// What a call's error says: its own, or that of a kernel launched before it.
-fn fault(launched: &Launched, what: &str, error: DriverError) -> DeviceError {
-    // 700 to 799 but for 701 are the faults of running kernels; the context is of no more use after one.
-    let code = error.0 as u32;
-    if !(700..800).contains(&code) || code == 701 {
-        return failed(what, error);
-    }
-    let names: Vec<&str> = lock(launched).iter().copied().collect();
-    let names = names.join(", ");
-    DeviceError::Fault(format!(
-        "the GPU stopped with {error:?}; at fault is one of the kernels launched since the last wait: {names}. Checkpoints are as they \
-         were; compute-sanitizer finds the access"
-    ))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Refuses a driver that would refuse the kernels, in words.
-fn check_driver() -> Result<(), DeviceError> {
-    let version = driver_version()?;
-    if version >= DRIVER_MIN {
-        return Ok(());
-    }
-    let (major, minor) = (version / 1000, version % 1000 / 10);
-    Err(DeviceError::Missing(format!(
-        "the NVIDIA driver is made for CUDA {major}.{minor}, the kernels need 13.0: install driver 580 or newer, or use --device cpu"
-    )))
-}
-
-fn driver_version() -> Result<i32, DeviceError> {
-    let mut version = 0;
-    // SAFETY: `Gpu::new` has seen that the library is there; the driver writes a number.
-    unsafe { sys::cuDriverGetVersion(&raw mut version) }
-        .result()
-        .map_err(|e| failed("asking for the driver's version", e))?;
-    Ok(version)
-}
-
-/// Memory that is given back stays with the process for the next tensor: by default each wait would return it to the driver.
-fn keep_memory(context: &CudaContext) -> Result<(), DeviceError> {
-    let what = "preparing the memory pool";
-    let mut pool = std::ptr::null_mut();
-    // SAFETY: a live context's device; the driver writes the pool's handle.
-    unsafe { sys::cuDeviceGetDefaultMemPool(&raw mut pool, context.cu_device()) }
-        .result()
-        .map_err(|e| failed(what, e))?;
-    let attribute = sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-    let mut threshold = u64::MAX;
-    // SAFETY: this attribute is a u64, which the driver reads before it returns.
-    unsafe { sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut threshold).cast()) }
-        .result()
-        .map_err(|e| failed(what, e))
-}
-
 fn multiprocessor(context: &CudaContext) -> Result<Multiprocessor, DeviceError> {
     use sys::CUdevice_attribute_enum as Attribute;
     let number = |attribute| {
@@ -304,161 +170,6 @@ fn multiprocessor(context: &CudaContext) -> Result<Multiprocessor, DeviceError> 
         shared_bytes: number(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR)?,
         reserved_bytes: number(Attribute::CU_DEVICE_ATTRIBUTE_RESERVED_SHARED_MEMORY_PER_BLOCK)?,
     })
-}
-
-/// The kernels of a variant, allowed to ask for all the shared memory that a block may have.
-fn load(
-    variant: Variant,
-    shared_bytes_max: i32,
-    multiprocessor: &Multiprocessor,
-) -> Result<BTreeMap<&'static str, Function>, DeviceError> {
-    let mut functions = BTreeMap::new();
-    for (unit, text) in kernels::units() {
-        let image = kernels::IMAGES.iter().find(|(of, compiled, _)| *of == unit && *compiled == variant.name());
-        let Some((_, _, image)) = image else {
-            return Err(DeviceError::Missing(format!("no CUDA kernels are built in: {}", kernels::COMPILED)));
-        };
-        functions.extend(load_image(unit, text, image, shared_bytes_max, multiprocessor)?);
-    }
-    Ok(functions)
-}
-
-/// The kernels of a source's image.
-fn load_image(
-    unit: &str,
-    text: &'static str,
-    image: &[u8],
-    shared_bytes_max: i32,
-    multiprocessor: &Multiprocessor,
-) -> Result<BTreeMap<&'static str, Function>, DeviceError> {
-    let mut functions = BTreeMap::new();
-    // PTX is text that ends with a zero byte.
-    let mut image = image.to_vec();
-    image.push(0);
-    // SAFETY: a whole image, as nvcc made it. The module lives as long as the context.
-    let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
-        .map_err(|e| failed(&format!("loading {unit}"), e))?;
-    for name in kernels::names(text) {
-        let symbol = CString::new(name).expect("a kernel's name has no zero byte");
-        // SAFETY: a module that was loaded above.
-        let handle = unsafe { result::module::get_function(module, symbol) }
-            .map_err(|e| failed(&format!("finding the kernel {name} in {unit}"), e))?;
-        let function = prepare(handle, name, kernels::parameters(text, name), shared_bytes_max, multiprocessor);
-        functions.insert(name, function.map_err(|e| failed(&format!("preparing {name}"), e))?);
-    }
-    Ok(functions)
-}
-
-fn prepare(
-    handle: sys::CUfunction,
-    name: &str,
-    parameters: Vec<Parameter>,
-    shared_bytes_max: i32,
-    multiprocessor: &Multiprocessor,
-) -> Result<Function, DriverError> {
-    use sys::CUfunction_attribute_enum as Attribute;
-    let dynamic = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-    // SAFETY: a function of a loaded module.
-    let (fixed, registers) = unsafe {
-        let fixed = result::function::get_function_attribute(handle, Attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES)?;
-        result::function::set_function_attribute(handle, dynamic, shared_bytes_max - fixed)?;
-        (fixed, result::function::get_function_attribute(handle, Attribute::CU_FUNC_ATTRIBUTE_NUM_REGS)?)
-    };
-    let (registers, fixed_bytes, preferred_bytes) = (registers as usize, fixed as usize, AtomicUsize::new(0));
-    let function = Function { handle, parameters, registers, fixed_bytes, preferred_bytes };
-    function.prefer_shared(name, 0, multiprocessor)?;
-    Ok(function)
-}
-
-/// Bytes of a section of the staging memory; larger copies go in pieces.
-const SECTION_BYTES: usize = 8 << 20;
-/// Sections that are filled in turn.
-const SECTIONS: usize = 4;
-/// Where copies begin.
-const STAGING_ALIGNMENT: usize = 256;
-
-/// Pinned host memory that copies go through, so that the host need not wait for the GPU to have read its values: a ring of sections,
-/// each filled from the front, and filled again when the copies from it are done.
-struct Staging {
-    memory: *mut u8,
-    section: usize,
-    used: usize,
-    /// Behind the last copy of each section.
-    done: [Option<CudaEvent>; SECTIONS],
-    context: Arc<CudaContext>,
-}
-
-// SAFETY: plain memory of this struct's own.
-unsafe impl Send for Staging {}
-
-impl Staging {
-    fn new(stream: &CudaStream) -> Result<Staging, DriverError> {
-        let context = stream.context().clone();
-        context.bind_to_thread()?;
-        // SAFETY: freed on drop.
-        let memory = unsafe { result::malloc_host(SECTIONS * SECTION_BYTES, 0) }?;
-        Ok(Staging { memory: memory.cast(), section: 0, used: 0, done: std::array::from_fn(|_| None), context })
-    }
-
-    /// Memory for one copy of at most a section.
-    fn take(&mut self, stream: &CudaStream, bytes: usize) -> Result<&mut [u8], DriverError> {
-        if self.used + bytes > SECTION_BYTES {
-            self.done[self.section] = Some(stream.record_event(None)?);
-            self.section = (self.section + 1) % SECTIONS;
-            self.used = 0;
-            if let Some(done) = &self.done[self.section] {
-                done.synchronize()?;
-            }
-        }
-        let offset = self.section * SECTION_BYTES + self.used;
-        self.used = (self.used + bytes).next_multiple_of(STAGING_ALIGNMENT);
-        // SAFETY: within the section, which no copy reads any more.
-        Ok(unsafe { std::slice::from_raw_parts_mut(self.memory.add(offset), bytes) })
-    }
-}
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        if self.context.bind_to_thread().is_ok() && self.context.synchronize().is_ok() {
-            // SAFETY: allocated in `new`; nothing is under way any more.
-            let _ = unsafe { result::free_host(self.memory.cast()) };
-        }
-    }
-}
-
-/// Refuses arguments of which the driver would read other bytes than were meant.
-fn check_arguments(kernel: &str, parameters: &[Parameter], arguments: &[Argument<'_>]) -> Result<(), DeviceError> {
-    let (taken, given) = (parameters.len(), arguments.len());
-    if taken != given {
-        return Err(DeviceError::Fault(format!("{kernel} takes {taken} arguments, not {given}")));
-    }
-    let parameter_of = |argument: &Argument<'_>| match argument {
-        Argument::Pointer(..) | Argument::Table(..) | Argument::Null => Parameter::Pointer,
-        Argument::I32(_) => Parameter::I32,
-        Argument::F32(_) => Parameter::F32,
-        Argument::I64(_) => Parameter::I64,
-        Argument::Struct(of) => Parameter::Struct(of.as_bytes().len()),
-    };
-    let wrong = arguments.iter().zip(parameters).position(|(argument, parameter)| parameter_of(argument) != *parameter);
-    wrong.map_or(Ok(()), |number| {
-        let expected = parameters[number];
-        Err(DeviceError::Fault(format!("{kernel}: argument {number} is {:?}, not {expected:?}", arguments[number])))
-    })
-}
-
-/// What a parameter that is no struct is given, in the lowest bytes.
-fn scalar(argument: &Argument<'_>) -> u64 {
-    match *argument {
-        Argument::Pointer(_, span) | Argument::Table(_, span, _) => span.address,
-        Argument::Null | Argument::Struct(_) => 0,
-        Argument::I32(x) => u64::from(x as u32),
-        Argument::F32(x) => u64::from(x.to_bits()),
-        Argument::I64(x) => x as u64,
-    }
-}
-
-fn failed(what: &str, error: DriverError) -> DeviceError {
-    DeviceError::Driver { what: what.to_owned(), message: format!("{error:?}") }
 }
 
 impl Device for Gpu {
@@ -541,6 +252,31 @@ impl Device for Gpu {
             copied.map_err(|e| self.failed("copying from the GPU", e))?;
             lock(&self.launched).clear();
         }
+        Ok(())
+    }
+
+    fn copy_out_overlapped(
+        &self,
+        to: &mut [u8],
+        from: Span<'_>,
+        meanwhile: &mut dyn FnMut(),
+    ) -> Result<(), DeviceError> {
+        if to.len() > LANDING_BYTES {
+            self.copy_out(to, from)?;
+            meanwhile();
+            return Ok(());
+        }
+        assert_eq!(to.len(), from.bytes, "copy_out_overlapped: lengths");
+        self.bind()?;
+        let mut landing = lock(&self.landing);
+        let part = landing.part(0, to.len());
+        // SAFETY: a span is within live memory of its length; nobody else uses the pinned memory until the copy is done.
+        let copied = unsafe { result::memcpy_dtoh_async(part, from.address, self.stream.cu_stream()) };
+        let copied = copied.and_then(|()| self.stream.record_event(None));
+        let copied = copied.map_err(|e| self.failed("copying from the GPU", e))?;
+        meanwhile();
+        copied.synchronize().map_err(|e| self.failed("copying from the GPU", e))?;
+        to.copy_from_slice(part);
         Ok(())
     }
 
@@ -637,34 +373,6 @@ impl Device for Gpu {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn arguments_that_are_not_the_kernels_are_refused() {
-        let parameters = [Parameter::Pointer, Parameter::I64, Parameter::F32];
-        let check =
-            |arguments: &[Argument<'_>]| check_arguments("k", &parameters, arguments).map_err(|e| e.to_string());
-        let sound = [Argument::Null, Argument::I64(1), Argument::F32(1.0)];
-        assert_eq!(check(&sound), Ok(()));
-        assert_eq!(check(&sound[..2]), Err("k takes 3 arguments, not 2".to_owned()));
-        let narrow = [sound[0], Argument::I32(1), sound[2]];
-        assert_eq!(check(&narrow), Err("k: argument 1 is I32(1), not I64".to_owned()));
-        let by_value = |bytes| check_arguments("k", &[Parameter::Struct(bytes)], &[Argument::by_value(&[0f32; 3])]);
-        assert!(by_value(12).is_ok());
-        assert!(by_value(16).unwrap_err().to_string().ends_with(", not Struct(16)"));
-    }
-
-    #[test]
-    fn memory_is_pooled_unless_there_is_no_pool_or_it_is_large() {
-        let mut allocations = Allocations::new(true);
-        assert!(allocations.is_pooled(0) && allocations.is_pooled(POOLED_BYTES_MAX - 1));
-        assert!(!allocations.is_pooled(POOLED_BYTES_MAX) && !allocations.is_pooled(130 << 30));
-        allocations.note_plain(512);
-        assert!(!allocations.forget_plain(256));
-        // An address that was given back may come again from the pool.
-        assert!(allocations.forget_plain(512) && !allocations.forget_plain(512));
-        let without = Allocations::new(false);
-        assert!(!without.is_pooled(0) && !without.is_pooled(POOLED_BYTES_MAX));
-    }
 
     #[test]
     fn a_machine_without_a_gpu_or_a_build_without_kernels_says_what_to_do() {

@@ -78,6 +78,17 @@ pub trait Device: Send + Sync {
     fn copy_in(&self, to: Span<'_>, from: &[u8]) -> Result<(), DeviceError>;
     /// Copies to the host.
     fn copy_out(&self, to: &mut [u8], from: Span<'_>) -> Result<(), DeviceError>;
+    /// Copies to the host. Calls `meanwhile` before it waits for the copy: what that launches comes behind it, and is not waited for.
+    fn copy_out_overlapped(
+        &self,
+        to: &mut [u8],
+        from: Span<'_>,
+        meanwhile: &mut dyn FnMut(),
+    ) -> Result<(), DeviceError> {
+        self.copy_out(to, from)?;
+        meanwhile();
+        Ok(())
+    }
     /// Copies within the device.
     fn copy(&self, to: Span<'_>, from: Span<'_>) -> Result<(), DeviceError>;
     /// Sets every byte to zero.

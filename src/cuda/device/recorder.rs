@@ -95,6 +95,15 @@ impl Device for Recorder {
         self.device.copy_out(to, from)
     }
 
+    fn copy_out_overlapped(
+        &self,
+        to: &mut [u8],
+        from: Span<'_>,
+        meanwhile: &mut dyn FnMut(),
+    ) -> Result<(), DeviceError> {
+        self.device.copy_out_overlapped(to, from, meanwhile)
+    }
+
     fn copy(&self, to: Span<'_>, from: Span<'_>) -> Result<(), DeviceError> {
         self.device.copy(to, from)
     }

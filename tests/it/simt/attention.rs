@@ -127,7 +127,7 @@ fn a_captured_step_goes_by_the_lengths_that_it_is_replayed_with() {
     for lengths in [[1100, 700, 520], [512, 513, 1], [1025, 3, 516]] {
         simt.overwrite(&mut captured.lengths, Host::I32(&lengths));
         let expected = captured.attend(&simt).0;
-        assert_eq!(values(&simt, graph.replay()), values(&simt, &expected), "{lengths:?}");
+        assert_eq!(values(&simt, &graph.replay()), values(&simt, &expected), "{lengths:?}");
     }
 }
 

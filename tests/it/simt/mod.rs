@@ -16,6 +16,7 @@ mod launch_constants;
 mod launched;
 mod layer_norm;
 mod linear;
+mod overlapped;
 mod patch_embed;
 mod planted;
 mod policy;

@@ -81,6 +81,15 @@ impl SmallPolicy {
         SmallPolicy { model, weights, processor, pictures, text_tokens }
     }
 
+    /// The tiny model of the shipped recipe, a Qwen2.5-VL whose heads CUDA's kernels take.
+    pub fn of_recipe(backend: Arc<dyn Backend>) -> SmallPolicy {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/tiny-sft");
+        let (model, weights) = load(&folder, backend);
+        let processor = Arc::new(Processor::open(&folder).unwrap());
+        let pictures = pictures(&processor);
+        SmallPolicy { model, weights, processor, pictures, text_tokens: 700 }
+    }
+
     /// Changes the head so that one of the placeholders of pictures has nearly all the mass, wherever the model is asked.
     pub fn prefer_placeholders(&mut self) {
         let (backend, head) = (&*self.model.backend, self.model.layout.head);
@@ -401,6 +410,7 @@ pub struct Compared {
     pub cached_tokens: u64,
     pub cached_images: u64,
     pub accepted_tokens: u64,
+    pub overlapped_steps: u64,
 }
 
 /// Recomputes the records' log-probs as training does, in random packs.
