@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compiles every kernel for each GPU, counts what the compiler made of it, and holds the counts against kernels/resources.md.
+"""Compiles every kernel for each GPU, and every rung of kernels/ladder/ for two, counts what the compiler made of it, and holds the counts against kernels/resources.md.
 
     tools/kernel_resources.py NVCC              compares; fails where they differ, and where a hot kernel spills or has a stack frame
     tools/kernel_resources.py NVCC --write      writes the tables, unless a hot loop issues 5 % more instructions for a product than before
@@ -41,6 +41,9 @@ TARGETS = {
     "sm_120": Target("arch=compute_120,code=sm_120", 100 << 10, 1536),
 }
 PREDICTED = "sm_90a"
+RUNGS_ON = ["sm_90a", "sm_80"]
+# Vectors of 16 bytes that a thread of a rung copies for one turn of its loop, by the folder.
+RUNG_COPIES = {"attention": 16, "decode": 16, "gemm": 4}
 # More instructions for a product than this, beside what the table had, is a fault.
 GROWTH = 1.05
 
@@ -71,6 +74,15 @@ issues for one m16n8k16, on the path of a tile without edges; *in flight* is wha
 
 | kernel | target | hot | registers | shared bytes | stack bytes | spill bytes | blocks | instructions | in flight bytes |
 |---|---|---|---|---|---|---|---|---|---|
+"""
+
+LADDER = """
+## The ladder
+
+The rungs of `kernels/ladder/`, counted the same way. A loop within the loop counts as often as it runs.
+
+| rung | registers, sm_90a | instructions, sm_90a | registers, sm_80 | instructions, sm_80 |
+|---|---|---|---|---|
 """
 
 
@@ -158,18 +170,39 @@ def measure(tools, source, name, folder):
         static = re.search(r"(\d+) bytes smem", part)
         shared = (int(static.group(1)) if static else 0) + dynamic_shared(kernel)
         of_code = code[kernel]
-        resources = kernel_model.Resources(of_code, of_code.threads, registers, shared, of_code.hot_loop())
+        resources = kernel_model.Resources(of_code, of_code.threads, registers, shared, of_code.hot_loop(RUNG_COPIES.get(source.parent.name)))
         rows.append(Row(kernel, name, kernel in hot, stack, stores + loads, resources))
     return sorted(rows, key=lambda row: row.kernel)
 
 
-def measure_all(nvcc, targets, folder):
+def measure_all(nvcc, sources, targets, folder):
     tools = (nvcc, pathlib.Path(nvcc).with_name("nvdisasm"))
     if not tools[1].exists():
         sys.exit(f"{tools[1]} is missing; run tools/setup_nvcc.sh")
-    wanted = [(source, target) for source in sorted(KERNELS.glob("*.cu")) for target in targets]
+    wanted = [(source, target) for source in sources for target in targets]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         return [row for rows in pool.map(lambda of: measure(tools, *of, folder), wanted) for row in rows]
+
+
+def kernels():
+    return sorted(KERNELS.glob("*.cu"))
+
+
+def rungs():
+    return sorted(KERNELS.glob("ladder/*/*.cu"))
+
+
+def ladder(rows):
+    """The table of rungs."""
+    found = {(row.kernel.removeprefix("ladder_"), row.target): row for row in rows}
+    lines = []
+    for rung in rungs():
+        cells = [rung.stem]
+        for target in RUNGS_ON:
+            row = found[rung.stem, target]
+            cells += [row.resources.registers, f"{row.per_product():.2f}"]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return LADDER + "\n".join(lines) + "\n"
 
 
 def measured():
@@ -220,7 +253,7 @@ def as_json(nvcc, folder):
     sources = sorted([*KERNELS.glob("*.cu"), *KERNELS.glob("common/*.cuh"), *(ROOT / "tools").glob("*.py")])
     known = folder / f"{content(nvcc, *sources)}.json"
     if not known.exists():
-        rows = measure_all(nvcc, [PREDICTED], folder)
+        rows = measure_all(nvcc, kernels(), [PREDICTED], folder)
         predicted, counted = tables(predictions(rows) + "\n".join(row.line() for row in rows))
         known.write_text(json.dumps({"predicted": predicted, "counted": counted}))
     return known.read_text()
@@ -254,8 +287,10 @@ def main():
         print(as_json(arguments.nvcc, arguments.cache))
         return
     with tempfile.TemporaryDirectory() as folder:
-        rows = measure_all(arguments.nvcc, TARGETS, pathlib.Path(folder))
-    table = predictions(rows) + "\n".join(row.line() for row in rows) + "\n"
+        folder = pathlib.Path(folder)
+        rows = measure_all(arguments.nvcc, kernels(), TARGETS, folder)
+        of_rungs = measure_all(arguments.nvcc, rungs(), RUNGS_ON, folder)
+    table = predictions(rows) + "\n".join(row.line() for row in rows) + "\n" + ladder(of_rungs)
     path = KERNELS / "resources.md"
     before = path.read_text() if path.exists() else ""
     found = list(faults(rows, before, arguments.more))

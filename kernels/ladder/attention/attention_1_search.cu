@@ -1,6 +1,5 @@
 // Attention over packed keys, heads of 128, rung 1: a block searches its tile among the segments, divides by the group, and works out every
-// vector's place by itself. It taught that a loader can cost as much as the products that it feeds: it is 9.2 instructions for each HMMA
-// (sm_90a), a third of them for copies.
+// vector's place by itself. It taught that a loader can cost as much as the products that it feeds.
 #include "common/attention_forward.cuh"
 
 constexpr int DIM = 128;

@@ -1,6 +1,6 @@
 // Attention over packed keys, heads of 128, rung 2: the tile comes from a table, a warp copies 16 rows by an unrolled loop whose places are
 // sums of few numbers, and one barrier a tile is enough. It taught that a copy whose row is found once costs four instructions
-// and not twenty: it is 6.2 for each HMMA (sm_90a).
+// and not twenty.
 #include "common/attention_forward.cuh"
 
 constexpr int DIM = 128;

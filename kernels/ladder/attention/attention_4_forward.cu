@@ -1,5 +1,5 @@
 // Attention over packed keys, heads of 128, the last rung: the kernel in use. It taught that an exponential
-// which gives up subnormal numbers is one instruction and not four: it is 4.3 for each HMMA (sm_90a).
+// which gives up subnormal numbers is one instruction and not four.
 #include "common/attention_forward.cuh"
 
 // As attention_forward_128 has them.

@@ -1,6 +1,6 @@
 // Attention of decoded tokens over pages, heads of 128, a block a split, rung 1: a block searches its sequence, looks a page up for every
 // vector, and works through its split whether it has keys or not. It taught that with one warp of four at
-// work all four pay for the loader: it is 7.4 instructions for each HMMA (sm_90a).
+// work all four pay for the loader.
 #include "common/attention_forward.cuh"
 
 constexpr int DIM = 128;

@@ -1,5 +1,5 @@
 // Attention of decoded tokens over pages, heads of 128, a block a split, rung 2: the tile comes from a table, and a block without keys ends. It
-// taught that tables padded to a power of two cost as much as they have columns: the loop is as it was, 7.4 instructions for each HMMA (sm_90a).
+// taught that tables padded to a power of two cost as much as they have columns: the loop is as it was.
 #include "common/attention_forward.cuh"
 
 constexpr int DIM = 128;

@@ -1,5 +1,5 @@
 // Attention of decoded tokens over pages, heads of 128, a block a split, the last rung: the kernel in use. It taught that
-// a page is looked up once by the warp that copies it, a tile ahead: it is 3.9 instructions for each HMMA (sm_90a).
+// a page is looked up once by the warp that copies it, a tile ahead.
 #include "common/attention_forward.cuh"
 
 // As attention_forward_paged_128 has them with parts.

@@ -1,5 +1,5 @@
 // y = x wᵀ, rung 3: the loader's addresses are found once, before the loop, and advanced in it, and a row beyond the edge is a copy of the
-// last one. It taught that most of what is left of a small tile are addresses and edges: 4.0 instructions for each HMMA (sm_90a).
+// last one. It taught that most of what is left of a small tile are addresses and edges.
 #include "common/tile.cuh"
 
 constexpr int TILE_M = 64, TILE_N = 64, TILE_K = 32, STAGES = 3;

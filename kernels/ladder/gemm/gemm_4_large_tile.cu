@@ -1,5 +1,5 @@
 // y = x wᵀ, rung 4: a tile of 128 × 128 × 64, 64 × 64 a warp, in dynamic shared memory, of which padded lines leave room for two stages. It
-// taught that everything but HMMA is work at a tile's edges, whose share falls as the tile grows: 1.9 instructions for each HMMA (sm_90a).
+// taught that everything but HMMA is work at a tile's edges, whose share falls as the tile grows.
 #include "common/tile.cuh"
 
 constexpr int TILE_M = 128, TILE_N = 128, TILE_K = 64, STAGES = 2;

@@ -1,5 +1,5 @@
 // y = x wᵀ, the last rung: the product in use. It taught that an exclusive or in the place of padding makes room for a third stage, and 64 × 32 a
-// warp for four warps on each scheduler in the place of two, which is worth more than fewer instructions: 2.4 for each HMMA (sm_90a).
+// warp for four warps on each scheduler in the place of two, which is worth more than fewer instructions.
 #include "common/product.cuh"
 
 constexpr int TILE_M = LARGE_M, TILE_N = LARGE_N, SHARED_BYTES = product_bytes(LARGE_M, LARGE_N, LARGE_STAGES);
