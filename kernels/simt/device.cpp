@@ -47,6 +47,10 @@ namespace {
 
 constexpr size_t ALIGNMENT = 256;
 
+// What this thread notes of static shared memory stays there from launch to launch, whichever device it launches on: so no device's clock
+// may stand before that of an earlier launch.
+thread_local uint64_t clock_of_thread = 1;
+
 void take_part(Device& device, Work& work) {
     Block& block = block_of_this_thread();
     const uint3 grid = work.grid;
@@ -280,6 +284,7 @@ EXPORT bool simt_launch(Device* device, const simt_launch_description* what, cha
     launch.grid = {what->grid[0], what->grid[1], what->grid[2]};
     launch.block = {what->block[0], what->block[1], what->block[2]};
     launch.shared_bytes = what->shared_bytes;
+    if constexpr (CHECKED) device->clock = std::max(device->clock, simt::clock_of_thread);
     launch.first_clock = device->clock;
     std::vector<void*> values;
     for (size_t i = 0; i < what->arguments_count; ++i) {
@@ -313,6 +318,7 @@ EXPORT bool simt_launch(Device* device, const simt_launch_description* what, cha
     launch.counter = device->counter.get();
     if (launch.counter != nullptr) launch.counter->begin(launch);
     simt::run(*device, launch);
+    if constexpr (CHECKED) simt::clock_of_thread = device->clock;
     if (launch.counter != nullptr) launch.counter->end();
     std::string all;
     for (const std::string& one : launch.reports) all += (all.empty() ? "" : "\n") + one;

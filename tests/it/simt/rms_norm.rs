@@ -44,6 +44,21 @@ fn rms_norm_agrees_with_the_reference_in_both_directions() {
     }
 }
 
+/// A race would be found with what another device's launch left in the thread's shared memory.
+#[test]
+fn several_watched_devices_on_a_thread_do_not_disturb_each_other() {
+    for _ in 0..3 {
+        let cuda = checked();
+        for _ in 0..2 {
+            let x = cuda.upload(Host::F32(&[1.0; 5 * 264]), &[5, 264], Dtype::Activation);
+            let w = cuda.upload(Host::F32(&[1.0; 264]), &[264], Dtype::Bf16);
+            assert!(
+                values(&cuda, &cuda.rms_norm_forward(&x, None, &w, EPSILON).y).iter().all(|y| (y - 1.0).abs() < 0.01)
+            );
+        }
+    }
+}
+
 #[test]
 fn a_normalised_row_has_the_same_bits_in_any_company() {
     let cuda = fast();
