@@ -1,6 +1,6 @@
-//! A model of real size in one process, with random weights and no checkpoint: decoding with and without captured graphs, the sampler's
-//! log-probabilities beside the trainer's, updates, and the memory that all of it took beside the plan's. A JSON line for each part, printed
-//! at once.
+//! A model of real size in one process, with random weights and no checkpoint: decoding kernel by kernel, as captured graphs, and with the next
+//! graph launched before the last step's tokens are read; the sampler's log-probabilities beside the trainer's; updates; and the memory that
+//! all of it took beside the plan's. A JSON line for each part, printed at once.
 //!
 //!     cargo bench --bench large -- --device cuda
 //!     cargo bench --bench large -- --device simt --config recipes/tiny/config.json --sequences 4 --prompt 24 --steps 3 --tokens 64 --micro-batch 64
@@ -82,8 +82,8 @@ fn main() {
     let settings = learner_settings(&processor);
     let mut learner = Learner::new(model.clone(), weights, settings);
     for &sequences in &options.sequences {
-        for with_graphs in [true, false] {
-            decode(&options, &learner, &processor, sequences, with_graphs);
+        for launching in [Launching::Ahead, Launching::Graphs, Launching::Kernels] {
+            decode(&options, &learner, &processor, sequences, launching);
         }
     }
     let samples = one_policy(&options, &learner, &processor);
@@ -164,12 +164,27 @@ fn prompt(options: &Options) -> Vec<u32> {
     (0..options.prompt as u32).map(|i| i * 31 % 700).collect()
 }
 
-/// Steps in which all sequences decode. On a GPU the last one's tokens come back before the next begins.
-fn decode(options: &Options, learner: &Learner, processor: &Arc<Processor>, sequences: usize, with_graphs: bool) {
+/// How steps are launched.
+#[derive(Clone, Copy, Debug)]
+enum Launching {
+    /// As graphs, the next one before the last one's tokens are read.
+    Ahead,
+    /// As graphs.
+    Graphs,
+    /// Kernel by kernel.
+    Kernels,
+}
+
+/// Steps in which all sequences decode.
+fn decode(options: &Options, learner: &Learner, processor: &Arc<Processor>, sequences: usize, launching: Launching) {
     let warm_up = 4;
     let tokens = 2 * (options.steps + warm_up);
     let engine = engine(options, learner.model(), processor, sequences, tokens);
-    let mut engine = if with_graphs { engine } else { engine.without_graphs() };
+    let mut engine = match launching {
+        Launching::Ahead => engine,
+        Launching::Graphs => engine.without_overlap(),
+        Launching::Kernels => engine.without_graphs(),
+    };
     let weights = learner.weights();
     let mut step = || engine.step(weights).expect("the engine works").len();
     while step() < sequences {}
@@ -181,7 +196,7 @@ fn decode(options: &Options, learner: &Learner, processor: &Arc<Processor>, sequ
     let seconds = begin.elapsed().as_secs_f64();
     say(
         "decode",
-        json!({ "sequences": sequences, "keys": options.prompt, "graphs": with_graphs, "tokens": sampled,
+        json!({ "sequences": sequences, "keys": options.prompt, "launching": format!("{launching:?}"), "tokens": sampled,
                 "step_ms": 1e3 * seconds / options.steps as f64, "tokens_per_second": sampled as f64 / seconds }),
     );
 }

@@ -71,7 +71,7 @@ impl Engine {
         let chunks = &self.ahead.chunks;
         let running = self.sequences.values().filter(|sequence| sequence.is_running()).count();
         let reads_logits = |chunk: &Chunk| self.sequences[&chunk.sequence].top_logprobs > 0;
-        running == chunks.len() && !self.ahead.wants_draft && !chunks.iter().any(reads_logits)
+        self.overlaps && running == chunks.len() && !self.ahead.wants_draft && !chunks.iter().any(reads_logits)
     }
 
     /// Decides what the next step computes in any case. Simulations call it in the place of [`Engine::compute`] (`benches/simulation.rs`).

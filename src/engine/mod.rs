@@ -56,6 +56,8 @@ pub struct Engine {
     sequences: Sequences,
     groups: Groups,
     ahead: Ahead,
+    /// Whether the next forward is launched before the last one's tokens are read, where it can be.
+    overlaps: bool,
     /// Sequences opened so far.
     opened: u64,
     /// Open sequences that are paused.
@@ -79,6 +81,7 @@ impl Engine {
             sequences: Sequences::new(),
             groups: Groups::default(),
             ahead: Ahead::default(),
+            overlaps: true,
             opened: 0,
             paused: 0,
             statistics: Statistics::default(),
@@ -91,6 +94,13 @@ impl Engine {
     /// The engine with drafts made as `speculation` says. What it samples does not depend on it, to the bit.
     pub fn with_speculation(self, speculation: Speculation) -> Engine {
         Engine { speculator: Speculator::new(speculation), ..self }
+    }
+
+    /// The engine that reads a step's tokens before it launches the next, to measure what it gains otherwise. What it samples does not depend
+    /// on it, to the bit.
+    pub fn without_overlap(mut self) -> Engine {
+        self.overlaps = false;
+        self
     }
 
     /// The engine without captured graphs, to measure what they gain. What it samples does not depend on them, to the bit.

@@ -77,6 +77,7 @@ impl Trainer<'_> {
             Metric::mean("engine/preemptions", engine.preemptions as f64),
             Metric::mean("engine/prefix_hit_rate", engine.cached_tokens as f64 / engine.queried_tokens.max(1) as f64),
             Metric::mean("engine/encoded_images", engine.encoded_images as f64),
+            Metric::mean("engine/overlapped_steps", engine.overlapped_steps as f64),
             Metric::mean("engine/drafted_tokens", engine.drafted_tokens as f64),
             Metric::mean("engine/accepted_tokens", engine.accepted_tokens as f64),
             Metric::mean("tool_wait_hidden_seconds", rollouts.tool_wait.hidden.as_secs_f64()),

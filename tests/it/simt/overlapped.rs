@@ -87,6 +87,8 @@ fn what_overlapped_steps_sample_is_what_steps_one_by_one_sample() {
         for (number, said) in &expected {
             assert_eq!(&overlapped[number], said, "sequence {number}");
         }
+        let (waiting, none, _) = play(&policy, engine().without_overlap(), 0, between);
+        assert_eq!((&waiting, none), (&expected, 0));
         // Likeliest tokens are read from logits that a launch ahead would overwrite.
         let (with_likeliest, none, _) = play(&policy, engine(), 2, between);
         assert_eq!((with_likeliest, none), (expected, 0));
