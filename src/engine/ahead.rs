@@ -1,6 +1,7 @@
 //! What is known of the next step while the tokens of the last one are on their way.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::sample::Logits;
 use super::scheduler::Chunk;
@@ -23,6 +24,8 @@ pub struct Launched {
     pub logits: Arc<Tensor>,
     /// The sequence of each row of the logits. Some may have stopped since, or are paused or closed.
     pub sequences: Vec<u64>,
+    /// When the device came to it: once the tokens of the step before were there.
+    pub began: Instant,
 }
 
 impl Ahead {

@@ -1,6 +1,7 @@
 //! The middle of a step: the forward, the sampling, and, where it can be, the launch of the next forward before the sampled tokens are read.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::Engine;
 use super::ahead::Launched;
@@ -37,11 +38,15 @@ impl Engine {
             let rows = logits.rows.clone().unwrap_or_else(|| (0..chunks.len()).collect());
             if let Some(logits) = decode_graphs.forward(model, weights, &batch, Some((ids, &rows)), cache) {
                 let sequences = ahead.chunks.iter().map(|chunk| chunk.sequence).collect();
-                ahead.launched = Some(Launched { logits, sequences });
+                ahead.launched = Some(Launched { logits, sequences, began: Instant::now() });
                 statistics.overlapped_steps += 1;
             }
         };
-        sample(model, &logits, weights.version, (sequences, processor), chunks, &mut launch_next)
+        let sampled = sample(model, &logits, weights.version, (sequences, processor), chunks, &mut launch_next);
+        if let Some(launched) = &mut self.ahead.launched {
+            launched.began = Instant::now();
+        }
+        sampled
     }
 
     /// The logits of the chunks that sample; `None` where none does.

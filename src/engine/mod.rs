@@ -266,7 +266,8 @@ impl Engine {
         }
         let tokens: usize = pass.chunks.iter().map(Chunk::computed).sum();
         let _span = debug_span!("step", sequences = pass.chunks.len(), tokens).entered();
-        let (began, [encoded, _]) = (Instant::now(), self.images.counts());
+        let [encoded, _] = self.images.counts();
+        let began = self.ahead.launched.as_ref().map_or_else(Instant::now, |launched| launched.began);
         let sampled = self.compute(weights, &pass.chunks);
         // Times only steps in which at least half the rows are sampled from, and no image is encoded.
         if tokens <= 2 * sampled.len() && self.images.counts()[0] == encoded {
