@@ -32,8 +32,8 @@ fn play(policy: &SmallPolicy, mut engine: Engine, top_logprobs: usize, between: 
             sequences: vec![number],
             seed: 11,
             sampling: Sampling {
-                temperature: if number % 3 == 0 { 0.0 } else { 1.0 },
-                repetition_penalty: if number % 2 == 0 { 1.2 } else { 1.0 },
+                temperature: if number.is_multiple_of(3) { 0.0 } else { 1.0 },
+                repetition_penalty: if number.is_multiple_of(2) { 1.2 } else { 1.0 },
                 ..Sampling::default()
             },
             stops: Stops { turn_tokens: 12 + 5 * number as usize, total_tokens: 90, ..Stops::default() },
