@@ -32,7 +32,7 @@ pub use image_settings::{ImageSettings, smart_resize};
 pub use pixel_limits::PixelLimits;
 pub use positions::{Grid, PositionCursor, PositionError, WindowOrder};
 pub use processor::{IMAGE_MARKUP, Processor, Prompt, PromptError, SpecialIds, read_image_settings, warnings};
-pub use resize::resize_bicubic;
+pub use resize::{ResizeFilter, resize, resize_bicubic, resize_part};
 pub use size::{PictureSize, SizeError};
 pub use stream_decoder::StreamDecoder;
 pub use tokenizer::{Tokenizer, TokenizerError};

@@ -1,8 +1,10 @@
-//! Pillow's 8-bit bicubic resampling, bit for bit, on interleaved RGB. Used by `image.rs`; knows nothing of patches.
+//! Pillow's 8-bit resampling (`Resample.c`), bit for bit, on interleaved RGB. Used by `image.rs` and by `image_ops`; knows nothing of patches.
 //!
 //! Pillow (13.0) resamples each axis in turn and rounds to 8 bits in between. The taps of an output sample are computed in
 //! f64, normalised to sum 1 and rounded to 22-bit fixed point. To multiply 16 bits by 16 bits (the product that baseline
 //! SIMD has), each tap is split exactly: `tap = high * 2^11 + low`, `0 <= low < 2^11`.
+
+use std::f64::consts::PI;
 
 use super::simd::{self, COLUMNS, LANES};
 
@@ -11,20 +13,51 @@ const PRECISION_BITS: u32 = 22;
 /// Bits of the low half of a split tap.
 const LOW_BITS: u32 = 11;
 
+/// A filter of Pillow's `Image.resize` that weighs neighbours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResizeFilter {
+    /// `BILINEAR`: a triangle.
+    Bilinear,
+    /// `BICUBIC`: the cubic convolution kernel with a = -0.5.
+    Bicubic,
+    /// `LANCZOS`: a sinc, windowed to three lobes.
+    Lanczos,
+}
+
 /// Resizes interleaved RGB `pixels` (`[height, width, 3]`) to `[new_height, new_width, 3]` exactly as
 /// `PIL.Image.resize(..., BICUBIC)` does.
 ///
 /// # Panics
+/// As [`resize`].
+pub fn resize_bicubic(pixels: &[u8], size: (usize, usize), new_size: (usize, usize)) -> Vec<u8> {
+    resize(pixels, size, new_size, ResizeFilter::Bicubic)
+}
+
+/// Resizes interleaved RGB `pixels` (`[height, width, 3]`) to `[new_height, new_width, 3]` exactly as `PIL.Image.resize` does.
+///
+/// # Panics
 /// If `pixels` does not hold `height * width * 3` bytes or a size is zero: callers validate sizes first.
-pub fn resize_bicubic(
+pub fn resize(pixels: &[u8], size: (usize, usize), new_size: (usize, usize), filter: ResizeFilter) -> Vec<u8> {
+    resize_part(pixels, size, (size.0 as f32, size.1 as f32), new_size, filter)
+}
+
+/// The same of the upper left part of the picture, `part` (height, width) in pixels, as `PIL.Image.resize(..., box=(0, 0, width, height))` does.
+///
+/// # Panics
+/// As [`resize`]; `part` lies within the picture.
+pub fn resize_part(
     pixels: &[u8],
     (height, width): (usize, usize),
+    part: (f32, f32),
     (new_height, new_width): (usize, usize),
+    filter: ResizeFilter,
 ) -> Vec<u8> {
     assert_eq!(pixels.len(), height * width * 3, "RGB buffer of {height}x{width} pixels");
     assert!(height > 0 && width > 0 && new_height > 0 && new_width > 0, "sizes are positive");
-    let horizontal = (new_width != width).then(|| Taps::new(width, new_width));
-    let vertical = (new_height != height).then(|| Taps::new(height, new_height));
+    assert!(part.0 <= height as f32 && part.1 <= width as f32, "the part {part:?} lies within {height}x{width} pixels");
+    let is_new = |length: usize, part: f32, new_length: usize| new_length != length || part != new_length as f32;
+    let horizontal = is_new(width, part.1, new_width).then(|| Taps::new(width, part.1, new_width, filter));
+    let vertical = is_new(height, part.0, new_height).then(|| Taps::new(height, part.0, new_height, filter));
     match (horizontal, vertical) {
         (None, None) => pixels.to_vec(),
         (Some(taps), None) => resize_rows(pixels, width, &taps),
@@ -60,10 +93,11 @@ struct Taps {
 }
 
 impl Taps {
-    fn new(input: usize, output: usize) -> Self {
-        let scale = input as f64 / output as f64;
+    /// Of an axis of `input` samples, the first `part` of which become `output` samples.
+    fn new(input: usize, part: f32, output: usize, filter: ResizeFilter) -> Self {
+        let scale = f64::from(part) / output as f64;
         let stretch = scale.max(1.0);
-        let support = 2.0 * stretch;
+        let support = filter.support() * stretch;
         let center = |index: usize| (index as f64 + 0.5) * scale;
         let range = |index: usize| {
             let first = (center(index) - support + 0.5).max(0.0) as usize;
@@ -78,7 +112,7 @@ impl Taps {
             low: vec![0; output * window],
         };
         for index in 0..output {
-            let weight = |sample: usize| bicubic((sample as f64 - center(index) + 0.5) * (1.0 / stretch));
+            let weight = |sample: usize| filter.weight((sample as f64 - center(index) + 0.5) * (1.0 / stretch));
             let sum = range(index).map(weight).fold(0.0, |sum, weight| sum + weight);
             for (offset, sample) in range(index).enumerate() {
                 let weight = weight(sample);
@@ -95,6 +129,27 @@ impl Taps {
     }
 }
 
+impl ResizeFilter {
+    /// How far it reaches to each side, in samples, where it does not shrink.
+    fn support(self) -> f64 {
+        match self {
+            Self::Bilinear => 1.0,
+            Self::Bicubic => 2.0,
+            Self::Lanczos => 3.0,
+        }
+    }
+
+    /// The weight of a sample at the distance `x`, not yet normalised.
+    fn weight(self, x: f64) -> f64 {
+        match self {
+            Self::Bilinear => (1.0 - x.abs()).max(0.0),
+            Self::Bicubic => bicubic(x),
+            Self::Lanczos if (-3.0..3.0).contains(&x) => sinc(x) * sinc(x / 3.0),
+            Self::Lanczos => 0.0,
+        }
+    }
+}
+
 /// The cubic convolution kernel with a = -0.5.
 fn bicubic(x: f64) -> f64 {
     const A: f64 = -0.5;
@@ -106,6 +161,12 @@ fn bicubic(x: f64) -> f64 {
     } else {
         0.0
     }
+}
+
+/// sin(pi x) / (pi x).
+fn sinc(x: f64) -> f64 {
+    let angle = x * PI;
+    if angle == 0.0 { 1.0 } else { angle.sin() / angle }
 }
 
 /// Rounds half away from zero; the cast truncates, as C does.
