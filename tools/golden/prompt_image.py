@@ -1,12 +1,11 @@
 """Writes tests/golden/prompt/image.json: Pillow's resize, transformers' smart_resize and pixel_values, qwen-vl-utils' sizes.
 
-Pictures are drawn by `noise` below, which the tests repeat; results are stored as CRC-32 of their bytes.
+Pictures are drawn by `noise.py`, which the tests repeat; results are stored as CRC-32 of their bytes.
 """
 
 import json
 import pathlib
 import random
-import zlib
 from importlib.metadata import version
 
 import numpy
@@ -15,6 +14,8 @@ import transformers
 from PIL import Image
 from qwen_vl_utils.vision_process import fetch_image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
+
+from noise import crc, noise
 
 ROOT = pathlib.Path(__file__).parents[2] / "tests/golden/prompt"
 # (height, width) to (height, width)
@@ -44,25 +45,6 @@ PART_SIZES = [
     (60, 90, {"min_pixels": 40000}), (60, 90, {"min_pixels": 40000.0, "max_pixels": 80000.0}),
     (64, 64, {"resized_height": 2000, "resized_width": 9}), (201, 1, {"max_pixels": 50176}), (64, 64, {"max_pixels": 1000}),
 ]
-
-
-def noise(height, width, smooth):
-    """Level i of the interleaved picture: a hash of i; smooth pictures add slow waves."""
-    index = numpy.arange(height * width * 3, dtype=numpy.uint64)
-    mask = numpy.uint64(0xFFFFFFFF)
-    value = index * numpy.uint64(2654435761) & mask
-    value ^= value >> numpy.uint64(15)
-    value = value * numpy.uint64(2246822519) & mask
-    value ^= value >> numpy.uint64(13)
-    level = value >> numpy.uint64(24)
-    if smooth:
-        channel, column, row = index % 3, index // 3 % width, index // 3 // width
-        level = (column * 3 + row * 5 + channel * 40) % 256 // 2 + level // 16
-    return level.astype(numpy.uint8).reshape(height, width, 3)
-
-
-def crc(array):
-    return zlib.crc32(numpy.ascontiguousarray(array).tobytes())
 
 
 def resize_cases():

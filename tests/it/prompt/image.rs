@@ -11,21 +11,7 @@ use thyme_engine::prompt::image::{decode_bytes, decode_file, stored_size};
 use thyme_engine::prompt::{ImageProblem, ImageSettings, PictureSize, PreparedImage, resize_bicubic, smart_resize};
 
 use super::{golden, numbers};
-
-/// The pictures of `tools/golden/prompt_image.py`.
-fn noise(height: usize, width: usize, smooth: bool) -> Vec<u8> {
-    let level = |index: usize| {
-        let mut hash = (index as u32).wrapping_mul(2_654_435_761);
-        hash ^= hash >> 15;
-        hash = hash.wrapping_mul(2_246_822_519);
-        hash ^= hash >> 13;
-        let rough = (hash >> 24) as usize;
-        let (channel, column, row) = (index % 3, index / 3 % width, index / 3 / width);
-        let waves = (column * 3 + row * 5 + channel * 40) % 256 / 2;
-        (if smooth { waves + rough / 16 } else { rough }) as u8
-    };
-    (0..height * width * 3).map(level).collect()
-}
+use crate::support::noise::noise;
 
 fn crc32(bytes: impl IntoIterator<Item = u8>) -> u32 {
     !bytes.into_iter().fold(u32::MAX, |crc, byte| {

@@ -1,8 +1,9 @@
 //! What several areas set up: folders with a small model, a server, a policy of a few thousand parameters, a backend that watches another,
-//! a device without memory.
+//! a device without memory, pictures.
 
 pub mod addresses;
 pub mod command;
+pub mod noise;
 pub mod over_cpu;
 pub mod server;
 pub mod small_policy;
