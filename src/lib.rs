@@ -83,6 +83,7 @@
 //! model                        forward and backward, written once
 //! reference   cpu   cuda       implementations of the ops; nothing but `cli/device.rs` names one
 //! ops                          the contract of every op
+//! image_ops                    operations on pictures, with Pillow's results
 //!
 //! leaves: prompt  sandbox  telemetry  tasks  network
 //! files                        addresses and encodings, which leaves read too
@@ -110,6 +111,8 @@ pub mod cuda;
 pub mod reference;
 
 pub mod ops;
+
+pub mod image_ops;
 
 pub mod network;
 pub mod prompt;

@@ -16,6 +16,7 @@ mod foreign_rows;
 mod fuzz;
 mod grpo;
 mod hostile;
+mod image_ops;
 mod incomplete_weights;
 mod keys;
 mod kv_cache;
