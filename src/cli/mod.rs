@@ -28,6 +28,7 @@ pub mod init;
 pub mod sandbox;
 pub mod score;
 pub mod serve;
+pub mod tools;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -62,6 +63,7 @@ enum Command {
     Score(score::ScoreArguments),
     Serve(serve::ServeArguments),
     Sandbox(sandbox::SandboxArguments),
+    Tools(tools::ToolsArguments),
     Data(data::DataArguments),
     Init(init::InitArguments),
     Doctor(doctor::DoctorArguments),
@@ -93,6 +95,7 @@ impl Arguments {
             Command::Score(arguments) => score::run(&arguments),
             Command::Serve(arguments) => serve::run(arguments, registry),
             Command::Sandbox(arguments) => sandbox::run(&arguments),
+            Command::Tools(arguments) => tools::run(&arguments, registry),
             Command::Data(arguments) => data::run(arguments),
             Command::Init(arguments) => init::run(&arguments),
             Command::Doctor(arguments) => doctor::run(&arguments),

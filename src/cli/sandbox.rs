@@ -63,7 +63,7 @@ pub fn run(arguments: &SandboxArguments) -> anyhow::Result<()> {
 }
 
 /// JSON in which no control character stands as itself: those beyond the first 32 are JSON as they are, and a terminal obeys them.
-fn escaped(json: &str) -> String {
+pub(super) fn escaped(json: &str) -> String {
     let escape = |c: char| if c.is_control() { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
     json.chars().map(escape).collect()
 }

@@ -20,6 +20,7 @@ pub mod answer;
 pub mod call;
 pub mod engine_generator;
 pub mod images;
+mod shown;
 pub mod reward_set;
 pub mod task;
 pub mod tool_set;

@@ -12,6 +12,7 @@ use thiserror::Error;
 use super::environment::{Environment, TokenLimits};
 use super::environments::direct::Direct;
 use super::environments::think_with_code::{ThinkWithCode, ThinkWithCodeSettings};
+use super::environments::vision_tools::{VisionTools, VisionToolsSettings};
 use super::judge::Judge;
 use super::reward::Reward;
 use super::rewards::answer::{Answer, AnswerSettings};
@@ -20,6 +21,7 @@ use super::rewards::format::Format;
 use super::rewards::tool_success::ToolSuccess;
 use super::tool::{Tool, ToolFault};
 use super::tool_set::ToolSet;
+use super::tools::image_edit::IMAGE_EDITS;
 use super::tools::python::{Python, PythonSettings};
 
 /// A plug-in that cannot be made.
@@ -104,6 +106,8 @@ pub struct EnvironmentEntry {
 pub struct ToolEntry {
     /// The name in recipes, and that of the tool which `build` starts.
     pub name: &'static str,
+    /// What it needs beside this program, in words; `-` for nothing.
+    pub needs: &'static str,
     /// Refuses a table that does not read or holds a value that cannot be; starts nothing.
     pub check: fn(toml::Table) -> Result<(), RegistryError>,
     /// Starts the tool of its own table.
@@ -137,7 +141,7 @@ pub const DEFAULT_ENVIRONMENT: &str = "think_with_code";
 /// The tool of a recipe's `[tool]` that gives no name.
 pub const DEFAULT_TOOL: &str = "python";
 
-const ENVIRONMENTS: [EnvironmentEntry; 2] = [
+const ENVIRONMENTS: [EnvironmentEntry; 3] = [
     EnvironmentEntry {
         name: "direct",
         default_tools: &[],
@@ -154,13 +158,60 @@ const ENVIRONMENTS: [EnvironmentEntry; 2] = [
             Ok(Arc::new(ThinkWithCode::new(settings("environment", "think_with_code", table)?, tools)))
         },
     },
+    EnvironmentEntry {
+        name: "vision_tools",
+        default_tools: &[
+            "crop_image",
+            "zoom_image",
+            "rotate_image",
+            "flip_image",
+            "adjust_brightness",
+            "adjust_contrast",
+            "apply_blur",
+            "apply_sharpen",
+            "convert_grayscale",
+            "resize_image",
+            "get_image_info",
+        ],
+        tools_max: usize::MAX,
+        check: |table| Ok(settings::<VisionToolsSettings>("environment", "vision_tools", table)?.limits()),
+        build: |table, tools| Ok(Arc::new(VisionTools::new(settings("environment", "vision_tools", table)?, tools))),
+    },
 ];
 
-const TOOLS: [ToolEntry; 1] = [ToolEntry {
+const PYTHON: ToolEntry = ToolEntry {
     name: "python",
+    needs: "Linux with user namespaces; python3 with numpy, opencv and pillow",
     check: |table| Ok(settings::<PythonSettings>("tool", "python", table)?.options().map(drop)?),
     build: |table| Ok(Arc::new(Python::start(&settings("tool", "python", table)?)?)),
-}];
+};
+
+/// The entry of the tool of that number.
+const fn image_edit<const NUMBER: usize>() -> ToolEntry {
+    fn check<const NUMBER: usize>(table: toml::Table) -> Result<(), RegistryError> {
+        settings::<NoSettings>("tool", IMAGE_EDITS[NUMBER].name, table).map(drop)
+    }
+    fn build<const NUMBER: usize>(table: toml::Table) -> Result<Arc<dyn Tool>, RegistryError> {
+        check::<NUMBER>(table)?;
+        Ok(Arc::new(&IMAGE_EDITS[NUMBER]))
+    }
+    ToolEntry { name: IMAGE_EDITS[NUMBER].name, needs: "-", check: check::<NUMBER>, build: build::<NUMBER> }
+}
+
+const TOOLS: [ToolEntry; 12] = [
+    PYTHON,
+    image_edit::<0>(),
+    image_edit::<1>(),
+    image_edit::<2>(),
+    image_edit::<3>(),
+    image_edit::<4>(),
+    image_edit::<5>(),
+    image_edit::<6>(),
+    image_edit::<7>(),
+    image_edit::<8>(),
+    image_edit::<9>(),
+    image_edit::<10>(),
+];
 
 const REWARDS: [RewardEntry; 4] = [
     RewardEntry {
@@ -251,6 +302,25 @@ impl Registry {
     /// Whether the environment of that name calls tools.
     pub fn calls_tools(&self, name: &str) -> bool {
         self.environments.iter().any(|entry| entry.name == name && entry.tools_max > 0)
+    }
+
+    /// The tools.
+    pub fn tools(&self) -> impl Iterator<Item = &ToolEntry> {
+        self.tools.iter()
+    }
+
+    /// The environments that call the tool of that name unless a recipe names others.
+    pub fn environments_of(&self, tool: &str) -> Vec<&'static str> {
+        let calls = |entry: &&EnvironmentEntry| entry.default_tools.contains(&tool);
+        self.environments.iter().filter(calls).map(|entry| entry.name).collect()
+    }
+
+    /// Starts the tool of that name.
+    ///
+    /// # Errors
+    /// When the name is unknown, its table does not read, or it does not start.
+    pub fn tool(&self, (name, table): &Named) -> Result<Arc<dyn Tool>, RegistryError> {
+        (self.tool_entry(name)?.build)(table.clone())
     }
 
     /// The rewards, in the order of reports.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use image::RgbImage;
 use serde::Serialize;
+use serde_json::Value;
 use thiserror::Error;
 
 use super::images::TrajectoryImages;
@@ -17,6 +18,20 @@ use crate::sandbox::Widened;
 pub trait Tool: Send + Sync {
     /// The name in recipes and logs.
     fn name(&self) -> &'static str;
+
+    /// How a call looks, as OpenAI's API describes a function: name, description, and parameters as JSON schema. `None` for a tool whose
+    /// request is no JSON.
+    fn schema(&self) -> Option<Value> {
+        None
+    }
+
+    /// The request of a call with these arguments, which fit the schema.
+    ///
+    /// # Errors
+    /// When an argument lacks, in words.
+    fn request(&self, arguments: &Value) -> Result<String, String> {
+        Ok(arguments.to_string())
+    }
 
     /// Calls that may run at a time; one for each core where absent. To be given by tools that wait (for a network, say) rather than
     /// compute: each call has a thread to itself.

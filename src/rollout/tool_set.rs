@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::images::TrajectoryImages;
 use super::tool::{CallStatus, Subject, Tool, ToolCall, ToolFault, ToolOutput, ToolSession};
 
@@ -26,6 +28,11 @@ impl ToolSet {
     /// Their names.
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         self.tools.iter().map(|tool| tool.name())
+    }
+
+    /// How calls of them look, of those that say it ([`Tool::schema`]).
+    pub fn schemas(&self) -> Vec<Value> {
+        self.tools.iter().filter_map(|tool| tool.schema()).collect()
     }
 
     /// What their results depend on, as [`Tool::versions`].

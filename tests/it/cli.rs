@@ -409,7 +409,7 @@ fn wrong_flags_and_checkpoints_are_named() {
 
 #[test]
 fn every_help_shows_an_example() {
-    for command in ["train", "eval", "generate", "batch", "score", "sandbox", "data", "init", "doctor"] {
+    for command in ["train", "eval", "generate", "batch", "score", "sandbox", "tools", "data", "init", "doctor"] {
         for command in [vec![command], if command == "data" { vec!["data", "needle"] } else { vec![command] }] {
             let output = thyme().args(&command).arg("--help").output().unwrap();
             let help = String::from_utf8(output.stdout).unwrap();

@@ -62,4 +62,5 @@ mod starvation;
 mod support;
 mod tasks;
 mod tidy;
+mod tools;
 mod trace;

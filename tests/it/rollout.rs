@@ -7,6 +7,7 @@ mod names;
 mod rewards;
 mod sources;
 mod tool_sets;
+mod vision_tools;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;

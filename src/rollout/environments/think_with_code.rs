@@ -14,6 +14,7 @@ use crate::rollout::environment::{
     Environment, EnvironmentError, Episode, Next, Observation, ObservationPart, ParsedTurn, PreparedTask, TokenLimits,
 };
 use crate::rollout::images::TrajectoryImages;
+use crate::rollout::shown::ShownImages;
 use crate::rollout::task::{Task, TaskPrompt};
 use crate::rollout::tool::{CallStatus, Subject, ToolCall, ToolFault, ToolOutput};
 use crate::rollout::tool_set::{ToolSessions, ToolSet};
@@ -195,13 +196,14 @@ struct CodeEpisode {
     code_tool: &'static str,
     sessions: ToolSessions,
     runs: usize,
-    images: usize,
+    shown: ShownImages,
     told_of_limit: bool,
 }
 
 impl CodeEpisode {
     fn new(settings: Arc<ThinkWithCodeSettings>, code_tool: &'static str, sessions: ToolSessions) -> Self {
-        Self { settings, code_tool, sessions, runs: 0, images: 0, told_of_limit: false }
+        let shown = ShownImages::new(settings.max_images);
+        Self { settings, code_tool, sessions, runs: 0, shown, told_of_limit: false }
     }
 
     /// What follows a turn that ended with `</code>`.
@@ -251,30 +253,7 @@ impl Episode for CodeEpisode {
 
     fn observe(&mut self, processor: &Processor, output: &mut ToolOutput) -> Result<Observation, EnvironmentError> {
         let mut text = cut(output.text.trim_end(), self.settings.max_observation_characters);
-        let mut shown = Vec::new();
-        for image in std::mem::take(&mut output.images) {
-            let add_line = |text: &mut String, line: String| {
-                if !text.is_empty() {
-                    text.push('\n');
-                }
-                text.push_str(&line);
-            };
-            if self.images >= self.settings.max_images {
-                add_line(
-                    &mut text,
-                    format!("Further images are not shown: the limit of {} is reached.", self.settings.max_images),
-                );
-                break;
-            }
-            match processor.prepare(&image.pixels) {
-                Ok(prepared) => {
-                    self.images += 1;
-                    shown.push(Arc::new(prepared));
-                    output.images.push(image);
-                }
-                Err(problem) => add_line(&mut text, format!("The image {} cannot be shown: it {problem}", image.label)),
-            }
-        }
+        let shown = self.shown.take(processor, output, &mut text);
         if text.is_empty() && shown.is_empty() {
             text = "No output captured: print a result, or the path of an image that you saved.".to_owned();
         }

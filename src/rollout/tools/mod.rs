@@ -1,3 +1,4 @@
-//! The tools that ship: one file each, one line each in the registry.
+//! The tools that ship: a file each, or for those of one kind; one entry each in the registry.
 
+pub mod image_edit;
 pub mod python;

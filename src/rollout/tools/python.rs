@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::prompt::ImageSource;
 use crate::rollout::images::TrajectoryImages;
@@ -118,6 +119,21 @@ fn input(subject: &Subject<'_>) -> Result<InputImage, ToolFault> {
 impl Tool for Python {
     fn name(&self) -> &'static str {
         "python"
+    }
+
+    fn schema(&self) -> Option<Value> {
+        let code = json!({"type": "string", "description": "A program of Python 3."});
+        let parameters = json!({"type": "object", "properties": {"code": code}, "required": ["code"]});
+        let description =
+            "Runs Python in a sandbox. The picture is at `image_path`; an image whose path is printed is shown.";
+        Some(json!({"type": "function", "function": {
+            "name": "python", "description": description, "parameters": parameters,
+        }}))
+    }
+
+    fn request(&self, arguments: &Value) -> Result<String, String> {
+        let code = arguments.get("code").and_then(Value::as_str);
+        code.map(str::to_owned).ok_or_else(|| "python takes {\"code\": \"...\"}, a program as a string".to_owned())
     }
 
     fn versions(&self) -> BTreeMap<String, String> {
