@@ -22,8 +22,9 @@ pub trait Sample {
     fn sample(&self, logits: &Tensor, row_params: &[SamplingParams<'_>], excluded: &[u32]) -> Vec<SampledToken> {
         self.sample_overlapped(logits, row_params, excluded, &mut |_| {})
     }
-    /// As [`Sample::sample`]; `meanwhile` is called once, unless there are no rows, with the sampled ids, I32 `[N]`. Where the device works beside the host, the ids are not
-    /// known yet: what `meanwhile` asks of the backend comes behind the sampling, and the host waits for what was sampled, not for that.
+    /// As [`Sample::sample`]; `meanwhile` is called once, unless there are no rows, with the sampled ids, I32 `[N]`. Where the device works
+    /// beside the host, the ids are not known yet: what `meanwhile` asks of the backend comes behind the sampling, and the host waits for what
+    /// was sampled, not for that.
     fn sample_overlapped(
         &self,
         logits: &Tensor,

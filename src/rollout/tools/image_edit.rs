@@ -139,6 +139,9 @@ pub const IMAGE_EDITS: &[ImageEdit; 11] = &[
     },
 ];
 
+/// Pixels of an image that a call makes larger, at most (192 MiB): what the model asks for must not fill the memory.
+const PIXELS_MAX: u64 = 1 << 26;
+
 /// What the model is told of an image that was made.
 const DONE: &str = "Image processed successfully.";
 
@@ -253,8 +256,23 @@ fn zoom(zoom: &Zoom, image: &Arc<RgbImage>) -> Result<Edited, String> {
     made(cut.and_then(|cut| image_ops::resize(&cut, width, height, Filter::Lanczos)))
 }
 
+/// Refuses an image of more pixels than may be made.
+fn check_pixels(pixels: u64) -> Result<(), String> {
+    match pixels {
+        0..=PIXELS_MAX => Ok(()),
+        _ => Err(format!(
+            "the image would have up to {pixels} pixels; {PIXELS_MAX} are allowed, so make it smaller first"
+        )),
+    }
+}
+
 fn rotate(rotate: &Rotate, image: &Arc<RgbImage>) -> Result<Edited, String> {
     let (angle, expand) = (rotate.angle, rotate.expand);
+    if expand {
+        // The box around a rotated rectangle is largest at 45 degrees.
+        let sides = u64::from(image.width()) + u64::from(image.height());
+        check_pixels(sides * sides / 2)?;
+    }
     let rotation = Rotation { angle, expand, fill: Rgb([255; 3]), interpolation: Interpolation::Nearest };
     made(image_ops::rotate(image, &rotation))
 }
@@ -276,8 +294,12 @@ fn factor(
 }
 
 fn resize(resize: &Resize, image: &Arc<RgbImage>) -> Result<Edited, String> {
-    let edit = if resize.maintain_aspect { image_ops::thumbnail } else { image_ops::resize };
-    made(edit(image, resize.width, resize.height, Filter::Lanczos))
+    let (width, height) = (resize.width, resize.height);
+    if resize.maintain_aspect {
+        return made(image_ops::thumbnail(image, width, height, Filter::Lanczos));
+    }
+    check_pixels(u64::from(width) * u64::from(height))?;
+    made(image_ops::resize(image, width, height, Filter::Lanczos))
 }
 
 impl Tool for &'static ImageEdit {

@@ -131,6 +131,11 @@ fn what_is_wrong_with_a_call_is_told_in_the_originals_words() {
             "Error: the zoom_factor is 0; give a number of at least 1",
             CallStatus::Error,
         ),
+        (
+            "<tool>{\"name\": \"resize_image\", \"args\": {\"width\": 9000, \"height\": 9000, \"maintain_aspect\": false}}</tool>",
+            "Error: the image would have up to 81000000 pixels; 67108864 are allowed, so make it smaller first",
+            CallStatus::Error,
+        ),
     ] {
         let trajectory = play(&format!("{script}<answer>7</answer>"), "");
         assert_eq!(trajectory.end, End::Answered, "{script}");
