@@ -5,9 +5,10 @@
 //!
 //! [`agent_loop`] takes each sequence a step on, whoever drives the generator: this file over a list of tasks, `serve` over chats as they come. A task is
 //! made, and its pictures decoded, when its turn comes, so a file of any length goes through one engine. [`call`] finds the code in a turn,
-//! [`trajectory`] alone says which tokens are the model's own. Five small contracts: [`environment`], [`tool`], [`reward`], [`judge`],
-//! [`generator`]; [`registry`] has what recipes can name. [`generator::Scripted`] speaks from a script, so that all of this is tested without a model. `rewards/equivalence/` says whether two answers
-//! are the same; a rule that would have to guess gives no verdict.
+//! [`call_formats`] the calls of all other forms, [`trajectory`] alone says which tokens are the model's own. Five small contracts:
+//! [`environment`], [`tool`], [`reward`], [`judge`], [`generator`]; [`registry`] has what recipes can name. [`generator::Scripted`] speaks from a
+//! script, so that all of this is tested without a model. `rewards/equivalence/` says whether two answers are the same; a rule that would have
+//! to guess gives no verdict.
 
 pub mod environment;
 pub mod generator;
@@ -18,6 +19,7 @@ pub mod tool;
 pub mod agent_loop;
 pub mod answer;
 pub mod call;
+pub mod call_formats;
 pub mod engine_generator;
 pub mod images;
 mod shown;

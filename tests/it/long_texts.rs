@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use thyme_engine::engine::sampling::stop::StopMatcher;
 use thyme_engine::rollout::call::find_call;
+use thyme_engine::rollout::call_formats::CallFormat;
 use thyme_engine::rollout::images::TrajectoryImages;
 use thyme_engine::rollout::registry::Registry;
 use thyme_engine::rollout::repetition::{Repetition, RepetitionSettings};
@@ -121,6 +122,66 @@ fn calls_are_found_in_a_megabyte_of_anything() {
             format!("<code>```\n'''{text}\n```\n{text}</code>"),
         ] {
             slow.time("find_call", piece, Duration::from_secs(2), || find_call(&whole).map(|call| call.code.len()));
+        }
+    }
+    slow.assert_none();
+}
+
+#[test]
+fn calls_of_every_form_are_found_in_a_megabyte_of_anything() {
+    const CALLS: [&str; 34] = [
+        "<tool_call>",
+        "<tool_call>{",
+        "<tool_call>{\"",
+        "<tool_call>{'",
+        "<tool_call>{'\"",
+        "<tool_call>{'\"'\"",
+        "<tool_call>{\"\\\"",
+        "<tool_call>{\"name\": \"a\"}",
+        "<tool_call>{\"a\":[",
+        "<tool_call>```json\n",
+        "</tool_call>",
+        "<tool_call>{}</tool_call>",
+        "<tool>",
+        "<tool>{\"a\":\"",
+        "</tool>",
+        "<function=",
+        "<function=a>",
+        "<function=a><parameter=b>",
+        "<tool_call><function=a>",
+        "<tool_call><function=a><parameter=b>",
+        "<tool_call><function=a><parameter=b></parameter>",
+        "<tool_call><function=a><parameter=b><tool_call></parameter>",
+        "<parameter=b>",
+        "<parameter=b>[",
+        "</parameter>",
+        "</function>",
+        "\"actions\":[",
+        "\"actions\" ",
+        "{\"actions\":[",
+        "{\"actions\":[]},",
+        "[{\"name\":\"a\",\"arguments\":{}},",
+        "}",
+        "],",
+        "\\",
+    ];
+    let mut slow = Slow::default();
+    for piece in CALLS.iter().chain(PIECES) {
+        let text = long(piece);
+        let open = "<tool_call><function=a>\n<parameter=b>\n";
+        for whole in [
+            text.clone(),
+            format!("{text}</tool_call></tool>"),
+            format!("<tool_call>{{\"name\": \"a\", \"arguments\": {{\"b\": {text}}}}}</tool_call>"),
+            format!("<tool>{{\"name\": \"a\", \"args\": {{\"b\": \"{text}\"}}}}</tool>"),
+            format!("{open}{text}\n</parameter>\n</function>\n</tool_call>"),
+            format!("{{\"thought\": \"{text}\", \"actions\": [{{\"name\": \"a\", \"arguments\": {text}}}]}}"),
+        ] {
+            for format in [CallFormat::Hermes, CallFormat::Qwen3Coder, CallFormat::ToolTag, CallFormat::Actions] {
+                slow.time(&format!("{format:?}"), piece, Duration::from_secs(1), || {
+                    format.find_calls(&whole, &[]).len()
+                });
+            }
         }
     }
     slow.assert_none();
