@@ -22,7 +22,7 @@ use thyme_engine::rollout::environment::{
 };
 use thyme_engine::rollout::images::TrajectoryImages;
 use thyme_engine::rollout::task::{Task, TaskPrompt};
-use thyme_engine::rollout::tool::{CallStatus, ToolCall, ToolFault, ToolOutput};
+use thyme_engine::rollout::tool::{CallResult, CallStatus, ToolCall, ToolFault, ToolOutput};
 use thyme_engine::rollout::trajectory::{End, Trajectory, TurnKind};
 use thyme_engine::rollout::{RolloutSettings, Update, run_watched};
 
@@ -89,7 +89,12 @@ impl Environment for Latent {
         };
         let TaskPrompt::Tokens(prompt) = task.prompt.clone() else { panic!("tasks are made with prompts") };
         let images = TrajectoryImages::default();
-        Ok(PreparedTask { prompt, images, episodes: (0..group_size).map(episode).collect() })
+        Ok(PreparedTask {
+            prompt,
+            conversation: Arc::default(),
+            images,
+            episodes: (0..group_size).map(episode).collect(),
+        })
     }
 }
 
@@ -103,7 +108,7 @@ struct Calls {
 
 impl Episode for Calls {
     fn read(&mut self, text: &str, _: usize) -> ParsedTurn {
-        let next = if self.calls < CALLS { Next::Run(ToolCall::default()) } else { Next::End(End::EndOfTurn) };
+        let next = if self.calls < CALLS { Next::run(ToolCall::default()) } else { Next::End(End::EndOfTurn) };
         ParsedTurn { split_at: text.len(), kind: TurnKind::Answer, answer: None, next }
     }
 
@@ -118,9 +123,9 @@ impl Episode for Calls {
         Ok(ToolOutput::text(CallStatus::Ok, "ok"))
     }
 
-    fn observe(&mut self, processor: &Processor, output: &mut ToolOutput) -> Result<Observation, EnvironmentError> {
+    fn observe(&mut self, processor: &Processor, results: &mut [CallResult]) -> Result<Observation, EnvironmentError> {
         let mut observation = Observation::default();
-        observation.push_text(processor, &output.text)?;
+        observation.push_text(processor, &results[0].output.text)?;
         Ok(observation)
     }
 }

@@ -18,6 +18,7 @@ use super::ordered_writer::OrderedWriter;
 use super::requests::{Form, Problem, Requests};
 use super::sampling::SamplingArguments;
 use super::serve::ServingArguments;
+use super::sft_output::SftOutput;
 use crate::prompt::PixelLimits;
 use crate::rollout::Update;
 use crate::rollout::environment::{EnvironmentError, Tasks};
@@ -33,6 +34,7 @@ const OWN_WORDS_TOKENS: usize = 4096;
 const EXAMPLES: &str = r#"Examples:
   thyme-engine batch --model recipes/tiny-sft --input requests.jsonl --output answers.jsonl --temperature 0
   thyme-engine batch --model recipes/tiny-sft --input requests.jsonl --output answers.jsonl --env think_with_code --n 4
+  thyme-engine batch --model recipes/tiny-sft --input requests.jsonl --output answers.jsonl --env think_with_code --sft-output demonstrations.jsonl
 
 A request line is one of
   {"id", and one of "messages", "prompt", "token_ids"}                           (see `score --help`)
@@ -71,6 +73,9 @@ pub struct BatchArguments {
     /// Run tools as this environment does, such as think_with_code; `none` runs none.
     #[arg(long = "env", value_name = "NAME", default_value = NO_ENVIRONMENT)]
     environment: String,
+    /// Also write the trajectories that the model ended itself, as demonstrations for `method = "sft"`; their images go to `images` beside it.
+    #[arg(long, value_name = "C.jsonl")]
+    sft_output: Option<PathBuf>,
     /// Answers to each request.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     n: u16,
@@ -104,6 +109,7 @@ impl BatchArguments {
 
     /// OpenAI's form: the routes of the server answer.
     fn answer_openai_batch(&self, registry: &Registry) -> anyhow::Result<()> {
+        anyhow::ensure!(self.sft_output.is_none(), "--sft-output takes requests of the first form (see --help)");
         let batch = OpenAiBatch::read(&self.input, self.n, &self.sampling)?;
         let ids = batch.ids().map(|id| Value::String(id.to_owned()));
         let (mut output, done) = self.output("custom_id", ids)?;
@@ -126,6 +132,12 @@ impl BatchArguments {
         let Some(mut writer) = OrderedWriter::start("replies", requests.list.len() * group, done) else {
             return Ok(());
         };
+        anyhow::ensure!(
+            self.sft_output.is_none() || self.environment != NO_ENVIRONMENT,
+            "--sft-output takes the trajectories of an environment; name one with --env, `direct` for answers without tools"
+        );
+        let open = |path: &PathBuf| SftOutput::open(path, &self.input, requests.folder(), done);
+        let mut demonstrations = self.sft_output.as_ref().map(open).transpose()?;
         let checkpoint = LoadedCheckpoint::open(&self.model, self.serving.device)?;
         let session = InferenceSession::new(checkpoint, &self.sampling, &self.environment, group, registry)?;
         // Of a group that was written in part the rest is sampled again with it, to the same bits.
@@ -138,8 +150,14 @@ impl BatchArguments {
                 return ControlFlow::Continue(());
             }
             let tokens = trajectory.own_tokens();
-            let reply = reply(&session, &requests, first, *trajectory, self.serving.logprobs_mode);
-            failed = writer.add(place, reply, tokens, &mut output);
+            let reply = reply(&session, &requests, first, &trajectory, self.serving.logprobs_mode);
+            let reply = reply.map(|reply| (reply, trajectory));
+            failed = writer.add(place, reply, tokens, &mut |place, (reply, trajectory)| {
+                if let Some(demonstrations) = &mut demonstrations {
+                    demonstrations.write(place, &trajectory)?;
+                }
+                output.write(&reply)
+            });
             if failed.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let tasks = RequestTasks { session: &session, requests: &requests, first };
@@ -154,6 +172,9 @@ impl BatchArguments {
         session.roll_out(&tasks, first, &prompts, room, &mut watch)?;
         failed?;
         writer.finish();
+        if let Some(demonstrations) = demonstrations {
+            demonstrations.finish();
+        }
         Ok(())
     }
 }
@@ -172,12 +193,12 @@ fn reply<'a>(
     session: &InferenceSession,
     requests: &'a Requests,
     first: usize,
-    trajectory: Trajectory,
+    trajectory: &Trajectory,
     mode: LogprobsMode,
 ) -> anyhow::Result<Reply<'a>> {
     let request = &requests.list[first + trajectory.task];
-    if let End::TaskFailed(reason) = trajectory.end {
-        return Err(requests.error(request, Problem::Unopened(reason)).into());
+    if let End::TaskFailed(reason) = &trajectory.end {
+        return Err(requests.error(request, Problem::Unopened(reason.clone())).into());
     }
     let (prompt_token_ids, token_ids) = trajectory.token_ids.split_at(trajectory.prompt_tokens);
     let logprobs = &trajectory.sampled[trajectory.prompt_tokens..];
@@ -185,7 +206,7 @@ fn reply<'a>(
         id: &request.id,
         prompt_token_ids: prompt_token_ids.to_vec(),
         token_ids: token_ids.to_vec(),
-        text: text(session, &trajectory),
+        text: text(session, trajectory),
         logprobs: logprobs.iter().map(|sampled| sampled.as_ref().map(|sampled| mode.of(sampled))).collect(),
         finish_reason: if session.has_tools { trajectory.end.name() } else { finish_reason(&trajectory.end) },
     })

@@ -17,8 +17,7 @@ use crate::prompt::{ImageSource, Message, Part, PictureSize};
 use crate::rollout::Update;
 use crate::rollout::registry::{DEFAULT_ENVIRONMENT, Registry};
 use crate::rollout::task::{Task, TaskPrompt};
-use crate::rollout::tool::ToolOutput;
-use crate::rollout::trajectory::End;
+use crate::rollout::trajectory::{Call, End};
 use crate::sandbox::save_new;
 
 /// Bytes of keys and values that are kept at most, unless the question alone needs more.
@@ -87,7 +86,7 @@ impl GenerateArguments {
         let mut watch = |update: Update<'_>| {
             let step = match update {
                 Update::Text { text, .. } => print_untrusted(text).map(drop),
-                Update::Observed { call, text, .. } => crops.show(&call.output, text),
+                Update::Observed { calls, text, .. } => crops.show(calls, text),
                 Update::Finished(trajectory) => {
                     end = Some(trajectory.end);
                     Ok(())
@@ -149,9 +148,9 @@ struct Crops<'a> {
 
 impl Crops<'_> {
     /// Shows an observation and says where each of its images was saved.
-    fn show(&mut self, output: &ToolOutput, text: &str) -> anyhow::Result<()> {
+    fn show(&mut self, calls: &[Call], text: &str) -> anyhow::Result<()> {
         print_untrusted(&format!("\n{text}\n"))?;
-        for image in &output.images {
+        for image in calls.iter().flat_map(|call| &call.output.images) {
             let (path, number) = save_new(&image.pixels, self.folder, "image", self.saved + 1)
                 .context("cannot save a crop; choose another folder with --crops")?;
             self.saved = number;

@@ -44,7 +44,7 @@ impl JsonlWriter {
         if !is_there(path) {
             return Ok((JsonlWriter::create(path, input)?, 0));
         }
-        let mut file = open_regular_to_write(path).with_context(cannot)?;
+        let file = open_regular_to_write(path).with_context(cannot)?;
         let (mut whole, mut end) = (0, 0);
         let mut lines = JsonLines::of_reader(path, BufReader::new(&file), LineBounds::OWN_OUTPUT);
         while let Some(line) = lines.next_line()?.filter(|line| line.is_whole) {
@@ -61,8 +61,14 @@ impl JsonlWriter {
             );
             (whole, end) = (whole + 1, line.start + line.bytes as u64);
         }
-        file.set_len(end).and_then(|()| file.seek(SeekFrom::Start(end))).with_context(cannot)?;
-        Ok((JsonlWriter { path: path.to_owned(), file }, whole))
+        Ok((JsonlWriter::cut(path, file, end).with_context(cannot)?, whole))
+    }
+
+    /// Goes on behind the first `end` bytes of an open file.
+    pub fn cut(path: &Path, mut file: File, end: u64) -> io::Result<JsonlWriter> {
+        file.set_len(end)?;
+        file.seek(SeekFrom::Start(end))?;
+        Ok(JsonlWriter { path: path.to_owned(), file })
     }
 
     /// Writes one line.

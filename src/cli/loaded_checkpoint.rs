@@ -63,7 +63,8 @@ impl LoadedCheckpoint {
             }
             (_, Err(error)) => return Err(Problem::Json(format!("only `token_ids` can be used: {error}"))),
             (Form::Messages(messages), Ok(processor)) => {
-                processor.encode_messages_at(messages, folder, answer_tokens > 0, &settings)?
+                let options = RenderOptions { add_generation_prompt: answer_tokens > 0, ..RenderOptions::default() };
+                processor.encode_rendered(messages, folder, &options, &settings)?
             }
             (Form::Prompt(text), Ok(processor)) => {
                 let images = images(&request.images, folder, &settings)?;

@@ -28,6 +28,7 @@ pub mod init;
 pub mod sandbox;
 pub mod score;
 pub mod serve;
+mod sft_output;
 pub mod tools;
 
 use std::path::PathBuf;

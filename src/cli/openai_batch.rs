@@ -123,7 +123,7 @@ impl OpenAiBatch {
             refused += usize::from(reply.status != 200);
             let tokens = reply.body["usage"]["completion_tokens"].as_u64().unwrap_or(0) as usize;
             let line = ReplyLine::new(number, &ids[number], reply);
-            failed = writer.add(number, Ok(line), tokens, output);
+            failed = writer.add(number, Ok(line), tokens, &mut |_, line| output.write(&line));
             failed.is_ok()
         };
         answer_calls(config, first..ids.len(), IN_FLIGHT * sequences, move |number| self.call(number), tell)?;

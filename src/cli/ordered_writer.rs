@@ -3,9 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use serde::Serialize;
-
-use super::jsonl::JsonlWriter;
 use crate::telemetry::Progress;
 
 /// Replies on their way to the output: each is written as soon as those before it are.
@@ -17,7 +14,7 @@ pub struct OrderedWriter<R> {
     tokens: usize,
 }
 
-impl<R: Serialize> OrderedWriter<R> {
+impl<R> OrderedWriter<R> {
     /// For so many replies, some of which are there; none if all are.
     pub fn start(unit: &str, total: usize, done: usize) -> Option<OrderedWriter<R>> {
         if done > 0 {
@@ -31,7 +28,8 @@ impl<R: Serialize> OrderedWriter<R> {
         Some(OrderedWriter { progress, began: Instant::now(), waiting: BTreeMap::new(), next: done, tokens: 0 })
     }
 
-    /// Takes the reply of that number, for which so many tokens were sampled, or what is wrong in its place.
+    /// Takes the reply of that number, for which so many tokens were sampled, or what is wrong in its place. `write` gets the replies that are next, by
+    /// number.
     ///
     /// # Errors
     /// When the output cannot be written; or what is wrong, when all before it is written.
@@ -40,12 +38,12 @@ impl<R: Serialize> OrderedWriter<R> {
         number: usize,
         reply: anyhow::Result<R>,
         tokens: usize,
-        output: &mut JsonlWriter,
+        write: &mut dyn FnMut(usize, R) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         self.waiting.insert(number, reply);
         self.tokens += tokens;
         while let Some(reply) = self.waiting.remove(&self.next) {
-            output.write(&reply?)?;
+            write(self.next, reply?)?;
             self.next += 1;
         }
         self.progress.set_message(&self.rate());

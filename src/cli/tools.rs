@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::jsonl::print;
 use crate::prompt::ImageSource;
 use crate::rollout::images::TrajectoryImages;
-use crate::rollout::registry::Registry;
+use crate::rollout::registry::{Registry, ToolEntry};
 use crate::rollout::tool::{CallStatus, Subject};
 use crate::sandbox::save_new;
 
@@ -64,9 +64,8 @@ pub fn run(arguments: &ToolsArguments, registry: &Registry) -> anyhow::Result<()
 }
 
 fn list(registry: &Registry) -> anyhow::Result<()> {
-    let line = |tool: &crate::rollout::registry::ToolEntry| {
-        format!("{}\t{}\t{}\n", tool.name, registry.environments_of(tool.name).join(", "), tool.needs)
-    };
+    let line =
+        |tool: &ToolEntry| format!("{}\t{}\t{}\n", tool.name, registry.environments_of(tool).join(", "), tool.needs);
     print(&registry.tools().map(line).collect::<String>())?;
     Ok(())
 }
@@ -74,16 +73,18 @@ fn list(registry: &Registry) -> anyhow::Result<()> {
 fn try_tool(arguments: &TryArguments, registry: &Registry) -> anyhow::Result<()> {
     let known: Vec<&str> = registry.tools().map(|tool| tool.name).collect();
     let name = arguments.name.as_str();
-    if !known.contains(&name) {
+    let named: Vec<&ToolEntry> = registry.tools().filter(|tool| tool.name == name).collect();
+    if named.is_empty() {
         refuse(&format!("there is no tool {name:?}; the tools are: {}", known.join(", ")));
     }
-    if let Some(environment) = &arguments.env {
-        let of = registry.environments_of(name);
-        if !of.contains(&environment.as_str()) {
+    let environment = arguments.env.as_deref();
+    if let Some(environment) = environment {
+        let of: Vec<&str> = named.iter().flat_map(|tool| registry.environments_of(tool)).collect();
+        if !of.contains(&environment) {
             refuse(&format!("the environment {environment:?} calls no {name}; {name} is of: {}", of.join(", ")));
         }
     }
-    let tool = registry.tool(&(name.to_owned(), toml::Table::new()))?;
+    let tool = registry.tool(environment, &(name.to_owned(), toml::Table::new()))?;
     let request = tool.request(&arguments.arguments).map_err(anyhow::Error::msg).context("--arguments")?;
     let sources: Vec<ImageSource> = arguments.images.iter().cloned().map(ImageSource::Path).collect();
     let folder = std::env::current_dir().context("there is no current folder")?;

@@ -22,7 +22,6 @@ pub fn write(dir: &Path, name: &str, task: &Task, trajectory: &Trajectory, score
     let pictures: Vec<Arc<RgbImage>> = task.images.iter().filter_map(|image| image.load(&task.folder).ok()).collect();
     let mut blocks = vec![Block::Text { heading: "question", text: &task.question }];
     blocks.extend(pictures.iter().map(|pixels| Block::Image { caption: "picture".to_owned(), pixels }));
-    let mut calls = trajectory.calls.iter();
     for turn in &trajectory.turns {
         let heading = match turn.kind {
             TurnKind::Thought => "thought",
@@ -31,10 +30,8 @@ pub fn write(dir: &Path, name: &str, task: &Task, trajectory: &Trajectory, score
             TurnKind::Answer => "answer",
         };
         blocks.push(Block::Text { heading, text: &turn.text });
-        if turn.kind == TurnKind::Observation {
-            let shown = calls.next().into_iter().flat_map(|call| &call.output.images);
-            blocks.extend(shown.map(|image| Block::Image { caption: caption(image), pixels: &image.pixels }));
-        }
+        let shown = trajectory.calls[turn.calls.clone()].iter().flat_map(|call| &call.output.images);
+        blocks.extend(shown.map(|image| Block::Image { caption: caption(image), pixels: &image.pixels }));
     }
     let mut facts = vec![
         ("solution", task.solution.to_string()),

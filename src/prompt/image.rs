@@ -199,6 +199,11 @@ impl PreparedImage {
         })
     }
 
+    /// Width and height after resizing, in pixels.
+    pub fn resized(&self) -> (u32, u32) {
+        (self.resized_width as u32, self.resized_height as u32)
+    }
+
     /// What transformers calls `pixel_values`: `[grid.h * grid.w, 3 * temporal * patch * patch]`, normalised, the frame
     /// repeated. The model does the same on its own device from `patches`; this form is for comparison.
     pub fn normalised(&self, settings: &ImageSettings) -> Vec<f32> {

@@ -209,6 +209,11 @@ impl Processor {
         Ok(expanded)
     }
 
+    /// Whether the checkpoint's chat template describes tools to the model.
+    pub fn template_takes_tools(&self) -> bool {
+        self.template.as_ref().is_some_and(ChatTemplate::takes_tools)
+    }
+
     /// Renders a conversation, loads and prepares its images (relative paths start at `image_folder`), and encodes it.
     ///
     /// # Errors
@@ -219,22 +224,22 @@ impl Processor {
         image_folder: &Path,
         add_generation_prompt: bool,
     ) -> Result<Prompt, PromptError> {
-        self.encode_messages_at(messages, image_folder, add_generation_prompt, &self.image_settings)
+        let options = RenderOptions { add_generation_prompt, ..RenderOptions::default() };
+        self.encode_rendered(messages, image_folder, &options, &self.image_settings)
     }
 
-    /// [`Processor::encode_messages`] with other limits of pixels.
+    /// [`Processor::encode_messages`] with what else the template is told, and with limits of pixels.
     ///
     /// # Errors
     /// As that has them.
-    pub fn encode_messages_at(
+    pub fn encode_rendered(
         &self,
         messages: &[Message],
         image_folder: &Path,
-        add_generation_prompt: bool,
+        options: &RenderOptions,
         settings: &ImageSettings,
     ) -> Result<Prompt, PromptError> {
-        let options = RenderOptions { add_generation_prompt, ..RenderOptions::default() };
-        let text = self.render(messages, &options)?;
+        let text = self.render(messages, options)?;
         let mut images = Vec::new();
         for source in messages.iter().flat_map(Message::images) {
             let pixels = source.load(image_folder)?;

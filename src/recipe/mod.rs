@@ -247,6 +247,8 @@ pub struct GrpoSettings {
     pub filter_zero_advantage: bool,
     /// Leave rollouts that ran out of tokens out of the loss; they still count among the sequences that were sampled.
     pub mask_truncated_completions: bool,
+    /// Leave rollouts that ran out of turns or calls before they answered out of the loss, as Mini-o3 does, so that long thinking is not punished.
+    pub mask_over_turn_completions: bool,
     /// Learn from tokens sampled at temperature 0 too (code, under adaptive temperature).
     pub train_zero_temperature_tokens: bool,
     /// Hold tokens sampled at temperature 0 near the reference, at temperature 1, though they have no policy gradient. They then count
@@ -271,6 +273,7 @@ impl Default for GrpoSettings {
             scale_rewards: true,
             filter_zero_advantage: true,
             mask_truncated_completions: true,
+            mask_over_turn_completions: false,
             train_zero_temperature_tokens: false,
             kl_zero_temperature_tokens: false,
             logprob: LogprobKind::Temperature,

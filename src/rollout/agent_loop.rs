@@ -4,17 +4,17 @@
 use std::collections::BTreeMap;
 use std::thread::Scope;
 
-use super::environment::{Environment, EnvironmentError, Episode, Next, Observation, PreparedTask, Tasks, TokenLimits};
+use super::active::Active;
+pub use super::active::Start;
+use super::environment::{Environment, EnvironmentError, Episode, Next, Observation, ParsedTurn, PreparedTask, Tasks};
 use super::error::RolloutError;
 use super::generator::{
     AdaptiveTemperature, GenerateRequest, Generator, GeneratorError, Sampled, StopReason, Stops, TokenEvent,
 };
-use super::repetition::Repetition;
-use super::settings::RolloutSettings;
-use super::tool::{ToolCall, ToolOutput};
+use super::tool::{CallResult, ToolCall};
 use super::trajectory::{Call, End, OwnParts, Trajectory};
 use super::workers::{Done, Job, Workers};
-use crate::prompt::{Processor, StreamDecoder};
+use crate::prompt::Processor;
 
 /// A task's number, and the prepared task or why it failed.
 pub type Ready = (usize, Result<PreparedTask, EnvironmentError>);
@@ -29,34 +29,17 @@ pub enum Update<'a> {
         /// The text since the last update of this sequence.
         text: &'a str,
     },
-    /// A call came back.
+    /// The calls of a turn came back.
     Observed {
         /// Number of the sequence that called.
         sequence: u64,
         /// What was asked, and what came back.
-        call: &'a Call,
+        calls: &'a [Call],
         /// What the model reads.
         text: &'a str,
     },
     /// A sequence ended. The watcher gets the trajectory: nobody else keeps it.
     Finished(Box<Trajectory>),
-}
-
-/// How a task's sequences begin.
-#[derive(Clone, Copy, Debug)]
-pub struct Start<'a> {
-    /// The task's number; [`Trajectory::task`].
-    pub task: usize,
-    /// Number of the group's first sequence; the others count on from it.
-    pub first_sequence: u64,
-    /// Counter of the random numbers for the first sequence, where it is not the sequence's number.
-    pub first_counter: Option<u64>,
-    /// Tokens that each may take.
-    pub limits: TokenLimits,
-    /// Pixels of observed images that each trajectory keeps.
-    pub pixels_kept: usize,
-    /// The group size, sampling, and further stops.
-    pub settings: &'a RolloutSettings,
 }
 
 /// Sequences under way in one environment, and the workers that run its tools.
@@ -67,61 +50,6 @@ pub struct AgentLoop<'a> {
     stop_strings: Vec<String>,
     workers: Workers,
     active: BTreeMap<u64, Active>,
-}
-
-/// A sequence under way.
-struct Active {
-    trajectory: Trajectory,
-    /// Absent while a worker has it.
-    episode: Option<Box<dyn Episode>>,
-    /// Whether it waits for its next token.
-    is_running: bool,
-    /// Tokens after the prompt that it may have.
-    total_tokens: usize,
-    /// Pixels of images that its trajectory may still keep.
-    pixels_left: usize,
-    /// Tokens of the turn so far.
-    tokens: Vec<Sampled>,
-    /// For each of them, the bytes of text that it completed.
-    pieces: Vec<usize>,
-    /// The turn's text so far.
-    text: String,
-    /// Decodes tokens to text; holds the bytes of an incomplete character.
-    decoder: StreamDecoder,
-    /// Detects that the turn repeats itself.
-    repetition: Repetition,
-    /// Whether it does.
-    repeats: bool,
-}
-
-impl Active {
-    fn new(trajectory: Trajectory, episode: Box<dyn Episode>, start: &Start<'_>) -> Active {
-        Active {
-            trajectory,
-            episode: Some(episode),
-            is_running: true,
-            total_tokens: start.limits.total,
-            pixels_left: start.pixels_kept,
-            tokens: Vec::new(),
-            pieces: Vec::new(),
-            text: String::new(),
-            decoder: StreamDecoder::default(),
-            repetition: Repetition::new(start.settings.repetition),
-            repeats: false,
-        }
-    }
-
-    /// Closes the turn: its tokens become the model's own part of the trajectory.
-    fn end_turn(&mut self, parts: OwnParts) {
-        let rest = self.decoder.finish();
-        self.text.push_str(&rest);
-        self.trajectory.push_own(&self.tokens, &self.pieces, &self.text, parts);
-        self.tokens.clear();
-        self.pieces.clear();
-        self.text.clear();
-        self.repetition.clear();
-        self.repeats = false;
-    }
 }
 
 impl<'a> AgentLoop<'a> {
@@ -182,11 +110,14 @@ impl<'a> AgentLoop<'a> {
         generator.open(self.generate_request(prepared_task, start))?;
         let episodes = std::mem::take(&mut prepared_task.episodes);
         assert_eq!(episodes.len(), start.settings.group_size, "an environment opens an episode for each sequence");
+        let sizes = prepared_task.prompt.images.iter().map(|image| image.resized()).collect();
+        let images = prepared_task.images.clone().seen_at(sizes);
         for (sample, episode) in episodes.into_iter().enumerate() {
             let sequence = start.first_sequence + sample as u64;
             let mut trajectory =
                 Trajectory::of_prompt(&prepared_task.prompt, start.task, sample, sequence, End::Running);
-            trajectory.original_images = prepared_task.images.clone();
+            trajectory.conversation = prepared_task.conversation.clone();
+            trajectory.original_images = images.clone();
             self.active.insert(sequence, Active::new(trajectory, episode, start));
         }
         Ok(())
@@ -229,8 +160,8 @@ impl<'a> AgentLoop<'a> {
             may_wait = false;
             match done {
                 Done::Prepared { task, prepared_task } => ready.push((task, prepared_task)),
-                Done::Observed { sequence, episode, call, result } => {
-                    self.observed(generator, sequence, episode, call, result, watch)?;
+                Done::Observed { sequence, episode, result } => {
+                    self.observed(generator, sequence, episode, result, watch)?;
                 }
                 Done::Panicked(message) => return Err(RolloutError::Worker(message)),
             }
@@ -244,12 +175,11 @@ impl<'a> AgentLoop<'a> {
         generator: &mut dyn Generator,
         sequence: u64,
         episode: Box<dyn Episode>,
-        ToolCall { tool, request }: ToolCall,
-        result: Result<(ToolOutput, Observation), EnvironmentError>,
+        result: Result<(Vec<CallResult>, Observation), EnvironmentError>,
         watch: &mut dyn FnMut(Update<'_>),
     ) -> Result<(), RolloutError> {
         let Some(active) = self.active.get_mut(&sequence) else { return Ok(()) };
-        let (output, observation) = match result {
+        let (results, observation) = match result {
             Ok(observed) => observed,
             Err(EnvironmentError::Tool(fault)) => {
                 self.finish(generator, sequence, End::ToolFailed(fault.to_string()), watch);
@@ -259,7 +189,6 @@ impl<'a> AgentLoop<'a> {
         };
         active.episode = Some(episode);
         let trajectory = &mut active.trajectory;
-        let mut call = Call { tool, request, output, images_shown: 0 };
         let total = trajectory.completion_tokens() + observation.token_ids.len();
         let end = if total >= active.total_tokens {
             Some(End::TotalTokens)
@@ -270,20 +199,21 @@ impl<'a> AgentLoop<'a> {
                 Err(error) => return Err(error.into()),
             }
         };
+        let pixels_left = &mut active.pixels_left;
+        let calls = results.into_iter().map(|CallResult { call: ToolCall { tool, request }, output }| {
+            let images_shown = if end.is_none() { output.images.len() } else { 0 };
+            let mut call = Call { tool, request, output, images_shown };
+            call.keep_images(pixels_left);
+            call
+        });
+        let first = trajectory.calls.len();
+        trajectory.calls.extend(calls);
         if let Some(end) = end {
-            call.keep_images(&mut active.pixels_left);
-            trajectory.calls.push(call);
             self.finish(generator, sequence, end, watch);
             return Ok(());
         }
-        call.images_shown = observation.images.len();
-        call.keep_images(&mut active.pixels_left);
-        for number in 0..call.images_shown {
-            trajectory.original_images.push(call.output.images.get(number).map(|image| image.pixels.clone()));
-        }
-        trajectory.push_observation(&observation.token_ids, &observation.images, &observation.text);
-        watch(Update::Observed { sequence, call: &call, text: &observation.text });
-        trajectory.calls.push(call);
+        trajectory.push_observation(&observation.token_ids, &observation.images, &observation.text, first);
+        watch(Update::Observed { sequence, calls: &trajectory.calls[first..], text: &observation.text });
         active.is_running = true;
         Ok(())
     }
@@ -342,7 +272,10 @@ impl<'a> AgentLoop<'a> {
         active.is_running = false;
         let end = match reason {
             StopReason::Text(stop) if stop < self.stop_strings.len() => {
-                return self.read(generator, sequence, stop, watch);
+                return self.read(generator, sequence, &|episode, text| episode.read(text, stop), watch);
+            }
+            StopReason::Token(id) if id == self.processor.special_ids().im_end => {
+                return self.read(generator, sequence, &|episode, text| episode.read_message(text), watch);
             }
             StopReason::Text(_) => End::StopString,
             StopReason::Token(_) | StopReason::NothingAllowed => End::EndOfTurn,
@@ -353,20 +286,28 @@ impl<'a> AgentLoop<'a> {
         self.finish(generator, sequence, end, watch);
     }
 
-    /// Lets the episode read a turn that one of the environment's stops ended.
-    fn read(&mut self, generator: &mut dyn Generator, sequence: u64, stop: usize, watch: &mut dyn FnMut(Update<'_>)) {
+    /// Lets the episode read a turn that the model ended.
+    fn read(
+        &mut self,
+        generator: &mut dyn Generator,
+        sequence: u64,
+        read: &dyn Fn(&mut dyn Episode, &str) -> ParsedTurn,
+        watch: &mut dyn FnMut(Update<'_>),
+    ) {
         let Some(active) = self.active.get_mut(&sequence) else { return };
         let Some(mut episode) = active.episode.take() else { return };
-        let parsed = episode.read(&active.text, stop);
+        let rest = active.decoder.finish();
+        active.text.push_str(&rest);
+        let parsed = read(&mut *episode, &active.text);
         active.trajectory.set_answer(parsed.answer);
         active.end_turn(OwnParts::Then { split_at: parsed.split_at, kind: parsed.kind });
-        let (call, output) = match parsed.next {
-            Next::Run(call) => (call, None),
-            Next::Refuse { call, output } => (call, Some(output)),
-            Next::End(end) => return self.finish(generator, sequence, end, watch),
-        };
-        let images = active.trajectory.original_images.clone();
-        self.workers.send(Job::Observe { sequence, episode, call, images, output });
+        match parsed.next {
+            Next::Call(calls) => {
+                let images = active.trajectory.original_images.clone();
+                self.workers.send(Job::Observe { sequence, episode, calls, images });
+            }
+            Next::End(end) => self.finish(generator, sequence, end, watch),
+        }
     }
 
     /// Ends a sequence; what it has sampled since its last turn is thought.

@@ -7,6 +7,8 @@ pub const ANSWER_OPEN: &str = "<answer>";
 /// Closes an answer.
 pub const ANSWER_CLOSE: &str = "</answer>";
 
+const BOXED_OPEN: &str = "\\boxed{";
+
 /// Where an answer stands in a text, in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AnswerRange {
@@ -30,4 +32,22 @@ pub fn find_answer(text: &str) -> Option<AnswerRange> {
     let end = text.find(ANSWER_CLOSE)?;
     let start = text[..end].rfind(ANSWER_OPEN)?;
     Some(AnswerRange { inside: start + ANSWER_OPEN.len()..end, with_tags: start..end + ANSWER_CLOSE.len() })
+}
+
+/// The answer within the last `\boxed{…}` of a text, its braces balanced, as mathematics is answered. `None` without one.
+pub fn find_boxed(text: &str) -> Option<AnswerRange> {
+    let start = text.rfind(BOXED_OPEN)?;
+    let inside = start + BOXED_OPEN.len();
+    let mut depth = 1;
+    for (at, byte) in text.bytes().enumerate().skip(inside) {
+        match byte {
+            b'{' => depth += 1,
+            b'}' => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return Some(AnswerRange { inside: inside..at, with_tags: start..at + 1 });
+        }
+    }
+    None
 }

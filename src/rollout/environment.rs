@@ -1,5 +1,5 @@
-//! The contract of an environment: it opens the prompt of a task, reads each turn that one of its stop strings ended, and answers it with
-//! an observation or ends the sequence. Its state for one sequence is an [`Episode`].
+//! The contract of an environment: it opens the prompt of a task, reads each turn that the model ended, by one of its stop strings or by closing
+//! its message, and answers it with an observation or ends the sequence. Its state for one sequence is an [`Episode`].
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,8 +9,8 @@ use thiserror::Error;
 
 use super::answer::AnswerRange;
 use super::images::TrajectoryImages;
-use super::task::Task;
-use super::tool::{ToolCall, ToolFault, ToolOutput};
+use super::task::{Conversation, Task};
+use super::tool::{CallResult, ToolCall, ToolFault, ToolOutput};
 use super::trajectory::{End, TurnKind};
 use crate::prompt::{PreparedImage, Processor, Prompt, PromptError, TokenizerError};
 
@@ -81,6 +81,8 @@ pub struct TokenLimits {
 pub struct PreparedTask {
     /// What all sequences of the group start from.
     pub prompt: Prompt,
+    /// What it was made of.
+    pub conversation: Arc<Conversation>,
     /// The task's images, which tools and rewards find by index.
     pub images: TrajectoryImages,
     /// One for each sequence.
@@ -93,23 +95,29 @@ pub trait Episode: Send {
     /// thread.
     fn read(&mut self, text: &str, stop: usize) -> ParsedTurn;
 
-    /// The answer in the text of a last turn that no stop string of the environment ended: the model closed its message, or a limit cut it off.
+    /// Reads the text of a turn that the model ended by closing its message (`<|im_end|>`, which is the last of its tokens and not in the text).
+    /// Called once for each such turn, on the driving thread. The sequence ends unless an environment says otherwise.
+    fn read_message(&mut self, text: &str) -> ParsedTurn {
+        ParsedTurn::end(text, self.answer_at_end(text), End::EndOfTurn)
+    }
+
+    /// The answer in the text of a last turn that the model did not end: a limit cut it off, or a stop string of the request.
     fn answer_at_end(&self, _text: &str) -> Option<AnswerRange> {
         None
     }
 
-    /// Runs a tool for [`Next::Run`], on the trajectory's images so far. Called on a worker thread.
+    /// Runs a tool for [`Next::Call`], on the trajectory's images as they were when the turn ended. Called on a worker thread.
     ///
     /// # Errors
     /// When the tool itself failed, not what the model asked.
     fn run(&mut self, call: &ToolCall, images: &TrajectoryImages) -> Result<ToolOutput, ToolFault>;
 
-    /// Puts an output into the form that the model reads, and takes out of it the images that are not shown: those that stay are the images
-    /// of the observation, in order. Called on a worker thread.
+    /// Puts the results of a turn's calls into the form that the model reads, and takes out of their outputs the images that are not shown: those
+    /// that stay are the images of the observation, in order. Called on a worker thread.
     ///
     /// # Errors
     /// When the tokenizer fails, which ends the rollout.
-    fn observe(&mut self, processor: &Processor, output: &mut ToolOutput) -> Result<Observation, EnvironmentError>;
+    fn observe(&mut self, processor: &Processor, results: &mut [CallResult]) -> Result<Observation, EnvironmentError>;
 }
 
 /// A turn, parsed: its thought, what follows it, and what happens now.
@@ -125,20 +133,57 @@ pub struct ParsedTurn {
     pub next: Next,
 }
 
+impl ParsedTurn {
+    /// A turn that ends the sequence: the answer and what is behind it, or nothing but thought.
+    pub fn end(text: &str, answer: Option<AnswerRange>, end: End) -> Self {
+        let split_at = answer.as_ref().map_or(text.len(), |answer| answer.with_tags.start);
+        let kind = if answer.is_some() { TurnKind::Answer } else { TurnKind::Thought };
+        ParsedTurn { split_at, kind, answer, next: Next::End(end) }
+    }
+}
+
 /// What follows a turn.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Next {
-    /// Run a tool.
-    Run(ToolCall),
-    /// Do not run it; show the model this output.
-    Refuse {
-        /// What was asked.
-        call: ToolCall,
-        /// What to say.
-        output: ToolOutput,
-    },
+    /// The model called tools. They run in order, and what comes of them all is one observation.
+    Call(Vec<PlannedCall>),
     /// The sequence ends.
     End(End),
+}
+
+/// A call, and whether it runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlannedCall {
+    /// What was asked.
+    pub call: ToolCall,
+    /// What the model is told instead, if the call does not run.
+    pub refusal: Option<ToolOutput>,
+    /// Repairs made to what the model wrote, for [`ToolOutput::repairs`].
+    pub repairs: Vec<&'static str>,
+}
+
+impl PlannedCall {
+    /// One that runs.
+    pub fn run(call: ToolCall) -> Self {
+        PlannedCall { call, refusal: None, repairs: Vec::new() }
+    }
+
+    /// One that does not.
+    pub fn refuse(call: ToolCall, refusal: ToolOutput) -> Self {
+        PlannedCall { call, refusal: Some(refusal), repairs: Vec::new() }
+    }
+}
+
+impl Next {
+    /// One call, which runs.
+    pub fn run(call: ToolCall) -> Self {
+        Next::Call(vec![PlannedCall::run(call)])
+    }
+
+    /// One call, which does not.
+    pub fn refuse(call: ToolCall, refusal: ToolOutput) -> Self {
+        Next::Call(vec![PlannedCall::refuse(call, refusal)])
+    }
 }
 
 /// An observation as the model reads it.
@@ -201,8 +246,11 @@ impl Observation {
         Ok(observation)
     }
 
-    /// Adds a marker, which may be a token of its own in the vocabulary.
-    fn push_marker(&mut self, processor: &Processor, marker: &str) -> Result<(), TokenizerError> {
+    /// Adds a marker, which may hold tokens of the vocabulary that no text holds (`<|im_end|>`).
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn push_marker(&mut self, processor: &Processor, marker: &str) -> Result<(), TokenizerError> {
         self.token_ids.extend(processor.tokenizer().encode(marker)?);
         self.text.push_str(marker);
         Ok(())

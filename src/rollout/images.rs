@@ -15,6 +15,8 @@ pub struct TrajectoryImages {
     task: Arc<TaskImages>,
     /// `None` where a limit of the trajectory's pixels left the image out.
     made: Vec<Option<Arc<RgbImage>>>,
+    /// Width and height at which the model saw each image; empty where the prompt shows others than the task's.
+    seen: Vec<(u32, u32)>,
 }
 
 #[derive(Debug, Default)]
@@ -54,7 +56,15 @@ impl TrajectoryImages {
     /// The pictures of a task, whose relative paths start at `folder`. None is decoded before it is asked for.
     pub fn of_task(sources: Vec<ImageSource>, folder: PathBuf) -> Self {
         let decoded = sources.iter().map(|_| OnceLock::new()).collect();
-        Self { task: Arc::new(TaskImages { sources, folder, decoded }), made: Vec::new() }
+        Self { task: Arc::new(TaskImages { sources, folder, decoded }), made: Vec::new(), seen: Vec::new() }
+    }
+
+    /// With the width and height in pixels at which the prompt shows its images; they are taken if they are as many as the task's.
+    pub fn seen_at(mut self, sizes: Vec<(u32, u32)>) -> Self {
+        if sizes.len() == self.task.sources.len() {
+            self.seen = sizes;
+        }
+        self
     }
 
     /// Images so far.
@@ -90,8 +100,16 @@ impl TrajectoryImages {
         }
     }
 
-    /// Adds an image that a tool made; its pixels where they are kept.
-    pub fn push(&mut self, pixels: Option<Arc<RgbImage>>) {
+    /// Width and height in pixels at which the model saw the image at `index`; `None` where that is not known.
+    pub fn seen_size(&self, index: usize) -> Option<(u32, u32)> {
+        self.seen.get(index).copied()
+    }
+
+    /// Adds an image that a tool made: its pixels where they are kept, and the size at which the model saw it.
+    pub fn push(&mut self, pixels: Option<Arc<RgbImage>>, seen: Option<(u32, u32)>) {
+        if self.seen.len() == self.len() {
+            self.seen.extend(seen);
+        }
         self.made.push(pixels);
     }
 }

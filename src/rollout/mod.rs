@@ -16,6 +16,7 @@ pub mod judge;
 pub mod reward;
 pub mod tool;
 
+mod active;
 pub mod agent_loop;
 pub mod answer;
 pub mod call;

@@ -3,19 +3,25 @@
 use std::sync::Arc;
 
 use super::tool::ToolOutput;
-use crate::prompt::{PreparedImage, Processor};
+use crate::prompt::{ImageSettings, PreparedImage, Processor};
 
 /// The images that one sequence was shown, of which there may be only so many.
 #[derive(Clone, Copy, Debug)]
 pub struct ShownImages {
     count: usize,
     most: usize,
+    max_pixels: Option<u64>,
 }
 
 impl ShownImages {
     /// None yet, of `most`.
     pub fn new(most: usize) -> Self {
-        Self { count: 0, most }
+        Self { count: 0, most, max_pixels: None }
+    }
+
+    /// With images of at most so many pixels, as the model sees them, where the checkpoint allows more.
+    pub fn with_max_pixels(self, max_pixels: Option<u64>) -> Self {
+        Self { max_pixels, ..self }
     }
 
     /// The images of an output that are shown, which stay in it. What is not shown is said in lines behind `text`.
@@ -26,6 +32,9 @@ impl ShownImages {
         text: &mut String,
     ) -> Vec<Arc<PreparedImage>> {
         let mut shown = Vec::new();
+        let own = processor.image_settings();
+        let max_pixels = self.max_pixels.map_or(own.max_pixels, |most| most.min(own.max_pixels).max(own.min_pixels));
+        let settings = ImageSettings { max_pixels, ..own.clone() };
         let mut add_line = |line: String| {
             if !text.is_empty() {
                 text.push('\n');
@@ -37,7 +46,7 @@ impl ShownImages {
                 add_line(format!("Further images are not shown: the limit of {} is reached.", self.most));
                 break;
             }
-            match processor.prepare(&image.pixels) {
+            match PreparedImage::prepare(&image.pixels, &settings) {
                 Ok(prepared) => {
                     self.count += 1;
                     shown.push(Arc::new(prepared));

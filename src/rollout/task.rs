@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use crate::prompt::{ChatError, ImageSource, Message, Prompt, place_images};
 use crate::tasks::{self, Solution};
 
@@ -31,6 +33,22 @@ pub enum TaskPrompt {
     Conversation(Vec<Message>),
     /// Token ids and prepared images.
     Tokens(Prompt),
+}
+
+/// What a prompt was made of.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Conversation {
+    /// The messages, images in place; none where the prompt came as tokens.
+    pub messages: Vec<Message>,
+    /// The tools' schemas, where the chat template described them.
+    pub tools: Option<Value>,
+}
+
+impl Conversation {
+    /// One that the sequences of a group share.
+    pub fn of(messages: Vec<Message>, tools: Option<Value>) -> Arc<Conversation> {
+        Arc::new(Conversation { messages, tools })
+    }
 }
 
 impl TaskPrompt {

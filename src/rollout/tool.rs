@@ -69,6 +69,15 @@ pub struct ToolCall {
     pub request: String,
 }
 
+/// A call and what came of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CallResult {
+    /// What was asked.
+    pub call: ToolCall,
+    /// What came back.
+    pub output: ToolOutput,
+}
+
 /// What the sessions of a task work on.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {

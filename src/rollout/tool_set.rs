@@ -67,6 +67,11 @@ impl ToolSet {
 }
 
 impl ToolSessions {
+    /// The tools' names.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.sessions.iter().map(|(name, _)| *name)
+    }
+
     /// Runs a call in the session of the tool that it names. A name that no tool has is an output which lists the names. Called on a worker
     /// thread.
     ///

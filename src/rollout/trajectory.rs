@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::answer::AnswerRange;
 use super::generator::Sampled;
 use super::images::TrajectoryImages;
+use super::task::Conversation;
 use super::tool::{ToolImage, ToolOutput};
 use crate::prompt::{PreparedImage, Prompt};
 
@@ -24,6 +25,8 @@ pub struct Trajectory {
     pub sequence: u64,
     /// Tokens of the prompt, at the front of `token_ids`.
     pub prompt_tokens: usize,
+    /// What the prompt was made of.
+    pub conversation: Arc<Conversation>,
     /// Prompt, own and observed tokens in order; images as runs of placeholders.
     pub token_ids: Vec<u32>,
     /// Beside each token: how it was sampled if the model sampled it, `None` in prompt and observations. `[token_ids.len()]`.
@@ -51,6 +54,9 @@ pub struct Turn {
     pub tokens: Range<usize>,
     /// Its text; an image in an observation is `<image>` in it, and an end-of-turn token is left out.
     pub text: String,
+    /// Of an observation: the calls that it answers, in `Trajectory::calls`. Empty for other kinds.
+    #[serde(skip)]
+    pub calls: Range<usize>,
 }
 
 /// The kinds of turns.
@@ -110,6 +116,8 @@ pub enum End {
     StopString,
     /// The model called a tool again after an observation said that the limit is reached.
     CallLimit,
+    /// The model has used its last turn and given no answer.
+    TurnLimit,
     /// A turn reached its limit of tokens.
     TurnTokens,
     /// The sequence reached its limit of tokens after the prompt.
@@ -140,6 +148,7 @@ impl End {
             End::EndOfTurn => "end_of_turn",
             End::StopString => "stop_string",
             End::CallLimit => "call_limit",
+            End::TurnLimit => "turn_limit",
             End::TurnTokens => "turn_tokens",
             End::TotalTokens => "total_tokens",
             End::ContextFull => "context_full",
@@ -153,6 +162,11 @@ impl End {
     /// Whether the model was cut off by a limit rather than finished.
     pub fn is_truncated(&self) -> bool {
         matches!(self, End::TurnTokens | End::TotalTokens | End::ContextFull)
+    }
+
+    /// Whether the model ran out of turns or calls before it answered.
+    pub fn is_over_turn(&self) -> bool {
+        matches!(self, End::CallLimit | End::TurnLimit)
     }
 
     /// Whether the end says nothing about the model: the task or the tool failed.
@@ -180,6 +194,7 @@ impl Trajectory {
             sample,
             sequence,
             prompt_tokens: prompt.token_ids.len(),
+            conversation: Arc::default(),
             token_ids: prompt.token_ids.clone(),
             sampled: vec![None; prompt.token_ids.len()],
             images: prompt.images.clone(),
@@ -210,6 +225,12 @@ impl Trajectory {
     pub fn own_turns(&self) -> usize {
         let begins = |i: usize| self.is_own(i) && (i == 0 || !self.is_own(i - 1));
         (0..self.token_ids.len()).filter(|&i| begins(i)).count()
+    }
+
+    /// The observations, each with the calls that it answers.
+    pub fn observations(&self) -> impl Iterator<Item = (&Turn, &[Call])> {
+        let observations = self.turns.iter().filter(|turn| turn.kind == TurnKind::Observation);
+        observations.map(|turn| (turn, &self.calls[turn.calls.clone()]))
     }
 
     /// Tokens after the prompt, own and observed.
@@ -258,19 +279,33 @@ impl Trajectory {
         self.push_turn(kind, split_token..end, &text[split_at..]);
     }
 
-    /// Adds an observation's tokens.
-    pub(super) fn push_observation(&mut self, token_ids: &[u32], images: &[Arc<PreparedImage>], text: &str) {
+    /// Adds an observation's tokens, and the images of the calls from number `first` on, which it shows.
+    pub(super) fn push_observation(
+        &mut self,
+        token_ids: &[u32],
+        images: &[Arc<PreparedImage>],
+        text: &str,
+        first: usize,
+    ) {
         let start = self.token_ids.len();
         self.token_ids.extend_from_slice(token_ids);
         self.sampled.resize(self.token_ids.len(), None);
+        let mut sizes = images.iter().map(|image| image.resized());
+        for call in &self.calls[first..] {
+            for number in 0..call.images_shown {
+                let pixels = call.output.images.get(number).map(|image| image.pixels.clone());
+                self.original_images.push(pixels, sizes.next());
+            }
+        }
         self.images.extend(images.iter().cloned());
-        self.push_turn(TurnKind::Observation, start..self.token_ids.len(), text);
+        let (tokens, calls) = (start..self.token_ids.len(), first..self.calls.len());
+        self.turns.push(Turn { kind: TurnKind::Observation, tokens, text: text.to_owned(), calls });
     }
 
     /// Adds a turn unless it has neither tokens nor text.
     fn push_turn(&mut self, kind: TurnKind, tokens: Range<usize>, text: &str) {
         if !tokens.is_empty() || !text.is_empty() {
-            self.turns.push(Turn { kind, tokens, text: text.to_owned() });
+            self.turns.push(Turn { kind, tokens, text: text.to_owned(), calls: 0..0 });
         }
     }
 }

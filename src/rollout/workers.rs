@@ -8,27 +8,25 @@ use std::thread::Scope;
 
 use tracing::debug_span;
 
-use super::environment::{Environment, EnvironmentError, Episode, Observation, PreparedTask, Tasks};
+use super::environment::{Environment, EnvironmentError, Episode, Observation, PlannedCall, PreparedTask, Tasks};
 use super::images::TrajectoryImages;
 use super::panics::message_of;
-use super::tool::{ToolCall, ToolOutput};
+use super::tool::CallResult;
 use crate::prompt::Processor;
 
 /// Work for a worker.
 pub(super) enum Job {
     /// Prepare a task.
     Prepare { task: usize, group_size: usize },
-    /// Run a tool, unless its output is given, and write the observation.
+    /// Run a turn's calls and write the observation.
     Observe {
         sequence: u64,
         /// The sequence's episode, which comes back.
         episode: Box<dyn Episode>,
         /// What the model asked.
-        call: ToolCall,
+        calls: Vec<PlannedCall>,
         /// The trajectory's images so far.
         images: TrajectoryImages,
-        /// The output, if the tool is not to run.
-        output: Option<ToolOutput>,
     },
 }
 
@@ -44,10 +42,8 @@ pub(super) enum Done {
     Observed {
         sequence: u64,
         episode: Box<dyn Episode>,
-        /// What the model asked.
-        call: ToolCall,
-        /// The tool's output and how the model reads it.
-        result: Result<(ToolOutput, Observation), EnvironmentError>,
+        /// What came of the calls, and how the model reads it.
+        result: Result<(Vec<CallResult>, Observation), EnvironmentError>,
     },
     /// The job panicked.
     Panicked(String),
@@ -136,10 +132,10 @@ fn perform(job: Job, processor: &Processor, environment: &dyn Environment, tasks
             let prepared_task = tasks.task(task).and_then(|task| environment.open(processor, &task, group_size));
             Done::Prepared { task, prepared_task }
         }
-        Job::Observe { sequence, mut episode, call, images, output } => {
+        Job::Observe { sequence, mut episode, calls, images } => {
             let _span = debug_span!("call", sequence).entered();
-            let result = observe(&mut *episode, processor, &call, &images, output);
-            Done::Observed { sequence, episode, call, result }
+            let result = observe(&mut *episode, processor, calls, &images);
+            Done::Observed { sequence, episode, result }
         }
     }
 }
@@ -147,14 +143,18 @@ fn perform(job: Job, processor: &Processor, environment: &dyn Environment, tasks
 fn observe(
     episode: &mut dyn Episode,
     processor: &Processor,
-    call: &ToolCall,
+    calls: Vec<PlannedCall>,
     images: &TrajectoryImages,
-    output: Option<ToolOutput>,
-) -> Result<(ToolOutput, Observation), EnvironmentError> {
-    let mut output = match output {
-        Some(output) => output,
-        None => episode.run(call, images)?,
-    };
-    let observation = episode.observe(processor, &mut output)?;
-    Ok((output, observation))
+) -> Result<(Vec<CallResult>, Observation), EnvironmentError> {
+    let mut results = Vec::with_capacity(calls.len());
+    for PlannedCall { call, refusal, repairs } in calls {
+        let mut output = match refusal {
+            Some(output) => output,
+            None => episode.run(&call, images)?,
+        };
+        output.repairs.extend(repairs.into_iter().map(str::to_owned));
+        results.push(CallResult { call, output });
+    }
+    let observation = episode.observe(processor, &mut results)?;
+    Ok((results, observation))
 }

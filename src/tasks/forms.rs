@@ -176,7 +176,7 @@ static FORMS: [Form; 20] = [
 ];
 
 /// Keys whose contents would be lost, because nothing here reads them, and the remedy.
-const UNUSED_KEYS: [(&str, &str); 14] = [
+const UNUSED_KEYS: [(&str, &str); 13] = [
     ("kto_tag", "no method here learns from preferences; take out the rows that are not to be learned, and the key"),
     (
         "rejected_images",
@@ -188,7 +188,6 @@ const UNUSED_KEYS: [(&str, &str); 14] = [
     ("audio", "only pictures are read; leave such rows out"),
     ("audios", "only pictures are read; leave such rows out"),
     ("objects", "boxes and names stand in the text itself; write them there"),
-    ("tools", "the chat template is given no tools; write what the model shall know of them into the system message"),
     ("history", "write all turns as `messages`"),
     (
         "rejected_response",

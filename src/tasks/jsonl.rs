@@ -97,6 +97,8 @@ pub struct Record {
     pub solution: Option<Solution>,
     /// The bare question.
     pub question: Option<String>,
+    /// Of a demonstration: schemas of tools, which the chat template describes to the model.
+    pub tools: Option<Value>,
     /// The file that it stands in.
     pub file: Arc<Path>,
     /// Its line there, from 1.
@@ -106,7 +108,7 @@ pub struct Record {
 impl Record {
     /// The example, once its pictures have been decoded.
     pub fn with_images(self, images: Vec<RgbImage>) -> Example {
-        Example { messages: self.messages, images, solution: self.solution, question: self.question }
+        Example { messages: self.messages, images, solution: self.solution, question: self.question, tools: self.tools }
     }
 }
 
@@ -176,7 +178,7 @@ impl Place<'_> {
     }
 
     fn task(&self, object: &Map<String, Value>) -> Result<Record, DataError> {
-        let remedy = "it should be a list of {\"role\": \"system|user|assistant\", \"content\": \"text\"}";
+        let remedy = "it should be a list of {\"role\": \"system|user|assistant|tool\", \"content\": \"text\"}";
         let messages: Vec<Message> = serde_json::from_value(object["messages"].clone())
             .map_err(|error| self.wrong("messages", format!("it {}", in_json_words(&error)), remedy))?;
         if messages.is_empty() {
@@ -199,7 +201,8 @@ impl Place<'_> {
             }
         };
         let question = self.text(object, "question")?;
-        Ok(Record { messages, images, solution, question, file: self.file.clone(), line: self.line })
+        let tools = self.tools(object, &messages)?;
+        Ok(Record { messages, images, solution, question, tools, file: self.file.clone(), line: self.line })
     }
 
     fn demonstration(&self, object: &Map<String, Value>) -> Result<Record, DataError> {
@@ -223,8 +226,21 @@ impl Place<'_> {
         let images = self.paths(object, "image", "images")?;
         self.check_placeholders("image", &messages, images.len())?;
         let question = question.split("<image>").collect::<String>().trim().to_owned();
-        let (solution, question) = (None, Some(question));
-        Ok(Record { messages, images, solution, question, file: self.file.clone(), line: self.line })
+        let (solution, question, tools) = (None, Some(question), self.tools(object, &messages)?);
+        Ok(Record { messages, images, solution, question, tools, file: self.file.clone(), line: self.line })
+    }
+
+    /// The tools that a demonstration's model knows of; those of a task are the environment's.
+    fn tools(&self, object: &Map<String, Value>, messages: &[Message]) -> Result<Option<Value>, DataError> {
+        let remedy = "it should be a list of functions in OpenAI's form; a task has none, for its environment describes the tools";
+        match object.get("tools").filter(|tools| has_content(tools)) {
+            None => Ok(None),
+            Some(Value::Array(_)) if messages.last().is_none_or(|message| message.role != Role::Assistant) => {
+                Err(self.wrong("tools", "it would be left unread", remedy))
+            }
+            Some(tools @ Value::Array(_)) => Ok(Some(tools.clone())),
+            Some(other) => Err(self.wrong("tools", format!("found {}", kind_of(other)), remedy)),
+        }
     }
 
     /// The text under an optional key.

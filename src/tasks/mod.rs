@@ -24,15 +24,23 @@ pub enum Role {
     User,
     /// The model, which answers.
     Assistant,
+    /// A tool that the model called.
+    Tool,
 }
 
 impl Role {
+    /// The role of that name.
+    pub fn of(name: &str) -> Option<Role> {
+        [Role::System, Role::User, Role::Assistant, Role::Tool].into_iter().find(|role| role.as_str() == name)
+    }
+
     /// The role's name in chat templates and files.
     pub fn as_str(self) -> &'static str {
         match self {
             Role::System => "system",
             Role::User => "user",
             Role::Assistant => "assistant",
+            Role::Tool => "tool",
         }
     }
 }
@@ -56,9 +64,9 @@ impl Message {
 
 /// One thing to train on or to be examined on: a conversation with its pictures.
 ///
-/// With a `solution` it is a task of reinforcement learning (the messages end with the user's); without, a demonstration (the
-/// last message is the assistant's, and what stands between `<sandbox_output>` and `</sandbox_output>`, markers included, is
-/// observation and not to be learnt).
+/// With a `solution` it is a task of reinforcement learning (the messages end with the user's); without, a demonstration: the
+/// last message is the assistant's. What others say, and what stands between `<sandbox_output>` and `</sandbox_output>`, markers included,
+/// is observation and not to be learnt.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Example {
     /// The conversation, oldest first.
@@ -69,4 +77,6 @@ pub struct Example {
     pub solution: Option<Solution>,
     /// The bare question, for judges and logs.
     pub question: Option<String>,
+    /// Schemas of tools, which the chat template describes to the model.
+    pub tools: Option<serde_json::Value>,
 }

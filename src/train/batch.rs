@@ -31,7 +31,7 @@ pub struct Batch {
     pub groups_without_signal: usize,
     /// Those that `filter_zero_advantage` leaves out of the policy gradient.
     pub groups_left_out: usize,
-    /// Rollouts that `mask_truncated_completions` leaves out of the loss.
+    /// Rollouts that `mask_truncated_completions` and `mask_over_turn_completions` leave out of the loss.
     pub masked: usize,
 }
 
@@ -82,7 +82,8 @@ impl Batch {
         settings: &GrpoSettings,
         features: &UnmergedFeatures<'_>,
     ) {
-        let is_masked = settings.mask_truncated_completions && trajectory.end.is_truncated();
+        let is_masked = (settings.mask_truncated_completions && trajectory.end.is_truncated())
+            || (settings.mask_over_turn_completions && trajectory.end.is_over_turn());
         self.masked += usize::from(is_masked);
         let has_kl = settings.beta > 0.0 && settings.loss_denominator == LossDenominator::Sampled;
         let training_sample = training_sample(trajectory, advantage.unwrap_or(0.0), settings, features);
@@ -228,6 +229,18 @@ mod tests {
         assert_eq!(teach.count(), 2, "the others have nothing else");
         let unmasked = batch(GrpoSettings { mask_truncated_completions: false, ..GrpoSettings::default() });
         assert_eq!(unmasked.divisor, Divisor { sequences: 7, tokens: 42 + 7 });
+    }
+
+    #[test]
+    fn a_rollout_that_ran_out_of_turns_is_masked_by_key() {
+        let over_turn = [(3, 0, End::TurnLimit, Some(0.0)), (4, 0, End::Answered, Some(1.0))];
+        let (groups, scores) = groups(&[&over_turn]);
+        for (mask, rollouts, tokens) in [(false, 2, 7), (true, 1, 4)] {
+            let settings = GrpoSettings { mask_over_turn_completions: mask, ..GrpoSettings::default() };
+            let batch = Batch::new(&groups, &scores, &settings, &|_| None);
+            assert_eq!((batch.rollouts.len(), batch.tokens(), batch.masked), (rollouts, tokens, 2 - rollouts));
+            assert_eq!(batch.divisor, Divisor { sequences: 2, tokens });
+        }
     }
 
     #[test]

@@ -23,6 +23,7 @@ fn learned(turns: TrainTurns) -> (Processor, Sample) {
         images: vec![RgbImage::new(112, 112), RgbImage::new(56, 56)],
         solution: None,
         question: None,
+        tools: None,
     };
     let sample = sample(&processor, &example, turns).unwrap();
     (processor, sample)

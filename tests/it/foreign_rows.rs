@@ -424,7 +424,7 @@ fn a_key_whose_contents_would_be_lost_is_named() {
     };
     let chat = json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "id": 3});
     let pair = json!({"question": "a", "response": "b", "source": "x"});
-    let mut keys = vec!["video", "videos", "audios", "objects", "tools", "history", "rejected_response", "rejected"];
+    let mut keys = vec!["video", "videos", "audios", "objects", "history", "rejected_response", "rejected"];
     for row in [&chat, &pair] {
         assert!(read(row).is_ok(), "{row}");
         for key in &keys {
@@ -436,7 +436,12 @@ fn a_key_whose_contents_would_be_lost_is_named() {
             assert_says(&message, &[&format!("data.jsonl:1: key `{key}`: it would be left unread; ")], &row);
         }
         keys.push("chosen");
+        let mut row = row.clone();
+        row["tools"] = json!([{"type": "function", "function": {"name": "crop"}}]);
+        assert_eq!(read(&row).unwrap()[0].tools, Some(row["tools"].clone()), "the chat template describes them");
     }
+    let task = json!({"messages": [{"role": "user", "content": "a"}], "solution": "b", "tools": ["x"]});
+    assert_says(&read(&task).unwrap_err().to_string(), &["key `tools`: it would be left unread; "], &task);
     for (mark, value) in
         [("label", json!(false)), ("weight", json!(0)), ("loss", json!(false)), ("reasoning_content", json!("x"))]
     {

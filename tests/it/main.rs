@@ -30,6 +30,7 @@ mod observations;
 mod odd_files;
 mod one_policy;
 mod one_policy_served;
+mod one_policy_tools;
 mod ops;
 mod pack;
 mod parity;

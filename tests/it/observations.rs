@@ -94,6 +94,7 @@ fn play(processor: &Processor, outputs: &[(String, Option<RgbImage>)]) -> Trajec
         images: vec![],
         solution: Some("7".into()),
         question: Some(QUESTION.into()),
+        tools: None,
     };
     let pieces = (0..count).map(own_piece).chain([" done</think>\n<answer>7</answer>"]);
     let script = pieces.flat_map(|piece| processor.tokenizer().encode(piece).unwrap()).collect::<Vec<u32>>();
@@ -119,7 +120,8 @@ fn demonstrate(processor: &Processor, text: String, images: Vec<RgbImage>) -> (V
         Message::new(Role::Assistant, text),
     ];
     let sample =
-        sample(processor, &Example { messages, images, solution: None, question: None }, TrainTurns::All).unwrap();
+        sample(processor, &Example { messages, images, solution: None, question: None, tools: None }, TrainTurns::All)
+            .unwrap();
     (sample.ids, sample.trained)
 }
 

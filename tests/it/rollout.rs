@@ -8,6 +8,7 @@ mod names;
 mod rewards;
 mod sources;
 mod tool_sets;
+mod transcripts;
 mod vision_tools;
 
 use std::collections::BTreeMap;
@@ -506,6 +507,7 @@ fn an_example_becomes_a_task_with_its_pictures_in_place() {
         images: vec![RgbImage::new(30, 40)],
         solution: Some("7".into()),
         question: Some("What is it?".into()),
+        tools: None,
     };
     let task = Task::of_example(example.clone()).unwrap();
     let TaskPrompt::Conversation(messages) = &task.prompt else { panic!("an example is a conversation") };

@@ -13,6 +13,7 @@ use thyme_engine::rollout::tool::{CallStatus, Subject, Tool, ToolFault, ToolImag
 /// What the registry needs to know.
 pub const ENTRY: ToolEntry = ToolEntry {
     name: "zoom",
+    only_in: None,
     needs: "-",
     check: |table| Zoom::read(table).map(drop),
     build: |table| Ok(Arc::new(Zoom::read(table)?)),

@@ -70,6 +70,11 @@ impl ChatTemplate {
         Ok(ChatTemplate { source, special_tokens, renderer: Renderer::Isolated(renderer.clone()) })
     }
 
+    /// Whether the template names the variable `tools`, by which it describes tools.
+    pub fn takes_tools(&self) -> bool {
+        self.source.contains("tools")
+    }
+
     /// The prompt text of a conversation; each image stands as the template writes it (`<|image_pad|>` for Qwen).
     ///
     /// # Errors

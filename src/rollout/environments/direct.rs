@@ -5,12 +5,12 @@ use serde::{Deserialize, Serialize};
 use crate::prompt::{Message, Part, Processor};
 use crate::rollout::answer::{AnswerRange, find_answer};
 use crate::rollout::environment::{
-    Environment, EnvironmentError, Episode, Next, Observation, ParsedTurn, PreparedTask, TokenLimits,
+    Environment, EnvironmentError, Episode, Observation, ParsedTurn, PreparedTask, TokenLimits,
 };
 use crate::rollout::images::TrajectoryImages;
-use crate::rollout::task::{Task, TaskPrompt};
-use crate::rollout::tool::{ToolCall, ToolFault, ToolOutput};
-use crate::rollout::trajectory::{End, TurnKind};
+use crate::rollout::task::{Conversation, Task, TaskPrompt};
+use crate::rollout::tool::{CallResult, ToolCall, ToolFault, ToolOutput};
+use crate::rollout::trajectory::End;
 
 /// The environment. Its keys are those that it shares with the others; the smaller limit holds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,14 +46,19 @@ impl Environment for Direct {
     }
 
     fn open(&self, processor: &Processor, task: &Task, group_size: usize) -> Result<PreparedTask, EnvironmentError> {
+        let messages = match &task.prompt {
+            TaskPrompt::Tokens(_) => Vec::new(),
+            TaskPrompt::Conversation(messages) => messages.clone(),
+            TaskPrompt::Question => vec![question(task)],
+        };
         let prompt = match &task.prompt {
             TaskPrompt::Tokens(prompt) => prompt.clone(),
-            TaskPrompt::Conversation(messages) => processor.encode_messages(messages, &task.folder, true)?,
-            TaskPrompt::Question => processor.encode_messages(&[question(task)], &task.folder, true)?,
+            _ => processor.encode_messages(&messages, &task.folder, true)?,
         };
         let images = TrajectoryImages::of_task(task.images.clone(), task.folder.clone());
         let episode = |_| -> Box<dyn Episode> { Box::new(OneTurn) };
-        Ok(PreparedTask { prompt, images, episodes: (0..group_size).map(episode).collect() })
+        let episodes = (0..group_size).map(episode).collect();
+        Ok(PreparedTask { prompt, conversation: Conversation::of(messages, None), images, episodes })
     }
 }
 
@@ -68,8 +73,7 @@ struct OneTurn;
 
 impl Episode for OneTurn {
     fn read(&mut self, text: &str, _: usize) -> ParsedTurn {
-        let next = Next::End(End::EndOfTurn);
-        ParsedTurn { split_at: text.len(), kind: TurnKind::Answer, answer: find_answer(text), next }
+        ParsedTurn::end(text, find_answer(text), End::EndOfTurn)
     }
 
     fn answer_at_end(&self, text: &str) -> Option<AnswerRange> {
@@ -80,7 +84,7 @@ impl Episode for OneTurn {
         Err(ToolFault { tool: "none", reason: "this environment has no tools".to_owned() })
     }
 
-    fn observe(&mut self, _: &Processor, _: &mut ToolOutput) -> Result<Observation, EnvironmentError> {
+    fn observe(&mut self, _: &Processor, _: &mut [CallResult]) -> Result<Observation, EnvironmentError> {
         Ok(Observation::default())
     }
 }

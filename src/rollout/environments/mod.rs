@@ -2,4 +2,4 @@
 
 pub mod direct;
 pub mod think_with_code;
-pub mod vision_tools;
+pub mod tool_calling;

@@ -15,8 +15,8 @@ use crate::rollout::environment::{
 };
 use crate::rollout::images::TrajectoryImages;
 use crate::rollout::shown::ShownImages;
-use crate::rollout::task::{Task, TaskPrompt};
-use crate::rollout::tool::{CallStatus, Subject, ToolCall, ToolFault, ToolOutput};
+use crate::rollout::task::{Conversation, Task, TaskPrompt};
+use crate::rollout::tool::{CallResult, CallStatus, Subject, ToolCall, ToolFault, ToolOutput};
 use crate::rollout::tool_set::{ToolSessions, ToolSet};
 use crate::rollout::trajectory::{End, TurnKind};
 use crate::sandbox::plain_name;
@@ -165,16 +165,17 @@ impl Environment for ThinkWithCode {
     }
 
     fn open(&self, processor: &Processor, task: &Task, group_size: usize) -> Result<PreparedTask, EnvironmentError> {
+        let messages = match &task.prompt {
+            TaskPrompt::Tokens(_) => Vec::new(),
+            TaskPrompt::Conversation(messages) => messages.clone(),
+            TaskPrompt::Question => self.messages(task, &image_name(processor, &task.images)?)?,
+        };
         let prompt = match &task.prompt {
             TaskPrompt::Tokens(prompt) => prompt.clone(),
-            TaskPrompt::Conversation(messages) => processor.encode_messages(messages, &task.folder, true)?,
-            TaskPrompt::Question => {
-                let messages = self.messages(task, &image_name(processor, &task.images)?)?;
-                processor.encode_messages(&messages, &task.folder, true)?
-            }
+            _ => processor.encode_messages(&messages, &task.folder, true)?,
         };
         let mut sources = task.images.clone();
-        if let (true, TaskPrompt::Conversation(messages)) = (sources.is_empty(), &task.prompt) {
+        if sources.is_empty() {
             sources = messages.iter().flat_map(Message::images).cloned().collect();
         }
         let image_name = image_name(processor, &sources)?;
@@ -185,7 +186,8 @@ impl Environment for ThinkWithCode {
             Box::new(CodeEpisode::new(Arc::clone(&self.settings), code_tool, sessions))
         };
         let images = TrajectoryImages::of_task(sources, task.folder.clone());
-        Ok(PreparedTask { prompt, images, episodes: sessions.into_iter().map(episode).collect() })
+        let episodes = sessions.into_iter().map(episode).collect();
+        Ok(PreparedTask { prompt, conversation: Conversation::of(messages, None), images, episodes })
     }
 }
 
@@ -218,18 +220,15 @@ impl CodeEpisode {
                 self.settings.max_code_runs
             );
             let output = ToolOutput::text(CallStatus::OverLimit, text);
-            return Next::Refuse { call, output };
+            return Next::refuse(call, output);
         }
         self.runs += 1;
         match code {
-            Some(_) => Next::Run(call),
-            None => Next::Refuse {
-                call,
-                output: ToolOutput::text(
-                    CallStatus::Malformed,
-                    "There was no code to run: write it between <code> and </code>.",
-                ),
-            },
+            Some(_) => Next::run(call),
+            None => {
+                let text = "There was no code to run: write it between <code> and </code>.";
+                Next::refuse(call, ToolOutput::text(CallStatus::Malformed, text))
+            }
         }
     }
 }
@@ -251,9 +250,12 @@ impl Episode for CodeEpisode {
         self.sessions.run(call, images)
     }
 
-    fn observe(&mut self, processor: &Processor, output: &mut ToolOutput) -> Result<Observation, EnvironmentError> {
-        let mut text = cut(output.text.trim_end(), self.settings.max_observation_characters);
-        let shown = self.shown.take(processor, output, &mut text);
+    fn observe(&mut self, processor: &Processor, results: &mut [CallResult]) -> Result<Observation, EnvironmentError> {
+        let (mut text, mut shown) = (String::new(), Vec::new());
+        for CallResult { output, .. } in results {
+            text.push_str(&cut(output.text.trim_end(), self.settings.max_observation_characters));
+            shown.extend(self.shown.take(processor, output, &mut text));
+        }
         if text.is_empty() && shown.is_empty() {
             text = "No output captured: print a result, or the path of an image that you saved.".to_owned();
         }

@@ -182,7 +182,7 @@ impl AgentResponse {
 
     /// All that followed the prompt.
     async fn turns(&self, trajectory: &Trajectory) -> Result<Vec<TrajectoryTurn>, ApiError> {
-        let shown = trajectory.calls.iter().map(ObservedImages::of).collect();
+        let shown = trajectory.observations().map(|(_, calls)| ObservedImages::of(calls)).collect();
         let mut shown = shown_images(shown).await?.into_iter();
         let turn = |turn: &Turn| TrajectoryTurn {
             kind: turn.kind,

@@ -82,10 +82,11 @@ pub struct ObservedImages {
 }
 
 impl ObservedImages {
-    /// Those of a call.
-    pub fn of(call: &Call) -> ObservedImages {
-        let images = call.output.images.clone();
-        ObservedImages { left_out: call.images_shown - images.len(), images }
+    /// Those of the calls that the observation answers.
+    pub fn of(calls: &[Call]) -> ObservedImages {
+        let images: Vec<ToolImage> = calls.iter().flat_map(|call| &call.output.images).cloned().collect();
+        let shown: usize = calls.iter().map(|call| call.images_shown).sum();
+        ObservedImages { left_out: shown - images.len(), images }
     }
 }
 
@@ -326,8 +327,8 @@ fn environment_error(error: &EnvironmentError) -> ApiError {
 fn tell(listeners: &mut BTreeMap<u64, Listener>, update: Update<'_>) {
     let (sequence, kind) = match update {
         Update::Text { sequence, text } => (sequence, AgentEventKind::Text(text.to_owned())),
-        Update::Observed { sequence, call, text } => {
-            let shown = ObservedImages::of(call);
+        Update::Observed { sequence, calls, text } => {
+            let shown = ObservedImages::of(calls);
             (sequence, AgentEventKind::Observed(text.to_owned(), shown))
         }
         Update::Finished(trajectory) => (trajectory.sequence, AgentEventKind::Finished(trajectory)),

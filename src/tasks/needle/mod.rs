@@ -111,6 +111,7 @@ fn task(scene: &Scene, draws: &mut Draws) -> Example {
         images: vec![scene.picture()],
         solution: Some(Solution::text(plate.digit.to_string())),
         question: Some(plate.question()),
+        tools: None,
     }
 }
 
@@ -158,12 +159,12 @@ fn asked(plate: &Plate) -> [Message; 2] {
 fn demonstration(plate: &Plate, response: String, images: Vec<RgbImage>) -> Example {
     let [system, user] = asked(plate);
     let messages = vec![system, user, Message::new(Role::Assistant, response)];
-    Example { messages, images, solution: None, question: Some(plate.question()) }
+    Example { messages, images, solution: None, question: Some(plate.question()), tools: None }
 }
 
 fn lesson(request: &str, response: String, images: Vec<RgbImage>) -> Example {
     let messages = vec![Message::new(Role::User, request), Message::new(Role::Assistant, response)];
-    Example { messages, images, solution: None, question: None }
+    Example { messages, images, solution: None, question: None, tools: None }
 }
 
 impl Scene {

@@ -15,7 +15,9 @@ use thyme_engine::rollout::registry::{Registry, RegistryError, RewardEntry, sett
 use thyme_engine::rollout::reward::{Reward, Score, View};
 use thyme_engine::rollout::reward_set::{RewardSet, RewardSettings, Scores};
 use thyme_engine::rollout::task::{Task, TaskPrompt};
-use thyme_engine::rollout::tool::{CallStatus, Subject, Tool, ToolCall, ToolFault, ToolImage, ToolOutput, ToolSession};
+use thyme_engine::rollout::tool::{
+    CallResult, CallStatus, Subject, Tool, ToolCall, ToolFault, ToolImage, ToolOutput, ToolSession,
+};
 use thyme_engine::rollout::tool_set::{ToolSessions, ToolSet};
 use thyme_engine::rollout::trajectory::{End, Trajectory, TurnKind};
 use thyme_engine::rollout::{Group, RolloutSettings, run};
@@ -110,7 +112,7 @@ impl Environment for Desk {
         let episode = |sessions| -> Box<dyn Episode> { Box::new(AtDesk(sessions)) };
         let episodes = self.0.open(&subject, count)?.into_iter().map(episode).collect();
         let images = TrajectoryImages::of_task(task.images.clone(), task.folder.clone());
-        Ok(PreparedTask { prompt, images, episodes })
+        Ok(PreparedTask { prompt, conversation: Arc::default(), images, episodes })
     }
 }
 
@@ -126,14 +128,15 @@ impl Episode for AtDesk {
         let split_at = text.find('[').unwrap();
         let (tool, request) = text[split_at + 1..text.len() - 1].split_once(' ').unwrap();
         let call = ToolCall { tool: tool.into(), request: request.into() };
-        ParsedTurn { split_at, kind: TurnKind::Call, answer: None, next: Next::Run(call) }
+        ParsedTurn { split_at, kind: TurnKind::Call, answer: None, next: Next::run(call) }
     }
 
     fn run(&mut self, call: &ToolCall, images: &TrajectoryImages) -> Result<ToolOutput, ToolFault> {
         self.0.run(call, images)
     }
 
-    fn observe(&mut self, processor: &Processor, output: &mut ToolOutput) -> Result<Observation, EnvironmentError> {
+    fn observe(&mut self, processor: &Processor, results: &mut [CallResult]) -> Result<Observation, EnvironmentError> {
+        let output = &results[0].output;
         let shown = output.images.iter().map(|image| Arc::new(processor.prepare(&image.pixels).unwrap()));
         let parts =
             std::iter::once(ObservationPart::Text(output.text.clone())).chain(shown.map(ObservationPart::Image));

@@ -113,7 +113,7 @@ fn what_is_wrong_with_a_call_is_told_in_the_originals_words() {
         ("so</tool>", "Error: Tool command not found or invalid format.", CallStatus::Malformed),
         (
             "<tool>crop</tool>",
-            "Error: Tool command is no JSON: expected value at line 1 column 1",
+            "Error: Tool command is not valid JSON: expected value at line 1 column 1",
             CallStatus::Malformed,
         ),
         (
@@ -147,7 +147,7 @@ fn what_is_wrong_with_a_call_is_told_in_the_originals_words() {
 fn the_limits_of_turns_images_and_characters_hold() {
     let grey = call("convert_grayscale", "{}");
     let trajectory = play(&format!("{grey}{grey}{grey}"), "max_turns = 3");
-    assert_eq!((&trajectory.end, trajectory.calls.len()), (&End::CallLimit, 2));
+    assert_eq!((&trajectory.end, trajectory.calls.len()), (&End::TurnLimit, 2));
     let trajectory = play(&format!("{grey}{grey}<answer>7</answer>"), "max_images = 1");
     let limit = "Image processed successfully.\nFurther images are not shown: the limit of 1 is reached.";
     assert_eq!(observed(&trajectory)[1].0, result(limit));

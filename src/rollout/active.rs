@@ -1,0 +1,80 @@
+//! A sequence under way, and how it began.
+
+use super::environment::{Episode, TokenLimits};
+use super::generator::Sampled;
+use super::repetition::Repetition;
+use super::settings::RolloutSettings;
+use super::trajectory::{OwnParts, Trajectory};
+use crate::prompt::StreamDecoder;
+
+/// How a task's sequences begin.
+#[derive(Clone, Copy, Debug)]
+pub struct Start<'a> {
+    /// The task's number; [`Trajectory::task`].
+    pub task: usize,
+    /// Number of the group's first sequence; the others count on from it.
+    pub first_sequence: u64,
+    /// Counter of the random numbers for the first sequence, where it is not the sequence's number.
+    pub first_counter: Option<u64>,
+    /// Tokens that each may take.
+    pub limits: TokenLimits,
+    /// Pixels of observed images that each trajectory keeps.
+    pub pixels_kept: usize,
+    /// The group size, sampling, and further stops.
+    pub settings: &'a RolloutSettings,
+}
+
+/// A sequence under way.
+pub(super) struct Active {
+    pub trajectory: Trajectory,
+    /// Absent while a worker has it.
+    pub episode: Option<Box<dyn Episode>>,
+    /// Whether it waits for its next token.
+    pub is_running: bool,
+    /// Tokens after the prompt that it may have.
+    pub total_tokens: usize,
+    /// Pixels of images that its trajectory may still keep.
+    pub pixels_left: usize,
+    /// Tokens of the turn so far.
+    pub tokens: Vec<Sampled>,
+    /// For each of them, the bytes of text that it completed.
+    pub pieces: Vec<usize>,
+    /// The turn's text so far.
+    pub text: String,
+    /// Decodes tokens to text; holds the bytes of an incomplete character.
+    pub decoder: StreamDecoder,
+    /// Detects that the turn repeats itself.
+    pub repetition: Repetition,
+    /// Whether it does.
+    pub repeats: bool,
+}
+
+impl Active {
+    pub fn new(trajectory: Trajectory, episode: Box<dyn Episode>, start: &Start<'_>) -> Active {
+        Active {
+            trajectory,
+            episode: Some(episode),
+            is_running: true,
+            total_tokens: start.limits.total,
+            pixels_left: start.pixels_kept,
+            tokens: Vec::new(),
+            pieces: Vec::new(),
+            text: String::new(),
+            decoder: StreamDecoder::default(),
+            repetition: Repetition::new(start.settings.repetition),
+            repeats: false,
+        }
+    }
+
+    /// Closes the turn: its tokens become the model's own part of the trajectory.
+    pub fn end_turn(&mut self, parts: OwnParts) {
+        let rest = self.decoder.finish();
+        self.text.push_str(&rest);
+        self.trajectory.push_own(&self.tokens, &self.pieces, &self.text, parts);
+        self.tokens.clear();
+        self.pieces.clear();
+        self.text.clear();
+        self.repetition.clear();
+        self.repeats = false;
+    }
+}

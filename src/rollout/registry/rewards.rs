@@ -1,0 +1,42 @@
+//! The rewards that ship.
+
+use super::entries::{NoSettings, RegistryError, RewardEntry, settings};
+use crate::rollout::rewards::answer::{Answer, AnswerSettings};
+use crate::rollout::rewards::consistency::{Consistency, ConsistencySettings};
+use crate::rollout::rewards::format::Format;
+use crate::rollout::rewards::tool_success::ToolSuccess;
+
+pub(super) const REWARDS: [RewardEntry; 4] = [
+    RewardEntry {
+        name: "format",
+        default_weight: 0.5,
+        build: |table, _| settings::<NoSettings>("reward", "format", table).map(|_| Box::new(Format) as _),
+    },
+    RewardEntry {
+        name: "answer",
+        default_weight: 1.0,
+        build: |table, judge| {
+            let AnswerSettings { ask_judge } = settings("reward", "answer", table)?;
+            match (ask_judge, judge) {
+                (false, _) => Ok(Box::new(Answer { judge: None })),
+                (true, Some(judge)) => Ok(Box::new(Answer { judge: Some(judge) })),
+                (true, None) => {
+                    Err(RegistryError::Judge("the reward \"answer\" asks it, and it is not given".to_owned()))
+                }
+            }
+        },
+    },
+    RewardEntry {
+        name: "consistency",
+        default_weight: 0.5,
+        build: |table, _| {
+            let settings: ConsistencySettings = settings("reward", "consistency", table)?;
+            Ok(Box::new(Consistency { settings }))
+        },
+    },
+    RewardEntry {
+        name: "tool_success",
+        default_weight: 0.0,
+        build: |table, _| settings::<NoSettings>("reward", "tool_success", table).map(|_| Box::new(ToolSuccess) as _),
+    },
+];

@@ -1,0 +1,181 @@
+//! Promise 2 through tools: the environment `zoom_in_bank` with crops of crops and several calls a turn, on the engine's real tokens. The tiny model
+//! writes what it likes; the calls of each turn are dictated, so that every trajectory has them.
+
+use std::sync::Arc;
+
+use image::{Rgb, RgbImage};
+use thyme_engine::cpu::Cpu;
+use thyme_engine::engine::EngineLimits;
+use thyme_engine::engine::speculation::Speculation;
+use thyme_engine::prompt::{ImageSource, Processor};
+use thyme_engine::rollout::engine_generator::EngineGenerator;
+use thyme_engine::rollout::environment::{
+    Environment, EnvironmentError, Episode, Next, Observation, ParsedTurn, PreparedTask, TokenLimits,
+};
+use thyme_engine::rollout::generator::Sampling;
+use thyme_engine::rollout::images::TrajectoryImages;
+use thyme_engine::rollout::registry::Registry;
+use thyme_engine::rollout::task::Task;
+use thyme_engine::rollout::tool::{CallResult, ToolCall, ToolFault, ToolOutput};
+use thyme_engine::rollout::trajectory::{End, Trajectory};
+use thyme_engine::rollout::{RolloutSettings, run};
+
+use crate::support::small_policy::{Compared, Random, Record, SmallPolicy, compare_with_training};
+
+/// Ends a turn of the model.
+const STOPS: [&str; 3] = ["e", " t", "\n"];
+
+/// What the model is taken to have said, turn by turn: one zoom, two of different images, one into the newest crop, one that fails.
+const TURNS: [&str; 4] = [
+    "<tool_call>{\"name\": \"image_zoom_in_tool\", \"arguments\": {\"bbox_2d\": [100, 100, 700, 800], \"label\": \"a\", \"img_idx\": 0}}\
+     </tool_call>",
+    "<tool_call>{\"name\": \"image_zoom_in_tool\", \"arguments\": {\"bbox_2d\": [0, 500, 500, 1000], \"label\": \"b\", \"img_idx\": 1}}\
+     </tool_call><tool_call>{\"name\": \"image_zoom_in_tool\", \"arguments\": {\"bbox_2d\": [250, 0, 1000, 500], \"label\": \"c\", \
+     \"img_idx\": 2}}</tool_call>",
+    "<tool_call>{\"name\": \"image_zoom_in_tool\", \"arguments\": {\"bbox_2d\": [200, 200, 900, 900], \"label\": \"d\", \"img_idx\": 4}}\
+     </tool_call>",
+    "<tool_call>{\"name\": \"image_zoom_in_tool\", \"arguments\": {\"bbox_2d\": [0, 0, 10, 10], \"label\": \"e\", \"img_idx\": 40}}\
+     </tool_call>",
+];
+
+/// An environment in which the text of a turn is not the model's.
+struct Dictated(Arc<dyn Environment>);
+
+struct DictatedEpisode {
+    inner: Box<dyn Episode>,
+    turns: usize,
+}
+
+impl DictatedEpisode {
+    fn read_as(&mut self, text: &str, read: impl Fn(&mut dyn Episode, &str) -> ParsedTurn) -> ParsedTurn {
+        let said = TURNS.get(self.turns).copied();
+        self.turns += 1;
+        let Some(said) = said else { return ParsedTurn::end(text, None, End::EndOfTurn) };
+        let parsed = read(&mut *self.inner, said);
+        assert!(matches!(parsed.next, Next::Call(_)));
+        ParsedTurn { split_at: text.len(), ..parsed }
+    }
+}
+
+impl Environment for Dictated {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn stop_strings(&self) -> Vec<String> {
+        STOPS.map(str::to_owned).to_vec()
+    }
+
+    fn limits(&self) -> TokenLimits {
+        self.0.limits()
+    }
+
+    fn code_tags(&self) -> Option<(String, String)> {
+        None
+    }
+
+    fn open(&self, processor: &Processor, task: &Task, group_size: usize) -> Result<PreparedTask, EnvironmentError> {
+        let mut prepared = self.0.open(processor, task, group_size)?;
+        let dictated = |inner| -> Box<dyn Episode> { Box::new(DictatedEpisode { inner, turns: 0 }) };
+        prepared.episodes = prepared.episodes.into_iter().map(dictated).collect();
+        Ok(prepared)
+    }
+}
+
+impl Episode for DictatedEpisode {
+    fn read(&mut self, text: &str, _: usize) -> ParsedTurn {
+        self.read_as(text, |inner, said| inner.read(said, 0))
+    }
+
+    fn read_message(&mut self, text: &str) -> ParsedTurn {
+        self.read_as(text, |inner, said| inner.read_message(said))
+    }
+
+    fn run(&mut self, call: &ToolCall, images: &TrajectoryImages) -> Result<ToolOutput, ToolFault> {
+        self.inner.run(call, images)
+    }
+
+    fn observe(&mut self, processor: &Processor, results: &mut [CallResult]) -> Result<Observation, EnvironmentError> {
+        self.inner.observe(processor, results)
+    }
+}
+
+fn environment() -> Dictated {
+    let keys = "stop_at_call = true\ncalls_run = \"all\"\nmax_turns = 9\nmax_image_pixels = 12544\nmax_turn_tokens = 120\n\
+                max_total_tokens = 1200\nsystem_prompt = \"Look.\"";
+    let table = toml::from_str(keys).unwrap();
+    Dictated(Registry::default().environment(("zoom_in_bank".to_owned(), table), &[]).unwrap())
+}
+
+/// Two pictures of random size and levels, and a question.
+fn task(random: &mut Random) -> Task {
+    let picture = |random: &mut Random| {
+        let (width, height, tint) = (84 + random.below(120) as u32, 84 + random.below(120) as u32, random.next());
+        let level = |x: u32, y: u32, c: u32| (x * 3 + y * 5 + (x ^ y) * c + tint as u32) as u8;
+        let pixels = RgbImage::from_fn(width, height, |x, y| Rgb([level(x, y, 1), level(x, y, 2), level(x, y, 3)]));
+        ImageSource::Memory(Arc::new(pixels))
+    };
+    let images = (0..1 + random.below(2)).map(|_| picture(random)).collect();
+    Task { question: "What digit is on the red plate?".into(), images, ..Task::default() }
+}
+
+fn record(trajectory: &Trajectory) -> Record {
+    Record { ids: trajectory.token_ids.clone(), sampled: trajectory.sampled.clone(), images: trajectory.images.clone() }
+}
+
+/// Rolls out until so many tokens are compared.
+fn play(tokens: usize) -> Compared {
+    let policy = SmallPolicy::of_recipe(Arc::new(Cpu::new()));
+    let environment = environment();
+    let mut random = Random::new(3);
+    let mut total = Compared::default();
+    let (mut crops_of_crops, mut calls_together) = (0, 0);
+    for seed in 0.. {
+        if total.tokens >= tokens {
+            break;
+        }
+        let limits = EngineLimits {
+            pages: 60 + random.below(100),
+            prefill_chunk_tokens: random.pick(&[7, 33, 500]),
+            sequences: random.pick(&[4, 8]),
+        };
+        let speculation = if seed % 2 == 0 { Speculation::Off } else { Speculation::Always };
+        let mut engine = policy.engine(limits).with_speculation(speculation);
+        let tasks: Vec<Task> = (0..3).map(|_| task(&mut random)).collect();
+        let sampling = Sampling { temperature: random.pick(&[0.8, 1.0, 1.5]), ..Sampling::default() };
+        let settings = RolloutSettings { group_size: 4, seed, sampling, ..RolloutSettings::default() };
+        let mut generator = EngineGenerator { engine: &mut engine, weights: &policy.weights };
+        let groups = run(&mut generator, &policy.processor, &environment, &tasks, &settings).unwrap();
+        let trajectories: Vec<&Trajectory> = groups.iter().flat_map(|group| &group.trajectories).collect();
+        for trajectory in &trajectories {
+            assert!(trajectory.end.fault().is_none(), "{:?}", trajectory.end);
+            calls_together += trajectory.observations().filter(|(_, calls)| calls.len() > 1).count();
+            let of_crop = |call: &&thyme_engine::rollout::trajectory::Call| {
+                call.images_shown > 0 && !call.request.contains("\"img_idx\":0")
+            };
+            crops_of_crops += trajectory.calls.iter().filter(of_crop).count();
+        }
+        let records: Vec<Record> = trajectories.into_iter().map(record).collect();
+        let found = compare_with_training(&policy, &engine, &records, seed);
+        total.tokens += found.tokens;
+        total.differing += found.differing;
+        total.preemptions += engine.statistics().preemptions;
+        total.accepted_tokens += engine.statistics().accepted_tokens;
+    }
+    println!("{total:?}, {crops_of_crops} crops of crops, {calls_together} observations of several calls");
+    assert!(crops_of_crops * 200 > total.tokens && calls_together * 400 > total.tokens);
+    total
+}
+
+#[test]
+fn one_policy_zooms_into_crops_of_crops_with_several_calls_a_turn() {
+    let compared = play(5_000);
+    assert!(compared.tokens >= 5_000 && compared.differing == 0, "{compared:?}");
+}
+
+#[test]
+#[ignore = "takes minutes without optimisation; run: cargo test --release --test it one_policy_tools_long -- --ignored --nocapture"]
+fn one_policy_tools_long() {
+    let compared = play(100_000);
+    assert!(compared.tokens >= 100_000 && compared.differing == 0, "{compared:?}");
+}
