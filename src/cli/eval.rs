@@ -122,6 +122,7 @@ fn score_predictions(arguments: &EvalArguments, registry: &Registry) -> anyhow::
         None => RewardSet::answer_only(registry)?,
     };
     refuse_input(output, input)?;
+    rewards.start()?;
     let (lines, columns) = score_lines(JsonLines::open(input)?, &rewards).map_err(|error| match error {
         PredictionError::Line { line, problem } => anyhow::anyhow!("{}:{line}: {problem}", input.display()),
         PredictionError::Lines(error) => error.into(),

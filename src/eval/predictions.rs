@@ -137,6 +137,7 @@ impl Prediction {
             end: &End::Answered,
             question: &self.question,
             solution: &self.solution,
+            columns: None,
         };
         let missing = |_: &View<'_>, needs| match needs {
             Needs::Answer => None,

@@ -109,6 +109,32 @@ fn resolve_paths(table: &mut Table, folder: &Path) {
             None => {}
         }
     }
+    for plug_in in plug_ins(table) {
+        for key in ["file", "read"] {
+            match plug_in.get_mut(key) {
+                Some(Value::Array(paths)) => paths.iter_mut().for_each(resolve),
+                Some(path) => resolve(path),
+                None => {}
+            }
+        }
+    }
+}
+
+/// The tables of tools and rewards, which may name files of a user's own.
+fn plug_ins(table: &mut Table) -> Vec<&mut Table> {
+    let mut found = Vec::new();
+    for (section, value) in table {
+        match (section.as_str(), value) {
+            ("tool", Value::Array(tools)) => found.extend(tools.iter_mut().filter_map(Value::as_table_mut)),
+            ("tool", tool) => found.extend(tool.as_table_mut()),
+            ("reward", reward) => {
+                let settings = reward.get_mut("settings").and_then(Value::as_table_mut);
+                found.extend(settings.into_iter().flatten().filter_map(|(_, value)| value.as_table_mut()));
+            }
+            _ => {}
+        }
+    }
+    found
 }
 
 fn parse_setting(setting: &str) -> Result<Table, RecipeError> {

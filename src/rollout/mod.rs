@@ -38,6 +38,7 @@ pub mod registry;
 pub mod repetition;
 mod error;
 mod panics;
+pub mod python_file;
 mod settings;
 mod workers;
 

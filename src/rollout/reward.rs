@@ -2,6 +2,7 @@
 //! never turned into a number.
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::images::TrajectoryImages;
 use super::trajectory::{Call, End, Trajectory, Turn, TurnKind};
@@ -28,6 +29,8 @@ pub struct View<'a> {
     pub question: &'a str,
     /// The reference answers.
     pub solution: &'a Solution,
+    /// What else stands in the task's row, by key; `None` where the task has no row.
+    pub columns: Option<&'a Map<String, Value>>,
 }
 
 impl<'a> View<'a> {
@@ -49,7 +52,13 @@ impl<'a> View<'a> {
             end: &trajectory.end,
             question,
             solution,
+            columns: None,
         }
+    }
+
+    /// The same with what else stands in the task's row.
+    pub fn with_columns(self, columns: &'a Map<String, Value>) -> Self {
+        Self { columns: Some(columns), ..self }
     }
 }
 
@@ -108,6 +117,14 @@ pub trait Reward: Send + Sync {
     /// The name of another reward of the registry: this one is 0 where that one is 0 or less, and unscored where that one is.
     fn gate(&self) -> Option<&'static str> {
         None
+    }
+
+    /// Gets ready what it scores with, once at the start of a run. Not called where rewards are only checked.
+    ///
+    /// # Errors
+    /// When it cannot score at all: why, and the remedy.
+    fn start(&self) -> Result<(), String> {
+        Ok(())
     }
 
     /// What it needs of a trajectory.

@@ -12,17 +12,20 @@ use super::Group;
 use super::judge::Judge;
 use super::judges::openai::{OpenAiJudge, OpenAiJudgeSettings};
 use super::panics::message_of;
-use super::registry::{Registry, RegistryError};
+use super::python_file::{is_python_file, static_name};
+use super::registry::{self, Registry, RegistryError};
 use super::reward::{Needs, Reward, Score, View};
+use super::rewards::python_file::PythonFileReward;
 use super::task::Task;
 
 /// A recipe's choice of rewards.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RewardSettings {
-    /// Weights by reward name; a name left out keeps its default (format 0.5, answer 1, consistency 0.5, tool_success 0).
+    /// Weights by reward name; a name left out keeps its default (format 0.5, answer 1, consistency 0.5, tool_success 0; 1 for a file of
+    /// a user's own).
     pub weights: BTreeMap<String, f64>,
-    /// A table of keys of its own for each reward that has some.
+    /// A table of keys of its own for each reward that has some. A name that no reward has, with a `file`, is a reward in that file.
     pub settings: BTreeMap<String, toml::Table>,
     /// The model that rewards may ask.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -69,7 +72,7 @@ impl RewardSet {
     pub fn new(settings: &RewardSettings, registry: &Registry) -> Result<Self, RegistryError> {
         let known: Vec<&str> = registry.rewards().map(|entry| entry.name).collect();
         for name in settings.weights.keys().chain(settings.settings.keys()) {
-            if !known.contains(&name.as_str()) {
+            if !known.contains(&name.as_str()) && !is_python_file(settings.settings.get(name)) {
                 return Err(RegistryError::unknown("reward", name, &known));
             }
         }
@@ -83,12 +86,32 @@ impl RewardSet {
             let table = settings.settings.get(entry.name).cloned().unwrap_or_default();
             rewards.push(Weighted { name: entry.name, weight, reward: (entry.build)(table, judge.clone())? });
         }
+        for (name, table) in settings.settings.iter().filter(|(name, _)| !known.contains(&name.as_str())) {
+            let weight = settings.weights.get(name).copied().unwrap_or(1.0);
+            if !weight.is_finite() {
+                return Err(RegistryError::Weight { name: name.clone(), weight });
+            }
+            let unusable = |reason| RegistryError::Reward { name: name.clone(), reason };
+            let reward = PythonFileReward::new(registry::settings("reward", name, table.clone())?).map_err(unusable)?;
+            rewards.push(Weighted { name: static_name(name), weight, reward: Box::new(reward) });
+        }
         for gate in rewards.iter().filter_map(|weighted| weighted.reward.gate()) {
             if !known.contains(&gate) {
                 return Err(RegistryError::unknown("reward", gate, &known));
             }
         }
         Ok(Self { rewards, judge })
+    }
+
+    /// Gets the rewards ready: files of a user's own are loaded.
+    ///
+    /// # Errors
+    /// When one cannot score at all.
+    pub fn start(&self) -> Result<(), RegistryError> {
+        for Weighted { name, reward, .. } in &self.rewards {
+            reward.start().map_err(|reason| RegistryError::Reward { name: (*name).to_owned(), reason })?;
+        }
+        Ok(())
     }
 
     /// The rewards of `registry` that need the answer alone, with their default settings.
@@ -120,7 +143,9 @@ impl RewardSet {
                         groups.get(number).zip(scored.get(number))
                     } {
                         let task = &tasks[group.task];
-                        let view = |trajectory| View::new(trajectory, &task.question, &task.solution);
+                        let view = |trajectory| {
+                            View::new(trajectory, &task.question, &task.solution).with_columns(&task.columns)
+                        };
                         let views: Vec<View<'_>> = group.trajectories.iter().map(view).collect();
                         place.get_or_init(|| self.score_group(&views));
                     }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::prompt::{ChatError, ImageSource, Message, Prompt, place_images};
 use crate::tasks::{self, Solution};
@@ -21,6 +21,8 @@ pub struct Task {
     pub images: Vec<ImageSource>,
     /// Where relative paths start.
     pub folder: PathBuf,
+    /// What else stands in the row that it was made of, by key.
+    pub columns: Map<String, Value>,
 }
 
 /// What the model reads first.
@@ -84,7 +86,8 @@ impl Task {
     /// When its `<image>` marks and pictures differ in number.
     pub fn of_record(record: tasks::jsonl::Record) -> Result<Self, ChatError> {
         let images = record.images.into_iter().map(ImageSource::Path).collect();
-        Self::of_parts(&record.messages, images, record.question, record.solution)
+        let task = Self::of_parts(&record.messages, images, record.question, record.solution)?;
+        Ok(Self { columns: record.columns, ..task })
     }
 
     fn of_parts(
@@ -101,7 +104,7 @@ impl Task {
             question: question.unwrap_or_default(),
             solution: solution.unwrap_or_default(),
             images,
-            folder: PathBuf::new(),
+            ..Self::default()
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Model-written Python in a jail. A [`Sandbox`] holds one preforked interpreter; a [`Session`] is one sequence's process, in
+//! Model-written Python, and a user's own, in a jail. A [`Sandbox`] holds one preforked interpreter; a [`Session`] is one sequence's process, in
 //! which variables persist from run to run. A leaf: of the crate it imports `files` only.
 //!
 //! Code sees `image_path`, `temp_output_dir` and an ordinary namespace; an image that it names by `processed_path` or by
@@ -6,9 +6,10 @@
 //! each by several mechanisms; [`Sandbox::walls`] says which stand on this machine, and what a probe found that tried to break them.
 //!
 //! - **The host's side**: `options.rs` has the bounds that a user sets; `zygote.rs` starts the interpreter that imports the modules once, and forks a
-//!   session from it; `shared.rs` replaces one that ended; `session.rs` talks to a session; `reply.rs` holds a reply to the request's nonce and to
+//!   session from it; `shared.rs` replaces one that ended; `process.rs` asks a process, `session.rs` one with model code; `reply.rs` holds a reply to the request's nonce and to
 //!   bounds, and the process is stopped until it is asked again; `image.rs` takes images as pixels within a bound; `disk.rs` measures what a session
 //!   without a tmpfs holds; `repair.rs` mends code of models.
+//! - **A user's own file** (`worker.rs`, `worker_pool.rs`, `worker.py`) runs behind the same walls: loaded once in each process, and called.
 //! - **The walls**: `guarantee.rs` names what they hold, `jail.py` and `jail.rs` raise them, `calls.rs` says which system calls pass and with which
 //!   arguments, `probe.py` tries to break every wall when a sandbox starts.
 //! - **In the jail**: `session.py` runs the code and changes no value of it; `parts.py` knows which part of the input picture a file shows, and shows
@@ -25,11 +26,14 @@ mod interpreter;
 mod jail;
 mod options;
 mod probe;
+mod process;
 mod repair;
 mod reply;
 mod scratch;
 mod session;
 mod shared;
+mod worker;
+mod worker_pool;
 mod zygote;
 
 use std::path::Path;
@@ -47,6 +51,8 @@ pub use options::SandboxOptions;
 pub use repair::Repair;
 pub use reply::Status;
 pub use session::{Execution, Session};
+pub use worker::{Arguments, CallError, Called, FileKind, Returned, UserFile, Worker};
+pub use worker_pool::WorkerPool;
 
 use image::save_images;
 use shared::Shared;
@@ -84,6 +90,14 @@ impl Sandbox {
     /// The process number of the zygote, for those who watch or test it.
     pub fn zygote_process(&self) -> u32 {
         self.shared.current().process()
+    }
+
+    /// At most `workers` processes of a user's own file. The first loads it: what it says of itself, or what is wrong with it, comes with them.
+    ///
+    /// # Errors
+    /// When no process can be started.
+    pub fn worker_pool(&self, file: UserFile, workers: usize) -> Result<(WorkerPool, Called), SandboxError> {
+        WorkerPool::start(Arc::clone(&self.shared), file, workers)
     }
 
     /// A session for one sequence. Its process is forked at the first run.

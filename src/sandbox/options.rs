@@ -1,5 +1,6 @@
 //! What bounds model code, and what a sandbox may use and do without.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::guarantee::Guarantee;
@@ -20,6 +21,8 @@ pub struct SandboxOptions {
     pub images: usize,
     /// Bytes of pixels (three each) of the images that one run may give back, in all.
     pub image_bytes: u64,
+    /// Further folders that may be read, by their real paths; modules in them can be imported.
+    pub read: Vec<PathBuf>,
     /// Guarantees whose absence is accepted.
     pub consent: Vec<Guarantee>,
     /// As root, become this user before any wall is raised: the sandbox then has the rights of an ordinary user.
@@ -37,6 +40,7 @@ impl Default for SandboxOptions {
             output_characters: 64 << 10,
             images: 16,
             image_bytes: 256 << 20,
+            read: Vec::new(),
             consent: Vec::new(),
             as_user: None,
             offered: Offered::default(),

@@ -6,15 +6,12 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::error::SandboxError;
-use super::frames::{self, Ended};
+use super::frames::Ended;
 use super::image::{InputImage, ProducedImage};
+use super::process::{Failure, Process, Request};
 use super::repair::Repair;
-use super::reply::{Reply, Status, judge_readiness};
+use super::reply::{Reply, Status};
 use super::shared::Shared;
-use super::zygote::{Connection, Signal, Zygote};
-
-/// Bytes of the answer to the set-up.
-const READINESS_BYTES: usize = 64 << 10;
 
 /// What came of one run.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,7 +35,7 @@ pub struct Execution {
 pub struct Session {
     shared: Arc<Shared>,
     image: InputImage,
-    process: Option<(Arc<Zygote>, Connection)>,
+    process: Option<Process>,
     /// Whether the process has answered a request, so that it has variables.
     has_variables: bool,
     /// A process with variables was killed or died, and no run since has said so.
@@ -76,34 +73,24 @@ impl Session {
     fn exchange(&mut self, code: &str, started: Instant) -> Result<Execution, Failure> {
         let options = &self.shared.options;
         let deadline = started + options.timeout;
-        let nonce = format!("{:016x}{:016x}", random()?, random()?);
-        let request = json!({"code": code, "nonce": nonce});
-        let (zygote, connection) = match &mut self.process {
-            Some((zygote, connection)) => {
-                // What it said since its last answer, it said unasked: nothing that it says is believed any more.
-                frames::expect_silence(&connection.stream).map_err(Ended::before_the_run)?;
-                zygote.signal(connection, Signal::Continue);
-                let limit = connection.limit(deadline, options);
-                frames::write_frame(&mut connection.stream, request, &[], &limit)?;
-                (zygote, connection)
+        let request = Request::new(json!({"code": code}))?;
+        let process = match &mut self.process {
+            Some(process) => {
+                process.ask(&request, &[], deadline)?;
+                process
             }
             None => {
                 self.has_variables = false;
-                let (zygote, connection) = self.process.insert(begin(&self.shared, &self.image, &request, deadline)?);
-                (zygote, connection)
+                let size = [self.image.size.0, self.image.size.1];
+                let setup = json!({"name": self.image.name, "size": size});
+                self.process.insert(Process::begin(&self.shared, &setup, &self.image.bytes, &request, deadline)?)
             }
         };
-        let limit = connection.limit(deadline, options);
         // A character is at most 12 bytes of JSON; labels and messages are short beside the rest.
-        let header_max = options.output_characters * 12 + (1 << 20);
-        let header = frames::read_header(&mut connection.stream, &limit, header_max)?;
-        let reply = Reply::read(&header, &nonce, options, self.image.size)?;
-        let mut blobs = Vec::new();
-        for &bytes in reply.blobs() {
-            blobs.push(frames::read_blob(&mut connection.stream, &limit, bytes as usize)?);
-        }
-        frames::expect_silence(&connection.stream)?;
-        zygote.signal(connection, Signal::Stop);
+        let header = process.read_header(deadline, options.output_characters * 12 + (1 << 20))?;
+        let reply = Reply::read(&header, request.nonce(), options, self.image.size)?;
+        let blobs = process.read_blobs(deadline, reply.blobs())?;
+        process.rest()?;
         self.has_variables = true;
         Ok(Execution {
             status: reply.status,
@@ -143,8 +130,8 @@ impl Session {
     }
 
     fn end_process(&mut self) {
-        if let Some((zygote, connection)) = self.process.take() {
-            zygote.kill(connection);
+        if let Some(process) = self.process.take() {
+            process.end();
         }
     }
 }
@@ -152,76 +139,5 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.end_process();
-    }
-}
-
-/// A new session's process that has been sent its set-up and its first request, after its answer to the set-up: its walls stand. One
-/// that ends before it is ready has run nothing, and another is taken, once.
-fn begin(
-    shared: &Shared,
-    image: &InputImage,
-    request: &serde_json::Value,
-    deadline: Instant,
-) -> Result<(Arc<Zygote>, Connection), Failure> {
-    let attempt = || {
-        let (zygote, mut connection) = shared.connect().map_err(Failure::Ours)?;
-        match set_up(&mut connection, shared, image, request, deadline) {
-            Ok(()) => Ok((zygote, connection)),
-            Err(failure) => {
-                zygote.kill(connection);
-                Err(failure)
-            }
-        }
-    };
-    match attempt() {
-        Err(Failure::Theirs(Ended::Gone)) => attempt(),
-        done => done,
-    }
-    .map_err(|failure| match failure {
-        Failure::Theirs(ended @ (Ended::Gone | Ended::Malformed(_))) => {
-            Failure::Ours(SandboxError::Fork { reason: format!("before it was ready, {ended}") })
-        }
-        other => other,
-    })
-}
-
-/// The process reads the request only after it has answered the set-up, so the first answer is not that of code.
-fn set_up(
-    connection: &mut Connection,
-    shared: &Shared,
-    image: &InputImage,
-    request: &serde_json::Value,
-    deadline: Instant,
-) -> Result<(), Failure> {
-    let limit = connection.limit(deadline, &shared.options);
-    let setup = json!({"name": image.name, "size": [image.size.0, image.size.1]});
-    frames::write_frame(&mut connection.stream, setup, &[&image.bytes], &limit)?;
-    // A process that cannot be shut in answers why and ends, perhaps before it can be sent more.
-    let sent = frames::write_frame(&mut connection.stream, request.clone(), &[], &limit);
-    let header = frames::read_header(&mut connection.stream, &limit, READINESS_BYTES)?;
-    judge_readiness(&header)?;
-    Ok(sent?)
-}
-
-/// A number that nobody can guess.
-fn random() -> Result<u64, SandboxError> {
-    getrandom::u64().map_err(|error| SandboxError::Fork { reason: format!("no random number: {error}") })
-}
-
-/// Why there is no reply: the sandbox failed, or the code's process did.
-enum Failure {
-    Ours(SandboxError),
-    Theirs(Ended),
-}
-
-impl From<SandboxError> for Failure {
-    fn from(error: SandboxError) -> Failure {
-        Failure::Ours(error)
-    }
-}
-
-impl From<Ended> for Failure {
-    fn from(ended: Ended) -> Failure {
-        Failure::Theirs(ended)
     }
 }

@@ -13,6 +13,7 @@ import probe
 from frames import Closed, read_frame, write_frame
 from old_names import add_old_names
 from session import Session, warm_up
+from worker import Worker
 
 sys.path = [path for path in sys.path if path and path != FOLDER]
 
@@ -54,7 +55,8 @@ def be_session(walls, options, wire, number):
         setup, (picture,) = read_frame(wire)
         try:
             places = walls.make_scratch(number, setup["name"], picture)
-            session = Session(options, setup, *places)
+            # A user's own file, or what a model writes.
+            session = (Worker if "file" in setup else Session)(options, setup, *places)
             raised = walls.shut(number)
             missing = [wall for wall in options.get("expected", []) if tuple(wall) not in raised]
             if missing:
@@ -66,8 +68,8 @@ def be_session(walls, options, wire, number):
         write_frame(wire, {"ready": True})
         del picture
         while True:
-            request, _ = read_frame(wire)
-            header, blobs = session.run(request["code"])
+            request, blobs = read_frame(wire)
+            header, blobs = session.answer(request, blobs)
             header["nonce"] = request["nonce"]
             write_frame(wire, header, blobs)
     except (Closed, OSError):
@@ -190,7 +192,7 @@ def main():
     options, _ = read_frame(control.fileno())
     try:
         import_allowed()
-        walls = jail.Jail(options, module_places() + [options["probe"]["module"]])
+        walls = jail.Jail(options, module_places() + options["read"] + [options["probe"]["module"]])
         # `/proc` is not in the jail.
         loader = probe.loader()
         walls.enter()

@@ -36,7 +36,7 @@ const START_SECONDS: u64 = 120;
 /// The zygote answers a connection in milliseconds; beyond this it counts as dead.
 const ANSWER_SECONDS: u64 = 20;
 /// The CPU time of a session is limited to this many runs' time: the second line behind the watchdog.
-const CPU_RUNS: u64 = 64;
+pub(super) const CPU_RUNS: u64 = 64;
 
 /// A running zygote, killed with all its sessions when dropped.
 #[derive(Debug)]
@@ -277,6 +277,7 @@ fn lay_out(folder: &Path, as_user: Option<u32>) -> io::Result<()> {
         ("printed.py", include_str!("printed.py")),
         ("repair.py", include_str!("repair.py")),
         ("streams.py", include_str!("streams.py")),
+        ("worker.py", include_str!("worker.py")),
     ] {
         fs::write(folder.join(name), code)?;
     }
@@ -308,6 +309,7 @@ fn greet(
         "offered": options.offered,
         "probe": outside.places(),
         "as_user": options.as_user,
+        "read": options.read,
         "new_root": folder.join("root"),
         "scratch_root": folder.join("scratch"),
         "memory_bytes": options.memory_bytes,

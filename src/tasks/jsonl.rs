@@ -99,6 +99,8 @@ pub struct Record {
     pub question: Option<String>,
     /// Of a demonstration: schemas of tools, which the chat template describes to the model.
     pub tools: Option<Value>,
+    /// What else stands in the line, by key.
+    pub columns: Map<String, Value>,
     /// The file that it stands in.
     pub file: Arc<Path>,
     /// Its line there, from 1.
@@ -201,8 +203,9 @@ impl Place<'_> {
             }
         };
         let question = self.text(object, "question")?;
+        let columns = columns(object);
         let tools = self.tools(object, &messages)?;
-        Ok(Record { messages, images, solution, question, tools, file: self.file.clone(), line: self.line })
+        Ok(Record { messages, images, solution, question, columns, tools, file: self.file.clone(), line: self.line })
     }
 
     fn demonstration(&self, object: &Map<String, Value>) -> Result<Record, DataError> {
@@ -226,8 +229,9 @@ impl Place<'_> {
         let images = self.paths(object, "image", "images")?;
         self.check_placeholders("image", &messages, images.len())?;
         let question = question.split("<image>").collect::<String>().trim().to_owned();
-        let (solution, question, tools) = (None, Some(question), self.tools(object, &messages)?);
-        Ok(Record { messages, images, solution, question, tools, file: self.file.clone(), line: self.line })
+        let (solution, question, columns, tools) =
+            (None, Some(question), columns(object), self.tools(object, &messages)?);
+        Ok(Record { messages, images, solution, question, columns, tools, file: self.file.clone(), line: self.line })
     }
 
     /// The tools that a demonstration's model knows of; those of a task are the environment's.
@@ -300,6 +304,13 @@ impl Place<'_> {
         let problem = format!("the text has {placeholders} `<image>` placeholders for {images} pictures");
         Err(self.wrong(key, problem, "give each picture one placeholder, in order"))
     }
+}
+
+/// The keys of a line that no form has, with their values.
+fn columns(object: &Map<String, Value>) -> Map<String, Value> {
+    let keys = ["messages", "images", "image", "solution", "question", "response", "system"];
+    let others = object.iter().filter(|(key, _)| !keys.contains(&key.as_str()));
+    others.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 fn kind_of(value: &Value) -> &'static str {

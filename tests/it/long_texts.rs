@@ -209,6 +209,7 @@ fn a_megabyte_of_anything_is_scored_in_time() {
                 end: &End::Answered,
                 question,
                 solution: &solution.into(),
+                columns: None,
             };
             slow.time(what, piece, Duration::from_secs(2), || rewards.score_group(std::slice::from_ref(&view)));
         }

@@ -59,6 +59,7 @@ mod tests {
             end: &End::Answered,
             question: "What is there?",
             solution: &solution,
+            columns: None,
         };
         let group = [view("It is 7.", "7"), view("Let me see. It is 7.", "7"), view("8", "8")];
         let scores = rewards.score_group(&group);

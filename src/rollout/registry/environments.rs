@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::entries::{DEFAULT_TOOL, EnvironmentEntry, RegistryError, settings};
+use super::entries::{DEFAULT_TOOL, EnvironmentEntry, settings};
+use super::error::RegistryError;
 use crate::rollout::environment::Environment;
 use crate::rollout::environments::direct::Direct;
 use crate::rollout::environments::think_with_code::{ThinkWithCode, ThinkWithCodeSettings};

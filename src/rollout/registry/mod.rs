@@ -4,6 +4,7 @@
 //! ones.
 
 mod entries;
+mod error;
 mod environments;
 mod rewards;
 mod tools;
@@ -12,13 +13,15 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::environment::{Environment, TokenLimits};
+use super::python_file::is_python_file;
 use super::tool::Tool;
 use super::tool_set::ToolSet;
+use super::tools::python_file::PythonFileTool;
 pub use entries::{
-    BuildReward, DEFAULT_ENVIRONMENT, DEFAULT_TOOL, EnvironmentEntry, Named, RegistryError, RewardEntry, ToolEntry,
-    settings,
+    BuildReward, DEFAULT_ENVIRONMENT, DEFAULT_TOOL, EnvironmentEntry, Named, RewardEntry, ToolEntry, settings,
 };
 use environments::ENVIRONMENTS;
+pub use error::RegistryError;
 use rewards::REWARDS;
 use tools::TOOLS;
 
@@ -100,7 +103,22 @@ impl Registry {
     /// # Errors
     /// When the name is unknown, its table does not read, or it does not start.
     pub fn tool(&self, environment: Option<&str>, (name, table): &Named) -> Result<Arc<dyn Tool>, RegistryError> {
-        (self.tool_entry(environment, name)?.build)(table.clone())
+        match self.tool_entry(environment, name) {
+            Err(_) if is_python_file(Some(table)) => {
+                Ok(Arc::new(PythonFileTool::start(name, &settings("tool", name, table.clone())?)?))
+            }
+            entry => (entry?.build)(table.clone()),
+        }
+    }
+
+    /// Checks the table of the tool of that name, and starts nothing.
+    fn check_tool(&self, environment: &str, (name, table): &Named) -> Result<(), RegistryError> {
+        match self.tool_entry(Some(environment), name) {
+            Err(_) if is_python_file(Some(table)) => {
+                Ok(PythonFileTool::check(name, &settings("tool", name, table.clone())?)?)
+            }
+            entry => (entry?.check)(table.clone()),
+        }
     }
 
     /// The rewards, in the order of reports.
@@ -114,8 +132,8 @@ impl Registry {
     /// When a name is unknown, a table does not read or holds a value that cannot be, or the environment cannot call so many tools.
     pub fn check(&self, (name, table): &Named, tools: &[Named]) -> Result<TokenLimits, RegistryError> {
         let entry = self.environment_entry(name)?;
-        for (name, table) in &tools_of(entry, tools)? {
-            (self.tool_entry(Some(entry.name), name)?.check)(table.clone())?;
+        for tool in &tools_of(entry, tools)? {
+            self.check_tool(entry.name, tool)?;
         }
         (entry.check)(table.clone())
     }
@@ -128,8 +146,8 @@ impl Registry {
         let entry = self.environment_entry(&name)?;
         let mut started = Vec::new();
         if entry.tools_max > 0 {
-            for (name, table) in tools_of(entry, tools)? {
-                started.push((self.tool_entry(Some(entry.name), &name)?.build)(table)?);
+            for tool in tools_of(entry, tools)? {
+                started.push(self.tool(Some(entry.name), &tool)?);
             }
         }
         (entry.build)(table, ToolSet::new(started))

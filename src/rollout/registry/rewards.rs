@@ -1,6 +1,7 @@
 //! The rewards that ship.
 
-use super::entries::{NoSettings, RegistryError, RewardEntry, settings};
+use super::entries::{NoSettings, RewardEntry, settings};
+use super::error::RegistryError;
 use crate::rollout::rewards::answer::{Answer, AnswerSettings};
 use crate::rollout::rewards::consistency::{Consistency, ConsistencySettings};
 use crate::rollout::rewards::format::Format;

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::entries::{NoSettings, RegistryError, ToolEntry, settings};
+use super::entries::{NoSettings, ToolEntry, settings};
+use super::error::RegistryError;
 use crate::rollout::tool::Tool;
 use crate::rollout::tools::image_edit::IMAGE_EDITS;
 use crate::rollout::tools::python::{Python, PythonSettings};

@@ -99,6 +99,7 @@ impl<'a> Trainer<'a> {
         let dataset = Dataset::open(&recipe.data, recipe.method, recipe.seed)?;
         let (held_out_data, held_out) = held_out_tasks(recipe)?;
         let rewards = RewardSet::new(&recipe.reward, &plan.registry)?;
+        rewards.start()?;
         let (environment, tools) = recipe.environment_and_tools();
         let environment = plan.registry.environment(environment, &tools)?;
         let (learner, state) = open_learner(plan, session, &processor)?;
