@@ -30,9 +30,9 @@ impl ToolSet {
         self.tools.iter().map(|tool| tool.name())
     }
 
-    /// How calls of them look, of those that say it ([`Tool::schema`]).
-    pub fn schemas(&self) -> Vec<Value> {
-        self.tools.iter().filter_map(|tool| tool.schema()).collect()
+    /// The names of those that say how a call looks ([`Tool::schema`]), and how.
+    pub fn schemas(&self) -> impl Iterator<Item = (&'static str, Value)> {
+        self.tools.iter().filter_map(|tool| Some((tool.name(), tool.schema()?)))
     }
 
     /// What their results depend on, as [`Tool::versions`].
@@ -67,11 +67,6 @@ impl ToolSet {
 }
 
 impl ToolSessions {
-    /// The tools' names.
-    pub fn names(&self) -> impl Iterator<Item = &'static str> {
-        self.sessions.iter().map(|(name, _)| *name)
-    }
-
     /// Runs a call in the session of the tool that it names. A name that no tool has is an output which lists the names. Called on a worker
     /// thread.
     ///

@@ -30,6 +30,8 @@ pub struct Shared {
 pub struct ToolCallingEpisode {
     shared: Arc<Shared>,
     sessions: ToolSessions,
+    /// Names of the task's tools.
+    tools: Vec<&'static str>,
     turns: usize,
     calls: usize,
     told_of_limit: bool,
@@ -43,10 +45,10 @@ pub struct ToolCallingEpisode {
 type Found = Result<WrittenCall, MalformedCall>;
 
 impl ToolCallingEpisode {
-    pub fn new(shared: Arc<Shared>, sessions: ToolSessions) -> Self {
+    pub fn new(shared: Arc<Shared>, sessions: ToolSessions, tools: Vec<&'static str>) -> Self {
         let shown = ShownImages::new(shared.settings.max_images).with_max_pixels(shared.settings.max_image_pixels);
         let (turns, calls, images) = (0, 0, 0);
-        Self { shared, sessions, turns, calls, told_of_limit: false, message_is_closed: false, shown, images }
+        Self { shared, sessions, tools, turns, calls, told_of_limit: false, message_is_closed: false, shown, images }
     }
 
     /// Reads a turn with its calls.
@@ -125,9 +127,8 @@ impl ToolCallingEpisode {
                 return PlannedCall::refuse(ToolCall::default(), output);
             }
         };
-        let known: Vec<&str> = self.sessions.names().collect();
-        let is_known = known.contains(&tool.as_str());
-        let unknown = (!is_known).then(|| (preset.unknown_tool)(&tool, &known));
+        let is_known = self.tools.contains(&tool.as_str());
+        let unknown = (!is_known).then(|| (preset.unknown_tool)(&tool, &self.tools));
         let call = ToolCall { tool, request: Value::Object(arguments).to_string() };
         if let Some(text) = unknown {
             return PlannedCall::refuse(call, ToolOutput::text(CallStatus::Denied, text));

@@ -33,13 +33,14 @@ impl ToolCalling {
     pub fn new(preset: &'static Preset, settings: ToolCallingSettings, tools: ToolSet) -> Self {
         let call_end = settings.call_format.close_tag().filter(|_| settings.stop_at_call);
         let stop_strings = call_end.into_iter().chain([ANSWER_CLOSE]).map(str::to_owned).collect();
-        let shared = Shared { preset, settings, stop_strings, schemas: tools.schemas() };
+        let schemas = tools.schemas().map(|(_, schema)| schema).collect();
+        let shared = Shared { preset, settings, stop_strings, schemas };
         Self { shared: Arc::new(shared), tools }
     }
 
     /// The conversation of a question, images in place, in the environment's own words.
-    fn messages(&self, question: Vec<Part>, by_template: bool) -> Vec<Message> {
-        let Shared { settings, schemas, .. } = &*self.shared;
+    fn messages(&self, question: Vec<Part>, schemas: &[Value], by_template: bool) -> Vec<Message> {
+        let settings = &self.shared.settings;
         let (before, behind) = settings.user_prompt.split_once("{question}").unwrap_or((&settings.user_prompt, ""));
         let text = |text: &str| (!text.is_empty()).then(|| Part::Text(text.to_owned()));
         let parts = text(before).into_iter().chain(question).chain(text(behind));
@@ -49,6 +50,39 @@ impl ToolCalling {
             messages.insert(0, Message::text("system", settings.system_prompt.replace("{tools}", &lines.join("\n"))));
         }
         messages
+    }
+}
+
+impl ToolCalling {
+    /// The tools of a task, by its row.
+    fn tools_of(&self, task: &Task) -> Result<Vec<&'static str>, EnvironmentError> {
+        let settings = &self.shared.settings;
+        let all = self.tools.names();
+        let named = match task.columns.get(&settings.tools_column) {
+            None => return Ok(all.collect()),
+            Some(Value::Null) => return Ok(Vec::new()),
+            Some(Value::String(name)) if name.is_empty() => return Ok(Vec::new()),
+            Some(Value::String(name)) => name,
+            Some(other) => {
+                let column = &settings.tools_column;
+                let reason = format!("the column {column:?} is {other}; give the name of a set of tools, or nothing");
+                return Err(EnvironmentError::Task(reason));
+            }
+        };
+        let set = settings.tool_sets.get(named);
+        let is_of_set = |tool: &&'static str| set.map_or(tool == named, |set| set.iter().any(|name| name == tool));
+        let tools: Vec<&'static str> = all.filter(is_of_set).collect();
+        if tools.is_empty() {
+            let known: Vec<String> =
+                settings.tool_sets.keys().cloned().chain(self.tools.names().map(str::to_owned)).collect();
+            let reason = format!(
+                "the column {:?} is {named:?}, which names no tool of this environment; it knows {}, and \"\" for no tools",
+                settings.tools_column,
+                known.join(", ")
+            );
+            return Err(EnvironmentError::Task(reason));
+        }
+        Ok(tools)
     }
 }
 
@@ -95,23 +129,26 @@ impl Environment for ToolCalling {
             ToolsIn::ChatTemplate => true,
             ToolsIn::SystemPrompt => false,
         };
+        let tools = self.tools_of(task)?;
+        let schemas: Vec<Value> =
+            self.tools.schemas().filter(|(name, _)| tools.contains(name)).map(|of| of.1).collect();
         let messages = match &task.prompt {
             TaskPrompt::Tokens(_) => Vec::new(),
             TaskPrompt::Conversation(messages) => match messages.as_slice() {
-                [question] if question.role == "user" => self.messages(question.content.clone(), by_template),
+                [question] if question.role == "user" => self.messages(question.content.clone(), &schemas, by_template),
                 messages => messages.to_vec(),
             },
             TaskPrompt::Question => {
                 let images = task.images.iter().cloned().map(Part::Image);
-                self.messages(images.chain([Part::Text(task.question.clone())]).collect(), by_template)
+                self.messages(images.chain([Part::Text(task.question.clone())]).collect(), &schemas, by_template)
             }
         };
-        let tools = by_template.then(|| Value::Array(self.shared.schemas.clone()));
+        let described = (by_template && !schemas.is_empty()).then(|| Value::Array(schemas.clone()));
         let prompt = match &task.prompt {
             TaskPrompt::Tokens(prompt) => prompt.clone(),
             _ => {
                 let options =
-                    RenderOptions { add_generation_prompt: true, tools: tools.clone(), ..RenderOptions::default() };
+                    RenderOptions { add_generation_prompt: true, tools: described.clone(), ..RenderOptions::default() };
                 processor.encode_rendered(&messages, &task.folder, &options, processor.image_settings())?
             }
         };
@@ -121,10 +158,11 @@ impl Environment for ToolCalling {
         }
         let subject = Subject { images: &sources, folder: Path::new(&task.folder), image_name: "image.png" };
         let sessions = self.tools.open(&subject, group_size)?;
-        let episode =
-            |sessions| -> Box<dyn Episode> { Box::new(ToolCallingEpisode::new(Arc::clone(&self.shared), sessions)) };
+        let episode = |sessions| -> Box<dyn Episode> {
+            Box::new(ToolCallingEpisode::new(Arc::clone(&self.shared), sessions, tools.clone()))
+        };
         let episodes = sessions.into_iter().map(episode).collect();
         let images = TrajectoryImages::of_task(sources, task.folder.clone());
-        Ok(PreparedTask { prompt, conversation: Conversation::of(messages, tools), images, episodes })
+        Ok(PreparedTask { prompt, conversation: Conversation::of(messages, described), images, episodes })
     }
 }

@@ -69,6 +69,9 @@ pub const CLOSE_USER: &str = "<|im_end|>\n<|im_start|>assistant\n";
 pub const RESULT_MARKERS: [&str; 5] =
     ["\n<tool_response>\n", "<tool_response>\n", "\n</tool_response>", "<result>", "</result>"];
 
+/// The tools of DeepEyes' environment `visual_toolbox_v2`.
+const DEEPEYES_TOOLS: [&str; 2] = ["image_zoom_in_tool", "image_rotate_tool"];
+
 fn in_tags(text: &str) -> Option<AnswerRange> {
     find_answer(text)
 }
@@ -91,6 +94,8 @@ fn settings(call_format: CallFormat, system_prompt: &str, user_prompt: &str) -> 
         max_observation_characters: 4096,
         observation_cut: ObservationCut::End,
         tools_in: ToolsIn::Auto,
+        tools_column: "env_name".to_owned(),
+        tool_sets: [("visual_toolbox_v2".to_owned(), DEEPEYES_TOOLS.map(str::to_owned).to_vec())].into(),
         system_prompt: system_prompt.to_owned(),
         user_prompt: user_prompt.to_owned(),
     }
@@ -174,7 +179,7 @@ Think first between <think> and </think>. Then call a tool if it helps, or give 
 /// of a result stands in the form of Qwen's tool responses whatever the chat template does with a tool's message, and the question is not repeated.
 pub const ZOOM_IN: Preset = Preset {
     name: "zoom_in",
-    default_tools: &["image_zoom_in_tool", "image_rotate_tool"],
+    default_tools: &DEEPEYES_TOOLS,
     settings: || ToolCallingSettings {
         max_total_tokens: 16_384,
         max_observation_characters: 256,

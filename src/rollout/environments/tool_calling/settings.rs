@@ -1,5 +1,7 @@
 //! The keys of the environments whose models call tools by name; each environment has its own defaults of them ([`super::presets`]).
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::rollout::call_formats::CallFormat;
@@ -43,6 +45,11 @@ pub struct ToolCallingSettings {
     pub observation_cut: ObservationCut,
     /// Who describes the tools to the model.
     pub tools_in: ToolsIn,
+    /// The column of a row that names the tools of its task: a name of `tool_sets` or a tool's, or nothing for a task without tools. A row that has no
+    /// such column has all tools.
+    pub tools_column: String,
+    /// Names of sets of tools, and the tools.
+    pub tool_sets: BTreeMap<String, Vec<String>>,
     /// The system prompt of tasks without messages; none where it is empty. The tools' schemas, a line each, stand in the place of `{tools}`.
     pub system_prompt: String,
     /// The user's text of tasks without messages, behind the images; the question stands in the place of `{question}`.
