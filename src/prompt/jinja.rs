@@ -9,6 +9,7 @@ use dates::strftime_now;
 use json::to_json;
 use minijinja::{Environment, Error, ErrorKind, Value};
 use python::python_str;
+pub use python::python_text;
 use serde_json::{Map, Value as Json};
 
 use crate::isolated::on_large_stack;

@@ -29,6 +29,7 @@ pub use chat::{ChatError, ChatTemplate, ImageSource, Message, Part, RenderOption
 pub use image::PreparedImage;
 pub use image_problem::{ImageError, ImageProblem};
 pub use image_settings::{ImageSettings, smart_resize};
+pub use jinja::python_text;
 pub use pixel_limits::PixelLimits;
 pub use positions::{Grid, PositionCursor, PositionError, WindowOrder};
 pub use processor::{IMAGE_MARKUP, Processor, Prompt, PromptError, SpecialIds, read_image_settings, warnings};

@@ -13,6 +13,12 @@ pub(super) fn python_str(value: &Value) -> Result<String, Error> {
     }
 }
 
+/// `str(value)` of a value that Python has read from JSON: `[1, 2.5]`, and text as it is.
+pub fn python_text(value: &Json) -> String {
+    let value = Value::from_serialize(value);
+    python_str(&value).unwrap_or_else(|_| value.to_string())
+}
+
 fn python_repr(value: &Value) -> Result<String, Error> {
     Ok(match value.kind() {
         ValueKind::None => "None".to_owned(),
@@ -91,5 +97,12 @@ mod tests {
             assert_eq!(written(float).as_deref(), Some(text));
         }
         assert_eq!(python_number(&7.into()), "7");
+    }
+
+    #[test]
+    fn what_was_json_is_written_as_python_writes_it() {
+        let json = serde_json::json!([1, 2.5, -3.0, 1e-7, "it's", null, true, {"a": []}]);
+        assert_eq!(python_text(&json), r#"[1, 2.5, -3.0, 1e-07, "it's", None, True, {'a': []}]"#);
+        assert_eq!(python_text(&"as it is".into()), "as it is");
     }
 }
