@@ -108,7 +108,7 @@ fn tenths(tenths: u64, width: u32) -> u64 {
 }
 
 /// Paints a box of columns and rows that lies within the picture.
-fn fill(picture: &mut RgbImage, columns: Range<u32>, rows: Range<u32>, colour: Rgb<u8>) {
+pub(super) fn fill(picture: &mut RgbImage, columns: Range<u32>, rows: Range<u32>, colour: Rgb<u8>) {
     for row in rows {
         for column in columns.clone() {
             picture.put_pixel(column, row, colour);

@@ -17,6 +17,7 @@ mod fuzz;
 mod grpo;
 mod hostile;
 mod image_ops;
+mod image_tools;
 mod incomplete_weights;
 mod keys;
 mod kv_cache;
