@@ -1,5 +1,8 @@
 //! The tools that ship: a file each, or for those of one kind; one entry each in the registry. A file of a user's own (`python_file`) is named by the recipe.
 
+mod boxes;
 pub mod image_edit;
+mod pure;
 pub mod python;
 pub mod python_file;
+pub mod zoom_in;
