@@ -3,6 +3,7 @@
 
 mod panels;
 mod zoom_in;
+mod zoom_in_bank;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -68,6 +69,11 @@ fn compare<T: Tool>(name: &str, tool: impl Fn(&[Value]) -> T, arguments: impl Fn
         *(if new.is_some() { &mut accepted } else { &mut refused }) += 1;
     }
     assert!(accepted > 10 && (refused > 5 || name == "rotate"), "{name}: {accepted} were accepted, {refused} refused");
+}
+
+/// The least and the most pixels of a case.
+fn pixel_limits(limits: &[Value]) -> [u64; 2] {
+    [&limits[0], &limits[1]].map(|limit| whole(limit).into())
 }
 
 /// A white figure with rectangles painted on it in turn.

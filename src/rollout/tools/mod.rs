@@ -6,3 +6,4 @@ mod pure;
 pub mod python;
 pub mod python_file;
 pub mod zoom_in;
+pub mod zoom_in_bank;
