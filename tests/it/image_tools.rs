@@ -2,6 +2,7 @@
 //! (`tests/golden/image_tools`), what they say, and any arguments.
 
 mod panels;
+mod pixel_reasoner;
 mod zoom_in;
 mod zoom_in_bank;
 
