@@ -2,6 +2,7 @@
 
 mod boxes;
 pub mod image_edit;
+pub mod openthinkimg;
 pub mod pixel_reasoner;
 mod pure;
 pub mod python;
