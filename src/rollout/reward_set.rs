@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Group;
 use super::judge::Judge;
-use super::judges::openai::{OpenAiJudge, OpenAiJudgeSettings};
+use super::judges::endpoint::EndpointSettings;
+use super::judges::openai::OpenAiJudge;
 use super::panics::message_of;
 use super::python_file::{is_python_file, static_name};
 use super::registry::{self, Registry, RegistryError};
@@ -29,7 +30,7 @@ pub struct RewardSettings {
     pub settings: BTreeMap<String, toml::Table>,
     /// The model that rewards may ask.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub judge: Option<OpenAiJudgeSettings>,
+    pub judge: Option<EndpointSettings>,
 }
 
 /// All rewards with their weights.

@@ -1,3 +1,4 @@
-//! The judges that ship.
+//! The judges that ship, and the endpoint that they and tools ask.
 
+pub mod endpoint;
 pub mod openai;

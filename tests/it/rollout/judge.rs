@@ -1,13 +1,12 @@
 //! A judge behind an endpoint, which the answer reward asks where no rule can say.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use thyme_engine::rollout::Group;
 use thyme_engine::rollout::registry::Registry;
 use thyme_engine::rollout::reward::{Score, View};
@@ -15,38 +14,9 @@ use thyme_engine::rollout::reward_set::{RewardSet, RewardSettings};
 use thyme_engine::rollout::task::Task;
 
 use super::roll;
+use crate::support::chat_endpoint::{endpoint, says};
 
 const PROSE: &str = "The man in the picture is holding a large red umbrella";
-
-/// The lines before the body, and the body.
-type Request = (Vec<String>, Value);
-
-/// An endpoint that gives these replies, one a connection; it ends with the requests.
-fn endpoint(replies: Vec<(u16, String)>) -> (String, JoinHandle<Vec<Request>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = format!("http://{}/v1", listener.local_addr().unwrap());
-    let serve = move || {
-        let mut requests = Vec::new();
-        for (status, body) in replies {
-            let mut reader = BufReader::new(listener.accept().unwrap().0);
-            let lines: Vec<String> =
-                reader.by_ref().lines().map(Result::unwrap).take_while(|line| !line.is_empty()).collect();
-            let length =
-                lines.iter().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
-            let mut content = vec![0; length.unwrap()];
-            reader.read_exact(&mut content).unwrap();
-            requests.push((lines, serde_json::from_slice(&content).unwrap()));
-            let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
-            reader.into_inner().write_all((head + &body).as_bytes()).unwrap();
-        }
-        requests
-    };
-    (address, std::thread::spawn(serve))
-}
-
-fn says(text: &str) -> (u16, String) {
-    (200, json!({"choices": [{"message": {"role": "assistant", "content": text}}]}).to_string())
-}
 
 fn rewards(settings: &str) -> Result<RewardSet, String> {
     let settings: RewardSettings = toml::from_str(settings).unwrap();
