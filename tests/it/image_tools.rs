@@ -18,7 +18,7 @@ use thyme_engine::prompt::ImageSource;
 use thyme_engine::rollout::images::TrajectoryImages;
 use thyme_engine::rollout::tool::{CallStatus, Subject, Tool, ToolOutput};
 use thyme_engine::rollout::tools::openthinkimg::{
-    Crop, DrawLine, OpenThinkImgSettings, Terminate, ZoomInSubfigure,
+    Crop, DrawLine, OpenThinkImgSettings, Terminate, ZoomInSubfigure, ZoomInSubfigureSettings,
 };
 use thyme_engine::rollout::tools::pixel_reasoner::{
     CropImageNormalized, CropImageNormalizedSettings, SelectFrames, SelectFramesSettings,
@@ -147,8 +147,8 @@ fn tools() -> Vec<Box<dyn Tool>> {
         Box::new(Crop::new(by_name())),
         Box::new(DrawLine::horizontal(Default::default())),
         Box::new(DrawLine::vertical(by_name())),
-        Box::new(ZoomInSubfigure::new(Default::default())),
-        Box::new(ZoomInSubfigure::subplot(by_name())),
+        Box::new(ZoomInSubfigure::new(&Default::default()).unwrap()),
+        Box::new(ZoomInSubfigure::subplot(&ZoomInSubfigureSettings { image_by_name: true, judge: None }).unwrap()),
         Box::new(Terminate),
     ]
 }
@@ -214,12 +214,15 @@ fn settings_have_the_originals_defaults_and_refuse_what_they_do_not_know() {
     let select = SelectFramesSettings { video: false, min_pixels: 3136, max_pixels: 313_600 };
     assert_eq!(keys(""), Ok(select));
     assert_eq!(keys("image_by_name = true"), Ok(OpenThinkImgSettings { image_by_name: true }));
+    let subfigure: ZoomInSubfigureSettings = keys("judge.model = \"m\"").unwrap();
+    assert_eq!(subfigure.judge.unwrap().model, "m");
     for error in [
         keys::<ZoomInSettings>("size = 28").unwrap_err(),
         keys::<ZoomInBankSettings>("size = 28").unwrap_err(),
         keys::<CropImageNormalizedSettings>("size = 28").unwrap_err(),
         keys::<SelectFramesSettings>("size = 28").unwrap_err(),
         keys::<OpenThinkImgSettings>("size = 28").unwrap_err(),
+        keys::<ZoomInSubfigureSettings>("size = 28").unwrap_err(),
     ] {
         assert!(error.contains("unknown field `size`"), "{error}");
     }

@@ -1,5 +1,6 @@
 //! The tools of OpenThinkIMG.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use image::RgbImage;
@@ -7,9 +8,15 @@ use serde_json::{Value, json};
 use thyme_engine::image_ops::{
     Direction, LINE_COLOUR, LINE_WIDTH, Line, draw_line, draw_rectangle, only_panel, panels,
 };
-use thyme_engine::rollout::tools::openthinkimg::{Crop, DrawLine, OpenThinkImgSettings, Terminate, ZoomInSubfigure};
+use thyme_engine::prompt::ImageSource;
+use thyme_engine::rollout::judges::endpoint::EndpointSettings;
+use thyme_engine::rollout::tool::Tool;
+use thyme_engine::rollout::tools::openthinkimg::{
+    Crop, DrawLine, OpenThinkImgSettings, Terminate, ZoomInSubfigure, ZoomInSubfigureSettings,
+};
 
 use super::{ERROR, OK, call, charts, check, compare, picture, trajectory};
+use crate::support::chat_endpoint::{endpoint, says};
 
 #[test]
 fn crops_equal_those_of_pillow_bit_for_bit() {
@@ -115,13 +122,13 @@ fn a_subfigure_is_chosen_by_its_number_and_a_title_lists_them() {
     assert_eq!(found.len(), 4);
     let images = trajectory(&[&figure], &[]);
     let param = |param: Value| json!({"image": "img_1", "param": param});
-    let tool = ZoomInSubfigure::new(Default::default());
+    let tool = ZoomInSubfigure::new(&Default::default()).unwrap();
     for choice in [json!("3"), json!(" 3 "), json!(3)] {
         let output = call(&tool, &param(choice), &images);
         assert_eq!(output.text, "Select subplot done.");
         assert_eq!(output.images[0].pixels, only_panel(&figure, &found, 2).unwrap());
     }
-    let list = call(&ZoomInSubfigure::subplot(Default::default()), &param(json!("Loss by year")), &images);
+    let list = call(&ZoomInSubfigure::subplot(&Default::default()).unwrap(), &param(json!("Loss by year")), &images);
     let boxes: Vec<String> = found.iter().enumerate().map(|(place, area)| format!("{}: {area:?}", place + 1)).collect();
     let text = format!(
         "The image has 4 panels, each in a frame; their boxes [x1, y1, x2, y2] in pixels are {}. To see one alone, call ZoominSubplot again \
@@ -154,4 +161,44 @@ fn a_subfigure_is_chosen_by_its_number_and_a_title_lists_them() {
             (json!({}), (ERROR, "Missing 'ans' in the input parameters.", None)),
         ],
     );
+}
+
+#[test]
+fn a_judge_is_asked_which_panel_a_title_means() {
+    let figure = charts(240, 60, &[(10, 10), (90, 10), (170, 10)]);
+    let found = panels(&figure).unwrap();
+    let images = trajectory(&[&figure], &[]);
+    let replies = vec![says("image-3, then image-1, image-3 and image-9"), says("none"), (500, "{}".into())];
+    let (base_url, requests) = endpoint(replies);
+    let judge = EndpointSettings { base_url, model: "a judge".into(), parallel_requests: 3, ..Default::default() };
+    let settings = ZoomInSubfigureSettings { judge: Some(judge), ..Default::default() };
+    let tool = ZoomInSubfigure::new(&settings).unwrap();
+    assert_eq!(tool.parallel_calls(), Some(3));
+    let title = json!({"image": "img_1", "param": "Loss by year"});
+    let output = call(&tool, &title, &images);
+    let shown: Vec<RgbImage> = output.images.iter().map(|image| RgbImage::clone(&image.pixels)).collect();
+    let alone = |place| RgbImage::clone(&only_panel(&figure, &found, place).unwrap());
+    assert_eq!((output.text.as_str(), shown), ("Select subplot done.", vec![alone(2), alone(0)]));
+    let numbered = call(&tool, &json!({"image": "img_1", "param": "2"}), &images);
+    assert_eq!(*numbered.images[0].pixels, alone(1), "a number is not asked for");
+    let none = "Error when selecting subplot: the judge named none of 3 panels: \"none\"";
+    check(&tool, &images, &[(title.clone(), (ERROR, none, None))]);
+    let output = call(&tool, &title, &images);
+    let reason = "Error when selecting subplot: the judge did not reply: ";
+    assert!(
+        output.status == ERROR && output.text.starts_with(reason) && output.text.contains("500"),
+        "{}",
+        output.text
+    );
+    let requests = requests.join().unwrap();
+    assert_eq!(requests.len(), 3);
+    let content = requests[0].1["messages"][0]["content"].as_array().unwrap().clone();
+    let kinds: Vec<&str> = content.iter().map(|part| part["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["text", "image_url", "text", "image_url", "text", "image_url", "text"]);
+    assert!(content[6]["text"].as_str().unwrap().contains("Loss by year"));
+    let url = content[3]["image_url"]["url"].as_str().unwrap().to_owned();
+    assert_eq!(*ImageSource::DataUrl(url).load(Path::new("")).unwrap(), alone(1));
+    let settings = ZoomInSubfigureSettings { judge: Some(Default::default()), ..Default::default() };
+    let error = ZoomInSubfigure::new(&settings).unwrap_err();
+    assert_eq!(error, "judge: base_url is \"\"; give an address such as \"http://localhost:8000/v1\"");
 }

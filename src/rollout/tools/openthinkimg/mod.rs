@@ -10,5 +10,5 @@ mod terminate;
 pub use call::OpenThinkImgSettings;
 pub use crop::Crop;
 pub use lines::DrawLine;
-pub use subfigure::ZoomInSubfigure;
+pub use subfigure::{ZoomInSubfigure, ZoomInSubfigureSettings};
 pub use terminate::Terminate;
