@@ -4,16 +4,16 @@
 //! `get_image_info` counts the bytes of the pixels, not those of a PNG.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use image::{Rgb, RgbImage};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::pure::{Made, PIXELS_MAX, PureTool, newest};
 use crate::image_ops::{self, Filter, ImageOpError, Interpolation, Rotation};
 use crate::rollout::images::TrajectoryImages;
-use crate::rollout::tool::{CallStatus, Subject, Tool, ToolFault, ToolImage, ToolOutput, ToolSession};
+use crate::rollout::tool::{Subject, Tool, ToolFault, ToolSession};
 
 /// A tool of [`IMAGE_EDITS`].
 #[derive(Debug)]
@@ -138,9 +138,6 @@ pub const IMAGE_EDITS: &[ImageEdit; 11] = &[
         },
     },
 ];
-
-/// Pixels of an image that a call makes larger, at most (192 MiB): what the model asks for must not fill the memory.
-const PIXELS_MAX: u64 = 1 << 26;
 
 /// What the model is told of an image that was made.
 const DONE: &str = "Image processed successfully.";
@@ -321,29 +318,17 @@ impl Tool for &'static ImageEdit {
     }
 
     fn open(&self, _: &Subject<'_>, sessions: usize) -> Result<Vec<Box<dyn ToolSession>>, ToolFault> {
-        Ok((0..sessions).map(|_| Box::new(EditSession(self)) as Box<dyn ToolSession>).collect())
+        Ok(self.sessions(sessions))
     }
 }
 
-/// One sequence's use: it remembers nothing, for the images are the trajectory's.
-struct EditSession(&'static ImageEdit);
-
-impl ToolSession for EditSession {
-    fn run(&mut self, request: &str, images: &TrajectoryImages) -> Result<ToolOutput, ToolFault> {
-        let begin = Instant::now();
-        let last = images.len().checked_sub(1).ok_or_else(|| "there is no image to work on".to_owned());
-        let last = last.and_then(|last| images.get(last).map_err(|missing| missing.to_string()));
-        let arguments = serde_json::from_str(request).map_err(|error| error.to_string());
-        let edited = last.and_then(|image| (self.0.work)(arguments?, &image));
-        let output = match edited {
-            Ok(Edited::Image(pixels)) => {
-                let label = self.0.name.to_owned();
-                let image = ToolImage { name: "image-1.png".to_owned(), label, pixels, widened: None };
-                ToolOutput { images: vec![image], ..ToolOutput::text(CallStatus::Ok, DONE) }
-            }
-            Ok(Edited::Text(text)) => ToolOutput::text(CallStatus::Ok, text),
-            Err(why) => ToolOutput::text(CallStatus::Error, format!("Error: {why}")),
-        };
-        Ok(ToolOutput { seconds: begin.elapsed().as_secs_f64(), ..output })
+impl PureTool for &'static ImageEdit {
+    fn call(&self, arguments: &Value, images: &TrajectoryImages) -> Result<Made, String> {
+        let edited = newest(images).and_then(|image| (self.work)(arguments.clone(), &image));
+        match edited {
+            Ok(Edited::Image(pixels)) => Ok(Made::image(DONE, pixels)),
+            Ok(Edited::Text(text)) => Ok(Made { text, images: Vec::new() }),
+            Err(why) => Err(format!("Error: {why}")),
+        }
     }
 }
