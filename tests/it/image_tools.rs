@@ -37,7 +37,7 @@ fn picture(width: u32, height: u32, smooth: bool) -> Arc<RgbImage> {
 fn trajectory(task: &[&Arc<RgbImage>], made: &[&Arc<RgbImage>]) -> TrajectoryImages {
     let sources = task.iter().map(|picture| ImageSource::Memory(Arc::clone(picture))).collect();
     let mut images = TrajectoryImages::of_task(sources, PathBuf::new());
-    made.iter().for_each(|picture| images.push(Some(Arc::clone(picture))));
+    made.iter().for_each(|picture| images.push(Some(Arc::clone(picture)), None));
     images
 }
 
@@ -136,7 +136,7 @@ fn tools() -> Vec<Box<dyn Tool>> {
     let select = SelectFrames::new(SelectFramesSettings { video: true, ..Default::default() }).unwrap();
     vec![
         Box::new(ZoomIn::new(Default::default())),
-        Box::new(ZoomIn::new(ZoomInSettings { size_rule: SizeRule::DeepEyes })),
+        Box::new(ZoomIn::new(ZoomInSettings { size_rule: SizeRule::DeepEyes, ..ZoomInSettings::default() })),
         Box::new(ImageRotate),
         Box::new(bank(Coordinates::Relative1000)),
         Box::new(bank(Coordinates::Relative1)),
@@ -199,7 +199,10 @@ fn keys<T: DeserializeOwned>(keys: &str) -> Result<T, String> {
 #[test]
 fn settings_have_the_originals_defaults_and_refuse_what_they_do_not_know() {
     assert_eq!(keys("size_rule = \"verl\""), Ok(ZoomInSettings::default()));
-    assert_eq!(keys("size_rule = \"deepeyes\""), Ok(ZoomInSettings { size_rule: SizeRule::DeepEyes }));
+    assert_eq!(
+        keys("size_rule = \"deepeyes\""),
+        Ok(ZoomInSettings { size_rule: SizeRule::DeepEyes, ..ZoomInSettings::default() })
+    );
     let bank = |coordinates| ZoomInBankSettings { coordinates, min_pixels: 262_144, max_pixels: 12_845_056 };
     assert_eq!(keys(""), Ok(bank(Coordinates::Relative1000)));
     for (name, coordinates) in [

@@ -40,6 +40,19 @@ pub enum SizeRule {
 pub struct ZoomInSettings {
     /// Which boxes can be cropped.
     pub size_rule: SizeRule,
+    /// What the numbers of a box count.
+    pub coordinates: PixelsOf,
+}
+
+/// Whose pixels the numbers of a box are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PixelsOf {
+    /// Those of the picture as it came, as in the originals.
+    #[default]
+    Original,
+    /// Those of the picture as the model saw it, which may be smaller or larger.
+    Seen,
 }
 
 /// The tool `image_zoom_in_tool` of verl and DeepEyes: a crop of the task's first picture, whose box is in that picture's pixels.
@@ -106,6 +119,12 @@ impl PureTool for ZoomIn {
         };
         let given = python_text(given);
         let image = images.get(0).map_err(|missing| failed(missing.to_string()))?;
+        let area = match (self.settings.coordinates, images.seen_size(0)) {
+            (PixelsOf::Seen, Some((width, height))) => {
+                boxes::rescaled(area, (f64::from(width), f64::from(height)), image.dimensions())
+            }
+            _ => area,
+        };
         let part = rule.part(area, image.dimensions()).map_err(|invalid| match (invalid, rule) {
             (Invalid::Empty(why), _) => failed(why),
             (Invalid::Rule, SizeRule::DeepEyes) => DEEPEYES_INVALID.to_owned(),

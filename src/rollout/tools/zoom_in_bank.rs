@@ -28,8 +28,10 @@ pub enum Coordinates {
     /// The image's width and height are 1.
     #[serde(rename = "relative_1")]
     Relative1,
-    /// Pixels of the image.
+    /// Pixels of the image as it came or as a tool made it.
     Absolute,
+    /// Pixels of the image as the model saw it.
+    Seen,
 }
 
 /// Settings of the tool `image_zoom_in_tool` over all images.
@@ -72,12 +74,16 @@ impl ZoomInBank {
 }
 
 impl Coordinates {
-    /// A box in pixels of a picture (width, height).
-    fn pixels(self, area: Area, size: (u32, u32)) -> Area {
+    /// A box in pixels of a picture (width, height), which the model saw at another size.
+    fn pixels(self, area: Area, size: (u32, u32), seen: Option<(u32, u32)>) -> Area {
         match self {
             Coordinates::Relative1000 => boxes::rescaled(area, (1000.0, 1000.0), size),
             Coordinates::Relative1 => boxes::rescaled(area, (1.0, 1.0), size),
             Coordinates::Absolute => area,
+            Coordinates::Seen => {
+                let (width, height) = seen.unwrap_or(size);
+                boxes::rescaled(area, (f64::from(width), f64::from(height)), size)
+            }
         }
     }
 
@@ -92,7 +98,7 @@ impl Coordinates {
                 "The part to crop, as [x1, y1, x2, y2] with the image's width and height as 1: (x1, y1) is its top left corner, (x2, y2) its \
                  bottom right one."
             }
-            Coordinates::Absolute => {
+            Coordinates::Absolute | Coordinates::Seen => {
                 "The part to crop, as [x1, y1, x2, y2] in pixels of the image: (x1, y1) is its top left corner, (x2, y2) its bottom right one."
             }
         }
@@ -146,8 +152,8 @@ impl PureTool for ZoomInBank {
             invalid(format!("img_idx is {given}; there are {count} images, give a whole number from 0 to {last}"))
         })?;
         let image = images.get(place).map_err(|missing| invalid(missing.to_string()))?;
-        let size = image.dimensions();
-        let area = widened(boxes::clamped(self.settings.coordinates.pixels(area, size), size), size);
+        let (size, seen) = (image.dimensions(), images.seen_size(place));
+        let area = widened(boxes::clamped(self.settings.coordinates.pixels(area, size, seen), size), size);
         let shown = || {
             let part = boxes::pixels(area, size)?;
             let crop = image_ops::crop(&image, part).map_err(|error| error.to_string())?;

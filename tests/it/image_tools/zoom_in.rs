@@ -10,7 +10,11 @@ use super::{ERROR, OK, call, check, compare, picture, trajectory};
 #[test]
 fn crops_and_rotations_equal_those_of_pillow_bit_for_bit() {
     for (name, size_rule) in [("zoom in verl", SizeRule::Verl), ("zoom in deepeyes", SizeRule::DeepEyes)] {
-        compare(name, |_| ZoomIn::new(ZoomInSettings { size_rule }), |area| json!({"bbox_2d": area}));
+        compare(
+            name,
+            |_| ZoomIn::new(ZoomInSettings { size_rule, ..ZoomInSettings::default() }),
+            |area| json!({"bbox_2d": area}),
+        );
     }
     compare("rotate", |_| ImageRotate, |angle| json!({"angle": angle}));
 }
@@ -52,7 +56,7 @@ fn zooms_and_rotations_say_what_the_originals_say() {
     );
     let no_image = "Error processing image zoom-in: there is no image 0: the trajectory has 0, counted from 0";
     check(&verl, &trajectory(&[], &[]), &[(json!({"bbox_2d": [1, 2, 40, 40]}), (ERROR, no_image, None))]);
-    let deepeyes = ZoomIn::new(ZoomInSettings { size_rule: SizeRule::DeepEyes });
+    let deepeyes = ZoomIn::new(ZoomInSettings { size_rule: SizeRule::DeepEyes, ..ZoomInSettings::default() });
     check(
         &deepeyes,
         &images,

@@ -32,7 +32,7 @@ fn start(folder: &Path, source: &str, keys: &str) -> Result<Arc<dyn Tool>, Strin
     let file = folder.join("mine.py");
     fs::write(&file, format!("{SCHEMA}\n{source}")).unwrap();
     let table = toml::from_str(&format!("file = {file:?}\n{keys}")).unwrap();
-    Registry::default().tool(&("mine".to_owned(), table)).map_err(|error| error.to_string())
+    Registry::default().tool(None, &("mine".to_owned(), table)).map_err(|error| error.to_string())
 }
 
 fn tool(folder: &TempDir, source: &str, keys: &str) -> Arc<dyn Tool> {
@@ -85,7 +85,7 @@ def call(arguments, images):
     let (first, made) = (noise(37, 21), noise(300, 5));
     let mut images =
         TrajectoryImages::of_task(vec![ImageSource::Memory(Arc::new(first.clone()))], PathBuf::from("/nowhere"));
-    images.push(Some(Arc::new(made.clone())));
+    images.push(Some(Arc::new(made.clone())), None);
     let white = RgbImage::from_pixel(2, 1, Rgb([255; 3]));
     let mut session = sessions(&tool, 1).remove(0);
     for (form, text, expected) in [
@@ -299,7 +299,7 @@ fn a_tool_that_cannot_start_is_named() {
         assert!(error.contains(part), "{keys}: {error}");
     }
     let table = toml::from_str("file = \"/nowhere.py\"").unwrap();
-    let error = Registry::default().tool(&("mine".to_owned(), table)).err().unwrap().to_string();
+    let error = Registry::default().tool(None, &("mine".to_owned(), table)).err().unwrap().to_string();
     assert!(error.contains("cannot read /nowhere.py: "), "{error}");
 }
 
