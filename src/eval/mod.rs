@@ -1,10 +1,12 @@
 //! Held-out evaluation: tasks are answered greedily and scored; what comes out is a few shares that one can compare.
 //!
-//! `report.rs` sums up trajectories, those of training too; `predictions.rs` scores answers that are in a file, without a model.
+//! `report.rs` sums up trajectories, those of training too, `tool_report.rs` the calls in them; `predictions.rs` scores answers that are in a file, without a model.
 
+pub mod figures;
 pub mod predictions;
 pub mod report;
 pub mod sample;
+pub mod tool_report;
 
 use serde_json::{Map, Value};
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::figures::{figure, mean, spread, standard_deviation};
+use super::tool_report::ToolReport;
 use crate::rollout::reward_set::Scores;
 use crate::rollout::tool::CallStatus;
 use crate::rollout::trajectory::Trajectory;
@@ -50,6 +52,20 @@ pub struct Report {
     pub turns_min: f64,
     /// The most turns of the model, of the trajectories that ran.
     pub turns_max: f64,
+    /// Mean number of calls of a trajectory that ran, whatever became of them.
+    pub calls: f64,
+    /// The fewest calls, of the trajectories that ran.
+    pub calls_min: f64,
+    /// The most calls, of the trajectories that ran.
+    pub calls_max: f64,
+    /// Mean number of images that tools made and the model was shown, of a trajectory that ran.
+    pub images: f64,
+    /// The fewest such images, of the trajectories that ran.
+    pub images_min: f64,
+    /// The most such images, of the trajectories that ran.
+    pub images_max: f64,
+    /// What became of the calls of each tool that was called, by name.
+    pub tools: Vec<ToolReport>,
     /// How often each end came, by name.
     pub ends: Vec<(&'static str, usize)>,
 }
@@ -87,14 +103,18 @@ impl Report {
                 None => report.ends.push((name, 1)),
             }
         }
+        report.tools = ToolReport::of_calls(scored.clone().flat_map(|(trajectory, _)| &trajectory.calls));
         // What could not be run at all says nothing of the model.
         let ran = scored.map(|(trajectory, _)| trajectory).filter(|trajectory| !trajectory.end.is_fault());
         report.tool_use = callers as f64 / ran.clone().count() as f64;
         report.tool_success = worked as f64 / calls as f64;
-        let tokens: Vec<f64> = ran.clone().map(|trajectory| trajectory.completion_tokens() as f64).collect();
-        [report.tokens_min, report.tokens, report.tokens_max] = spread(&tokens);
-        let turns: Vec<f64> = ran.map(|trajectory| trajectory.own_turns() as f64).collect();
-        [report.turns_min, report.turns, report.turns_max] = spread(&turns);
+        let spread_of =
+            |count: fn(&Trajectory) -> usize| spread(&ran.clone().map(|t| count(t) as f64).collect::<Vec<_>>());
+        [report.tokens_min, report.tokens, report.tokens_max] = spread_of(Trajectory::completion_tokens);
+        [report.turns_min, report.turns, report.turns_max] = spread_of(Trajectory::own_turns);
+        [report.calls_min, report.calls, report.calls_max] = spread_of(|trajectory| trajectory.calls.len());
+        [report.images_min, report.images, report.images_max] =
+            spread_of(|trajectory| trajectory.calls.iter().map(|call| call.images_shown).sum());
         report.ends.sort_unstable();
         report
     }
@@ -144,7 +164,21 @@ impl fmt::Display for Report {
         writeln!(f, "{:<16}{:>8}{:>8}{:>10}", "reward", figure(self.reward), self.scored, self.unscored)?;
         writeln!(f, "{:<16}{:>8}", "tool use", figure(self.tool_use))?;
         writeln!(f, "{:<16}{:>8}", "tool ok", figure(self.tool_success))?;
-        writeln!(f, "{:<16}{:>8.1}", "tokens", self.tokens)?;
+        writeln!(f, "{:<16}{:>8}{:>8}{:>10}", "", "mean", "least", "most")?;
+        for (name, [mean, least, most]) in [
+            ("tokens", [self.tokens, self.tokens_min, self.tokens_max]),
+            ("turns", [self.turns, self.turns_min, self.turns_max]),
+            ("calls", [self.calls, self.calls_min, self.calls_max]),
+            ("images made", [self.images, self.images_min, self.images_max]),
+        ] {
+            writeln!(f, "{name:<16}{mean:>8.1}{least:>8.0}{most:>10.0}")?;
+        }
+        if !self.tools.is_empty() {
+            writeln!(f, "{:<16}{:>8}{:>8}{:>10}{:>8}", "", "calls", "ok", "mean s", "most s")?;
+        }
+        for tool in &self.tools {
+            writeln!(f, "{tool}")?;
+        }
         for (name, count) in &self.ends {
             writeln!(f, "{:<16}{count:>8}", format!("end {name}"))?;
         }
@@ -152,36 +186,13 @@ impl fmt::Display for Report {
     }
 }
 
-/// Three digits, or a dash for what nothing was measured of.
-pub fn figure(value: f64) -> String {
-    if value.is_nan() { "-".to_owned() } else { format!("{value:.3}") }
-}
-
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len() as f64
-}
-
-/// Unbiased; NaN of less than two values.
-fn standard_deviation(values: &[f64]) -> f64 {
-    let center = mean(values);
-    match values.len() {
-        0 | 1 => f64::NAN,
-        count => (values.iter().map(|value| (value - center).powi(2)).sum::<f64>() / (count as f64 - 1.0)).sqrt(),
-    }
-}
-
-/// Least, mean and greatest value; NaN of none.
-pub fn spread(values: &[f64]) -> [f64; 3] {
-    let extreme = |choose: fn(f64, f64) -> f64| values.iter().copied().reduce(choose).unwrap_or(f64::NAN);
-    [extreme(f64::min), mean(values), extreme(f64::max)]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::prompt::Prompt;
     use crate::rollout::reward::Score;
-    use crate::rollout::trajectory::End;
+    use crate::rollout::tool::ToolOutput;
+    use crate::rollout::trajectory::{Call, End};
 
     fn report(answers: &[Option<f64>]) -> Report {
         let prompt = Prompt { token_ids: vec![1, 2], ..Prompt::default() };
@@ -211,6 +222,42 @@ mod tests {
         let found = Report::new([(&ran, &scores), (&failed, &scores)].into_iter());
         assert_eq!((found.tokens_min, found.tokens, found.tokens_max, found.tool_use), (3.0, 3.0, 3.0, 0.0));
         assert!(found.tool_success.is_nan(), "there was no call");
+    }
+
+    #[test]
+    fn calls_and_images_are_counted_for_each_trajectory_and_calls_for_each_tool() {
+        let prompt = Prompt { token_ids: vec![1, 2], ..Prompt::default() };
+        let call = |tool: &str, status, images_shown| Call {
+            tool: tool.to_owned(),
+            request: String::new(),
+            output: ToolOutput { seconds: 0.5, ..ToolOutput::text(status, "") },
+            images_shown,
+        };
+        let with = |calls: &[Call], end| {
+            let mut trajectory = Trajectory::of_prompt(&prompt, 0, 0, 0, end);
+            trajectory.calls = calls.to_vec();
+            trajectory
+        };
+        let zoom = call("zoom", CallStatus::Ok, 2);
+        let trajectories = [
+            with(&[zoom.clone(), call("zoom", CallStatus::Error, 0), call("rotate", CallStatus::Ok, 1)], End::Answered),
+            with(&[], End::Answered),
+            with(&[zoom], End::ToolFailed("out of memory".to_owned())),
+        ];
+        let scores = Scores { total: Score::Value(1.0), parts: Vec::new() };
+        let found = Report::new(trajectories.iter().map(|trajectory| (trajectory, &scores)));
+        assert_eq!((found.calls_min, found.calls, found.calls_max), (0.0, 1.5, 3.0), "of those that ran");
+        assert_eq!((found.images_min, found.images, found.images_max), (0.0, 1.5, 3.0));
+        assert_eq!(
+            found.tools.iter().map(|tool| (&*tool.tool, tool.calls)).collect::<Vec<_>>(),
+            [("rotate", 1), ("zoom", 3)]
+        );
+        let table = found.to_string();
+        let row = |name: &str| table.lines().find(|line| line.starts_with(name)).expect("a row").to_owned();
+        assert_eq!(row("calls").split_whitespace().collect::<Vec<_>>(), ["calls", "1.5", "0", "3"]);
+        assert!(row("tool zoom").ends_with("  error 1"), "{table}");
+        let json = serde_json::to_value(&found).unwrap();
+        assert_eq!(json["tools"][1]["statuses"], serde_json::json!({"ok": 2, "error": 1}));
     }
 
     #[test]

@@ -108,6 +108,18 @@ pub enum CallStatus {
 }
 
 impl CallStatus {
+    /// The name for logs and counters, as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            CallStatus::Ok => "ok",
+            CallStatus::Error => "error",
+            CallStatus::Timeout => "timeout",
+            CallStatus::Denied => "denied",
+            CallStatus::Malformed => "malformed",
+            CallStatus::OverLimit => "over_limit",
+        }
+    }
+
     /// Whether it ran without an error.
     pub fn is_ok(self) -> bool {
         self == CallStatus::Ok

@@ -3,7 +3,8 @@
 use super::batch::Batch;
 use super::policy::{Learned, Measured};
 use crate::eval::Report;
-use crate::eval::report::{figure, spread};
+use crate::eval::figures::{figure, spread};
+use crate::eval::tool_report::ToolReport;
 use crate::telemetry::window::{Aggregation, Averages, Metric};
 
 /// What the rollouts of a step amount to.
@@ -32,10 +33,30 @@ pub fn report_metrics(report: &Report, batch: &Batch) -> Vec<Metric> {
         Metric::mean("num_turns", report.turns),
         Metric::new("num_turns/min", report.turns_min, Aggregation::Min),
         Metric::new("num_turns/max", report.turns_max, Aggregation::Max),
+        Metric::mean("tool_call_counts", report.calls),
+        Metric::new("tool_call_counts/min", report.calls_min, Aggregation::Min),
+        Metric::new("tool_call_counts/max", report.calls_max, Aggregation::Max),
+        Metric::mean("tool_images", report.images),
+        Metric::new("tool_images/min", report.images_min, Aggregation::Min),
+        Metric::new("tool_images/max", report.images_max, Aggregation::Max),
     ];
     metrics.extend(report.parts.iter().map(|(name, value)| Metric::mean(format!("reward/{name}"), *value)));
     metrics.extend(report.ends.iter().map(|(name, count)| Metric::count(format!("end/{name}"), *count)));
+    report.tools.iter().for_each(|tool| add_tool(tool, &mut metrics));
     metrics
+}
+
+/// The calls of one tool: how many, how each ended, what was repaired, and the time of those that ran.
+fn add_tool(report: &ToolReport, metrics: &mut Vec<Metric>) {
+    let name = |rest: &str| format!("tool/{}/{rest}", report.tool);
+    metrics.push(Metric::count(name("calls"), report.calls));
+    metrics.extend(report.statuses.iter().map(|(status, count)| Metric::count(name(status), *count)));
+    metrics
+        .extend(report.repairs.iter().map(|(repair, count)| Metric::count(name(&format!("repair/{repair}")), *count)));
+    if !report.seconds.is_nan() {
+        metrics.push(Metric::mean(name("seconds"), report.seconds));
+        metrics.push(Metric::new(name("seconds/max"), report.seconds_max, Aggregation::Max));
+    }
 }
 
 /// What the updates of a step measured: means over them. NaN where there was nothing to compute. Loss, clip shares and gradient norm are NaN
@@ -84,6 +105,8 @@ pub fn line_of(averages: &Averages) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::telemetry::window::Window;
     use crate::train::learner;
@@ -135,5 +158,53 @@ mod tests {
         let report = Report { answers_scored: 8, answers_unscored: 0, ..report };
         let line = line_of(&averages(report_metrics(&report, &Batch::default())));
         assert!(line.contains("accuracy 1.000  tool use"), "{line}");
+    }
+
+    #[test]
+    fn each_tool_has_its_metrics_and_a_window_counts_what_a_step_did_not_name_as_none() {
+        let tool = |seconds: f64| ToolReport {
+            tool: "zoom".to_owned(),
+            calls: 3,
+            statuses: BTreeMap::from([("ok", 2), ("error", 1)]),
+            seconds,
+            seconds_max: 2.0 * seconds,
+            repairs: BTreeMap::from([("fence".to_owned(), 1)]),
+        };
+        let none = ToolReport { tool: "none".to_owned(), seconds: f64::NAN, seconds_max: f64::NAN, ..tool(0.0) };
+        let step = |calls, tools| Report {
+            calls,
+            calls_min: calls - 1.0,
+            calls_max: calls + 1.0,
+            images: calls,
+            images_max: calls,
+            tools,
+            ..Report::default()
+        };
+        let mut window = Window::default();
+        for report in [step(2.0, vec![none, tool(0.5)]), step(1.0, vec![tool(1.5)]), step(3.0, Vec::new())] {
+            window.add_step(report_metrics(&report, &Batch::default()));
+        }
+        let found = window.averages();
+        for (name, wanted) in [
+            ("tool_call_counts", 2.0),
+            ("tool_call_counts/min", 0.0),
+            ("tool_call_counts/max", 4.0),
+            ("tool_images", 2.0),
+            ("tool_images/min", 0.0),
+            ("tool_images/max", 3.0),
+            ("tool/zoom/calls", 2.0),
+            ("tool/zoom/ok", 4.0 / 3.0),
+            ("tool/zoom/error", 2.0 / 3.0),
+            ("tool/zoom/repair/fence", 2.0 / 3.0),
+            ("tool/zoom/seconds", 1.0),
+            ("tool/zoom/seconds/max", 3.0),
+            ("tool/none/calls", 1.0),
+        ] {
+            assert_eq!(found.get(name), wanted, "{name}");
+        }
+        assert!(
+            found.iter().all(|(name, _)| name != "tool/none/seconds"),
+            "nothing was measured, so nothing is logged"
+        );
     }
 }

@@ -457,6 +457,10 @@ fn a_model_is_evaluated_with_tools_and_without() {
     // Without tools nobody asks for Python.
     let (report, samples) = evaluate("direct", Some("/nowhere/python3"));
     assert_eq!(report["tool_use"], 0.0);
+    assert_eq!(
+        (&report["calls_max"], &report["images"], &report["tools"]),
+        (&0.0.into(), &0.0.into(), &serde_json::json!([]))
+    );
     assert_eq!(report["unscored"], 0);
     assert!(report["parts"].as_array().unwrap().iter().any(|part| part[0] == "answer" && part[1].is_f64()), "{report}");
     assert!(!samples.contains("<sandbox_output>"));

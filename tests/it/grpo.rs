@@ -276,6 +276,12 @@ fn a_step_with_nothing_to_learn_logs_null_and_the_third_warns() {
         let [least, mean, most] = [least, mean, most].map(|name| values(&found, name));
         assert!((0..3).all(|i| least[i] > Some(0.0) && least[i] <= mean[i] && mean[i] <= most[i]), "{found:?}");
     }
+    for name in ["tool_call_counts", "tool_images"] {
+        let found = lines(&run);
+        for name in [format!("{name}/min"), name.to_owned(), format!("{name}/max")] {
+            assert!(values(&found, &name).iter().all(|value| *value >= Some(0.0)), "{name}: {found:?}");
+        }
+    }
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use super::Trainer;
 use crate::checkpoint::CheckpointError;
-use crate::eval::report::{Report, figure};
-use crate::eval::{Evaluation, evaluate, faults, sample};
+use crate::eval::figures::figure;
+use crate::eval::{Evaluation, Report, evaluate, faults, sample};
 use crate::rollout::Group;
 use crate::rollout::engine_generator::EngineGenerator;
 use crate::rollout::reward_set::Scores;

@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use super::{Rollouts, Trainer};
 use crate::checkpoint::CheckpointError;
-use crate::eval::report::{Report, figure};
+use crate::eval::Report;
+use crate::eval::figures::figure;
 use crate::eval::sample;
 use crate::rollout::task::Task;
 use crate::rollout::trajectory::Trajectory;

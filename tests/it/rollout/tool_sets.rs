@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use image::{Rgb, RgbImage, imageops};
+use thyme_engine::eval::Report;
 use thyme_engine::prompt::{ImageSource, Processor};
 use thyme_engine::rollout::answer::AnswerRange;
 use thyme_engine::rollout::environment::{
@@ -180,6 +181,21 @@ fn an_image_or_a_tool_that_is_not_there_is_named() {
     assert_eq!(calls[0].output.text, "there is no image 1: the trajectory has 1, counted from 0");
     assert_eq!(calls[1].output.status, CallStatus::Denied);
     assert_eq!(calls[1].output.text, "There is no tool \"turn\"; the tools are: crop, flip.");
+}
+
+#[test]
+fn a_report_tells_the_tools_apart_and_counts_names_that_no_tool_has_as_one() {
+    let group = group(&["[crop 0 1 1 9 9][flip 1][crop 7 1 1 9 9][turn 0][tilt 0]=é=7=end", "=é=7=end"]);
+    let scores = RewardSet::new(&RewardSettings::default(), &Registry::default())
+        .unwrap()
+        .score_groups(std::slice::from_ref(&group), &[task()])
+        .remove(0);
+    let report = Report::new(group.trajectories.iter().zip(&scores));
+    let tools: Vec<_> = report.tools.iter().map(|tool| (&*tool.tool, tool.calls, tool.statuses["ok"])).collect();
+    assert_eq!(tools, [("crop", 2, 1), ("flip", 1, 1), ("none", 2, 0)]);
+    assert_eq!((report.tools[0].statuses["error"], report.tools[2].statuses["denied"]), (1, 2));
+    assert_eq!((report.calls_min, report.calls, report.calls_max), (0.0, 2.5, 5.0));
+    assert_eq!((report.images_min, report.images, report.images_max), (0.0, 1.0, 2.0));
 }
 
 /// Scores how many pixels the last image has less than the largest of the group's last images; fails where nothing was made.
