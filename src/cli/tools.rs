@@ -1,6 +1,6 @@
 //! `thyme-engine tools`: the tools that environments call, listed, and tried on images.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::error::ErrorKind;
@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 
 use super::jsonl::print;
 use crate::prompt::ImageSource;
+use crate::recipe::layers::load;
 use crate::rollout::images::TrajectoryImages;
-use crate::rollout::registry::{Registry, ToolEntry};
+use crate::rollout::registry::{Named, Registry, ToolEntry};
 use crate::rollout::tool::{CallStatus, Subject};
 use crate::sandbox::save_new;
 
@@ -18,7 +19,8 @@ use crate::sandbox::save_new;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   thyme-engine tools list
-  thyme-engine tools try convert_grayscale --image photo.jpg --out edited")]
+  thyme-engine tools try convert_grayscale --image photo.jpg --out edited
+  thyme-engine tools try zoom --recipe recipes/own_python/recipe.toml --image photo.jpg --arguments '{\"box\": [0, 0, 50, 50]}' --out parts")]
 pub struct ToolsArguments {
     #[command(subcommand)]
     command: ToolsCommand,
@@ -50,6 +52,9 @@ struct TryArguments {
     /// Folder for the images that come back.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// The recipe that names the tool, with its environment, the tool's keys, or its file.
+    #[arg(long, value_name = "FILE", conflicts_with = "env")]
+    recipe: Option<PathBuf>,
     /// The environment that the tool is called in, where several have one of this name.
     #[arg(long, value_name = "NAME")]
     env: Option<String>,
@@ -71,20 +76,11 @@ fn list(registry: &Registry) -> anyhow::Result<()> {
 }
 
 fn try_tool(arguments: &TryArguments, registry: &Registry) -> anyhow::Result<()> {
-    let known: Vec<&str> = registry.tools().map(|tool| tool.name).collect();
-    let name = arguments.name.as_str();
-    let named: Vec<&ToolEntry> = registry.tools().filter(|tool| tool.name == name).collect();
-    if named.is_empty() {
-        refuse(&format!("there is no tool {name:?}; the tools are: {}", known.join(", ")));
-    }
-    let environment = arguments.env.as_deref();
-    if let Some(environment) = environment {
-        let of: Vec<&str> = named.iter().flat_map(|tool| registry.environments_of(tool)).collect();
-        if !of.contains(&environment) {
-            refuse(&format!("the environment {environment:?} calls no {name}; {name} is of: {}", of.join(", ")));
-        }
-    }
-    let tool = registry.tool(environment, &(name.to_owned(), toml::Table::new()))?;
+    let (environment, named) = match &arguments.recipe {
+        Some(recipe) => of_recipe(&arguments.name, recipe)?,
+        None => of_registry(arguments, registry),
+    };
+    let tool = registry.tool(environment.as_deref(), &named)?;
     let request = tool.request(&arguments.arguments).map_err(anyhow::Error::msg).context("--arguments")?;
     let sources: Vec<ImageSource> = arguments.images.iter().cloned().map(ImageSource::Path).collect();
     let folder = std::env::current_dir().context("there is no current folder")?;
@@ -106,6 +102,35 @@ fn try_tool(arguments: &TryArguments, registry: &Registry) -> anyhow::Result<()>
         json!({"status": status(output.status), "text": output.text, "images": paths, "seconds": output.seconds});
     print(&format!("{}\n", super::sandbox::escaped(&said.to_string())))?;
     Ok(())
+}
+
+/// The tool of that name in a recipe, with its keys, and the recipe's environment.
+fn of_recipe(name: &str, recipe: &Path) -> anyhow::Result<(Option<String>, Named)> {
+    let ((environment, _), tools) = load(recipe, &[])?.environment_and_tools();
+    let known: Vec<&str> = tools.iter().map(|(name, _)| name.as_str()).collect();
+    match tools.iter().find(|(known, _)| known == name) {
+        Some(named) => Ok((Some(environment), named.clone())),
+        None => {
+            refuse(&format!("there is no tool {name:?} in {}; its tools are: {}", recipe.display(), known.join(", ")))
+        }
+    }
+}
+
+/// The tool of the registry that is meant, and the environment that it is called in.
+fn of_registry(arguments: &TryArguments, registry: &Registry) -> (Option<String>, Named) {
+    let name = arguments.name.as_str();
+    let known: Vec<&str> = registry.tools().map(|tool| tool.name).collect();
+    let named: Vec<&ToolEntry> = registry.tools().filter(|tool| tool.name == name).collect();
+    if named.is_empty() {
+        refuse(&format!("there is no tool {name:?}; the tools are: {}", known.join(", ")));
+    }
+    if let Some(environment) = &arguments.env {
+        let of: Vec<&str> = named.iter().flat_map(|tool| registry.environments_of(tool)).collect();
+        if !of.contains(&environment.as_str()) {
+            refuse(&format!("the environment {environment:?} calls no {name}; {name} is of: {}", of.join(", ")));
+        }
+    }
+    (arguments.env.clone(), (name.to_owned(), toml::Table::new()))
 }
 
 /// Ends the program as for an argument that cannot be.

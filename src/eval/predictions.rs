@@ -6,8 +6,8 @@ use std::io::BufRead;
 use serde::de::{MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::columns_of;
@@ -98,6 +98,8 @@ struct Prediction {
     text: Option<String>,
     question: String,
     solution: Solution,
+    /// The line's other columns.
+    columns: Map<String, Value>,
 }
 
 impl Prediction {
@@ -121,7 +123,8 @@ impl Prediction {
             Value::Number(_) => Solution::text(row.raw("solution").unwrap_or_default()),
             value => Solution::read(&value).map_err(|problem| format!("`solution`: {problem}"))?,
         };
-        Ok(Self { answer, text, question, solution })
+        let columns = row.others(&["answer", "text", "question", "solution"])?;
+        Ok(Self { answer, text, question, solution, columns })
     }
 
     fn score(&self, rewards: &RewardSet) -> Parts {
@@ -137,7 +140,7 @@ impl Prediction {
             end: &End::Answered,
             question: &self.question,
             solution: &self.solution,
-            columns: None,
+            columns: Some(&self.columns),
         };
         let missing = |_: &View<'_>, needs| match needs {
             Needs::Answer => None,
@@ -189,6 +192,12 @@ impl Row {
         found.map_or(Ok(Value::Null), |(_, raw)| {
             serde_json::from_str(raw.get()).map_err(|error| format!("`{key}` cannot be read: {error}"))
         })
+    }
+
+    /// The columns of other names.
+    fn others(&self, names: &[&str]) -> Result<Map<String, Value>, String> {
+        let others = self.0.iter().filter(|(name, _)| !names.contains(&name.as_str()));
+        others.map(|(name, _)| Ok((name.clone(), self.get(name)?))).collect()
     }
 
     /// A column as it was written: a number has all its digits.

@@ -142,7 +142,11 @@ impl PythonFile {
         let place = name.canonicalize().unwrap_or_else(|_| name.clone());
         let file = UserFile { name, place, source: settings.source()?.into_bytes(), kind };
         let start = || Sandbox::start(options)?.worker_pool(file, settings.workers());
-        let (workers, called) = start().map_err(|error: SandboxError| error.to_string())?;
+        let (workers, called) = start().map_err(|error: SandboxError| match error {
+            // That error names the key of the tool `python`.
+            SandboxError::NoWall { .. } => format!("{error}; of this file it is the key `consent` beside `file`"),
+            other => other.to_string(),
+        })?;
         let started = Self { workers, shown: Mutex::default() };
         match started.noted(called) {
             Ok(Returned { value, .. }) => Ok((started, value)),

@@ -1,6 +1,8 @@
 //! The contract of a reward: it reads the finished trajectories of one task, and returns a value for each, or why there is none. A failure is
 //! never turned into a number.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -125,6 +127,11 @@ pub trait Reward: Send + Sync {
     /// When it cannot score at all: why, and the remedy.
     fn start(&self) -> Result<(), String> {
         Ok(())
+    }
+
+    /// What its scores depend on besides the trajectories: names and versions. Asked after [`Reward::start`].
+    fn versions(&self) -> BTreeMap<String, String> {
+        BTreeMap::new()
     }
 
     /// What it needs of a trajectory.

@@ -93,8 +93,9 @@ impl RewardSet {
                 return Err(RegistryError::Weight { name: name.clone(), weight });
             }
             let unusable = |reason| RegistryError::Reward { name: name.clone(), reason };
-            let reward = PythonFileReward::new(registry::settings("reward", name, table.clone())?).map_err(unusable)?;
-            rewards.push(Weighted { name: static_name(name), weight, reward: Box::new(reward) });
+            let (name, settings) = (static_name(name), registry::settings("reward", name, table.clone())?);
+            let reward = PythonFileReward::new(name, settings).map_err(unusable)?;
+            rewards.push(Weighted { name, weight, reward: Box::new(reward) });
         }
         for gate in rewards.iter().filter_map(|weighted| weighted.reward.gate()) {
             if !known.contains(&gate) {
@@ -113,6 +114,11 @@ impl RewardSet {
             reward.start().map_err(|reason| RegistryError::Reward { name: (*name).to_owned(), reason })?;
         }
         Ok(())
+    }
+
+    /// What their scores depend on, as [`Reward::versions`].
+    pub fn versions(&self) -> BTreeMap<String, String> {
+        self.rewards.iter().flat_map(|weighted| weighted.reward.versions()).collect()
     }
 
     /// The rewards of `registry` that need the answer alone, with their default settings.

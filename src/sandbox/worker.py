@@ -58,7 +58,7 @@ class Worker:
         self.take_streams()
         value, images, error = None, [], None
         try:
-            seed_everything()
+            reseed()
             value, images = self.load() if asked["order"] == "load" else self.call(asked, blobs)
         except BaseException as failure:
             error = self.described(failure)
@@ -229,7 +229,7 @@ def line_of(function):
     return code.co_firstlineno if code is not None else 0
 
 
-def seed_everything():
+def reseed():
     """Each call begins with the same random numbers, whichever process it runs in."""
     random.seed(0)
     numpy.random.seed(0)

@@ -5,9 +5,7 @@ mod call_formats;
 mod calls;
 mod judge;
 mod names;
-mod own_python;
-mod python_reward;
-mod python_tool;
+mod python_files;
 mod rewards;
 mod sources;
 mod tool_sets;
@@ -23,7 +21,6 @@ use std::time::Duration;
 use image::RgbImage;
 use proptest::prelude::*;
 use thyme_engine::prompt::{ImageSource, Message, Part, Processor, Prompt};
-use thyme_engine::rollout::call::find_call;
 use thyme_engine::rollout::environments::think_with_code::{ThinkWithCode, ThinkWithCodeSettings};
 use thyme_engine::rollout::generator::{Scripted, ScriptedCall};
 use thyme_engine::rollout::images::TrajectoryImages;
@@ -593,20 +590,6 @@ fn text_streams_without_half_characters() {
         .unwrap();
     assert_eq!(shown, whole);
     assert!(shown.contains("ä €") && shown.contains("<sandbox_output>x</sandbox_output>"));
-}
-
-#[test]
-fn the_code_parser_takes_what_thyme_takes() {
-    let code = |text| find_call(text).map(|call| call.code);
-    assert_eq!(code("<code>\n```python\nx = 1\n```\n</code>"), Some("x = 1"));
-    assert_eq!(code("<code>x = 1</code>"), Some("x = 1"));
-    assert_eq!(code("<CODE>```PYTHON\nx\n```</Code>"), Some("x"));
-    assert_eq!(code("<code>```\nx\n</code>"), Some("x"));
-    assert_eq!(code("<code>\n\n  x\n  y\n</code>"), Some("  x\n  y"), "indentation is kept for the repair");
-    assert_eq!(code("<code>a</code> <code>b</code>"), Some("a"), "the first call counts");
-    assert_eq!(code("<code> \n </code>"), None);
-    assert_eq!(code("<code>open"), None);
-    assert_eq!(find_call("äb<code>x</code>").unwrap().start, 3);
 }
 
 #[test]

@@ -1,17 +1,19 @@
 //! A user's own reward in a Python file: `reward(*, images, processed_images, question, reasoning, answer, solution, columns)`, of which it takes
 //! what it names. What goes wrong is `Unscored`, with file and line.
 
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::rollout::python_file::{PythonFile, PythonFileSettings};
-use crate::rollout::reward::{Reward, Score, View};
+use crate::rollout::reward::{Needs, Reward, Score, View};
 use crate::sandbox::{Arguments, FileKind};
 
 /// The reward. It starts when it is told to, or first asked.
 pub struct PythonFileReward {
+    name: &'static str,
     settings: PythonFileSettings,
     started: OnceLock<Result<Started, String>>,
 }
@@ -20,6 +22,7 @@ struct Started {
     file: PythonFile,
     /// Whether it takes the images of the task, and those of its tools.
     takes_images: (bool, bool),
+    takes_reasoning: bool,
 }
 
 /// What the file says of itself.
@@ -34,9 +37,9 @@ impl PythonFileReward {
     ///
     /// # Errors
     /// When a value cannot be, or a file is not there.
-    pub fn new(settings: PythonFileSettings) -> Result<Self, String> {
+    pub fn new(name: &'static str, settings: PythonFileSettings) -> Result<Self, String> {
         settings.check()?;
-        Ok(Self { settings, started: OnceLock::new() })
+        Ok(Self { name, settings, started: OnceLock::new() })
     }
 
     fn started(&self) -> Result<&Started, String> {
@@ -44,7 +47,8 @@ impl PythonFileReward {
             let (file, said) = PythonFile::start(&self.settings, FileKind::Reward)?;
             let Said { takes } = serde_json::from_value(said).map_err(|error| error.to_string())?;
             let has = |name: &str| takes.iter().any(|taken| taken == name);
-            Ok(Started { file, takes_images: (has("images"), has("processed_images")) })
+            let takes_images = (has("images"), has("processed_images"));
+            Ok(Started { file, takes_images, takes_reasoning: has("reasoning") })
         };
         self.started.get_or_init(start).as_ref().map_err(Clone::clone)
     }
@@ -85,6 +89,17 @@ impl Started {
 impl Reward for PythonFileReward {
     fn start(&self) -> Result<(), String> {
         self.started().map(drop)
+    }
+
+    fn versions(&self) -> BTreeMap<String, String> {
+        self.started().map(|started| started.file.versions(self.name).into()).unwrap_or_default()
+    }
+
+    fn needs(&self) -> Needs {
+        match self.started.get() {
+            Some(Ok(Started { takes_reasoning: false, .. })) => Needs::Answer,
+            _ => Needs::Text,
+        }
     }
 
     fn score_group(&self, group: &[&View<'_>]) -> Vec<Score> {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::thread;
 use std::time::Instant;
 
 use serde::Deserialize;
@@ -79,7 +80,9 @@ impl Tool for PythonFileTool {
     }
 
     fn parallel_calls(&self) -> Option<usize> {
-        Some(self.workers)
+        // Fewer wait in the pool, so that they hold up no other tool.
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        (self.workers > cores).then_some(self.workers)
     }
 
     fn versions(&self) -> BTreeMap<String, String> {

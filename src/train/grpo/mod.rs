@@ -111,7 +111,8 @@ impl<'a> Trainer<'a> {
         let limits = engine_limits(plan, model.backend.activation_bytes());
         let engine = Engine::new(model.clone(), processor.clone(), limits).with_speculation(recipe.engine.speculation);
         let run = Run::open(plan, state.global_step, recipe.steps(dataset.len()), session.stop.clone())?;
-        run.note_versions(environment.versions())?;
+        let versions = environment.versions().into_iter().chain(rewards.versions());
+        run.note_versions(versions.collect())?;
         let settings = PolicySettings {
             grpo: recipe.grpo.clone(),
             completion_tokens_max: environment.limits().total,

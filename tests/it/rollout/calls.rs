@@ -8,6 +8,19 @@ fn code(text: &str) -> Option<&str> {
 }
 
 #[test]
+fn the_code_parser_takes_what_thyme_takes() {
+    assert_eq!(code("<code>\n```python\nx = 1\n```\n</code>"), Some("x = 1"));
+    assert_eq!(code("<code>x = 1</code>"), Some("x = 1"));
+    assert_eq!(code("<CODE>```PYTHON\nx\n```</Code>"), Some("x"));
+    assert_eq!(code("<code>```\nx\n</code>"), Some("x"));
+    assert_eq!(code("<code>\n\n  x\n  y\n</code>"), Some("  x\n  y"), "indentation is kept for the repair");
+    assert_eq!(code("<code>a</code> <code>b</code>"), Some("a"), "the first call counts");
+    assert_eq!(code("<code> \n </code>"), None);
+    assert_eq!(code("<code>open"), None);
+    assert_eq!(find_call("äb<code>x</code>").unwrap().start, 3);
+}
+
+#[test]
 fn the_last_opening_tag_opens_the_call_when_others_are_talked_about() {
     for (text, start, expected) in [
         ("I will write <code> now. <code>```python\nx = 1\n```</code>", 25, "x = 1"),

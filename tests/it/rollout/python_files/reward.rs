@@ -14,8 +14,8 @@ use thyme_engine::rollout::task::{Task, TaskPrompt};
 use thyme_engine::rollout::{Group, RolloutSettings, run};
 use thyme_engine::tasks::jsonl;
 
-use super::python_tool::folder;
-use super::{processor, scripted};
+use super::tool::folder;
+use crate::rollout::{processor, scripted};
 
 /// The rewards of a recipe with the reward `mine` of these lines, or why there are none.
 fn rewards(folder: &TempDir, source: &str, keys: &str) -> Result<RewardSet, String> {
@@ -119,7 +119,7 @@ const FAULTS: [(&str, &str); 10] = [
     ("memory", ":11: MemoryError (if answer == \"memory\": return len(bytearray(1 << 30)))"),
     ("exit", ": its process ended"),
     ("abort", ": its process ended"),
-    ("endless", ": it took more than 1 seconds and was stopped"),
+    ("endless", ": it took more than 2 seconds and was stopped"),
 ];
 
 const FAULTY: &str = r#"import os
@@ -141,7 +141,7 @@ def reward(*, answer):
 #[test]
 fn what_goes_wrong_is_unscored_with_file_and_line_and_no_number() {
     let folder = folder();
-    let keys = "settings.mine.memory_mib = 64\nsettings.mine.timeout_seconds = 1\nsettings.mine.num_workers = 1";
+    let keys = "settings.mine.memory_mib = 64\nsettings.mine.timeout_seconds = 2\nsettings.mine.num_workers = 1";
     let rewards = rewards(&folder, FAULTY, keys).unwrap();
     let task = task(&folder);
     let scripts: Vec<String> = FAULTS

@@ -1,9 +1,11 @@
 //! `recipes/own_python/`: its tool and its reward on a scripted model, a training step from the command line, and what is refused there.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 use image::{Rgb, RgbImage, imageops};
+use serde_json::Value;
 use thyme_engine::image_ops;
 use thyme_engine::prompt::ImageSource;
 use thyme_engine::recipe::layers::load;
@@ -15,7 +17,7 @@ use thyme_engine::rollout::task::{Task, TaskPrompt};
 use thyme_engine::rollout::tool::CallStatus;
 use thyme_engine::rollout::{RolloutSettings, run};
 
-use super::{processor, scripted};
+use crate::rollout::{processor, scripted};
 use crate::support::command::{Workplace, refuse, succeed, train};
 
 fn recipe() -> PathBuf {
@@ -24,7 +26,9 @@ fn recipe() -> PathBuf {
 
 #[test]
 fn the_shipped_tool_and_reward_work_in_a_rollout() {
-    let plan = Plan::new(load(&recipe(), &[]).unwrap(), &Arc::new(Registry::default())).unwrap();
+    // Each byte is a token here.
+    let limits = ["environment.max_turn_tokens=1000", "environment.max_total_tokens=4000"].map(str::to_owned);
+    let plan = Plan::new(load(&recipe(), &limits).unwrap(), &Arc::new(Registry::default())).unwrap();
     let (environment, tools) = plan.recipe.environment_and_tools();
     let environment = plan.registry.environment(environment, &tools).unwrap();
     let rewards = RewardSet::new(&plan.recipe.reward, &plan.registry).unwrap();
@@ -70,10 +74,56 @@ fn a_step_of_training_runs_with_the_shipped_files() {
     let settings = ["training.max_steps=1", "evaluation.tasks=1", "training.save_strategy=no", &output];
     let arguments: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
     let said = succeed(train(&recipe(), &arguments));
-    assert!(said.contains("zoom (file)"), "{said}");
+    assert!(said.contains("zoom (file)") && said.contains("focus (file)"), "{said}");
     let samples = place.path("runs/own_python/samples");
     let pages = std::fs::read_dir(&samples).unwrap().map(|entry| std::fs::read_to_string(entry.unwrap().path()));
     assert!(pages.into_iter().any(|page| page.is_ok_and(|page| page.contains("focus"))), "{samples:?}");
+}
+
+#[test]
+fn a_tool_and_a_reward_of_a_recipe_are_tried_from_the_command_line() {
+    let place = Workplace::new();
+    let image = place.path("picture.png");
+    RgbImage::from_pixel(300, 100, Rgb([1, 2, 3])).save(&image).unwrap();
+    let tried = |name: &str, arguments: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_thyme-engine"));
+        command
+            .args(["tools", "try", name, "--arguments", arguments, "--recipe"])
+            .arg(recipe())
+            .arg("--image")
+            .arg(&image);
+        command.arg("--out").arg(place.path("out")).output().unwrap()
+    };
+    let output = tried("zoom", r#"{"box": [0, 0, 28, 56]}"#);
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&said["status"], &said["text"]), (&"ok".into(), &"The part is enlarged 8 times.".into()));
+    let made = image::open(said["images"][0].as_str().unwrap()).unwrap().to_rgb8();
+    assert_eq!(made, RgbImage::from_pixel(224, 448, Rgb([1, 2, 3])));
+    let output = tried("zoom", r#"{"box": [0, 0]}"#);
+    let (said, log) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert!(said.contains(r#""status":"error""#) && said.contains("Error: ValueError: not enough values"), "{said}");
+    assert!(log.contains("zoom.py:26: ValueError: not enough values"), "{log}");
+    let output = tried("python", "{}");
+    assert_eq!(output.status.code(), Some(2));
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        log.contains("there is no tool \"python\" in ") && log.contains("its tools are: zoom, convert_grayscale"),
+        "{log}"
+    );
+
+    place.write("mine.py", "def reward(answer, columns): return columns['points'][answer]");
+    let own = "method = \"grpo\"\n[reward.settings.mine]\nfile = \"mine.py\"\n";
+    let own = place.write("own.toml", own);
+    let line = |answer| format!("{{\"answer\": \"{answer}\", \"solution\": \"7\", \"points\": {{\"7\": 0.25}}}}\n");
+    let (lines, scores) = (place.write("A.jsonl", line("7") + &line("8")), place.path("B.jsonl"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_thyme-engine"));
+    command.args(["eval", "--predictions"]).arg(lines).arg("--output").arg(&scores).arg("--recipe").arg(own);
+    succeed(command);
+    let text = std::fs::read_to_string(scores).unwrap();
+    let rows: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(rows[0]["scores"]["mine"], 0.25);
+    let (score, reason) = (&rows[1]["scores"]["mine"], rows[1]["unscored"]["mine"].as_str().unwrap());
+    assert!(score.is_null() && reason.contains("mine.py:1: KeyError: '8' (def reward("), "{reason}");
 }
 
 #[test]
