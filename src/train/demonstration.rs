@@ -7,6 +7,7 @@ use std::sync::Arc;
 use image::RgbImage;
 
 use super::sample::{Sample, SampleImage};
+use crate::image_ops::{self, Filter};
 use crate::prompt::{
     ChatError, ImageSource, Message, Part, PreparedImage, Processor, PromptError, RenderOptions, place_images,
 };
@@ -87,8 +88,9 @@ pub struct Demonstration {
 
 impl Demonstration {
     /// The demonstration that [`sample`] gives the trajectory's tokens; `None` of a prompt that came as tokens, where the pixels of a picture were
-    /// not kept, or where the literal text `<image>` stands in it.
-    pub fn of(trajectory: &Trajectory) -> Option<Demonstration> {
+    /// not kept, or where the literal text `<image>` stands in it. A tool's picture that the model saw at another size than `processor` gives
+    /// it, for an environment's budget of pixels, has that size.
+    pub fn of(trajectory: &Trajectory, processor: &Processor) -> Option<Demonstration> {
         let conversation = &trajectory.conversation;
         let mut messages = Vec::new();
         for message in &conversation.messages {
@@ -113,10 +115,11 @@ impl Demonstration {
             }
         }
         messages.push(tasks::Message::new(Role::Assistant, said));
-        let given = conversation.messages.iter().flat_map(Message::images).cloned();
+        let given: Vec<ImageSource> = conversation.messages.iter().flat_map(Message::images).cloned().collect();
         let made = trajectory.calls.iter().flat_map(|call| &call.output.images);
-        let images: Vec<ImageSource> =
-            given.chain(made.map(|image| ImageSource::Memory(image.pixels.clone()))).collect();
+        let seen = trajectory.images.iter().skip(given.len());
+        let made = made.zip(seen).map(|(image, seen)| ImageSource::Memory(as_seen(&image.pixels, seen, processor)));
+        let images: Vec<ImageSource> = given.into_iter().chain(made).collect();
         let marks: usize = messages.iter().map(|message| message.text.matches(IMAGE).count()).sum();
         let is_whole = images.len() == trajectory.images.len() && marks == images.len();
         (is_whole && !conversation.messages.is_empty()).then(|| Demonstration {
@@ -125,6 +128,16 @@ impl Demonstration {
             tools: conversation.tools.clone(),
         })
     }
+}
+
+/// A picture from which `processor` prepares the image that the model saw.
+fn as_seen(pixels: &Arc<RgbImage>, seen: &PreparedImage, processor: &Processor) -> Arc<RgbImage> {
+    let (width, height) = seen.resized();
+    let own = processor.image_settings().resized((pixels.height(), pixels.width()), None);
+    if own == Ok((seen.resized_height, seen.resized_width)) {
+        return pixels.clone();
+    }
+    image_ops::resize(pixels, width, height, Filter::Bicubic).unwrap_or_else(|_| pixels.clone())
 }
 
 /// A stretch of what follows the prompt.

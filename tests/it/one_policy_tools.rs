@@ -135,7 +135,7 @@ fn play(tokens: usize) -> Compared {
             break;
         }
         let limits = EngineLimits {
-            pages: 60 + random.below(100),
+            pages: 90 + random.below(100),
             prefill_chunk_tokens: random.pick(&[7, 33, 500]),
             sequences: random.pick(&[4, 8]),
         };

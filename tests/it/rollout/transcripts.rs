@@ -21,7 +21,7 @@ use thyme_engine::train::demonstration::{Demonstration, sample};
 
 use super::{IM_END, IMAGE_PAD, processor, scripted};
 
-/// A scripted model: its name, keys of the environment, and what it writes; `<|im_end|>` closes a message.
+/// A scripted model: its name, keys of the environment and `[[tool]]`s, and what it writes; `<|im_end|>` closes a message.
 type Scene = (&'static str, &'static str, &'static str);
 
 /// Pictures of a task: a wide one with a gradient, a small one, and one with four panels.
@@ -32,8 +32,11 @@ fn pictures() -> Vec<ImageSource> {
 }
 
 fn play(environment: &str, keys: &str, script: &str) -> Trajectory {
-    let table = toml::from_str(keys).unwrap_or_else(|error| panic!("{keys}: {error}"));
-    let environment = Registry::default().environment((environment.to_owned(), table), &[]).unwrap();
+    let mut table: toml::Table = toml::from_str(keys).unwrap_or_else(|error| panic!("{keys}: {error}"));
+    let tools = table.remove("tool").map(|tools| tools.try_into::<Vec<toml::Table>>().unwrap()).unwrap_or_default();
+    let named = |mut tool: toml::Table| (tool.remove("name").unwrap().as_str().unwrap().to_owned(), tool);
+    let tools: Vec<_> = tools.into_iter().map(named).collect();
+    let environment = Registry::default().environment((environment.to_owned(), table), &tools).unwrap();
     let task = Task { question: "What is it?".into(), images: pictures(), ..Task::default() };
     let mut generator = scripted(&[script]);
     let groups = run(&mut generator, processor(), &*environment, &[task], &RolloutSettings::default()).unwrap();
@@ -72,7 +75,7 @@ fn transcript(trajectory: &Trajectory) -> String {
 
 /// The tokens of a trajectory are those of the demonstration that it is written as.
 fn check_demonstration(name: &str, trajectory: &Trajectory) {
-    let Some(demonstration) = Demonstration::of(trajectory) else { return };
+    let Some(demonstration) = Demonstration::of(trajectory, processor()) else { return };
     let images = demonstration.images.iter().map(|image| RgbImage::clone(&image.load(Path::new("")).unwrap()));
     let (messages, images, tools) = (demonstration.messages, images.collect(), demonstration.tools);
     let example = Example { messages, images, solution: None, question: None, tools };
@@ -147,7 +150,7 @@ fn transcripts_of_zoom_in() {
             ),
             (
                 "the limit of tokens",
-                "max_total_tokens = 200",
+                "max_total_tokens = 120",
                 "<tool_call>{\"name\": \"image_rotate_tool\", \"arguments\": {\"angle\": 90}}</tool_call><answer>7</answer>",
             ),
             (

@@ -38,8 +38,6 @@ pub struct ToolCallingEpisode {
     /// The model closed its message itself.
     message_is_closed: bool,
     shown: ShownImages,
-    /// Images of the trajectory when the calls ran.
-    images: usize,
 }
 
 type Found = Result<WrittenCall, MalformedCall>;
@@ -47,8 +45,7 @@ type Found = Result<WrittenCall, MalformedCall>;
 impl ToolCallingEpisode {
     pub fn new(shared: Arc<Shared>, sessions: ToolSessions, tools: Vec<&'static str>) -> Self {
         let shown = ShownImages::new(shared.settings.max_images).with_max_pixels(shared.settings.max_image_pixels);
-        let (turns, calls, images) = (0, 0, 0);
-        Self { shared, sessions, tools, turns, calls, told_of_limit: false, message_is_closed: false, shown, images }
+        Self { shared, sessions, tools, turns: 0, calls: 0, told_of_limit: false, message_is_closed: false, shown }
     }
 
     /// Reads a turn with its calls.
@@ -147,6 +144,21 @@ impl ToolCallingEpisode {
     }
 }
 
+impl ToolCallingEpisode {
+    /// The text of a result, as the environment words it.
+    fn words(&self, call: &ToolCall, output: &ToolOutput) -> String {
+        let Shared { preset, settings, .. } = &*self.shared;
+        let text = settings.cut(&output.text);
+        let status = output.status;
+        let is_of_tool = !call.tool.is_empty() && status != CallStatus::OverLimit && status != CallStatus::Denied;
+        let text = if is_of_tool { (preset.result)(&Told { tool: &call.tool, status, text: &text }) } else { text };
+        match text.is_empty() && settings.withholds(&call.tool) && !output.images.is_empty() {
+            true => "The image is made, and is not shown.".to_owned(),
+            false => text,
+        }
+    }
+}
+
 fn span_of(call: &Found) -> std::ops::Range<usize> {
     match call {
         Ok(call) => call.span.clone(),
@@ -177,7 +189,6 @@ impl Episode for ToolCallingEpisode {
     }
 
     fn run(&mut self, call: &ToolCall, images: &TrajectoryImages) -> Result<ToolOutput, ToolFault> {
-        self.images = images.len();
         self.sessions.run(call, images)
     }
 
@@ -187,25 +198,12 @@ impl Episode for ToolCallingEpisode {
         let closing = if self.message_is_closed { "" } else { "<|im_end|>" };
         let [open_result, close_result] = preset.around_result;
         observation.push_marker(processor, &format!("{closing}{OPEN_USER}"))?;
-        let mut images_made = self.images;
         for (number, CallResult { call, output }) in results.iter_mut().enumerate() {
+            let mut text = self.words(call, output);
             if settings.withholds(&call.tool) {
                 output.images.clear();
             }
-            let mut left_out = String::new();
-            let shown = self.shown.take(processor, output, &mut left_out);
-            let (status, size) = (output.status, shown.first().map(|image| image.resized()));
-            let numbers = [images_made + 1, images_made + shown.len()];
-            images_made += shown.len();
-            let is_of_tool = !call.tool.is_empty() && status != CallStatus::OverLimit && status != CallStatus::Denied;
-            let mut text = settings.cut(&output.text);
-            if is_of_tool {
-                text = (preset.result)(&Told { tool: &call.tool, status, text: &text, size, numbers });
-            }
-            if !left_out.is_empty() {
-                text.push('\n');
-                text.push_str(&left_out);
-            }
+            let shown = self.shown.take(processor, output, &mut text);
             let line = if number > 0 { "\n" } else { "" };
             observation.push_marker(processor, &format!("{line}{open_result}"))?;
             if !preset.images_first {

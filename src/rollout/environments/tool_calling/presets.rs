@@ -55,10 +55,6 @@ pub(super) struct Told<'a> {
     pub status: CallStatus,
     /// What the tool says.
     pub text: &'a str,
-    /// Width and height of the first of its images as the model sees it.
-    pub size: Option<(u32, u32)>,
-    /// Numbers of its first and last image among the trajectory's images, from 1.
-    pub numbers: [usize; 2],
 }
 
 /// Opens an observation, which is the user's message, behind the end of the model's.
@@ -237,16 +233,7 @@ pub const PIXEL_REASONER: Preset = Preset {
     unknown_tool: |name, known| {
         format!("\nExecution error:\nThere is no tool {name:?}; the tools are: {}\n", known.join(", "))
     },
-    result: |told| match (told.status.is_ok(), told.size, told.numbers) {
-        (true, Some((width, height)), _) if told.tool == "crop_image_normalized" => {
-            format!("\nHere is the cropped image (Image Size: {width}x{height}):")
-        }
-        (true, Some((width, height)), [first, last]) => {
-            format!("\nHere are the selected frames (Frame Size: {width}x{height}, Numbered {first} to {last}):")
-        }
-        (true, None, _) => format!("\n{}\n", told.text),
-        (false, ..) => format!("\nExecution error:\n{}\n", told.text),
-    },
+    result: |told| told.text.to_owned(),
     answer: |text| find_answer(text).or_else(|| find_boxed(text)),
     call_ends_message: true,
     ends_with: None,
