@@ -191,6 +191,34 @@ fn a_schema_names_the_tool_and_the_arguments_it_reads() {
     }
 }
 
+#[test]
+fn an_image_that_cannot_be_had_is_named() {
+    let mut images = TrajectoryImages::of_task(vec![ImageSource::Path("missing.png".into())], PathBuf::new());
+    images.push(None);
+    let (unreadable, not_kept) = ("image 0 cannot be read: ", "the pixels of image 1 were not kept: ");
+    let area = json!([0, 0, 50, 50]);
+    let expected = [
+        (json!({"bbox_2d": area}), format!("Error processing image zoom-in: {unreadable}")),
+        (json!({"bbox_2d": area}), format!("Error: {unreadable}")),
+        (json!({"angle": 90}), format!("Error: {unreadable}")),
+        (json!({"bbox_2d": area, "label": "x", "img_idx": 0}), format!("Error: Invalid input image: {unreadable}")),
+        (json!({"bbox_2d": area, "label": "x", "img_idx": 1}), format!("Error: Invalid input image: {not_kept}")),
+        (json!({"bbox_2d": area, "label": "x", "img_idx": -1}), format!("Error: Invalid input image: {not_kept}")),
+        (json!({"bbox_2d": area, "target_image": 1}), format!("\nExecution error:\nExecution Error: {unreadable}")),
+        (json!({"bbox_2d": area, "target_image": 2}), format!("\nExecution error:\nExecution Error: {not_kept}")),
+        (json!({"target_frames": [1]}), format!("\nExecution error:\nExecution Error: {unreadable}")),
+        (json!({"image": "img_1", "param": "[0, 0, 9, 9]"}), format!("Failed to call tool Crop: {unreadable}")),
+        (json!({"param": "y=5"}), format!("Failed to call tool DrawHorizontalLineByY: {not_kept}")),
+        (json!({"image": "img_2", "param": "x=5"}), format!("Failed to call tool DrawVerticalLineByX: {not_kept}")),
+        (json!({"param": "1"}), format!("Failed to call tool ZoomInSubfigure: {not_kept}")),
+        (json!({"image": "img_1", "param": "1"}), format!("Failed to call tool ZoominSubplot: {unreadable}")),
+    ];
+    for (tool, (arguments, start)) in tools().iter().zip(expected) {
+        let output = call(&**tool, &arguments, &images);
+        assert!(output.status == ERROR && output.text.starts_with(&start), "{} {}", tool.name(), output.text);
+    }
+}
+
 /// What these keys read as, or the first line of why they do not.
 fn keys<T: DeserializeOwned>(keys: &str) -> Result<T, String> {
     toml::from_str(keys).map_err(|error| error.message().to_owned())
