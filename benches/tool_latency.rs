@@ -3,6 +3,10 @@
 //! shipped tiny model with random weights, and every variant samples the same tokens.
 //!
 //!     cargo bench --bench tool_latency
+//!     cargo bench --bench tool_latency -- crop      # What a crop in the jail takes instead.
+
+#[path = "tool_latency/crop.rs"]
+mod crop;
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -222,6 +226,9 @@ fn measure(policy: &Policy, tasks: &[Task], latency: Latency) -> Measured {
 }
 
 fn main() {
+    if std::env::args().any(|argument| argument == "crop") {
+        return crop::measure();
+    }
     let checkpoint = Checkpoint::open("recipes/tiny").expect("a config");
     let model = checkpoint.model(Arc::new(Cpu::new()));
     let (weights, processor) = (init::random_weights(&model, 0), checkpoint.processor(None).expect("a tokenizer"));
