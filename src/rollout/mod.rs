@@ -1,7 +1,7 @@
 //! Generate, act, observe, repeat: rolls out many sequences of many tasks at once. One thread drives the generator; pictures are
 //! prepared and tools run on worker threads and come back through a channel, while the other sequences go on decoding. What comes out
-//! is ordered by task, not by completion, and does not depend on which tool was faster. Rewards are computed by the caller, with
-//! [`reward_set::RewardSet::score_groups`].
+//! is ordered by task, not by completion, and does not depend on which tool was faster. [`scored`] computes rewards on worker threads meanwhile;
+//! [`reward_set::RewardSet::score_groups`] does it afterwards.
 //!
 //! [`agent_loop`] takes each sequence a step on, whoever drives the generator: this file over a list of tasks, `serve` over chats as they come. A task is
 //! made, and its pictures decoded, when its turn comes, so a file of any length goes through one engine. [`call`] finds the code in a turn,
@@ -25,6 +25,7 @@ pub mod engine_generator;
 pub mod images;
 mod shown;
 pub mod reward_set;
+pub mod scored;
 pub mod task;
 pub mod tool_set;
 pub mod trajectory;
@@ -107,17 +108,36 @@ pub fn run_timed(
     tasks: &[Task],
     settings: &RolloutSettings,
 ) -> Result<(Vec<Group>, ToolWait), RolloutError> {
-    let group = |task| Group { task, trajectories: Vec::with_capacity(settings.group_size) };
-    let mut groups: Vec<Group> = (0..tasks.len()).map(group).collect();
+    let mut groups = Vec::with_capacity(tasks.len());
+    let wait = run_groups(generator, processor, environment, tasks, settings, &mut |group| groups.push(group))?;
+    groups.sort_by_key(|group: &Group| group.task);
+    Ok((groups, wait))
+}
+
+/// Rolls out as [`run`] does, and hands each group to `ended` when its last sequence has ended; returns how long tools ran.
+fn run_groups(
+    generator: &mut dyn Generator,
+    processor: &Processor,
+    environment: &dyn Environment,
+    tasks: &[Task],
+    settings: &RolloutSettings,
+    ended: &mut dyn FnMut(Group),
+) -> Result<ToolWait, RolloutError> {
+    let mut open: BTreeMap<usize, Vec<Trajectory>> = BTreeMap::new();
     let mut keep = |update: Update<'_>| {
         if let Update::Finished(trajectory) = update {
-            groups[trajectory.task].trajectories.push(*trajectory);
+            let task = trajectory.task;
+            let members = open.entry(task).or_default();
+            members.push(*trajectory);
+            if members.len() == settings.group_size {
+                let mut trajectories = open.remove(&task).unwrap_or_default();
+                trajectories.sort_by_key(|trajectory| trajectory.sample);
+                ended(Group { task, trajectories });
+            }
         }
         ControlFlow::Continue(())
     };
-    let wait = run_watched(generator, processor, environment, &tasks, settings, &mut keep)?;
-    groups.iter_mut().for_each(|group| group.trajectories.sort_by_key(|trajectory| trajectory.sample));
-    Ok((groups, wait))
+    run_watched(generator, processor, environment, &tasks, settings, &mut keep)
 }
 
 /// Rolls out as [`run`] does, and calls `watch` with each update until it breaks; returns how long tools ran.

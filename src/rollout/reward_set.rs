@@ -136,25 +136,31 @@ impl RewardSet {
         self.rewards.iter().map(|weighted| (weighted.name, weighted.weight))
     }
 
+    /// Groups that are scored at a time: one for each core, or as many as the judge takes questions.
+    pub(super) fn threads(&self) -> usize {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        cores.max(self.judge.as_ref().map_or(0, |judge| judge.parallel_requests()))
+    }
+
+    /// The scores of a task's trajectories.
+    pub(super) fn score_rollouts(&self, group: &Group, task: &Task) -> Vec<Scores> {
+        let view = |trajectory| View::new(trajectory, &task.question, &task.solution).with_columns(&task.columns);
+        let views: Vec<View<'_>> = group.trajectories.iter().map(view).collect();
+        self.score_group(&views)
+    }
+
     /// The scores of every trajectory, group by group; `tasks[group.task]` is a group's task. Groups are scored on worker threads: one for
     /// each core, or as many as the judge takes questions at a time.
     pub fn score_groups(&self, groups: &[Group], tasks: &[Task]) -> Vec<Vec<Scores>> {
-        let cores = thread::available_parallelism().map_or(1, usize::from);
-        let asked = self.judge.as_ref().map_or(0, |judge| judge.parallel_requests());
         let (next, scored) = (AtomicUsize::new(0), groups.iter().map(|_| OnceLock::new()).collect::<Vec<_>>());
         thread::scope(|scope| {
-            for _ in 0..cores.max(asked).min(groups.len()) {
+            for _ in 0..self.threads().min(groups.len()) {
                 scope.spawn(|| {
                     while let Some((group, place)) = {
                         let number = next.fetch_add(1, Ordering::Relaxed);
                         groups.get(number).zip(scored.get(number))
                     } {
-                        let task = &tasks[group.task];
-                        let view = |trajectory| {
-                            View::new(trajectory, &task.question, &task.solution).with_columns(&task.columns)
-                        };
-                        let views: Vec<View<'_>> = group.trajectories.iter().map(view).collect();
-                        place.get_or_init(|| self.score_group(&views));
+                        place.get_or_init(|| self.score_rollouts(group, &tasks[group.task]));
                     }
                 });
             }

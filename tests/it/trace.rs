@@ -14,7 +14,7 @@ fn a_trace_shows_the_parts_of_a_run_and_their_threads() {
     succeed(train(&recipe, &["--set", "training.max_steps=1", "--trace", path.to_str().unwrap()]));
     let events: Vec<Value> = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     let named = |name: &str| events.iter().filter(|event| event["name"] == name).collect::<Vec<_>>();
-    for name in ["roll out", "schedule", "schedule ahead", "step", "prepare", "accumulate", "update"] {
+    for name in ["roll out", "schedule", "schedule ahead", "step", "prepare", "score", "accumulate", "update"] {
         let begins = named(name).iter().filter(|event| event["ph"] == "B").count();
         let ends = named(name).iter().filter(|event| event["ph"] == "E").count();
         assert!(begins > 0 && begins == ends, "{name}: {begins} begin, {ends} end");

@@ -24,10 +24,11 @@ use crate::recipe::Recipe;
 use crate::recipe::plan::Plan;
 use crate::rollout::engine_generator::EngineGenerator;
 use crate::rollout::environment::Environment;
-use crate::rollout::reward_set::{RewardSet, Scores};
+use crate::rollout::reward_set::RewardSet;
+use crate::rollout::scored::{Rollouts, run_scored};
 use crate::rollout::task::Task;
 use crate::rollout::trajectory::End;
-use crate::rollout::{Group, RolloutSettings, ToolWait, run_timed};
+use crate::rollout::{Group, RolloutSettings};
 
 /// Trains to the plan's last step, or until the user stops it.
 pub fn train(plan: &Plan, session: &Session) -> Result<(), TrainError> {
@@ -83,13 +84,6 @@ struct Trainer<'a> {
     engine_before: Statistics,
     /// Until the first step has shown them.
     memory_report: Option<MemoryReport>,
-}
-
-/// One step's rollouts, group by group.
-struct Rollouts {
-    groups: Vec<Group>,
-    scores: Vec<Vec<Scores>>,
-    tool_wait: ToolWait,
 }
 
 impl<'a> Trainer<'a> {
@@ -155,7 +149,8 @@ impl<'a> Trainer<'a> {
             ..RolloutSettings::default()
         };
         let mut generator = EngineGenerator { engine: &mut self.engine, weights: self.policy.learner.weights() };
-        let (groups, tool_wait) = run_timed(&mut generator, &self.processor, &*self.environment, tasks, &settings)?;
+        let (processor, environment) = (&*self.processor, &*self.environment);
+        let rollouts = run_scored(&mut generator, processor, environment, tasks, &settings, &self.rewards)?;
         if let Some(memory_report) = &mut self.memory_report {
             memory_report.note_rollout(
                 &self.policy.learner,
@@ -163,9 +158,8 @@ impl<'a> Trainer<'a> {
                 self.engine.page_tensors(),
             );
         }
-        self.say_faults(step, &groups)?;
-        let scores = self.rewards.score_groups(&groups, tasks);
-        Ok(Rollouts { groups, scores, tool_wait })
+        self.say_faults(step, &rollouts.groups)?;
+        Ok(rollouts)
     }
 
     /// Names the tasks that could not be rolled out, and counts those that cannot be used; they have no score and teach nothing.
