@@ -154,7 +154,7 @@ impl BatchArguments {
             let reply = reply.map(|reply| (reply, trajectory));
             failed = writer.add(place, reply, tokens, &mut |place, (reply, trajectory)| {
                 if let Some(demonstrations) = &mut demonstrations {
-                    demonstrations.write(place, &trajectory, &session.processor)?;
+                    demonstrations.write(place, &trajectory, session.processor.image_settings())?;
                 }
                 output.write(&reply)
             });

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::jsonl::JsonlWriter;
 use crate::files::lines::{JsonLines, LineBounds};
 use crate::files::open::{is_there, open_regular_to_write, replace};
-use crate::prompt::{ImageSource, Processor};
+use crate::prompt::{ImageSettings, ImageSource};
 use crate::rollout::trajectory::{End, Trajectory};
 use crate::sandbox::png;
 use crate::train::demonstration::Demonstration;
@@ -37,10 +37,10 @@ impl SftOutput {
         Ok(SftOutput { path: path.to_owned(), rows, folder: folder.to_owned(), left_out: 0 })
     }
 
-    /// Writes the demonstration that the trajectory of a reply is, if the model ended it itself.
-    pub fn write(&mut self, place: usize, trajectory: &Trajectory, processor: &Processor) -> anyhow::Result<()> {
+    /// Writes the demonstration that the trajectory of a reply is to a model with these settings, if the model ended it itself.
+    pub fn write(&mut self, place: usize, trajectory: &Trajectory, settings: &ImageSettings) -> anyhow::Result<()> {
         let has_ended = matches!(trajectory.end, End::Answered | End::EndOfTurn);
-        let Some(demonstration) = Demonstration::of(trajectory, processor).filter(|_| has_ended) else {
+        let Some(demonstration) = Demonstration::of(trajectory, settings).filter(|_| has_ended) else {
             self.left_out += 1;
             return Ok(());
         };

@@ -204,6 +204,22 @@ impl PreparedImage {
         (self.resized_width as u32, self.resized_height as u32)
     }
 
+    /// The picture after resizing, as it was cut into patches.
+    pub fn pixels(&self, settings: &ImageSettings) -> RgbImage {
+        let side = settings.patch_size;
+        let (width, plane) = (self.resized_width, side * side);
+        let mut pixels = vec![0; self.patches.len()];
+        let corners = patch_corners((self.resized_height, width), side, settings.merge_size);
+        for ((top, left), patch) in corners.zip(self.patches.chunks_exact(3 * plane)) {
+            for (i, &level) in patch.iter().enumerate() {
+                let (channel, y, x) = (i / plane, i % plane / side, i % side);
+                pixels[((top + y) * width + left + x) * 3 + channel] = level;
+            }
+        }
+        let (width, height) = self.resized();
+        RgbImage::from_raw(width, height, pixels).expect("patches hold each pixel once")
+    }
+
     /// What transformers calls `pixel_values`: `[grid.h * grid.w, 3 * temporal * patch * patch]`, normalised, the frame
     /// repeated. The model does the same on its own device from `patches`; this form is for comparison.
     pub fn normalised(&self, settings: &ImageSettings) -> Vec<f32> {
@@ -231,18 +247,22 @@ fn digest(grid: Grid, patches: &[u8]) -> u128 {
 /// Interleaved RGB `[height, width, 3]` to patches (the layout is that of [`PreparedImage::patches`]).
 fn cut_patches(pixels: &[u8], (height, width): (usize, usize), side: usize, merge: usize) -> Vec<u8> {
     let mut patches = Vec::with_capacity(pixels.len());
-    let block = side * merge;
-    for (top, left) in (0..height).step_by(block).flat_map(|top| (0..width).step_by(block).map(move |left| (top, left)))
-    {
-        for (row, column) in (0..merge).flat_map(|row| (0..merge).map(move |column| (row, column))) {
-            let (y, x) = (top + row * side, left + column * side);
-            for channel in 0..3 {
-                for y in y..y + side {
-                    let line = &pixels[(y * width + x) * 3..][..side * 3];
-                    patches.extend(line[channel..].iter().step_by(3));
-                }
+    for (top, left) in patch_corners((height, width), side, merge) {
+        for channel in 0..3 {
+            for y in top..top + side {
+                let line = &pixels[(y * width + left) * 3..][..side * 3];
+                patches.extend(line[channel..].iter().step_by(3));
             }
         }
     }
     patches
+}
+
+/// The upper left corner (y, x) of each patch, in merge-block order.
+fn patch_corners((height, width): (usize, usize), side: usize, merge: usize) -> impl Iterator<Item = (usize, usize)> {
+    let block = side * merge;
+    let blocks = (0..height).step_by(block).flat_map(move |top| (0..width).step_by(block).map(move |left| (top, left)));
+    blocks.flat_map(move |(top, left)| {
+        (0..merge).flat_map(move |row| (0..merge).map(move |column| (top + row * side, left + column * side)))
+    })
 }

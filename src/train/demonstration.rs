@@ -7,9 +7,9 @@ use std::sync::Arc;
 use image::RgbImage;
 
 use super::sample::{Sample, SampleImage};
-use crate::image_ops::{self, Filter};
 use crate::prompt::{
-    ChatError, ImageSource, Message, Part, PreparedImage, Processor, PromptError, RenderOptions, place_images,
+    ChatError, ImageSettings, ImageSource, Message, Part, PreparedImage, Processor, PromptError, RenderOptions,
+    place_images,
 };
 use crate::recipe::TrainTurns;
 use crate::rollout::environment::{Observation, ObservationPart};
@@ -87,10 +87,9 @@ pub struct Demonstration {
 }
 
 impl Demonstration {
-    /// The demonstration that [`sample`] gives the trajectory's tokens; `None` of a prompt that came as tokens, where the pixels of a picture were
-    /// not kept, or where the literal text `<image>` stands in it. A tool's picture that the model saw at another size than `processor` gives
-    /// it, for an environment's budget of pixels, has that size.
-    pub fn of(trajectory: &Trajectory, processor: &Processor) -> Option<Demonstration> {
+    /// The demonstration that [`sample`] gives the trajectory's tokens under these settings; `None` of a prompt that came as tokens, where the
+    /// pixels of a picture were not kept, or where the literal text `<image>` stands in it.
+    pub fn of(trajectory: &Trajectory, settings: &ImageSettings) -> Option<Demonstration> {
         let conversation = &trajectory.conversation;
         let mut messages = Vec::new();
         for message in &conversation.messages {
@@ -115,29 +114,31 @@ impl Demonstration {
             }
         }
         messages.push(tasks::Message::new(Role::Assistant, said));
-        let given: Vec<ImageSource> = conversation.messages.iter().flat_map(Message::images).cloned().collect();
+        let given = conversation.messages.iter().flat_map(Message::images).cloned();
         let made = trajectory.calls.iter().flat_map(|call| &call.output.images);
-        let seen = trajectory.images.iter().skip(given.len());
-        let made = made.zip(seen).map(|(image, seen)| ImageSource::Memory(as_seen(&image.pixels, seen, processor)));
-        let images: Vec<ImageSource> = given.into_iter().chain(made).collect();
+        let sources: Vec<ImageSource> =
+            given.chain(made.map(|image| ImageSource::Memory(image.pixels.clone()))).collect();
         let marks: usize = messages.iter().map(|message| message.text.matches(IMAGE).count()).sum();
-        let is_whole = images.len() == trajectory.images.len() && marks == images.len();
-        (is_whole && !conversation.messages.is_empty()).then(|| Demonstration {
-            messages,
-            images,
-            tools: conversation.tools.clone(),
-        })
+        let is_whole = sources.len() == trajectory.images.len() && marks == sources.len();
+        if !is_whole || conversation.messages.is_empty() {
+            return None;
+        }
+        let seen = |(source, shown): (ImageSource, &Arc<PreparedImage>)| seen_alike(source, shown, settings);
+        let images = sources.into_iter().zip(&trajectory.images).map(seen).collect::<Option<_>>()?;
+        Some(Demonstration { messages, images, tools: conversation.tools.clone() })
     }
 }
 
-/// A picture from which `processor` prepares the image that the model saw.
-fn as_seen(pixels: &Arc<RgbImage>, seen: &PreparedImage, processor: &Processor) -> Arc<RgbImage> {
-    let (width, height) = seen.resized();
-    let own = processor.image_settings().resized((pixels.height(), pixels.width()), None);
-    if own == Ok((seen.resized_height, seen.resized_width)) {
-        return pixels.clone();
+/// A picture that becomes the one shown under these settings: the source, or where it was shown at a size that they do not give it, the picture
+/// at that size. `None` where no picture does.
+fn seen_alike(source: ImageSource, shown: &PreparedImage, settings: &ImageSettings) -> Option<ImageSource> {
+    let resized = |width, height| settings.resized((height, width), None).ok();
+    let seen = (shown.resized_height, shown.resized_width);
+    if resized(shown.original_width, shown.original_height) == Some(seen) {
+        return Some(source.original().clone());
     }
-    image_ops::resize(pixels, width, height, Filter::Bicubic).unwrap_or_else(|_| pixels.clone())
+    let (width, height) = shown.resized();
+    (resized(width, height) == Some(seen)).then(|| ImageSource::Memory(Arc::new(shown.pixels(settings))))
 }
 
 /// A stretch of what follows the prompt.

@@ -75,7 +75,7 @@ fn transcript(trajectory: &Trajectory) -> String {
 
 /// The tokens of a trajectory are those of the demonstration that it is written as.
 fn check_demonstration(name: &str, trajectory: &Trajectory) {
-    let Some(demonstration) = Demonstration::of(trajectory, processor()) else { return };
+    let Some(demonstration) = Demonstration::of(trajectory, processor().image_settings()) else { return };
     let images = demonstration.images.iter().map(|image| RgbImage::clone(&image.load(Path::new("")).unwrap()));
     let (messages, images, tools) = (demonstration.messages, images.collect(), demonstration.tools);
     let example = Example { messages, images, solution: None, question: None, tools };
