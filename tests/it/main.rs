@@ -4,6 +4,7 @@ mod batch;
 mod checkpoint_files;
 mod cli;
 mod clients;
+mod complaints;
 mod constraints;
 mod demonstration;
 mod device_check;

@@ -7,23 +7,16 @@ use image::{Rgb, RgbImage};
 use thyme_engine::cpu::Cpu;
 use thyme_engine::engine::EngineLimits;
 use thyme_engine::engine::speculation::Speculation;
-use thyme_engine::prompt::{ImageSource, Processor};
+use thyme_engine::prompt::ImageSource;
 use thyme_engine::rollout::engine_generator::EngineGenerator;
-use thyme_engine::rollout::environment::{
-    Environment, EnvironmentError, Episode, Next, Observation, ParsedTurn, PreparedTask, TokenLimits,
-};
 use thyme_engine::rollout::generator::Sampling;
-use thyme_engine::rollout::images::TrajectoryImages;
 use thyme_engine::rollout::registry::Registry;
 use thyme_engine::rollout::task::Task;
-use thyme_engine::rollout::tool::{CallResult, ToolCall, ToolFault, ToolOutput};
-use thyme_engine::rollout::trajectory::{End, Trajectory};
+use thyme_engine::rollout::trajectory::Trajectory;
 use thyme_engine::rollout::{RolloutSettings, run};
 
+use crate::support::dictated::Dictated;
 use crate::support::small_policy::{Compared, Random, Record, SmallPolicy, compare_with_training};
-
-/// Ends a turn of the model.
-const STOPS: [&str; 3] = ["e", " t", "\n"];
 
 /// What the model is taken to have said, turn by turn: one zoom, two of different images, one into the newest crop, one that fails.
 const TURNS: [&str; 4] = [
@@ -38,73 +31,11 @@ const TURNS: [&str; 4] = [
      </tool_call>",
 ];
 
-/// An environment in which the text of a turn is not the model's.
-struct Dictated(Arc<dyn Environment>);
-
-struct DictatedEpisode {
-    inner: Box<dyn Episode>,
-    turns: usize,
-}
-
-impl DictatedEpisode {
-    fn read_as(&mut self, text: &str, read: impl Fn(&mut dyn Episode, &str) -> ParsedTurn) -> ParsedTurn {
-        let said = TURNS.get(self.turns).copied();
-        self.turns += 1;
-        let Some(said) = said else { return ParsedTurn::end(text, None, End::EndOfTurn) };
-        let parsed = read(&mut *self.inner, said);
-        assert!(matches!(parsed.next, Next::Call(_)));
-        ParsedTurn { split_at: text.len(), ..parsed }
-    }
-}
-
-impl Environment for Dictated {
-    fn name(&self) -> &'static str {
-        self.0.name()
-    }
-
-    fn stop_strings(&self) -> Vec<String> {
-        STOPS.map(str::to_owned).to_vec()
-    }
-
-    fn limits(&self) -> TokenLimits {
-        self.0.limits()
-    }
-
-    fn code_tags(&self) -> Option<(String, String)> {
-        None
-    }
-
-    fn open(&self, processor: &Processor, task: &Task, group_size: usize) -> Result<PreparedTask, EnvironmentError> {
-        let mut prepared = self.0.open(processor, task, group_size)?;
-        let dictated = |inner| -> Box<dyn Episode> { Box::new(DictatedEpisode { inner, turns: 0 }) };
-        prepared.episodes = prepared.episodes.into_iter().map(dictated).collect();
-        Ok(prepared)
-    }
-}
-
-impl Episode for DictatedEpisode {
-    fn read(&mut self, text: &str, _: usize) -> ParsedTurn {
-        self.read_as(text, |inner, said| inner.read(said, 0))
-    }
-
-    fn read_message(&mut self, text: &str) -> ParsedTurn {
-        self.read_as(text, |inner, said| inner.read_message(said))
-    }
-
-    fn run(&mut self, call: &ToolCall, images: &TrajectoryImages) -> Result<ToolOutput, ToolFault> {
-        self.inner.run(call, images)
-    }
-
-    fn observe(&mut self, processor: &Processor, results: &mut [CallResult]) -> Result<Observation, EnvironmentError> {
-        self.inner.observe(processor, results)
-    }
-}
-
 fn environment() -> Dictated {
     let keys = "stop_at_call = true\ncalls_run = \"all\"\nmax_turns = 9\nmax_image_pixels = 12544\nmax_turn_tokens = 120\n\
                 max_total_tokens = 1200\nsystem_prompt = \"Look.\"";
     let table = toml::from_str(keys).unwrap();
-    Dictated(Registry::default().environment(("zoom_in_bank".to_owned(), table), &[]).unwrap())
+    Dictated::new(Registry::default().environment(("zoom_in_bank".to_owned(), table), &[]).unwrap(), &TURNS)
 }
 
 /// Two pictures of random size and levels, and a question.
@@ -117,10 +48,6 @@ fn task(random: &mut Random) -> Task {
     };
     let images = (0..1 + random.below(2)).map(|_| picture(random)).collect();
     Task { question: "What digit is on the red plate?".into(), images, ..Task::default() }
-}
-
-fn record(trajectory: &Trajectory) -> Record {
-    Record { ids: trajectory.token_ids.clone(), sampled: trajectory.sampled.clone(), images: trajectory.images.clone() }
 }
 
 /// Rolls out until so many tokens are compared.
@@ -155,7 +82,7 @@ fn play(tokens: usize) -> Compared {
             };
             crops_of_crops += trajectory.calls.iter().filter(of_crop).count();
         }
-        let records: Vec<Record> = trajectories.into_iter().map(record).collect();
+        let records: Vec<Record> = trajectories.into_iter().map(Record::of).collect();
         let found = compare_with_training(&policy, &engine, &records, seed);
         total.tokens += found.tokens;
         total.differing += found.differing;

@@ -19,6 +19,15 @@ SEQUENCES = {
     "image last": [4, (2, 8)],
     "two images of different sizes": [4, (4, 6), 2, (10, 4), 6],
     "image inside an assistant turn": [6, (6, 6), 9, (4, 14), 4],
+    # Each turn: text, images of several sizes with the tokens that mark their bounds, text.
+    "six turns of several images": [
+        9, (8, 6), 2, (4, 4), 7,
+        5, (2, 2), 2, (2, 2), 2, (6, 4), 3,
+        11, (16, 8), 4,
+        3, (4, 18), 2, (18, 4), 2, (8, 8), 2, (2, 10), 6,
+        2, (6, 6), 2, (6, 8), 5,
+        8, (10, 10), 2, (4, 6), 2, (12, 2), 4,
+    ],
     "four images": [1, (2, 2), 1, (12, 2), 1, (2, 12), 3, (8, 8), 1],
 }
 GRIDS = [(2, 2), (4, 6), (8, 8), (16, 16), (16, 8), (18, 10), (10, 18), (32, 24), (2, 40), (26, 34)]

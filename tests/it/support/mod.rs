@@ -1,9 +1,10 @@
 //! What several areas set up: folders with a small model, a server, a policy of a few thousand parameters, a backend that watches another,
-//! a device without memory, pictures, an endpoint of chats.
+//! an environment that dictates what a model says, a device without memory, pictures, an endpoint of chats.
 
 pub mod addresses;
 pub mod chat_endpoint;
 pub mod command;
+pub mod dictated;
 pub mod noise;
 pub mod over_cpu;
 pub mod server;

@@ -17,6 +17,7 @@ use thyme_engine::ops::patch_embed::PixelScale;
 use thyme_engine::ops::{Backend, Dtype, Host};
 use thyme_engine::prompt::{PreparedImage, Processor};
 use thyme_engine::recipe::optimizer::OptimizerSettings;
+use thyme_engine::rollout::trajectory::Trajectory;
 use thyme_engine::train::learner::{LearnerSettings, logprobs};
 use thyme_engine::train::sample::{Layout, Pack, Sample, SampleImage};
 
@@ -206,6 +207,11 @@ pub struct Record {
 }
 
 impl Record {
+    pub fn of(trajectory: &Trajectory) -> Record {
+        let Trajectory { token_ids, sampled, images, .. } = trajectory;
+        Record { ids: token_ids.clone(), sampled: sampled.clone(), images: images.clone() }
+    }
+
     pub fn observe(&mut self, ids: &[u32], images: &[Arc<PreparedImage>]) {
         self.ids.extend(ids);
         self.sampled.extend(ids.iter().map(|_| None));
@@ -457,7 +463,8 @@ pub fn learner_settings(processor: &Processor, freeze_vision_tower: bool) -> Lea
     }
 }
 
-fn sample(record: &Record, engine: &Engine) -> Sample {
+/// A record as the learner takes it.
+pub fn sample(record: &Record, engine: &Engine) -> Sample {
     let image = |image: &Arc<PreparedImage>| SampleImage {
         prepared: image.clone(),
         unmerged_features: engine.unmerged_features(image),
