@@ -194,7 +194,7 @@ fn a_schema_names_the_tool_and_the_arguments_it_reads() {
 #[test]
 fn an_image_that_cannot_be_had_is_named() {
     let mut images = TrajectoryImages::of_task(vec![ImageSource::Path("missing.png".into())], PathBuf::new());
-    images.push(None);
+    images.push(None, None);
     let (unreadable, not_kept) = ("image 0 cannot be read: ", "the pixels of image 1 were not kept: ");
     let area = json!([0, 0, 50, 50]);
     let expected = [
