@@ -20,6 +20,7 @@ use crate::files::open::{replace, write_output};
 use crate::recipe::{Method, layers};
 use crate::rollout::engine_generator::EngineGenerator;
 use crate::rollout::registry::{DEFAULT_ENVIRONMENT, Registry};
+use crate::rollout::retry::{Retried, RetrySettings};
 use crate::rollout::reward_set::{RewardSet, RewardSettings};
 use crate::rollout::task::Task;
 use crate::telemetry::versions::{VERSIONS_FILE, write_versions};
@@ -63,6 +64,12 @@ pub struct EvalArguments {
     /// Tokens after the prompt that a sequence may have, observations included.
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1 << 28))]
     max_total_tokens: u32,
+    /// Roll a task that ended without an answer out again at temperature 1, so often at most; Thyme's evaluation does it 5 times.
+    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "predictions")]
+    retries: usize,
+    /// Ask for the answer alone, without tools, where none has come.
+    #[arg(long, conflicts_with = "predictions")]
+    direct_fallback: bool,
     /// Where to write: a folder for the report and the trajectories (only the terminal where absent); the scored lines of --predictions.
     #[arg(long)]
     output: Option<PathBuf>,
@@ -91,7 +98,13 @@ pub fn run(arguments: EvalArguments, registry: &Registry) -> anyhow::Result<()> 
     let mut engine = Engine::new(model, processor.clone(), EngineSize::new(sequences, demand).limits());
     let mut generator = EngineGenerator { engine: &mut engine, weights: &weights };
     let rewards = RewardSet::new(&RewardSettings::default(), registry)?;
-    let Evaluation { report, groups, scores } = evaluate(&mut generator, &processor, &*environment, &tasks, &rewards)?;
+    let retries = RetrySettings { retries: arguments.retries, direct_fallback: arguments.direct_fallback };
+    let Evaluation { report, groups, scores, retried } =
+        evaluate(&mut generator, &processor, &*environment, &tasks, &rewards, &retries)?;
+    if retries != RetrySettings::default() {
+        let Retried { rollouts, asked_directly } = retried;
+        eprintln!("without an answer: {rollouts} rollouts made again, {asked_directly} asked directly");
+    }
     for (task, reason) in faults(&groups) {
         eprintln!("left out: {}: {reason}", dataset.name_of(task as u64));
     }

@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use crate::prompt::Processor;
 use crate::rollout::environment::Environment;
 use crate::rollout::generator::{Generator, Sampling};
+use crate::rollout::retry::{Retried, RetrySettings, retry};
 use crate::rollout::reward::Score;
 use crate::rollout::reward_set::{RewardSet, Scores};
 use crate::rollout::task::Task;
@@ -28,9 +29,11 @@ pub struct Evaluation {
     pub groups: Vec<Group>,
     /// The scores of each, group by group.
     pub scores: Vec<Vec<Scores>>,
+    /// What tasks without an answer took.
+    pub retried: Retried,
 }
 
-/// Answers each task once and greedily, and scores the answers.
+/// Answers each task greedily, those without an answer again as `retries` says, and scores the answers.
 ///
 /// # Errors
 /// As [`run`].
@@ -40,14 +43,16 @@ pub fn evaluate(
     environment: &dyn Environment,
     tasks: &[Task],
     rewards: &RewardSet,
+    retries: &RetrySettings,
 ) -> Result<Evaluation, RolloutError> {
     let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
     let settings = RolloutSettings { sampling, ..RolloutSettings::default() };
-    let groups = run(generator, processor, environment, tasks, &settings)?;
+    let mut groups = run(generator, processor, environment, tasks, &settings)?;
+    let retried = retry(generator, processor, environment, tasks, &mut groups, retries)?;
     let scores = rewards.score_groups(&groups, tasks);
     let scored = groups.iter().flat_map(|g| &g.trajectories).zip(scores.iter().flatten());
     let report = Report::new(scored);
-    Ok(Evaluation { report, groups, scores })
+    Ok(Evaluation { report, groups, scores, retried })
 }
 
 /// The tasks that could not be rolled out, and why.

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::engine::request::Sampling;
 use crate::engine::speculation::Speculation;
 use crate::rollout::registry::{DEFAULT_ENVIRONMENT, DEFAULT_TOOL, Named};
+use crate::rollout::retry::RetrySettings;
 use crate::rollout::reward_set::RewardSettings;
 use crate::tasks::needle::Mixture;
 use optimizer::OptimizerSettings;
@@ -326,11 +327,13 @@ pub struct EvaluationSettings {
     pub steps: u64,
     /// Files of held-out tasks. Where empty, `[data.needle]` has the built-in task's held-out pictures, and other data none.
     pub files: Vec<PathBuf>,
+    /// What becomes of tasks that end without an answer.
+    pub retry: RetrySettings,
 }
 
 impl Default for EvaluationSettings {
     fn default() -> EvaluationSettings {
-        EvaluationSettings { tasks: 256, steps: 0, files: Vec::new() }
+        EvaluationSettings { tasks: 256, steps: 0, files: Vec::new(), retry: RetrySettings::default() }
     }
 }
 

@@ -37,6 +37,7 @@ pub mod tools;
 
 pub mod registry;
 pub mod repetition;
+pub mod retry;
 mod error;
 mod panics;
 pub mod python_file;

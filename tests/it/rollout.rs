@@ -6,6 +6,7 @@ mod calls;
 mod judge;
 mod names;
 mod python_files;
+mod retries;
 mod rewards;
 mod sources;
 mod tool_sets;

@@ -6,6 +6,7 @@ use crate::eval::figures::figure;
 use crate::eval::{Evaluation, Report, evaluate, faults, sample};
 use crate::rollout::Group;
 use crate::rollout::engine_generator::EngineGenerator;
+use crate::rollout::retry::Retried;
 use crate::rollout::reward_set::Scores;
 use crate::train::TrainError;
 use crate::train::run::SAMPLES_FOLDER;
@@ -51,8 +52,14 @@ impl Trainer<'_> {
             return Ok(Some(done));
         }
         let mut generator = EngineGenerator { engine: &mut self.engine, weights: self.policy.learner.weights() };
-        let Evaluation { report, groups, scores } =
-            evaluate(&mut generator, &self.processor, &*self.environment, &self.held_out, &self.rewards)?;
+        let retries = &self.recipe.evaluation.retry;
+        let Evaluation { report, groups, scores, retried } =
+            evaluate(&mut generator, &self.processor, &*self.environment, &self.held_out, &self.rewards, retries)?;
+        if retried != Retried::default() {
+            let Retried { rollouts, asked_directly } = retried;
+            self.run
+                .say(&format!("without an answer: {rollouts} rollouts made again, {asked_directly} asked directly"));
+        }
         self.engine.forget_images();
         if let Some(data) = &self.held_out_data {
             for (task, reason) in faults(&groups) {
