@@ -1,5 +1,5 @@
-//! What users of other systems complain of, each complaint a regression test that has its name. The numbers are those of the list that was
-//! drawn up of the first half of 2026; of the missing ones the architecture has nothing to go wrong (11: one copy of the weights), or nothing yet.
+//! What users of other systems complained of in 2026, each complaint a regression test that has its name. Of the fifteen on the list three have none:
+//! 10 (gated delta nets), 11 (weights that are sent: there is one copy) and 15 (tool use that collapses, which metrics show).
 //!
 //! | complaint | threads | test |
 //! |---|---|---|
@@ -12,7 +12,7 @@
 //! | 7: sampler and trainer differ, more so on images | vllm 47425; verl 2996; prime-rl 2786 | `sampler_and_trainer_agree_on_image_tokens_to_the_bit` |
 //! | 8: engine and trainer tile an image differently | NeMo 3940 | `rollout_and_training_tile_an_image_alike`, `demonstrations_tile_an_image_as_their_rollouts_did` |
 //! | 9: cached images outlive the weights | EasyR1 11002; verl 6932, 6982 | `image_caches_are_forgotten_when_weights_change` |
-//! | 12: training reaches only the language model | verl 6642; vllm 40307 | `image_tokens_train_tower_merger_and_language_model` |
+//! | 12: training reaches only the language model; the part about tokens, as there are no adapters | verl 6642; vllm 40307 | `image_tokens_train_tower_merger_and_language_model` |
 //! | 13: the model is blind from its second turn on | slime 1847, 1075; verl 4554; SkyRL 1493 | `the_model_sees_the_images_of_later_turns` |
 //! | 14: images or the judge hold the loop up | verl 6789; NeMo 1798; DeepEyes 27 | `preparing_images_does_not_block_decoding`, `judging_does_not_block_decoding` |
 

@@ -98,7 +98,6 @@ fn the_memory_of_a_run_stays_that_of_its_first_steps() {
         readings.iter().filter(|(done, _)| steps.contains(done)).map(|(_, bytes)| *bytes).max().unwrap()
     };
     let (first, last) = (most(10..25), most(STEPS - 15..STEPS));
-    eprintln!("{first} {last} {readings:?}");
     assert!(last < first + (4 << 20), "{first} bytes in steps 10 to 25, {last} in the last 15");
 }
 
