@@ -95,6 +95,16 @@ pub enum SandboxError {
         /// What is wrong with it.
         reason: String,
     },
+    /// There is no memory in which processes of the sandbox find the input image, or a user's own file.
+    #[error(
+        "cannot hand the file {name:?} to processes of the sandbox: {source}. Check that memory and the limit of open files suffice"
+    )]
+    Memory {
+        /// The image's name as code sees it, or the file's as its user does.
+        name: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// A produced image cannot be saved.
     #[error("cannot write {path:?}: {source}. Give a folder that exists or can be made, with space left")]
     Output {

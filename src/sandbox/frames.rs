@@ -1,12 +1,14 @@
 //! Frames on the connection between host and jail, as in `frames.py`: a length, a JSON header of that length, and the blobs that it lists. Lengths
 //! are bounded before they are read, nothing waits without a deadline.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, recv};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
 
 use super::scratch::Scratch;
 
@@ -80,17 +82,37 @@ fn time_left(limit: &Limit) -> Result<Duration, Ended> {
 /// Writes a header and its blobs.
 pub(super) fn write_frame(
     stream: &mut UnixStream,
-    mut header: serde_json::Value,
+    header: serde_json::Value,
     blobs: &[&[u8]],
     limit: &Limit,
 ) -> Result<(), Ended> {
+    write_all(stream, &framed(header, blobs)?, limit)?;
+    blobs.iter().try_for_each(|blob| write_all(stream, blob, limit))
+}
+
+/// Writes the first frame of a connection, which has no blobs, with a descriptor. The connection has room for it.
+pub(super) fn write_first_frame(
+    stream: &mut UnixStream,
+    header: serde_json::Value,
+    descriptor: BorrowedFd<'_>,
+    limit: &Limit,
+) -> Result<(), Ended> {
+    let frame = framed(header, &[])?;
+    let descriptors = [descriptor];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut with = SendAncillaryBuffer::new(&mut space);
+    assert!(with.push(SendAncillaryMessage::ScmRights(&descriptors)), "the buffer has room for one descriptor");
+    let sent = retry_on_intr(|| sendmsg(&*stream, &[IoSlice::new(&frame)], &mut with, SendFlags::NOSIGNAL));
+    let sent = sent.map_err(|_| Ended::Gone)?;
+    write_all(stream, &frame[sent..], limit)
+}
+
+/// A header as it crosses the connection before these blobs.
+fn framed(mut header: serde_json::Value, blobs: &[&[u8]]) -> Result<Vec<u8>, Ended> {
     header["blobs"] = blobs.iter().map(|blob| blob.len()).collect();
     let header = header.to_string().into_bytes();
     let length = u32::try_from(header.len()).map_err(|_| Ended::Malformed("a header over 4 GiB"))?;
-    for part in [&length.to_le_bytes()[..], &header].into_iter().chain(blobs.iter().copied()) {
-        write_all(stream, part, limit)?;
-    }
-    Ok(())
+    Ok([&length.to_le_bytes()[..], &header].concat())
 }
 
 fn write_all(stream: &mut UnixStream, mut bytes: &[u8], limit: &Limit) -> Result<(), Ended> {

@@ -11,6 +11,7 @@ use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Li
 use serde::{Deserialize, Serialize};
 
 use super::error::SandboxError;
+use super::picture::{Picture, Pixels};
 use crate::files::open::read;
 
 /// Most bytes of an input's file.
@@ -58,10 +59,10 @@ impl Widened {
 
 /// The input image of a session, shared cheaply by the sequences of a group: the picture that the model was shown, so that
 /// coordinates mean the same to both. EXIF orientation is applied and transparency laid onto white; a file that needs neither
-/// is passed on as it is.
+/// is passed on as it is. Its file, and its pixels where all decoders agree on them, lie in memory that sessions map.
 #[derive(Clone, Debug)]
 pub struct InputImage {
-    pub(super) bytes: Arc<[u8]>,
+    pub(super) picture: Arc<Picture>,
     pub(super) name: String,
     pub(super) size: (u32, u32),
 }
@@ -78,17 +79,32 @@ impl InputImage {
     pub fn from_bytes(bytes: Vec<u8>, path: &Path) -> Result<InputImage, SandboxError> {
         let (image, is_as_stored) = decode(&bytes, INPUT_DECODE_BYTES)
             .map_err(|reason| SandboxError::Image { path: path.to_owned(), reason })?;
-        let (size, name) = ((image.width(), image.height()), plain_name(path, "image.png"));
-        // PIL and OpenCV look at the first bytes, not at the name: under its own name a PNG is found where the prompt says.
-        let bytes = if is_as_stored { bytes } else { input_png(&flatten(image), path)? };
-        Ok(InputImage { bytes: bytes.into(), name, size })
+        let name = plain_name(path, "image.png");
+        match image {
+            DynamicImage::ImageRgb8(image) if is_as_stored && is_still_png(&bytes) => {
+                InputImage::new(&bytes, &Pixels::Exact(&image), name, image.dimensions())
+            }
+            image if is_as_stored => InputImage::new(&bytes, &Pixels::Unknown, name, (image.width(), image.height())),
+            // PIL and OpenCV look at the first bytes, not at the name: under its own name a PNG is found where the prompt says.
+            image => {
+                let image = flatten(image);
+                InputImage::new(&input_png(&image, path)?, &Pixels::Exact(&image), name, image.dimensions())
+            }
+        }
     }
 
     /// Pixels, written as PNG. `path` gives the name that code sees.
     pub fn from_rgb(image: &RgbImage, path: &Path) -> Result<InputImage, SandboxError> {
-        let bytes = input_png(image, path)?;
         let name = Path::new(&plain_name(path, "image.png")).with_extension("png");
-        Ok(InputImage { bytes: bytes.into(), name: plain_name(&name, "image.png"), size: image.dimensions() })
+        let name = plain_name(&name, "image.png");
+        InputImage::new(&input_png(image, path)?, &Pixels::Exact(image), name, image.dimensions())
+    }
+
+    /// A file of this name and size, and its pixels.
+    fn new(file: &[u8], pixels: &Pixels<'_>, name: String, size: (u32, u32)) -> Result<InputImage, SandboxError> {
+        let picture =
+            Picture::new(file, pixels).map_err(|source| SandboxError::Memory { name: name.clone(), source })?;
+        Ok(InputImage { picture: Arc::new(picture), name, size })
     }
 
     /// The same image under another file name, which is taken if it is a plain one.
@@ -100,6 +116,13 @@ impl InputImage {
     pub fn size(&self) -> (u32, u32) {
         self.size
     }
+}
+
+/// Whether a file is a PNG of one picture: those that move are not read alike.
+fn is_still_png(bytes: &[u8]) -> bool {
+    let behind = |mark: &[u8]| bytes.windows(mark.len()).position(|window| window == mark);
+    let first_data = behind(b"IDAT").unwrap_or(0);
+    bytes.starts_with(b"\x89PNG") && !bytes[..first_data].windows(4).any(|window| window == b"acTL")
 }
 
 /// Pixels as a PNG file.

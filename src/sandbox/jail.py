@@ -4,6 +4,7 @@ Each wall is a function that raises OSError where the kernel does not offer it. 
 tries to break the walls, `jail.rs` judges what holds.
 """
 import ctypes
+import errno
 import fcntl
 import functools
 import os
@@ -18,6 +19,8 @@ CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND = 1, 2, 4, 8, 32, 4096
 MS_REC, MS_PRIVATE, MNT_DETACH = 16384, 1 << 18, 2
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 1, 4, 22, 24, 38, 47
+# Landlock's rights.
+WRITE_FILE, READ_FILE, READ_FOLDER = 1 << 1, 1 << 2, 1 << 3
 NOBODY = 65534
 # Where model code finds its files; Thyme's prompts and checkpoints use this place.
 DATA = "/mnt/data"
@@ -266,36 +269,37 @@ class Jail:
             self.renew_pid_namespace()
         return os.fork()
 
-    def part_from_others(self):
-        """A session's own mounts, before its input is known."""
+    def part_from_others(self, number):
+        """All of a session's own that can be had before its input is known: mounts, the names of its folders, Landlock's rules for the modules."""
         if self.has_mounts:
             unshare(CLONE_NEWNS)
+        self.data = DATA if self.has_mounts else os.path.join(self.options["scratch_root"], str(number))
+        self.inputs, self.outputs = os.path.join(self.data, "input"), os.path.join(self.data, "temp_processed_images")
+        if self.landlock_version > 0:
+            self.ruleset = self.landlock_of_modules()
 
-    def make_scratch(self, number, name, picture):
-        """The session's own folder: (input image, output folder). The image is read-only where a mount can hold it so."""
+    def make_scratch(self, number, name, memory, length):
+        """Makes the session's own folders and gives the path of the input image, whose file is the start of `memory`, a descriptor. The image
+        is read-only where a mount can hold it so."""
         user = self.session_user(number)
         if self.has_mounts:
-            data = DATA
-            size = self.options["disk_bytes"] + len(picture) + (1 << 16)
-            mount("scratch", data, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, f"size={size},nr_inodes=4096,mode=755")
+            size = self.options["disk_bytes"] + length + (1 << 16)
+            mount("scratch", self.data, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, f"size={size},nr_inodes=4096,mode=755")
         else:
-            data = os.path.join(self.options["scratch_root"], str(number))
-            os.mkdir(data, 0o755)
-        inputs, outputs = os.path.join(data, "input"), os.path.join(data, "temp_processed_images")
-        os.mkdir(inputs, 0o755)
-        os.mkdir(outputs, 0o700)
-        image_path = os.path.join(inputs, name)
-        with open(image_path, "xb") as file:
-            file.write(picture)
+            os.mkdir(self.data, 0o755)
+        os.mkdir(self.inputs, 0o755)
+        os.mkdir(self.outputs, 0o700)
+        image_path = os.path.join(self.inputs, name)
+        with open(image_path, "xb", buffering=0) as file:
+            copy_start(memory, file.fileno(), length)
         os.chmod(image_path, 0o444)
         if self.has_mounts:
-            bind_read_only(inputs, inputs)
+            bind_read_only(self.inputs, self.inputs)
         if user is not None:
-            os.chown(outputs, user, user)
-        self.inputs, self.outputs = inputs, outputs
+            os.chown(self.outputs, user, user)
         if not self.has_mounts:
-            spare_own_files(outputs)
-        return image_path, outputs + "/"
+            spare_own_files(self.outputs)
+        return image_path
 
     def session_user(self, number):
         """As root, every session is a user of its own."""
@@ -350,33 +354,31 @@ class Jail:
         header, data = struct.pack("=Ii", 0x20080522, 0), struct.pack("=6I", 0, 0, 0, 0, 0, 0)
         check(libc.capset(header, data), "capset")
 
-    def raise_landlock(self):
+    def landlock_files(self):
+        """The rights over files and folders that this version of Landlock knows."""
+        version, files = self.landlock_version, (1 << 13) - 1
+        return files | (1 << 13 if version >= 2 else 0) | (1 << 14 if version >= 3 else 0) | (1 << 15 if version >= 5 else 0)
+
+    def landlock_of_modules(self):
+        """A ruleset that lets the modules and four devices be read."""
         version = self.landlock_version
-        files = (1 << 13) - 1
-        files |= (1 << 13 if version >= 2 else 0) | (1 << 14 if version >= 3 else 0) | (1 << 15 if version >= 5 else 0)
-        attributes = struct.pack("=QQQ", files, 3 if version >= 4 else 0, 3 if version >= 6 else 0)
+        attributes = struct.pack("=QQQ", self.landlock_files(), 3 if version >= 4 else 0, 3 if version >= 6 else 0)
         size = 8 if version < 4 else 16 if version < 6 else 24
         ruleset = libc.syscall(444, attributes[:size], ctypes.c_size_t(size), 0)
         check(ruleset, "landlock_create_ruleset")
-        read_file, read_folder = 1 << 2, 1 << 3
+        places = [(path, READ_FILE | READ_FOLDER) for path in self.readable]
+        places += [(path, READ_FILE | WRITE_FILE) for path in ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")]
+        add_rules(ruleset, places)
+        return ruleset
+
+    def raise_landlock(self):
+        version = self.landlock_version
         # All but execute, devices and sockets.
-        write = files & ~(1 | 1 << 6 | 1 << 9 | 1 << 11 | 1 << 15)
-        places = [(path, read_file | read_folder) for path in self.readable + [self.inputs]]
-        places += [(path, read_file | 1 << 1) for path in ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")]
-        places.append((self.outputs, write))
-        for path, access in places:
-            try:
-                folder = os.open(path, 0o10000000 | os.O_CLOEXEC)
-            except OSError:
-                continue
-            if not os.path.isdir(path):
-                access &= 1 | 1 << 1 | read_file | 1 << 14
-            rule = struct.pack("=Qi", access, folder)
-            check(libc.syscall(445, ruleset, 1, rule, 0), "landlock_add_rule")
-            os.close(folder)
+        write = self.landlock_files() & ~(1 | 1 << 6 | 1 << 9 | 1 << 11 | 1 << 15)
+        add_rules(self.ruleset, [(self.inputs, READ_FILE | READ_FOLDER), (self.outputs, write)])
         # From version 7 on the kernel would log each refusal: hostile code must not fill the log.
-        check(libc.syscall(446, ruleset, 1 if version >= 7 else 0), "landlock_restrict_self")
-        os.close(ruleset)
+        check(libc.syscall(446, self.ruleset, 1 if version >= 7 else 0), "landlock_restrict_self")
+        os.close(self.ruleset)
         raised = [("reads", f"Landlock (version {version})")]
         if version >= 4:
             raised.append(("network", "Landlock"))
@@ -395,6 +397,29 @@ class Jail:
                 return []
         raised = [("network", "seccomp"), ("processes", "seccomp"), ("bounds", "seccomp")]
         return raised + ([] if self.has_mounts else [("reads", "seccomp")])
+
+
+def add_rules(ruleset, places):
+    """Adds to a ruleset of Landlock what is allowed at these paths, each with what lies below it. Those that are not there are left out."""
+    for path, access in places:
+        try:
+            folder = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        except OSError:
+            continue
+        if not os.path.isdir(path):
+            access &= 1 | WRITE_FILE | READ_FILE | 1 << 14
+        check(libc.syscall(445, ruleset, 1, struct.pack("=Qi", access, folder), 0), "landlock_add_rule")
+        os.close(folder)
+
+
+def copy_start(source, target, length):
+    """Copies the first bytes of a file into another."""
+    done = 0
+    while done < length:
+        copied = os.sendfile(target, source, done, length - done)
+        if copied == 0:
+            raise OSError(errno.EIO, "the picture's memory is shorter than it was said to be")
+        done += copied
 
 
 def remove_tree(folder):

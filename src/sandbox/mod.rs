@@ -6,17 +6,19 @@
 //! each by several mechanisms; [`Sandbox::walls`] says which stand on this machine, and what a probe found that tried to break them.
 //!
 //! - **The host's side**: `options.rs` has the bounds that a user sets; `zygote.rs` starts the interpreter that imports the modules once, and forks a
-//!   session from it; `shared.rs` replaces one that ended; `process.rs` asks a process, `session.rs` one with model code; `reply.rs` holds a reply to the request's nonce and to
-//!   bounds, and the process is stopped until it is asked again; `image.rs` takes images as pixels within a bound; `disk.rs` measures what a session
-//!   without a tmpfs holds; `repair.rs` mends code of models.
+//!   session from it; `shared.rs` replaces one that ended; `process.rs` asks a process, `session.rs` one with model code; `memory.rs` is how a file
+//!   reaches a process; `reply.rs` holds a reply to the request's nonce and to bounds, and the process is stopped until it is asked again; `image.rs`
+//!   takes images as pixels within a bound; `picture.rs` is the memory with the input picture that sessions map, and `decode.rs` has it decoded once
+//!   for all of them; `disk.rs` measures what a session without a tmpfs holds; `repair.rs` mends code of models.
 //! - **A user's own file** (`worker.rs`, `worker_pool.rs`, `worker.py`) runs behind the same walls: loaded once in each process, and called.
 //! - **The walls**: `guarantee.rs` names what they hold, `jail.py` and `jail.rs` raise them, `calls.rs` says which system calls pass and with which
 //!   arguments, `probe.py` tries to break every wall when a sandbox starts.
-//! - **In the jail**: `session.py` runs the code and changes no value of it; `parts.py` knows which part of the input picture a file shows, and shows
+//! - **In the jail**: `session.py` runs the code and changes no value of it; `picture.py` has the input picture and its pixels; `parts.py` knows which part of the input picture a file shows, and shows
 //!   small ones wider; `shown.py` sends pictures out as pixels; `paths.py` moves writes that are refused into the output folder; `printed.py` finds
 //!   paths in text, in linear time; `old_names.py` has names that the libraries dropped; `guard.py` undoes damage to the interpreter.
 
 mod calls;
+mod decode;
 mod disk;
 mod error;
 mod frames;
@@ -24,7 +26,9 @@ mod guarantee;
 mod image;
 mod interpreter;
 mod jail;
+mod memory;
 mod options;
+mod picture;
 mod probe;
 mod process;
 mod repair;
@@ -98,6 +102,12 @@ impl Sandbox {
     /// When no process can be started.
     pub fn worker_pool(&self, file: UserFile, workers: usize) -> Result<(WorkerPool, Called), SandboxError> {
         WorkerPool::start(Arc::clone(&self.shared), file, workers)
+    }
+
+    /// The same picture with the pixels that Pillow and OpenCV make of it, so that no session decodes it. A JPEG is decoded by a process of the
+    /// jail, which takes about as long as a first run; others come back as they are: their pixels are known, or each session decodes them.
+    pub fn decoded(&self, image: InputImage) -> InputImage {
+        decode::decoded(&self.shared, image)
     }
 
     /// A session for one sequence. Its process is forked at the first run.

@@ -54,8 +54,8 @@ def pixels_of(image):
 class Parts:
     """The boxes of images in memory, and of the files that were made of them."""
 
-    def __init__(self, image_path, size):
-        self.image_path, self.size = image_path, size
+    def __init__(self, picture):
+        self.picture = picture
         # Arrays that came of a view, by `id`; files by device and inode: (length, time of change, box, digest of the pixels).
         self.arrays, self.files = {}, {}
 
@@ -63,7 +63,7 @@ class Parts:
         """The box in the input picture of a part of a Pillow image, or None."""
         own = vars(image).get(BOX)
         left, top = own[:2] if own else (0, 0)
-        if not own and image.size != self.size:
+        if not own and image.size != self.picture.size:
             return None
         box = tuple(int(round(side)) + shift for side, shift in zip(box, (left, top, left, top)))
         return box if max(map(abs, box)) < 1 << 31 else None
@@ -76,7 +76,7 @@ class Parts:
         if reference is not None and reference() is array:
             return box
         base = array.base
-        width, height = self.size
+        width, height = self.picture.size
         if type(base) is not numpy.ndarray or base.shape[:2] != (height, width) or base.strides[:2] != array.strides[:2]:
             return None
         row, column = base.strides[:2]
@@ -104,19 +104,20 @@ class Parts:
         self.files.pop(key, None)
         if box is None or pixels is None or pixels.dtype != numpy.uint8 or pixels.shape[0] * pixels.shape[1] > PIXELS_MAX:
             return
-        if clamp_box(box, self.size) != box:
+        if clamp_box(box, self.picture.size) != box:
             self.files[key] = status.st_size, status.st_mtime_ns, box, digest(pixels)
 
     def forms(self):
         """The pixels of the input picture as code usually has them, in RGB or grey, and with red and blue mistaken for each other."""
-        for read in (lambda: numpy.asarray(Image.open(self.image_path).convert("RGB")), lambda: cv2.imread(self.image_path)[:, :, ::-1]):
+        path = self.picture.path
+        for read in (lambda: numpy.asarray(Image.open(path).convert("RGB")), lambda: cv2.imread(path)[:, :, ::-1]):
             pixels = read()
             yield pixels
             yield pixels[:, :, ::-1]
             yield numpy.asarray(Image.fromarray(pixels).convert("L"))
             for order in (cv2.COLOR_RGB2GRAY, cv2.COLOR_BGR2GRAY):
                 yield cv2.cvtColor(numpy.ascontiguousarray(pixels), order)
-        yield cv2.imread(self.image_path, cv2.IMREAD_GRAYSCALE)
+        yield cv2.imread(path, cv2.IMREAD_GRAYSCALE)
 
     def shown_image(self, path):
         """What to show for an image file: (path, None), or, for an unchanged part of the input picture that is to be shown wider,
@@ -128,7 +129,7 @@ class Parts:
         try:
             for form in self.forms():
                 if digest(cut(form, box)) == pixels:
-                    wider = clamp_box(box, self.size)
+                    wider = clamp_box(box, self.picture.size)
                     return Image.fromarray(numpy.ascontiguousarray(cut(form, wider))), {"from": list(box), "to": list(wider)}
         except (cv2.error, MemoryError, OSError, TypeError, ValueError):
             # A picture that one of the libraries cannot read.

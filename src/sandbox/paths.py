@@ -34,13 +34,13 @@ ASKERS = {"stat", "lstat"}
 class MovedFiles:
     """`made` is told of the repair."""
 
-    def __init__(self, output_folder, image_path, made):
-        self.output_folder, self.image_path, self.made = output_folder, image_path, made
+    def __init__(self, input_folder, output_folder, picture, made):
+        self.output_folder, self.picture, self.made = output_folder, picture, made
         self.folder = output_folder + MOVED
-        self.shared = SHARED_FOLDERS | {os.path.dirname(image_path)}
+        self.shared = SHARED_FOLDERS | {input_folder}
         self.is_elsewhere = output_folder.rstrip("/") != THYME_FOLDER
         self.is_empty = True
-        self.plain_lstat, self.plain_makedirs, self.plain_scandir = os.lstat, os.makedirs, os.scandir
+        self.plain_lstat, self.plain_makedirs, self.plain_scandir, self.plain_open = os.lstat, os.makedirs, os.scandir, os.open
 
     def absolute(self, path):
         """The absolute path as text, or None for what names no file outside the output folder."""
@@ -78,7 +78,7 @@ class MovedFiles:
         """Where a file or folder goes that could not be made at `path`, its parents made; None where the error `number` stands. A folder
         must be there before files are written into it, save for images. What exists already is never moved: it is not code's own."""
         absolute = self.absolute(path)
-        if absolute is None or absolute == self.image_path or number not in REFUSALS | {errno.ENOENT}:
+        if absolute is None or absolute == self.picture.path or number not in REFUSALS | {errno.ENOENT}:
             return None
         parent = os.path.dirname(absolute)
         is_in_moved = bool(self.exists(self.folder + parent)) and not self.is_empty

@@ -1,18 +1,29 @@
 //! One forked process on the host's side: it is set up, asked and answered, and stopped in between, whatever runs in it.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::Value;
 
 use super::error::SandboxError;
-use super::frames::{self, Ended};
+use super::frames::{self, Ended, Limit};
 use super::reply::judge_readiness;
 use super::shared::Shared;
-use super::zygote::{Connection, Signal, Zygote};
+use super::zygote::{Connection, Kind, Signal, Zygote};
 
 /// Bytes of the answer to the set-up.
 const READINESS_BYTES: usize = 64 << 10;
+
+/// What a process is set up with, before any code.
+pub(super) struct SetUp<'a> {
+    /// What it is for.
+    pub(super) kind: Kind,
+    /// At least the `name` under which it finds its file, and the file's length, `file_bytes`.
+    pub(super) header: Value,
+    /// The file is its start.
+    pub(super) memory: BorrowedFd<'a>,
+}
 
 /// What is asked, with a number that nobody can guess: the reply must have it.
 pub(super) struct Request {
@@ -48,19 +59,17 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// A new process that has been sent its set-up, with the file that it is given, and its first request, after its answer to the set-up:
-    /// its walls stand. One that ends before it is ready has run nothing, and another is taken, once.
+    /// A new process that has been sent its set-up and its first request, after its answer to the set-up: its walls stand. One that ends before it is ready has run nothing, and another is taken, once.
     pub(super) fn begin(
         shared: &Arc<Shared>,
-        setup: &Value,
-        file: &[u8],
+        setup: &SetUp<'_>,
         request: &Request,
         deadline: Instant,
     ) -> Result<Process, Failure> {
         let attempt = || {
-            let (zygote, connection) = shared.connect().map_err(Failure::Ours)?;
+            let (zygote, connection) = shared.connect(setup.kind).map_err(Failure::Ours)?;
             let mut process = Process { shared: Arc::clone(shared), zygote, connection };
-            match process.set_up(setup, file, request, deadline) {
+            match process.set_up(setup, request, deadline) {
                 Ok(()) => Ok(process),
                 Err(failure) => {
                     process.end();
@@ -81,10 +90,11 @@ impl Process {
     }
 
     /// The process reads the request only after it has answered the set-up, so the first answer is not that of code.
-    fn set_up(&mut self, setup: &Value, file: &[u8], request: &Request, deadline: Instant) -> Result<(), Failure> {
-        let limit = self.connection.limit(deadline, &self.shared.options);
+    fn set_up(&mut self, setup: &SetUp<'_>, request: &Request, deadline: Instant) -> Result<(), Failure> {
+        // What it holds is not measured: no code has run, and the memory that it is sent would count while it is open.
+        let limit = Limit { deadline, scratch: None };
         let stream = &mut self.connection.stream;
-        frames::write_frame(stream, setup.clone(), &[file], &limit)?;
+        frames::write_first_frame(stream, setup.header.clone(), setup.memory, &limit)?;
         // A process that cannot be shut in answers why and ends, perhaps before it can be sent more.
         let sent = frames::write_frame(stream, request.header.clone(), &[], &limit);
         let header = frames::read_header(stream, &limit, READINESS_BYTES)?;
@@ -132,19 +142,10 @@ impl Process {
 }
 
 /// Why there is no reply: the sandbox failed, or the process did.
+#[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
-    Ours(SandboxError),
-    Theirs(Ended),
-}
-
-impl From<SandboxError> for Failure {
-    fn from(error: SandboxError) -> Failure {
-        Failure::Ours(error)
-    }
-}
-
-impl From<Ended> for Failure {
-    fn from(ended: Ended) -> Failure {
-        Failure::Theirs(ended)
-    }
+    #[error(transparent)]
+    Ours(#[from] SandboxError),
+    #[error(transparent)]
+    Theirs(#[from] Ended),
 }

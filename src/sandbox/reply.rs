@@ -7,6 +7,7 @@ use super::error::SandboxError;
 use super::frames::Ended;
 use super::image::{ProducedImage, SIDE_MAX, Widened};
 use super::options::SandboxOptions;
+use super::picture::{OPENCV_BYTES, PILLOW_BYTES};
 
 /// Characters of an image's label.
 const LABEL_CHARACTERS: usize = 200;
@@ -31,6 +32,42 @@ pub(super) fn judge_readiness(header: &[u8]) -> Result<(), SandboxError> {
         Readiness { broken: Some(reason), .. } => Err(fault(&reason)),
         Readiness { ready: true, blobs, .. } if blobs.is_empty() => Ok(()),
         _ => Err(fault("its answer says neither that it is ready nor why it is not")),
+    }
+}
+
+/// The answer to the request to decode the picture: the forms in which its pixels follow.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Decoded {
+    nonce: String,
+    forms: Vec<Form>,
+    blobs: Vec<u64>,
+}
+
+/// A form of pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Form {
+    /// Four bytes each, as Pillow holds them.
+    Pillow,
+    /// Three bytes each, as OpenCV does.
+    Opencv,
+}
+
+impl Decoded {
+    /// A header, judged: it answers this request, and what it announces are the pixels of a picture of `size`. Gives each form and its bytes.
+    pub(super) fn read(header: &[u8], nonce: &str, size: (u32, u32)) -> Result<Vec<(Form, u64)>, Ended> {
+        let Decoded { nonce: said, forms, blobs } =
+            serde_json::from_slice(header).map_err(|_| Ended::Malformed("not the pixels of a picture"))?;
+        let pixels = u64::from(size.0) * u64::from(size.1);
+        let bytes = |form: &Form| match form {
+            Form::Pillow => pixels * PILLOW_BYTES,
+            Form::Opencv => pixels * OPENCV_BYTES,
+        };
+        if said != nonce || forms.len() > 2 || forms.iter().map(bytes).ne(blobs.iter().copied()) {
+            return Err(Ended::Malformed("the pixels of another picture"));
+        }
+        Ok(forms.into_iter().zip(blobs).collect())
     }
 }
 
@@ -140,6 +177,25 @@ fn label(claimed: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_pixels_of_the_picture_itself_are_taken() {
+        let read = |header: &str| Decoded::read(header.as_bytes(), "n", (2, 3)).ok();
+        let both = r#"{"nonce": "n", "forms": ["opencv", "pillow"], "blobs": [18, 24]}"#;
+        assert_eq!(read(both), Some(vec![(Form::Opencv, 18), (Form::Pillow, 24)]));
+        assert_eq!(read(r#"{"nonce": "n", "forms": [], "blobs": []}"#), Some(Vec::new()));
+        for refused in [
+            r#"{"nonce": "m", "forms": ["pillow"], "blobs": [24]}"#,
+            r#"{"nonce": "n", "forms": ["pillow"], "blobs": [18]}"#,
+            r#"{"nonce": "n", "forms": ["pillow"], "blobs": []}"#,
+            r#"{"nonce": "n", "forms": [], "blobs": [24]}"#,
+            r#"{"nonce": "n", "forms": ["gimp"], "blobs": [24]}"#,
+            r#"{"nonce": "n", "forms": ["pillow", "pillow", "pillow"], "blobs": [24, 24, 24]}"#,
+            r#"{"broken": "no walls", "blobs": []}"#,
+        ] {
+            assert_eq!(read(refused), None, "{refused}");
+        }
+    }
 
     #[test]
     fn only_the_answer_to_the_set_up_may_blame_the_walls() {

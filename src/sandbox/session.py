@@ -17,6 +17,7 @@ import repair
 import shown
 from guard import Guard
 from parts import Parts
+from picture import Picture
 from paths import THYME_FOLDER, MovedFiles
 from streams import Printed, Stream
 
@@ -29,14 +30,12 @@ ENTRIES_MAX, NAMES_MAX, VALUES_MAX = 10_000, 20, 1000
 
 
 class Session:
-    """One sequence's process: its namespace lives as long as it does."""
+    """One sequence's process: its namespace lives as long as it does. All that does not depend on the picture is made before one is known."""
 
-    def __init__(self, options, setup, image_path, output_folder):
-        self.options, self.image_path, self.output_folder = options, image_path, output_folder
+    def __init__(self, options, input_folder, output_folder):
+        self.options, self.input_folder, self.output_folder = options, input_folder, output_folder
         self.round, self.made, self.opened, self.sources = 0, set(), set(), {}
-        self.size = tuple(setup["size"])
-        self.name = os.path.basename(image_path)
-        os.chdir(output_folder)
+        self.picture = Picture()
         os.environ.clear()
         module = types.ModuleType("__main__")
         sys.modules["__main__"] = module
@@ -45,20 +44,26 @@ class Session:
         # What code finds, in every round: it may have cleared its namespace.
         self.given = {name: sys.modules[name] for name in PRESET}
         self.given.update(numpy=numpy, np=numpy, Image=Image, UnidentifiedImageError=sys.modules["PIL"].UnidentifiedImageError)
-        self.given.update(image_path=image_path, temp_output_dir=output_folder, __name__="__main__")
+        self.given.update(temp_output_dir=output_folder, __name__="__main__")
         self.printed = Printed(options["output_characters"])
         self.streams = ()
-        self.parts = Parts(image_path, self.size)
-        self.moved = MovedFiles(output_folder, image_path, self.made)
+        self.parts = Parts(self.picture)
+        self.moved = MovedFiles(input_folder, output_folder, self.picture, self.made)
         self.moved.patch()
         libraries.patch_libraries(self)
         for name in OWN_MODULES:
             sys.modules.pop(name, None)
         self.guard = Guard()
 
+    def take(self, path, setup, memory):
+        """Takes the picture that lies at `path`, and its pixels in the shared memory. The session's folders are there."""
+        os.chdir(self.output_folder)
+        self.picture.place(path, setup, memory, self.options["memory_bytes"])
+        self.given["image_path"] = path
+
     def answer(self, asked, blobs):
-        """(header, blobs) of the reply to a request, which has code and no blobs."""
-        return self.run(asked["code"])
+        """(header, blobs) of the reply to a request, which has no blobs: to run code, or to decode the picture."""
+        return self.run(asked["code"]) if "code" in asked else self.picture.decoded()
 
     def run(self, code):
         """One round: (header, blobs) of the reply."""
@@ -74,7 +79,7 @@ class Session:
             self.sources[filename] = code.split("\n")
             tree, code = repair.parse(code, filename, self.made)
             self.sources[filename] = code.split("\n")
-            repairs = repair.Repairs(self.image_path, self.is_file, self.namespace, self.made)
+            repairs = repair.Repairs(self.picture.path, self.is_file, self.namespace, self.made)
             if tree is not None:
                 repairs.run(tree)
             self.opened, assigned = repairs.opened, repairs.assigns_processed_path
@@ -206,7 +211,7 @@ class Session:
             values = value[:VALUES_MAX] if isinstance(value, (list, tuple)) else [value]
             paths = [os.fsdecode(path) for path in values if isinstance(path, (str, os.PathLike))]
             named += [(path, file) for path in paths if (file := self.own_file(path))]
-        names = {os.path.basename(path) for path, _, _ in self.entries()} | {self.name}
+        names = {os.path.basename(path) for path, _, _ in self.entries()} | {self.picture.name}
         in_text, has_more = printed.named_paths(text, names, self.own_file)
         if has_more:
             notes.append(f"[only the first {printed.PLACES} names of images in the text were looked at]")
@@ -243,7 +248,7 @@ class Session:
         try:
             path = self.moved.real(path)
             real = os.path.realpath(path) if os.path.isfile(path) else ""
-            return real if real.startswith((self.output_folder, os.path.dirname(self.image_path) + "/")) else None
+            return real if real.startswith((self.output_folder, self.input_folder + "/")) else None
         except (OSError, ValueError):
             return None
 
@@ -305,11 +310,11 @@ def warm_up():
     repair.Repairs("", bool, (), made).run(tree)
     compile(tree, "<code 0>", "exec")
     image = Image.new("RGB", (64, 64))
-    memory = io.BytesIO(b"".join(libraries.stored_png(image, image.tobytes())))
+    memory = io.BytesIO(libraries.stored_png("RGB", image.size, image.tobytes()))
     shown.flat(shown.upright(Image.open(memory))).crop((0, 0, 64, 64)).tobytes()
     Guard()
     seed_everything()
 
 
 # Out of the way of modules that code names like these.
-OWN_MODULES = "jail frames session worker libraries printed repair guard parts paths streams old_names shown".split()
+OWN_MODULES = """frames guard jail libraries old_names parts paths picture printed probe repair session shown streams worker""".split()

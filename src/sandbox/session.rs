@@ -81,9 +81,8 @@ impl Session {
             }
             None => {
                 self.has_variables = false;
-                let size = [self.image.size.0, self.image.size.1];
-                let setup = json!({"name": self.image.name, "size": size});
-                self.process.insert(Process::begin(&self.shared, &setup, &self.image.bytes, &request, deadline)?)
+                let setup = self.image.picture.set_up(&self.image.name, self.image.size);
+                self.process.insert(Process::begin(&self.shared, &setup, &request, deadline)?)
             }
         };
         // A character is at most 12 bytes of JSON; labels and messages are short beside the rest.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::error::SandboxError;
 use super::interpreter::Interpreter;
 use super::options::SandboxOptions;
-use super::zygote::{Connection, Zygote};
+use super::zygote::{Connection, Kind, Zygote};
 
 /// The zygote in use, and what another is started with. It lives as long as the sandbox or a session of it.
 #[derive(Debug)]
@@ -30,17 +30,17 @@ impl Shared {
         Arc::clone(&self.zygote.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A new session's connection. A zygote that has ended is replaced once per call; one that lives is kept, whatever it could not do.
-    pub(super) fn connect(&self) -> Result<(Arc<Zygote>, Connection), SandboxError> {
+    /// A new process's connection. A zygote that has ended is replaced once per call; one that lives is kept, whatever it could not do.
+    pub(super) fn connect(&self, kind: Kind) -> Result<(Arc<Zygote>, Connection), SandboxError> {
         let failed = |error: io::Error| SandboxError::Fork { reason: error.to_string() };
         let zygote = self.current();
-        match zygote.connect() {
+        match zygote.connect(kind) {
             Ok(connection) => return Ok((zygote, connection)),
             Err(error) if !zygote.has_ended() => return Err(failed(error)),
             Err(_) => {}
         }
         let zygote = self.replaced(&zygote)?;
-        let connection = zygote.connect().map_err(failed)?;
+        let connection = zygote.connect(kind).map_err(failed)?;
         Ok((zygote, connection))
     }
 

@@ -58,10 +58,10 @@ def identity(status):
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def remember(file, image, pixels):
-    """Notes that an open file holds these pixels of an image and nothing else: while it is unchanged it need not be decoded."""
-    if image.mode == "RGB":
-        saved[identity(os.fstat(file.fileno()))] = image.size, pixels
+def remember(file, mode, size, pixels):
+    """Notes that an open file shows these pixels of Pillow's mode and nothing else: while it is unchanged it need not be decoded."""
+    if mode == "RGB":
+        saved[identity(os.fstat(file.fileno()))] = size, pixels
         if len(saved) > SAVED_MAX:
             del saved[next(iter(saved))]
 

@@ -37,20 +37,25 @@ class Refused(Exception):
 class Worker:
     """The process of one user's file: a tool or a reward."""
 
-    def __init__(self, options, setup, path, output_folder):
-        self.options, self.file, self.place, self.kind = options, setup["file"], setup["place"], setup["kind"]
-        with open(path, "rb") as file:
-            self.source = file.read()
-        os.chdir(output_folder)
+    def __init__(self, options, _, output_folder):
+        self.options, self.output_folder = options, output_folder
+        self.file = self.place = self.kind = self.source = None
         os.environ.clear()
         for name in OWN_MODULES:
             sys.modules.pop(name, None)
         sys.path += options["read"]
-        sys.argv = [self.place]
         self.printed = Printed(options["output_characters"])
         self.streams = ()
         self.make = self.function = None
         self.takes = ()
+
+    def take(self, path, setup, _):
+        """Takes the file, which lies at `path`. The process's folders are there."""
+        self.file, self.place, self.kind = setup["file"], setup["place"], setup["kind"]
+        with open(path, "rb") as file:
+            self.source = file.read()
+        os.chdir(self.output_folder)
+        sys.argv = [self.place]
 
     def answer(self, asked, blobs):
         """(header, blobs) of the reply: what was returned, or the error."""

@@ -1,6 +1,8 @@
 //! A user's own Python file in processes of its own: each loads it once and is called again and again. `worker.py` is the other end.
 
 use std::fmt;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,10 +14,11 @@ use serde_json::{Value, json};
 use super::error::SandboxError;
 use super::frames::Ended;
 use super::image::SIDE_MAX;
+use super::memory;
 use super::options::SandboxOptions;
-use super::process::{Failure, Process, Request};
+use super::process::{Failure, Process, Request, SetUp};
 use super::shared::Shared;
-use super::zygote::CPU_RUNS;
+use super::zygote::{CPU_RUNS, Kind};
 
 /// Loading may take the time of so many calls.
 const LOAD_CALLS: u32 = 10;
@@ -178,9 +181,13 @@ impl Worker {
     fn begin(&mut self, deadline: Instant) -> Result<(WorkerReply, Vec<RgbImage>), Failure> {
         let request = Request::new(json!({"order": "load"}))?;
         let UserFile { name, place, source, kind } = &*self.file;
-        let setup = json!({"name": "file.py", "file": name, "place": place, "kind": kind});
+        let memory = in_memory(source)
+            .map_err(|source| SandboxError::Memory { name: name.to_string_lossy().into_owned(), source })?;
+        let file_bytes = source.len();
+        let header = json!({"name": "file.py", "file_bytes": file_bytes, "file": name, "place": place, "kind": kind});
         self.called = Duration::ZERO;
-        let process = Process::begin(&self.shared, &setup, source, &request, deadline)?;
+        let setup = SetUp { kind: Kind::Worker, header, memory: memory.as_fd() };
+        let process = Process::begin(&self.shared, &setup, &request, deadline)?;
         answer_of(self.process.insert(process), &request, &self.shared.options, deadline)
     }
 
@@ -243,6 +250,13 @@ impl Drop for Worker {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// A file's bytes as a process is sent them.
+fn in_memory(source: &[u8]) -> io::Result<OwnedFd> {
+    let mut memory = memory::unsealed("thyme-file")?;
+    memory.write_all(source)?;
+    memory::sealed(memory)
 }
 
 /// Reads the answer to a request, after which the process rests.

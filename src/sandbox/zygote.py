@@ -1,8 +1,10 @@
 """The zygote: imports once, shuts itself in, then forks one session per connection. `zygote.rs` is the other end of every wire.
 
 Wires: descriptor 0 is a listening Unix socket. The first connection is the control: the zygote reports its walls there and
-reads orders: a process number and what to do to it; its end is the end of all. Every later connection is a session, which says whether
-its walls stand before it reads any code, and answers each request with the request's own nonce. `frames.py` is the form of messages.
+reads orders: a process number and what to do to it; its end is the end of all. Every later connection is a session, or the worker of a
+user's own file, as its first byte says. It says whether its walls stand before it reads any code, and answers each request with the
+request's own nonce. `frames.py` is the form of messages. A descriptor comes with the set-up: memory with the user's file, or with the
+picture's file and pixels. It is closed before any code is read.
 """
 import sys
 
@@ -10,7 +12,7 @@ FOLDER = sys.path[0]
 sys.dont_write_bytecode = True
 import jail
 import probe
-from frames import Closed, read_frame, write_frame
+from frames import Closed, read_exactly, read_first_frame, read_frame, write_frame
 from old_names import add_old_names
 from session import Session, warm_up
 from worker import Worker
@@ -40,23 +42,33 @@ PIL.ImageChops PIL.ImageStat PIL.ImageColor PIL.ImageMath PIL.ImageSequence PIL.
 # The orders of the host: a session's process number and the index of a signal.
 ORDER = struct.Struct("<II")
 SIGNALS = (signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT)
+# What a connection may be, by its first byte.
+KINDS = (Session, Worker)
 
 
 def be_session(walls, options, wire, number):
-    """The life of a session's process: set up, shut in, then round after round."""
+    """The life of a session's process: made ready, set up, shut in, then round after round."""
     try:
+        failure = None
         null = os.open(os.devnull, os.O_RDWR)
         for standard in (0, 1, 2):
             os.dup2(null, standard)
         os.closerange(3, wire)
         os.closerange(wire + 1, 256)
-        walls.part_from_others()
-        warm_up()
-        setup, (picture,) = read_frame(wire)
+        kind = KINDS[read_exactly(wire, 1)[0]]
         try:
-            places = walls.make_scratch(number, setup["name"], picture)
-            # A user's own file, or what a model writes.
-            session = (Worker if "file" in setup else Session)(options, setup, *places)
+            walls.part_from_others(number)
+            warm_up()
+            session = kind(options, walls.inputs, walls.outputs + "/")
+        except BaseException as error:
+            failure = error
+        setup, memory = read_first_frame(wire)
+        try:
+            if failure is not None:
+                raise failure
+            path = walls.make_scratch(number, setup["name"], memory, setup["file_bytes"])
+            session.take(path, setup, memory)
+            os.close(memory)
             raised = walls.shut(number)
             missing = [wall for wall in options.get("expected", []) if tuple(wall) not in raised]
             if missing:
@@ -66,7 +78,6 @@ def be_session(walls, options, wire, number):
             return
         # No code has been read yet: whatever is said of the walls is said by this program.
         write_frame(wire, {"ready": True})
-        del picture
         while True:
             request, blobs = read_frame(wire)
             header, blobs = session.answer(request, blobs)
@@ -112,8 +123,8 @@ def trial(walls, options, loader):
                         pass
             # Enough disk to see that it is bounded.
             walls.options = {**options, "disk_bytes": min(options["disk_bytes"], 1 << 20)}
-            walls.part_from_others()
-            walls.make_scratch(0, "trial.png", b"")
+            walls.part_from_others(0)
+            walls.make_scratch(0, "trial.png", None, 0)
             raised = walls.shut(0)
             tried = probe.Probe(walls, options["probe"])
             reply = {"session": raised, "attempts": tried.attempts()}

@@ -118,7 +118,7 @@ impl Zygote {
         let walls = Walls::new(raised, attempts);
         walls.judge(&options.consent)?;
         let has_mounts = greeting.has_mounts;
-        let spare = Mutex::new(UnixStream::connect(&socket).ok());
+        let spare = Mutex::new(asked(folder.path(), Kind::Session).ok());
         let remover = (!has_mounts).then(Remover::start).transpose().map_err(in_folder)?;
         let child = child.0.take().ok_or_else(|| SandboxError::Start { reason: "the process is gone".into() })?;
         Ok(Zygote { folder, child: Mutex::new(child), control: Mutex::new(control), spare, remover, walls, has_mounts })
@@ -141,19 +141,22 @@ impl Zygote {
         }
     }
 
-    /// A new session: its connection, after the zygote has forked its process. The fork of the one asked for ahead may have failed long ago, so
-    /// a second is asked for.
-    pub(super) fn connect(&self) -> io::Result<Connection> {
-        self.take_next().or_else(|error| if error.raw_os_error().is_some() { self.take_next() } else { Err(error) })
+    /// A new process: its connection, after the zygote has forked it. The fork of the one asked for ahead may have failed long ago, so a second is
+    /// asked for.
+    pub(super) fn connect(&self, kind: Kind) -> io::Result<Connection> {
+        let next = || self.take_next(kind);
+        next().or_else(|error| if error.raw_os_error().is_some() { next() } else { Err(error) })
     }
 
-    fn take_next(&self) -> io::Result<Connection> {
+    fn take_next(&self, kind: Kind) -> io::Result<Connection> {
         // That this connects shows that the zygote is alive, and with it the spare.
-        let next = UnixStream::connect(self.folder.path().join("socket"))?;
-        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).replace(next);
-        let mut stream = match spare {
-            Some(stream) => stream,
-            None => UnixStream::connect(self.folder.path().join("socket"))?,
+        let next = asked(self.folder.path(), kind)?;
+        let mut stream = match kind {
+            Kind::Session => {
+                let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).replace(next);
+                spare.map_or_else(|| asked(self.folder.path(), kind), Ok)?
+            }
+            Kind::Worker => next,
         };
         let mut hello = [0; 8];
         let limit = Limit { deadline: Instant::now() + Duration::from_secs(ANSWER_SECONDS), scratch: None };
@@ -187,6 +190,22 @@ impl Zygote {
             drop(self.child.lock().unwrap_or_else(PoisonError::into_inner).kill());
         }
     }
+}
+
+/// A connection on which the zygote, whose folder this is, is asked for a process.
+fn asked(folder: &Path, kind: Kind) -> io::Result<UnixStream> {
+    let mut stream = UnixStream::connect(folder.join("socket"))?;
+    stream.write_all(&[kind as u8])?;
+    Ok(stream)
+}
+
+/// What a process is for, which it is made ready for before it is set up; the numbers are those of `KINDS` in `zygote.py`.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kind {
+    /// Model code.
+    Session = 0,
+    /// A user's own file.
+    Worker = 1,
 }
 
 /// What the zygote can do to a session's process; the numbers are those of `SIGNALS` in `zygote.py`.
@@ -274,6 +293,7 @@ fn lay_out(folder: &Path, as_user: Option<u32>) -> io::Result<()> {
         ("old_names.py", include_str!("old_names.py")),
         ("parts.py", include_str!("parts.py")),
         ("paths.py", include_str!("paths.py")),
+        ("picture.py", include_str!("picture.py")),
         ("printed.py", include_str!("printed.py")),
         ("repair.py", include_str!("repair.py")),
         ("streams.py", include_str!("streams.py")),

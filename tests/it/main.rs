@@ -47,6 +47,7 @@ mod rollout;
 mod row_invariance;
 mod sandbox;
 mod sandbox_code;
+mod sandbox_picture;
 mod sandbox_wire;
 mod scheduler;
 mod serve;

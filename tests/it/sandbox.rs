@@ -300,9 +300,9 @@ fn crop_and_process_seconds(times: usize) -> [Vec<f64>; 2] {
 }
 
 /// What a crop may take in the median on a machine that does nothing else.
-const CROP_SECONDS: f64 = 0.015;
+const CROP_SECONDS: f64 = 0.010;
 /// And where others have the machine: so many times what a process takes that does nothing, in the same moments.
-const CROP_PROCESSES: f64 = 40.0;
+const CROP_PROCESSES: f64 = 25.0;
 
 #[test]
 fn a_crop_of_512_pixels_takes_a_median_of_milliseconds() {
@@ -320,7 +320,7 @@ fn a_crop_of_512_pixels_takes_a_median_of_milliseconds() {
 
 #[test]
 #[ignore = "wants the machine for itself; run: cargo test --test it a_crop_on_an_idle_machine -- --ignored --nocapture"]
-fn a_crop_on_an_idle_machine_takes_less_than_fifteen_milliseconds() {
+fn a_crop_on_an_idle_machine_takes_less_than_ten_milliseconds() {
     let [crops, processes] = crop_and_process_seconds(101);
     let [fastest, median, slowest] = [crops[0], crops[50], crops[100]].map(|seconds| seconds * 1e3);
     println!("a 512x512 crop run: median {median:.1} ms (fastest {fastest:.1}, slowest {slowest:.1})");

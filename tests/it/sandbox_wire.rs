@@ -181,7 +181,7 @@ fn what_is_said_for_the_next_request_ends_the_session() {
 }
 
 /// The processes below one: number and state.
-fn descendants(of: u32) -> Vec<(u32, char)> {
+pub fn descendants(of: u32) -> Vec<(u32, char)> {
     let mut all: Vec<(u32, u32, char)> = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         let Some(process) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
@@ -464,7 +464,7 @@ fn folder_of(sandbox: &Sandbox) -> PathBuf {
     Path::new(command.split('\0').find(|part| part.ends_with("zygote.py")).unwrap()).parent().unwrap().to_owned()
 }
 
-const NO_MOUNTS: Offered =
+pub const NO_MOUNTS: Offered =
     Offered { landlock: u32::MAX, user_namespaces: false, namespaces_of_root: false, seccomp: true };
 
 #[test]

@@ -1,4 +1,10 @@
 //! Python in the sandbox as a tool: a session is one jailed process, in which variables persist from call to call.
+//!
+//! What is copied of pictures between policy and code: the task's picture is decoded once for its group, at the opening, and laid into memory
+//! that every session maps. A call copies its file (compressed, as the task has it) into the session's folder, and none of its pixels, but for the pages
+//! that code writes to; `cv2.imread` and `Image.open` give the mapping itself. An image that comes back is copied out of the library that made
+//! it, written as a file because code may open it again, and crosses the socket as pixels, which the policy's processor then takes as they are.
+//! Nothing that comes back is encoded to be decoded again, where it was saved as a PNG without settings.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -143,7 +149,7 @@ impl Tool for Python {
     }
 
     fn open(&self, subject: &Subject<'_>, sessions: usize) -> Result<Vec<Box<dyn ToolSession>>, ToolFault> {
-        let input = input(subject)?;
+        let input = self.sandbox.decoded(input(subject)?);
         let session = |_| -> Box<dyn ToolSession> { Box::new(PythonSession(self.sandbox.session(input.clone()))) };
         Ok((0..sessions).map(session).collect())
     }

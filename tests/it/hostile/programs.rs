@@ -37,6 +37,13 @@ pub const HOSTILE: &[(&str, &str)] = &[
     ),
     ("overwrites the input", "Image.new('RGB', (9, 9)).save(image_path)\nprint('BREACH')"),
     ("replaces the input", "open('x', 'w').write('x')\nos.replace('x', image_path)\nprint('BREACH')"),
+    (
+        "writes to the shared pixels",
+        "import ctypes\nlibc = ctypes.CDLL(None)\nimage, array = Image.open(image_path), cv2.imread(image_path)\nimage.load()\narray[:] = 0\n\
+         image.paste((0, 0, 0), (0, 0, 640, 480))\nplace = ctypes.c_void_p(array.ctypes.data)\nfor size in (4096, array.nbytes):\n    \
+         for call in (lambda: libc.msync(place, size, 4), lambda: libc.madvise(place, size, 9), lambda: libc.mprotect(place, size, 3)): call()\n\
+         ctypes.memset(place, 0, array.nbytes)",
+    ),
     ("forks", "os.fork()\nprint('BREACH')"),
     ("is a fork bomb", "while True:\n    os.fork()"),
     (

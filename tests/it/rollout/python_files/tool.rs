@@ -409,6 +409,33 @@ def call(arguments, images):
 }
 
 #[test]
+fn a_file_finds_the_libraries_as_they_are_and_nothing_of_the_sandbox() {
+    let folder = folder();
+    let source = r#"
+import importlib.util, os, stat
+import cv2
+from PIL import Image, ImageFile
+def is_memory(number):
+    try:
+        return stat.S_ISREG(os.fstat(number).st_mode)
+    except OSError:
+        return False
+TRIES = {
+    "replaced": lambda: [f.__name__ for f in (Image.open, Image.Image.save, ImageFile.ImageFile.load, os.open, open) if hasattr(f, "__wrapped__")],
+    "replaced of OpenCV": lambda: [f.__name__ for f in (cv2.imread, cv2.imwrite, cv2.cvtColor) if hasattr(f, "__wrapped__")],
+    "descriptors": lambda: [number for number in range(256) if is_memory(number)],
+    "modules": lambda: [name for name in "jail frames session picture probe worker".split() if importlib.util.find_spec(name)],
+}
+def call(arguments, images):
+    return str(TRIES[arguments["do"]]())
+"#;
+    let mut session = sessions(&tool(&folder, source, ""), 1).remove(0);
+    for what in ["replaced", "replaced of OpenCV", "descriptors", "modules"] {
+        assert_eq!(said(&call(&mut session, what)), (CallStatus::Ok, "[]"), "{what}");
+    }
+}
+
+#[test]
 fn the_walls_stand_with_fewer_mechanisms_too() {
     let folder = folder();
     let read = folder.path().join("weights");
