@@ -3,7 +3,7 @@
 //! other end.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
 use image::RgbImage;
@@ -43,15 +43,12 @@ pub(super) enum Pixels<'a> {
 impl Picture {
     /// Lays out the file of a picture and its pixels, if they are not too many.
     pub(super) fn new(file: &[u8], pixels: &Pixels<'_>) -> io::Result<Picture> {
-        let memory = memory::unsealed("thyme-picture")?;
-        let mut parts = Parts { file: BufWriter::with_capacity(ALIGNMENT as usize, memory), end: 0 };
+        let mut parts = Parts { file: memory::unsealed("thyme-picture")?, end: 0 };
         parts.add(|to| to.write_all(file))?;
         let (pillow, opencv) = match pixels {
             Pixels::Exact(image) if is_kept(image.dimensions()) => {
-                let pillow = parts
-                    .add(|to| image.pixels().try_for_each(|&image::Rgb([r, g, b])| to.write_all(&[r, g, b, 255])))?;
-                let opencv =
-                    parts.add(|to| image.pixels().try_for_each(|&image::Rgb([r, g, b])| to.write_all(&[b, g, r])))?;
+                let pillow = parts.add(|to| write_pixels(image, to, |[r, g, b]| [r, g, b, 255]))?;
+                let opencv = parts.add(|to| write_pixels(image, to, |[r, g, b]| [b, g, r]))?;
                 (Some(pillow), Some(opencv))
             }
             Pixels::Unknown | Pixels::Exact(_) => (None, None),
@@ -60,7 +57,7 @@ impl Picture {
                 (add(pillow)?, add(opencv)?)
             }
         };
-        let memory = memory::sealed(parts.file.into_inner().map_err(io::IntoInnerError::into_error)?)?;
+        let memory = memory::sealed(parts.file)?;
         Ok(Picture { memory, file_bytes: file.len() as u64, pillow, opencv })
     }
 
@@ -93,19 +90,31 @@ pub(super) fn is_kept((width, height): (u32, u32)) -> bool {
 
 /// The memory while it is laid out.
 struct Parts {
-    file: BufWriter<File>,
+    file: File,
     end: u64,
 }
 
 impl Parts {
     /// Adds a part, and gives its place.
-    fn add(&mut self, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> io::Result<u64> {
+    fn add(&mut self, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<u64> {
         let begin = self.end.next_multiple_of(ALIGNMENT);
         self.file.seek(SeekFrom::Start(begin))?;
         write(&mut self.file)?;
         self.end = self.file.stream_position()?;
         Ok(begin)
     }
+}
+
+/// Writes pixels in another form, a row at a time.
+fn write_pixels<const N: usize>(image: &RgbImage, to: &mut File, form: impl Fn([u8; 3]) -> [u8; N]) -> io::Result<()> {
+    let mut line = vec![0; image.width() as usize * N];
+    for row in image.rows() {
+        for (pixel, place) in row.zip(line.chunks_exact_mut(N)) {
+            place.copy_from_slice(&form(pixel.0));
+        }
+        to.write_all(&line)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
