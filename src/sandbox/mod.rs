@@ -13,9 +13,10 @@
 //! - **A user's own file** (`worker.rs`, `worker_pool.rs`, `worker.py`) runs behind the same walls: loaded once in each process, and called.
 //! - **The walls**: `guarantee.rs` names what they hold, `jail.py` and `jail.rs` raise them, `calls.rs` says which system calls pass and with which
 //!   arguments, `probe.py` tries to break every wall when a sandbox starts.
-//! - **In the jail**: `session.py` runs the code and changes no value of it; `picture.py` has the input picture and its pixels; `parts.py` knows which part of the input picture a file shows, and shows
-//!   small ones wider; `shown.py` sends pictures out as pixels; `paths.py` moves writes that are refused into the output folder; `printed.py` finds
-//!   paths in text, in linear time; `old_names.py` has names that the libraries dropped; `guard.py` undoes damage to the interpreter.
+//! - **In the jail**: `session.py` runs the code and changes no value of it; `picture.py` has the input picture and its pixels; `parts.py`
+//!   knows which part of it a file shows, and shows small ones wider; `libraries.py` repairs calls of Pillow and OpenCV; `shown.py` sends pictures
+//!   out as pixels; `paths.py` moves writes that are refused into the output folder; `printed.py` finds paths in text, in linear time;
+//!   `old_names.py` has names that the libraries dropped; `guard.py` undoes damage to the interpreter.
 
 mod calls;
 mod decode;

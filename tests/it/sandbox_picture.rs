@@ -178,7 +178,8 @@ fn mapped(process: u32) -> Option<(u64, u64)> {
 fn a_crop_copies_nothing_of_the_picture() {
     let sandbox = Sandbox::start(options()).unwrap();
     let mut session = sandbox.session(png());
-    let crop = "image, array = Image.open(image_path), cv2.imread(image_path)\nimage.crop((9, 9, 300, 300)).save('a.png')\ncv2.imwrite('b.png', array[9:300, 9:300])\nprint('a.png')";
+    let crop = "image, array = Image.open(image_path), cv2.imread(image_path)\nimage.crop((9, 9, 300, 300)).save('a.png')\n\
+                cv2.imwrite('b.png', array[9:300, 9:300])\nprint('a.png')";
     let of_session = || descendants(sandbox.zygote_process()).into_iter().filter_map(|(process, _)| mapped(process));
     let pages = || of_session().fold((0, 0), |sum, pages| (sum.0 + pages.0, sum.1 + pages.1));
     assert_eq!(session.run(crop).unwrap().images.len(), 1);
@@ -234,11 +235,13 @@ fn a_png_is_the_same_to_opencv_however_it_is_written() {
     let code = r#"
 image = cv2.imread(image_path)
 alpha = np.dstack([image, image[:, :, 0]])
-for name, array in dict(colour=image, part=image[20:300, 40:90], turned=image[::-1, ::-1], alpha=alpha, grey=image[:, :, 1], flat=image[:, :, :1]).items():
+grey, flat = image[:, :, 1], image[:, :, :1]
+for name, array in dict(colour=image, part=image[20:300, 40:90], turned=image[::-1, ::-1], alpha=alpha, grey=grey, flat=flat).items():
     done = cv2.imwrite(name + '.png', array), cv2.imwrite(name + '.bmp.PNG', array, [cv2.IMWRITE_PNG_COMPRESSION, 9])
     read = [cv2.imread(path, cv2.IMREAD_UNCHANGED) for path in (name + '.png', name + '.bmp.PNG')]
     opened = [Image.open(path) for path in (name + '.png', name + '.bmp.PNG')]
-    print(name, done, np.array_equal(*read), np.array_equal(read[0], array.squeeze()), opened[0].mode == opened[1].mode, opened[0].tobytes() == opened[1].tobytes())
+    same = opened[0].mode == opened[1].mode, opened[0].tobytes() == opened[1].tobytes()
+    print(name, done, np.array_equal(*read), np.array_equal(read[0], array.squeeze()), *same)
 print(cv2.imwrite('missing/a.png', image), cv2.imwrite('deep.png', image.astype(np.uint16)), cv2.imread('deep.png', -1).dtype)
 large = cv2.resize(image, (1500, 1000))
 print(cv2.imwrite('large.png', large), os.path.getsize('large.png') < 3_000_000, np.array_equal(cv2.imread('large.png'), large))
