@@ -2,9 +2,9 @@
 //!
 //! Whole pictures that are copied between policy and code: of the task's, none. It is decoded once for the group, when its sessions are opened,
 //! into memory that every session maps, and Pillow and OpenCV open the mapping itself; code that writes to it copies the pages that it writes.
-//! The first call of a sequence copies the file, compressed as it is, into the session's folder. An image that comes back is copied three times:
-//! out of the library that made it, into a file, because code may open it again, and through the socket, as pixels, which the policy takes as
-//! they are. One that was saved as a PNG without settings is neither compressed nor decoded on its way.
+//! The first call of a sequence copies the file, compressed as it is, into the session's folder. An image that comes back, saved as a PNG without
+//! settings, is copied five times: out of the library that made it, into a PNG's layout, into the file (code may open it again), into the socket,
+//! as pixels, and out of it; the policy takes these as they are. It is neither compressed nor decoded on its way.
 
 use std::collections::BTreeMap;
 use std::path::Path;
