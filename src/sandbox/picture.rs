@@ -128,15 +128,17 @@ mod tests {
         let image = RgbImage::from_raw(1, 2, vec![1, 2, 3, 4, 5, 6]).unwrap();
         let picture = Picture::new(b"a file", &Pixels::Exact(&image)).unwrap();
         let said = picture.set_up("a.png", (1, 2));
-        let memory = File::from(picture.memory().try_clone_to_owned().unwrap());
-        let at = |place: &Value, bytes: usize| {
+        let memory = File::from(said.memory.try_clone_to_owned().unwrap());
+        let said = said.header;
+        let at = |place: &serde_json::Value, bytes: usize| {
             let mut part = vec![0; bytes];
             memory.read_exact_at(&mut part, place.as_u64().unwrap()).unwrap();
             part
         };
         assert_eq!(at(&said["pillow"], 8), [1, 2, 3, 255, 4, 5, 6, 255]);
         assert_eq!(at(&said["opencv"], 6), [3, 2, 1, 6, 5, 4]);
-        assert_eq!(picture.file().unwrap(), b"a file");
+        assert_eq!(said["file_bytes"], 6);
+        assert_eq!(at(&serde_json::json!(0), 6), b"a file");
         assert_eq!(said["pillow"].as_u64().unwrap() % 4096 + said["opencv"].as_u64().unwrap() % 4096, 0);
         assert!(memory.write_at(b"x", 0).is_err() && memory.set_len(1).is_err() && memory.set_len(1 << 20).is_err());
         assert!(!Picture::new(b"a file", &Pixels::Unknown).unwrap().has_pixels());
