@@ -46,18 +46,18 @@ fn decode(shared: &Arc<Shared>, image: &InputImage) -> Result<Option<Picture>, F
     let mut process = Process::begin(shared, &setup, &request, deadline)?;
     let read = pixels_of(&mut process, request.nonce(), image.size, deadline);
     process.end();
-    let (pillow, opencv) = read?;
+    let [pillow, opencv] = read?;
     let pixels = Pixels::Decoded { pillow: pillow.as_deref(), opencv: opencv.as_deref() };
     Ok(Some(Picture::new(&file, &pixels).map_err(failed)?))
 }
 
-/// The pixels of the answer, as each library has them.
+/// The pixels of the answer, as Pillow and as OpenCV has them.
 fn pixels_of(
     process: &mut Process,
     nonce: &str,
     size: (u32, u32),
     deadline: Instant,
-) -> Result<(Option<Vec<u8>>, Option<Vec<u8>>), Ended> {
+) -> Result<[Option<Vec<u8>>; 2], Ended> {
     let header = process.read_header(deadline, HEADER_BYTES)?;
     let (forms, lengths): (Vec<Form>, Vec<u64>) = Decoded::read(&header, nonce, size)?.into_iter().unzip();
     let (mut pillow, mut opencv) = (None, None);
@@ -67,5 +67,5 @@ fn pixels_of(
             Form::Opencv => opencv = Some(pixels),
         }
     }
-    Ok((pillow, opencv))
+    Ok([pillow, opencv])
 }
