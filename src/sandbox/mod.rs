@@ -36,6 +36,7 @@ mod repair;
 mod reply;
 mod scratch;
 mod session;
+mod set_up;
 mod shared;
 mod worker;
 mod worker_pool;

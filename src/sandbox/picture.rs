@@ -10,7 +10,7 @@ use image::RgbImage;
 use serde_json::json;
 
 use super::memory;
-use super::process::SetUp;
+use super::set_up::SetUp;
 use super::zygote::Kind;
 
 /// Pixels of larger pictures are not kept: each session decodes them itself.

@@ -1,6 +1,5 @@
 //! One forked process on the host's side: it is set up, asked and answered, and stopped in between, whatever runs in it.
 
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,21 +8,12 @@ use serde_json::Value;
 use super::error::SandboxError;
 use super::frames::{self, Ended, Limit};
 use super::reply::judge_readiness;
+use super::set_up::SetUp;
 use super::shared::Shared;
-use super::zygote::{Connection, Kind, Signal, Zygote};
+use super::zygote::{Connection, Signal, Zygote};
 
 /// Bytes of the answer to the set-up.
 const READINESS_BYTES: usize = 64 << 10;
-
-/// What a process is set up with, before any code.
-pub(super) struct SetUp<'a> {
-    /// What it is for.
-    pub(super) kind: Kind,
-    /// At least the `name` under which it finds its file, and the file's length, `file_bytes`.
-    pub(super) header: Value,
-    /// The file is its start.
-    pub(super) memory: BorrowedFd<'a>,
-}
 
 /// What is asked, with a number that nobody can guess: the reply must have it.
 pub(super) struct Request {

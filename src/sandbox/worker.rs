@@ -16,7 +16,8 @@ use super::frames::Ended;
 use super::image::SIDE_MAX;
 use super::memory;
 use super::options::SandboxOptions;
-use super::process::{Failure, Process, Request, SetUp};
+use super::process::{Failure, Process, Request};
+use super::set_up::SetUp;
 use super::shared::Shared;
 use super::zygote::{CPU_RUNS, Kind};
 
