@@ -59,7 +59,7 @@ macro_rules! own_tool {
 macro_rules! subfigure {
     ($name:expr, $new:path) => {
         ToolEntry {
-            needs: "-; a judge endpoint where it shall decide which panel a title means",
+            needs: "- (a judge endpoint where it shall decide which panel a title means)",
             ..own_tool!($name, None, ZoomInSubfigureSettings, |settings| Ok(Arc::new($new(&settings)?)))
         }
     };

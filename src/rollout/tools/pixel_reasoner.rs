@@ -49,8 +49,9 @@ impl Default for CropImageNormalizedSettings {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SelectFramesSettings {
-    /// Whether the task's pictures are the frames of a video. Of other pictures no frame can be selected.
-    pub video: bool,
+    /// Whether the task's pictures are the frames of a video. Of other pictures no frame can be selected. Where absent, several pictures are frames, and
+    /// are numbered like other images.
+    pub video: Option<bool>,
     /// Smaller frames are enlarged to about this many pixels.
     pub min_pixels: u64,
     /// A frame has at most so many pixels.
@@ -59,7 +60,7 @@ pub struct SelectFramesSettings {
 
 impl Default for SelectFramesSettings {
     fn default() -> Self {
-        Self { video: false, min_pixels: 4 * 28 * 28, max_pixels: 400 * 28 * 28 }
+        Self { video: None, min_pixels: 4 * 28 * 28, max_pixels: 400 * 28 * 28 }
     }
 }
 
@@ -201,8 +202,8 @@ impl Tool for CropImageNormalized {
     }
 }
 
-/// The tool `select_frames`: at most 8 of the task's pictures, counted from 1, as the frames of a video. The numbers that its text gives them
-/// are the original's, whose list of images counts the video as one and starts from 0.
+/// The tool `select_frames`: at most 8 of the task's pictures, counted from 1, as the frames of a video. Its text gives them the numbers by which
+/// `crop_image_normalized` takes them; the original's are less by 1.
 #[derive(Clone, Debug)]
 pub struct SelectFrames {
     settings: SelectFramesSettings,
@@ -222,7 +223,7 @@ impl SelectFrames {
     }
 
     fn select(&self, arguments: &Value, images: &TrajectoryImages) -> Result<Vec<Arc<RgbImage>>, String> {
-        if !self.settings.video {
+        if !self.settings.video.unwrap_or(images.task_images() > 1) {
             return Err(
                 "Execution Error: You attempted to `select_frames` from **image** not **video**. You should use \
                  `crop_image_normalized` instead for inspecting **image**."
@@ -262,7 +263,10 @@ impl PureTool for SelectFrames {
     fn call(&self, arguments: &Value, images: &TrajectoryImages) -> Result<Made, String> {
         let frames = self.select(arguments, images).map_err(failed)?;
         let (width, height) = frames[0].dimensions();
-        let first = images.len() - images.task_images() + 1;
+        let first = match self.settings.video {
+            Some(true) => images.len() - images.task_images() + 2,
+            _ => images.len() + 1,
+        };
         let last = first + frames.len() - 1;
         let text =
             format!("\nHere are the selected frames (Frame Size: {width}x{height}, Numbered {first} to {last}):");
