@@ -44,36 +44,41 @@ impl Line {
     }
 }
 
-/// The picture with a line across. A line beside the edge is moved in, so that its whole width shows; a width of 0 draws nothing.
+/// The picture with lines across, drawn in their order on one copy. A line beside the edge is moved in, so that its whole width shows. Where no
+/// line has a width, the picture is not copied.
 ///
 /// # Errors
-/// When the picture is empty, or the place is not 0 to 100 percent.
-pub fn draw_line(picture: &Arc<RgbImage>, line: &Line) -> Result<Arc<RgbImage>, ImageOpError> {
+/// When the picture is empty, or a place is not 0 to 100 percent.
+pub fn draw_lines(picture: &Arc<RgbImage>, lines: &[Line]) -> Result<Arc<RgbImage>, ImageOpError> {
     check_not_empty(picture)?;
-    if !(0.0..=100.0).contains(&line.percent) {
+    if let Some(line) = lines.iter().find(|line| !(0.0..=100.0).contains(&line.percent)) {
         let wanted = "0 to 100 percent";
         return Err(ImageOpError::Number { name: "place of the line", value: line.percent, wanted });
     }
-    if line.width == 0 {
+    if lines.iter().all(|line| line.width == 0) {
         return Ok(picture.clone());
     }
+    let mut drawn = RgbImage::clone(picture);
+    lines.iter().for_each(|line| draw_line(&mut drawn, line));
+    Ok(Arc::new(drawn))
+}
+
+fn draw_line(drawn: &mut RgbImage, line: &Line) {
     let (length, side) = match line.direction {
-        Direction::Horizontal => picture.dimensions(),
-        Direction::Vertical => (picture.height(), picture.width()),
+        Direction::Horizontal => drawn.dimensions(),
+        Direction::Vertical => (drawn.height(), drawn.width()),
     };
     let width = line.width.min(side);
     let start = (line.percent / 100.0 * f64::from(side) - f64::from(width) / 2.0).round();
     let start = start.clamp(0.0, f64::from(side - width)) as u32;
     let (dash, gap) = if line.is_dashed { (tenths(37, width), tenths(16, width)) } else { (u64::from(length), 1) };
-    let mut drawn = RgbImage::clone(picture);
-    for at in (0..u64::from(length)).step_by((dash + gap) as usize) {
+    for at in (0..u64::from(length)).step_by((dash + gap).max(1) as usize) {
         let along = at as u32..(at + dash).min(length.into()) as u32;
         match line.direction {
-            Direction::Horizontal => fill(&mut drawn, along, start..start + width, line.colour),
-            Direction::Vertical => fill(&mut drawn, start..start + width, along, line.colour),
+            Direction::Horizontal => fill(drawn, along, start..start + width, line.colour),
+            Direction::Vertical => fill(drawn, start..start + width, along, line.colour),
         }
     }
-    Ok(Arc::new(drawn))
 }
 
 /// The picture with the outline of a box of left, top, right and bottom in pixels, right and bottom not included. The line lies within the box:
@@ -109,9 +114,10 @@ fn tenths(tenths: u64, width: u32) -> u64 {
 
 /// Paints a box of columns and rows that lies within the picture.
 pub(super) fn fill(picture: &mut RgbImage, columns: Range<u32>, rows: Range<u32>, colour: Rgb<u8>) {
+    let width = picture.width() as usize;
+    let (pixels, _) = picture.as_chunks_mut::<3>();
     for row in rows {
-        for column in columns.clone() {
-            picture.put_pixel(column, row, colour);
-        }
+        let row = &mut pixels[row as usize * width..][..width];
+        row[columns.start as usize..columns.end as usize].fill(colour.0);
     }
 }

@@ -20,7 +20,7 @@ mod panels;
 
 pub use blur::gaussian_blur;
 pub use crop::crop;
-pub use draw::{Direction, LINE_COLOUR, LINE_WIDTH, Line, draw_line, draw_rectangle};
+pub use draw::{Direction, LINE_COLOUR, LINE_WIDTH, Line, draw_lines, draw_rectangle};
 pub use enhance::{brightness, contrast, sharpness};
 pub use error::ImageOpError;
 pub use flip::{flip_horizontal, flip_vertical};

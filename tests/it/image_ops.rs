@@ -8,7 +8,7 @@ use image::{Rgb, RgbImage};
 use proptest::prelude::*;
 use serde_json::Value;
 use thyme_engine::image_ops::{
-    Direction, Filter, ImageOpError, Interpolation, Line, Rotation, brightness, contrast, crop, draw_line,
+    Direction, Filter, ImageOpError, Interpolation, Line, Rotation, brightness, contrast, crop, draw_lines,
     draw_rectangle, flip_horizontal, flip_vertical, gaussian_blur, greyscale, resize, rotate, sharpness, thumbnail,
 };
 
@@ -123,7 +123,7 @@ fn lines_keep_their_rule_and_outlines_equal_those_of_pillow_bit_for_bit() {
         let direction = if is_vertical { Direction::Vertical } else { Direction::Horizontal };
         let line = Line::new(direction, number(&arguments[1]));
         let (width, is_dashed) = (whole(&arguments[2]), arguments[3].as_bool().unwrap());
-        draw_line(picture, &Line { width, is_dashed, ..line })
+        draw_lines(picture, &[Line { width, is_dashed, ..line }])
     });
     let colour = Line::new(Direction::Horizontal, 0.0).colour;
     compare("rectangle", |picture, arguments| draw_rectangle(picture, area(arguments), whole(&arguments[4]), colour));
@@ -145,7 +145,7 @@ fn what_changes_no_pixel_copies_none() {
             contrast(&old, 1.0),
             sharpness(&old, 1.0),
             gaussian_blur(&old, 0.0),
-            draw_line(&old, &Line { width: 0, ..line }),
+            draw_lines(&old, &[Line { width: 0, ..line }]),
             draw_rectangle(&old, [0, 0, width, height], 0, line.colour),
         ];
         for (_, filter) in FILTERS {
@@ -183,7 +183,7 @@ fn refusals_name_the_value_and_the_remedy() {
         (gaussian_blur(&old, -0.5), "the radius is -0.5; give 0 to 2147483520 pixels"),
         (gaussian_blur(&old, 3e9), "the radius is 3000000000"),
         (
-            draw_line(&old, &Line::new(Direction::Vertical, 100.5)),
+            draw_lines(&old, &[Line::new(Direction::Vertical, 100.5)]),
             "the place of the line is 100.5; give 0 to 100 percent",
         ),
         (
@@ -227,7 +227,7 @@ proptest! {
             resize(&old, lengths[0], lengths[1], filter).map(|new| new.dimensions() == (lengths[0], lengths[1])),
             thumbnail(&old, lengths[0], lengths[1], filter).map(|new| new.width() <= width.max(1) && new.height() <= height.max(1)),
             rotate(&old, &rotation).map(|new| second || new.dimensions() == (width, height)),
-            draw_line(&old, &line).map(|new| new.dimensions() == (width, height)),
+            draw_lines(&old, &[line]).map(|new| new.dimensions() == (width, height)),
             draw_rectangle(&old, lengths, lengths[0], line.colour).map(|new| new.dimensions() == (width, height)),
             brightness(&old, value).map(|new| new.dimensions() == (width, height)),
             contrast(&old, value).map(|new| new.dimensions() == (width, height)),

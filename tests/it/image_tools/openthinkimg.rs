@@ -6,7 +6,7 @@ use std::sync::Arc;
 use image::RgbImage;
 use serde_json::{Value, json};
 use thyme_engine::image_ops::{
-    Direction, LINE_COLOUR, LINE_WIDTH, Line, draw_line, draw_rectangle, only_panel, panels,
+    Direction, LINE_COLOUR, LINE_WIDTH, Line, draw_lines, draw_rectangle, only_panel, panels,
 };
 use thyme_engine::prompt::ImageSource;
 use thyme_engine::rollout::judges::endpoint::EndpointSettings;
@@ -109,8 +109,8 @@ fn crops_and_lines_say_what_openthinkimg_says() {
     ];
     for (tool, param, direction) in lines {
         let output = call(&tool, &json!({"image": "img_1", "param": param}), &images);
-        let first = draw_line(&old, &Line::new(direction, 28.5)).unwrap();
-        let both = draw_line(&first, &Line::new(direction, 100.0)).unwrap();
+        let first = draw_lines(&old, &[Line::new(direction, 28.5)]).unwrap();
+        let both = draw_lines(&first, &[Line::new(direction, 100.0)]).unwrap();
         assert_eq!((output.text.as_str(), &output.images[0].pixels), (drawn, &both));
     }
 }

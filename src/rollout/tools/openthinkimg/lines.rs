@@ -6,7 +6,7 @@ use regex::Regex;
 use serde_json::Value;
 
 use super::call::{OpenThinkImgSettings, param, schema};
-use crate::image_ops::{Direction, Line, draw_line};
+use crate::image_ops::{Direction, Line, draw_lines};
 use crate::rollout::images::TrajectoryImages;
 use crate::rollout::tool::{Subject, Tool, ToolFault, ToolSession};
 use crate::rollout::tools::pure::{Made, PureTool};
@@ -83,7 +83,7 @@ impl DrawLine {
 impl PureTool for DrawLine {
     fn call(&self, arguments: &Value, images: &TrajectoryImages) -> Result<Made, String> {
         let param = param(arguments)?;
-        let mut image = self.settings.image(self.name, arguments, images)?;
+        let image = self.settings.image(self.name, arguments, images)?;
         let failed = |why: String| format!("Error when drawing line: {why}");
         let places = self.places(&param);
         match places.len() {
@@ -91,11 +91,9 @@ impl PureTool for DrawLine {
             1..=LINES_MAX => {}
             count => return Err(failed(format!("{count} lines are asked for; give at most {LINES_MAX}"))),
         }
-        for percent in places {
-            let line = Line::new(self.direction, percent);
-            image = draw_line(&image, &line).map_err(|error| failed(error.to_string()))?;
-        }
-        Ok(Made::image("Line drawn successfully.", image))
+        let lines: Vec<Line> = places.into_iter().map(|percent| Line::new(self.direction, percent)).collect();
+        let drawn = draw_lines(&image, &lines).map_err(|error| failed(error.to_string()))?;
+        Ok(Made::image("Line drawn successfully.", drawn))
     }
 }
 
