@@ -77,19 +77,23 @@ impl Grey {
     fn blurred(self) -> Self {
         let Self { levels, width, height } = self;
         let mixed = |before: u32, middle: u32, after: u32| SIDE_WEIGHT * (before + after) + MIDDLE_WEIGHT * middle;
-        let mut sums = Vec::with_capacity(levels.len());
-        for row in levels.chunks_exact(width) {
-            sums.extend((0..width).map(|at| {
+        let mut sums = vec![0u16; levels.len()];
+        for (row, sums) in levels.chunks_exact(width).zip(sums.chunks_exact_mut(width)) {
+            for at in [0, width - 1] {
                 let [before, after] = mirrored(at, width).map(|near| u32::from(row[near]));
-                mixed(before, row[at].into(), after) as u16
-            }));
+                sums[at] = mixed(before, row[at].into(), after) as u16;
+            }
+            let [before, middle, after] = shifted(row);
+            for (((sum, before), middle), after) in sums.iter_mut().skip(1).zip(before).zip(middle).zip(after) {
+                *sum = mixed((*before).into(), (*middle).into(), (*after).into()) as u16;
+            }
         }
         let mut blurred = levels;
         for (at, row) in blurred.chunks_exact_mut(width).enumerate() {
             let [before, after] = mirrored(at, height).map(|near| &sums[near * width..][..width]);
             let middle = &sums[at * width..][..width];
-            for (column, level) in row.iter_mut().enumerate() {
-                let sum = mixed(before[column].into(), middle[column].into(), after[column].into());
+            for (((level, before), middle), after) in row.iter_mut().zip(before).zip(middle).zip(after) {
+                let sum = mixed((*before).into(), (*middle).into(), (*after).into());
                 *level = ((sum + (1 << 15)) >> 16) as u8;
             }
         }
@@ -111,9 +115,14 @@ impl Grey {
     fn gradients(&self) -> Vec<u16> {
         let mut gradients = vec![0; (self.width + 2) * (self.height + 2)];
         for (row, line) in gradients.chunks_exact_mut(self.width + 2).skip(1).take(self.height).enumerate() {
-            for (column, gradient) in line[1..=self.width].iter_mut().enumerate() {
+            for column in [0, self.width - 1] {
                 let (across, down) = self.differences((column, row));
-                *gradient = (across.abs() + down.abs()) as u16;
+                line[column + 1] = (across.abs() + down.abs()) as u16;
+            }
+            let lines = [row.saturating_sub(1), row, (row + 1).min(self.height - 1)];
+            let lines = lines.map(|line| shifted(&self.levels[line * self.width..][..self.width]));
+            if let Some(within) = line.get_mut(2..self.width) {
+                fill_gradients(within, lines);
             }
         }
         gradients
@@ -134,6 +143,23 @@ impl Grey {
         } else {
             own > gradients[at - stride + 1] && own > gradients[at + stride - 1]
         }
+    }
+}
+
+/// The levels of a row from the first, the second and the third on, as many of each: what stands before, at and after its inner pixels.
+fn shifted(row: &[u8]) -> [&[u8]; 3] {
+    let inner = row.len().saturating_sub(2);
+    [0, 1, 2].map(|offset| row.get(offset..offset + inner).unwrap_or_default())
+}
+
+/// The gradients of a row's inner pixels, of the lines above, at and below them.
+fn fill_gradients(gradients: &mut [u16], lines: [[&[u8]; 3]; 3]) {
+    let [above, beside, below] = lines.map(|line| line.map(|levels| &levels[..gradients.len()]));
+    for (at, gradient) in gradients.iter_mut().enumerate() {
+        let level = |line: [&[u8]; 3], offset: usize| i16::from(line[offset][at]);
+        let column = |offset: usize| level(above, offset) + 2 * level(beside, offset) + level(below, offset);
+        let row = |line: [&[u8]; 3]| level(line, 0) + 2 * level(line, 1) + level(line, 2);
+        *gradient = (column(2) - column(0)).unsigned_abs() + (row(below) - row(above)).unsigned_abs();
     }
 }
 
