@@ -1,6 +1,7 @@
 //! The image tools of DeepEyes, Qwen-Agent, Pixel Reasoner and OpenThinkIMG: their pixels against Pillow and their panels against OpenCV
 //! (`tests/golden/image_tools`), what they say, and any arguments.
 
+mod copies;
 mod openthinkimg;
 mod panels;
 mod pixel_reasoner;

@@ -8,6 +8,7 @@ mod names;
 mod python_files;
 mod retries;
 mod rewards;
+mod shared_pictures;
 mod sources;
 mod tool_sets;
 mod transcripts;
