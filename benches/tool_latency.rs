@@ -7,6 +7,8 @@
 
 #[path = "tool_latency/crop.rs"]
 mod crop;
+#[path = "measure/photograph.rs"]
+mod photograph;
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -7,12 +7,12 @@ use std::process::Command;
 use std::time::Instant;
 
 use image::codecs::jpeg::JpegEncoder;
-use image::{Rgb, RgbImage};
-use thyme_engine::ops::sample::philox_uniform;
 use thyme_engine::prompt::ImageSource;
 use thyme_engine::rollout::images::TrajectoryImages;
 use thyme_engine::rollout::tool::{CallStatus, Subject, Tool, ToolSession};
 use thyme_engine::rollout::tools::python::{Python, PythonSettings};
+
+use crate::photograph::photograph;
 
 /// Calls of each case.
 const CALLS: usize = 101;
@@ -49,16 +49,6 @@ impl fmt::Display for Milliseconds {
         let at = |share: f64| self.0[(share * (self.0.len() - 1) as f64) as usize];
         write!(formatter, "{:>8.2}{:>8.2}{:>8.2}", at(0.0), at(0.5), at(0.9))
     }
-}
-
-/// A picture with smooth parts, edges and grain, as a photograph has them.
-fn photograph(width: u32, height: u32) -> RgbImage {
-    RgbImage::from_fn(width, height, |x, y| {
-        let grain = 24.0 * philox_uniform(0, u64::from(x), u64::from(y)) - 12.0;
-        let edge = if (x / 90 + y / 70).is_multiple_of(3) { 60.0 } else { 0.0 };
-        let level = |base: f64| (base + edge + grain).clamp(0.0, 255.0) as u8;
-        Rgb([level(f64::from(x) / 8.0), level(f64::from(y) / 6.0), level(f64::from(x + y) / 16.0)])
-    })
 }
 
 /// The pictures as files of `folder`.
