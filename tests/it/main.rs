@@ -42,6 +42,7 @@ mod projections;
 mod prompt;
 mod qwen3_vl_text;
 mod recipes;
+mod recipes_of_tools;
 mod resume;
 mod rollout;
 mod row_invariance;
