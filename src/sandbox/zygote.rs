@@ -195,7 +195,8 @@ impl Zygote {
 /// A connection on which the zygote, whose folder this is, is asked for a process.
 fn asked(folder: &Path, kind: Kind) -> io::Result<UnixStream> {
     let mut stream = UnixStream::connect(folder.join("socket"))?;
-    stream.write_all(&[kind as u8])?;
+    // Where it cannot fork it has perhaps answered and closed the connection already: what it said is read in any case.
+    drop(stream.write_all(&[kind as u8]));
     Ok(stream)
 }
 
