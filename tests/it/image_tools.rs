@@ -134,7 +134,7 @@ fn tools() -> Vec<Box<dyn Tool>> {
     let by_name = || OpenThinkImgSettings { image_by_name: true };
     let bank = |coordinates| ZoomInBank::new(ZoomInBankSettings { coordinates, ..Default::default() }).unwrap();
     let crop = |video| CropImageNormalized::new(CropImageNormalizedSettings { video, ..Default::default() }).unwrap();
-    let select = SelectFrames::new(SelectFramesSettings { video: true, ..Default::default() }).unwrap();
+    let select = SelectFrames::new(SelectFramesSettings { video: Some(true), ..Default::default() }).unwrap();
     vec![
         Box::new(ZoomIn::new(Default::default())),
         Box::new(ZoomIn::new(ZoomInSettings { size_rule: SizeRule::DeepEyes, ..ZoomInSettings::default() })),
@@ -243,7 +243,7 @@ fn settings_have_the_originals_defaults_and_refuse_what_they_do_not_know() {
     }
     let crop = CropImageNormalizedSettings { video: true, padding: 0.1, min_pixels: 3136, max_pixels: 784_000 };
     assert_eq!(keys("video = true"), Ok(crop));
-    let select = SelectFramesSettings { video: false, min_pixels: 3136, max_pixels: 313_600 };
+    let select = SelectFramesSettings { video: None, min_pixels: 3136, max_pixels: 313_600 };
     assert_eq!(keys(""), Ok(select));
     assert_eq!(keys("image_by_name = true"), Ok(OpenThinkImgSettings { image_by_name: true }));
     let subfigure: ZoomInSubfigureSettings = keys("judge.model = \"m\"").unwrap();

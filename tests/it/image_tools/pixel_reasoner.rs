@@ -100,10 +100,10 @@ fn frames_of_a_video_are_selected_by_number() {
     let frames: Vec<Arc<RgbImage>> = (0..9).map(|number| picture(140 + 28 * number, 140, true)).collect();
     let frames: Vec<&Arc<RgbImage>> = frames.iter().collect();
     let images = trajectory(&frames, &[frames[0]]);
-    let settings = SelectFramesSettings { video: true, ..Default::default() };
+    let settings = SelectFramesSettings { video: Some(true), ..Default::default() };
     let select = SelectFrames::new(settings.clone()).unwrap();
     let output = call(&select, &json!({"target_frames": [3, 1, 3]}), &images);
-    assert_eq!(output.text, "\nHere are the selected frames (Frame Size: 196x140, Numbered 2 to 4):");
+    assert_eq!(output.text, "\nHere are the selected frames (Frame Size: 196x140, Numbered 3 to 5):");
     let pixels: Vec<&Arc<RgbImage>> = output.images.iter().map(|image| &image.pixels).collect();
     assert!(pixels.iter().zip([2, 0, 2]).all(|(shown, number)| Arc::ptr_eq(shown, frames[number])), "none is copied");
     let failed = |why: &str| format!("\nExecution error:\n{why}\n");
@@ -132,9 +132,12 @@ fn frames_of_a_video_are_selected_by_number() {
         ],
     );
     let large = SelectFrames::new(SelectFramesSettings { max_pixels: 10_000, ..settings }).unwrap();
-    let text = "\nHere are the selected frames (Frame Size: 84x84, Numbered 2 to 2):";
+    let text = "\nHere are the selected frames (Frame Size: 84x84, Numbered 3 to 3):";
     check(&large, &images, &[(json!({"target_frames": [1]}), (OK, text, Some((84, 84))))]);
-    let still = SelectFrames::new(Default::default()).unwrap();
+    let several = SelectFrames::new(Default::default()).unwrap();
+    let text = "\nHere are the selected frames (Frame Size: 140x140, Numbered 11 to 11):";
+    check(&several, &images, &[(json!({"target_frames": [1]}), (OK, text, Some((140, 140))))]);
+    let still = SelectFrames::new(SelectFramesSettings { video: Some(false), ..Default::default() }).unwrap();
     let text = "Execution Error: You attempted to `select_frames` from **image** not **video**. You should use `crop_image_normalized` instead for inspecting **image**.";
     check(&still, &images, &[(json!({"target_frames": [1]}), (ERROR, &failed(text), None))]);
     let error = SelectFrames::new(SelectFramesSettings { max_pixels: 700, ..Default::default() }).unwrap_err();
