@@ -1,4 +1,4 @@
-//! The recipes of `recipes/tools/`, one for each environment that calls tools by name. A row of their tasks has a column `script`: what a model writes,
+//! The recipes of `recipes/tool_calling/`, one for each environment that calls tools by name. A row of their tasks has a column `script`: what a model writes,
 //! turn by turn. Played through its recipe's environment, each script is a demonstration, and the demonstrations are those that are committed:
 //!
 //!     THYME_WRITE_DEMONSTRATIONS=1 cargo test --test it recipes_of_tools
@@ -37,7 +37,7 @@ const DEMONSTRATIONS: &str = "demonstrations.jsonl";
 const SFT: &str = "sft.toml";
 
 fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/tools")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/tool_calling")
 }
 
 /// The recipe of an environment.

@@ -228,7 +228,7 @@ fn tools_and_calls_go_through_the_template() {
         "tools": [{"type": "function", "function": {"name": "crop", "parameters": {}}}],
         "messages": [{"role": "user", "content": "Look"}, {"role": "assistant", "content": null, "tool_calls": [call]},
                      {"role": "tool", "tool_call_id": "1", "content": "seen"}],
-        "max_tokens": 4
+        "max_tokens": 4, "ignore_eos": true
     });
     let tokens = server.post("/tokenize", &body).json()["tokens"].clone();
     assert_eq!(server.post("/detokenize", &json!({"tokens": tokens})).json()["prompt"], "[crop]Look(12)seen");
