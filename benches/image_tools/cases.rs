@@ -34,7 +34,7 @@ impl Pictures {
             Pictures::Photograph => vec![Arc::new(photograph(ORDINARY.0, ORDINARY.1))],
             Pictures::LargePhotograph => vec![Arc::new(photograph(LARGE.0, LARGE.1))],
             Pictures::Figure => vec![Arc::new(figure())],
-            Pictures::Video => vec![Arc::new(photograph(ORDINARY.0, ORDINARY.1)); FRAMES],
+            Pictures::Video => std::iter::repeat_n(Arc::new(photograph(ORDINARY.0, ORDINARY.1)), FRAMES).collect(),
         }
     }
 
