@@ -209,7 +209,7 @@ fn counted(run: &Path) -> BTreeMap<String, f64> {
 }
 
 #[test]
-#[ignore = "a minute of fine-tuning and five short runs of GRPO"]
+#[ignore = "half a minute of fine-tuning and five short runs of GRPO"]
 fn each_tool_of_each_environment_is_called_with_success() {
     let place = tempfile::tempdir().unwrap();
     let output = format!("output_dir={:?}", place.path());
