@@ -188,3 +188,44 @@ fn the_prompt_describes_the_tools_that_a_recipe_names() {
     assert!(two.contains("\"name\":\"crop_image\"") && two.contains("\"required\":[\"x\",\"y\",\"width\",\"height\"]"));
     assert!(!two.contains("apply_blur") && text(&[]).contains("apply_blur"));
 }
+
+/// DeepEyes' column `env_name`.
+#[test]
+fn a_row_names_the_tools_of_its_task() {
+    let environment = Registry::default().environment(("zoom_in".to_owned(), toml::Table::new()), &[]).unwrap();
+    let roll_out = |value: Option<serde_json::Value>| {
+        let columns = value.into_iter().map(|value| ("env_name".to_owned(), value)).collect();
+        let images = vec![ImageSource::Memory(RgbImage::clone(&picture()).into())];
+        let task = Task { question: "What is it?".into(), images, columns, ..Task::default() };
+        let turn = "<tool_call>{\"name\": \"image_rotate_tool\", \"arguments\": {\"angle\": 90}}</tool_call><answer>7</answer>";
+        let groups =
+            run(&mut scripted(&[turn]), processor(), &*environment, &[task], &RolloutSettings::default()).unwrap();
+        groups.into_iter().next().unwrap().trajectories.remove(0)
+    };
+    let described = |trajectory: &Trajectory| {
+        let prompt = processor().tokenizer().decode(&trajectory.token_ids[..trajectory.prompt_tokens], false);
+        assert_eq!(prompt.contains("# Tools"), prompt.contains("\"name\":\"image_"), "no tools are not described");
+        ["image_zoom_in_tool", "image_rotate_tool"].map(|name| prompt.contains(&format!("\"name\":\"{name}\"")))
+    };
+    for (value, tools, status) in [
+        (None, [true, true], CallStatus::Ok),
+        (Some("visual_toolbox_v2".into()), [true, true], CallStatus::Ok),
+        (Some("image_rotate_tool".into()), [false, true], CallStatus::Ok),
+        (Some("image_zoom_in_tool".into()), [true, false], CallStatus::Denied),
+        (Some("".into()), [false, false], CallStatus::Denied),
+        (Some(serde_json::Value::Null), [false, false], CallStatus::Denied),
+    ] {
+        let trajectory = roll_out(value.clone());
+        assert_eq!((described(&trajectory), trajectory.calls[0].output.status), (tools, status), "{value:?}");
+    }
+    for (value, said) in [
+        (
+            "toolbox".into(),
+            "the column \"env_name\" is \"toolbox\", which names no tool of this environment; it knows visual_toolbox_v2, ",
+        ),
+        (serde_json::json!(3), "the column \"env_name\" is 3; give the name of a set of tools, or nothing"),
+    ] {
+        let End::TaskFailed(reason) = roll_out(Some(value)).end else { panic!("it is refused") };
+        assert!(reason.starts_with(said), "{reason}");
+    }
+}

@@ -45,7 +45,8 @@ impl ToolCalling {
         let text = |text: &str| (!text.is_empty()).then(|| Part::Text(text.to_owned()));
         let parts = text(before).into_iter().chain(question).chain(text(behind));
         let mut messages = vec![Message::new("user", joined(parts))];
-        if !by_template && !settings.system_prompt.is_empty() {
+        let describes_none = schemas.is_empty() && settings.system_prompt.contains("{tools}");
+        if !by_template && !settings.system_prompt.is_empty() && !describes_none {
             let lines: Vec<String> = schemas.iter().map(Value::to_string).collect();
             messages.insert(0, Message::text("system", settings.system_prompt.replace("{tools}", &lines.join("\n"))));
         }

@@ -50,7 +50,8 @@ pub struct ToolCallingSettings {
     pub tools_column: String,
     /// Names of sets of tools, and the tools.
     pub tool_sets: BTreeMap<String, Vec<String>>,
-    /// The system prompt of tasks without messages; none where it is empty. The tools' schemas, a line each, stand in the place of `{tools}`.
+    /// The system prompt of tasks without messages; none where it is empty. The tools' schemas, a line each, stand in the place of `{tools}`; a prompt
+    /// that describes tools is left out where the task has none.
     pub system_prompt: String,
     /// The user's text of tasks without messages, behind the images; the question stands in the place of `{question}`.
     pub user_prompt: String,
