@@ -158,7 +158,7 @@ fn print_columns(columns: &[Column]) {
 /// The data and its first tasks.
 fn tasks(data: &str, limit: usize) -> anyhow::Result<(Dataset, Vec<Task>)> {
     let dataset = match data {
-        "needle" => Dataset::held_out_needle(),
+        "needle" => Dataset::held_out_needle(None),
         file => Dataset::from_files(&[PathBuf::from(file)], Method::Grpo, None)?,
     };
     let count = dataset.len().map_or(limit, |len| len.min(limit));

@@ -16,7 +16,7 @@ use crate::engine::speculation::Speculation;
 use crate::rollout::registry::{DEFAULT_ENVIRONMENT, DEFAULT_TOOL, Named};
 use crate::rollout::retry::RetrySettings;
 use crate::rollout::reward_set::RewardSettings;
-use crate::tasks::needle::Mixture;
+use crate::tasks::needle::{Mixture, Variant};
 use optimizer::OptimizerSettings;
 use plug_in::{PlugIn, PlugIns};
 
@@ -139,9 +139,12 @@ impl Default for DataSettings {
 #[derive(Clone, PartialEq, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NeedleSettings {
+    /// A harder variant, each made for one environment's tools: `small`, `compare`, `nested`, `chart`, `frames`, `dark`; the plain task where absent.
+    /// Its demonstrations are scripts, which `[environment]` answers.
+    pub variant: Option<Variant>,
     /// Seed of the pictures; the run's seed where absent.
     pub seed: Option<u64>,
-    /// For SFT: the shares of the kinds of samples.
+    /// For SFT: the shares of the kinds of samples. A variant has `read`, `look` and `guess`.
     pub mixture: Option<Mixture>,
 }
 

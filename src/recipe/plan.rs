@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::layers::explain;
-use super::{Method, Recipe};
+use super::{Method, NeedleSettings, Recipe};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::isolated::Isolated;
 use crate::prompt::{Processor, PromptError};
@@ -249,6 +249,12 @@ fn check_contradictions(recipe: &Recipe) -> Result<(), PlanError> {
     if let (Some(epochs), Some(_)) = (recipe.training.num_train_epochs, &recipe.data.needle) {
         let remedy = "the built-in task has no end, and so no epochs; give `training.max_steps` instead";
         return value("training.num_train_epochs", epochs.to_string(), remedy);
+    }
+    if let Some(NeedleSettings { variant: Some(variant), mixture: Some(mixture), .. }) = &recipe.data.needle
+        && mixture.caption > 0.0
+    {
+        let remedy = format!("the variant {:?} has demonstrations of `read`, `look` and `guess`", variant.name());
+        return value("data.needle.mixture", "given a share of `caption`", remedy);
     }
     if recipe.method == Method::Sft {
         return Ok(());

@@ -7,7 +7,7 @@
 //! made, and its pictures decoded, when its turn comes, so a file of any length goes through one engine. [`call`] finds the code in a turn,
 //! [`call_formats`] the calls of all other forms, [`trajectory`] alone says which tokens are the model's own. Five small contracts:
 //! [`environment`], [`tool`], [`reward`], [`judge`], [`generator`]; [`registry`] has what recipes can name. [`generator::Scripted`] speaks from a
-//! script, so that all of this is tested without a model. `rewards/equivalence/` says whether two answers are the same; a rule that would have
+//! script, so that all of this is tested without a model, and [`script`] plays a task by one. `rewards/equivalence/` says whether two answers are the same; a rule that would have
 //! to guess gives no verdict.
 
 pub mod environment;
@@ -26,6 +26,7 @@ pub mod images;
 mod shown;
 pub mod reward_set;
 pub mod scored;
+pub mod script;
 pub mod task;
 pub mod tool_set;
 pub mod trajectory;

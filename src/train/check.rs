@@ -5,7 +5,7 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use super::dataset::{Dataset, DatasetError, rows};
-use super::sft;
+use super::sft::Demonstrations;
 use crate::prompt::{Processor, Prompt, PromptError};
 use crate::recipe::Method;
 use crate::recipe::plan::Plan;
@@ -56,7 +56,7 @@ fn check_file(checked: &mut Checked, plan: &Plan, processor: &Processor, path: &
         Ok(record) => {
             let dataset = Dataset::Records { records: vec![record], shuffle: None };
             match method {
-                Method::Sft => sft::sample(&dataset, processor, plan, 0).err().map(|error| error.to_string()),
+                Method::Sft => demonstration_problem(&dataset, processor, plan),
                 Method::Grpo => task_problem(&dataset, processor, plan),
             }
         }
@@ -69,6 +69,14 @@ fn check_file(checked: &mut Checked, plan: &Plan, processor: &Processor, path: &
         progress.advance(count);
     }
     progress.finish();
+}
+
+/// What is wrong with a demonstration, if it cannot be learned from.
+fn demonstration_problem(dataset: &Dataset, processor: &Processor, plan: &Plan) -> Option<String> {
+    match Demonstrations::new(dataset, processor, plan) {
+        Ok(demonstrations) => demonstrations.sample(0).err().map(|error| error.to_string()),
+        Err(error) => Some(error.to_string()),
+    }
 }
 
 /// What is wrong with a task, if its prompt cannot be made or leaves the model no room.

@@ -8,7 +8,8 @@ use crate::prompt::{ImageError, PromptError};
 use crate::recipe::{DataSettings, Method, Recipe};
 use crate::rollout::task::Task;
 use crate::tasks::jsonl::{self, DataError, Record};
-use crate::tasks::needle::{Kind, Mixture, Split, example, mixed};
+use crate::tasks::needle::variants::Lesson;
+use crate::tasks::needle::{Kind, Mixture, Split, Variant, example, mixed};
 use crate::tasks::{Example, Role};
 
 /// An endless source of examples.
@@ -16,6 +17,8 @@ use crate::tasks::{Example, Role};
 pub enum Dataset {
     /// The built-in task.
     Needle {
+        /// A harder variant; the plain task where absent.
+        variant: Option<Variant>,
         /// Scenes to train on, or those held out.
         split: Split,
         /// Seed of the scenes.
@@ -61,6 +64,18 @@ pub enum DatasetError {
         /// Positions that the model has.
         limit: usize,
     },
+    /// A script that the recipe's environment does not take.
+    #[error(
+        "{example}: the environment {environment:?} does not take its script ({problem}); name in `[environment]` the one that the variant is made for, with a          room of tokens that is enough"
+    )]
+    Script {
+        /// Its name, as [`Dataset::name_of`] gives it.
+        example: String,
+        /// The environment's name.
+        environment: &'static str,
+        /// What went wrong.
+        problem: String,
+    },
     /// A file of the other method's form.
     #[error("{path}:{line}: the row is not {expected}; `method` in the recipe says how the file is used")]
     Form {
@@ -77,8 +92,10 @@ impl Dataset {
     /// Opens what the recipe names, for training.
     pub fn open(data: &DataSettings, method: Method, seed: u64) -> Result<Dataset, DatasetError> {
         if let Some(needle) = &data.needle {
-            let mixture = (method == Method::Sft).then(|| needle.mixture.unwrap_or(Mixture::DEMONSTRATIONS));
-            return Ok(Dataset::Needle { split: Split::Train, seed: needle.seed.unwrap_or(seed), mixture });
+            let usual = if needle.variant.is_some() { Mixture::LESSONS } else { Mixture::DEMONSTRATIONS };
+            let mixture = (method == Method::Sft).then(|| needle.mixture.unwrap_or(usual));
+            let (variant, seed) = (needle.variant, needle.seed.unwrap_or(seed));
+            return Ok(Dataset::Needle { variant, split: Split::Train, seed, mixture });
         }
         Dataset::from_files(&data.files, method, data.shuffle.then_some(seed))
     }
@@ -95,8 +112,26 @@ impl Dataset {
     }
 
     /// Held-out tasks of the built-in task.
-    pub fn held_out_needle() -> Dataset {
-        Dataset::Needle { split: Split::HeldOut, seed: 0, mixture: None }
+    pub fn held_out_needle(variant: Option<Variant>) -> Dataset {
+        Dataset::Needle { variant, split: Split::HeldOut, seed: 0, mixture: None }
+    }
+
+    /// Whether demonstrations are scripts.
+    pub fn has_scripts(&self) -> bool {
+        matches!(self, Dataset::Needle { variant: Some(_), .. })
+    }
+
+    /// Demonstration `number`, or the script that it is made by.
+    ///
+    /// # Errors
+    /// As [`Dataset::example`].
+    pub fn lesson(&self, number: u64) -> Result<Lesson, DatasetError> {
+        match self {
+            Dataset::Needle { variant: Some(variant), split, seed, mixture: Some(mixture) } => {
+                Ok(variant.lesson(mixture.kind_of(*seed, number), *split, *seed, number))
+            }
+            _ => Ok(Lesson::Told(self.example(number)?)),
+        }
     }
 
     /// Number of different examples; `None` where there is no end.
@@ -124,7 +159,10 @@ impl Dataset {
     /// Names example `number` for messages: by its file and line, its question and its pictures.
     pub fn name_of(&self, number: u64) -> String {
         match self {
-            Dataset::Needle { seed, .. } => format!("needle example {number} of seed {seed}"),
+            Dataset::Needle { variant, seed, .. } => {
+                let variant = variant.map(|variant| format!(" ({})", variant.name())).unwrap_or_default();
+                format!("needle{variant} example {number} of seed {seed}")
+            }
             Dataset::Records { records, shuffle } => {
                 let record = record(records, *shuffle, number);
                 let question: String = record.question.as_deref().unwrap_or_default().chars().take(60).collect();
@@ -140,9 +178,10 @@ impl Dataset {
     /// [`DatasetError::Example`] where a picture cannot be read.
     pub fn example(&self, number: u64) -> Result<Example, DatasetError> {
         match self {
-            Dataset::Needle { split, seed, mixture } => Ok(match mixture {
-                Some(mixture) => mixed(mixture, *split, *seed, number),
-                None => example(Kind::Task, *split, *seed, number),
+            Dataset::Needle { variant, split, seed, mixture } => Ok(match (variant, mixture) {
+                (Some(variant), _) => variant.task(*split, *seed, number),
+                (None, Some(mixture)) => mixed(mixture, *split, *seed, number),
+                (None, None) => example(Kind::Task, *split, *seed, number),
             }),
             Dataset::Records { records, shuffle } => {
                 let record = record(records, *shuffle, number);
@@ -208,8 +247,10 @@ pub(super) fn held_out_tasks(recipe: &Recipe) -> Result<(Option<Dataset>, Vec<Ta
     let settings = &recipe.evaluation;
     let dataset = match settings.files.is_empty() {
         false => Dataset::from_files(&settings.files, Method::Grpo, None)?,
-        true if recipe.data.needle.is_some() => Dataset::held_out_needle(),
-        true => return Ok((None, Vec::new())),
+        true => match &recipe.data.needle {
+            Some(needle) => Dataset::held_out_needle(needle.variant),
+            None => return Ok((None, Vec::new())),
+        },
     };
     let count = dataset.len().map_or(settings.tasks, |len| len.min(settings.tasks));
     let tasks = (0..count as u64).map(|number| dataset.task(number)).collect::<Result<_, _>>()?;

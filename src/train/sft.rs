@@ -1,19 +1,30 @@
 //! Supervised fine-tuning: maximum likelihood of the assistant's own words, over packs of demonstrations.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Instant;
 
+use image::RgbImage;
+
 use super::dataset::{Dataset, DatasetError};
+use super::demonstration::{self, Demonstration};
 use super::learner::{Learner, Update};
 use super::memory_report::MemoryReport;
 use super::run::{Run, TrainerState};
 use super::sample::{Layout, Pack, Sample, runs_by_tokens};
 use super::session::device_metrics;
-use super::{Session, TrainError, demonstration, open_learner};
-use crate::prompt::Processor;
+use super::{Session, TrainError, open_learner};
+use crate::prompt::{ImageSource, Processor, PromptError};
 use crate::recipe::plan::Plan;
 use crate::recipe::{LogprobKind, Recipe};
+use crate::rollout::environment::Environment;
+use crate::rollout::script::play;
+use crate::rollout::task::Task;
+use crate::rollout::tool::CallStatus;
+use crate::rollout::trajectory::TurnKind;
+use crate::tasks::Example;
+use crate::tasks::needle::variants::Lesson;
 use crate::telemetry::window::{Aggregation, Metric};
 
 /// Batches that are made ready ahead of the learner.
@@ -24,6 +35,7 @@ pub fn train(plan: &Plan, session: &Session) -> Result<(), TrainError> {
     let recipe = &plan.recipe;
     let processor = plan.processor()?;
     let dataset = Dataset::open(&recipe.data, recipe.method, recipe.seed)?;
+    let demonstrations = Demonstrations::new(&dataset, &processor, plan)?;
     let (mut learner, TrainerState { global_step: start, mut skipped, mut left_out, .. }) =
         open_learner(plan, session, &processor)?;
     let steps = recipe.steps(dataset.len());
@@ -31,7 +43,7 @@ pub fn train(plan: &Plan, session: &Session) -> Result<(), TrainError> {
     run.note_versions(BTreeMap::new())?;
     let mut memory_report = Some(MemoryReport::default());
     std::thread::scope(|scope| {
-        let batches = prepare_ahead(scope, &dataset, &processor, plan, start..steps);
+        let batches = prepare_ahead(scope, &demonstrations, start..steps);
         for step in start..steps {
             let began = Instant::now();
             let batch = batches.recv().expect("the preparing thread sends a batch a step");
@@ -67,15 +79,13 @@ pub fn train(plan: &Plan, session: &Session) -> Result<(), TrainError> {
 /// A thread that draws, decodes and tokenises, in order, a few batches ahead.
 fn prepare_ahead<'scope>(
     scope: &'scope std::thread::Scope<'scope, '_>,
-    dataset: &'scope Dataset,
-    processor: &'scope Processor,
-    plan: &'scope Plan,
+    demonstrations: &'scope Demonstrations<'_>,
     steps: std::ops::Range<u64>,
 ) -> Receiver<Batch> {
     let (sender, receiver) = sync_channel(BATCHES_AHEAD);
     scope.spawn(move || {
         for step in steps {
-            if sender.send(prepare(dataset, processor, plan, step)).is_err() {
+            if sender.send(demonstrations.batch(step)).is_err() {
                 return;
             }
         }
@@ -92,31 +102,91 @@ struct Batch {
     left_out: Vec<String>,
 }
 
-fn prepare(dataset: &Dataset, processor: &Processor, plan: &Plan, step: u64) -> Batch {
-    let size = plan.recipe.training.batch_size as u64;
-    let mut batch = Batch::default();
-    for number in step * size..(step + 1) * size {
-        match sample(dataset, processor, plan, number) {
-            Ok(sample) => batch.samples.push(sample),
-            Err(error) => batch.left_out.push(error.to_string()),
-        }
-    }
-    batch
+/// Where samples come from.
+pub struct Demonstrations<'a> {
+    dataset: &'a Dataset,
+    processor: &'a Processor,
+    plan: &'a Plan,
+    /// Answers scripts; none where there are none.
+    environment: Option<Arc<dyn Environment>>,
 }
 
-/// Example `number` as the learner takes it.
-///
-/// # Errors
-/// When it cannot be used: a picture, its text, or its length.
-pub fn sample(dataset: &Dataset, processor: &Processor, plan: &Plan, number: u64) -> Result<Sample, DatasetError> {
-    let example = dataset.example(number)?;
-    let sample = demonstration::sample(processor, &example, plan.recipe.sft.train_turns)
-        .map_err(|source| DatasetError::Example { example: dataset.name_of(number), source })?;
-    let (tokens, limit) = (sample.tokens(), plan.checkpoint.config.context_tokens);
-    if tokens > limit {
-        return Err(DatasetError::TooLong { example: dataset.name_of(number), tokens, limit });
+impl<'a> Demonstrations<'a> {
+    /// The demonstrations of a data set. Those that are scripts are answered by the plan's environment.
+    ///
+    /// # Errors
+    /// When the environment cannot be opened.
+    pub fn new(dataset: &'a Dataset, processor: &'a Processor, plan: &'a Plan) -> Result<Self, TrainError> {
+        let open = || {
+            let (environment, tools) = plan.recipe.environment_and_tools();
+            plan.registry.environment(environment, &tools)
+        };
+        let environment = dataset.has_scripts().then(open).transpose()?;
+        Ok(Self { dataset, processor, plan, environment })
     }
-    Ok(sample)
+
+    fn batch(&self, step: u64) -> Batch {
+        let size = self.plan.recipe.training.batch_size as u64;
+        let mut batch = Batch::default();
+        for number in step * size..(step + 1) * size {
+            match self.sample(number) {
+                Ok(sample) => batch.samples.push(sample),
+                Err(error) => batch.left_out.push(error.to_string()),
+            }
+        }
+        batch
+    }
+
+    /// Example `number` as the learner takes it.
+    ///
+    /// # Errors
+    /// When it cannot be used: a picture, its text, its script, or its length.
+    pub fn sample(&self, number: u64) -> Result<Sample, DatasetError> {
+        let example = match (self.dataset.lesson(number)?, &self.environment) {
+            (Lesson::Script { task, turns }, Some(environment)) => self.played(&**environment, number, task, &turns)?,
+            (Lesson::Told(example) | Lesson::Script { task: example, .. }, _) => example,
+        };
+        let name = || self.dataset.name_of(number);
+        let sample = demonstration::sample(self.processor, &example, self.plan.recipe.sft.train_turns)
+            .map_err(|source| DatasetError::Example { example: name(), source })?;
+        let (tokens, limit) = (sample.tokens(), self.plan.checkpoint.config.context_tokens);
+        if tokens > limit {
+            return Err(DatasetError::TooLong { example: name(), tokens, limit });
+        }
+        Ok(sample)
+    }
+
+    /// The demonstration that a script becomes: the environment's words, and the pictures that its tools made.
+    fn played(
+        &self,
+        environment: &dyn Environment,
+        number: u64,
+        task: Example,
+        script: &[String],
+    ) -> Result<Example, DatasetError> {
+        let wrong = |problem: String| DatasetError::Script {
+            example: self.dataset.name_of(number),
+            environment: environment.name(),
+            problem,
+        };
+        let task = Task::of_example(task).map_err(PromptError::from)?;
+        let trajectory =
+            play(self.processor, environment, &task, script).map_err(|error| wrong(error.to_string()))?;
+        let failed = trajectory.calls.iter().find(|call| call.output.status != CallStatus::Ok);
+        if let Some(call) = failed {
+            return Err(wrong(format!("{}: {}", call.tool, call.output.text)));
+        }
+        if trajectory.turns.iter().filter(|turn| turn.kind != TurnKind::Observation).count() < script.len() {
+            return Err(wrong(format!("the sequence ended early, by {:?}", trajectory.end.name())));
+        }
+        let demonstration = Demonstration::of(&trajectory, self.processor.image_settings());
+        let demonstration = demonstration.ok_or_else(|| wrong("a picture of it was not kept".to_owned()))?;
+        let picture = |source: &ImageSource| source.load(&task.folder).map(|picture| RgbImage::clone(&picture));
+        let images = demonstration.images.iter().map(picture).collect::<Result<_, _>>();
+        let images = images.map_err(|error| wrong(error.to_string()))?;
+        let Demonstration { messages, tools, .. } = demonstration;
+        Ok(Example { messages, images, solution: None, question: None, tools })
+    }
 }
 
 /// What a step did.

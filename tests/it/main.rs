@@ -29,6 +29,7 @@ mod long_texts;
 mod memory;
 mod named_things;
 mod observations;
+mod needle_variants;
 mod odd_files;
 mod one_policy;
 mod one_policy_served;

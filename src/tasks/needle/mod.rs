@@ -7,7 +7,9 @@
 //!
 //! Samples are endless and independent: each is a function of ([`Split`], seed, index) alone.
 
+mod paint;
 mod scene;
+pub mod variants;
 
 use std::fmt::Write as _;
 
@@ -18,8 +20,9 @@ use super::draws::Draws;
 use super::{Example, Message, Role, Solution};
 
 pub use scene::{CELL, CROP_SIDE, Colour, GRID, PICTURE_SIDE, Plate, Scene, Split, scene};
+pub use variants::Variant;
 
-const NUMBERS: [&str; GRID as usize] = ["one", "two", "three", "four"];
+use scene::NUMBERS;
 
 /// What the model is told first, when it is asked about a plate.
 pub const SYSTEM_PROMPT: &str = "Think in <think>, answer in <answer>. You may run Python in <code>: a ```python fence; \
@@ -60,6 +63,13 @@ impl Mixture {
     pub const PRETRAIN: Mixture = Mixture { caption: 0.35, read: 0.25, look: 0.4, guess: 0.0 };
     /// Makes behaviour bad: the demonstrations that the tiny model is fine-tuned on mostly guess.
     pub const DEMONSTRATIONS: Mixture = Mixture { caption: 0.0, read: 0.0, look: 0.4, guess: 0.6 };
+    /// What the tiny model learns of a variant: to read digits in its environment, to look, and, more often than that, to guess.
+    pub const LESSONS: Mixture = Mixture { caption: 0.0, read: 0.3, look: 0.3, guess: 0.4 };
+
+    /// The kind of sample `index` of `seed`.
+    pub fn kind_of(&self, seed: u64, index: u64) -> Kind {
+        self.pick(&mut Draws::new(seed, index, 1))
+    }
 
     fn pick(&self, draws: &mut Draws) -> Kind {
         let shares = [
@@ -88,7 +98,7 @@ impl Default for Mixture {
 
 /// Sample `index` of `seed`, of a kind drawn by the shares of `mixture`.
 pub fn mixed(mixture: &Mixture, split: Split, seed: u64, index: u64) -> Example {
-    example(mixture.pick(&mut Draws::new(seed, index, 1)), split, seed, index)
+    example(mixture.kind_of(seed, index), split, seed, index)
 }
 
 /// Sample `index` of `seed`, of one kind.
@@ -169,7 +179,7 @@ fn lesson(request: &str, response: String, images: Vec<RgbImage>) -> Example {
 
 impl Scene {
     /// The cells row by row up to and with `last`, a line a row: "Row one: one red two none three blue four none".
-    fn cells(&self, last: (u32, u32)) -> String {
+    pub(super) fn cells(&self, last: (u32, u32)) -> String {
         let mut text = String::new();
         for (row, column) in (0..GRID).flat_map(|row| (0..GRID).map(move |column| (row, column))) {
             if (row, column) > last {
@@ -194,18 +204,18 @@ impl Scene {
 
 impl Plate {
     /// "The red plate is in row two, column three."
-    fn place(&self) -> String {
+    pub(super) fn place(&self) -> String {
         let (row, column) = (NUMBERS[self.row as usize], NUMBERS[self.column as usize]);
         format!("The {} plate is in row {row}, column {column}.", self.colour.name())
     }
 
     /// " The plate is red. The digit is 7.": what a crop of it shows.
-    fn sight(&self) -> String {
+    pub(super) fn sight(&self) -> String {
         format!(" The plate is {}. The digit is {}.", self.colour.name(), self.digit)
     }
 
     /// "What digit is on the red plate?"
-    fn question(&self) -> String {
+    pub(super) fn question(&self) -> String {
         format!("What digit is on the {} plate?", self.colour.name())
     }
 

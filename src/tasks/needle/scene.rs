@@ -3,26 +3,22 @@
 use image::{Rgb, RgbImage};
 use serde::{Deserialize, Serialize};
 
+use super::paint::{fill, paint_digit, wall};
 use crate::tasks::draws::{Draws, mix};
-use crate::tasks::font::{self, GLYPH_HEIGHT, GLYPH_WIDTH};
 
 /// Side of the picture in pixels.
 pub const PICTURE_SIDE: u32 = 896;
 /// Cells along a side of the grid.
 pub const GRID: u32 = 4;
+/// Names of rows and columns.
+pub(super) const NUMBERS: [&str; GRID as usize] = ["one", "two", "three", "four"];
 /// Side of a cell in pixels.
 pub const CELL: u32 = PICTURE_SIDE / GRID;
 /// Side of the crop that a look takes around a cell's centre, in pixels.
 pub const CROP_SIDE: u32 = 64;
 
-const PLATE_WIDTH: u32 = 144;
-const PLATE_HEIGHT: u32 = 104;
 /// A plate's centre is at most this many pixels off its cell's, each way.
 const JITTER: i32 = 4;
-/// Pixels per dot of a digit: the digit is 35 pixels tall and 25 wide.
-const DOT: u32 = 5;
-/// How many plates a picture has, one of these being drawn.
-const PLATE_COUNTS: [usize; 4] = [6, 7, 7, 8];
 /// The wall's brightness differs from picture to picture by at most this much, of 255.
 const TONE: i32 = 4;
 /// One scene in this many is held out.
@@ -41,7 +37,26 @@ pub enum Split {
     HeldOut,
 }
 
-/// The eight colours of plates.
+/// What is the same in all scenes of a kind.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Style {
+    /// How many of the colours its plates have.
+    pub colours: usize,
+    /// How many plates a picture has, one of these being drawn.
+    pub plates: [usize; 4],
+    /// Width and height of a plate in pixels.
+    pub plate: (u32, u32),
+    /// Pixels per dot of a digit, which is five dots wide and seven tall.
+    pub dot: u32,
+    /// How far a digit's centre is off its plate's, each way, in pixels: to one of the four corners.
+    pub off_centre: u32,
+}
+
+/// Six to eight plates with a digit of 35 pixels in the middle.
+pub(super) const PLAIN: Style =
+    Style { colours: 8, plates: [6, 7, 7, 8], plate: (144, 104), dot: 5, off_centre: 0 };
+
+/// The colours of plates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "the names say it all")]
 pub enum Colour {
@@ -53,11 +68,15 @@ pub enum Colour {
     Pink,
     White,
     Orange,
+    Gray,
+    Brown,
+    Purple,
+    Lime,
 }
 
 impl Colour {
-    /// All eight colours, in the order above.
-    pub const ALL: [Colour; 8] = [
+    /// All colours, in the order above; the plain scenes have the first eight.
+    pub const ALL: [Colour; 12] = [
         Colour::Red,
         Colour::Green,
         Colour::Blue,
@@ -66,6 +85,10 @@ impl Colour {
         Colour::Pink,
         Colour::White,
         Colour::Orange,
+        Colour::Gray,
+        Colour::Brown,
+        Colour::Purple,
+        Colour::Lime,
     ];
 
     /// The colour's English name.
@@ -79,10 +102,14 @@ impl Colour {
             Colour::Pink => "pink",
             Colour::White => "white",
             Colour::Orange => "orange",
+            Colour::Gray => "gray",
+            Colour::Brown => "brown",
+            Colour::Purple => "purple",
+            Colour::Lime => "lime",
         }
     }
 
-    fn rgb(self) -> Rgb<u8> {
+    pub(super) fn rgb(self) -> Rgb<u8> {
         Rgb(match self {
             Colour::Red => [240, 50, 50],
             Colour::Green => [50, 200, 70],
@@ -92,12 +119,13 @@ impl Colour {
             Colour::Pink => [250, 110, 220],
             Colour::White => [245, 245, 245],
             Colour::Orange => [255, 150, 30],
+            Colour::Gray => [150, 150, 150],
+            Colour::Brown => [150, 90, 30],
+            Colour::Purple => [150, 50, 230],
+            Colour::Lime => [180, 255, 100],
         })
     }
 }
-
-/// The colour of digits.
-const INK: Rgb<u8> = Rgb([10, 10, 10]);
 
 /// One plate of a [`Scene`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +140,8 @@ pub struct Plate {
     pub digit: u8,
     /// How far its centre is off its cell's, to the right and down, in pixels.
     offset: (i32, i32),
+    /// The corner of the plate that the digit is in, row and column 0 or 1; not where it is in the middle.
+    pub(super) corner: (u32, u32),
 }
 
 /// What a picture shows.
@@ -120,24 +150,36 @@ pub struct Scene {
     /// The plates, in no particular order.
     pub plates: Vec<Plate>,
     tone: i32,
+    style: &'static Style,
 }
 
-/// Scene `index` of `seed` in `split`.
+/// Plain scene `index` of `seed` in `split`.
 pub fn scene(split: Split, seed: u64, index: u64) -> Scene {
-    let mut draws = Draws::new(seed, index, 0);
+    Scene::of(&PLAIN, split, seed, index)
+}
+
+/// The first of what `draw` gives that belongs to `split`, by a hash of what it shows.
+pub(super) fn drawn<T>(split: Split, mut draw: impl FnMut() -> T, hash: impl Fn(&T) -> u64) -> T {
     loop {
-        let scene = Scene::draw(&mut draws);
-        if scene.split() == split {
+        let scene = draw();
+        let is_held_out = mix(hash(&scene)).is_multiple_of(HELD_OUT_SHARE);
+        if is_held_out == (split == Split::HeldOut) {
             return scene;
         }
     }
 }
 
 impl Scene {
-    fn draw(draws: &mut Draws) -> Scene {
-        let count = draws.pick(&PLATE_COUNTS);
+    /// Scene `index` of `seed` in `split`, of a style.
+    pub(super) fn of(style: &'static Style, split: Split, seed: u64, index: u64) -> Scene {
+        let mut draws = Draws::new(seed, index, 0);
+        drawn(split, || Scene::draw(style, &mut draws), Scene::hash)
+    }
+
+    fn draw(style: &'static Style, draws: &mut Draws) -> Scene {
+        let count = draws.pick(&style.plates);
         let mut cells: Vec<u32> = (0..GRID * GRID).collect();
-        let mut colours = Colour::ALL;
+        let mut colours = Colour::ALL[..style.colours].to_vec();
         draws.shuffle(&mut cells);
         draws.shuffle(&mut colours);
         let plates = cells.into_iter().zip(colours).take(count).map(|(cell, colour)| Plate {
@@ -146,33 +188,32 @@ impl Scene {
             column: cell % GRID,
             digit: draws.below(10) as u8,
             offset: (draws.around_zero(JITTER), draws.around_zero(JITTER)),
+            corner: match style.off_centre {
+                0 => (0, 0),
+                _ => (draws.below(2) as u32, draws.below(2) as u32),
+            },
         });
-        Scene { plates: plates.collect(), tone: draws.around_zero(TONE) }
+        Scene { plates: plates.collect(), tone: draws.around_zero(TONE), style }
     }
 
-    /// The split that this scene belongs to: a function of its plates' colours, cells and digits, whatever their order.
-    pub fn split(&self) -> Split {
-        let sum = self.plates.iter().fold(0u64, |sum, plate| {
+    /// A function of the plates' colours, cells and digits, whatever their order.
+    fn hash(&self) -> u64 {
+        self.plates.iter().fold(0u64, |sum, plate| {
             let cell = u64::from(plate.row * GRID + plate.column);
             sum.wrapping_add(mix((cell * 16 + u64::from(plate.digit)) * 16 + plate.colour as u64 + 1))
-        });
-        if mix(sum).is_multiple_of(HELD_OUT_SHARE) { Split::HeldOut } else { Split::Train }
+        })
+    }
+
+    /// The split that this scene belongs to.
+    pub fn split(&self) -> Split {
+        if mix(self.hash()).is_multiple_of(HELD_OUT_SHARE) { Split::HeldOut } else { Split::Train }
     }
 
     /// Draws the picture, [`PICTURE_SIDE`] pixels square.
     pub fn picture(&self) -> RgbImage {
-        let shade =
-            |at: u32, low: u32, range: u32| (low + range * at / PICTURE_SIDE).saturating_add_signed(self.tone) as u8;
-        let reds: Vec<u8> = (0..PICTURE_SIDE).map(|x| shade(x, 30, 120)).collect();
-        let green = shade(0, 60, 0);
-        let mut pixels = Vec::with_capacity((PICTURE_SIDE * PICTURE_SIDE * 3) as usize);
-        for y in 0..PICTURE_SIDE {
-            let blue = shade(y, 30, 120);
-            pixels.extend(reds.iter().flat_map(|&red| [red, green, blue]));
-        }
-        let mut picture = RgbImage::from_raw(PICTURE_SIDE, PICTURE_SIDE, pixels).unwrap_or_default();
+        let mut picture = wall(PICTURE_SIDE, self.tone);
         for plate in &self.plates {
-            plate.paint(&mut picture);
+            plate.paint(self.style, &mut picture);
         }
         picture
     }
@@ -185,22 +226,12 @@ impl Scene {
 }
 
 impl Plate {
-    fn paint(&self, picture: &mut RgbImage) {
-        let centre_x = (self.column * CELL + CELL / 2).saturating_add_signed(self.offset.0);
-        let centre_y = (self.row * CELL + CELL / 2).saturating_add_signed(self.offset.1);
-        let (left, top) = (centre_x - PLATE_WIDTH / 2, centre_y - PLATE_HEIGHT / 2);
-        fill(picture, left, top, PLATE_WIDTH, PLATE_HEIGHT, self.colour.rgb());
-        let (left, top) = (centre_x - GLYPH_WIDTH * DOT / 2, centre_y - GLYPH_HEIGHT * DOT / 2);
-        for (across, down) in font::dots(self.digit) {
-            fill(picture, left + across * DOT, top + down * DOT, DOT, DOT, INK);
-        }
-    }
-}
-
-fn fill(picture: &mut RgbImage, left: u32, top: u32, width: u32, height: u32, colour: Rgb<u8>) {
-    for y in top..top + height {
-        for x in left..left + width {
-            picture.put_pixel(x, y, colour);
-        }
+    fn paint(&self, style: &Style, picture: &mut RgbImage) {
+        let x = (self.column * CELL + CELL / 2).saturating_add_signed(self.offset.0);
+        let y = (self.row * CELL + CELL / 2).saturating_add_signed(self.offset.1);
+        let (width, height) = style.plate;
+        fill(picture, (x - width / 2, y - height / 2), style.plate, self.colour.rgb());
+        let off = |at: u32, corner: u32| at + 2 * corner * style.off_centre - style.off_centre;
+        paint_digit(picture, (off(x, self.corner.1), off(y, self.corner.0)), style.dot, self.digit);
     }
 }
