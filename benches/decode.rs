@@ -21,7 +21,7 @@ const BUDGET: Duration = Duration::from_secs(5);
 
 fn main() {
     let policy = Policy::open("recipes/tiny");
-    let dataset = Dataset::held_out_needle();
+    let dataset = Dataset::held_out_needle(None);
     let tasks: Vec<_> = (0..TASKS).map(|number| dataset.task(number).expect("the built-in task")).collect();
     let prompts = policy.prompts(&tasks);
     let batch = TASKS as usize * GROUP;

@@ -273,7 +273,7 @@ fn rollouts() {
     }
     let plan = layers::load(Path::new("recipes/grpo_ats.toml"), &[]).expect("a recipe");
     let plan = Plan::new(plan, &Default::default()).expect("a recipe that can be run");
-    let dataset = Dataset::held_out_needle();
+    let dataset = Dataset::held_out_needle(None);
     let checkpoint = Checkpoint::open("recipes/tiny-sft").expect("a config");
     let model = checkpoint.model(Arc::new(Cpu::new()));
     let weights = checkpoint.weights(&model).expect("intact weights");

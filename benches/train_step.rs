@@ -23,7 +23,7 @@ const TOKENS: usize = 64;
 const BUDGET: Duration = Duration::from_secs(5);
 
 fn main() {
-    let dataset = Dataset::held_out_needle();
+    let dataset = Dataset::held_out_needle(None);
     let tasks: Vec<_> = (0..TASKS).map(|number| dataset.task(number).expect("the built-in task")).collect();
     let batch = TASKS as usize * GROUP;
     println!("{:<34}{:>12}{:>12}{:>16}", "train_step", "tokens", "seconds", "tokens/s");

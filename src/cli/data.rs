@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
+use anyhow::bail;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::jsonl::print;
 use crate::tasks::jsonl::{self, NeedleFile};
-use crate::tasks::needle::{Mixture, Split};
+use crate::tasks::needle::{Mixture, Split, Variant};
 
 /// Write the built-in task as PNG and JSONL files.
 #[derive(Debug, Args)]
@@ -26,6 +27,7 @@ enum Task {
 #[command(after_help = "Examples:
   thyme-engine data needle --out needle --count 100 --seed 0
   thyme-engine data needle --out examination --count 256 --seed 0 --split held_out
+  thyme-engine data needle --out compare --count 100 --seed 0 --variant compare
   thyme-engine data needle --out demonstrations --count 1000 --seed 0 --kind demonstrations
 
 DIR/data.jsonl holds a sample a line, in Thyme's RL form (messages, images, solution, question) for tasks, else in its SFT form (image,
@@ -46,6 +48,16 @@ struct NeedleArguments {
     /// Kind of sample, or a mixture of kinds.
     #[arg(long, value_enum, default_value = "task")]
     kind: KindName,
+    /// A harder variant, whose tasks are written. Its demonstrations are made in training, by the recipe's environment.
+    #[arg(long, value_name = "NAME", value_parser = variant)]
+    variant: Option<Variant>,
+}
+
+/// The variant of that name.
+pub fn variant(name: &str) -> Result<Variant, String> {
+    let known = || Variant::ALL.map(Variant::name).join(", ");
+    let found = Variant::ALL.into_iter().find(|variant| variant.name() == name);
+    found.ok_or_else(|| format!("there is no variant {name:?}; the variants are: {}", known()))
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -84,24 +96,31 @@ impl SplitName {
 }
 
 impl KindName {
-    fn file(self) -> NeedleFile {
+    fn file(self, variant: Option<Variant>) -> anyhow::Result<NeedleFile> {
+        if let (Some(variant), false) = (variant, matches!(self, KindName::Task)) {
+            bail!(
+                "--kind is not `task`, and of the variant {:?} only tasks are written: a recipe of `method = \"sft\"` with `data.needle.variant` has its \
+                 environment make the demonstrations",
+                variant.name()
+            );
+        }
         let none = Mixture::default();
-        NeedleFile::Samples(match self {
-            KindName::Task => return NeedleFile::Tasks,
+        Ok(NeedleFile::Samples(match self {
+            KindName::Task => return Ok(NeedleFile::Tasks(variant)),
             KindName::Caption => Mixture { caption: 1.0, ..none },
             KindName::Read => Mixture { read: 1.0, ..none },
             KindName::Look => Mixture { look: 1.0, ..none },
             KindName::Guess => Mixture { guess: 1.0, ..none },
             KindName::Pretrain => Mixture::PRETRAIN,
             KindName::Demonstrations => Mixture::DEMONSTRATIONS,
-        })
+        }))
     }
 }
 
 /// Runs the command.
 pub fn run(arguments: DataArguments) -> anyhow::Result<()> {
     let Task::Needle(needle) = arguments.task;
-    let (file, split) = (needle.kind.file(), needle.split.split());
+    let (file, split) = (needle.kind.file(needle.variant)?, needle.split.split());
     let path = jsonl::write_needle(&needle.out, file, needle.count, split, needle.seed)?;
     print(&format!("{} samples in {}\n", needle.count, path.display()))?;
     Ok(())

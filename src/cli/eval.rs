@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::Args;
 
+use super::data::variant;
 use super::device::Device;
 use super::isolated::renderer;
 use super::jsonl::refuse_input;
@@ -28,6 +29,7 @@ use crate::train::dataset::Dataset;
 
 const EXAMPLES: &str = r#"Examples:
   thyme-engine eval --model runs/grpo_ats/checkpoint-30 --data needle --limit 256
+  thyme-engine eval --model runs/needle_compare/checkpoint-60 --recipe recipes/needle_variants/compare.toml --data needle:compare
   thyme-engine eval --predictions A.jsonl --output B.jsonl
 
 A line of --predictions is an object with `answer` (as it stands) or `text` (searched for <answer>), `solution` and perhaps `question`; other
@@ -46,10 +48,10 @@ pub struct EvalArguments {
     #[arg(long, value_name = "A.jsonl", requires = "output",
         conflicts_with_all = ["model", "data", "environment", "limit", "max_num_seqs", "max_total_tokens", "device"])]
     predictions: Option<PathBuf>,
-    /// For --predictions: score by all rewards of this recipe, not by the answer alone.
-    #[arg(long, value_name = "R.toml", requires = "predictions")]
+    /// Answer in the environment of this recipe, with its tools and image sizes, and score by its rewards; with --predictions, score by them.
+    #[arg(long, value_name = "R.toml", conflicts_with_all = ["environment", "max_total_tokens"])]
     recipe: Option<PathBuf>,
-    /// `needle` for the built-in task's held-out pictures, or a JSONL file in Thyme's RL form.
+    /// `needle` for the built-in task's held-out pictures, `needle:NAME` for those of a variant, or a JSONL file in Thyme's RL form.
     #[arg(long, default_value = "needle")]
     data: String,
     /// How a task is answered: with tools (think_with_code), or without (direct).
@@ -78,26 +80,38 @@ pub struct EvalArguments {
     device: Device,
 }
 
+impl EvalArguments {
+    /// The environment of `--env`, with its limits.
+    fn named_environment(&self) -> (String, toml::Table) {
+        let limit = toml::Value::from(i64::from(self.max_total_tokens));
+        let limits = ["max_turn_tokens", "max_total_tokens"].map(|key| (key.to_owned(), limit.clone()));
+        (self.environment.clone(), limits.into_iter().collect())
+    }
+}
+
 /// Runs the command.
 pub fn run(arguments: EvalArguments, registry: &Registry) -> anyhow::Result<()> {
     let Some(model) = &arguments.model else { return score_predictions(&arguments, registry) };
-    let limit = toml::Value::from(i64::from(arguments.max_total_tokens));
-    let limits = ["max_turn_tokens", "max_total_tokens"].map(|key| (key.to_owned(), limit.clone()));
-    let environment = (arguments.environment.clone(), limits.into_iter().collect());
-    registry.check(&environment, &[])?;
+    let recipe = arguments.recipe.as_ref().map(|recipe| layers::load(recipe, &[])).transpose()?;
+    let (environment, tools) = match &recipe {
+        Some(recipe) => recipe.environment_and_tools(),
+        None => (arguments.named_environment(), Vec::new()),
+    };
+    let limits = registry.check(&environment, &tools)?;
     let (dataset, tasks) = tasks(&arguments.data, arguments.limit)?;
     let checkpoint = Checkpoint::open(model)?;
-    let processor = Arc::new(checkpoint.processor(Some(renderer()))?);
+    let processor = checkpoint.processor(Some(renderer()))?;
+    let processor = Arc::new(recipe.iter().fold(processor, |processor, recipe| recipe.model.sized(processor)));
     let model = checkpoint.model(arguments.device.backend(&checkpoint.config)?);
     let weights = checkpoint.weights(&model)?;
-    let environment = registry.environment(environment, &[])?;
-    let longest = (2 * arguments.max_total_tokens as usize).min(model.config.context_tokens);
+    let environment = registry.environment(environment, &tools)?;
+    let longest = (2 * limits.total).min(model.config.context_tokens);
     let sequences = usize::from(arguments.max_num_seqs);
     // A page is to spare where the longest fills its last one.
     let demand = PageDemand::of_sequences(sequences, longest + 1);
     let mut engine = Engine::new(model, processor.clone(), EngineSize::new(sequences, demand).limits());
     let mut generator = EngineGenerator { engine: &mut engine, weights: &weights };
-    let rewards = RewardSet::new(&RewardSettings::default(), registry)?;
+    let rewards = RewardSet::new(&recipe.map_or_else(RewardSettings::default, |recipe| recipe.reward), registry)?;
     let retries = RetrySettings { retries: arguments.retries, direct_fallback: arguments.direct_fallback };
     let Evaluation { report, groups, scores, retried } =
         evaluate(&mut generator, &processor, &*environment, &tasks, &rewards, &retries)?;
@@ -157,9 +171,10 @@ fn print_columns(columns: &[Column]) {
 
 /// The data and its first tasks.
 fn tasks(data: &str, limit: usize) -> anyhow::Result<(Dataset, Vec<Task>)> {
-    let dataset = match data {
-        "needle" => Dataset::held_out_needle(None),
-        file => Dataset::from_files(&[PathBuf::from(file)], Method::Grpo, None)?,
+    let dataset = match (data, data.strip_prefix("needle:")) {
+        ("needle", _) => Dataset::held_out_needle(None),
+        (_, Some(name)) => Dataset::held_out_needle(Some(variant(name).map_err(anyhow::Error::msg)?)),
+        (file, None) => Dataset::from_files(&[PathBuf::from(file)], Method::Grpo, None)?,
     };
     let count = dataset.len().map_or(limit, |len| len.min(limit));
     let tasks = (0..count as u64).map(|number| dataset.task(number)).collect::<Result<_, _>>()?;

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::request::Sampling;
 use crate::engine::speculation::Speculation;
+use crate::prompt::Processor;
 use crate::rollout::registry::{DEFAULT_ENVIRONMENT, DEFAULT_TOOL, Named};
 use crate::rollout::retry::RetrySettings;
 use crate::rollout::reward_set::RewardSettings;
@@ -111,6 +112,14 @@ impl Default for ModelSettings {
             min_pixels: None,
             max_pixels: None,
         }
+    }
+}
+
+impl ModelSettings {
+    /// The processor with these image sizes.
+    pub fn sized(&self, processor: Processor) -> Processor {
+        let processor = self.min_pixels.into_iter().fold(processor, Processor::with_min_pixels);
+        self.max_pixels.into_iter().fold(processor, Processor::with_max_pixels)
     }
 }
 

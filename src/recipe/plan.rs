@@ -89,14 +89,7 @@ impl Plan {
 
     /// The checkpoint's processor, with the recipe's image sizes.
     pub fn processor(&self) -> Result<Processor, PromptError> {
-        let mut processor = self.checkpoint.processor(self.renderer.clone())?;
-        if let Some(pixels) = self.recipe.model.min_pixels {
-            processor = processor.with_min_pixels(pixels);
-        }
-        if let Some(pixels) = self.recipe.model.max_pixels {
-            processor = processor.with_max_pixels(pixels);
-        }
-        Ok(processor)
+        Ok(self.recipe.model.sized(self.checkpoint.processor(self.renderer.clone())?))
     }
 }
 

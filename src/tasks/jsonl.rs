@@ -9,7 +9,7 @@ use image::{ImageFormat, RgbImage};
 use serde_json::{Map, Value, json};
 
 use super::forms::{Foreign, foreign_data, has_content, unused_key, unused_mark};
-use super::needle::{self, Kind, Mixture, Split};
+use super::needle::{self, Kind, Mixture, Split, Variant};
 use super::{Example, Message, Role, Solution};
 use crate::files::json::{in_json_words, in_words_of_line};
 use crate::files::lines::{JsonLines, Line, LinesError, MESSAGES_MAX, PICTURES_MAX};
@@ -327,14 +327,14 @@ fn kind_of(value: &Value) -> &'static str {
 /// What [`write_needle`] draws.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum NeedleFile {
-    /// Tasks of reinforcement learning, in Thyme's RL form.
-    Tasks,
+    /// Tasks of reinforcement learning, plain or of a variant, in Thyme's RL form.
+    Tasks(Option<Variant>),
     /// Samples of a mixture, in Thyme's SFT form; a system prompt goes to the key `system`.
     Samples(Mixture),
 }
 
 /// Draws `count` needle samples into `folder` (made if missing) as `data.jsonl` and `images/*.png`, and returns the JSONL's path.
-/// Sample *i* is [`needle::example`] or [`needle::mixed`] of (`split`, `seed`, *i*): the same pictures and text to the byte.
+/// Sample *i* is [`needle::example`], [`Variant::task`] or [`needle::mixed`] of (`split`, `seed`, *i*): the same pictures and text to the byte.
 ///
 /// # Errors
 /// A folder or file that cannot be written.
@@ -353,7 +353,8 @@ pub fn write_needle(
     let mut lines = BufWriter::new(new.file());
     for index in 0..count {
         let example = match file {
-            NeedleFile::Tasks => needle::example(Kind::Task, split, seed, index),
+            NeedleFile::Tasks(None) => needle::example(Kind::Task, split, seed, index),
+            NeedleFile::Tasks(Some(variant)) => variant.task(split, seed, index),
             NeedleFile::Samples(mixture) => needle::mixed(&mixture, split, seed, index),
         };
         let mut names = Vec::new();
@@ -363,7 +364,7 @@ pub fn write_needle(
             names.push(name);
         }
         let line = match file {
-            NeedleFile::Tasks => task_line(&example, &names),
+            NeedleFile::Tasks(_) => task_line(&example, &names),
             NeedleFile::Samples(_) => demonstration_line(&example, &names),
         };
         writeln!(lines, "{line}").map_err(fault)?;

@@ -66,7 +66,8 @@ pub enum DatasetError {
     },
     /// A script that the recipe's environment does not take.
     #[error(
-        "{example}: the environment {environment:?} does not take its script ({problem}); name in `[environment]` the one that the variant is made for, with a          room of tokens that is enough"
+        "{example}: the environment {environment:?} does not take its script ({problem}); name in `[environment]` the one that \
+         the variant is made for, with limits of tokens that are large enough"
     )]
     Script {
         /// Its name, as [`Dataset::name_of`] gives it.

@@ -142,9 +142,12 @@ impl<'a> Demonstrations<'a> {
     /// # Errors
     /// When it cannot be used: a picture, its text, its script, or its length.
     pub fn sample(&self, number: u64) -> Result<Sample, DatasetError> {
-        let example = match (self.dataset.lesson(number)?, &self.environment) {
-            (Lesson::Script { task, turns }, Some(environment)) => self.played(&**environment, number, task, &turns)?,
-            (Lesson::Told(example) | Lesson::Script { task: example, .. }, _) => example,
+        let example = match self.dataset.lesson(number)? {
+            Lesson::Told(example) => example,
+            Lesson::Script { task, turns } => {
+                let environment = self.environment.as_deref().expect("a data set with scripts has an environment");
+                self.played(environment, number, task, &turns)?
+            }
         };
         let name = || self.dataset.name_of(number);
         let sample = demonstration::sample(self.processor, &example, self.plan.recipe.sft.train_turns)
@@ -170,8 +173,7 @@ impl<'a> Demonstrations<'a> {
             problem,
         };
         let task = Task::of_example(task).map_err(PromptError::from)?;
-        let trajectory =
-            play(self.processor, environment, &task, script).map_err(|error| wrong(error.to_string()))?;
+        let trajectory = play(self.processor, environment, &task, script).map_err(|error| wrong(error.to_string()))?;
         let failed = trajectory.calls.iter().find(|call| call.output.status != CallStatus::Ok);
         if let Some(call) = failed {
             return Err(wrong(format!("{}: {}", call.tool, call.output.text)));

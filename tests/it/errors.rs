@@ -17,13 +17,7 @@ use thyme_engine::recipe::{Method, TrainTurns};
 use thyme_engine::train::dataset::Dataset;
 use thyme_engine::train::demonstration::sample;
 
-use crate::support::command::{Workplace, refuse, said, train};
-
-fn assert_names(message: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(message.contains(part), "{part:?} is not in:\n{message}");
-    }
-}
+use crate::support::command::{Workplace, assert_names, refuse, said, train};
 
 /// A tensor of a file: name, element type, shape, bytes.
 type Stored = (String, Dtype, Vec<usize>, Vec<u8>);

@@ -393,7 +393,8 @@ fn some_rollouts_of_each_step_are_written_as_pages() {
 #[test]
 fn a_recipe_counts_epochs_as_well_as_steps() {
     let place = Workplace::new();
-    for (name, kind) in [("tasks", NeedleFile::Tasks), ("demonstrations", NeedleFile::Samples(Mixture::DEMONSTRATIONS))]
+    for (name, kind) in
+        [("tasks", NeedleFile::Tasks(None)), ("demonstrations", NeedleFile::Samples(Mixture::DEMONSTRATIONS))]
     {
         write_needle(&place.path(name), kind, 5, Split::Train, 7).unwrap();
     }

@@ -13,7 +13,7 @@ use thyme_engine::train::memory_plan::MemoryPlan;
 use thyme_engine::train::sizes::memory_plan;
 use thyme_engine::{cpu, cuda};
 
-use crate::support::command::{Workplace, succeed, train};
+use crate::support::command::{Workplace, assert_names, succeed, train};
 
 /// The message of a recipe, changed by settings, that cannot be read or planned.
 fn refusal(recipe: &Path, settings: &[&str]) -> String {
@@ -21,12 +21,6 @@ fn refusal(recipe: &Path, settings: &[&str]) -> String {
     match load(recipe, &settings) {
         Err(error) => error.to_string(),
         Ok(recipe) => Plan::new(recipe, &Default::default()).expect_err("the recipe cannot be planned").to_string(),
-    }
-}
-
-fn assert_names(message: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(message.contains(part), "{part:?} is not in:\n{message}");
     }
 }
 
@@ -172,6 +166,11 @@ fn contradictions_are_refused_with_a_remedy() {
         (&sft, &["model.min_pixels=900", "model.max_pixels=800"], &["`model.min_pixels` is 900", "800"]),
         (&sft, &["data.needle.mixture={look=0.0}"], &["data.needle.mixture", "above 0"]),
         (&sft, &["data.needle.mixture={look=-1.0, read=2.0}"], &["data.needle.mixture", "-1"]),
+        (
+            &sft,
+            &["data.needle.variant=dark", "data.needle.mixture={caption=1.0}"],
+            &["data.needle.mixture", "dark", "look"],
+        ),
         (&grpo, &["sampling.temperature=0.0"], &["`sampling.temperature` is 0", "the same"]),
         (&grpo, &["data.needle.mixture={look=1.0}"], &["data.needle.mixture", "sft"]),
         (&grpo, &["grpo.num_generations=1"], &["`grpo.num_generations` is 1", "from 2"]),

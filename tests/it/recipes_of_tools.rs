@@ -19,15 +19,14 @@ use thyme_engine::recipe::layers::load;
 use thyme_engine::recipe::{Method, Recipe};
 use thyme_engine::rollout::environment::Environment;
 use thyme_engine::rollout::environments::tool_calling::presets::{PRESETS, Preset};
-use thyme_engine::rollout::generator::Scripted;
 use thyme_engine::rollout::registry::Registry;
 use thyme_engine::rollout::rewards::answer::fits;
 use thyme_engine::rollout::rewards::equivalence::Verdict;
+use thyme_engine::rollout::script::play;
 use thyme_engine::rollout::task::Task;
 use thyme_engine::rollout::tool::CallStatus;
 use thyme_engine::rollout::tools::openthinkimg::Terminate;
 use thyme_engine::rollout::trajectory::{End, Trajectory};
-use thyme_engine::rollout::{RolloutSettings, run};
 use thyme_engine::train::dataset::Dataset;
 use thyme_engine::train::demonstration::Demonstration;
 
@@ -68,21 +67,9 @@ fn pictures() -> [(&'static str, RgbImage); 2] {
 }
 
 /// Plays the script of a task.
-fn play(environment: &dyn Environment, task: &Task) -> Trajectory {
-    let (tokenizer, im_end) = (processor().tokenizer(), processor().special_ids().im_end);
-    let stops = environment.stop_strings();
-    let mut script = Vec::new();
-    for turn in task.columns["script"].as_array().unwrap().iter().map(|turn| turn.as_str().unwrap()) {
-        script.extend(tokenizer.encode(turn).unwrap());
-        if !stops.iter().any(|stop| turn.ends_with(stop)) {
-            script.push(im_end);
-        }
-    }
-    let bytes_of = |id| processor().tokenizer().token_bytes(id).to_vec();
-    let mut generator = Scripted::new([(0, script)], im_end, bytes_of);
-    let tasks = std::slice::from_ref(task);
-    let groups = run(&mut generator, processor(), environment, tasks, &RolloutSettings::default()).unwrap();
-    groups.into_iter().next().unwrap().trajectories.remove(0)
+fn played(environment: &dyn Environment, task: &Task) -> Trajectory {
+    let turns: Vec<String> = serde_json::from_value(task.columns["script"].clone()).unwrap();
+    play(processor(), environment, task, &turns).unwrap()
 }
 
 /// The tools that must be seen to succeed; `Terminate` ends a sequence and is not run.
@@ -109,7 +96,7 @@ impl Written {
         let mut succeeded = BTreeSet::new();
         for number in 0..dataset.len().unwrap() as u64 {
             let (task, name) = (dataset.task(number).unwrap(), dataset.name_of(number));
-            let trajectory = play(&*environment, &task);
+            let trajectory = played(&*environment, &task);
             assert!(matches!(trajectory.end, End::Answered | End::EndOfTurn), "{name}: {:?}", trajectory.end);
             let said = trajectory.own_text();
             let answer = &said[trajectory.answer.as_ref().expect("a script has an answer").inside.clone()];

@@ -179,7 +179,7 @@ fn tasks_from_files_train_as_the_built_in_task_does() {
     let (drawn, read) = (Workplace::new(), Workplace::new());
     let more = "[evaluation]\ntasks = 0\n";
     succeed(train(&drawn.grpo(&format!("{more}{NEEDLE}")), &["--set", "training.max_steps=3"]));
-    write_needle(&read.path("needle"), NeedleFile::Tasks, 6, Split::Train, 7).unwrap();
+    write_needle(&read.path("needle"), NeedleFile::Tasks(None), 6, Split::Train, 7).unwrap();
     let recipe = read.grpo(&format!("{more}[data]\nfiles = [\"needle/data.jsonl\"]\nshuffle = false\n"));
     succeed(train(&recipe, &["--set", "training.max_steps=3"]));
     assert_same_run(&drawn.path("runs/run"), &read.path("runs/run"), 3);

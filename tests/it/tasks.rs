@@ -160,7 +160,9 @@ fn the_tiny_models_files_agree_on_their_special_tokens() {
 #[test]
 fn files_give_back_the_same_pictures_and_text() {
     let folder = tempfile::tempdir().unwrap();
-    for (file, kind) in [(NeedleFile::Tasks, None), (NeedleFile::Samples(Mixture::PRETRAIN), Some(Mixture::PRETRAIN))] {
+    for (file, kind) in
+        [(NeedleFile::Tasks(None), None), (NeedleFile::Samples(Mixture::PRETRAIN), Some(Mixture::PRETRAIN))]
+    {
         let path = jsonl::write_needle(folder.path(), file, 6, Split::HeldOut, 21).unwrap();
         for (index, record) in jsonl::read(&path).unwrap().into_iter().enumerate() {
             let images = record.images.iter().map(|path| image::open(path).unwrap().into_rgb8()).collect();

@@ -53,8 +53,7 @@ pub(super) struct Style {
 }
 
 /// Six to eight plates with a digit of 35 pixels in the middle.
-pub(super) const PLAIN: Style =
-    Style { colours: 8, plates: [6, 7, 7, 8], plate: (144, 104), dot: 5, off_centre: 0 };
+pub(super) const PLAIN: Style = Style { colours: 8, plates: [6, 7, 7, 8], plate: (144, 104), dot: 5, off_centre: 0 };
 
 /// The colours of plates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

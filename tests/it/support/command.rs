@@ -104,3 +104,10 @@ pub fn refuse(mut command: Command) -> String {
     assert!(said.contains("error: ") && !said.contains("panicked"), "{command:?}: {said}");
     said
 }
+
+/// Asserts that a message says all of these.
+pub fn assert_names(message: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(message.contains(part), "{part:?} is not in:\n{message}");
+    }
+}

@@ -1,5 +1,6 @@
 //! A chart of three bars, whose scale has four digits at uneven steps.
 
+use image::RgbImage;
 use serde_json::json;
 
 use super::{Drawn, Sight, planned};
@@ -13,6 +14,10 @@ const BAR_WIDTH: u32 = 120;
 const LABEL_SIDE: u32 = 72;
 /// Pixels per dot of a digit.
 const DOT: u32 = 5;
+/// How far a bar ends below the middle of its label, in pixels: a line there goes beneath the digit.
+const BELOW: u32 = 26;
+/// Labels of a lesson in reading.
+const LABELS: u64 = 6;
 /// The wall's brightness differs from chart to chart by at most this much, of 255.
 const TONE: i32 = 4;
 
@@ -41,20 +46,25 @@ impl Chart {
         self.bars.iter().fold(mix(scale + 1), |sum, (colour, row)| mix(sum ^ ((*colour as u64) << 8 | u64::from(*row))))
     }
 
-    fn picture(&self) -> image::RgbImage {
+    fn picture(&self) -> RgbImage {
         let mut picture = wall(PICTURE_SIDE, self.tone);
-        let middle = |row: u32| row * CELL + CELL / 2;
         for (row, digit) in (0..).zip(self.scale) {
             let start = (CELL - LABEL_SIDE) / 2;
             fill(&mut picture, (start, row * CELL + start), (LABEL_SIDE, LABEL_SIDE), Colour::White.rgb());
-            paint_digit(&mut picture, (CELL / 2, middle(row)), DOT, digit);
+            paint_digit(&mut picture, (CELL / 2, row * CELL + CELL / 2), DOT, digit);
         }
         for (column, (colour, row)) in (1..).zip(self.bars) {
-            let at = (column * CELL + (CELL - BAR_WIDTH) / 2, middle(row));
-            fill(&mut picture, at, (BAR_WIDTH, PICTURE_SIDE - middle(row)), colour.rgb());
+            let top = end_of_bar(row);
+            let left = column * CELL + (CELL - BAR_WIDTH) / 2;
+            fill(&mut picture, (left, top), (BAR_WIDTH, PICTURE_SIDE - top), colour.rgb());
         }
         picture
     }
+}
+
+/// Where a bar that reaches a row ends, in pixels from the top.
+fn end_of_bar(row: u32) -> u32 {
+    row * CELL + CELL / 2 + BELOW
 }
 
 pub(super) fn chart(split: Split, seed: u64, index: u64, draws: &mut Draws) -> Drawn {
@@ -67,20 +77,18 @@ pub(super) fn chart(split: Split, seed: u64, index: u64, draws: &mut Draws) -> D
     let bars: String =
         chart.bars[..=asked].iter().map(|(colour, row)| format!(" {} {}", colour.name(), name(*row))).collect();
     let thought = format!("Let me look closer. The bars end in row:{bars}.");
-    let line = json!({"image": "img_1", "param": format!("y={}", f64::from(row * 100 + 50) / f64::from(GRID))});
-    let start = |row: u32| ((CELL - CROP_SIDE) / 2, row * CELL + (CELL - CROP_SIDE) / 2);
-    let (left, top) = start(row);
+    let line = json!({"image": "img_1", "param": format!("y={:.1}", f64::from(100 * end_of_bar(row)) / f64::from(PICTURE_SIDE))});
+    let (left, top) = ((CELL - CROP_SIDE) / 2, row * CELL + (CELL - CROP_SIDE) / 2);
     let area = [left, top, left + CROP_SIDE, top + CROP_SIDE];
     let crop = json!({"image": "img_2", "param": format!("{area:?}")});
-    let picture = chart.picture();
-    let label = |(row, digit): (u32, u8)| {
-        let (left, top) = start(row);
-        let label = image::imageops::crop_imm(&picture, left, top, CROP_SIDE, CROP_SIDE).to_image();
+    let label = |digit: u8| {
+        let mut label = RgbImage::from_pixel(CROP_SIDE, CROP_SIDE, Colour::White.rgb());
+        paint_digit(&mut label, (CROP_SIDE / 2, CROP_SIDE / 2), DOT, digit);
         (vec![label], sight(digit))
     };
     Drawn {
-        crops: (0..).zip(chart.scale).map(label).collect(),
-        images: vec![picture],
+        images: vec![chart.picture()],
+        crops: (0..LABELS).map(|_| label(draws.below(10) as u8)).collect(),
         question: format!("What is the value of the {} bar?", colour.name()),
         calls: vec![
             planned(&thought, "DrawHorizontalLineByY", &line),

@@ -9,7 +9,8 @@ use image::RgbImage;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Kind, Split};
+use super::mixture::Kind;
+use super::scene::Split;
 use crate::tasks::draws::Draws;
 use crate::tasks::{Example, Message, Role, Solution};
 
