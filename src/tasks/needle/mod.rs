@@ -5,6 +5,8 @@
 //! token, a digit about 4 pixels. A 64x64 crop around a cell's centre lies within the plate and is seen at 56x56: the digit is about
 //! 30 pixels tall. The wall behind the plates grows redder to the right and bluer downwards, so that a patch knows its place.
 //!
+//! [`variants`] are harder tasks of the same kind, for environments that call tools by name.
+//!
 //! Samples are endless and independent: each is a function of ([`Split`], seed, index) alone.
 
 mod mixture;

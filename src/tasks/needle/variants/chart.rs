@@ -74,9 +74,12 @@ pub(super) fn chart(split: Split, seed: u64, index: u64, draws: &mut Draws) -> D
     let (colour, row) = chart.bars[asked];
     let digit = chart.scale[row as usize];
     let name = |row: u32| NUMBERS[row as usize];
-    let bars: String =
-        chart.bars[..=asked].iter().map(|(colour, row)| format!(" {} {}", colour.name(), name(*row))).collect();
-    let thought = format!("Let me look closer. The bars end in row:{bars}.");
+    let bars: String = NUMBERS
+        .iter()
+        .zip(&chart.bars[..=asked])
+        .map(|(number, (colour, row))| format!("Bar {number}: {} row {}\n", colour.name(), name(*row)))
+        .collect();
+    let thought = format!("Let me look closer.\n{bars}The {} bar ends in row {}.", colour.name(), name(row));
     let line = json!({"image": "img_1", "param": format!("y={:.1}", f64::from(100 * end_of_bar(row)) / f64::from(PICTURE_SIDE))});
     let (left, top) = ((CELL - CROP_SIDE) / 2, row * CELL + (CELL - CROP_SIDE) / 2);
     let area = [left, top, left + CROP_SIDE, top + CROP_SIDE];
