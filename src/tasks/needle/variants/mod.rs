@@ -22,7 +22,7 @@ pub enum Variant {
     Small,
     /// The larger of the digits on two plates, to be seen by two crops: for `zoom_in_bank`.
     Compare,
-    /// Plates with a digit of 21 pixels in one of four corners, to be seen by a crop of a crop: for `zoom_in_bank`.
+    /// Plates with a digit of 28 pixels in one of four corners, to be seen by a crop of a crop: for `zoom_in_bank`.
     Nested,
     /// The value of a bar, to be read where a drawn line meets the scale: for `tool_planner`.
     Chart,
@@ -82,7 +82,7 @@ impl Variant {
                 Lesson::Script { task: drawn.task(), turns }
             }
             Kind::Guess => {
-                let digit = draws.below(10) as u8;
+                let digit = self.guessed(draws);
                 let turn = self.answer(&format!("I can tell at a glance: it is {digit}."), digit);
                 Lesson::Script { task: drawn.task(), turns: vec![turn] }
             }
@@ -98,6 +98,15 @@ impl Variant {
             Variant::Chart => chart::chart(split, seed, index, draws),
             Variant::Frames => frames::frames(split, seed, index, draws),
             Variant::Dark => plates::dark(split, seed, index, draws),
+        }
+    }
+
+    /// What a model says that does not look: any digit, or the larger of any two.
+    fn guessed(self, draws: &mut Draws) -> u8 {
+        let mut digit = || draws.below(10) as u8;
+        match self {
+            Variant::Compare => digit().max(digit()),
+            _ => digit(),
         }
     }
 

@@ -9,9 +9,11 @@ use crate::tasks::needle::scene::{CELL, CROP_SIDE, PICTURE_SIDE, PLAIN, Plate, S
 /// More plates, smaller digits.
 const SMALL: Style = Style { colours: 12, plates: [10, 11, 11, 12], plate: (144, 104), dot: 3, off_centre: 0 };
 /// Large plates, small digits in a corner of them.
-const NESTED: Style = Style { colours: 8, plates: [6, 7, 7, 8], plate: (208, 208), dot: 3, off_centre: CELL / 4 };
+const NESTED: Style = Style { colours: 8, plates: [6, 7, 7, 8], plate: (208, 208), dot: 4, off_centre: CELL / 4 };
 /// Side of a crop that shows a small digit, in pixels.
 const SMALL_CROP_SIDE: u32 = 38;
+/// Side of a crop that shows the digit in a corner, in pixels.
+const CORNER_CROP_SIDE: u32 = 50;
 /// What a dark picture's brightness is divided by.
 const DARKNESS: u8 = 16;
 
@@ -64,7 +66,7 @@ pub(super) fn small(split: Split, seed: u64, index: u64, draws: &mut Draws) -> D
 /// A zoom into image `index` of the trajectory.
 fn zoom(area: [u32; 4], side: u32, label: &str, index: usize) -> (&'static str, String) {
     let area = thousandths(area, side);
-    ("image_zoom_in_tool", format!("{{\"bbox_2d\": {area:?}, \"label\": \"{label}\", \"img_idx\": {index}}}"))
+    ("image_zoom_in_tool", format!("{{\"label\": \"{label}\", \"bbox_2d\": {area:?}, \"img_idx\": {index}}}"))
 }
 
 pub(super) fn compare(split: Split, seed: u64, index: u64, draws: &mut Draws) -> Drawn {
@@ -105,9 +107,9 @@ pub(super) fn nested(split: Split, seed: u64, index: u64, draws: &mut Draws) -> 
     let colour = plate.colour.name();
     // Within a plate's cell, and within the picture.
     let corner = |plate: &Plate| {
-        let start = |corner: u32| CELL / 4 + corner * CELL / 2 - SMALL_CROP_SIDE / 2;
+        let start = |corner: u32| CELL / 4 + corner * CELL / 2 - CORNER_CROP_SIDE / 2;
         let (left, top) = (start(plate.corner.1), start(plate.corner.0));
-        [left, top, left + SMALL_CROP_SIDE, top + SMALL_CROP_SIDE]
+        [left, top, left + CORNER_CROP_SIDE, top + CORNER_CROP_SIDE]
     };
     let in_picture = |plate: &Plate| {
         let [x, y] = [plate.column, plate.row].map(|cell| cell * CELL);
