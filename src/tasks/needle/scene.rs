@@ -157,12 +157,16 @@ pub fn scene(split: Split, seed: u64, index: u64) -> Scene {
     Scene::of(&PLAIN, split, seed, index)
 }
 
+/// The split of what has this hash.
+fn split_of(hash: u64) -> Split {
+    if mix(hash).is_multiple_of(HELD_OUT_SHARE) { Split::HeldOut } else { Split::Train }
+}
+
 /// The first of what `draw` gives that belongs to `split`, by a hash of what it shows.
 pub(super) fn drawn<T>(split: Split, mut draw: impl FnMut() -> T, hash: impl Fn(&T) -> u64) -> T {
     loop {
         let scene = draw();
-        let is_held_out = mix(hash(&scene)).is_multiple_of(HELD_OUT_SHARE);
-        if is_held_out == (split == Split::HeldOut) {
+        if split_of(hash(&scene)) == split {
             return scene;
         }
     }
@@ -205,7 +209,7 @@ impl Scene {
 
     /// The split that this scene belongs to.
     pub fn split(&self) -> Split {
-        if mix(self.hash()).is_multiple_of(HELD_OUT_SHARE) { Split::HeldOut } else { Split::Train }
+        split_of(self.hash())
     }
 
     /// Draws the picture, [`PICTURE_SIDE`] pixels square.
