@@ -62,25 +62,34 @@ extern "C" __global__ void __launch_bounds__(ROWS_PER_BLOCK * WARP)
     entropy[row] = found.entropy;
 }
 
-// hot
-// dz = dlogprob/τ · (onehot(target) − softmax(z/τ)), 0 where excluded, of the slice from the token `first` on: z f32, dz bf16 [N, W];
-// targets i32, the others f32 [N]. A block a row.
-extern "C" __global__ void __launch_bounds__(SLICE_THREADS)
-    token_logprob_backward(const float* z, const int* targets, const float* temperatures, const float* lse, const float* dlogprob, bf16* dz,
-                           Excluded excluded, int first, int columns) {
-    int row = blockIdx.x, target = targets[row] - first;
-    Share share = load_share(z + size_t(row) * columns, columns, columns);
-    float inverse = 1.0f / temperatures[row], scale = dlogprob[row] * inverse, own = lse[row];
-    dz += size_t(row) * columns;
+// The gradient of a row's entropy by its logits, −dentropy · p · (ln p + entropy) with p = softmax(z).
+struct EntropyGradient {
+    float dentropy, entropy, lse_raw;
+
+    __device__ float added_to(float of_logit, float z) const {
+        float log_probability = z - lse_raw;
+        return of_logit - dentropy * softmax_exponential(log_probability) * (log_probability + entropy);
+    }
+};
+
+struct NoEntropyGradient {
+    __device__ float added_to(float of_logit, float) const { return of_logit; }
+};
+
+template <class Entropy>
+__device__ inline void backward_slice(const float* z, int target, float inverse, float lse, float dlogprob, bf16* dz, const Excluded& excluded,
+                                      int first, int columns, const Entropy& entropy) {
+    Share share = load_share(z, columns, columns);
+    float scale = dlogprob * inverse;
 #pragma unroll
     for (int i = 0; i < SHARE; i += 4) {
         int column = Share::column(i);
         Vector<bf16, 4> found;
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-            float probability = softmax_exponential(share.at[i + j] * inverse - own);
+            float probability = softmax_exponential(share.at[i + j] * inverse - lse);
             float of_logit = scale * ((column + j == target ? 1.0f : 0.0f) - probability);
-            found.at[j] = to_bf16(excluded.holds(first + column + j) ? 0.0f : of_logit);
+            found.at[j] = to_bf16(entropy.added_to(excluded.holds(first + column + j) ? 0.0f : of_logit, share.at[i + j]));
         }
         if (columns % 4 == 0) {
             if (column < columns) store<4>(dz + column, found);
@@ -91,6 +100,30 @@ extern "C" __global__ void __launch_bounds__(SLICE_THREADS)
             }
         }
     }
+}
+
+// hot
+// dz = dlogprob/τ · (onehot(target) − softmax(z/τ)), 0 where excluded, of the slice from the token `first` on: z f32, dz bf16 [N, W];
+// targets i32, the others f32 [N]. A block a row.
+extern "C" __global__ void __launch_bounds__(SLICE_THREADS)
+    token_logprob_backward(const float* z, const int* targets, const float* temperatures, const float* lse, const float* dlogprob, bf16* dz,
+                           Excluded excluded, int first, int columns) {
+    int row = blockIdx.x;
+    size_t start = size_t(row) * columns;
+    backward_slice(z + start, targets[row] - first, 1.0f / temperatures[row], lse[row], dlogprob[row], dz + start, excluded, first, columns,
+                   NoEntropyGradient{});
+}
+
+// hot
+// The same with the gradient of the entropies: dentropy, entropy and lse_raw f32 [N].
+extern "C" __global__ void __launch_bounds__(SLICE_THREADS)
+    token_logprob_entropy_backward(const float* z, const int* targets, const float* temperatures, const float* lse, const float* dlogprob,
+                                   const float* dentropy, const float* entropy, const float* lse_raw, bf16* dz, Excluded excluded, int first,
+                                   int columns) {
+    int row = blockIdx.x;
+    size_t start = size_t(row) * columns;
+    backward_slice(z + start, targets[row] - first, 1.0f / temperatures[row], lse[row], dlogprob[row], dz + start, excluded, first, columns,
+                   EntropyGradient{dentropy[row], entropy[row], lse_raw[row]});
 }
 
 // The products of slices, added up in f32 from the first slice on; the last one rounds what comes of it.

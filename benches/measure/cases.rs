@@ -221,7 +221,7 @@ fn head(runner: &mut dyn Runner, sizes: &Sizes) {
         let mut dw = backend.zeros(&[vocab, dim], Dtype::F32);
         let cost = both(3 * multiplied, 2 * read + 8 * vocab * dim);
         runner.run("token_logprob_backward", &case, cost, &mut |b| {
-            drop(b.token_logprob_backward(&ones, &h, &w, &targets, &ones, &lse, &[], Some(&mut dw)));
+            drop(b.token_logprob_backward(&ones, &h, &w, &targets, &ones, &lse, &[], None, Some(&mut dw)));
         });
     }
     let h = activations(backend, &[sampled, dim]);

@@ -60,6 +60,7 @@ impl GenerationConfig {
         let or = |value: Option<f64>, default: f32| value.map_or(default, |value| value as f32);
         Ok(Sampling {
             temperature: if sampled { or(temperature, default.temperature) } else { 0.0 },
+            turn_temperatures: Vec::new(),
             top_k: top_k.map_or(default.top_k, |k| k.max(0.0) as usize),
             top_p: or(top_p, default.top_p),
             min_p: or(min_p, default.min_p),

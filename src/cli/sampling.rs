@@ -55,6 +55,7 @@ impl SamplingArguments {
         let temperature = self.temperature.unwrap_or(default.temperature);
         let sampling = Sampling {
             temperature: if temperature > 0.0 { temperature.max(TEMPERATURE_MIN) } else { temperature },
+            turn_temperatures: Vec::new(),
             top_k: usize::try_from(top_k.max(0)).unwrap_or(0),
             top_p: self.top_p.unwrap_or(default.top_p),
             min_p: self.min_p.unwrap_or(default.min_p),

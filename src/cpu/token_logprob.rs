@@ -6,7 +6,7 @@ use super::linear::{self, Left, Right, Size, Start};
 use super::log_sum_exp::{exclude, log_probability, softmax, softmax_at_temperature};
 use super::simd::{LANES, kernel};
 use super::{Cpu, PARALLEL_COST, bf16s, floats, floats_mut, for_row_blocks, parameter, values};
-use crate::ops::token_logprob::{LOGITS_MAX, TokenLogprob, TokenLogprobs};
+use crate::ops::token_logprob::{EntropyGradient, LOGITS_MAX, TokenLogprob, TokenLogprobs};
 use crate::ops::{Dtype, Tensor};
 
 /// Rough number of operations per logit.
@@ -61,6 +61,7 @@ impl TokenLogprob for Cpu {
         temperatures: &Tensor,
         lse: &Tensor,
         excluded: &[u32],
+        entropy: Option<EntropyGradient<'_>>,
         mut dw: Option<&mut Tensor>,
     ) -> Tensor {
         let (rows, dim, vocab) = (h.rows(), h.cols(), w.rows());
@@ -70,6 +71,7 @@ impl TokenLogprob for Cpu {
         );
         let (dlogprob, lse) = (floats(dlogprob), floats(lse));
         let (targets, temperatures) = (values::<i32>(targets), floats(temperatures));
+        let entropy = entropy.map(|of| [of.dentropy, of.entropy, of.lse_raw].map(floats));
         let mut dh = self.empty(h.shape(), Dtype::Activation);
         for_logits(self, h, w, |first, logits| {
             for_row_blocks(logits, vocab, COST * vocab, |start, block| {
@@ -77,9 +79,19 @@ impl TokenLogprob for Cpu {
                     let row = first + start + i;
                     let inverse = 1.0 / temperatures[row];
                     let scale = dlogprob[row] * inverse;
-                    softmax_gradient(self.simd, z, inverse, lse[row], scale);
+                    let of_row = entropy.map(|of| of.map(|values| values[row]));
+                    let of_entropy = |z: f32| {
+                        let [dentropy, entropy, lse] = of_row?;
+                        Some(-dentropy * (z - lse).exp() * (z - lse + entropy))
+                    };
+                    let kept: Vec<f32> =
+                        excluded.iter().map(|&token| of_entropy(z[token as usize]).unwrap_or(0.0)).collect();
+                    match of_row {
+                        None => softmax_gradient(self.simd, z, inverse, lse[row], scale),
+                        Some(of_row) => entropy_gradient(self.simd, z, inverse, lse[row], scale, of_row),
+                    }
                     z[targets[row] as usize] += scale;
-                    excluded.iter().for_each(|&token| z[token as usize] = 0.0);
+                    excluded.iter().zip(kept).for_each(|(&token, kept)| z[token as usize] = kept);
                 }
             });
             let count = logits.len() / vocab;
@@ -115,6 +127,20 @@ kernel! {
         for chunk in z.chunks_mut(LANES) {
             let p = L::load_tail(chunk, 0.0).mul(L::splat(inverse)).sub(L::splat(lse)).exp();
             p.mul(L::splat(-scale)).store_tail(chunk);
+        }
+    }
+}
+
+kernel! {
+    /// The same, and the gradient of the row's entropy: `of_row` has its derivative, the entropy, and the log-sum-exp at temperature 1.
+    fn entropy_gradient<L>(z: &mut [f32], inverse: f32, lse: f32, scale: f32, of_row: [f32; 3]) {
+        let [dentropy, entropy, lse_raw] = of_row;
+        for chunk in z.chunks_mut(LANES) {
+            let z = L::load_tail(chunk, 0.0);
+            let p = z.mul(L::splat(inverse)).sub(L::splat(lse)).exp();
+            let log_p = z.sub(L::splat(lse_raw));
+            let of_entropy = log_p.exp().mul(log_p.add(L::splat(entropy))).mul(L::splat(-dentropy));
+            p.mul(L::splat(-scale)).add(of_entropy).store_tail(chunk);
         }
     }
 }

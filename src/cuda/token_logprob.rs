@@ -7,7 +7,7 @@ use super::kernels::token_logprob::ROWS_PER_BLOCK;
 use super::linear::{backward_tile, forward_tile};
 use super::{Cuda, expect_shape, optional, rows_of, size, tensor};
 use crate::ops::sample::EXCLUDED_MAX;
-use crate::ops::token_logprob::{LOGITS_MAX, TokenLogprob, TokenLogprobs};
+use crate::ops::token_logprob::{EntropyGradient, LOGITS_MAX, TokenLogprob, TokenLogprobs};
 use crate::ops::{Dtype, Tensor};
 
 /// Rows of a chunk, at most.
@@ -76,12 +76,16 @@ impl TokenLogprob for Cuda {
         temperatures: &Tensor,
         lse: &Tensor,
         excluded: &[u32],
+        entropy: Option<EntropyGradient<'_>>,
         dw: Option<&mut Tensor>,
     ) -> Tensor {
         let (rows, dim, vocab) = (h.rows(), h.cols(), w.rows());
         let of_rows = [("dlogprob", dlogprob), ("targets", targets), ("temperatures", temperatures), ("lse", lse)];
         for (name, of) in of_rows {
             expect_shape(&format!("token_logprob_backward {name}"), of, &[rows]);
+        }
+        for of in entropy.iter().flat_map(|of| [of.dentropy, of.entropy, of.lse_raw]) {
+            expect_shape("token_logprob_backward entropy", of, &[rows]);
         }
         if let Some(dw) = &dw {
             expect_shape("token_logprob_backward dw", dw, &[vocab, dim]);
@@ -91,21 +95,26 @@ impl TokenLogprob for Cuda {
         let sum = (slices > 1).then(|| self.empty(&[rows, dim], Dtype::F32));
         let dz = self.empty(&[rows.min(CHUNK_ROWS_MAX), vocab.min(SLICE)], Dtype::Activation);
         self.for_logits(h, w, |part, z| {
-            self.launch(
-                "token_logprob_backward",
-                [part.rows, 1, 1],
-                &[
-                    tensor("z", z),
-                    part.of_rows("targets", targets),
-                    part.of_rows("temperatures", temperatures),
-                    part.of_rows("lse", lse),
-                    part.of_rows("dlogprob", dlogprob),
-                    tensor("dz", &dz),
-                    excluded,
-                    size(part.first_token),
-                    size(part.tokens),
-                ],
-            );
+            let of_rows = [
+                tensor("z", z),
+                part.of_rows("targets", targets),
+                part.of_rows("temperatures", temperatures),
+                part.of_rows("lse", lse),
+                part.of_rows("dlogprob", dlogprob),
+            ];
+            let of_slice = [tensor("dz", &dz), excluded, size(part.first_token), size(part.tokens)];
+            match entropy {
+                None => self.launch("token_logprob_backward", [part.rows, 1, 1], &[&of_rows[..], &of_slice].concat()),
+                Some(EntropyGradient { dentropy, entropy, lse_raw }) => {
+                    let of_entropy = [
+                        part.of_rows("dentropy", dentropy),
+                        part.of_rows("entropy", entropy),
+                        part.of_rows("lse_raw", lse_raw),
+                    ];
+                    let arguments = [&of_rows[..], &of_entropy, &of_slice].concat();
+                    self.launch("token_logprob_entropy_backward", [part.rows, 1, 1], &arguments);
+                }
+            }
             let sizes = [size(part.rows), size(part.tokens), size(dim)];
             let of_sum = sum.as_ref().map_or(optional("sum", None), |sum| part.of_rows("sum", sum));
             let of_slice = [size(part.first_token / SLICE), size(slices)];

@@ -5,6 +5,7 @@ use super::check::{Check, Sizes};
 use super::tolerance::tolerance;
 use super::values::{Values, start};
 use crate::ops::sample::{SampledToken, SamplingParams};
+use crate::ops::token_logprob::EntropyGradient;
 use crate::ops::{Dtype, Host};
 
 const TEMPERATURES: [f32; 4] = [1.0, 0.5, 1.75, 0.875];
@@ -65,12 +66,18 @@ fn token_logprob(calls: &mut Calls<'_>, [rows, dim, vocab]: [usize; 3], is_train
     if !is_trained {
         return;
     }
-    let (lse, mut dw) = (&found.lse_at_temperature, start(backend, &[vocab, dim], Dtype::F32));
-    let dh = calls.call("token_logprob_backward", |backend| {
-        backend.token_logprob_backward(&dlogprob, &h, &w, &targets, &temperatures, lse, excluded, Some(&mut dw))
-    });
-    calls.out("dh", &dh, chain);
-    calls.out("dw", &dw, chain);
+    let lse = &found.lse_at_temperature;
+    let dentropy = random.tensor(backend, &[rows], Dtype::F32);
+    let of_entropy = EntropyGradient { dentropy: &dentropy, entropy: &found.entropy, lse_raw: &found.lse_raw };
+    for (of_entropy, [dh_name, dw_name]) in [(None, ["dh", "dw"]), (Some(of_entropy), ["dh of both", "dw of both"])] {
+        let mut dw = start(backend, &[vocab, dim], Dtype::F32);
+        let dh = calls.call("token_logprob_backward", |backend| {
+            let (t, dw) = (&temperatures, Some(&mut dw));
+            backend.token_logprob_backward(&dlogprob, &h, &w, &targets, t, lse, excluded, of_entropy, dw)
+        });
+        calls.out(dh_name, &dh, chain);
+        calls.out(dw_name, &dw, chain);
+    }
 }
 
 fn numbers(sampled: &SampledToken) -> [f32; 5] {

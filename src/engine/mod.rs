@@ -160,8 +160,9 @@ impl Engine {
         if prompt == 0 {
             return Err(GeneratorError::EmptyPrompt);
         }
-        if prompt + 1 > context {
-            return Err(GeneratorError::TooLong { needed: prompt + 1, limit: context });
+        let needed = prompt + request.sampled.len() + 1;
+        if needed > context {
+            return Err(GeneratorError::TooLong { needed, limit: context });
         }
         let longest = prompt.saturating_add(total).min(context);
         let (needed, pages) = (longest.div_ceil(PAGE_TOKENS), self.limits.pages);
@@ -177,8 +178,12 @@ impl Engine {
         members.sort_unstable();
         for (place, &member) in members.iter().enumerate() {
             let counter = request.first_counter.map_or(member, |first| first + place as u64);
-            let sequence = Sequence::open(request, counter, &self.model.config, (group, self.opened))
+            let mut sequence = Sequence::open(request, counter, &self.model.config, (group, self.opened))
                 .map_err(|e| GeneratorError::Failed(Box::new(e)))?;
+            for &token in &request.sampled {
+                let stop = sequence.accept(token, own_bytes(&self.processor, token.id), &self.model.config);
+                assert!(stop.is_none(), "sequence {member} goes on behind a stop: {stop:?}");
+            }
             let replaced = self.sequences.insert(member, sequence);
             assert!(replaced.is_none(), "sequence {member} was opened twice");
             self.opened += 1;

@@ -34,6 +34,9 @@ pub struct Sampled {
 pub struct Sampling {
     /// 0 takes the likeliest token.
     pub temperature: f32,
+    /// Temperatures of the model's turns in place of `temperature`, in order, the last of all later ones; an observation begins a turn. Pixel
+    /// Reasoner has `[1.0, 0.9]`. Empty for none.
+    pub turn_temperatures: Vec<f32>,
     /// Keep the `top_k` likeliest; 0 keeps all.
     pub top_k: usize,
     /// Keep the smallest set of likeliest tokens with at least this mass; 1 keeps all.
@@ -48,7 +51,23 @@ pub struct Sampling {
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, code_temperature: None }
+        Self {
+            temperature: 1.0,
+            turn_temperatures: Vec::new(),
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            code_temperature: None,
+        }
+    }
+}
+
+impl Sampling {
+    /// The temperature of a turn, from 0.
+    pub fn temperature_of(&self, turn: usize) -> f32 {
+        let of_turns = &self.turn_temperatures;
+        *of_turns.get(turn).or(of_turns.last()).unwrap_or(&self.temperature)
     }
 }
 
@@ -71,6 +90,8 @@ pub struct GenerateRequest {
     pub token_ids: Vec<u32>,
     /// The prompt's images in order.
     pub images: Vec<Arc<PreparedImage>>,
+    /// Tokens behind the prompt that the model has sampled before, in a turn that goes on; no stop is among them.
+    pub sampled: Vec<Sampled>,
     /// Numbers of the sequences, unique among the open ones; with the position they are the counter of the random numbers.
     pub sequences: Vec<u64>,
     /// Counter of the random numbers for the lowest of these numbers, where it is not the number itself; the others count on from it.

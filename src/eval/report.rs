@@ -9,7 +9,7 @@ use crate::rollout::tool::CallStatus;
 use crate::rollout::trajectory::Trajectory;
 
 /// The reward whose score says whether an answer is right.
-const ANSWER: &str = "answer";
+pub const ANSWER: &str = "answer";
 
 /// What the trajectories of some tasks amount to. A mean over nothing is NaN, in JSON null.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]

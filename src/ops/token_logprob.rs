@@ -23,6 +23,8 @@ pub trait TokenLogprob {
     /// tokens, which the softmax leaves out; `dh = dz w`, `dw += dzᵀ h`.
     ///
     /// For `logprob` pass temperatures of 1, `lse_raw`, and nothing excluded. dlogprob, temperatures, lse F32 `[N]`; dw F32 `[V, D]`.
+    /// With `entropy` it is that of the sum with `Σ_i dentropy[i] · entropy[i]`: `−dentropy · p · (ln p + entropy)` more in `dz`, of all tokens,
+    /// with `p = softmax(z)`.
     #[allow(clippy::too_many_arguments)] // each is a tensor of the formula
     fn token_logprob_backward(
         &self,
@@ -33,6 +35,7 @@ pub trait TokenLogprob {
         temperatures: &Tensor,
         lse: &Tensor,
         excluded: &[u32],
+        entropy: Option<EntropyGradient<'_>>,
         dw: Option<&mut Tensor>,
     ) -> Tensor;
 }
@@ -50,4 +53,15 @@ pub struct TokenLogprobs {
     pub lse_at_temperature: Tensor,
     /// Entropy of `softmax(z)` in nats.
     pub entropy: Tensor,
+}
+
+/// The gradient of the entropies, and what forward saved for it; each F32 `[N]`.
+#[derive(Clone, Copy, Debug)]
+pub struct EntropyGradient<'a> {
+    /// Derivative of the loss by each entropy.
+    pub dentropy: &'a Tensor,
+    /// [`TokenLogprobs::entropy`].
+    pub entropy: &'a Tensor,
+    /// [`TokenLogprobs::lse_raw`].
+    pub lse_raw: &'a Tensor,
 }

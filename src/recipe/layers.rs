@@ -102,7 +102,7 @@ fn resolve_paths(table: &mut Table, folder: &Path) {
             *path = folder.join(&*path).to_string_lossy().into_owned();
         }
     };
-    for (section, key) in [("model", "path"), ("data", "files"), ("evaluation", "files")] {
+    for (section, key) in [("model", "path"), ("grpo", "ref_model"), ("data", "files"), ("evaluation", "files")] {
         match table.get_mut(section).and_then(|s| s.get_mut(key)) {
             Some(Value::Array(paths)) => paths.iter_mut().for_each(resolve),
             Some(path) => resolve(path),

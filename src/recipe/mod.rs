@@ -20,7 +20,9 @@ use crate::rollout::registry::{DEFAULT_ENVIRONMENT, DEFAULT_TOOL, Named};
 use crate::rollout::retry::RetrySettings;
 use crate::rollout::reward_set::RewardSettings;
 use crate::tasks::needle::{Mixture, Variant};
-pub use grpo::{GrpoSettings, LogprobKind, LossDenominator, LossType};
+pub use grpo::{
+    AdvantageEstimator, GrpoSettings, KlEstimator, KlIn, LogprobKind, LossDenominator, LossType, Refill, ScaleRewards,
+};
 use optimizer::OptimizerSettings;
 use plug_in::{PlugIn, PlugIns};
 pub use sft::{SftSettings, TrainTurns};
@@ -267,7 +269,7 @@ impl Recipe {
     pub fn steps(&self, examples: Option<usize>) -> u64 {
         let examples_per_step = match self.method {
             Method::Sft => self.training.batch_size,
-            Method::Grpo => self.grpo.prompts_per_step,
+            Method::Grpo => self.grpo.tasks_per_batch(),
         };
         let epochs = self.training.num_train_epochs.zip(examples);
         let of_epochs = epochs

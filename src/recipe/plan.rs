@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::layers::explain;
-use super::{Method, NeedleSettings, Recipe};
+use super::{GrpoSettings, KlIn, LossType, Method, NeedleSettings, Recipe, Refill};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::isolated::Isolated;
 use crate::prompt::{Processor, PromptError};
@@ -22,6 +22,8 @@ pub struct Plan {
     pub recipe: Recipe,
     /// Where it starts.
     pub checkpoint: Checkpoint,
+    /// The reference, where it is another checkpoint.
+    pub reference: Option<Checkpoint>,
     /// The environment's limits of tokens.
     pub limits: TokenLimits,
     /// The environments, tools and rewards that it may name.
@@ -74,7 +76,9 @@ impl Plan {
         check_numbers(&recipe)?;
         check_contradictions(&recipe)?;
         let checkpoint = Checkpoint::open(&recipe.model.path)?;
-        Ok(Plan { recipe, checkpoint, limits, registry: registry.clone(), renderer: None })
+        let reference = recipe.grpo.ref_model.as_ref().map(Checkpoint::open).transpose()?;
+        check_reference(&recipe, &checkpoint, reference.as_ref())?;
+        Ok(Plan { recipe, checkpoint, reference, limits, registry: registry.clone(), renderer: None })
     }
 
     /// The same with children that render the chat template.
@@ -143,6 +147,8 @@ fn check_counts(recipe: &Recipe, limits: TokenLimits) -> Result<(), PlanError> {
         // An advantage is relative to a group.
         ("grpo.num_generations", grpo.num_generations as u64, 2, MANY),
         ("grpo.num_iterations", grpo.num_iterations as u64, 1, MANY),
+        ("grpo.max_num_gen_batches", grpo.max_num_gen_batches as u64, 1, MANY),
+        ("grpo.num_mini_batches", grpo.num_mini_batches as u64, 1, MANY),
         ("environment.max_turn_tokens", limits.turn as u64, 1, TOKENS),
         ("environment.max_total_tokens", limits.total as u64, 1, TOKENS),
         ("engine.max_num_seqs", recipe.engine.max_num_seqs as u64, 1, MANY),
@@ -178,12 +184,23 @@ fn check_numbers(recipe: &Recipe) -> Result<(), PlanError> {
         ("grpo.beta", grpo.beta, NotNegative),
         ("grpo.epsilon", grpo.epsilon, NotNegative),
         ("grpo.epsilon_high", grpo.epsilon_high.unwrap_or(0.0), NotNegative),
+        ("grpo.delta", grpo.delta.unwrap_or(1.0), AboveZero),
+        ("grpo.ref_model_mixup_alpha", grpo.ref_model_mixup_alpha, Interval::PositiveShare),
+        ("grpo.oversampling", grpo.oversampling, Interval::FromOne),
+        ("grpo.entropy_coef", grpo.entropy_coef, NotNegative),
+        ("grpo.top_entropy_quantile", grpo.top_entropy_quantile, Interval::PositiveShare),
+        ("grpo.loss_clamp", grpo.loss_clamp.unwrap_or(1.0), AboveZero),
+        ("grpo.sapo_temperature_pos", grpo.sapo_temperature_pos, AboveZero),
+        ("grpo.sapo_temperature_neg", grpo.sapo_temperature_neg, AboveZero),
+        ("grpo.tool_economy_weight", grpo.tool_economy_weight, NotNegative),
         ("sampling.temperature", f64::from(sampling.temperature), NotNegative),
         ("sampling.code_temperature", f64::from(sampling.code_temperature.unwrap_or(0.0)), NotNegative),
         ("sampling.top_p", f64::from(sampling.top_p), Interval::PositiveShare),
         ("sampling.min_p", f64::from(sampling.min_p), Share),
         ("sampling.repetition_penalty", f64::from(sampling.repetition_penalty), AboveZero),
     ];
+    let of_turns = sampling.turn_temperatures.iter();
+    numbers.extend(of_turns.map(|temperature| ("sampling.turn_temperatures", f64::from(*temperature), NotNegative)));
     if let Some(mixture) = recipe.data.needle.as_ref().and_then(|needle| needle.mixture) {
         let shares = [mixture.caption, mixture.read, mixture.look, mixture.guess];
         numbers.extend(shares.map(|share| ("data.needle.mixture", share, NotNegative)));
@@ -200,6 +217,7 @@ fn check_numbers(recipe: &Recipe) -> Result<(), PlanError> {
 enum Interval {
     AboveZero,
     NotNegative,
+    FromOne,
     Share,
     PositiveShare,
     Fraction,
@@ -212,6 +230,7 @@ impl Interval {
         match self {
             Interval::AboveZero => number > 0.0 && number <= Interval::LARGEST,
             Interval::NotNegative => (0.0..=Interval::LARGEST).contains(&number),
+            Interval::FromOne => (1.0..=1e3).contains(&number),
             Interval::Share => (0.0..=1.0).contains(&number),
             Interval::PositiveShare => number > 0.0 && number <= 1.0,
             Interval::Fraction => (0.0..1.0).contains(&number),
@@ -222,6 +241,7 @@ impl Interval {
         match self {
             Interval::AboveZero => "give a number above 0, at most 1e9",
             Interval::NotNegative => "give a number from 0 to 1e9",
+            Interval::FromOne => "give a number from 1 to 1000",
             Interval::Share => "give a number from 0 to 1",
             Interval::PositiveShare => "give a number above 0, at most 1",
             Interval::Fraction => "give a number from 0 to below 1",
@@ -252,19 +272,86 @@ fn check_contradictions(recipe: &Recipe) -> Result<(), PlanError> {
     if recipe.method == Method::Sft {
         return Ok(());
     }
-    if recipe.grpo.kl_zero_temperature_tokens && recipe.grpo.beta == 0.0 {
-        let remedy = "there is no KL divergence while `grpo.beta` is 0; give `grpo.beta` a weight, or remove the key";
-        return value("grpo.kl_zero_temperature_tokens", "true", remedy);
-    }
-    if recipe.sampling.temperature == 0.0 {
+    check_grpo(&recipe.grpo)?;
+    if recipe.sampling.temperature_of(0) == 0.0 {
+        let has_turns = !recipe.sampling.turn_temperatures.is_empty();
         return value(
-            "sampling.temperature",
+            if has_turns { "sampling.turn_temperatures" } else { "sampling.temperature" },
             "0",
             "every rollout of a group would be the same, and nothing be learned; give 1.0",
         );
     }
     if recipe.data.needle.as_ref().is_some_and(|needle| needle.mixture.is_some()) {
         return value("data.needle.mixture", "given", "only `method = \"sft\"` has demonstrations to mix; remove it");
+    }
+    Ok(())
+}
+
+/// A reference that reads what the policy reads: its tokens, and its images.
+fn check_reference(recipe: &Recipe, policy: &Checkpoint, reference: Option<&Checkpoint>) -> Result<(), PlanError> {
+    let Some(reference) = reference else { return Ok(()) };
+    let (own, other) = (&policy.config, &reference.config);
+    let wrong = |problem: String| value("grpo.ref_model", format!("{:?}", reference.dir), problem);
+    if own.vocab != other.vocab {
+        return wrong(format!(
+            "it has {} tokens, and the policy {}; give one with the same tokenizer",
+            other.vocab, own.vocab
+        ));
+    }
+    if own.placeholders() != other.placeholders() || own.merge() != other.merge() {
+        return wrong("its image tokens are others than the policy's; give a model of the same family".to_owned());
+    }
+    if recipe.grpo.ref_model_sync_steps > 0 && own != other {
+        return wrong(
+            "its config is not the policy's, and `grpo.ref_model_sync_steps` mixes the two; set that to 0".to_owned(),
+        );
+    }
+    Ok(())
+}
+
+/// Keys of `[grpo]` that contradict others.
+fn check_grpo(grpo: &GrpoSettings) -> Result<(), PlanError> {
+    let no_kl = "there is no KL divergence while `grpo.beta` is 0; give `grpo.beta` a weight, or remove the key";
+    if grpo.kl_zero_temperature_tokens && grpo.beta == 0.0 {
+        return value("grpo.kl_zero_temperature_tokens", "true", no_kl);
+    }
+    if grpo.kl_in != KlIn::Loss && grpo.beta == 0.0 {
+        return value("grpo.kl_in", format!("{:?}", grpo.kl_in).to_lowercase(), no_kl);
+    }
+    if grpo.kl_in == KlIn::Advantage && grpo.refill == Refill::Replay {
+        let remedy = "a rollout is replayed by the size of its one advantage, and `grpo.kl_in = \"advantage\"` gives each token its own; \
+                      choose another of the two";
+        return value("grpo.refill", "\"replay\"", remedy);
+    }
+    if let Some(path) = grpo.ref_model.as_ref().filter(|_| grpo.beta == 0.0) {
+        return value("grpo.ref_model", format!("{path:?}"), no_kl);
+    }
+    if grpo.ref_model_sync_steps > 0 && grpo.beta == 0.0 {
+        return value("grpo.ref_model_sync_steps", grpo.ref_model_sync_steps.to_string(), no_kl);
+    }
+    if grpo.num_mini_batches > grpo.prompts_per_step {
+        let remedy =
+            format!("a mini-batch has whole groups; give at most `grpo.prompts_per_step`, {}", grpo.prompts_per_step);
+        return value("grpo.num_mini_batches", grpo.num_mini_batches.to_string(), remedy);
+    }
+    if !grpo.mask_env_responses && grpo.top_entropy_quantile < 1.0 {
+        let remedy = "observations were not sampled and have no entropy; set `grpo.top_entropy_quantile` to 1, or remove the key";
+        return value("grpo.mask_env_responses", "false", remedy);
+    }
+    let (rollouts, group) = (grpo.branch_rollouts, grpo.num_generations);
+    if grpo.branch_at.is_some() && (rollouts < 2 || !group.is_multiple_of(rollouts)) {
+        let remedy = format!("give at least 2, of which `grpo.num_generations`, {group}, is a multiple");
+        return value("grpo.branch_rollouts", rollouts.to_string(), remedy);
+    }
+    let highest = 1.0 + grpo.epsilon_high.unwrap_or(grpo.epsilon);
+    if let Some(delta) = grpo.delta.filter(|delta| *delta <= highest) {
+        let remedy =
+            format!("it limits ratios above the clip; give more than 1 + `grpo.epsilon_high`, {highest}, or remove it");
+        return value("grpo.delta", delta.to_string(), remedy);
+    }
+    let has_clip = !matches!(grpo.loss_type, LossType::Cispo | LossType::Sapo);
+    if let Some(delta) = grpo.delta.filter(|_| !has_clip) {
+        return value("grpo.delta", delta.to_string(), "the loss types \"cispo\" and \"sapo\" have no clip; remove it");
     }
     Ok(())
 }

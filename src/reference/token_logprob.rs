@@ -3,7 +3,7 @@
 use super::buffers::{f64s, floats, i32s};
 use super::{Reference, expect_shape};
 use crate::ops::linear::Linear;
-use crate::ops::token_logprob::{TokenLogprob, TokenLogprobs};
+use crate::ops::token_logprob::{EntropyGradient, TokenLogprob, TokenLogprobs};
 use crate::ops::{Dtype, Tensor};
 
 impl TokenLogprob for Reference {
@@ -47,6 +47,7 @@ impl TokenLogprob for Reference {
         temperatures: &Tensor,
         lse: &Tensor,
         excluded: &[u32],
+        entropy: Option<EntropyGradient<'_>>,
         dw: Option<&mut Tensor>,
     ) -> Tensor {
         let vocab = w.rows();
@@ -58,11 +59,15 @@ impl TokenLogprob for Reference {
         for (t, z) in f64s(&logits).chunks_exact(vocab).enumerate() {
             let (target, inverse) = (i32s(targets)[t] as usize, 1.0 / f64s(temperatures)[t]);
             dz.extend(z.iter().enumerate().map(|(id, z)| {
+                let of_entropy = entropy.map_or(0.0, |EntropyGradient { dentropy, entropy, lse_raw }| {
+                    let log_p = z - f64s(lse_raw)[t];
+                    -f64s(dentropy)[t] * log_p.exp() * (log_p + f64s(entropy)[t])
+                });
                 if excluded.contains(&(id as u32)) {
-                    return 0.0;
+                    return of_entropy;
                 }
                 let one_hot = if id == target { 1.0 } else { 0.0 };
-                f64s(dlogprob)[t] * inverse * (one_hot - (z * inverse - f64s(lse)[t]).exp())
+                of_entropy + f64s(dlogprob)[t] * inverse * (one_hot - (z * inverse - f64s(lse)[t]).exp())
             }));
         }
         let dz = floats(dz, logits.shape(), Dtype::Activation);

@@ -1,17 +1,22 @@
 //! A sequence under way, and how it began.
 
+use super::branching::Members;
 use super::environment::{Episode, TokenLimits};
 use super::generator::Sampled;
 use super::repetition::Repetition;
 use super::settings::RolloutSettings;
 use super::trajectory::{OwnParts, Trajectory};
-use crate::prompt::StreamDecoder;
+use crate::prompt::{StreamDecoder, Tokenizer};
 
 /// How a task's sequences begin.
 #[derive(Clone, Copy, Debug)]
 pub struct Start<'a> {
     /// The task's number; [`Trajectory::task`].
     pub task: usize,
+    /// Which of the group's sequences begin.
+    pub members: Members,
+    /// What they share behind the prompt: a beginning of a turn, which another sequence of the group sampled.
+    pub shared: &'a [Sampled],
     /// Number of the group's first sequence; the others count on from it.
     pub first_sequence: u64,
     /// Counter of the random numbers for the first sequence, where it is not the sequence's number.
@@ -50,8 +55,8 @@ pub(super) struct Active {
 }
 
 impl Active {
-    pub fn new(trajectory: Trajectory, episode: Box<dyn Episode>, start: &Start<'_>) -> Active {
-        Active {
+    pub fn new(trajectory: Trajectory, episode: Box<dyn Episode>, start: &Start<'_>, tokenizer: &Tokenizer) -> Active {
+        let mut active = Active {
             trajectory,
             episode: Some(episode),
             is_running: true,
@@ -63,7 +68,22 @@ impl Active {
             decoder: StreamDecoder::default(),
             repetition: Repetition::new(start.settings.repetition),
             repeats: false,
+        };
+        for &token in start.shared {
+            active.push(token, tokenizer);
         }
+        active
+    }
+
+    /// Adds a sampled token to the turn; the text that it completes.
+    pub fn push(&mut self, token: Sampled, tokenizer: &Tokenizer) -> String {
+        let bytes = if tokenizer.is_special(token.id) { &[][..] } else { tokenizer.token_bytes(token.id) };
+        let text = self.decoder.push(bytes);
+        self.repeats = self.repetition.push(bytes);
+        self.tokens.push(token);
+        self.pieces.push(text.len());
+        self.text.push_str(&text);
+        text
     }
 
     /// Closes the turn: its tokens become the model's own part of the trajectory.

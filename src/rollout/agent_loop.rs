@@ -6,6 +6,7 @@ use std::thread::Scope;
 
 use super::active::Active;
 pub use super::active::Start;
+use super::branching::Members;
 use super::environment::{Environment, EnvironmentError, Episode, Next, Observation, ParsedTurn, PreparedTask, Tasks};
 use super::error::RolloutError;
 use super::generator::{
@@ -97,7 +98,7 @@ impl<'a> AgentLoop<'a> {
         self.active.is_empty()
     }
 
-    /// Opens the sequences of a task, and takes the prepared task's episodes.
+    /// Opens sequences of a task, and takes an episode of the prepared task for each.
     ///
     /// # Errors
     /// The generator's; the prepared task is then as it was.
@@ -108,17 +109,19 @@ impl<'a> AgentLoop<'a> {
         start: &Start<'_>,
     ) -> Result<(), GeneratorError> {
         generator.open(self.generate_request(prepared_task, start))?;
-        let episodes = std::mem::take(&mut prepared_task.episodes);
-        assert_eq!(episodes.len(), start.settings.group_size, "an environment opens an episode for each sequence");
+        let Members { first, count } = start.members;
+        assert!(prepared_task.episodes.len() >= count, "an environment opens an episode for each sequence");
+        let episodes: Vec<_> = prepared_task.episodes.drain(..count).collect();
         let sizes = prepared_task.prompt.images.iter().map(|image| image.resized()).collect();
         let images = prepared_task.images.clone().seen_at(sizes);
-        for (sample, episode) in episodes.into_iter().enumerate() {
+        for (sample, episode) in (first..).zip(episodes) {
             let sequence = start.first_sequence + sample as u64;
             let mut trajectory =
                 Trajectory::of_prompt(&prepared_task.prompt, start.task, sample, sequence, End::Running);
             trajectory.conversation = prepared_task.conversation.clone();
             trajectory.original_images = images.clone();
-            self.active.insert(sequence, Active::new(trajectory, episode, start));
+            let active = Active::new(trajectory, episode, start, self.processor.tokenizer());
+            self.active.insert(sequence, active);
         }
         Ok(())
     }
@@ -128,11 +131,13 @@ impl<'a> AgentLoop<'a> {
         let mut strings = self.stop_strings.clone();
         strings.extend(settings.stop.iter().cloned());
         let code = self.environment.code_tags().zip(settings.sampling.code_temperature);
+        let first = start.first_sequence + start.members.first as u64;
         let eos = if settings.eos.is_empty() { vec![ids.im_end, ids.endoftext] } else { settings.eos.clone() };
         GenerateRequest {
             token_ids: prepared_task.prompt.token_ids.clone(),
             images: prepared_task.prompt.images.clone(),
-            sequences: (start.first_sequence..start.first_sequence + settings.group_size as u64).collect(),
+            sampled: start.shared.to_vec(),
+            sequences: (first..first + start.members.count as u64).collect(),
             first_counter: start.first_counter,
             top_logprobs: 0,
             top_logprobs_processed: false,
@@ -248,13 +253,7 @@ impl<'a> AgentLoop<'a> {
         if active.repeats {
             return self.finish(generator, sequence, End::Repetition, watch);
         }
-        let tokenizer = self.processor.tokenizer();
-        let bytes = if tokenizer.is_special(token.id) { &[][..] } else { tokenizer.token_bytes(token.id) };
-        let text = active.decoder.push(bytes);
-        active.repeats = active.repetition.push(bytes);
-        active.tokens.push(token);
-        active.pieces.push(text.len());
-        active.text.push_str(&text);
+        let text = active.push(token, self.processor.tokenizer());
         if !text.is_empty() {
             watch(Update::Text { sequence, text: &text });
         }

@@ -134,9 +134,9 @@ impl Generator for Scripted {
                 stops,
                 running: true,
                 prompt_tokens,
-                tokens: 0,
-                turn_tokens: 0,
-                turn_bytes: Vec::new(),
+                tokens: request.sampled.len(),
+                turn_tokens: request.sampled.len(),
+                turn_bytes: request.sampled.iter().flat_map(|token| (self.bytes_of)(token.id)).collect(),
             };
             assert!(self.open.insert(sequence, state).is_none(), "sequence {sequence} was opened twice");
         }

@@ -6,7 +6,7 @@
 //! [`agent_loop`] takes each sequence a step on, whoever drives the generator: this file over a list of tasks, `serve` over chats as they come. A task is
 //! made, and its pictures decoded, when its turn comes, so a file of any length goes through one engine. [`call`] finds the code in a turn,
 //! [`call_formats`] the calls of all other forms, [`trajectory`] alone says which tokens are the model's own. Five small contracts:
-//! [`environment`], [`tool`], [`reward`], [`judge`], [`generator`]; [`registry`] has what recipes can name. [`generator::Scripted`] speaks from a
+//! [`environment`], [`tool`], [`reward`], [`judge`], [`generator`]; [`registry`] has what recipes can name. [`branching`] lets rollouts of a group share a beginning. [`generator::Scripted`] speaks from a
 //! script, so that all of this is tested without a model, and [`script`] plays a task by one. `rewards/equivalence/` says whether two answers are the same; a rule that would have
 //! to guess gives no verdict.
 
@@ -19,6 +19,7 @@ pub mod tool;
 mod active;
 pub mod agent_loop;
 pub mod answer;
+pub mod branching;
 pub mod call;
 pub mod call_formats;
 pub mod engine_generator;
@@ -51,9 +52,10 @@ use std::time::{Duration, Instant};
 
 pub use agent_loop::Update;
 use agent_loop::{AgentLoop, Start};
+use branching::Members;
 use environment::{Environment, EnvironmentError, PreparedTask, Tasks, TokenLimits};
 pub use error::RolloutError;
-use generator::{Generator, GeneratorError};
+use generator::{Generator, GeneratorError, Sampled};
 pub use settings::RolloutSettings;
 use task::Task;
 use trajectory::{End, Trajectory};
@@ -160,11 +162,12 @@ pub fn run_watched(
             agent_loop: AgentLoop::start(scope, settings.tool_threads, processor, environment, tasks),
             settings,
             limits: environment.limits(),
-            watcher: Watcher { tell: watch, has_enough: false, finished: 0 },
+            watcher: Watcher { tell: watch, has_enough: false, finished: 0, settings, branches: Vec::new() },
             tasks: tasks.count(),
             next_prepared: 0,
             next_opened: 0,
             prepared_tasks: BTreeMap::new(),
+            branching_tasks: BTreeMap::new(),
             tool_wait: ToolWait::default(),
         };
         let result = rollout.drive();
@@ -188,6 +191,8 @@ struct Rollout<'a> {
     next_opened: usize,
     /// Tasks prepared and not opened yet.
     prepared_tasks: BTreeMap<usize, Result<PreparedTask, EnvironmentError>>,
+    /// Tasks whose sequences are open in part: they have an episode for each of the others.
+    branching_tasks: BTreeMap<usize, PreparedTask>,
     tool_wait: ToolWait,
 }
 
@@ -198,12 +203,37 @@ struct Watcher<'a> {
     has_enough: bool,
     /// Sequences that ended.
     finished: usize,
+    settings: &'a RolloutSettings,
+    /// Sequences that may be opened, because the one whose beginning they share has ended.
+    branches: Vec<Branches>,
+}
+
+/// Sequences of a task that share a beginning.
+struct Branches {
+    task: usize,
+    members: Members,
+    shared: Vec<Sampled>,
 }
 
 impl Watcher<'_> {
     fn tell(&mut self, update: Update<'_>) {
-        self.finished += usize::from(matches!(update, Update::Finished(_)));
+        if let Update::Finished(trajectory) = &update {
+            self.finished += 1;
+            self.branch(trajectory);
+        }
         self.has_enough = self.has_enough || (self.tell)(update).is_break();
+    }
+}
+
+impl Watcher<'_> {
+    /// Notes the branches of a trajectory that has ended, where it has some.
+    fn branch(&mut self, trajectory: &Trajectory) {
+        let group_size = self.settings.group_size;
+        let Some(branching) = self.settings.branching else { return };
+        if trajectory.sample < branching.trunks(group_size).count {
+            let members = branching.branches(group_size, trajectory.sample);
+            self.branches.push(Branches { task: trajectory.task, members, shared: branching.shared(trajectory) });
+        }
     }
 }
 
@@ -239,6 +269,10 @@ impl Rollout<'_> {
 
     /// Opens prepared tasks in order as long as the generator has room.
     fn open_what_fits(&mut self) -> Result<(), RolloutError> {
+        self.open_branches()?;
+        let group_size = self.settings.group_size;
+        let all = Members { first: 0, count: group_size };
+        let members = self.settings.branching.map_or(all, |branching| branching.trunks(group_size));
         while let Some(prepared_task) = self.prepared_tasks.remove(&self.next_opened) {
             let mut prepared_task = match prepared_task {
                 Ok(prepared_task) => prepared_task,
@@ -247,17 +281,13 @@ impl Rollout<'_> {
                     continue;
                 }
             };
-            let number = (self.settings.first_task + self.next_opened) * self.settings.group_size;
-            let start = Start {
-                pixels_kept: usize::MAX,
-                task: self.next_opened,
-                first_sequence: number as u64,
-                first_counter: None,
-                limits: self.limits,
-                settings: self.settings,
-            };
-            match self.agent_loop.open(self.generator, &mut prepared_task, &start) {
-                Ok(()) => self.next_opened += 1,
+            match self.open(self.next_opened, &mut prepared_task, members, &[]) {
+                Ok(()) => {
+                    if members != all {
+                        self.branching_tasks.insert(self.next_opened, prepared_task);
+                    }
+                    self.next_opened += 1;
+                }
                 Err(GeneratorError::TooLong { needed, limit }) => {
                     self.finish_unopened(&prepared_task.prompt, &End::PromptTooLong { needed, limit });
                 }
@@ -265,13 +295,7 @@ impl Rollout<'_> {
                     self.finish_unopened(&prepared_task.prompt, &End::TaskFailed(error.to_string()));
                 }
                 // Nothing of ours will make room.
-                Err(GeneratorError::Full) if self.agent_loop.is_empty() => {
-                    return Err(RolloutError::NoRoom {
-                        group_size: self.settings.group_size,
-                        prompt: prepared_task.prompt.token_ids.len(),
-                        tokens: self.limits.total,
-                    });
-                }
+                Err(GeneratorError::Full) if self.agent_loop.is_empty() => return Err(self.no_room(&prepared_task)),
                 Err(GeneratorError::Full) => {
                     self.prepared_tasks.insert(self.next_opened, Ok(prepared_task));
                     return Ok(());
@@ -280,6 +304,60 @@ impl Rollout<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Opens the sequences whose shared beginning is known, as long as the generator has room.
+    fn open_branches(&mut self) -> Result<(), RolloutError> {
+        while let Some(Branches { task, members, shared }) = self.watcher.branches.pop() {
+            // A task that was not opened has no branches.
+            let Some(mut prepared_task) = self.branching_tasks.remove(&task) else { continue };
+            let opened = self.open(task, &mut prepared_task, members, &shared);
+            let is_empty = self.agent_loop.is_empty();
+            let no_room =
+                (is_empty && matches!(opened, Err(GeneratorError::Full))).then(|| self.no_room(&prepared_task));
+            if !prepared_task.episodes.is_empty() {
+                self.branching_tasks.insert(task, prepared_task);
+            }
+            match opened {
+                Ok(()) => {}
+                Err(GeneratorError::Full) => {
+                    self.watcher.branches.push(Branches { task, members, shared });
+                    return no_room.map_or(Ok(()), Err);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens sequences of a task.
+    fn open(
+        &mut self,
+        task: usize,
+        prepared_task: &mut PreparedTask,
+        members: Members,
+        shared: &[Sampled],
+    ) -> Result<(), GeneratorError> {
+        let number = (self.settings.first_task + task) * self.settings.group_size;
+        let start = Start {
+            pixels_kept: usize::MAX,
+            task,
+            members,
+            shared,
+            first_sequence: number as u64,
+            first_counter: None,
+            limits: self.limits,
+            settings: self.settings,
+        };
+        self.agent_loop.open(self.generator, prepared_task, &start)
+    }
+
+    fn no_room(&self, prepared_task: &PreparedTask) -> RolloutError {
+        RolloutError::NoRoom {
+            group_size: self.settings.group_size,
+            prompt: prepared_task.prompt.token_ids.len(),
+            tokens: self.limits.total,
+        }
     }
 
     /// Ends the next task's sequences before they began.

@@ -17,7 +17,7 @@ use super::{Group, ToolWait, run_groups};
 use crate::prompt::Processor;
 
 /// Rollouts with their scores.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Rollouts {
     /// The groups in the order of the tasks.
     pub groups: Vec<Group>,
@@ -25,6 +25,17 @@ pub struct Rollouts {
     pub scores: Vec<Vec<Scores>>,
     /// How long tools ran.
     pub tool_wait: ToolWait,
+}
+
+impl Rollouts {
+    /// Adds the rollouts of tasks that stand behind those of these.
+    pub fn add(&mut self, more: Rollouts) {
+        let first = self.groups.len();
+        self.groups.extend(more.groups.into_iter().map(|group| Group { task: first + group.task, ..group }));
+        self.scores.extend(more.scores);
+        self.tool_wait.hidden += more.tool_wait.hidden;
+        self.tool_wait.open += more.tool_wait.open;
+    }
 }
 
 /// Rolls out as [`super::run`] does; the scores are those of [`RewardSet::score_groups`].

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::branching::Branching;
 use super::generator::Sampling;
 use super::repetition::RepetitionSettings;
 
@@ -11,6 +12,8 @@ use super::repetition::RepetitionSettings;
 pub struct RolloutSettings {
     /// Sequences of each task.
     pub group_size: usize,
+    /// How a group's sequences share beginnings; none where absent.
+    pub branching: Option<Branching>,
     /// Index of the first task in the run as a whole; with the group size it numbers the sequences.
     pub first_task: usize,
     /// Seed of the random numbers.
@@ -31,6 +34,7 @@ impl Default for RolloutSettings {
     fn default() -> Self {
         Self {
             group_size: 1,
+            branching: None,
             first_task: 0,
             seed: 0,
             sampling: Sampling::default(),

@@ -12,6 +12,7 @@ use crate::model::vision::{ImageBatch, MergerSaved, TowerSaved};
 use crate::model::{Keep, Model};
 use crate::ops::adamw::{AdamwParameter, AdamwStep, Moment};
 use crate::ops::patch_embed::PixelScale;
+use crate::ops::token_logprob::EntropyGradient;
 use crate::ops::{Dtype, Host, Tensor};
 use crate::recipe::LogprobKind;
 use crate::recipe::optimizer::OptimizerSettings;
@@ -71,6 +72,21 @@ impl PackLogprobs {
             LogprobKind::Raw => &self.logprob,
             LogprobKind::Temperature => &self.logprob_at_temperature,
         }
+    }
+}
+
+/// Derivatives of a loss by what [`PackLogprobs`] has, each `[targets]`.
+#[derive(Clone, PartialEq, Debug)]
+pub struct PackDerivatives {
+    /// By the log-probabilities of the loss's kind.
+    pub dlogprob: Vec<f32>,
+    /// By the entropies; `None` where the loss has none.
+    pub dentropy: Option<Vec<f32>>,
+}
+
+impl From<Vec<f32>> for PackDerivatives {
+    fn from(dlogprob: Vec<f32>) -> PackDerivatives {
+        PackDerivatives { dlogprob, dentropy: None }
     }
 }
 
@@ -137,13 +153,13 @@ impl Learner {
     /// Forward, loss, backward: adds to the gradients.
     ///
     /// `temperatures` has one value a target, each above 0. `loss` gets the targets' log-probabilities and returns, for each, the
-    /// derivative of the loss by its log-probability of `kind`.
-    pub fn accumulate(
+    /// derivative of the loss by its log-probability of `kind`, and perhaps by its entropy.
+    pub fn accumulate<D: Into<PackDerivatives>>(
         &mut self,
         pack: &Pack,
         temperatures: &[f32],
         kind: LogprobKind,
-        loss: impl FnOnce(&PackLogprobs) -> Vec<f32>,
+        loss: impl FnOnce(&PackLogprobs) -> D,
     ) {
         let _span = debug_span!("accumulate", tokens = pack.batch.tokens()).entered();
         let keep = if self.settings.activation_recompute { Keep::LayerInputs } else { Keep::Activations };
@@ -165,13 +181,26 @@ impl Learner {
             logprob_at_temperature: backend.to_f32(&output.logprob_at_temperature),
             entropy: backend.to_f32(&output.entropy),
         };
-        let dlogprob = upload(&loss(&logprobs));
+        let PackDerivatives { dlogprob, dentropy } = loss(&logprobs).into();
+        let (dlogprob, dentropy) = (upload(&dlogprob), dentropy.map(|dentropy| upload(&dentropy)));
         let (temperatures, lse, excluded) = match kind {
-            LogprobKind::Raw => (upload(&vec![1.0; temperatures.len()]), output.lse_raw, Vec::new()),
-            LogprobKind::Temperature => (sampled_at, output.lse_at_temperature, excluded),
+            LogprobKind::Raw => (upload(&vec![1.0; temperatures.len()]), &output.lse_raw, Vec::new()),
+            LogprobKind::Temperature => (sampled_at, &output.lse_at_temperature, excluded),
         };
+        let (entropy, lse_raw) = (&output.entropy, &output.lse_raw);
+        let of_entropy = dentropy.as_ref().map(|dentropy| EntropyGradient { dentropy, entropy, lse_raw });
         let dhead = gradients[model.layout.head].as_mut();
-        let dh = backend.token_logprob_backward(&dlogprob, &h, head, &targets, &temperatures, &lse, &excluded, dhead);
+        let dh = backend.token_logprob_backward(
+            &dlogprob,
+            &h,
+            head,
+            &targets,
+            &temperatures,
+            lse,
+            &excluded,
+            of_entropy,
+            dhead,
+        );
         let wants_images = !settings.freeze_merger || !settings.freeze_vision_tower;
         let features = images.as_ref().filter(|_| wants_images).map(|i| &i.features);
         let dfeatures = model.backward(weights, gradients, activations, &dh, features);

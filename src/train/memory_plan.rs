@@ -45,6 +45,8 @@ pub struct Sizes<'a> {
     pub micro_batch_tokens: usize,
     /// Rollouts, where there are any.
     pub rollout: Option<RolloutSizes>,
+    /// The reference of the loss, where it has one.
+    pub reference: Option<&'a Config>,
 }
 
 /// What the memory of a step's rollouts depends on.
@@ -56,8 +58,6 @@ pub struct RolloutSizes {
     pub speculation: Speculation,
     /// Sequences of a step.
     pub sequences: usize,
-    /// Whether the loss has a reference.
-    pub has_reference: bool,
 }
 
 /// When a part of the memory is held.
@@ -146,8 +146,11 @@ impl MemoryPlan {
             Optim::Adamw8bit => ("moments (8 bits)", freeze),
         };
         self.add(Phase::Resident, name, moments, &shrink);
-        let has_reference = sizes.rollout.is_some_and(|rollout| rollout.has_reference);
-        let reference = if has_reference { weights + packed } else { 0 };
+        let of_reference = |config| {
+            let layout = Layout::new(config);
+            weights_bytes(&layout) + packed_bytes(&layout, sizes.footprint)
+        };
+        let reference = sizes.reference.map_or(0, of_reference);
         self.add(Phase::Resident, "reference (bf16)", reference, "set `grpo.beta` to 0");
     }
 
@@ -166,7 +169,9 @@ impl MemoryPlan {
             true => "lower `training.micro_batch_tokens`",
             false => "lower `training.micro_batch_tokens`, or set `model.activation_recompute = true`",
         };
-        self.add(Phase::Update, "activations of a micro-batch", activations_bytes(sizes, layout), shrink);
+        let of_reference = sizes.reference.map_or(0, |config| forward_bytes(sizes, config));
+        let activations = activations_bytes(sizes, layout).max(of_reference);
+        self.add(Phase::Update, "activations of a micro-batch", activations, shrink);
     }
 
     /// The most that is held at a time.
@@ -283,6 +288,16 @@ fn activations_bytes(sizes: &Sizes<'_>, layout: &Layout) -> u128 {
             language + patches * (kept + 4 * tower.dim + tower.backward) * element
         }
     }
+}
+
+/// The most that a forward of another model holds, which keeps nothing.
+fn forward_bytes(sizes: &Sizes<'_>, config: &Config) -> u128 {
+    let layout = Layout::new(config);
+    let (tokens, element) = (sizes.micro_batch_tokens as u128, sizes.footprint.activation_bytes as u128);
+    let decoder = BlockFootprint::decoder(config, &layout);
+    let patches = tower_patches(config, sizes.micro_batch_tokens, sizes.max_pixels);
+    let tower = patches * BlockFootprint::vision(config, &layout).forward() * element;
+    (tokens * decoder.forward() * element + head_bytes(sizes, decoder.dim)).max(tower)
 }
 
 /// What the head's backward holds: logits with their gradients, and the sums of its input's, in f32.

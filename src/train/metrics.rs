@@ -25,6 +25,7 @@ pub fn report_metrics(report: &Report, batch: &Batch) -> Vec<Metric> {
         Metric::count("unscored", report.unscored),
         Metric::count("groups_left_out", batch.groups_left_out),
         Metric::count("masked_completions", batch.masked),
+        Metric::count("replayed_completions", batch.replayed),
         Metric::mean("tool_use", report.tool_use),
         Metric::mean("tool_success", report.tool_success),
         Metric::mean("completion_tokens", report.tokens),
@@ -71,6 +72,8 @@ pub fn update_metrics(learned: &Learned, has_signal: bool) -> Vec<Metric> {
         Metric::mean("clip_ratio", low + high),
         Metric::mean("clip_ratio/low_mean", low),
         Metric::mean("clip_ratio/high_mean", high),
+        Metric::new("ratio/min", of_loss(|update| update.ratio_min), Aggregation::Min),
+        Metric::new("ratio/max", of_loss(|update| update.ratio_max), Aggregation::Max),
         Metric::mean("grad_norm", of_loss(|update| update.update.grad_norm)),
         Metric::count("trained_tokens", learned.tokens),
         Metric::count("mismatched_tokens", learned.mismatched),
@@ -113,7 +116,16 @@ mod tests {
 
     fn measured(kl: f64, grad_norm: f64) -> Measured {
         let update = learner::Update { grad_norm, applied: grad_norm.is_finite() };
-        Measured { loss: 2.0 * kl, kl, entropy: 1.0, clip_low: 0.25, clip_high: kl / 4.0, update }
+        Measured {
+            loss: 2.0 * kl,
+            kl,
+            entropy: 1.0,
+            clip_low: 0.25,
+            clip_high: kl / 4.0,
+            ratio_min: 1.0,
+            ratio_max: 1.0,
+            update,
+        }
     }
 
     fn averages(metrics: Vec<Metric>) -> Averages {

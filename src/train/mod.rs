@@ -7,7 +7,7 @@
 //! - **Batches.** [`mod@sample`] packs sequences: what neighbours begin with alike (a group its prompt and pictures) stands in the pack once, and
 //!   the sequences name it as their prefix. [`batch`] decides which tokens of a step's rollouts have an advantage or a KL divergence, and what
 //!   their loss is divided by; [`policy`] updates on such a batch, and is tested without a rollout. [`loss`] and [`advantage`] are plain
-//!   functions of numbers.
+//!   functions of numbers. [`replay`] keeps rollouts for later steps, [`reference_model`] is what the KL divergence is taken from.
 //! - **Sizes.** [`sizes`] makes a recipe's sizes of its engine and its learner; [`memory_plan`] adds up what a run of these sizes will hold. After
 //!   its first step a run shows whose memory is where: the weights stand there once, read by the rollout and written in place by the update.
 //! - **Runs.** [`metrics`] says what is logged of a step; [`run`] is the run's folder: where it is logged, when it is saved, where it resumes.
@@ -25,6 +25,8 @@ pub mod memory_plan;
 mod memory_report;
 pub mod metrics;
 pub mod policy;
+pub mod reference_model;
+pub mod replay;
 pub mod run;
 pub mod sample;
 pub mod sft;
@@ -32,18 +34,21 @@ pub mod sizes;
 
 mod error;
 mod session;
+mod starting_weights;
+pub mod trainer_state;
+pub mod training_sample;
 
 pub use error::TrainError;
 pub use session::{Session, SkippedUpdates};
 
-use crate::checkpoint::{Checkpoint, CheckpointError, init};
-use crate::model::Model;
-use crate::model::parameters::Weights;
+use crate::checkpoint::Checkpoint;
 use crate::prompt::Processor;
 use crate::recipe::plan::Plan;
 use learner::Learner;
-use run::{ResumePoint, TrainerState, start_point};
+use run::{ResumePoint, start_point};
 use sizes::learner_settings;
+use starting_weights::starting_weights;
+use trainer_state::TrainerState;
 
 /// The learner of a plan, at its start or at its newest checkpoint, and what was done before.
 fn open_learner(plan: &Plan, session: &Session, processor: &Processor) -> Result<(Learner, TrainerState), TrainError> {
@@ -59,12 +64,4 @@ fn open_learner(plan: &Plan, session: &Session, processor: &Processor) -> Result
     let mut learner = Learner::new(model, weights, settings);
     learner.load_moments(&dir, state.updates)?;
     Ok((learner, state))
-}
-
-/// The weights that the plan starts from, and stays near where the loss has a reference.
-fn starting_weights(plan: &Plan, model: &Model) -> Result<Weights, CheckpointError> {
-    match plan.recipe.model.random_weights {
-        true => Ok(init::random_weights(model, plan.recipe.seed)),
-        false => plan.checkpoint.weights(model),
-    }
 }

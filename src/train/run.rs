@@ -6,13 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
 use super::error::TrainError;
-use super::learner::Learner;
-use super::left_out::LeftOut;
-use super::session::{Session, SkippedUpdates};
+use super::session::Session;
+use super::trainer_state::{Saved, TrainerState};
 use crate::checkpoint::resume::CHECKPOINT;
 use crate::checkpoint::{CheckpointError, folder, resume};
 use crate::files;
@@ -34,8 +33,6 @@ const LOG_FILE: &str = "log.txt";
 pub const SAMPLES_FOLDER: &str = "samples";
 /// Most bytes of `metrics.jsonl`.
 const METRICS_BYTES_MAX: u64 = 8 << 30;
-/// No count of a run comes near it, and none that is read can overflow by counting on.
-const COUNT_MAX: u64 = 1 << 48;
 
 /// An open run folder.
 #[derive(Debug)]
@@ -55,44 +52,6 @@ pub struct Run {
     pub start: u64,
     /// Steps of the whole run.
     pub steps: u64,
-}
-
-/// `trainer_state.json`: what a resumed run needs besides weights and optimizer state. Everything else is a function of the recipe
-/// and the step.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
-pub struct TrainerState {
-    /// Steps done when it was saved.
-    pub global_step: u64,
-    /// Optimizer updates done.
-    pub updates: u64,
-    /// Updates skipped because their gradient was not finite.
-    pub skipped: SkippedUpdates,
-    /// Examples drawn and left out.
-    #[serde(default)]
-    pub left_out: LeftOut,
-}
-
-impl TrainerState {
-    /// The key whose value cannot be that of a run saved at `step`, and what is wrong with it.
-    fn problem(&self, step: u64) -> Option<(&'static str, String)> {
-        let counts = [
-            ("updates", self.updates),
-            ("skipped.total", self.skipped.total),
-            ("left_out.drawn", self.left_out.drawn()),
-        ];
-        if self.global_step != step {
-            return Some(("global_step", format!("is {}, and the folder's name says {step}", self.global_step)));
-        }
-        if let Some((key, count)) = counts.into_iter().find(|(_, count)| *count > COUNT_MAX) {
-            return Some((key, format!("is {count}, more than any run counts")));
-        }
-        if self.skipped.in_a_row > self.skipped.total {
-            return Some(("skipped.in_a_row", format!("is {}, more than skipped.total", self.skipped.in_a_row)));
-        }
-        let left_out = self.left_out.total();
-        (left_out > self.left_out.drawn())
-            .then(|| ("left_out.left_out", format!("is {left_out}, more than left_out.drawn")))
-    }
 }
 
 /// Where a run takes up.
@@ -272,36 +231,34 @@ impl Run {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Saves when `step` steps are done and the recipe, the end, or the user says so.
-    pub fn save_if_due(
-        &self,
-        step: u64,
-        learner: &Learner,
-        skipped: SkippedUpdates,
-        left_out: LeftOut,
-    ) -> Result<(), TrainError> {
-        let due = self.save_steps > 0 && step.is_multiple_of(self.save_steps);
+    /// Saves when the recipe, the end, or the user says so.
+    pub fn save_if_due<'a>(&self, state: TrainerState, saved: impl Into<Saved<'a>>) -> Result<(), TrainError> {
+        let due = self.save_steps > 0 && state.global_step.is_multiple_of(self.save_steps);
         let is_saved = self.save_strategy == SaveStrategy::Steps;
-        if is_saved && (due || step == self.steps || self.is_stopping()) {
-            self.save(TrainerState { global_step: step, updates: learner.updates(), skipped, left_out }, learner)?;
+        if is_saved && (due || state.global_step == self.steps || self.is_stopping()) {
+            self.save(state, saved.into())?;
         }
         Ok(())
     }
 
     /// Saves the steps that are done where the run is about to end for a reason that has nothing to do with the weights, so that it can go on
     /// once the reason is gone.
-    pub fn save_before_end(&self, state: TrainerState, learner: &Learner) -> Result<(), TrainError> {
+    pub fn save_before_end<'a>(&self, state: TrainerState, saved: impl Into<Saved<'a>>) -> Result<(), TrainError> {
         let is_there = self.dir.join(format!("{CHECKPOINT}{}", state.global_step)).exists();
         match self.save_strategy == SaveStrategy::Steps && state.global_step > self.start && !is_there {
-            true => self.save(state, learner),
+            true => self.save(state, saved.into()),
             false => Ok(()),
         }
     }
 
-    fn save(&self, state: TrainerState, learner: &Learner) -> Result<(), TrainError> {
+    fn save(&self, state: TrainerState, Saved { learner, reference, replay }: Saved<'_>) -> Result<(), TrainError> {
         let dir = self.dir.join(format!("{CHECKPOINT}{}", state.global_step));
         folder::save(learner.model(), learner.weights(), &self.companions, &dir, |dir| {
             learner.save_moments(dir)?;
+            if let Some(reference) = reference {
+                reference.save(&self.companions, dir)?;
+            }
+            replay.map_or(Ok(()), |replay| replay.save(dir))?;
             write_json(dir.join(STATE_FILE), &state)?;
             write_json(dir.join(WINDOW_FILE), &self.window)
         })?;

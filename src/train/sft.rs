@@ -11,9 +11,10 @@ use super::dataset::{Dataset, DatasetError};
 use super::demonstration::{self, Demonstration};
 use super::learner::{Learner, Update};
 use super::memory_report::MemoryReport;
-use super::run::{Run, TrainerState};
+use super::run::Run;
 use super::sample::{Layout, Pack, Sample, runs_by_tokens};
 use super::session::device_metrics;
+use super::trainer_state::TrainerState;
 use super::{Session, TrainError, open_learner};
 use crate::prompt::{ImageSource, Processor, PromptError};
 use crate::recipe::plan::Plan;
@@ -51,7 +52,8 @@ pub fn train(plan: &Plan, session: &Session) -> Result<(), TrainError> {
                 run.say(&format!("left out at step {}: {reason}", step + 1));
             }
             let (drawn, most) = (recipe.training.batch_size, recipe.data.max_left_out);
-            let before = TrainerState { global_step: step, updates: learner.updates(), skipped, left_out };
+            let before =
+                TrainerState { global_step: step, updates: learner.updates(), skipped, left_out, tasks_drawn: None };
             if let Err(too_many) = left_out.count(drawn, &batch.left_out, dataset.len(), step + 1, most) {
                 run.save_before_end(before, &learner)?;
                 return Err(too_many);
@@ -67,7 +69,14 @@ pub fn train(plan: &Plan, session: &Session) -> Result<(), TrainError> {
                 skipped.count(update, step + 1, recipe.training.max_skipped_updates)?;
             }
             report(&mut run, session, step + 1, &learned, [skipped.total, left_out.total()], began)?;
-            run.save_if_due(step + 1, &learner, skipped, left_out)?;
+            let done = TrainerState {
+                global_step: step + 1,
+                updates: learner.updates(),
+                skipped,
+                left_out,
+                tasks_drawn: None,
+            };
+            run.save_if_due(done, &learner)?;
             if run.is_stopping() {
                 break;
             }

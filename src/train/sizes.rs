@@ -45,8 +45,7 @@ pub fn memory_plan(plan: &Plan, processor: &Processor, footprint: Footprint) -> 
     let rollout = is_grpo.then(|| RolloutSizes {
         limits: engine_limits(plan, footprint.activation_bytes),
         speculation: recipe.engine.speculation,
-        sequences: recipe.grpo.prompts_per_step * recipe.grpo.num_generations,
-        has_reference: recipe.grpo.beta > 0.0,
+        sequences: recipe.grpo.tasks_per_batch() * recipe.grpo.num_generations,
     });
     MemoryPlan::new(&Sizes {
         config: &plan.checkpoint.config,
@@ -55,6 +54,8 @@ pub fn memory_plan(plan: &Plan, processor: &Processor, footprint: Footprint) -> 
         learner: learner_settings(recipe, image),
         micro_batch_tokens: recipe.training.micro_batch_tokens.max(longest),
         rollout,
+        reference: (is_grpo && recipe.grpo.beta > 0.0)
+            .then(|| &plan.reference.as_ref().unwrap_or(&plan.checkpoint).config),
     })
 }
 
@@ -79,5 +80,5 @@ pub fn fit_to_memory(
 /// Pages that the sequences of a step ask for.
 fn page_demand(plan: &Plan) -> PageDemand {
     let (grpo, engine) = (&plan.recipe.grpo, &plan.recipe.engine);
-    PageDemand::of_groups(grpo.prompts_per_step, grpo.num_generations, engine.max_num_seqs, plan.limits.total)
+    PageDemand::of_groups(grpo.tasks_per_batch(), grpo.num_generations, engine.max_num_seqs, plan.limits.total)
 }

@@ -1,222 +1,12 @@
-//! GRPO's updates against TRL's on the same completions, and what a run of GRPO logs, counts and writes. What the golden file holds, and
-//! how it was made: `tests/golden/grpo/README.md`.
+//! What a run of GRPO logs, counts and writes.
 
 use std::path::Path;
-use std::sync::Arc;
 
-use serde::Deserialize;
 use serde_json::Value;
-use thyme_engine::cpu::Cpu;
-use thyme_engine::engine::request::Sampled;
-use thyme_engine::ops::Backend;
-use thyme_engine::ops::patch_embed::PixelScale;
-use thyme_engine::prompt::{ImageSettings, Prompt};
-use thyme_engine::recipe::optimizer::OptimizerSettings;
-use thyme_engine::recipe::{GrpoSettings, LossType};
-use thyme_engine::rollout::Group;
-use thyme_engine::rollout::reward::Score;
-use thyme_engine::rollout::reward_set::Scores;
-use thyme_engine::rollout::trajectory::{End, Trajectory};
 use thyme_engine::tasks::jsonl::{NeedleFile, write_needle};
 use thyme_engine::tasks::needle::{Mixture, Split};
-use thyme_engine::train::batch::Batch;
-use thyme_engine::train::learner::{Learner, LearnerSettings};
-use thyme_engine::train::policy::{Measured, Policy, PolicySettings};
-use thyme_engine::train::sample::Layout;
 
 use crate::support::command::{Workplace, refuse, succeed, train};
-use crate::support::small_policy::load;
-
-/// Of a loss, a divergence and a share, absolute; of a gradient norm, relative. Float32 takes 4e-7 of it.
-const TOLERANCE: f64 = 1e-5;
-
-// ---- updates ----
-
-#[derive(Deserialize)]
-struct Golden {
-    checkpoint: String,
-    settings: Settings,
-    groups: Vec<GoldenGroup>,
-    cases: Vec<Case>,
-}
-
-#[derive(Deserialize)]
-struct Settings {
-    epsilon: f64,
-    epsilon_high: f64,
-    temperature: f32,
-    max_completion_length: usize,
-    learning_rates: Vec<f64>,
-    adam_beta1: f32,
-    adam_beta2: f32,
-    adam_epsilon: f32,
-    weight_decay: f32,
-    max_grad_norm: f64,
-}
-
-#[derive(Deserialize)]
-struct GoldenGroup {
-    prompt: Vec<u32>,
-    completions: Vec<Completion>,
-}
-
-#[derive(Deserialize)]
-struct Completion {
-    token_ids: Vec<u32>,
-    own: Vec<u8>,
-    zero_temperature: Vec<u8>,
-    truncated: bool,
-    reward: Option<f64>,
-    old_logprobs: Vec<f32>,
-}
-
-#[derive(Deserialize)]
-struct Case {
-    loss_type: LossType,
-    beta: f64,
-    scale_rewards: bool,
-    kl_zero_temperature_tokens: bool,
-    updates: Vec<GoldenUpdate>,
-}
-
-#[derive(Deserialize)]
-struct GoldenUpdate {
-    loss: f64,
-    kl: Option<f64>,
-    clip_low: f64,
-    clip_high: f64,
-    grad_norm: f64,
-}
-
-impl Golden {
-    fn open() -> Golden {
-        serde_json::from_str(include_str!("../golden/grpo/updates.json")).unwrap()
-    }
-
-    fn groups(&self) -> (Vec<Group>, Vec<Vec<Scores>>) {
-        let trajectory = |(i, group): (usize, &GoldenGroup), completion: &Completion| {
-            let prompt = Prompt { token_ids: group.prompt.clone(), images: Vec::new() };
-            let end = if completion.truncated { End::TotalTokens } else { End::Answered };
-            let mut trajectory = Trajectory::of_prompt(&prompt, i, 0, 0, end);
-            trajectory.token_ids.extend(&completion.token_ids);
-            let token = |k: usize| Sampled {
-                id: completion.token_ids[k],
-                logprob: f32::NAN,
-                logprob_at_temperature: completion.old_logprobs[k],
-                temperature: if completion.zero_temperature[k] == 1 { 0.0 } else { self.settings.temperature },
-                processed_logprob: f32::NAN,
-                kept_mass: 1.0,
-                entropy: f32::NAN,
-            };
-            trajectory.sampled.extend((0..completion.own.len()).map(|k| (completion.own[k] == 1).then(|| token(k))));
-            trajectory
-        };
-        let scores = |completion: &Completion| Scores {
-            total: completion.reward.map_or(Score::Unscored("nobody can tell".to_owned()), Score::Value),
-            parts: Vec::new(),
-        };
-        let groups = self.groups.iter().enumerate().map(|group| Group {
-            task: group.0,
-            trajectories: group.1.completions.iter().map(|completion| trajectory(group, completion)).collect(),
-        });
-        (groups.collect(), self.groups.iter().map(|group| group.completions.iter().map(scores).collect()).collect())
-    }
-
-    fn policy(&self, case: &Case, grpo: GrpoSettings, backend: Arc<dyn Backend>) -> Policy {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/model").join(&self.checkpoint);
-        let (model, weights) = load(&folder, backend.clone());
-        let reference = (case.beta > 0.0).then(|| load(&folder, backend).1);
-        let layout = Layout { merge: model.config.merge(), image_pad: model.config.image_pad };
-        let image = ImageSettings::default();
-        let settings = LearnerSettings {
-            optimizer: OptimizerSettings {
-                adam_beta1: self.settings.adam_beta1,
-                adam_beta2: self.settings.adam_beta2,
-                adam_epsilon: self.settings.adam_epsilon,
-                weight_decay: self.settings.weight_decay,
-                max_grad_norm: self.settings.max_grad_norm,
-                ..OptimizerSettings::default()
-            },
-            freeze_vision_tower: true,
-            freeze_merger: true,
-            activation_recompute: false,
-            pixel_scale: PixelScale { mean: image.mean, std: image.std },
-        };
-        let settings = (
-            Learner::new(model, weights, settings),
-            PolicySettings {
-                grpo,
-                completion_tokens_max: self.settings.max_completion_length,
-                // Several packs a batch.
-                micro_batch_tokens: 64,
-                layout,
-            },
-        );
-        Policy { learner: settings.0, reference, settings: settings.1 }
-    }
-}
-
-impl Case {
-    fn settings(&self, golden: &Settings, filter_zero_advantage: bool) -> GrpoSettings {
-        GrpoSettings {
-            beta: self.beta,
-            epsilon: golden.epsilon,
-            epsilon_high: Some(golden.epsilon_high),
-            loss_type: self.loss_type,
-            scale_rewards: self.scale_rewards,
-            filter_zero_advantage,
-            mask_truncated_completions: true,
-            kl_zero_temperature_tokens: self.kl_zero_temperature_tokens,
-            ..GrpoSettings::default()
-        }
-    }
-}
-
-#[track_caller]
-fn assert_near(found: &Measured, wanted: &GoldenUpdate, what: &str) {
-    let pairs = [
-        ("loss", found.loss, wanted.loss),
-        ("clip low", found.clip_low, wanted.clip_low),
-        ("clip high", found.clip_high, wanted.clip_high),
-        ("gradient norm", found.update.grad_norm / wanted.grad_norm, 1.0),
-    ];
-    for (name, found, wanted) in pairs {
-        assert!((found - wanted).abs() <= TOLERANCE, "{what}: {name} is {found}, not {wanted}");
-    }
-    match wanted.kl {
-        Some(kl) => assert!((found.kl - kl).abs() <= TOLERANCE, "{what}: KL is {}, not {kl}", found.kl),
-        None => assert!(found.kl.is_nan(), "{what}: there is no KL"),
-    }
-}
-
-/// A step of two updates for every loss type: with groups of equal rewards, unscored and truncated completions, observations, and
-/// tokens at temperature 0.
-#[test]
-fn updates_are_those_of_trl_whatever_the_filters_leave_out() {
-    let golden = Golden::open();
-    let (groups, scores) = golden.groups();
-    assert_eq!(golden.cases.len(), 12);
-    for case in &golden.cases {
-        for filter in [true, false] {
-            let settings = case.settings(&golden.settings, filter);
-            let zero = case.kl_zero_temperature_tokens;
-            let what = format!("{:?} beta {} KL at temperature 0 {zero} filter {filter}", case.loss_type, case.beta);
-            let batch = Batch::new(&groups, &scores, &settings, &|_| None);
-            assert_eq!((batch.groups_without_signal, batch.groups_left_out), (2, 2 * usize::from(filter)), "{what}");
-            let mut policy = golden.policy(case, settings, Arc::new(Cpu::new()));
-            let rates = &golden.settings.learning_rates;
-            let learned = policy.learn(&batch, rates, |learner| assert!(learner.gradients().is_some()));
-            assert_eq!([learned.updates.len(), case.updates.len()], [rates.len(); 2], "each iteration is measured");
-            for (found, wanted) in learned.updates.iter().zip(&case.updates) {
-                assert_near(found, wanted, &what);
-            }
-            let mean = learned.updates.iter().map(|update| update.loss).sum::<f64>() / rates.len() as f64;
-            assert_eq!(learned.mean(|update| update.loss), mean);
-        }
-    }
-}
-
-// ---- runs ----
 
 /// The lines of `metrics.jsonl` of the steps, evaluations left out.
 fn lines(run: &Path) -> Vec<Value> {
@@ -282,6 +72,33 @@ fn a_step_with_nothing_to_learn_logs_null_and_the_third_warns() {
             assert!(values(&found, &name).iter().all(|value| *value >= Some(0.0)), "{name}: {found:?}");
         }
     }
+}
+
+/// On-policy distillation: no reward, and each token's divergence from a teacher in its advantage.
+#[test]
+fn a_policy_comes_near_to_a_teacher_that_it_is_held_to_on_its_own_rollouts() {
+    let place = Workplace::new();
+    let recipes = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
+    let (student, teacher) = (recipes.join("tiny"), recipes.join("tiny-sft"));
+    let recipe = place
+        .grpo("[evaluation]\ntasks = 0\n[data.needle]\n[reward.weights]\nformat = 0\nanswer = 0\nconsistency = 0\n");
+    let settings = [
+        format!("model.path={student:?}"),
+        format!("grpo.ref_model={teacher:?}"),
+        "grpo.kl_in='advantage'".to_owned(),
+        "grpo.kl_estimator='k1'".to_owned(),
+        "grpo.beta=1.0".to_owned(),
+        "grpo.scale_rewards='none'".to_owned(),
+        "optimizer.learning_rate=3e-3".to_owned(),
+        "optimizer.weight_decay=0.0".to_owned(),
+        "training.max_steps=12".to_owned(),
+        "training.save_strategy='no'".to_owned(),
+    ];
+    let arguments: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting.as_str()]).collect();
+    succeed(train(&recipe, &arguments));
+    let kl = values(&lines(&place.path("runs/run")), "kl");
+    let [first, last] = [kl[0].unwrap(), kl[11].unwrap()];
+    assert!(first > 1.0 && last < 0.6 * first, "{kl:?}");
 }
 
 #[test]

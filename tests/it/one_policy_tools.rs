@@ -8,6 +8,7 @@ use thyme_engine::cpu::Cpu;
 use thyme_engine::engine::EngineLimits;
 use thyme_engine::engine::speculation::Speculation;
 use thyme_engine::prompt::ImageSource;
+use thyme_engine::rollout::branching::{BranchAt, Branching, Members};
 use thyme_engine::rollout::engine_generator::EngineGenerator;
 use thyme_engine::rollout::generator::Sampling;
 use thyme_engine::rollout::registry::Registry;
@@ -56,7 +57,7 @@ fn play(tokens: usize) -> Compared {
     let environment = environment();
     let mut random = Random::new(3);
     let mut total = Compared::default();
-    let (mut crops_of_crops, mut calls_together) = (0, 0);
+    let (mut crops_of_crops, mut calls_together, mut shared) = (0, 0, 0);
     for seed in 0.. {
         if total.tokens >= tokens {
             break;
@@ -69,12 +70,20 @@ fn play(tokens: usize) -> Compared {
         let speculation = if seed % 2 == 0 { Speculation::Off } else { Speculation::Always };
         let mut engine = policy.engine(limits).with_speculation(speculation);
         let tasks: Vec<Task> = (0..3).map(|_| task(&mut random)).collect();
-        let sampling = Sampling { temperature: random.pick(&[0.8, 1.0, 1.5]), ..Sampling::default() };
-        let settings = RolloutSettings { group_size: 4, seed, sampling, ..RolloutSettings::default() };
+        let temperature = random.pick(&[0.8, 1.0, 1.5]);
+        let turn_temperatures = if seed % 2 == 0 { Vec::new() } else { vec![temperature, 0.7, 1.1] };
+        let sampling = Sampling { temperature, turn_temperatures, ..Sampling::default() };
+        let at = [None, Some(BranchAt::FirstCall), Some(BranchAt::Entropy)][seed as usize % 3];
+        let branching = at.map(|at| Branching { at, rollouts: 2 });
+        let settings = RolloutSettings { group_size: 4, branching, seed, sampling, ..RolloutSettings::default() };
         let mut generator = EngineGenerator { engine: &mut engine, weights: &policy.weights };
         let groups = run(&mut generator, &policy.processor, &environment, &tasks, &settings).unwrap();
+        if let Some(branching) = branching {
+            shared += groups.iter().map(|group| assert_branches(&group.trajectories, branching)).sum::<usize>();
+        }
         let trajectories: Vec<&Trajectory> = groups.iter().flat_map(|group| &group.trajectories).collect();
         for trajectory in &trajectories {
+            assert_temperatures(trajectory, &settings.sampling);
             assert!(trajectory.end.fault().is_none(), "{:?}", trajectory.end);
             calls_together += trajectory.observations().filter(|(_, calls)| calls.len() > 1).count();
             let of_crop = |call: &&thyme_engine::rollout::trajectory::Call| {
@@ -89,9 +98,43 @@ fn play(tokens: usize) -> Compared {
         total.preemptions += engine.statistics().preemptions;
         total.accepted_tokens += engine.statistics().accepted_tokens;
     }
-    println!("{total:?}, {crops_of_crops} crops of crops, {calls_together} observations of several calls");
+    println!(
+        "{total:?}, {crops_of_crops} crops of crops, {calls_together} observations of several calls, {shared} tokens of branches"
+    );
+    assert!(shared * 50 > total.tokens, "{shared} tokens are shared");
     assert!(crops_of_crops * 200 > total.tokens && calls_together * 400 > total.tokens);
     total
+}
+
+/// Each branch begins with what it shares with its trunk, token by token as that was sampled, and goes on in its own way; how many tokens are shared.
+fn assert_branches(group: &[Trajectory], branching: Branching) -> usize {
+    let mut tokens = 0;
+    for trunk in 0..branching.trunks(group.len()).count {
+        let shared = branching.shared(&group[trunk]);
+        let Members { first, count } = branching.branches(group.len(), trunk);
+        for branch in &group[first..first + count] {
+            let found = branch.sampled[branch.prompt_tokens..].iter().take(shared.len());
+            assert!(
+                found.eq(shared.iter().map(|token| Some(*token)).collect::<Vec<_>>().iter()),
+                "sample {}",
+                branch.sample
+            );
+            tokens += shared.len();
+        }
+    }
+    tokens
+}
+
+/// Each token was sampled at the temperature of its turn.
+fn assert_temperatures(trajectory: &Trajectory, sampling: &Sampling) {
+    let mut turn = 0;
+    for place in trajectory.prompt_tokens..trajectory.token_ids.len() {
+        let begins = place > trajectory.prompt_tokens && !trajectory.is_own(place - 1);
+        turn += usize::from(trajectory.is_own(place) && begins);
+        if let Some(token) = &trajectory.sampled[place] {
+            assert_eq!(token.temperature, sampling.temperature_of(turn), "token {place}, turn {turn}");
+        }
+    }
 }
 
 #[test]

@@ -467,7 +467,8 @@ impl Forward<'_> {
         let mut gradients = model.gradients(|_| true);
         let dhead = gradients[model.layout.head].as_mut();
         let head = model.head(weights);
-        let dh = backend.token_logprob_backward(&dlogprob, &h, head, &targets, &ones, &scored.lse_raw, &[], dhead);
+        let dh =
+            backend.token_logprob_backward(&dlogprob, &h, head, &targets, &ones, &scored.lse_raw, &[], None, dhead);
         let features = images.as_ref().map(|images| &images.features);
         let dfeatures = model.backward(weights, &mut gradients, activations, &dh, features);
         if let (Some(Images { tower, merger, .. }), Some(dfeatures)) = (images, dfeatures) {

@@ -66,7 +66,7 @@ fn agree(backend: Arc<dyn Backend>, keep: Keep) {
     let mut gradients = model.gradients(|_| true);
     let dhead = gradients[model.layout.head].as_mut();
     let head = model.head(weights);
-    let dh = backend.token_logprob_backward(&dlogprob, &h, head, &targets, &ones, &scored.lse_raw, &[], dhead);
+    let dh = backend.token_logprob_backward(&dlogprob, &h, head, &targets, &ones, &scored.lse_raw, &[], None, dhead);
     let found = model.backward(weights, &mut gradients, activations, &dh, Some(&images)).unwrap();
     run.assert_gradients(&golden, case, &gradients);
     let found = [("rows", &found.rows), ("deep_0", &found.deep[0]), ("deep_1", &found.deep[1])];

@@ -144,6 +144,45 @@ fn a_fine_tuning_run_killed_five_times_ends_with_the_bits_of_an_undisturbed_one(
 }
 
 #[test]
+fn a_run_with_replayed_rollouts_and_a_reference_that_follows_resumes_to_the_same_bits() {
+    let settings = [
+        "--set",
+        "grpo.refill='replay'",
+        "--set",
+        "grpo.ref_model_sync_steps=2",
+        "--set",
+        "grpo.max_num_gen_batches=2",
+        "--set",
+        "grpo.oversampling=1.5",
+        "--set",
+        "grpo.num_mini_batches=2",
+        "--set",
+        "grpo.num_generations=3",
+    ];
+    let recipe = |place: &Workplace| {
+        // Random weights never answer; how long they think differs.
+        let file = place.write("length.py", "def reward(reasoning):\n    return len(reasoning) % 2\n");
+        place.grpo(&format!("{NEEDLE}[evaluation]\ntasks = 0\n[reward.settings.length]\nfile = {file:?}\n"))
+    };
+    let (calm, killed) = (Workplace::new(), Workplace::new());
+    succeed(train(&recipe(&calm), &settings));
+    let (recipe, run) = (recipe(&killed), killed.path("runs/run"));
+    let mut child = train(&recipe, &settings).spawn().unwrap();
+    wait_until(&mut child, || lines(&run) > 3);
+    child.kill().unwrap();
+    assert_eq!(child.wait().unwrap().signal(), Some(9), "it was killed before it ended");
+    assert!(succeed(train(&recipe, &[&settings[..], &["--resume"]].concat())).contains("resumed after step"));
+    let calm = calm.path("runs/run");
+    assert_same_run(&calm, &run, 6);
+    for file in ["reference_model/model.safetensors", "replay/rollouts.json"] {
+        let [one, other] = [&calm, &run].map(|run| std::fs::read(checkpoint(run, 6).join(file)).unwrap());
+        assert!(one == other, "{file} differs");
+    }
+    let replayed = metrics(&run).iter().filter(|line| line["replayed_completions"].as_f64() > Some(0.0)).count();
+    assert!(replayed > 0, "no step replayed anything");
+}
+
+#[test]
 fn points_behind_the_checkpoint_are_superseded() {
     let place = Workplace::new();
     let recipe = place.sft(DEMONSTRATIONS);

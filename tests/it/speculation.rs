@@ -102,6 +102,7 @@ fn sampling(random: &mut Random) -> Sampling {
         top_p: random.pick(&[1.0, 1.0, 0.5]),
         min_p: random.pick(&[0.0, 0.0, 0.3]),
         repetition_penalty: random.pick(&[1.0, 1.0, 1.0, 1.05]),
+        turn_temperatures: random.pick(&[&[][..], &[], &[0.7, 0.1]]).to_vec(),
         code_temperature: None,
     }
 }

@@ -26,6 +26,10 @@ TEXT_TOKENS = 190
 SETTINGS = {
     "epsilon": 0.2,
     "epsilon_high": 0.28,
+    # CISPO's largest ratio, which TRL calls epsilon_high too.
+    "cispo_epsilon_high": 1.1,
+    "sapo_temperature_pos": 1.0,
+    "sapo_temperature_neg": 1.05,
     "temperature": 0.9,
     "max_completion_length": 24,
     # Of the iterations of one step.
@@ -42,9 +46,21 @@ REWARDS = [[1.0, 0.0, 0.5, 1.5], [0.75, 0.75, 0.75, 0.75], [1.0, None, 0.0, 1.0]
 # Group and place of completions that ran out of tokens.
 TRUNCATED = [(0, 2), (1, 0), (2, 3)]
 CASES = [
-    {"loss_type": loss_type, "beta": beta, "scale_rewards": loss_type != "dr_grpo", "kl_zero_temperature_tokens": zero}
-    for loss_type in ["grpo", "bnpo", "dapo", "dr_grpo"]
+    {"loss_type": loss_type, "beta": beta, "scale_rewards": "none" if loss_type == "dr_grpo" else "group",
+     "kl_zero_temperature_tokens": zero}
+    for loss_type in ["grpo", "bnpo", "dapo", "dr_grpo", "cispo", "sapo"]
     for beta, zero in [(0.0, False), (0.1, False), (0.1, True)]
+] + [
+    # TRL's ratio of a sequence counts tokens that have a divergence only; GSPO's does not.
+    {"loss_type": "gspo", "beta": beta, "scale_rewards": "batch", "kl_zero_temperature_tokens": False}
+    for beta in [0.0, 0.1]
+] + [
+    {"loss_type": "grpo", "beta": 0.1, "scale_rewards": "batch", "kl_zero_temperature_tokens": False, "delta": 1.32},
+    {"loss_type": "grpo", "beta": 0.0, "scale_rewards": "group", "kl_zero_temperature_tokens": False, "entropy_coef": 0.05},
+    {"loss_type": "dapo", "beta": 0.1, "scale_rewards": "group", "kl_zero_temperature_tokens": False, "entropy_coef": 0.05},
+    # One update: the mask is made of the entropies that tokens were sampled with, and TRL's of the entropies now.
+    {"loss_type": "grpo", "beta": 0.1, "scale_rewards": "group", "kl_zero_temperature_tokens": False,
+     "entropy_coef": 0.05, "top_entropy_quantile": 0.3, "count": 1},
 ]
 
 
@@ -117,9 +133,9 @@ def advantages_of(rewards, scale):
     """As `_generate_and_score_completions` has them with multi_objective_aggregation = "sum_then_normalize"."""
     grouped = rewards.view(-1, len(REWARDS[0]))
     mean = torch.nanmean(grouped, dim=1, keepdim=True)
-    std = nanstd(grouped, dim=1)[:, None]
+    std = nanstd(grouped, dim=1)[:, None] if scale == "group" else nanstd(rewards)
     advantages = (grouped - mean).view(-1)
-    if scale:
+    if scale != "none":
         advantages = advantages / (std.expand_as(grouped).reshape(-1) + 1e-4)
     return torch.nan_to_num(advantages, nan=0.0)
 
@@ -128,11 +144,15 @@ class OneProcess:
     """What `_compute_loss` asks of an accelerator, for one process."""
 
     num_processes = 1
+    sync_gradients = True
 
     def gather(self, values):
         return values
 
     def reduce(self, values, reduction):
+        return values
+
+    def pad_across_processes(self, values, dim, pad_index):
         return values
 
 
@@ -141,19 +161,24 @@ def trainer_of(case, model, groups, width):
     trainer = GRPOTrainer.__new__(GRPOTrainer)
     trainer.model = model
     trainer.accelerator = OneProcess()
-    trainer.args = types.SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1)
-    trainer.loss_type = case["loss_type"]
+    trainer.args = types.SimpleNamespace(
+        use_bias_correction_kl=False, delta=case.get("delta"), steps_per_generation=1,
+        sapo_temperature_pos=SETTINGS["sapo_temperature_pos"], sapo_temperature_neg=SETTINGS["sapo_temperature_neg"])
+    trainer.loss_type = "grpo" if case["loss_type"] == "gspo" else case["loss_type"]
     trainer.beta = case["beta"]
-    trainer.epsilon_low, trainer.epsilon_high = SETTINGS["epsilon"], SETTINGS["epsilon_high"]
+    highest = "cispo_epsilon_high" if case["loss_type"] == "cispo" else "epsilon_high"
+    trainer.epsilon_low, trainer.epsilon_high = SETTINGS["epsilon"], SETTINGS[highest]
     trainer.max_completion_length = SETTINGS["max_completion_length"]
-    trainer.importance_sampling_level = "token"
+    trainer.importance_sampling_level = "sequence" if case["loss_type"] == "gspo" else "token"
     trainer.off_policy_mask_threshold = None
     trainer.use_vllm = False
     trainer.aux_loss_enabled = False
-    trainer._entropy_bonus_enabled = False
+    trainer.entropy_coef = case.get("entropy_coef", 0.0)
+    trainer._entropy_bonus_enabled = trainer.entropy_coef > 0.0
+    trainer.use_adaptive_entropy = False
     trainer.current_gradient_accumulation_steps = 1
     trainer._metrics = {"train": defaultdict(list)}
-    trainer.top_entropy_quantile = 1.0
+    trainer.top_entropy_quantile = case.get("top_entropy_quantile", 1.0)
     trainer._get_per_token_logps_and_entropies = lambda model, ids, *rest, **options: (
         *logprobs_of(model, groups, width), None)
     return trainer
@@ -187,6 +212,21 @@ def inputs_of(case, groups, width, old, reference):
 # ---- the loop ----
 
 
+def clip_shares(case, metrics):
+    """Shares of tokens whose ratio was clipped. TRL's of GSPO are of sequences; those under a mask by entropy count what the mask leaves out; SAPO has no clip."""
+    if "top_entropy_quantile" in case:
+        return {}
+    match case["loss_type"]:
+        case "cispo":
+            return {"clip_low": 0.0, "clip_high": metrics["cispo_clip_ratio"][-1]}
+        case "sapo":
+            return {"clip_low": 0.0, "clip_high": 0.0}
+        case "gspo":
+            return {}
+        case _:
+            return {"clip_low": metrics["clip_ratio/low_mean"][-1], "clip_high": metrics["clip_ratio/high_mean"][-1]}
+
+
 def updates_of(case, folder, groups, width, old):
     model = golden_model.load(folder).double()
     trained = [p for name, p in model.named_parameters() if "visual" not in name]
@@ -202,7 +242,7 @@ def updates_of(case, folder, groups, width, old):
     inputs = inputs_of(case, groups, width, old, reference)
     trainer = trainer_of(case, model, groups, width)
     updates = []
-    for rate in SETTINGS["learning_rates"]:
+    for rate in SETTINGS["learning_rates"][: case.get("count", 2)]:
         model.zero_grad(set_to_none=True)
         loss = trainer._compute_loss(model, inputs)
         loss.backward()
@@ -219,8 +259,7 @@ def updates_of(case, folder, groups, width, old):
         updates.append({
             "loss": loss.item(),
             "kl": metrics["kl"][-1] if case["beta"] > 0.0 else None,
-            "clip_low": metrics["clip_ratio/low_mean"][-1],
-            "clip_high": metrics["clip_ratio/high_mean"][-1],
+            **clip_shares(case, metrics),
             "grad_norm": norm.item(),
         })
     return updates
@@ -240,11 +279,13 @@ def main():
     folder = ROOT / "model" / CHECKPOINT
     width = max(len(completion["token_ids"]) for _, completion in members(groups))
     with torch.no_grad():
-        old, _ = logprobs_of(golden_model.load(folder).double(), groups, width)
+        old, entropies = logprobs_of(golden_model.load(folder).double(), groups, width)
         # The weights that drew them were others: ratios are clipped from the first update on.
         old = old + 0.8 * (torch.rand(old.shape, generator=generator) - 0.5)
-    for (_, completion), row in zip(members(groups), old):
-        completion["old_logprobs"] = [rounded(value) for value in row[: len(completion["token_ids"])].tolist()]
+    for (_, completion), row, of_row in zip(members(groups), old, entropies):
+        count = len(completion["token_ids"])
+        completion["old_logprobs"] = [rounded(value) for value in row[:count].tolist()]
+        completion["entropies"] = [rounded(value) for value in of_row[:count].tolist()]
     cases = []
     for case in CASES:
         cases.append({**case, "updates": [rounded(update) for update in updates_of(case, folder, groups, width, old)]})

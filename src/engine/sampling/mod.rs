@@ -20,6 +20,8 @@ pub struct SamplingState {
     seed: u64,
     counter: u64,
     adaptive: Option<AdaptiveState>,
+    /// The model's turn, from 0.
+    turn: usize,
     /// None where nothing is asked.
     constrained: Option<Box<Constrained>>,
     /// Each token of the sequence once, kept only where a penalty asks for it.
@@ -39,14 +41,15 @@ impl SamplingState {
     ) -> SamplingState {
         let is_seen = if settings.repetition_penalty == 1.0 { Vec::new() } else { vec![false; vocab] };
         let constrained = constrained.map(Box::new);
-        SamplingState { settings: settings.clone(), seed, counter, adaptive, constrained, seen: Vec::new(), is_seen }
+        let settings = settings.clone();
+        SamplingState { settings, seed, counter, adaptive, turn: 0, constrained, seen: Vec::new(), is_seen }
     }
 
     /// The temperature of the next token.
     pub fn temperature(&self) -> f32 {
         match &self.adaptive {
             Some(state) if state.is_inside() => state.temperature(),
-            _ => self.settings.temperature,
+            _ => self.settings.temperature_of(self.turn),
         }
     }
 
@@ -126,8 +129,9 @@ impl SamplingState {
         }
     }
 
-    /// Something that the model did not sample came between.
+    /// Something that the model did not sample came between; its next turn begins.
     pub fn interrupt(&mut self) {
+        self.turn += 1;
         if let Some(state) = &mut self.adaptive {
             state.interrupt();
         }

@@ -12,6 +12,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::engine::request::{GeneratorError, TokenEvent};
 use crate::prompt::{ChatError, Processor, PromptError};
 use crate::rollout::agent_loop::{AgentLoop, Start};
+use crate::rollout::branching::Members;
 use crate::rollout::environment::{Environment, EnvironmentError, PreparedTask, Tasks, TokenLimits};
 use crate::rollout::generator::Generator;
 use crate::rollout::task::Task;
@@ -247,6 +248,8 @@ impl<'a> AgentSessions<'a> {
         }
         let start = Start {
             task: prepared.number,
+            members: Members { first: 0, count: job.settings.group_size },
+            shared: &[],
             first_sequence: first,
             first_counter: Some(job.first as u64),
             limits: job.limits,

@@ -240,6 +240,7 @@ impl Defaults {
         let top_k = request.top_k.unwrap_or(default.top_k as i64);
         let sampling = Sampling {
             temperature: if temperature > 0.0 { temperature.max(TEMPERATURE_MIN) } else { temperature },
+            turn_temperatures: Vec::new(),
             top_k: usize::try_from(top_k.max(0)).unwrap_or(0),
             top_p: request.top_p.unwrap_or(default.top_p),
             min_p: request.min_p.unwrap_or(default.min_p),

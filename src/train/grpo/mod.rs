@@ -2,6 +2,7 @@
 
 mod evaluation;
 mod report;
+mod selection;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,19 +10,23 @@ use std::time::Instant;
 
 use tracing::debug_span;
 
-use super::batch::Batch;
+use super::batch::{Batch, BatchSettings, ScoredGroup};
 use super::dataset::{Dataset, held_out_tasks};
 use super::left_out::LeftOut;
 use super::memory_report::MemoryReport;
 use super::policy::{Learned, Policy, PolicySettings};
-use super::run::{Run, TrainerState};
+use super::replay::ReplayBuffer;
+use super::run::Run;
 use super::sample::Layout;
 use super::sizes::engine_limits;
-use super::{Session, SkippedUpdates, TrainError, open_learner, starting_weights};
+use super::trainer_state::{Saved, TrainerState};
+use super::{Session, SkippedUpdates, TrainError, open_learner, reference_model};
+use crate::checkpoint::CheckpointError;
+use crate::checkpoint::resume::CHECKPOINT;
 use crate::engine::{Engine, Statistics};
 use crate::prompt::Processor;
-use crate::recipe::Recipe;
 use crate::recipe::plan::Plan;
+use crate::recipe::{KlIn, Recipe, Refill};
 use crate::rollout::engine_generator::EngineGenerator;
 use crate::rollout::environment::Environment;
 use crate::rollout::reward_set::RewardSet;
@@ -29,6 +34,7 @@ use crate::rollout::scored::{Rollouts, run_scored};
 use crate::rollout::task::Task;
 use crate::rollout::trajectory::End;
 use crate::rollout::{Group, RolloutSettings};
+use selection::{has_enough, select};
 
 /// Trains to the plan's last step, or until the user stops it.
 pub fn train(plan: &Plan, session: &Session) -> Result<(), TrainError> {
@@ -40,14 +46,14 @@ pub fn train(plan: &Plan, session: &Session) -> Result<(), TrainError> {
     }
     for step in start..steps {
         let began = Instant::now();
-        let tasks = trainer.tasks(step)?;
-        let rollouts = trainer.roll_out(step, &tasks)?;
+        let (tasks, rollouts) = trainer.roll_out(step)?;
         let rolled_out = Instant::now();
-        let batch = trainer.batch(&rollouts);
-        let learned = trainer.learn(&batch, step)?;
+        let mut batch = trainer.batch(&rollouts, step);
+        let learned = trainer.learn(&mut batch, step)?;
         trainer.report(step + 1, &rollouts, &batch, &learned, [began, rolled_out])?;
         trainer.write_completions(step + 1, &tasks, &rollouts)?;
-        trainer.run.save_if_due(step + 1, &trainer.policy.learner, trainer.skipped, trainer.left_out)?;
+        trainer.policy.sync_reference(step + 1);
+        trainer.run.save_if_due(trainer.state(step + 1), trainer.saved())?;
         if trainer.run.is_stopping() {
             return Ok(());
         }
@@ -78,6 +84,10 @@ struct Trainer<'a> {
     held_out_data: Option<Dataset>,
     skipped: SkippedUpdates,
     left_out: LeftOut,
+    /// Tasks that were drawn so far.
+    tasks_drawn: u64,
+    /// Rollouts that later steps may replay; none where the recipe has no replay.
+    replay: Option<ReplayBuffer>,
     /// Steps in a row with nothing to learn.
     idle_steps: u64,
     /// What the engine had done before the step.
@@ -98,10 +108,7 @@ impl<'a> Trainer<'a> {
         let environment = plan.registry.environment(environment, &tools)?;
         let (learner, state) = open_learner(plan, session, &processor)?;
         let model = learner.model();
-        let reference = match recipe.grpo.beta > 0.0 {
-            true => Some(starting_weights(plan, model)?),
-            false => None,
-        };
+        let reference = reference_model::open(plan, model, state.global_step)?;
         let limits = engine_limits(plan, model.backend.activation_bytes());
         let engine = Engine::new(model.clone(), processor.clone(), limits).with_speculation(recipe.engine.speculation);
         let run = Run::open(plan, state.global_step, recipe.steps(dataset.len()), session.stop.clone())?;
@@ -127,23 +134,61 @@ impl<'a> Trainer<'a> {
             held_out_data,
             skipped: state.skipped,
             left_out: state.left_out,
+            tasks_drawn: state.tasks_drawn.unwrap_or(state.global_step * recipe.grpo.tasks_per_batch() as u64),
+            replay: open_replay(plan, state.global_step)?,
             idle_steps: 0,
             engine_before: Statistics::default(),
             memory_report: Some(MemoryReport::default()),
         })
     }
 
-    fn tasks(&self, step: u64) -> Result<Vec<Task>, TrainError> {
-        let count = self.recipe.grpo.prompts_per_step as u64;
-        Ok((step * count..(step + 1) * count).map(|number| self.dataset.task(number)).collect::<Result<_, _>>()?)
+    /// What a checkpoint says of the run when `step` steps are done.
+    fn state(&self, step: u64) -> TrainerState {
+        TrainerState {
+            global_step: step,
+            updates: self.policy.learner.updates(),
+            skipped: self.skipped,
+            left_out: self.left_out,
+            tasks_drawn: Some(self.tasks_drawn),
+        }
     }
 
-    fn roll_out(&mut self, step: u64, tasks: &[Task]) -> Result<Rollouts, TrainError> {
+    /// What a checkpoint holds besides.
+    fn saved(&self) -> Saved<'_> {
+        Saved { replay: self.replay.as_ref(), ..self.policy.saved() }
+    }
+
+    /// Rolls out the tasks of a step: one batch, or several until enough groups have a signal.
+    fn roll_out(&mut self, step: u64) -> Result<(Vec<Task>, Rollouts), TrainError> {
         let _span = debug_span!("roll out", step).entered();
+        let before = self.state(step);
         self.engine_before = self.engine.statistics();
+        let grpo = &self.recipe.grpo;
+        let (mut tasks, mut rollouts) = (Vec::new(), Rollouts::default());
+        for _ in 0..grpo.max_num_gen_batches {
+            let more = self.draw()?;
+            rollouts.add(self.roll_out_batch(&more)?);
+            self.tasks_drawn += more.len() as u64;
+            tasks.extend(more);
+            if has_enough(&ScoredGroup::of(&rollouts.groups, &rollouts.scores), grpo) {
+                break;
+            }
+        }
+        self.say_faults(before, &rollouts.groups)?;
+        Ok((tasks, rollouts))
+    }
+
+    fn draw(&self) -> Result<Vec<Task>, TrainError> {
+        let count = self.recipe.grpo.tasks_per_batch() as u64;
+        let numbers = self.tasks_drawn..self.tasks_drawn + count;
+        Ok(numbers.map(|number| self.dataset.task(number)).collect::<Result<_, _>>()?)
+    }
+
+    fn roll_out_batch(&mut self, tasks: &[Task]) -> Result<Rollouts, TrainError> {
         let settings = RolloutSettings {
             group_size: self.recipe.grpo.num_generations,
-            first_task: step as usize * tasks.len(),
+            branching: self.recipe.grpo.branching(),
+            first_task: self.tasks_drawn as usize,
             seed: self.recipe.seed,
             sampling: self.recipe.sampling.clone(),
             ..RolloutSettings::default()
@@ -154,54 +199,60 @@ impl<'a> Trainer<'a> {
         if let Some(memory_report) = &mut self.memory_report {
             memory_report.note_rollout(
                 &self.policy.learner,
-                self.policy.reference.as_ref(),
+                self.policy.reference.as_ref().map(|reference| &reference.weights),
                 self.engine.page_tensors(),
             );
         }
-        self.say_faults(step, &rollouts.groups)?;
         Ok(rollouts)
     }
 
     /// Names the tasks that could not be rolled out, and counts those that cannot be used; they have no score and teach nothing.
-    fn say_faults(&mut self, step: u64, groups: &[Group]) -> Result<(), TrainError> {
-        let updates = self.policy.learner.updates();
-        let before = TrainerState { global_step: step, updates, skipped: self.skipped, left_out: self.left_out };
+    fn say_faults(&mut self, before: TrainerState, groups: &[Group]) -> Result<(), TrainError> {
+        let step = before.global_step;
+        let first = self.tasks_drawn - groups.len() as u64;
         let mut unusable = Vec::new();
         for group in groups {
             let Some(end) = group.trajectories.iter().map(|trajectory| &trajectory.end).find(|end| end.is_fault())
             else {
                 continue;
             };
-            let name = self.dataset.name_of(step * groups.len() as u64 + group.task as u64);
+            let name = self.dataset.name_of(first + group.task as u64);
             let reason = format!("{name}: {}", end.fault().unwrap_or_default());
             self.run.say(&format!("left out at step {}: {reason}", step + 1));
             if !matches!(end, End::ToolFailed(_)) {
                 unusable.push(reason);
             } else if groups.iter().flat_map(|group| &group.trajectories).all(|trajectory| trajectory.end.is_fault()) {
-                self.run.save_before_end(before, &self.policy.learner)?;
+                self.run.save_before_end(before, self.saved())?;
                 return Err(TrainError::NoTask { count: groups.len(), step: step + 1, reason });
             }
         }
         let most = self.recipe.data.max_left_out;
         let counted = self.left_out.count(groups.len(), &unusable, self.dataset.len(), step + 1, most);
         if counted.is_err() {
-            self.run.save_before_end(before, &self.policy.learner)?;
+            self.run.save_before_end(before, self.saved())?;
         }
         counted
     }
 
-    fn batch(&mut self, rollouts: &Rollouts) -> Batch {
+    fn batch(&mut self, rollouts: &Rollouts, step: u64) -> Batch {
         let is_frozen = self.recipe.model.freeze_vision_tower;
-        let batch = Batch::new(&rollouts.groups, &rollouts.scores, &self.recipe.grpo, &|image| {
-            is_frozen.then(|| self.engine.unmerged_features(image)).flatten()
-        });
+        let features = |image: &_| is_frozen.then(|| self.engine.unmerged_features(image)).flatten();
+        let placeholders = self.policy.learner.model().config.placeholders();
+        let settings = BatchSettings { grpo: &self.recipe.grpo, features: &features, placeholders: &placeholders };
+        let is_in_reward = self.recipe.grpo.kl_in == KlIn::Reward;
+        let groups = select(&ScoredGroup::of(&rollouts.groups, &rollouts.scores), settings.grpo);
+        let kl = is_in_reward.then(|| self.policy.kl_of_rollouts(&groups, settings)).flatten();
+        let mut batch = Batch::new(&groups, kl.as_ref(), settings);
+        if let Some(replay) = &mut self.replay {
+            batch.replayed = replay.exchange(&mut batch, self.recipe.seed, step);
+        }
         self.engine.forget_images();
         self.engine.release_pages();
         batch
     }
 
     /// Updates on the batch as often as the recipe says. Shows whose memory is where, once, when gradients are there.
-    fn learn(&mut self, batch: &Batch, step: u64) -> Result<Learned, TrainError> {
+    fn learn(&mut self, batch: &mut Batch, step: u64) -> Result<Learned, TrainError> {
         let learning_rates: Vec<f64> = self.updates_of(step).map(|update| self.learning_rate_at(update)).collect();
         let learned = self.policy.learn(batch, &learning_rates, |learner| {
             if let Some(mut memory_report) = self.memory_report.take() {
@@ -217,11 +268,24 @@ impl<'a> Trainer<'a> {
 
     /// Numbers of a step's updates.
     fn updates_of(&self, step: u64) -> Range<u64> {
-        let iterations = self.recipe.grpo.num_iterations as u64;
-        step * iterations..(step + 1) * iterations
+        let updates = self.recipe.grpo.updates_per_step() as u64;
+        step * updates..(step + 1) * updates
     }
 
     fn learning_rate_at(&self, update: u64) -> f64 {
-        self.recipe.optimizer.learning_rate_at(update, self.run.steps * self.recipe.grpo.num_iterations as u64)
+        self.recipe.optimizer.learning_rate_at(update, self.run.steps * self.recipe.grpo.updates_per_step() as u64)
+    }
+}
+
+/// The rollouts that may be replayed, of a run that is `step` steps old.
+fn open_replay(plan: &Plan, step: u64) -> Result<Option<ReplayBuffer>, CheckpointError> {
+    let grpo = &plan.recipe.grpo;
+    let rollouts = grpo.prompts_per_step * grpo.num_generations;
+    match (grpo.refill, step) {
+        (Refill::None | Refill::Repeat, _) => Ok(None),
+        (Refill::Replay, 0) => Ok(Some(ReplayBuffer::new(rollouts))),
+        (Refill::Replay, _) => {
+            ReplayBuffer::load(rollouts, &plan.run_dir().join(format!("{CHECKPOINT}{step}"))).map(Some)
+        }
     }
 }

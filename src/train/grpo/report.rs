@@ -34,7 +34,7 @@ impl Trainer<'_> {
         self.run.advance(&format!("reward {}", figure(report.reward)));
         self.warn_if_idle(step, batch, &report);
         let mut metrics = report_metrics(&report, batch);
-        metrics.extend(update_metrics(learned, batch.has_signal(self.recipe.grpo.beta)));
+        metrics.extend(update_metrics(learned, batch.has_signal(&self.recipe.grpo)));
         let last_update = self.updates_of(step - 1).end - 1;
         metrics.push(Metric::new("learning_rate", self.learning_rate_at(last_update), Aggregation::Last));
         metrics.push(Metric::new("skipped_updates", self.skipped.total as f64, Aggregation::Last));
@@ -48,7 +48,7 @@ impl Trainer<'_> {
 
     /// Says when several steps in a row had nothing to learn, and what became of the rollouts of the last.
     fn warn_if_idle(&mut self, step: u64, batch: &Batch, report: &Report) {
-        self.idle_steps = if batch.has_signal(self.recipe.grpo.beta) { 0 } else { self.idle_steps + 1 };
+        self.idle_steps = if batch.has_signal(&self.recipe.grpo) { 0 } else { self.idle_steps + 1 };
         if self.idle_steps == IDLE_STEPS {
             self.run.say(&format!(
                 "warning: nothing could be learned in the last {IDLE_STEPS} steps: at step {step}, {} of {} groups had no two different \

@@ -15,7 +15,7 @@ use thyme_engine::rollout::Group;
 use thyme_engine::rollout::reward::Score;
 use thyme_engine::rollout::reward_set::Scores;
 use thyme_engine::rollout::trajectory::Trajectory;
-use thyme_engine::train::batch::Batch;
+use thyme_engine::train::batch::{Batch, BatchSettings, ScoredGroup};
 use thyme_engine::train::learner::{Learner, PackLogprobs, logprobs};
 use thyme_engine::train::policy::{Learned, Policy, PolicySettings};
 use thyme_engine::train::sample::{Layout, Pack, Sample, SampleImage};
@@ -41,7 +41,11 @@ fn learn(policy: SmallPolicy, groups: &[Group]) -> Learned {
     let scores: Vec<Vec<Scores>> =
         groups.iter().map(|group| (0..group.trajectories.len()).map(reward).collect()).collect();
     let grpo = GrpoSettings { mask_truncated_completions: false, ..GrpoSettings::default() };
-    let batch = Batch::new(groups, &scores, &grpo, &|_| None);
+    let mut batch = Batch::new(
+        &ScoredGroup::of(groups, &scores),
+        None,
+        BatchSettings { grpo: &grpo, features: &|_| None, placeholders: &[] },
+    );
     let settings = PolicySettings {
         grpo,
         completion_tokens_max: 900,
@@ -49,7 +53,7 @@ fn learn(policy: SmallPolicy, groups: &[Group]) -> Learned {
         layout: Layout::of(&policy.processor),
     };
     let learner = Learner::new(policy.model, policy.weights, learner_settings(&policy.processor, false));
-    Policy { learner, reference: None, settings }.learn(&batch, &[1e-3], |_| {})
+    Policy { learner, reference: None, settings }.learn(&mut batch, &[1e-3], |_| {})
 }
 
 // ---- 3 ----
@@ -239,7 +243,7 @@ fn feature_gradients(policy: &SmallPolicy, pack: &Pack) -> Vec<Vec<f32>> {
     let upload = |value: f32| backend.upload(Host::F32(&vec![value; count]), &[count], Dtype::F32);
     let (ones, head) = (upload(1.0), model.head(weights));
     let scored = backend.token_logprob_forward(&h, head, &targets, &ones, &[]);
-    let dh = backend.token_logprob_backward(&upload(-1.0), &h, head, &targets, &ones, &scored.lse_raw, &[], None);
+    let dh = backend.token_logprob_backward(&upload(-1.0), &h, head, &targets, &ones, &scored.lse_raw, &[], None, None);
     let mut gradients = model.gradients(|_| true);
     let dfeatures = model.backward(weights, &mut gradients, activations, &dh, Some(&features)).unwrap();
     backend.to_f32(&dfeatures.rows).chunks(model.config.dim).map(<[f32]>::to_vec).collect()

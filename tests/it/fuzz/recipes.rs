@@ -28,7 +28,7 @@ const WORDS: [&str; 18] = [
     "#",
 ];
 /// Keys with values that they may have.
-const SETTINGS: [(&str, &[&str]); 30] = [
+const SETTINGS: [(&str, &[&str]); 35] = [
     ("seed", &["1", "18446744073709551615"]),
     ("name", &["other", "a b", "..", "a/b", "\"\""]),
     ("method", &["sft", "grpo", "ppo"]),
@@ -49,7 +49,12 @@ const SETTINGS: [(&str, &[&str]); 30] = [
     ("grpo.prompts_per_step", &["1", "12"]),
     ("grpo.num_generations", &["2", "8", "1048576"]),
     ("grpo.beta", &["0", "0.1"]),
-    ("grpo.loss_type", &["grpo", "dapo", "bnpo", "dr_grpo"]),
+    ("grpo.loss_type", &["grpo", "dapo", "bnpo", "dr_grpo", "gspo", "cispo", "sapo"]),
+    ("grpo.advantage", &["grpo", "mean_only", "rloo", "dr_grpo", "reinforce++", "hdpo"]),
+    ("grpo.scale_rewards", &["group", "batch", "none"]),
+    ("grpo.kl_estimator", &["k1", "k2", "k3"]),
+    ("grpo.kl_in", &["loss", "reward", "advantage"]),
+    ("grpo.refill", &["none", "repeat", "replay"]),
     ("grpo.epsilon_high", &["0.3"]),
     ("sampling.temperature", &["1.0", "0.5", "0"]),
     ("sampling.top_k", &["0", "20"]),

@@ -1,5 +1,6 @@
 //! Head and softmax.
 
+use thyme_engine::ops::token_logprob::EntropyGradient;
 use thyme_engine::ops::{Backend, Dtype, Host, Tensor};
 
 use super::{Case, Gradient, Input, ROWS, Random, all_backends, bits, check_backends, check_gradient, start};
@@ -11,7 +12,7 @@ fn temperatures(backend: &dyn Backend, rows: usize) -> Tensor {
     backend.upload(Host::F32(&values), &[rows], Dtype::F32)
 }
 
-/// The log-probabilities at a temperature are what is differentiated.
+/// The log-probabilities at a temperature are what is differentiated, and the entropies where the head is trained.
 pub fn cases() -> Vec<Case> {
     let mut random = Random::new(17);
     let mut cases = vec![];
@@ -29,27 +30,38 @@ pub fn cases() -> Vec<Case> {
             inputs: vec![Input::activation(&mut random, &[rows, dim]), Input::parameter(&mut random, &[vocab, dim])],
             // The logits' roundings, up to 1.7 times as large after the temperature.
             chain: 3 * (dim + vocab).max(rows),
-            differentiable: 1,
+            differentiable: if trained { 2 } else { 1 },
             forward: Box::new(move |backend, x| {
                 let (targets, temperatures) = (backend.indices(&targets), temperatures(backend, rows));
                 let found = backend.token_logprob_forward(&x[0], &x[1], &targets, &temperatures, &excluded);
                 vec![
                     found.logprob_at_temperature,
+                    found.entropy,
                     found.logprob,
                     found.lse_raw,
                     found.lse_at_temperature,
-                    found.entropy,
                 ]
             }),
             backward: Box::new(move |backend, x, dy| {
                 let (targets, temperatures) = (backend.indices(&targets_back), temperatures(backend, rows));
                 let excluded = &excluded_back;
-                let lse =
-                    backend.token_logprob_forward(&x[0], &x[1], &targets, &temperatures, excluded).lse_at_temperature;
-                let mut dw = trained.then(|| start(backend, x[1].shape(), Dtype::F32));
                 let (h, w) = (&x[0], &x[1]);
-                let dh =
-                    backend.token_logprob_backward(&dy[0], h, w, &targets, &temperatures, &lse, excluded, dw.as_mut());
+                let found = backend.token_logprob_forward(h, w, &targets, &temperatures, excluded);
+                let mut dw = trained.then(|| start(backend, w.shape(), Dtype::F32));
+                let (lse, lse_raw, entropy) = (&found.lse_at_temperature, &found.lse_raw, &found.entropy);
+                let of_entropy = trained.then(|| EntropyGradient { dentropy: &dy[1], entropy, lse_raw });
+                let (dlogprob, dw_added) = (&dy[0], dw.as_mut());
+                let dh = backend.token_logprob_backward(
+                    dlogprob,
+                    h,
+                    w,
+                    &targets,
+                    &temperatures,
+                    lse,
+                    excluded,
+                    of_entropy,
+                    dw_added,
+                );
                 vec![Some(Gradient::New(dh)), dw.map(Gradient::Added)]
             }),
         });
@@ -118,7 +130,7 @@ fn probabilities_at_a_temperature_sum_to_one_without_the_excluded_tokens_and_tea
             let ones = backend.upload(Host::F32(&[1.0; VOCAB]), &[VOCAB], Dtype::F32);
             let mut dw = backend.zeros(&[VOCAB, 4], Dtype::F32);
             let lse = &found.lse_at_temperature;
-            backend.token_logprob_backward(&ones, &h, &w, &targets, &temperatures, lse, &excluded, Some(&mut dw));
+            backend.token_logprob_backward(&ones, &h, &w, &targets, &temperatures, lse, &excluded, None, Some(&mut dw));
             let dw = backend.to_f32(&dw);
             for (token, dw) in dw.chunks_exact(4).enumerate() {
                 let is_zero = dw.iter().all(|dw| *dw == 0.0);

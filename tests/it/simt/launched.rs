@@ -79,7 +79,7 @@ fn head_of_whole_vectors(backend: &dyn Backend) {
     let (h, w) = (backend.zeros(&[3, 16], Dtype::Activation), backend.zeros(&[24, 16], Dtype::Bf16));
     let (targets, ones) = (backend.indices(&[1, 2, 3]), backend.upload(Host::F32(&[1.0; 3]), &[3], Dtype::F32));
     let lse = backend.token_logprob_forward(&h, &w, &targets, &ones, &[]).lse_raw;
-    backend.token_logprob_backward(&ones, &h, &w, &targets, &ones, &lse, &[], None);
+    backend.token_logprob_backward(&ones, &h, &w, &targets, &ones, &lse, &[], None, None);
 }
 
 /// Ops without a gradient, decoding over more keys than one split has, and products of as many rows and columns as each tile is for.

@@ -2,8 +2,8 @@
 
 use thyme_engine::cuda::kernels::common::log_sum_exp::SLICE;
 use thyme_engine::ops::sample::{Sample, SamplingParams};
-use thyme_engine::ops::token_logprob::{LOGITS_MAX, TokenLogprob};
-use thyme_engine::ops::{Buffers, Dtype, Host};
+use thyme_engine::ops::token_logprob::{EntropyGradient, LOGITS_MAX, TokenLogprob, TokenLogprobs};
+use thyme_engine::ops::{Buffers, Dtype, Host, Tensor};
 use thyme_engine::reference::Reference;
 
 use super::{Random, checked, exact_in_bf16, expect_close, fast, pair, values};
@@ -60,22 +60,38 @@ fn token_logprob_agrees_with_the_reference_in_both_directions() {
         );
         expect_close(&format!("{what}: entropy"), &cuda, &found.entropy, &expected.entropy, chain);
 
-        let lse = &found.lse_at_temperature;
-        let (rlse, dw_added, rdw_added) = (&expected.lse_at_temperature, Some(&mut dw), Some(&mut rdw));
-        let dh = cuda.token_logprob_backward(&dlogprob, &h, &w, &targets, &temperatures, lse, excluded, dw_added);
-        let rdh = Reference.token_logprob_backward(
-            &rdlogprob,
-            &rh,
-            &rw,
-            &rtargets,
-            &rtemperatures,
-            rlse,
-            excluded,
-            rdw_added,
-        );
-        expect_close(&format!("{what}: dh"), &cuda, &dh, &rdh, vocab);
-        expect_close(&format!("{what}: dw"), &cuda, &dw, &rdw, rows);
+        for with_entropy in [false, true] {
+            let (lse, rlse) = (&found.lse_at_temperature, &expected.lse_at_temperature);
+            let dh = cuda.token_logprob_backward(
+                &dlogprob,
+                &h,
+                &w,
+                &targets,
+                &temperatures,
+                lse,
+                excluded,
+                with_entropy.then_some(of_entropy(&dlogprob, &found)),
+                Some(&mut dw),
+            );
+            let rdh = Reference.token_logprob_backward(
+                &rdlogprob,
+                &rh,
+                &rw,
+                &rtargets,
+                &rtemperatures,
+                rlse,
+                excluded,
+                with_entropy.then_some(of_entropy(&rdlogprob, &expected)),
+                Some(&mut rdw),
+            );
+            expect_close(&format!("{what}: dh, entropy {with_entropy}"), &cuda, &dh, &rdh, vocab);
+            expect_close(&format!("{what}: dw, entropy {with_entropy}"), &cuda, &dw, &rdw, rows);
+        }
     }
+}
+
+fn of_entropy<'a>(dentropy: &'a Tensor, found: &'a TokenLogprobs) -> EntropyGradient<'a> {
+    EntropyGradient { dentropy, entropy: &found.entropy, lse_raw: &found.lse_raw }
 }
 
 /// A row's numbers and the gradient of its input have the same bits alone and among others, over several slices.
@@ -93,7 +109,7 @@ fn a_row_has_its_bits_whatever_the_company() {
         let ones = cuda.upload(Host::F32(&vec![1.0; count]), &[count], Dtype::F32);
         let found = cuda.token_logprob_forward(&h, &w, &targets, &temperatures, &[7]);
         let lse = &found.lse_at_temperature;
-        let dh = cuda.token_logprob_backward(&ones, &h, &w, &targets, &temperatures, lse, &[7], None);
+        let dh = cuda.token_logprob_backward(&ones, &h, &w, &targets, &temperatures, lse, &[7], None, None);
         let numbers = [&found.logprob, &found.logprob_at_temperature, lse, &found.lse_raw, &found.entropy];
         (numbers.map(|tensor| values(&cuda, tensor)), values(&cuda, &dh))
     };

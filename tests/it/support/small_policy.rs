@@ -398,6 +398,7 @@ impl<'a> Game<'a> {
 fn sampling(random: &mut Random) -> Sampling {
     Sampling {
         temperature: random.pick(&[1.0, 1.0, 0.7, 1.3, 0.0]),
+        turn_temperatures: Vec::new(),
         top_k: random.pick(&[0, 0, 0, 20]),
         top_p: random.pick(&[1.0, 1.0, 0.9]),
         min_p: random.pick(&[0.0, 0.0, 0.02]),
