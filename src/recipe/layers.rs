@@ -102,20 +102,19 @@ fn resolve_paths(table: &mut Table, folder: &Path) {
             *path = folder.join(&*path).to_string_lossy().into_owned();
         }
     };
+    let resolve_all = |value: Option<&mut Value>| match value {
+        Some(Value::Array(paths)) => paths.iter_mut().for_each(resolve),
+        Some(path) => resolve(path),
+        None => {}
+    };
     for (section, key) in [("model", "path"), ("grpo", "ref_model"), ("data", "files"), ("evaluation", "files")] {
-        match table.get_mut(section).and_then(|s| s.get_mut(key)) {
-            Some(Value::Array(paths)) => paths.iter_mut().for_each(resolve),
-            Some(path) => resolve(path),
-            None => {}
-        }
+        resolve_all(table.get_mut(section).and_then(|section| section.get_mut(key)));
     }
+    let sources = table.get_mut("data").and_then(|data| data.get_mut("sources")).and_then(Value::as_array_mut);
+    sources.into_iter().flatten().for_each(|source| resolve_all(source.get_mut("files")));
     for plug_in in plug_ins(table) {
         for key in ["file", "read"] {
-            match plug_in.get_mut(key) {
-                Some(Value::Array(paths)) => paths.iter_mut().for_each(resolve),
-                Some(path) => resolve(path),
-                None => {}
-            }
+            resolve_all(plug_in.get_mut(key));
         }
     }
 }

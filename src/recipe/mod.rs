@@ -25,7 +25,7 @@ pub use grpo::{
 };
 use optimizer::OptimizerSettings;
 use plug_in::{PlugIn, PlugIns};
-pub use sft::{SftSettings, TrainTurns};
+pub use sft::{MaxLengthAction, SftSettings, TrainTokens, TrainTurns};
 
 /// A training run.
 #[derive(Clone, PartialEq, Debug, Default, Deserialize, Serialize)]
@@ -129,7 +129,7 @@ impl ModelSettings {
     }
 }
 
-/// Where examples come from: exactly one of `needle` and `files`.
+/// Where examples come from: exactly one of `needle`, `files` and `sources`.
 #[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataSettings {
@@ -137,6 +137,8 @@ pub struct DataSettings {
     pub needle: Option<NeedleSettings>,
     /// JSONL files in Thyme's RL form (GRPO) or SFT form (SFT), read one behind the other.
     pub files: Vec<PathBuf>,
+    /// Such files in several sources, `[[data.sources]]`, each with a weight.
+    pub sources: Vec<DataSource>,
     /// Draw the files' examples in a new random order each epoch.
     pub shuffle: bool,
     /// Share of the examples drawn so far, counted as at least 200, that may be left out because they cannot be used (an unreadable
@@ -146,7 +148,30 @@ pub struct DataSettings {
 
 impl Default for DataSettings {
     fn default() -> DataSettings {
-        DataSettings { needle: None, files: Vec::new(), shuffle: true, max_left_out: 0.1 }
+        DataSettings { needle: None, files: Vec::new(), sources: Vec::new(), shuffle: true, max_left_out: 0.1 }
+    }
+}
+
+impl DataSettings {
+    /// The files of all sources.
+    pub fn all_files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.files.iter().chain(self.sources.iter().flat_map(|source| &source.files))
+    }
+}
+
+/// Files that are drawn as often as their weight says; each source has epochs of its own.
+#[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataSource {
+    /// JSONL files of the method's form, read one behind the other.
+    pub files: Vec<PathBuf>,
+    /// How often examples of these files are drawn, beside the weights of the other sources.
+    pub weight: f64,
+}
+
+impl Default for DataSource {
+    fn default() -> DataSource {
+        DataSource { files: Vec::new(), weight: 1.0 }
     }
 }
 

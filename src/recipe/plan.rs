@@ -1,11 +1,18 @@
 //! From recipe to plan: paths opened, contradictions refused; nothing large is loaded yet.
 
+mod error;
+mod grpo;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use error::PlanError;
+use error::value;
+use grpo::{check_grpo, check_reference};
+
 use super::layers::explain;
-use super::{GrpoSettings, KlIn, LossType, Method, NeedleSettings, Recipe, Refill};
-use crate::checkpoint::{Checkpoint, CheckpointError};
+use super::{MaxLengthAction, Method, NeedleSettings, Recipe, SftSettings, TrainTokens, TrainTurns};
+use crate::checkpoint::Checkpoint;
 use crate::isolated::Isolated;
 use crate::prompt::{Processor, PromptError};
 use crate::rollout::environment::TokenLimits;
@@ -30,38 +37,6 @@ pub struct Plan {
     pub registry: Arc<Registry>,
     /// Renders the chat template; this process without one.
     renderer: Option<Arc<Isolated>>,
-}
-
-/// Why a recipe cannot be run.
-#[derive(Debug, thiserror::Error)]
-pub enum PlanError {
-    /// A key that has no default.
-    #[error("the recipe does not say `{key}`: {remedy}")]
-    Missing {
-        /// The key with its table, such as `model.path`.
-        key: &'static str,
-        /// What to write.
-        remedy: &'static str,
-    },
-    /// A value that cannot be.
-    #[error("`{key}` is {value}: {remedy}")]
-    Value {
-        /// The key with its table, or the table of a plug-in.
-        key: &'static str,
-        /// The value, or what else is wrong about the key.
-        value: String,
-        /// What it may be.
-        remedy: String,
-    },
-    /// The checkpoint is not there, or its config cannot be used.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
-    /// Its prompt side.
-    #[error(transparent)]
-    Prompt(#[from] PromptError),
-    /// A plug-in that the recipe names.
-    #[error(transparent)]
-    Registry(#[from] RegistryError),
 }
 
 impl Plan {
@@ -97,10 +72,6 @@ impl Plan {
     }
 }
 
-fn value<T>(key: &'static str, value: impl Into<String>, remedy: impl Into<String>) -> Result<T, PlanError> {
-    Err(PlanError::Value { key, value: value.into(), remedy: remedy.into() })
-}
-
 fn check_names(recipe: &Recipe) -> Result<(), PlanError> {
     if recipe.model.path.is_empty() {
         let remedy = "give a checkpoint folder, or org/name in the local Hugging Face cache";
@@ -109,12 +80,18 @@ fn check_names(recipe: &Recipe) -> Result<(), PlanError> {
     if recipe.name.is_empty() || recipe.name.contains(['/', '\\']) || recipe.name.starts_with('.') {
         return value("name", format!("{:?}", recipe.name), "give the run folder a plain name");
     }
-    match (&recipe.data.needle, recipe.data.files.is_empty()) {
-        (None, true) => {
-            let remedy = "write [data.needle] for the built-in task, or data.files = [...]";
+    let (files, sources) = (&recipe.data.files, &recipe.data.sources);
+    match (&recipe.data.needle, files.is_empty(), sources.is_empty()) {
+        (None, true, true) => {
+            let remedy = "write [data.needle] for the built-in task, data.files = [...], or [[data.sources]] with files and weights";
             Err(PlanError::Missing { key: "data", remedy })
         }
-        (Some(_), false) => value("data.files", "given beside [data.needle]", "keep one of the two"),
+        (Some(_), false, _) => value("data.files", "given beside [data.needle]", "keep one of the two"),
+        (Some(_), _, false) => value("data.sources", "given beside [data.needle]", "keep one of the two"),
+        (None, false, false) => value("data.sources", "given beside `data.files`", "make a source of these files too"),
+        _ if sources.iter().any(|source| source.files.is_empty()) => {
+            value("data.sources", "a source without `files`", "give each source its files, or take it out")
+        }
         _ => Ok(()),
     }
 }
@@ -141,6 +118,7 @@ fn check_counts(recipe: &Recipe, limits: TokenLimits) -> Result<(), PlanError> {
         ("training.max_steps", training.max_steps.unwrap_or(1), 1, 1 << 40),
         ("training.batch_size", training.batch_size as u64, 1, MANY),
         ("training.micro_batch_tokens", training.micro_batch_tokens as u64, 1, TOKENS),
+        ("sft.max_length", recipe.sft.max_length.unwrap_or(2) as u64, 2, TOKENS),
         ("training.logging_steps", training.logging_steps, 1, u64::MAX),
         ("training.max_skipped_updates", training.max_skipped_updates, 1, u64::MAX),
         ("grpo.prompts_per_step", grpo.prompts_per_step as u64, 1, MANY),
@@ -201,6 +179,7 @@ fn check_numbers(recipe: &Recipe) -> Result<(), PlanError> {
     ];
     let of_turns = sampling.turn_temperatures.iter();
     numbers.extend(of_turns.map(|temperature| ("sampling.turn_temperatures", f64::from(*temperature), NotNegative)));
+    numbers.extend(recipe.data.sources.iter().map(|source| ("the weight of data.sources", source.weight, AboveZero)));
     if let Some(mixture) = recipe.data.needle.as_ref().and_then(|needle| needle.mixture) {
         let shares = [mixture.caption, mixture.read, mixture.look, mixture.guess];
         numbers.extend(shares.map(|share| ("data.needle.mixture", share, NotNegative)));
@@ -249,6 +228,18 @@ impl Interval {
     }
 }
 
+fn check_sft(sft: &SftSettings) -> Result<(), PlanError> {
+    if sft.train_tokens == TrainTokens::All && sft.train_turns != TrainTurns::All {
+        let remedy =
+            "`sft.train_turns` picks turns of the assistant; set it to \"all\", or `sft.train_tokens` to \"assistant\"";
+        return value("sft.train_tokens", "\"all\" beside a choice of turns", remedy);
+    }
+    if sft.max_length_action == MaxLengthAction::Truncate && sft.max_length.is_none() {
+        return value("sft.max_length_action", "\"truncate\"", "give `sft.max_length`, the tokens to keep");
+    }
+    Ok(())
+}
+
 fn check_contradictions(recipe: &Recipe) -> Result<(), PlanError> {
     if let (Some(min), Some(max)) = (recipe.model.min_pixels, recipe.model.max_pixels)
         && min > max
@@ -263,6 +254,10 @@ fn check_contradictions(recipe: &Recipe) -> Result<(), PlanError> {
         let remedy = "the built-in task has no end, and so no epochs; give `training.max_steps` instead";
         return value("training.num_train_epochs", epochs.to_string(), remedy);
     }
+    if let Some(epochs) = recipe.training.num_train_epochs.filter(|_| !recipe.data.sources.is_empty()) {
+        let remedy = "sources with weights end their epochs at different steps; give `training.max_steps` instead";
+        return value("training.num_train_epochs", epochs.to_string(), remedy);
+    }
     if let Some(NeedleSettings { variant: Some(variant), mixture: Some(mixture), .. }) = &recipe.data.needle
         && mixture.caption > 0.0
     {
@@ -270,7 +265,7 @@ fn check_contradictions(recipe: &Recipe) -> Result<(), PlanError> {
         return value("data.needle.mixture", "given a share of `caption`", remedy);
     }
     if recipe.method == Method::Sft {
-        return Ok(());
+        return check_sft(&recipe.sft);
     }
     check_grpo(&recipe.grpo)?;
     if recipe.sampling.temperature_of(0) == 0.0 {
@@ -283,75 +278,6 @@ fn check_contradictions(recipe: &Recipe) -> Result<(), PlanError> {
     }
     if recipe.data.needle.as_ref().is_some_and(|needle| needle.mixture.is_some()) {
         return value("data.needle.mixture", "given", "only `method = \"sft\"` has demonstrations to mix; remove it");
-    }
-    Ok(())
-}
-
-/// A reference that reads what the policy reads: its tokens, and its images.
-fn check_reference(recipe: &Recipe, policy: &Checkpoint, reference: Option<&Checkpoint>) -> Result<(), PlanError> {
-    let Some(reference) = reference else { return Ok(()) };
-    let (own, other) = (&policy.config, &reference.config);
-    let wrong = |problem: String| value("grpo.ref_model", format!("{:?}", reference.dir), problem);
-    if own.vocab != other.vocab {
-        return wrong(format!(
-            "it has {} tokens, and the policy {}; give one with the same tokenizer",
-            other.vocab, own.vocab
-        ));
-    }
-    if own.placeholders() != other.placeholders() || own.merge() != other.merge() {
-        return wrong("its image tokens are others than the policy's; give a model of the same family".to_owned());
-    }
-    if recipe.grpo.ref_model_sync_steps > 0 && own != other {
-        return wrong(
-            "its config is not the policy's, and `grpo.ref_model_sync_steps` mixes the two; set that to 0".to_owned(),
-        );
-    }
-    Ok(())
-}
-
-/// Keys of `[grpo]` that contradict others.
-fn check_grpo(grpo: &GrpoSettings) -> Result<(), PlanError> {
-    let no_kl = "there is no KL divergence while `grpo.beta` is 0; give `grpo.beta` a weight, or remove the key";
-    if grpo.kl_zero_temperature_tokens && grpo.beta == 0.0 {
-        return value("grpo.kl_zero_temperature_tokens", "true", no_kl);
-    }
-    if grpo.kl_in != KlIn::Loss && grpo.beta == 0.0 {
-        return value("grpo.kl_in", format!("{:?}", grpo.kl_in).to_lowercase(), no_kl);
-    }
-    if grpo.kl_in == KlIn::Advantage && grpo.refill == Refill::Replay {
-        let remedy = "a rollout is replayed by the size of its one advantage, and `grpo.kl_in = \"advantage\"` gives each token its own; \
-                      choose another of the two";
-        return value("grpo.refill", "\"replay\"", remedy);
-    }
-    if let Some(path) = grpo.ref_model.as_ref().filter(|_| grpo.beta == 0.0) {
-        return value("grpo.ref_model", format!("{path:?}"), no_kl);
-    }
-    if grpo.ref_model_sync_steps > 0 && grpo.beta == 0.0 {
-        return value("grpo.ref_model_sync_steps", grpo.ref_model_sync_steps.to_string(), no_kl);
-    }
-    if grpo.num_mini_batches > grpo.prompts_per_step {
-        let remedy =
-            format!("a mini-batch has whole groups; give at most `grpo.prompts_per_step`, {}", grpo.prompts_per_step);
-        return value("grpo.num_mini_batches", grpo.num_mini_batches.to_string(), remedy);
-    }
-    if !grpo.mask_env_responses && grpo.top_entropy_quantile < 1.0 {
-        let remedy = "observations were not sampled and have no entropy; set `grpo.top_entropy_quantile` to 1, or remove the key";
-        return value("grpo.mask_env_responses", "false", remedy);
-    }
-    let (rollouts, group) = (grpo.branch_rollouts, grpo.num_generations);
-    if grpo.branch_at.is_some() && (rollouts < 2 || !group.is_multiple_of(rollouts)) {
-        let remedy = format!("give at least 2, of which `grpo.num_generations`, {group}, is a multiple");
-        return value("grpo.branch_rollouts", rollouts.to_string(), remedy);
-    }
-    let highest = 1.0 + grpo.epsilon_high.unwrap_or(grpo.epsilon);
-    if let Some(delta) = grpo.delta.filter(|delta| *delta <= highest) {
-        let remedy =
-            format!("it limits ratios above the clip; give more than 1 + `grpo.epsilon_high`, {highest}, or remove it");
-        return value("grpo.delta", delta.to_string(), remedy);
-    }
-    let has_clip = !matches!(grpo.loss_type, LossType::Cispo | LossType::Sapo);
-    if let Some(delta) = grpo.delta.filter(|_| !has_clip) {
-        return value("grpo.delta", delta.to_string(), "the loss types \"cispo\" and \"sapo\" have no clip; remove it");
     }
     Ok(())
 }

@@ -33,7 +33,7 @@ pub struct Checked {
 pub fn check_data(plan: &Plan) -> Result<Checked, PromptError> {
     let (recipe, processor) = (&plan.recipe, plan.processor()?);
     let mut checked = Checked::default();
-    for path in &recipe.data.files {
+    for path in recipe.data.all_files() {
         check_file(&mut checked, plan, &processor, path, recipe.method);
     }
     if recipe.method == Method::Grpo {
@@ -54,7 +54,7 @@ fn check_file(checked: &mut Checked, plan: &Plan, processor: &Processor, path: &
     let problem = |row: Result<Record, DatasetError>| match row {
         Err(error) => Some(error.to_string()),
         Ok(record) => {
-            let dataset = Dataset::Records { records: vec![record], shuffle: None };
+            let dataset = Dataset::of_record(record);
             match method {
                 Method::Sft => demonstration_problem(&dataset, processor, plan),
                 Method::Grpo => task_problem(&dataset, processor, plan),

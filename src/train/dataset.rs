@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use super::sources::Shares;
 use crate::ops::sample::philox_uniform;
 use crate::prompt::image::decode_file;
 use crate::prompt::{ImageError, PromptError};
-use crate::recipe::{DataSettings, Method, Recipe};
+use crate::recipe::{DataSettings, DataSource, Method, Recipe};
 use crate::rollout::task::Task;
 use crate::tasks::jsonl::{self, DataError, Record};
 use crate::tasks::needle::variants::Lesson;
@@ -26,13 +27,22 @@ pub enum Dataset {
         /// Shares of demonstrations; RL tasks where absent.
         mixture: Option<Mixture>,
     },
-    /// Lines of files, in a new random order each epoch.
+    /// Lines of files.
     Records {
-        /// All lines, in the order of the files.
-        records: Vec<Record>,
-        /// Seed of the order; file order where absent.
-        shuffle: Option<u64>,
+        /// Each source with epochs of its own.
+        sources: Vec<Records>,
+        /// How often each is drawn.
+        shares: Shares,
     },
+}
+
+/// Lines of files, in a new random order each epoch.
+#[derive(Debug)]
+pub struct Records {
+    /// All lines, in the order of the files; at least one.
+    records: Vec<Record>,
+    /// Seed of the order; file order where absent.
+    shuffle: Option<u64>,
 }
 
 /// Why there is no example.
@@ -62,6 +72,32 @@ pub enum DatasetError {
         /// Tokens of the whole example.
         tokens: usize,
         /// Positions that the model has.
+        limit: usize,
+    },
+    /// An example with more tokens than the recipe takes.
+    #[error(
+        "{example}: it has {tokens} tokens, `sft.max_length` is {limit}: raise it, shorten the example, lower `model.max_pixels`, or set \
+         `sft.max_length_action` to \"truncate\""
+    )]
+    MaxLength {
+        /// Its name, as [`Dataset::name_of`] gives it.
+        example: String,
+        /// Tokens of the whole example.
+        tokens: usize,
+        /// Tokens that the recipe takes.
+        limit: usize,
+    },
+    /// An example of which nothing that is learned is left.
+    #[error(
+        "{example}: it has {tokens} tokens, and the first {limit}, `sft.max_length`, hold none that is learned: raise it, shorten the \
+         example, or lower `model.max_pixels`"
+    )]
+    NothingLearned {
+        /// Its name, as [`Dataset::name_of`] gives it.
+        example: String,
+        /// Tokens of the whole example.
+        tokens: usize,
+        /// Tokens that the recipe takes.
         limit: usize,
     },
     /// A script that the recipe's environment does not take.
@@ -98,18 +134,32 @@ impl Dataset {
             let (variant, seed) = (needle.variant, needle.seed.unwrap_or(seed));
             return Ok(Dataset::Needle { variant, split: Split::Train, seed, mixture });
         }
-        Dataset::from_files(&data.files, method, data.shuffle.then_some(seed))
+        if data.sources.is_empty() {
+            return Dataset::from_files(&data.files, method, data.shuffle.then_some(seed));
+        }
+        let weights: Vec<f64> = data.sources.iter().map(|source| source.weight).collect();
+        let numbered = data.sources.iter().zip(0..);
+        let read = |(source, number): (&DataSource, u64)| {
+            Records::read(&source.files, method, data.shuffle.then_some(seed.wrapping_add(number)))
+        };
+        Ok(Dataset::Records {
+            sources: numbered.map(read).collect::<Result<_, _>>()?,
+            shares: Shares::new(&weights, seed),
+        })
     }
 
     /// Reads files of one form.
     pub fn from_files(files: &[PathBuf], method: Method, shuffle: Option<u64>) -> Result<Dataset, DatasetError> {
-        let mut records = Vec::new();
-        for path in files {
-            for row in rows(path, method)? {
-                records.push(row?);
-            }
-        }
-        Ok(Dataset::Records { records, shuffle })
+        Ok(Dataset::of_records(Records::read(files, method, shuffle)?))
+    }
+
+    /// One line over and over.
+    pub fn of_record(record: Record) -> Dataset {
+        Dataset::of_records(Records { records: vec![record], shuffle: None })
+    }
+
+    fn of_records(records: Records) -> Dataset {
+        Dataset::Records { sources: vec![records], shares: Shares::new(&[1.0], 0) }
     }
 
     /// Held-out tasks of the built-in task.
@@ -139,7 +189,7 @@ impl Dataset {
     pub fn len(&self) -> Option<usize> {
         match self {
             Dataset::Needle { .. } => None,
-            Dataset::Records { records, .. } => Some(records.len()),
+            Dataset::Records { sources, .. } => Some(sources.iter().map(|source| source.records.len()).sum()),
         }
     }
 
@@ -152,7 +202,7 @@ impl Dataset {
     pub fn task(&self, number: u64) -> Result<Task, DatasetError> {
         let task = match self {
             Dataset::Needle { .. } => Task::of_example(self.example(number)?),
-            Dataset::Records { records, shuffle } => Task::of_record(record(records, *shuffle, number).clone()),
+            Dataset::Records { sources, shares } => Task::of_record(record(sources, shares, number).clone()),
         };
         Ok(task.map_err(PromptError::from)?)
     }
@@ -164,8 +214,8 @@ impl Dataset {
                 let variant = variant.map(|variant| format!(" ({})", variant.name())).unwrap_or_default();
                 format!("needle{variant} example {number} of seed {seed}")
             }
-            Dataset::Records { records, shuffle } => {
-                let record = record(records, *shuffle, number);
+            Dataset::Records { sources, shares } => {
+                let record = record(sources, shares, number);
                 let question: String = record.question.as_deref().unwrap_or_default().chars().take(60).collect();
                 let images: String = record.images.iter().map(|path| format!(", {}", path.display())).collect();
                 format!("{}:{} ({question:?}{images})", record.file.display(), record.line)
@@ -184,8 +234,8 @@ impl Dataset {
                 (None, Some(mixture)) => mixed(mixture, *split, *seed, number),
                 (None, None) => example(Kind::Task, *split, *seed, number),
             }),
-            Dataset::Records { records, shuffle } => {
-                let record = record(records, *shuffle, number);
+            Dataset::Records { sources, shares } => {
+                let record = record(sources, shares, number);
                 let images: Result<_, ImageError> = record.images.iter().map(|path| decode_file(path)).collect();
                 match images {
                     Ok(images) => Ok(record.clone().with_images(images)),
@@ -197,9 +247,28 @@ impl Dataset {
 }
 
 /// The line that example `number` is.
-fn record(records: &[Record], shuffle: Option<u64>, number: u64) -> &Record {
-    let (epoch, place) = (number / records.len() as u64, (number % records.len() as u64) as usize);
-    &records[shuffle.map_or(place, |seed| shuffled(place, records.len(), seed, epoch))]
+fn record<'a>(sources: &'a [Records], shares: &Shares, number: u64) -> &'a Record {
+    let (source, number) = shares.place(number);
+    sources[source].record(number)
+}
+
+impl Records {
+    fn read(files: &[PathBuf], method: Method, shuffle: Option<u64>) -> Result<Records, DatasetError> {
+        let mut records = Vec::new();
+        for path in files {
+            for row in rows(path, method)? {
+                records.push(row?);
+            }
+        }
+        Ok(Records { records, shuffle })
+    }
+
+    /// The line that example `number` of this source is.
+    fn record(&self, number: u64) -> &Record {
+        let lines = self.records.len();
+        let (epoch, place) = (number / lines as u64, (number % lines as u64) as usize);
+        &self.records[self.shuffle.map_or(place, |seed| shuffled(place, lines, seed, epoch))]
+    }
 }
 
 /// The rows of a file that `method` learns from, or what is wrong with each.

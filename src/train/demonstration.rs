@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use image::RgbImage;
 
+use super::loss_mask::LossMask;
 use super::sample::{Sample, SampleImage};
 use crate::prompt::{
     ChatError, ImageSettings, ImageSource, Message, Part, PreparedImage, Processor, PromptError, RenderOptions,
     place_images,
 };
-use crate::recipe::TrainTurns;
+use crate::recipe::TrainTokens;
 use crate::rollout::environment::{Observation, ObservationPart};
 use crate::rollout::environments::think_with_code::{OUTPUT_CLOSE, OUTPUT_OPEN};
 use crate::rollout::environments::tool_calling::presets::{CLOSE_USER, OPEN_USER, RESULT_MARKERS};
@@ -21,10 +22,18 @@ use crate::tasks::{self, Example, Role};
 /// Where a picture stands in the text.
 const IMAGE: &str = "<image>";
 
-/// Tokenises a demonstration whose last message is the assistant's. What stands before the first message of the assistant is its prompt. Behind that,
-/// learned are the assistant's own words and the ends of its messages; not: messages of others, observations with their markers, and images.
-/// Text is tokenised piece by piece between those, as in rollouts, so that a model is trained on the tokens that it meets.
-pub fn sample(processor: &Processor, example: &Example, turns: TrainTurns) -> Result<Sample, PromptError> {
+/// What the chat template puts in front of the assistant's message.
+const HEADER: &str = "<|im_start|>assistant\n";
+
+/// Tokenises a demonstration whose last message is the assistant's. What stands before the first message of the assistant is its prompt. The
+/// mask says which tokens are learned; unless it takes all, these are the assistant's own words and the ends of its messages, not messages of
+/// others, observations with their markers, and images. Text is tokenised piece by piece between those, as in rollouts, so that a model is
+/// trained on the tokens that it meets.
+///
+/// # Errors
+/// Where the pictures are not as many as their marks, or one cannot be prepared, or a text cannot be tokenised.
+pub fn sample(processor: &Processor, example: &Example, mask: impl Into<LossMask>) -> Result<Sample, PromptError> {
+    let mask = mask.into();
     let marks = example.messages.iter().map(|message| message.text.matches(IMAGE).count()).sum();
     if marks != example.images.len() {
         return Err(ChatError::ImageCount { marks, images: example.images.len() }.into());
@@ -48,11 +57,11 @@ pub fn sample(processor: &Processor, example: &Example, turns: TrainTurns) -> Re
     sample.images.extend(prompt.images.into_iter().map(|prepared| SampleImage { prepared, unmerged_features: None }));
 
     let pieces = pieces(dialogue);
-    let own = pieces.iter().filter(|piece| matches!(piece, Piece::Own(_))).count();
-    let first_learned = match turns {
-        TrainTurns::All => 0,
-        TrainTurns::Last => own.saturating_sub(1),
-        TrainTurns::LastTwo => own.saturating_sub(2),
+    let turns_before = |message: usize| own_turns(&self::pieces(&dialogue[..message.saturating_sub(first)]));
+    let first_learned = mask.first_turn(own_turns(&pieces), turns_before);
+    let header = match mask.tokens {
+        TrainTokens::AssistantAndHeader => processor.tokenizer().encode(HEADER)?,
+        TrainTokens::Assistant | TrainTokens::All => Vec::new(),
     };
     let mut written = Written { processor, sample, images, trained: false };
     let mut number = 0;
@@ -61,6 +70,7 @@ pub fn sample(processor: &Processor, example: &Example, turns: TrainTurns) -> Re
             Piece::Own(text) => {
                 written.trained = number >= first_learned;
                 number += 1;
+                written.learn_header(&header);
                 written.push_own(text)?;
             }
             Piece::End => written.push_end(),
@@ -68,7 +78,11 @@ pub fn sample(processor: &Processor, example: &Example, turns: TrainTurns) -> Re
             Piece::Others(messages) => written.push_messages(messages)?,
         }
     }
-    let sample = written.sample;
+    let mut sample = written.sample;
+    if mask.tokens == TrainTokens::All {
+        let image_pad = processor.special_ids().image_pad;
+        sample.trained = sample.ids.iter().map(|&id| id != image_pad).collect();
+    }
     // Text may hold a literal placeholder, for which there is no image.
     let prepared: Vec<Arc<PreparedImage>> = sample.images.iter().map(|image| image.prepared.clone()).collect();
     processor.check_expanded(&sample.ids, &prepared)?;
@@ -174,6 +188,11 @@ fn pieces(mut dialogue: &[tasks::Message]) -> Vec<Piece<'_>> {
     pieces
 }
 
+/// Turns of the assistant among pieces.
+fn own_turns(pieces: &[Piece<'_>]) -> usize {
+    pieces.iter().filter(|piece| matches!(piece, Piece::Own(_))).count()
+}
+
 /// The observations in a text, markers included.
 fn observations(text: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
@@ -197,6 +216,14 @@ struct Written<'a> {
 }
 
 impl Written<'_> {
+    /// Learns the header of a message that is about to begin, where its turn is learned.
+    fn learn_header(&mut self, header: &[u32]) {
+        if self.trained && self.sample.ids.ends_with(header) {
+            let first = self.sample.ids.len() - header.len();
+            self.sample.trained[first..].fill(true);
+        }
+    }
+
     /// Appends the assistant's own words, with the images that stand among them.
     fn push_own(&mut self, text: &str) -> Result<(), PromptError> {
         for (i, piece) in text.split(IMAGE).enumerate() {

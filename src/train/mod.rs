@@ -3,7 +3,8 @@
 //! - **Examples.** [`dataset`] gives example number *n*, the same for every run of a recipe; the order of an epoch is computed, never stored. An
 //!   example that cannot be used is left out of its step and named: [`left_out`] counts such examples and ends the run when they are too many,
 //!   [`check`] finds them before a run. [`demonstration`] reads Thyme's SFT form, and so knows the markers of `think_with_code`: rollouts and
-//!   demonstrations tokenise an observation by one function, text in it never as special tokens.
+//!   demonstrations tokenise an observation by one function, text in it never as special tokens. [`loss_mask`] says which of its tokens are
+//!   learned, [`max_length`] cuts what is too long, and [`sources`] mixes files by weights.
 //! - **Batches.** [`mod@sample`] packs sequences: what neighbours begin with alike (a group its prompt and pictures) stands in the pack once, and
 //!   the sequences name it as their prefix. [`batch`] decides which tokens of a step's rollouts have an advantage or a KL divergence, and what
 //!   their loss is divided by; [`policy`] updates on such a batch, and is tested without a rollout. [`loss`] and [`advantage`] are plain
@@ -21,6 +22,8 @@ pub mod grpo;
 pub mod learner;
 pub mod left_out;
 pub mod loss;
+pub mod loss_mask;
+pub mod max_length;
 pub mod memory_plan;
 mod memory_report;
 pub mod metrics;
@@ -31,6 +34,7 @@ pub mod run;
 pub mod sample;
 pub mod sft;
 pub mod sizes;
+pub mod sources;
 
 mod error;
 mod session;

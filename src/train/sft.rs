@@ -10,6 +10,8 @@ use image::RgbImage;
 use super::dataset::{Dataset, DatasetError};
 use super::demonstration::{self, Demonstration};
 use super::learner::{Learner, Update};
+use super::loss_mask::LossMask;
+use super::max_length::truncate;
 use super::memory_report::MemoryReport;
 use super::run::Run;
 use super::sample::{Layout, Pack, Sample, runs_by_tokens};
@@ -18,7 +20,7 @@ use super::trainer_state::TrainerState;
 use super::{Session, TrainError, open_learner};
 use crate::prompt::{ImageSource, Processor, PromptError};
 use crate::recipe::plan::Plan;
-use crate::recipe::{LogprobKind, Recipe};
+use crate::recipe::{LogprobKind, MaxLengthAction, Recipe};
 use crate::rollout::environment::Environment;
 use crate::rollout::script::play;
 use crate::rollout::task::Task;
@@ -159,8 +161,19 @@ impl<'a> Demonstrations<'a> {
             }
         };
         let name = || self.dataset.name_of(number);
-        let sample = demonstration::sample(self.processor, &example, self.plan.recipe.sft.train_turns)
+        let settings = &self.plan.recipe.sft;
+        let mut sample = demonstration::sample(self.processor, &example, LossMask::of(settings))
             .map_err(|source| DatasetError::Example { example: name(), source })?;
+        if let Some(limit) = settings.max_length.filter(|&limit| sample.tokens() > limit) {
+            let tokens = sample.tokens();
+            if settings.max_length_action == MaxLengthAction::LeaveOut {
+                return Err(DatasetError::MaxLength { example: name(), tokens, limit });
+            }
+            truncate(&mut sample, limit, self.processor);
+            if sample.targets().next().is_none() {
+                return Err(DatasetError::NothingLearned { example: name(), tokens, limit });
+            }
+        }
         let (tokens, limit) = (sample.tokens(), self.plan.checkpoint.config.context_tokens);
         if tokens > limit {
             return Err(DatasetError::TooLong { example: name(), tokens, limit });
@@ -220,11 +233,25 @@ fn learn(
     steps: std::ops::Range<u64>,
     look: impl FnOnce(&Learner),
 ) -> Learned {
-    let layout = Layout::of(processor);
-    let targets: usize = samples.iter().map(|s| s.targets().count()).sum();
+    let loss = accumulate(learner, samples, Layout::of(processor), recipe.training.micro_batch_tokens);
+    let targets = samples.iter().map(|sample| sample.targets().count()).sum();
+    let tokens = samples.iter().map(Sample::tokens).sum();
+    let learning_rate = recipe.optimizer.learning_rate_at(steps.start, steps.end);
+    if samples.is_empty() {
+        return Learned { loss: f64::NAN, tokens: 0, targets, learning_rate, update: None };
+    }
+    look(learner);
+    let update = Some(learner.update(learning_rate));
+    Learned { loss, tokens, targets, learning_rate, update }
+}
+
+/// Adds the gradient of the mean negative log-likelihood of all learned tokens of the samples, and returns that mean. The samples are packed: as
+/// many one behind the other in a forward and backward as have at most `micro_batch_tokens` tokens, none of which sees another sample's.
+pub fn accumulate(learner: &mut Learner, samples: &[Sample], layout: Layout, micro_batch_tokens: usize) -> f64 {
+    let targets: usize = samples.iter().map(|sample| sample.targets().count()).sum();
     let tokens: Vec<usize> = samples.iter().map(Sample::tokens).collect();
     let mut loss = 0.0;
-    for run in runs_by_tokens(&tokens, recipe.training.micro_batch_tokens) {
+    for run in runs_by_tokens(&tokens, micro_batch_tokens) {
         let members: Vec<&Sample> = samples[run].iter().collect();
         let pack = Pack::new(&members, layout);
         learner.accumulate(&pack, &vec![1.0; pack.targets.len()], LogprobKind::Raw, |logprobs| {
@@ -232,13 +259,7 @@ fn learn(
             vec![-1.0 / targets as f32; logprobs.logprob.len()]
         });
     }
-    let learning_rate = recipe.optimizer.learning_rate_at(steps.start, steps.end);
-    if samples.is_empty() {
-        return Learned { loss: f64::NAN, tokens: 0, targets, learning_rate, update: None };
-    }
-    look(learner);
-    let update = Some(learner.update(learning_rate));
-    Learned { loss, tokens: tokens.iter().sum(), targets, learning_rate, update }
+    loss
 }
 
 fn report(

@@ -41,7 +41,7 @@ pub fn engine_limits(plan: &Plan, activation_bytes: usize) -> EngineLimits {
 pub fn memory_plan(plan: &Plan, processor: &Processor, footprint: Footprint) -> MemoryPlan {
     let (recipe, image) = (&plan.recipe, processor.image_settings());
     let is_grpo = recipe.method == Method::Grpo;
-    let longest = if is_grpo { plan.limits.total } else { 0 };
+    let longest = if is_grpo { plan.limits.total } else { recipe.sft.max_length.unwrap_or(0) };
     let rollout = is_grpo.then(|| RolloutSizes {
         limits: engine_limits(plan, footprint.activation_bytes),
         speculation: recipe.engine.speculation,

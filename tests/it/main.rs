@@ -64,6 +64,7 @@ mod serve_network;
 mod serve_schemas;
 mod serve_scoring;
 mod serve_tool_calls;
+mod sft;
 mod sft_output;
 mod simt;
 mod speculation;
