@@ -113,20 +113,6 @@ pub fn run_timed(
     settings: &RolloutSettings,
 ) -> Result<(Vec<Group>, ToolWait), RolloutError> {
     let mut groups = Vec::with_capacity(tasks.len());
-    let wait = run_groups(generator, processor, environment, tasks, settings, &mut |group| groups.push(group))?;
-    groups.sort_by_key(|group: &Group| group.task);
-    Ok((groups, wait))
-}
-
-/// Rolls out as [`run`] does, and hands each group to `ended` when its last sequence has ended; returns how long tools ran.
-fn run_groups(
-    generator: &mut dyn Generator,
-    processor: &Processor,
-    environment: &dyn Environment,
-    tasks: &[Task],
-    settings: &RolloutSettings,
-    ended: &mut dyn FnMut(Group),
-) -> Result<ToolWait, RolloutError> {
     let mut open: BTreeMap<usize, Vec<Trajectory>> = BTreeMap::new();
     let mut keep = |update: Update<'_>| {
         if let Update::Finished(trajectory) = update {
@@ -136,12 +122,14 @@ fn run_groups(
             if members.len() == settings.group_size {
                 let mut trajectories = open.remove(&task).unwrap_or_default();
                 trajectories.sort_by_key(|trajectory| trajectory.sample);
-                ended(Group { task, trajectories });
+                groups.push(Group { task, trajectories });
             }
         }
         ControlFlow::Continue(())
     };
-    run_watched(generator, processor, environment, &tasks, settings, &mut keep)
+    let wait = run_watched(generator, processor, environment, &tasks, settings, &mut keep)?;
+    groups.sort_by_key(|group: &Group| group.task);
+    Ok((groups, wait))
 }
 
 /// Rolls out as [`run`] does, and calls `watch` with each update until it breaks; returns how long tools ran.

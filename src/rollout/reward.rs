@@ -139,6 +139,12 @@ pub trait Reward: Send + Sync {
         Needs::Text
     }
 
+    /// Whether a trajectory is scored as soon as it has ended, alone, on a worker thread while others decode: for a reward that waits for somebody, such
+    /// as a judge, and that scores each trajectory by itself.
+    fn is_scored_early(&self) -> bool {
+        false
+    }
+
     /// The unweighted score of each trajectory of `group`, usually in `[0, 1]`, in order. A group has the trajectories of one task but for
     /// those that the task or a tool failed; those that the gate makes 0 are among them. Evaluation has groups of one. It is asked whatever
     /// its weight, on a worker thread, for several groups at a time.

@@ -9,15 +9,16 @@ use std::thread;
 use serde::{Deserialize, Serialize};
 
 use super::Group;
-use super::judge::Judge;
-use super::judges::endpoint::EndpointSettings;
+use super::judge::{Judge, JudgeCounts};
 use super::judges::openai::OpenAiJudge;
+use super::judges::settings::JudgeSettings;
 use super::panics::message_of;
 use super::python_file::{is_python_file, static_name};
 use super::registry::{self, Registry, RegistryError};
 use super::reward::{Needs, Reward, Score, View};
 use super::rewards::python_file::PythonFileReward;
 use super::task::Task;
+use super::trajectory::Trajectory;
 
 /// A recipe's choice of rewards.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -30,7 +31,7 @@ pub struct RewardSettings {
     pub settings: BTreeMap<String, toml::Table>,
     /// The model that rewards may ask.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub judge: Option<EndpointSettings>,
+    pub judge: Option<JudgeSettings>,
 }
 
 /// All rewards with their weights.
@@ -136,17 +137,32 @@ impl RewardSet {
         self.rewards.iter().map(|weighted| (weighted.name, weighted.weight))
     }
 
-    /// Groups that are scored at a time: one for each core, or as many as the judge takes questions.
+    /// What the judge was asked since the last call; `None` where there is no judge.
+    pub fn take_judge_counts(&self) -> Option<JudgeCounts> {
+        self.judge.as_ref().map(|judge| judge.take_counts())
+    }
+
+    /// What is scored at a time: one trajectory or group for each core, or as many as the judge takes questions.
     pub(super) fn threads(&self) -> usize {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         cores.max(self.judge.as_ref().map_or(0, |judge| judge.parallel_requests()))
     }
 
-    /// The scores of a task's trajectories.
-    pub(super) fn score_rollouts(&self, group: &Group, task: &Task) -> Vec<Scores> {
-        let view = |trajectory| View::new(trajectory, &task.question, &task.solution).with_columns(&task.columns);
-        let views: Vec<View<'_>> = group.trajectories.iter().map(view).collect();
-        self.score_group(&views)
+    /// The scores of a trajectory by the rewards that are scored early, before gating; none of one that the task or a tool failed.
+    pub(super) fn score_early(&self, trajectory: &Trajectory, task: &Task) -> Parts {
+        let early = self.rewards.iter().filter(|weighted| weighted.reward.is_scored_early());
+        let early: Vec<&Weighted> = early.filter(|_| !trajectory.end.is_fault()).collect();
+        if early.is_empty() {
+            return Parts::new();
+        }
+        let view = view_of(trajectory, task);
+        early.iter().map(|weighted| (weighted.name, scores_of(&*weighted.reward, &[&view]).remove(0))).collect()
+    }
+
+    /// The scores of a task's trajectories, of which `early` has what was scored early; none where nothing was.
+    pub(super) fn score_rollouts(&self, group: &Group, task: &Task, early: &[Parts]) -> Vec<Scores> {
+        let views: Vec<View<'_>> = group.trajectories.iter().map(|trajectory| view_of(trajectory, task)).collect();
+        self.totalled(self.score_with(&views, early, |view, _| view.end.fault()))
     }
 
     /// The scores of every trajectory, group by group; `tasks[group.task]` is a group's task. Groups are scored on worker threads: one for
@@ -160,7 +176,7 @@ impl RewardSet {
                         let number = next.fetch_add(1, Ordering::Relaxed);
                         groups.get(number).zip(scored.get(number))
                     } {
-                        place.get_or_init(|| self.score_rollouts(group, &tasks[group.task]));
+                        place.get_or_init(|| self.score_rollouts(group, &tasks[group.task], &[]));
                     }
                 });
             }
@@ -171,17 +187,29 @@ impl RewardSet {
     /// Scores the trajectories of one task. One that ended because the task or a tool could not work at all says nothing about the model: no
     /// part is scored.
     pub fn score_group(&self, group: &[View<'_>]) -> Vec<Scores> {
-        let parts = self.score_where(group, |view, _| view.end.fault());
-        parts.into_iter().map(|parts| Scores { total: self.total(&parts), parts }).collect()
+        self.totalled(self.score_where(group, |view, _| view.end.fault()))
     }
 
     /// Each trajectory's parts; unscored where `missing` says why what a reward reads is not there.
     pub fn score_where(&self, group: &[View<'_>], missing: impl Fn(&View<'_>, Needs) -> Option<String>) -> Vec<Parts> {
+        self.score_with(group, &[], missing)
+    }
+
+    /// The same, where `early` has what was scored before, by trajectory; none where nothing was.
+    fn score_with(
+        &self,
+        group: &[View<'_>],
+        early: &[Parts],
+        missing: impl Fn(&View<'_>, Needs) -> Option<String>,
+    ) -> Vec<Parts> {
         let mut ungated = vec![Parts::new(); group.len()];
         for Weighted { name, reward, .. } in &self.rewards {
             let reasons: Vec<Option<String>> = group.iter().map(|view| missing(view, reward.needs())).collect();
-            let present = group.iter().zip(&reasons).filter(|(_, reason)| reason.is_none());
-            let mut scores = scores_of(&**reward, &present.map(|(view, _)| view).collect::<Vec<_>>()).into_iter();
+            let present = (0..group.len()).filter(|&member| reasons[member].is_none());
+            let known =
+                present.clone().map(|member| known_score(early.get(member)?, name)).collect::<Option<Vec<Score>>>();
+            let ask = || scores_of(&**reward, &present.map(|member| &group[member]).collect::<Vec<_>>());
+            let mut scores = known.unwrap_or_else(ask).into_iter();
             for (parts, reason) in ungated.iter_mut().zip(reasons) {
                 let score = reason.map(Score::Unscored).or_else(|| scores.next());
                 parts.push((*name, score.expect("a score for each trajectory")));
@@ -196,6 +224,10 @@ impl RewardSet {
         gates.zip(ungated).map(|(gate, (name, score))| (*name, gated(gate, score, ungated))).collect()
     }
 
+    fn totalled(&self, parts: Vec<Parts>) -> Vec<Scores> {
+        parts.into_iter().map(|parts| Scores { total: self.total(&parts), parts }).collect()
+    }
+
     fn total(&self, parts: &Parts) -> Score {
         let mut total = 0.0;
         for (Weighted { weight, .. }, (name, score)) in self.rewards.iter().zip(parts) {
@@ -207,6 +239,15 @@ impl RewardSet {
         }
         Score::Value(total)
     }
+}
+
+fn view_of<'a>(trajectory: &'a Trajectory, task: &'a Task) -> View<'a> {
+    View::new(trajectory, &task.question, &task.solution).with_columns(&task.columns)
+}
+
+/// The score of that name.
+fn known_score(parts: &Parts, name: &str) -> Option<Score> {
+    parts.iter().find(|(part, _)| *part == name).map(|(_, score)| score.clone())
 }
 
 /// A score for each view. A reward that panics, or has another number of scores, scores none; what is no finite number is no score.

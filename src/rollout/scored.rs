@@ -1,19 +1,24 @@
-//! Rolls out and scores: a group is scored on a worker thread as soon as its last sequence has ended, while the others decode. What a reward
-//! waits for, such as a judge, costs time only behind the last groups.
+//! Rolls out and scores: what waits for somebody, such as a judge, is scored on a worker thread as soon as a trajectory has ended, the rest as soon as the
+//! last of its group has, while the others decode. So the wait for a judge costs time only behind the last trajectories.
 
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use tracing::debug_span;
 
+use super::agent_loop::Update;
 use super::environment::Environment;
 use super::error::RolloutError;
 use super::generator::Generator;
-use super::reward_set::{RewardSet, Scores};
+use super::judge::JudgeCounts;
+use super::reward_set::{Parts, RewardSet, Scores};
 use super::settings::RolloutSettings;
 use super::task::Task;
-use super::{Group, ToolWait, run_groups};
+use super::trajectory::Trajectory;
+use super::{Group, ToolWait, run_watched};
 use crate::prompt::Processor;
 
 /// Rollouts with their scores.
@@ -25,6 +30,8 @@ pub struct Rollouts {
     pub scores: Vec<Vec<Scores>>,
     /// How long tools ran.
     pub tool_wait: ToolWait,
+    /// What the judge was asked; `None` where there is none.
+    pub judge: Option<JudgeCounts>,
 }
 
 impl Rollouts {
@@ -35,8 +42,15 @@ impl Rollouts {
         self.scores.extend(more.scores);
         self.tool_wait.hidden += more.tool_wait.hidden;
         self.tool_wait.open += more.tool_wait.open;
+        match (&mut self.judge, more.judge) {
+            (Some(judge), Some(more)) => judge.add(more),
+            (judge, more) => *judge = judge.take().or(more),
+        }
     }
 }
+
+/// The trajectories of a group that have ended, with what was scored of each early.
+type Ended = Vec<(Trajectory, Parts)>;
 
 /// Rolls out as [`super::run`] does; the scores are those of [`RewardSet::score_groups`].
 ///
@@ -50,35 +64,66 @@ pub fn run_scored(
     settings: &RolloutSettings,
     rewards: &RewardSet,
 ) -> Result<Rollouts, RolloutError> {
+    // What others asked is not of these rollouts.
+    rewards.take_judge_counts();
     let (ended, to_score) = channel();
     let (tell, scored) = channel();
-    let to_score = Mutex::new(to_score);
+    let (to_score, open) = (Mutex::new(to_score), Mutex::new(BTreeMap::new()));
     thread::scope(|scope| {
-        for _ in 0..rewards.threads().min(tasks.len()) {
-            let (tell, to_score) = (tell.clone(), &to_score);
+        for _ in 0..rewards.threads().min(tasks.len() * settings.group_size) {
+            let (tell, to_score, open) = (tell.clone(), &to_score, &open);
             scope.spawn(move || {
-                while let Some(group) = next(to_score) {
-                    let _span = debug_span!("score", task = group.task).entered();
-                    let scores = rewards.score_rollouts(&group, &tasks[group.task]);
+                while let Some(trajectory) = next(to_score) {
+                    let task = trajectory.task;
+                    let early = rewards.score_early(&trajectory, &tasks[task]);
+                    let Some(ended) = joined(open, trajectory, early, settings.group_size) else { continue };
+                    let _span = debug_span!("score", task).entered();
+                    let (trajectories, early): (Vec<Trajectory>, Vec<Parts>) = ended.into_iter().unzip();
+                    let group = Group { task, trajectories };
+                    let scores = rewards.score_rollouts(&group, &tasks[task], &early);
                     if tell.send((group, scores)).is_err() {
                         return;
                     }
                 }
             });
         }
-        // The threads end when nobody can send them a group any more, and what they tell ends with them.
+        // The threads end when nobody can send them a trajectory any more, and what they tell ends with them.
         drop(tell);
-        let mut score = |group| ended.send(group).expect("the receiver lives as long as this function");
-        let rolled_out = run_groups(generator, processor, environment, tasks, settings, &mut score);
+        let mut score = |update: Update<'_>| {
+            if let Update::Finished(trajectory) = update {
+                ended.send(*trajectory).expect("the receiver lives as long as this function");
+            }
+            ControlFlow::Continue(())
+        };
+        let rolled_out = run_watched(generator, processor, environment, &tasks, settings, &mut score);
         drop(ended);
         let tool_wait = rolled_out?;
         let mut scored: Vec<(Group, Vec<Scores>)> = scored.iter().collect();
         scored.sort_by_key(|(group, _)| group.task);
         let (groups, scores) = scored.into_iter().unzip();
-        Ok(Rollouts { groups, scores, tool_wait })
+        Ok(Rollouts { groups, scores, tool_wait, judge: rewards.take_judge_counts() })
     })
 }
 
-fn next(to_score: &Mutex<Receiver<Group>>) -> Option<Group> {
+fn next(to_score: &Mutex<Receiver<Trajectory>>) -> Option<Trajectory> {
     to_score.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
+}
+
+/// Puts a trajectory to its group; the group in order, where that is whole.
+fn joined(
+    open: &Mutex<BTreeMap<usize, Ended>>,
+    trajectory: Trajectory,
+    early: Parts,
+    group_size: usize,
+) -> Option<Ended> {
+    let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
+    let task = trajectory.task;
+    let ended = open.entry(task).or_default();
+    ended.push((trajectory, early));
+    if ended.len() < group_size {
+        return None;
+    }
+    let mut whole = open.remove(&task)?;
+    whole.sort_by_key(|(trajectory, _)| trajectory.sample);
+    Some(whole)
 }

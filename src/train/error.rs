@@ -85,4 +85,19 @@ pub enum TrainError {
         /// What is wrong with the first.
         reason: String,
     },
+    /// The judge of the rewards answers nothing.
+    #[error(
+        "the judge answered nothing in {steps} steps in a row, and none of {asked} questions in the last, step {step}: {reason}; what was done before them \
+         are saved: start or mend the judge (`reward.judge.base_url`), and go on with --resume; `reward.judge.max_failed_steps` allows more"
+    )]
+    Judge {
+        /// Questions of the last step.
+        asked: usize,
+        /// Steps in a row.
+        steps: u64,
+        /// The last of them, counted from 1.
+        step: u64,
+        /// Where it was asked, and why the last question has no reply.
+        reason: String,
+    },
 }

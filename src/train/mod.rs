@@ -12,6 +12,7 @@
 //! - **Sizes.** [`sizes`] makes a recipe's sizes of its engine and its learner; [`memory_plan`] adds up what a run of these sizes will hold. After
 //!   its first step a run shows whose memory is where: the weights stand there once, read by the rollout and written in place by the update.
 //! - **Runs.** [`metrics`] says what is logged of a step; [`run`] is the run's folder: where it is logged, when it is saved, where it resumes.
+//!   [`judge_watch`] ends a run whose judge answers nothing.
 
 pub mod advantage;
 pub mod batch;
@@ -19,6 +20,7 @@ pub mod check;
 pub mod dataset;
 pub mod demonstration;
 pub mod grpo;
+pub mod judge_watch;
 pub mod learner;
 pub mod left_out;
 pub mod loss;

@@ -21,6 +21,7 @@ mod hostile;
 mod image_ops;
 mod image_tools;
 mod incomplete_weights;
+mod judged_runs;
 mod keys;
 mod kv_cache;
 mod large_vocabulary;

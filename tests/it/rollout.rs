@@ -4,6 +4,8 @@ mod answers;
 mod call_formats;
 mod calls;
 mod judge;
+mod judge_faults;
+mod judge_prompts;
 mod names;
 mod python_files;
 mod retries;

@@ -1,57 +1,50 @@
-//! A model behind an OpenAI-compatible endpoint: vLLM, SGLang, llama.cpp, `thyme-engine serve`, or a provider. It is asked at temperature 0.
+//! A model behind OpenAI-compatible endpoints: vLLM, SGLang, llama.cpp, `thyme-engine serve`, or a provider.
 
 use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tracing::debug_span;
 
-use crate::network::HttpClient;
-use crate::rollout::judge::{JudgeError, shortened};
+use super::counter::Outcome;
+use super::reply_cache::{Content, ReplyCache};
+use super::servers::{Servers, Turn, WAIT_MAX};
+use super::settings::{CacheUse, JudgeSettings};
+use crate::network::{HttpClient, PostError};
+use crate::rollout::judge::{JudgeError, Question, shortened};
 
 /// The largest reply that is read.
 const REPLY_BYTES_MAX: u64 = 4 << 20;
-/// Longest wait for a reply, in seconds.
-const SECONDS_MAX: f64 = 1e5;
-
-/// Where the model is.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct EndpointSettings {
-    /// The address before `/chat/completions`, such as `http://localhost:8000/v1`.
-    pub base_url: String,
-    /// The model's name there.
-    pub model: String,
-    /// The environment variable that holds the key; no key is sent where it is empty.
-    pub api_key_env: String,
-    /// How long a reply is waited for.
-    pub timeout_seconds: f64,
-    /// Tokens of a reply.
-    pub max_tokens: u64,
-    /// Questions under way at a time.
-    pub parallel_requests: usize,
-}
-
-impl Default for EndpointSettings {
-    fn default() -> Self {
-        Self {
-            base_url: String::new(),
-            model: String::new(),
-            api_key_env: String::new(),
-            timeout_seconds: 60.0,
-            max_tokens: 64,
-            parallel_requests: 16,
-        }
-    }
-}
+/// Statuses below 500 that may pass: the request came too late, or there were too many.
+const PASSING: [u16; 2] = [408, 429];
+/// The status that says that there were too many requests.
+const TOO_MANY: u16 = 429;
+/// The least status that blames the server.
+const SERVER_ERROR: u16 = 500;
 
 /// The endpoint, which may be asked by many threads.
 pub struct Endpoint {
     client: HttpClient,
-    url: String,
+    /// One a server.
+    urls: Vec<String>,
     key: Option<String>,
-    settings: EndpointSettings,
+    settings: JudgeSettings,
     permits: Permits,
+    servers: Servers,
+    cache: ReplyCache,
+}
+
+/// Why a try gave no reply.
+enum Failure {
+    /// The server or the way to it failed; how long it asks to be left alone.
+    Server(String, Option<Duration>),
+    /// There were too many requests; how long the server asks to be left alone.
+    Busy(String, Option<Duration>),
+    /// The model said something of another form.
+    Form(String),
+    /// The server refused the request itself.
+    Refused(String),
 }
 
 impl Endpoint {
@@ -59,34 +52,19 @@ impl Endpoint {
     ///
     /// # Errors
     /// When a key of its settings cannot be, or the environment has no such key.
-    pub fn new(settings: &EndpointSettings) -> Result<Self, String> {
-        let EndpointSettings { base_url, model, api_key_env, timeout_seconds, parallel_requests, .. } = settings;
-        if !(base_url.starts_with("http://") || base_url.starts_with("https://")) {
-            return Err(format!("base_url is {base_url:?}; give an address such as \"http://localhost:8000/v1\""));
-        }
-        if base_url.split('/').nth(2).is_some_and(|host| host.contains('@')) {
-            return Err("base_url holds a user name or password, which logs would show; use api_key_env".to_owned());
-        }
-        if model.is_empty() {
-            return Err("model is not given; give the model's name at base_url".to_owned());
-        }
-        if !(*timeout_seconds > 0.0 && *timeout_seconds <= SECONDS_MAX) {
-            return Err(format!("timeout_seconds is {timeout_seconds}; give a number above 0, at most {SECONDS_MAX}"));
-        }
-        if !(1..=1024).contains(parallel_requests) {
-            return Err(format!("parallel_requests is {parallel_requests}; give a whole number from 1 to 1024"));
-        }
-        let key = match api_key_env.as_str() {
-            "" => None,
-            name => match std::env::var(name) {
-                Ok(key) => Some(key),
-                Err(_) => return Err(format!("the environment has no variable {name}, which api_key_env names")),
-            },
-        };
-        let url = format!("{}/chat/completions", base_url.trim_end_matches('/'));
-        let client = HttpClient::new(Duration::from_secs_f64(*timeout_seconds));
-        let permits = Permits { free: Mutex::new(*parallel_requests), returned: Condvar::new() };
-        Ok(Self { client, url, key, settings: settings.clone(), permits })
+    pub fn new(settings: &JudgeSettings) -> Result<Self, String> {
+        settings.check()?;
+        let urls = settings.base_url.all().iter();
+        let urls: Vec<String> = urls.map(|url| format!("{}/chat/completions", url.trim_end_matches('/'))).collect();
+        Ok(Self {
+            client: HttpClient::new(Duration::from_secs_f64(settings.timeout_seconds)),
+            key: settings.key()?,
+            permits: Permits { free: Mutex::new(settings.parallel_requests), returned: Condvar::new() },
+            servers: Servers::new(urls.len(), Duration::from_secs_f64(settings.retry_seconds)),
+            cache: ReplyCache::default(),
+            settings: settings.clone(),
+            urls,
+        })
     }
 
     /// Questions that may be under way at a time.
@@ -94,26 +72,131 @@ impl Endpoint {
         self.settings.parallel_requests
     }
 
-    /// The reply to messages in the form of OpenAI's API. Waits for it.
+    /// The reply to messages in the form of OpenAI's API, which may have images; temperature, retries and the form of the reply are those of
+    /// `question`. Waits for it.
+    pub fn answer(&self, messages: &Value, question: &Question<'_>) -> Outcome {
+        let temperature = self.settings.temperature.unwrap_or(question.temperature);
+        let body = json!({
+            "model": self.settings.model,
+            "messages": messages,
+            "temperature": temperature,
+            "max_tokens": self.settings.max_tokens,
+        });
+        let is_kept = match self.settings.cache {
+            CacheUse::Greedy => temperature == 0.0,
+            CacheUse::Always => true,
+            CacheUse::Never => false,
+        };
+        let (mut retries, mut seconds) = (0, None);
+        let mut ask = || {
+            let _permit = self.permits.acquire();
+            let _span = debug_span!("judge").entered();
+            let began = Instant::now();
+            let reply = self.try_until_answered(&body, question, &mut retries);
+            seconds = Some(began.elapsed().as_secs_f64());
+            reply
+        };
+        let reply = match is_kept {
+            true => self.cache.get_or_ask(content(&body), ask).0,
+            false => ask(),
+        };
+        Outcome { reply, retries, seconds }
+    }
+
+    /// The same for a question of temperature 0 whose reply may have any form.
     ///
     /// # Errors
     /// When there is no reply.
     pub fn ask(&self, messages: &Value) -> Result<String, JudgeError> {
-        let body = json!({
-            "model": self.settings.model,
-            "messages": messages,
-            "temperature": 0,
-            "max_tokens": self.settings.max_tokens,
-        });
-        let reply = {
-            let _permit = self.permits.acquire();
-            self.client.post_json(&self.url, self.key.as_deref(), &body, REPLY_BYTES_MAX).map_err(JudgeError)?
-        };
-        match &reply["choices"][0]["message"]["content"] {
-            Value::String(text) => Ok(text.clone()),
-            _ => Err(JudgeError(format!("{} sent no message: {}", self.url, shortened(&reply.to_string())))),
+        self.answer(messages, &Question::new("", "")).reply
+    }
+
+    /// Tries until there is a reply, or no more tries are left. A server beyond the first that is found to fail costs no try.
+    fn try_until_answered(
+        &self,
+        body: &Value,
+        question: &Question<'_>,
+        retries: &mut usize,
+    ) -> Result<String, JudgeError> {
+        let most = self.settings.max_retries.unwrap_or(question.max_retries) + self.urls.len() - 1;
+        loop {
+            let (server, is_trial) = self.turn()?;
+            let failure = match self.ask_server(server, body, question) {
+                Ok(reply) => return Ok(reply),
+                Err(failure) => failure,
+            };
+            let is_last = *retries >= most || (is_trial && matches!(failure, Failure::Server(..)));
+            let backoff = self.servers.backoff(*retries as u32);
+            let rest = |asked: Option<Duration>| asked.map_or(backoff, |asked| asked.min(WAIT_MAX));
+            let reason = match failure {
+                Failure::Server(reason, asked) => {
+                    let has_none = self.servers.note_failure(server, rest(asked));
+                    if is_last && (has_none || is_trial) {
+                        self.servers.note_down(&reason, most as u32);
+                    }
+                    reason
+                }
+                Failure::Busy(reason, asked) => {
+                    self.servers.note_busy(server, rest(asked));
+                    reason
+                }
+                Failure::Form(reason) => reason,
+                Failure::Refused(reason) => return Err(JudgeError(reason)),
+            };
+            if is_last {
+                return Err(JudgeError(reason));
+            }
+            *retries += 1;
         }
     }
+
+    /// The server that is asked next, after the wait for it.
+    fn turn(&self) -> Result<(usize, bool), JudgeError> {
+        let mut has_waited = false;
+        loop {
+            match self.servers.turn(has_waited) {
+                Turn::Ask { server, is_trial } => return Ok((server, is_trial)),
+                Turn::Down(reason) => return Err(JudgeError(format!("it is down and not asked again yet: {reason}"))),
+                // A bit longer, each its own bit, so that not all come back at once.
+                Turn::Wait(wait) => thread::sleep(wait + wait.mul_f64(random_share() / 4.0)),
+            }
+            has_waited = true;
+        }
+    }
+
+    fn ask_server(&self, server: usize, body: &Value, question: &Question<'_>) -> Result<String, Failure> {
+        let url = &self.urls[server];
+        let reply = match self.client.post_json(url, self.key.as_deref(), body, REPLY_BYTES_MAX) {
+            Ok(reply) => reply,
+            Err(PostError { reason, status: Some(TOO_MANY), retry_after }) => {
+                return Err(Failure::Busy(reason, retry_after));
+            }
+            Err(PostError { reason, status: Some(status), .. })
+                if status < SERVER_ERROR && !PASSING.contains(&status) =>
+            {
+                self.servers.note_answer(server);
+                return Err(Failure::Refused(reason));
+            }
+            Err(PostError { reason, retry_after, .. }) => return Err(Failure::Server(reason, retry_after)),
+        };
+        let Value::String(text) = &reply["choices"][0]["message"]["content"] else {
+            let reason = format!("{url} sent no message: {}", shortened(&reply.to_string()));
+            return Err(Failure::Server(reason, None));
+        };
+        self.servers.note_answer(server);
+        (question.form)(text).map_err(Failure::Form)?;
+        Ok(text.clone())
+    }
+}
+
+/// The digest of a request.
+fn content(body: &Value) -> Content {
+    *blake3::hash(body.to_string().as_bytes()).as_bytes()
+}
+
+/// A random number from 0 to 1.
+fn random_share() -> f64 {
+    getrandom::u32().map_or(0.5, |number| f64::from(number) / f64::from(u32::MAX))
 }
 
 /// A counting semaphore: so many questions may be under way.

@@ -17,14 +17,8 @@ pub(super) const REWARDS: [RewardEntry; 4] = [
         name: "answer",
         default_weight: 1.0,
         build: |table, judge| {
-            let AnswerSettings { ask_judge } = settings("reward", "answer", table)?;
-            match (ask_judge, judge) {
-                (false, _) => Ok(Box::new(Answer { judge: None })),
-                (true, Some(judge)) => Ok(Box::new(Answer { judge: Some(judge) })),
-                (true, None) => {
-                    Err(RegistryError::Judge("the reward \"answer\" asks it, and it is not given".to_owned()))
-                }
-            }
+            let settings: AnswerSettings = settings("reward", "answer", table)?;
+            Ok(Box::new(Answer::new(settings, judge).map_err(RegistryError::Judge)?))
         },
     },
     RewardEntry {

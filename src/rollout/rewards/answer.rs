@@ -1,36 +1,71 @@
 //! Is the answer right, by rule ([`super::equivalence`]): the same text, option, number, date, code or simple mathematics as one of the
-//! reference answers. What no rule can judge is unscored, or asked of the judge.
+//! reference answers. What no rule can judge is unscored, or asked of the judge; or the judge is asked about every answer.
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::equivalence::{Question, Verdict, judge, numbers};
-use crate::rollout::judge::{Judge, shortened};
+use crate::rollout::judge::Judge;
+use crate::rollout::judges::prompts::JudgePromptName;
+use crate::rollout::judges::prompts::prompt::JudgePrompt;
 use crate::rollout::reward::{Needs, Reward, Score, View};
 use crate::tasks::{Accepted, Solution, Tolerance};
 
-/// What the judge is told.
-const JUDGE_SYSTEM: &str = "You compare answers to a question. Say whether the given answer means the same as the reference answer. Reply \
-    with one word: yes or no.";
-
 /// Settings of the reward `answer`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AnswerSettings {
     /// Whether the judge is asked where no rule can say; it needs `[reward.judge]`.
     pub ask_judge: bool,
+    /// Compare by rule first. With false the judge is asked about every answer that is not empty, as in DeepEyes.
+    pub by_rule: bool,
+    /// How the judge is asked, by the name of a prompt: `yes_no`, `thyme`, `deepeyes`, `deepeyes_verl` or `geoguessr`.
+    pub judge_prompt: JudgePromptName,
+}
+
+impl Default for AnswerSettings {
+    fn default() -> Self {
+        Self { ask_judge: false, by_rule: true, judge_prompt: JudgePromptName::default() }
+    }
 }
 
 /// 1 if the answer fits a reference answer, 0 if it fits none or if there is no answer.
 pub struct Answer {
-    /// Asked where no rule can say.
-    pub judge: Option<Arc<dyn Judge>>,
+    /// Asked where no rule can say, and how.
+    judge: Option<(Arc<dyn Judge>, &'static JudgePrompt)>,
+    by_rule: bool,
+}
+
+impl Answer {
+    /// The reward. Asks the judge nothing.
+    ///
+    /// # Errors
+    /// When the settings want a judge and there is none, or nothing that compares is left.
+    pub fn new(settings: AnswerSettings, judge: Option<Arc<dyn Judge>>) -> Result<Self, String> {
+        let AnswerSettings { ask_judge, by_rule, judge_prompt } = settings;
+        let judge = match (ask_judge, judge) {
+            (true, None) => return Err("the reward \"answer\" asks it, and it is not given".to_owned()),
+            (false, _) if !by_rule => {
+                let key = "reward.settings.answer.by_rule";
+                return Err(format!(
+                    "`{key}` is false, and so no answer would be compared; set `reward.settings.answer.ask_judge`"
+                ));
+            }
+            (true, Some(judge)) => Some((judge, judge_prompt.prompt())),
+            (false, _) => None,
+        };
+        Ok(Self { judge, by_rule })
+    }
 }
 
 impl Reward for Answer {
     fn needs(&self) -> Needs {
         Needs::Answer
+    }
+
+    fn is_scored_early(&self) -> bool {
+        self.judge.is_some()
     }
 
     fn score_group(&self, group: &[&View<'_>]) -> Vec<Score> {
@@ -44,39 +79,33 @@ impl Answer {
             return Score::Unscored("the task has no reference answer".to_owned());
         }
         let Some(answer) = view.answer.as_deref().filter(|answer| !answer.is_empty()) else { return Score::Value(0.0) };
-        match fits(answer, view.solution, view.question) {
-            Verdict::Same => Score::Value(1.0),
-            Verdict::Different => Score::Value(0.0),
-            Verdict::Unknown(reason) => match &self.judge {
-                Some(judge) => judged(&**judge, view, answer),
-                None => Score::Unscored(reason),
-            },
+        let references = references(view.solution);
+        // The judge knows nothing of patterns.
+        let verdict = match self.by_rule || references.is_empty() {
+            true => fits(answer, view.solution, view.question),
+            false => Verdict::Unknown("it is left to the judge".to_owned()),
+        };
+        let reason = match verdict {
+            Verdict::Same => return Score::Value(1.0),
+            Verdict::Different => return Score::Value(0.0),
+            Verdict::Unknown(reason) => reason,
+        };
+        let Some((judge, prompt)) = &self.judge else { return Score::Unscored(reason) };
+        match prompt.ask(&**judge, view.question, &references.join(", or "), answer) {
+            Ok(is_right) => Score::of(is_right),
+            Err(error) => Score::Unscored(error.to_string()),
         }
     }
 }
 
-/// The judge's word on an answer that no rule could compare.
-fn judged(judge: &dyn Judge, view: &View<'_>, answer: &str) -> Score {
-    let mut references = Vec::new();
-    for accepted in view.solution.accepted() {
-        references.push(match accepted {
-            Accepted::Text(text) => text.clone(),
-            Accepted::Number { number, .. } => number.to_string(),
-            Accepted::Pattern { .. } => continue,
-        });
-    }
-    let user =
-        format!("Question: {}\nReference answer: {}\nGiven answer: {answer}", view.question, references.join(", or "));
-    let reply = match judge.ask(JUDGE_SYSTEM, &user) {
-        Ok(reply) => reply,
-        Err(error) => return Score::Unscored(error.to_string()),
-    };
-    let word = reply.split(|c: char| !c.is_alphanumeric()).find(|word| !word.is_empty()).unwrap_or_default();
-    match word.to_ascii_lowercase().as_str() {
-        "yes" => Score::Value(1.0),
-        "no" => Score::Value(0.0),
-        _ => Score::Unscored(format!("the judge said neither yes nor no: {:?}", shortened(&reply))),
-    }
+/// The reference answers that the judge can read.
+fn references(solution: &Solution) -> Vec<String> {
+    let written = solution.accepted().iter().filter_map(|accepted| match accepted {
+        Accepted::Text(text) => Some(text.clone()),
+        Accepted::Number { number, .. } => Some(number.to_string()),
+        Accepted::Pattern { .. } => None,
+    });
+    written.collect()
 }
 
 /// Whether an answer fits one of the reference answers.

@@ -12,6 +12,7 @@ use tracing::debug_span;
 
 use super::batch::{Batch, BatchSettings, ScoredGroup};
 use super::dataset::{Dataset, held_out_tasks};
+use super::judge_watch::JudgeWatch;
 use super::left_out::LeftOut;
 use super::memory_report::MemoryReport;
 use super::policy::{Learned, Policy, PolicySettings};
@@ -88,6 +89,7 @@ struct Trainer<'a> {
     tasks_drawn: u64,
     /// Rollouts that later steps may replay; none where the recipe has no replay.
     replay: Option<ReplayBuffer>,
+    judge_watch: JudgeWatch,
     /// Steps in a row with nothing to learn.
     idle_steps: u64,
     /// What the engine had done before the step.
@@ -136,6 +138,7 @@ impl<'a> Trainer<'a> {
             left_out: state.left_out,
             tasks_drawn: state.tasks_drawn.unwrap_or(state.global_step * recipe.grpo.tasks_per_batch() as u64),
             replay: open_replay(plan, state.global_step)?,
+            judge_watch: JudgeWatch::new(&recipe.reward),
             idle_steps: 0,
             engine_before: Statistics::default(),
             memory_report: Some(MemoryReport::default()),
@@ -175,6 +178,7 @@ impl<'a> Trainer<'a> {
             }
         }
         self.say_faults(before, &rollouts.groups)?;
+        self.watch_judge(before, &rollouts)?;
         Ok((tasks, rollouts))
     }
 
@@ -204,6 +208,25 @@ impl<'a> Trainer<'a> {
             );
         }
         Ok(rollouts)
+    }
+
+    /// Says when the judge answered nothing, and ends the run when that goes on; the steps before are saved.
+    fn watch_judge(&mut self, before: TrainerState, rollouts: &Rollouts) -> Result<(), TrainError> {
+        let step = before.global_step;
+        let Some(counts) = &rollouts.judge else { return Ok(()) };
+        if counts.has_failed() {
+            let reason = counts.last_failure.as_deref().unwrap_or_default();
+            self.run.say(&format!(
+                "the judge answered none of {} questions of step {}: {reason}",
+                counts.asked,
+                step + 1
+            ));
+        }
+        let watched = self.judge_watch.count(counts, step + 1);
+        if watched.is_err() {
+            self.run.save_before_end(before, self.saved())?;
+        }
+        watched
     }
 
     /// Names the tasks that could not be rolled out, and counts those that cannot be used; they have no score and teach nothing.

@@ -12,6 +12,7 @@ use crate::rollout::trajectory::Trajectory;
 use crate::telemetry::window::{Aggregation, Metric};
 use crate::train::TrainError;
 use crate::train::batch::Batch;
+use crate::train::judge_watch::judge_metrics;
 use crate::train::metrics::{line_of, report_metrics, update_metrics};
 use crate::train::policy::Learned;
 use crate::train::run::SAMPLES_FOLDER;
@@ -39,6 +40,7 @@ impl Trainer<'_> {
         metrics.push(Metric::new("learning_rate", self.learning_rate_at(last_update), Aggregation::Last));
         metrics.push(Metric::new("skipped_updates", self.skipped.total as f64, Aggregation::Last));
         metrics.push(Metric::new("left_out", self.left_out.total() as f64, Aggregation::Last));
+        metrics.extend(rollouts.judge.iter().flat_map(judge_metrics));
         metrics.extend(self.time_metrics(rollouts, times));
         let Some(averages) = self.run.close_step(step, metrics) else { return Ok(()) };
         self.run.say(&format!("step {step}/{}  {}", self.run.steps, line_of(&averages)));

@@ -9,7 +9,7 @@ use thyme_engine::image_ops::{
     Direction, LINE_COLOUR, LINE_WIDTH, Line, draw_lines, draw_rectangle, only_panel, panels,
 };
 use thyme_engine::prompt::ImageSource;
-use thyme_engine::rollout::judges::endpoint::EndpointSettings;
+use thyme_engine::rollout::judges::settings::{CacheUse, JudgeSettings};
 use thyme_engine::rollout::tool::Tool;
 use thyme_engine::rollout::tools::openthinkimg::{
     Crop, DrawLine, OpenThinkImgSettings, Terminate, ZoomInSubfigure, ZoomInSubfigureSettings,
@@ -170,7 +170,14 @@ fn a_judge_is_asked_which_panel_a_title_means() {
     let images = trajectory(&[&figure], &[]);
     let replies = vec![says("image-3, then image-1, image-3 and image-9"), says("none"), (500, "{}".into())];
     let (base_url, requests) = endpoint(replies);
-    let judge = EndpointSettings { base_url, model: "a judge".into(), parallel_requests: 3, ..Default::default() };
+    let judge = JudgeSettings {
+        base_url: base_url.into(),
+        model: "a judge".into(),
+        parallel_requests: 3,
+        max_retries: Some(0),
+        cache: CacheUse::Never,
+        ..Default::default()
+    };
     let settings = ZoomInSubfigureSettings { judge: Some(judge), ..Default::default() };
     let tool = ZoomInSubfigure::new(&settings).unwrap();
     assert_eq!(tool.parallel_calls(), Some(3));

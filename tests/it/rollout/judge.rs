@@ -35,7 +35,8 @@ fn the_judge_is_asked_where_no_rule_can_say() {
     let replies = vec![says("Yes."), says("no"), says("Perhaps"), (500, "{}".into()), (200, "{}".into())];
     let (address, requests) = endpoint(replies);
     let rewards = rewards(&format!(
-        "settings.answer.ask_judge = true\n[judge]\nbase_url = \"{address}/\"\nmodel = \"a judge\"\napi_key_env = \"PATH\""
+        "settings.answer.ask_judge = true\n[judge]\nbase_url = \"{address}/\"\nmodel = \"a judge\"\napi_key_env = \"PATH\"\n\
+         max_retries = 0\nretry_seconds = 0.0\ncache = \"never\""
     ));
     let rewards = rewards.unwrap();
     assert_eq!(answer(&rewards, PROSE), Score::Value(1.0), "by rule, and not asked");
@@ -52,7 +53,7 @@ fn the_judge_is_asked_where_no_rule_can_say() {
     assert!(lines[0].starts_with("POST /v1/chat/completions "), "{lines:?}");
     let key = format!("Bearer {}", std::env::var("PATH").unwrap());
     assert!(lines.iter().any(|line| line.eq_ignore_ascii_case(&format!("authorization: {key}"))), "{lines:?}");
-    assert_eq!((&body["model"], &body["temperature"]), (&json!("a judge"), &json!(0)));
+    assert_eq!((&body["model"], &body["temperature"]), (&json!("a judge"), &json!(0.0)));
     let user = body["messages"][1]["content"].as_str().unwrap();
     assert_eq!(user, format!("Question: What does he hold?\nReference answer: {PROSE}\nGiven answer: An umbrella"));
 }
@@ -69,6 +70,14 @@ fn a_judge_that_cannot_be_is_refused_before_the_run() {
         (judge("base_url = \"http://me:word@localhost/v1\"\nmodel = \"m\""), ["user name or password", "api_key_env"]),
         (judge(&format!("{whole}timeout_seconds = 0.0")), ["timeout_seconds is 0", "above 0"]),
         (judge(&format!("{whole}parallel_requests = 0")), ["parallel_requests is 0", "from 1"]),
+        (judge(&format!("{whole}max_retries = 2000")), ["max_retries is 2000", "from 0 to 1000"]),
+        (judge(&format!("{whole}retry_seconds = -1.0")), ["retry_seconds is -1", "from 0"]),
+        (judge(&format!("{whole}temperature = inf")), ["temperature is inf", "from 0"]),
+        (judge(&format!("{whole}max_tokens = 0")), ["max_tokens is 0", "from 1"]),
+        (judge(&format!("{whole}max_failed_steps = 0")), ["max_failed_steps is 0", "at least 1"]),
+        (judge("base_url = []\nmodel = \"m\""), ["base_url is an empty list", "give"]),
+        (judge("base_url = [\"http://a/v1\", \"b\"]\nmodel = \"m\""), ["base_url is \"b\"", "http://"]),
+        ("settings.answer.by_rule = false".to_owned(), ["by_rule", "ask_judge"]),
         (judge(&format!("{whole}api_key_env = \"THYME_NO_SUCH_KEY\"")), ["THYME_NO_SUCH_KEY", "api_key_env"]),
     ] {
         let message = rewards(&settings).err().expect("it is refused");
@@ -79,7 +88,8 @@ fn a_judge_that_cannot_be_is_refused_before_the_run() {
 #[test]
 fn a_judge_that_is_not_there_leaves_answers_unscored() {
     let rewards = rewards(
-        "settings.answer.ask_judge = true\n[judge]\nbase_url = \"http://127.0.0.1:9/v1\"\nmodel = \"m\"\ntimeout_seconds = 2.0",
+        "settings.answer.ask_judge = true\n[judge]\nbase_url = \"http://127.0.0.1:9/v1\"\nmodel = \"m\"\ntimeout_seconds = 2.0\n\
+         retry_seconds = 0.01",
     );
     let score = answer(&rewards.unwrap(), "An umbrella");
     assert!(matches!(&score, Score::Unscored(reason) if reason.contains("127.0.0.1:9")), "{score:?}");
@@ -114,7 +124,8 @@ fn no_more_questions_are_under_way_than_the_recipe_says() {
     };
     let most = std::thread::spawn(serve);
     let rewards = rewards(&format!(
-        "settings.answer.ask_judge = true\n[judge]\nbase_url = \"{address}\"\nmodel = \"m\"\nparallel_requests = 1"
+        "settings.answer.ask_judge = true\n[judge]\nbase_url = \"{address}\"\nmodel = \"m\"\nparallel_requests = 1\n\
+         cache = \"never\""
     ));
     let trajectory = roll("<think>x</think>\n<answer>An umbrella</answer>");
     let group = |task| Group { task, trajectories: vec![trajectory.clone()] };

@@ -14,7 +14,8 @@ use super::call::{OpenThinkImgSettings, param, schema};
 use crate::image_ops::{self, LINE_COLOUR, LINE_WIDTH, draw_rectangle};
 use crate::rollout::images::TrajectoryImages;
 use crate::rollout::judge::shortened;
-use crate::rollout::judges::endpoint::{Endpoint, EndpointSettings};
+use crate::rollout::judges::endpoint::Endpoint;
+use crate::rollout::judges::settings::JudgeSettings;
 use crate::rollout::tool::{Subject, Tool, ToolFault, ToolSession};
 use crate::rollout::tools::pure::{Made, PureTool};
 use crate::sandbox::png;
@@ -27,7 +28,7 @@ pub struct ZoomInSubfigureSettings {
     pub image_by_name: bool,
     /// A model that takes images and is asked which panel a title means. Without one the answer to a title is the list of panels.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub judge: Option<EndpointSettings>,
+    pub judge: Option<JudgeSettings>,
 }
 
 /// The tool `ZoomInSubfigure`: the figure with all its panels ([`image_ops::panels`]) but one white; it is not cropped. `param` is the panel's
@@ -121,7 +122,10 @@ struct PanelJudge {
 }
 
 impl PanelJudge {
-    fn new(settings: &EndpointSettings) -> Result<Self, String> {
+    fn new(settings: &JudgeSettings) -> Result<Self, String> {
+        if settings.max_failed_steps.is_some() {
+            return Err("max_failed_steps is of `[reward.judge]` only; remove it".to_owned());
+        }
         let form = Regex::new("image-([0-9]+)").expect("a pattern that compiles");
         Ok(Self { endpoint: Endpoint::new(settings)?, form })
     }
