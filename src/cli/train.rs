@@ -66,7 +66,12 @@ pub fn run(arguments: TrainArguments, registry: &Arc<Registry>) -> anyhow::Resul
     if arguments.dry_run {
         return Ok(());
     }
+    let judge_backend = plan
+        .judge
+        .as_ref()
+        .map(|judge| arguments.device.open(&judge.config)?.backend(&judge.config, memory.judge_arena()));
     let session = Session {
+        judge_backend: judge_backend.transpose()?,
         backend: device
             .backend(&plan.checkpoint.config, available.map_or(memory.arena(), |most| most.min(memory.arena())))?,
         planned_bytes: memory.total(),

@@ -112,6 +112,8 @@ fn resolve_paths(table: &mut Table, folder: &Path) {
     }
     let sources = table.get_mut("data").and_then(|data| data.get_mut("sources")).and_then(Value::as_array_mut);
     sources.into_iter().flatten().for_each(|source| resolve_all(source.get_mut("files")));
+    let judge = table.get_mut("reward").and_then(|reward| reward.get_mut("judge"));
+    resolve_all(judge.and_then(|judge| judge.get_mut("model_path")));
     for plug_in in plug_ins(table) {
         for key in ["file", "read"] {
             resolve_all(plug_in.get_mut(key));

@@ -31,6 +31,8 @@ pub struct Plan {
     pub checkpoint: Checkpoint,
     /// The reference, where it is another checkpoint.
     pub reference: Option<Checkpoint>,
+    /// The judge that is loaded beside it, where there is one.
+    pub judge: Option<Checkpoint>,
     /// The environment's limits of tokens.
     pub limits: TokenLimits,
     /// The environments, tools and rewards that it may name.
@@ -53,7 +55,9 @@ impl Plan {
         let checkpoint = Checkpoint::open(&recipe.model.path)?;
         let reference = recipe.grpo.ref_model.as_ref().map(Checkpoint::open).transpose()?;
         check_reference(&recipe, &checkpoint, reference.as_ref())?;
-        Ok(Plan { recipe, checkpoint, reference, limits, registry: registry.clone(), renderer: None })
+        let model_path = recipe.reward.judge.as_ref().and_then(|judge| judge.model_path.as_ref());
+        let judge = model_path.filter(|_| recipe.method == Method::Grpo).map(Checkpoint::open).transpose()?;
+        Ok(Plan { recipe, checkpoint, reference, judge, limits, registry: registry.clone(), renderer: None })
     }
 
     /// The same with children that render the chat template.
@@ -64,6 +68,11 @@ impl Plan {
     /// The run's folder.
     pub fn run_dir(&self) -> PathBuf {
         self.recipe.output_dir.0.join(&self.recipe.name)
+    }
+
+    /// The judge's processor, where one is loaded beside the policy.
+    pub fn judge_processor(&self) -> Option<Result<Processor, PromptError>> {
+        self.judge.as_ref().map(|judge| judge.processor(self.renderer.clone()))
     }
 
     /// The checkpoint's processor, with the recipe's image sizes.

@@ -12,6 +12,7 @@ use super::Group;
 use super::judge::{Judge, JudgeCounts};
 use super::judges::openai::OpenAiJudge;
 use super::judges::settings::JudgeSettings;
+use super::judges::unloaded::Unloaded;
 use super::panics::message_of;
 use super::python_file::{is_python_file, static_name};
 use super::registry::{self, Registry, RegistryError};
@@ -72,13 +73,25 @@ impl RewardSet {
     /// # Errors
     /// When `settings` or a gate names an unknown reward, a weight is not finite, or a table of settings does not read.
     pub fn new(settings: &RewardSettings, registry: &Registry) -> Result<Self, RegistryError> {
+        let judge = settings.judge.as_ref().map(judge_of).transpose()?;
+        Self::with_judge(settings, registry, judge)
+    }
+
+    /// The same with a judge that is there, whatever the settings say of one.
+    ///
+    /// # Errors
+    /// As [`RewardSet::new`].
+    pub fn with_judge(
+        settings: &RewardSettings,
+        registry: &Registry,
+        judge: Option<Arc<dyn Judge>>,
+    ) -> Result<Self, RegistryError> {
         let known: Vec<&str> = registry.rewards().map(|entry| entry.name).collect();
         for name in settings.weights.keys().chain(settings.settings.keys()) {
             if !known.contains(&name.as_str()) && !is_python_file(settings.settings.get(name)) {
                 return Err(RegistryError::unknown("reward", name, &known));
             }
         }
-        let judge = settings.judge.as_ref().map(OpenAiJudge::new).transpose()?.map(|judge| Arc::new(judge) as _);
         let mut rewards = Vec::new();
         for entry in registry.rewards() {
             let weight = settings.weights.get(entry.name).copied().unwrap_or(entry.default_weight);
@@ -239,6 +252,13 @@ impl RewardSet {
         }
         Score::Value(total)
     }
+}
+
+/// The judge of these settings; one in this process is not loaded.
+fn judge_of(settings: &JudgeSettings) -> Result<Arc<dyn Judge>, RegistryError> {
+    let Some(model_path) = settings.model_path.clone() else { return Ok(Arc::new(OpenAiJudge::new(settings)?)) };
+    settings.check().map_err(RegistryError::Judge)?;
+    Ok(Arc::new(Unloaded { model_path, parallel_requests: settings.parallel_requests }))
 }
 
 fn view_of<'a>(trajectory: &'a Trajectory, task: &'a Task) -> View<'a> {

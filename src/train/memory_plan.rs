@@ -47,6 +47,8 @@ pub struct Sizes<'a> {
     pub rollout: Option<RolloutSizes>,
     /// The reference of the loss, where it has one.
     pub reference: Option<&'a Config>,
+    /// The judge beside the policy, where there is one.
+    pub judge: Option<JudgeSizes<'a>>,
 }
 
 /// What the memory of a step's rollouts depends on.
@@ -58,6 +60,15 @@ pub struct RolloutSizes {
     pub speculation: Speculation,
     /// Sequences of a step.
     pub sequences: usize,
+}
+
+/// What the memory of a judge beside the policy depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct JudgeSizes<'a> {
+    /// Its model.
+    pub config: &'a Config,
+    /// Sizes of its engine.
+    pub limits: EngineLimits,
 }
 
 /// When a part of the memory is held.
@@ -93,6 +104,8 @@ pub struct MemoryPlan {
     pub trained: u128,
     /// All that is held at some time.
     pub terms: Vec<MemoryTerm>,
+    /// Bytes of the terms that are the judge's, which has a memory of its own.
+    pub judge: u128,
 }
 
 /// More memory than there is.
@@ -119,8 +132,11 @@ impl MemoryPlan {
         let layout = Layout::new(sizes.config);
         let trained = trained(sizes, &layout).map(|spec| spec.stored_len() as u128).sum();
         let parameters = layout.specs.iter().map(|spec| spec.stored_len() as u128).sum();
-        let mut plan = MemoryPlan { parameters, trained, terms: Vec::new() };
+        let mut plan = MemoryPlan { parameters, trained, terms: Vec::new(), judge: 0 };
         plan.add_resident(sizes, &layout);
+        if let Some(judge) = sizes.judge {
+            plan.add_judge(judge, sizes.footprint);
+        }
         if let Some(rollout) = sizes.rollout {
             plan.add_rollout(sizes, rollout);
         }
@@ -154,6 +170,23 @@ impl MemoryPlan {
         self.add(Phase::Resident, "reference (bf16)", reference, "set `grpo.beta` to 0");
     }
 
+    /// The judge is there for the whole run, with all that its engine may come to hold. It sees no images, and does not draft.
+    fn add_judge(&mut self, judge: JudgeSizes<'_>, footprint: Footprint) {
+        let layout = Layout::new(judge.config);
+        let engine = EngineFootprint { config: judge.config, max_pixels: 0, speculation: Speculation::Off, footprint };
+        let terms = [
+            ("judge: weights (bf16)", weights_bytes(&layout) + packed_bytes(&layout, footprint)),
+            ("judge: keys and values", engine.pages_bytes(judge.limits)),
+            ("judge: activations of a step", engine.step_bytes(judge.limits, judge.limits.sequences)),
+        ];
+        for (name, bytes) in terms {
+            let shrink =
+                "lower `reward.judge.parallel_requests`, or take a smaller checkpoint as `reward.judge.model_path`";
+            self.add(Phase::Resident, name, bytes, shrink);
+            self.judge += bytes;
+        }
+    }
+
     fn add_rollout(&mut self, sizes: &Sizes<'_>, rollout: RolloutSizes) {
         let (config, max_pixels, speculation) = (sizes.config, sizes.max_pixels, rollout.speculation);
         let engine = EngineFootprint { config, max_pixels, speculation, footprint: sizes.footprint };
@@ -179,9 +212,14 @@ impl MemoryPlan {
         self.of(Phase::Resident) + self.of(self.largest_phase())
     }
 
-    /// Bytes of an arena for it.
+    /// Bytes of an arena for it, but for what is the judge's.
     pub fn arena(&self) -> u64 {
-        arena_bytes(self.total())
+        arena_bytes(self.total() - self.judge)
+    }
+
+    /// Bytes of an arena for the judge.
+    pub fn judge_arena(&self) -> u64 {
+        arena_bytes(self.judge)
     }
 
     /// Bytes of keys and values, if these alone make a rollout too large for `available` bytes, and the least of what they are to hold can do

@@ -12,7 +12,8 @@
 //! - **Sizes.** [`sizes`] makes a recipe's sizes of its engine and its learner; [`memory_plan`] adds up what a run of these sizes will hold. After
 //!   its first step a run shows whose memory is where: the weights stand there once, read by the rollout and written in place by the update.
 //! - **Runs.** [`metrics`] says what is logged of a step; [`run`] is the run's folder: where it is logged, when it is saved, where it resumes.
-//!   [`judge_watch`] ends a run whose judge answers nothing.
+//!   [`judge_watch`] ends a run whose judge answers nothing,
+//!   [`local_judge`] is a judge beside the policy.
 
 pub mod advantage;
 pub mod batch;
@@ -23,6 +24,7 @@ pub mod grpo;
 pub mod judge_watch;
 pub mod learner;
 pub mod left_out;
+pub mod local_judge;
 pub mod loss;
 pub mod loss_mask;
 pub mod max_length;

@@ -15,6 +15,8 @@ use crate::telemetry::gpu_sensors::GpuSensors;
 pub struct Session {
     /// Where it is computed.
     pub backend: Arc<dyn Backend>,
+    /// Where a judge that is loaded beside the policy is computed: a stream and a memory of its own.
+    pub judge_backend: Option<Arc<dyn Backend>>,
     /// Go on from the run folder's newest checkpoint.
     pub resume: bool,
     /// Remove the checkpoints that the run folder holds and start anew.

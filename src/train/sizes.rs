@@ -1,7 +1,8 @@
 //! The sizes of a recipe's run: of the engine that its rollouts run on, of the learner, and of what its memory plan counts.
 
 use super::learner::LearnerSettings;
-use super::memory_plan::{MemoryPlan, RolloutSizes, Sizes};
+use super::local_judge::judge_limits;
+use super::memory_plan::{JudgeSizes, MemoryPlan, RolloutSizes, Sizes};
 use crate::engine::EngineLimits;
 use crate::engine::kv_cache::KvCache;
 use crate::engine::sizing::{EngineSize, PageDemand};
@@ -56,6 +57,11 @@ pub fn memory_plan(plan: &Plan, processor: &Processor, footprint: Footprint) -> 
         rollout,
         reference: (is_grpo && recipe.grpo.beta > 0.0)
             .then(|| &plan.reference.as_ref().unwrap_or(&plan.checkpoint).config),
+        judge: plan
+            .judge
+            .as_ref()
+            .zip(recipe.reward.judge.as_ref())
+            .map(|(checkpoint, settings)| JudgeSizes { config: &checkpoint.config, limits: judge_limits(settings) }),
     })
 }
 

@@ -27,6 +27,7 @@ mod kv_cache;
 mod large_vocabulary;
 mod left_out;
 mod load;
+mod local_judge;
 mod long_texts;
 mod losses;
 mod memory;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tracing::debug_span;
 
 use super::counter::Outcome;
-use super::reply_cache::{Content, ReplyCache};
+use super::reply_cache::{ReplyCache, content_of};
 use super::servers::{Servers, Turn, WAIT_MAX};
 use super::settings::{CacheUse, JudgeSettings};
 use crate::network::{HttpClient, PostError};
@@ -54,6 +54,9 @@ impl Endpoint {
     /// When a key of its settings cannot be, or the environment has no such key.
     pub fn new(settings: &JudgeSettings) -> Result<Self, String> {
         settings.check()?;
+        if settings.model_path.is_some() {
+            return Err("model_path is of `[reward.judge]` only; give base_url and model".to_owned());
+        }
         let urls = settings.base_url.all().iter();
         let urls: Vec<String> = urls.map(|url| format!("{}/chat/completions", url.trim_end_matches('/'))).collect();
         Ok(Self {
@@ -97,7 +100,7 @@ impl Endpoint {
             reply
         };
         let reply = match is_kept {
-            true => self.cache.get_or_ask(content(&body), ask).0,
+            true => self.cache.get_or_ask(content_of(&body), ask),
             false => ask(),
         };
         Outcome { reply, retries, seconds }
@@ -187,11 +190,6 @@ impl Endpoint {
         (question.form)(text).map_err(Failure::Form)?;
         Ok(text.clone())
     }
-}
-
-/// The digest of a request.
-fn content(body: &Value) -> Content {
-    *blake3::hash(body.to_string().as_bytes()).as_bytes()
 }
 
 /// A random number from 0 to 1.

@@ -11,3 +11,4 @@ pub mod prompts;
 pub mod reply_cache;
 pub mod servers;
 pub mod settings;
+pub mod unloaded;

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use serde_json::Value;
+
 use crate::rollout::judge::JudgeError;
 
 /// Replies that are kept; beyond, the oldest goes.
@@ -12,6 +14,11 @@ const REPLY_BYTES_MAX: usize = 4096;
 
 /// A digest of all that a reply depends on.
 pub type Content = [u8; 32];
+
+/// The digest of a request.
+pub fn content_of(request: &Value) -> Content {
+    *blake3::hash(request.to_string().as_bytes()).as_bytes()
+}
 
 /// The cache, which many threads may use.
 #[derive(Debug, Default)]
@@ -46,13 +53,13 @@ struct Asking<'a> {
 }
 
 impl ReplyCache {
-    /// The reply to an equal question, kept or under way, and otherwise what `ask` gives; also whether that was called. A failure goes to those
+    /// The reply to an equal question, kept or under way, and otherwise what `ask` gives. A failure goes to those
     /// who waited for it and is not kept.
-    pub fn get_or_ask(&self, content: Content, ask: impl FnOnce() -> Reply) -> (Reply, bool) {
+    pub fn get_or_ask(&self, content: Content, ask: impl FnOnce() -> Reply) -> Reply {
         let (reply, is_first) = {
             let mut state = self.lock();
             match state.entries.get(&content) {
-                Some(Entry::Kept(reply)) => return (Ok(reply.clone()), false),
+                Some(Entry::Kept(reply)) => return Ok(reply.clone()),
                 Some(Entry::UnderWay(reply)) => (reply.clone(), false),
                 None => {
                     let reply = Arc::default();
@@ -62,12 +69,12 @@ impl ReplyCache {
             }
         };
         if !is_first {
-            return (self.wait_for(&reply), false);
+            return self.wait_for(&reply);
         }
         let asking = Asking { cache: self, content, reply };
         let reply = ask();
         asking.end(&reply);
-        (reply, true)
+        reply
     }
 
     fn wait_for(&self, reply: &Pending) -> Reply {

@@ -15,6 +15,10 @@ pub struct JudgeSettings {
     pub base_url: BaseUrl,
     /// The model's name there.
     pub model: String,
+    /// For rewards, in place of `base_url` and `model`: a checkpoint folder, or `org/name` in the local Hugging Face cache, that is loaded beside the policy
+    /// and answers greedily in this process. `train` loads it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_path: Option<String>,
     /// The environment variable that holds the key; no key is sent where it is empty.
     pub api_key_env: String,
     /// How long the reply to a request is waited for.
@@ -69,6 +73,7 @@ impl Default for JudgeSettings {
         Self {
             base_url: BaseUrl::One(String::new()),
             model: String::new(),
+            model_path: None,
             api_key_env: String::new(),
             timeout_seconds: 60.0,
             temperature: None,
@@ -104,7 +109,10 @@ impl JudgeSettings {
     /// # Errors
     /// The key, its value and what it may be.
     pub fn check(&self) -> Result<(), String> {
-        self.check_addresses()?;
+        match &self.model_path {
+            Some(_) => self.check_alone()?,
+            None => self.check_addresses()?,
+        }
         let numbers = [
             ("timeout_seconds", self.timeout_seconds, self.timeout_seconds > 0.0, SECONDS_MAX, "a number above 0,"),
             ("retry_seconds", self.retry_seconds, self.retry_seconds >= 0.0, SECONDS_MAX, "a number from 0,"),
@@ -132,6 +140,23 @@ impl JudgeSettings {
             Some((key, count, least, most)) => {
                 Err(format!("{key} is {count}; give a whole number from {least} to {most}"))
             }
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses keys that mean nothing to a judge in this process.
+    fn check_alone(&self) -> Result<(), String> {
+        let given = [
+            ("base_url", self.base_url != JudgeSettings::default().base_url),
+            ("model", !self.model.is_empty()),
+            ("api_key_env", !self.api_key_env.is_empty()),
+            ("temperature", self.temperature.is_some_and(|temperature| temperature != 0.0)),
+            ("max_retries", self.max_retries.is_some_and(|retries| retries != 0)),
+        ];
+        match given.into_iter().find(|(_, is_given)| *is_given) {
+            Some((key, _)) => Err(format!(
+                "{key} is given beside model_path, whose checkpoint answers in this process, greedily and at the first try; remove one of the two"
+            )),
             None => Ok(()),
         }
     }

@@ -14,6 +14,7 @@ use super::batch::{Batch, BatchSettings, ScoredGroup};
 use super::dataset::{Dataset, held_out_tasks};
 use super::judge_watch::JudgeWatch;
 use super::left_out::LeftOut;
+use super::local_judge::LocalJudge;
 use super::memory_report::MemoryReport;
 use super::policy::{Learned, Policy, PolicySettings};
 use super::replay::ReplayBuffer;
@@ -69,6 +70,18 @@ pub fn train(plan: &Plan, session: &Session) -> Result<(), TrainError> {
     Ok(())
 }
 
+/// The rewards of a plan, with its judge; one beside the policy is loaded.
+fn rewards_of(plan: &Plan, session: &Session) -> Result<RewardSet, TrainError> {
+    let settings = &plan.recipe.reward;
+    let (Some(checkpoint), Some(processor), Some(backend), Some(judge)) =
+        (&plan.judge, plan.judge_processor(), &session.judge_backend, &settings.judge)
+    else {
+        return Ok(RewardSet::new(settings, &plan.registry)?);
+    };
+    let judge = LocalJudge::start(checkpoint, Arc::new(processor?), backend.clone(), judge)?;
+    Ok(RewardSet::with_judge(settings, &plan.registry, Some(Arc::new(judge)))?)
+}
+
 /// Everything that lives through the run.
 struct Trainer<'a> {
     recipe: &'a Recipe,
@@ -104,7 +117,7 @@ impl<'a> Trainer<'a> {
         let processor = Arc::new(plan.processor()?);
         let dataset = Dataset::open(&recipe.data, recipe.method, recipe.seed)?;
         let (held_out_data, held_out) = held_out_tasks(recipe)?;
-        let rewards = RewardSet::new(&recipe.reward, &plan.registry)?;
+        let rewards = rewards_of(plan, session)?;
         rewards.start()?;
         let (environment, tools) = recipe.environment_and_tools();
         let environment = plan.registry.environment(environment, &tools)?;
