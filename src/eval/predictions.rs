@@ -136,6 +136,7 @@ impl Prediction {
             answer,
             turns: &[],
             calls: &[],
+            own_tokens: 0,
             images: &TrajectoryImages::default(),
             end: &End::Answered,
             question: &self.question,
@@ -147,6 +148,7 @@ impl Prediction {
             Needs::Text if self.text.is_some() => None,
             Needs::Text => Some("the line has no `text`".to_owned()),
             Needs::Calls => Some("the line does not say how the calls went".to_owned()),
+            Needs::Tokens => Some("the line does not say how many tokens the model sampled".to_owned()),
         };
         rewards.score_where(&[view], missing).remove(0)
     }

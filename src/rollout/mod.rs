@@ -25,6 +25,7 @@ pub mod call_formats;
 pub mod engine_generator;
 pub mod images;
 mod shown;
+mod weighted;
 pub mod reward_set;
 pub mod scored;
 pub mod script;

@@ -23,6 +23,8 @@ pub struct View<'a> {
     pub turns: &'a [Turn],
     /// The tool calls, in order.
     pub calls: &'a [Call],
+    /// Tokens that the model sampled.
+    pub own_tokens: usize,
     /// The images by index, the task's first.
     pub images: &'a TrajectoryImages,
     /// Why the trajectory ended.
@@ -50,6 +52,7 @@ impl<'a> View<'a> {
             answer,
             turns: &trajectory.turns,
             calls: &trajectory.calls,
+            own_tokens: trajectory.own_tokens(),
             images: &trajectory.original_images,
             end: &trajectory.end,
             question,
@@ -61,6 +64,11 @@ impl<'a> View<'a> {
     /// The same with what else stands in the task's row.
     pub fn with_columns(self, columns: &'a Map<String, Value>) -> Self {
         Self { columns: Some(columns), ..self }
+    }
+
+    /// The data set that the row comes from, as verl names it: its column `data_source`.
+    pub fn source(&self) -> Option<&'a str> {
+        self.columns?.get("data_source")?.as_str()
     }
 }
 
@@ -87,6 +95,8 @@ pub enum Needs {
     Text,
     /// How the tool calls went.
     Calls,
+    /// How many tokens the model sampled.
+    Tokens,
 }
 
 /// A reward's verdict.
@@ -116,7 +126,8 @@ impl Score {
 
 /// A rule that scores trajectories. Its name and its weight stand in the registry.
 pub trait Reward: Send + Sync {
-    /// The name of another reward of the registry: this one is 0 where that one is 0 or less, and unscored where that one is.
+    /// The name of another reward: this one is 0 where that one is 0 or less, and unscored where that one is. A recipe's key `gate` takes its
+    /// place.
     fn gate(&self) -> Option<&'static str> {
         None
     }
@@ -139,14 +150,20 @@ pub trait Reward: Send + Sync {
         Needs::Text
     }
 
-    /// Whether a trajectory is scored as soon as it has ended, alone, on a worker thread while others decode: for a reward that waits for somebody, such
-    /// as a judge, and that scores each trajectory by itself.
-    fn is_scored_early(&self) -> bool {
+    /// Whether it asks the judge. Such a reward is scored only where its weight or a key of its own asks for it, and does not see what its
+    /// gate makes 0 or unscored. Without a gate it scores a trajectory as soon as that has ended, alone, on a worker thread while others decode.
+    fn asks_judge(&self) -> bool {
+        false
+    }
+
+    /// Whether a score depends on the other trajectories of the group. Such a reward is scored last, and sees only those whose other parts
+    /// with a weight have a score: the others are not learned from.
+    fn compares_group(&self) -> bool {
         false
     }
 
     /// The unweighted score of each trajectory of `group`, usually in `[0, 1]`, in order. A group has the trajectories of one task but for
-    /// those that the task or a tool failed; those that the gate makes 0 are among them. Evaluation has groups of one. It is asked whatever
-    /// its weight, on a worker thread, for several groups at a time.
+    /// those that the task or a tool failed; those that the gate makes 0 are among them. Evaluation has groups of one. Called on a worker
+    /// thread, for several groups at a time.
     fn score_group(&self, group: &[&View<'_>]) -> Vec<Score>;
 }

@@ -14,21 +14,24 @@ use super::judges::openai::OpenAiJudge;
 use super::judges::settings::JudgeSettings;
 use super::judges::unloaded::Unloaded;
 use super::panics::message_of;
-use super::python_file::{is_python_file, static_name};
-use super::registry::{self, Registry, RegistryError};
+use super::registry::{Registry, RegistryError};
 use super::reward::{Needs, Reward, Score, View};
-use super::rewards::python_file::PythonFileReward;
 use super::task::Task;
 use super::trajectory::Trajectory;
+use super::weighted::{RewardTables, Weighted, Weights, depth};
 
 /// A recipe's choice of rewards.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RewardSettings {
-    /// Weights by reward name; a name left out keeps its default (format 0.5, answer 1, consistency 0.5, tool_success 0; 1 for a file of
-    /// a user's own).
-    pub weights: BTreeMap<String, f64>,
-    /// A table of keys of its own for each reward that has some. A name that no reward has, with a `file`, is a reward in that file.
+    /// Weights by reward name; a name left out keeps its default (format 0.5, answer 1, consistency 0.5, any other 0; 1 for a file of
+    /// a user's own). A reward that has no weight anywhere is scored if it is named here or in `settings`, or if it is tool_success; one that
+    /// asks the judge only if it is named in `settings`.
+    pub weights: Weights,
+    /// Weights that take the place of `weights` for rows whose column `data_source` is this name. A reward left out keeps its default.
+    pub weights_by_source: BTreeMap<String, Weights>,
+    /// A table of keys of its own for each reward that has some, and for any reward `gate`, the name of another: this one is 0 where that one
+    /// is 0 or less, and unscored where that one is; `""` for no gate. A name that no reward has, with a `file`, is a reward in that file.
     pub settings: BTreeMap<String, toml::Table>,
     /// The model that rewards may ask.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -39,13 +42,6 @@ pub struct RewardSettings {
 pub struct RewardSet {
     rewards: Vec<Weighted>,
     judge: Option<Arc<dyn Judge>>,
-}
-
-/// A reward of the set.
-struct Weighted {
-    name: &'static str,
-    weight: f64,
-    reward: Box<dyn Reward>,
 }
 
 /// Each reward's name and unweighted score after gating.
@@ -71,7 +67,8 @@ impl RewardSet {
     /// The rewards of `registry` with the weights and settings of `settings`. Nothing is asked of the judge yet.
     ///
     /// # Errors
-    /// When `settings` or a gate names an unknown reward, a weight is not finite, or a table of settings does not read.
+    /// When `settings` or a gate names an unknown reward, a weight is not finite, a table of settings does not read, gates go round in a circle,
+    /// or a reward asks a judge that is not given.
     pub fn new(settings: &RewardSettings, registry: &Registry) -> Result<Self, RegistryError> {
         let judge = settings.judge.as_ref().map(judge_of).transpose()?;
         Self::with_judge(settings, registry, judge)
@@ -86,36 +83,8 @@ impl RewardSet {
         registry: &Registry,
         judge: Option<Arc<dyn Judge>>,
     ) -> Result<Self, RegistryError> {
-        let known: Vec<&str> = registry.rewards().map(|entry| entry.name).collect();
-        for name in settings.weights.keys().chain(settings.settings.keys()) {
-            if !known.contains(&name.as_str()) && !is_python_file(settings.settings.get(name)) {
-                return Err(RegistryError::unknown("reward", name, &known));
-            }
-        }
-        let mut rewards = Vec::new();
-        for entry in registry.rewards() {
-            let weight = settings.weights.get(entry.name).copied().unwrap_or(entry.default_weight);
-            if !weight.is_finite() {
-                return Err(RegistryError::Weight { name: entry.name.to_owned(), weight });
-            }
-            let table = settings.settings.get(entry.name).cloned().unwrap_or_default();
-            rewards.push(Weighted { name: entry.name, weight, reward: (entry.build)(table, judge.clone())? });
-        }
-        for (name, table) in settings.settings.iter().filter(|(name, _)| !known.contains(&name.as_str())) {
-            let weight = settings.weights.get(name).copied().unwrap_or(1.0);
-            if !weight.is_finite() {
-                return Err(RegistryError::Weight { name: name.clone(), weight });
-            }
-            let unusable = |reason| RegistryError::Reward { name: name.clone(), reason };
-            let (name, settings) = (static_name(name), registry::settings("reward", name, table.clone())?);
-            let reward = PythonFileReward::new(name, settings).map_err(unusable)?;
-            rewards.push(Weighted { name, weight, reward: Box::new(reward) });
-        }
-        for gate in rewards.iter().filter_map(|weighted| weighted.reward.gate()) {
-            if !known.contains(&gate) {
-                return Err(RegistryError::unknown("reward", gate, &known));
-            }
-        }
+        let RewardSettings { weights, weights_by_source, settings: tables, .. } = settings;
+        let rewards = RewardTables { weights, weights_by_source, tables }.rewards(registry, judge.as_ref())?;
         Ok(Self { rewards, judge })
     }
 
@@ -145,7 +114,7 @@ impl RewardSet {
         Ok(set)
     }
 
-    /// Each reward's name and weight.
+    /// The name of each reward that is scored, and its weight for rows of no other source.
     pub fn weights(&self) -> impl Iterator<Item = (&'static str, f64)> {
         self.rewards.iter().map(|weighted| (weighted.name, weighted.weight))
     }
@@ -161,21 +130,22 @@ impl RewardSet {
         cores.max(self.judge.as_ref().map_or(0, |judge| judge.parallel_requests()))
     }
 
-    /// The scores of a trajectory by the rewards that are scored early, before gating; none of one that the task or a tool failed.
+    /// The scores of a trajectory by the rewards that are scored early, before gating; none of one that the task or a tool failed. What has a gate waits
+    /// for it.
     pub(super) fn score_early(&self, trajectory: &Trajectory, task: &Task) -> Parts {
-        let early = self.rewards.iter().filter(|weighted| weighted.reward.is_scored_early());
-        let early: Vec<&Weighted> = early.filter(|_| !trajectory.end.is_fault()).collect();
-        if early.is_empty() {
-            return Parts::new();
-        }
         let view = view_of(trajectory, task);
-        early.iter().map(|weighted| (weighted.name, scores_of(&*weighted.reward, &[&view]).remove(0))).collect()
+        let is_early = |weighted: &&Weighted| {
+            let Weighted { reward, gate, .. } = weighted;
+            reward.asks_judge() && !reward.compares_group() && gate.is_none() && weighted.is_asked(view.source())
+        };
+        let early = self.rewards.iter().filter(|_| !trajectory.end.is_fault()).filter(is_early);
+        early.map(|weighted| (weighted.name, scores_of(&*weighted.reward, &[&view]).remove(0))).collect()
     }
 
     /// The scores of a task's trajectories, of which `early` has what was scored early; none where nothing was.
     pub(super) fn score_rollouts(&self, group: &Group, task: &Task, early: &[Parts]) -> Vec<Scores> {
         let views: Vec<View<'_>> = group.trajectories.iter().map(|trajectory| view_of(trajectory, task)).collect();
-        self.totalled(self.score_with(&views, early, |view, _| view.end.fault()))
+        self.totalled(&views, self.score_with(&views, early, |view, _| view.end.fault()))
     }
 
     /// The scores of every trajectory, group by group; `tasks[group.task]` is a group's task. Groups are scored on worker threads: one for
@@ -200,7 +170,11 @@ impl RewardSet {
     /// Scores the trajectories of one task. One that ended because the task or a tool could not work at all says nothing about the model: no
     /// part is scored.
     pub fn score_group(&self, group: &[View<'_>]) -> Vec<Scores> {
-        self.totalled(self.score_where(group, |view, _| view.end.fault()))
+        self.totalled(group, self.score_where(group, |view, _| view.end.fault()))
+    }
+
+    fn totalled(&self, group: &[View<'_>], parts: Vec<Parts>) -> Vec<Scores> {
+        group.iter().zip(parts).map(|(view, parts)| Scores { total: self.total(view, &parts), parts }).collect()
     }
 
     /// Each trajectory's parts; unscored where `missing` says why what a reward reads is not there.
@@ -215,42 +189,117 @@ impl RewardSet {
         early: &[Parts],
         missing: impl Fn(&View<'_>, Needs) -> Option<String>,
     ) -> Vec<Parts> {
-        let mut ungated = vec![Parts::new(); group.len()];
-        for Weighted { name, reward, .. } in &self.rewards {
-            let reasons: Vec<Option<String>> = group.iter().map(|view| missing(view, reward.needs())).collect();
-            let present = (0..group.len()).filter(|&member| reasons[member].is_none());
-            let known =
-                present.clone().map(|member| known_score(early.get(member)?, name)).collect::<Option<Vec<Score>>>();
-            let ask = || scores_of(&**reward, &present.map(|member| &group[member]).collect::<Vec<_>>());
+        // Of each trajectory, the ungated score of each reward that has scored.
+        let mut ungated: Vec<Vec<Option<Score>>> = vec![vec![None; self.rewards.len()]; group.len()];
+        for index in self.order() {
+            let scored = group.iter().zip(&ungated);
+            let unseen: Vec<Option<Score>> =
+                scored.map(|(view, scores)| self.unseen(index, view, scores, &missing)).collect();
+            let Weighted { name, reward, .. } = &self.rewards[index];
+            let seen = (0..group.len()).filter(|&member| unseen[member].is_none());
+            let known = seen.clone().map(|member| known_score(early.get(member)?, name)).collect::<Option<Vec<_>>>();
+            let ask = || scores_of(&**reward, &seen.map(|member| &group[member]).collect::<Vec<_>>());
             let mut scores = known.unwrap_or_else(ask).into_iter();
-            for (parts, reason) in ungated.iter_mut().zip(reasons) {
-                let score = reason.map(Score::Unscored).or_else(|| scores.next());
-                parts.push((*name, score.expect("a score for each trajectory")));
+            for (ungated, unseen) in ungated.iter_mut().zip(unseen) {
+                ungated[index] = unseen.or_else(|| scores.next());
             }
         }
-        ungated.iter().map(|parts| self.gated(parts)).collect()
+        let part = |index: usize, scores: &[Option<Score>]| self.gated(index, scores).expect("every reward has scored");
+        let parts = |scores: &Vec<Option<Score>>| {
+            self.rewards.iter().enumerate().map(|(index, weighted)| (weighted.name, part(index, scores))).collect()
+        };
+        ungated.iter().map(parts).collect()
     }
 
-    /// The parts after gating.
-    fn gated(&self, ungated: &Parts) -> Parts {
-        let gates = self.rewards.iter().map(|weighted| weighted.reward.gate());
-        gates.zip(ungated).map(|(gate, (name, score))| (*name, gated(gate, score, ungated))).collect()
+    /// The rewards in the order in which they score: gates before what they open, those that ask the judge behind the others, and those that
+    /// compare a group last.
+    fn order(&self) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.rewards.len()).collect();
+        order.sort_by_key(|&index| {
+            let weighted = &self.rewards[index];
+            (weighted.reward.compares_group(), weighted.reward.asks_judge(), depth(&self.rewards, weighted))
+        });
+        order
     }
 
-    fn totalled(&self, parts: Vec<Parts>) -> Vec<Scores> {
-        parts.into_iter().map(|parts| Scores { total: self.total(&parts), parts }).collect()
-    }
-
-    fn total(&self, parts: &Parts) -> Score {
-        let mut total = 0.0;
-        for (Weighted { weight, .. }, (name, score)) in self.rewards.iter().zip(parts) {
-            match score {
-                _ if *weight == 0.0 => {}
-                Score::Value(value) => total += weight * value,
-                Score::Unscored(reason) => return Score::Unscored(format!("{name}: {reason}")),
+    /// The score of a trajectory that a reward does not see; `None` where it does. `scores` has those of the rewards before it.
+    fn unseen(
+        &self,
+        index: usize,
+        view: &View<'_>,
+        scores: &[Option<Score>],
+        missing: &impl Fn(&View<'_>, Needs) -> Option<String>,
+    ) -> Option<Score> {
+        let weighted = &self.rewards[index];
+        if let Some(reason) = missing(view, weighted.reward.needs()) {
+            return Some(Score::Unscored(reason));
+        }
+        if weighted.reward.asks_judge() {
+            if !weighted.is_asked(view.source()) {
+                return Some(Score::Unscored(
+                    "it has no weight for this row's data_source, and is not asked".to_owned(),
+                ));
             }
+            if let Some(closed) = self.closed(index, scores) {
+                return Some(closed);
+            }
+        }
+        let missing_part = || {
+            let parts =
+                (0..scores.len()).filter_map(|index| Some((self.rewards[index].name, self.gated(index, scores)?)));
+            self.unscored_part(view, &parts.collect::<Parts>())
+        };
+        let reason = weighted.reward.compares_group().then(missing_part).flatten()?;
+        Some(Score::Unscored(format!("it is not compared with its group: {reason}")))
+    }
+
+    /// A trajectory's score after gating; `None` where the reward has not scored.
+    fn gated(&self, index: usize, scores: &[Option<Score>]) -> Option<Score> {
+        let score = scores[index].as_ref()?;
+        Some(self.closed(index, scores).unwrap_or_else(|| score.clone()))
+    }
+
+    /// What a reward's gate makes of it: 0 where the gate is 0 or less, unscored where the gate is; `None` where the gate leaves it.
+    fn closed(&self, index: usize, scores: &[Option<Score>]) -> Option<Score> {
+        let name = self.rewards[index].gate?;
+        let gate = self.rewards.iter().position(|weighted| weighted.name == name)?;
+        match self.gated(gate, scores)? {
+            Score::Value(value) if value <= 0.0 => Some(Score::Value(0.0)),
+            Score::Unscored(reason) => Some(Score::Unscored(format!("depends on {name}: {reason}"))),
+            Score::Value(_) => None,
+        }
+    }
+
+    /// The first part with a weight that has no score, and why.
+    fn unscored_part(&self, view: &View<'_>, parts: &Parts) -> Option<String> {
+        self.weighted_parts(view, parts).find_map(|(name, weight, score)| match score {
+            Score::Unscored(reason) if weight != 0.0 => Some(format!("{name}: {reason}")),
+            _ => None,
+        })
+    }
+
+    fn total(&self, view: &View<'_>, parts: &Parts) -> Score {
+        if let Some(reason) = self.unscored_part(view, parts) {
+            return Score::Unscored(reason);
+        }
+        let mut total = 0.0;
+        for (_, weight, score) in self.weighted_parts(view, parts) {
+            total += score.value().filter(|_| weight != 0.0).map_or(0.0, |value| weight * value);
         }
         Score::Value(total)
+    }
+
+    /// Name, weight for this row, and score of each of `parts`.
+    fn weighted_parts<'a>(
+        &'a self,
+        view: &View<'a>,
+        parts: &'a Parts,
+    ) -> impl Iterator<Item = (&'static str, f64, &'a Score)> {
+        let source = view.source();
+        self.rewards.iter().filter_map(move |weighted| {
+            let (name, score) = parts.iter().find(|(name, _)| *name == weighted.name)?;
+            Some((*name, weighted.weight_for(source), score))
+        })
     }
 }
 
@@ -284,14 +333,5 @@ fn finite(score: Score) -> Score {
     match score {
         Score::Value(value) if !value.is_finite() => Score::Unscored(format!("the reward gave {value}")),
         score => score,
-    }
-}
-
-/// `score`, or 0 where the gate is 0 or less; unscored where the gate is unscored.
-fn gated(gate: Option<&str>, score: &Score, all: &[(&'static str, Score)]) -> Score {
-    match gate.and_then(|gate| all.iter().find(|(name, _)| *name == gate)) {
-        Some((_, Score::Value(value))) if *value <= 0.0 => Score::Value(0.0),
-        Some((gate, Score::Unscored(reason))) => Score::Unscored(format!("depends on {gate}: {reason}")),
-        _ => score.clone(),
     }
 }

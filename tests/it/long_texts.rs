@@ -205,6 +205,7 @@ fn a_megabyte_of_anything_is_scored_in_time() {
                 answer: Some(answer.to_owned()),
                 turns: &[],
                 calls: &[],
+                own_tokens: 0,
                 images: &TrajectoryImages::default(),
                 end: &End::Answered,
                 question,

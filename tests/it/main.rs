@@ -49,6 +49,8 @@ mod qwen3_vl_text;
 mod recipes;
 mod recipes_of_tools;
 mod resume;
+mod reward_formulas;
+mod reward_set;
 mod rollout;
 mod row_invariance;
 mod sandbox;

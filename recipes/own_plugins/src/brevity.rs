@@ -8,6 +8,7 @@ use thyme_engine::rollout::reward::{Reward, Score, View};
 pub const ENTRY: RewardEntry = RewardEntry {
     name: "brevity",
     default_weight: 0.0,
+    scored_without_weight: false,
     build: |table, _| Ok(Box::new(settings::<Brevity>("reward", "brevity", table)?)),
 };
 
@@ -55,6 +56,7 @@ mod tests {
             answer: Some(answer.to_owned()),
             turns: &[],
             calls: &[],
+            own_tokens: 0,
             images: &images,
             end: &End::Answered,
             question: "What is there?",

@@ -57,6 +57,8 @@ pub struct RewardEntry {
     pub name: &'static str,
     /// The weight in recipes that give it none.
     pub default_weight: f64,
+    /// Whether it is scored where a recipe neither names it nor weighs it, for its figure alone.
+    pub scored_without_weight: bool,
     /// Makes the reward.
     pub build: BuildReward,
 }

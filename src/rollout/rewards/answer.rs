@@ -18,6 +18,8 @@ use crate::tasks::{Accepted, Solution, Tolerance};
 pub struct AnswerSettings {
     /// Whether the judge is asked where no rule can say; it needs `[reward.judge]`.
     pub ask_judge: bool,
+    /// An answer of more characters is wrong, for it may be written to mislead a judge; DeepEyes has 999. No limit where absent.
+    pub max_answer_characters: Option<usize>,
     /// Compare by rule first. With false the judge is asked about every answer that is not empty, as in DeepEyes.
     pub by_rule: bool,
     /// How the judge is asked, by the name of a prompt: `yes_no`, `thyme`, `deepeyes`, `deepeyes_verl` or `geoguessr`.
@@ -26,7 +28,7 @@ pub struct AnswerSettings {
 
 impl Default for AnswerSettings {
     fn default() -> Self {
-        Self { ask_judge: false, by_rule: true, judge_prompt: JudgePromptName::default() }
+        Self { ask_judge: false, max_answer_characters: None, by_rule: true, judge_prompt: JudgePromptName::default() }
     }
 }
 
@@ -34,6 +36,8 @@ impl Default for AnswerSettings {
 pub struct Answer {
     /// Asked where no rule can say, and how.
     judge: Option<(Arc<dyn Judge>, &'static JudgePrompt)>,
+    /// An answer of more characters is wrong.
+    max_answer_characters: Option<usize>,
     by_rule: bool,
 }
 
@@ -43,7 +47,7 @@ impl Answer {
     /// # Errors
     /// When the settings want a judge and there is none, or nothing that compares is left.
     pub fn new(settings: AnswerSettings, judge: Option<Arc<dyn Judge>>) -> Result<Self, String> {
-        let AnswerSettings { ask_judge, by_rule, judge_prompt } = settings;
+        let AnswerSettings { ask_judge, max_answer_characters, by_rule, judge_prompt } = settings;
         let judge = match (ask_judge, judge) {
             (true, None) => return Err("the reward \"answer\" asks it, and it is not given".to_owned()),
             (false, _) if !by_rule => {
@@ -55,7 +59,7 @@ impl Answer {
             (true, Some(judge)) => Some((judge, judge_prompt.prompt())),
             (false, _) => None,
         };
-        Ok(Self { judge, by_rule })
+        Ok(Self { judge, max_answer_characters, by_rule })
     }
 }
 
@@ -64,7 +68,7 @@ impl Reward for Answer {
         Needs::Answer
     }
 
-    fn is_scored_early(&self) -> bool {
+    fn asks_judge(&self) -> bool {
         self.judge.is_some()
     }
 
@@ -79,6 +83,9 @@ impl Answer {
             return Score::Unscored("the task has no reference answer".to_owned());
         }
         let Some(answer) = view.answer.as_deref().filter(|answer| !answer.is_empty()) else { return Score::Value(0.0) };
+        if self.max_answer_characters.is_some_and(|most| answer.chars().count() > most) {
+            return Score::Value(0.0);
+        }
         let references = references(view.solution);
         // The judge knows nothing of patterns.
         let verdict = match self.by_rule || references.is_empty() {

@@ -1,10 +1,21 @@
 //! Does the thought conclude what the answer says? By rule: the conclusion, in the last part of the thought, must name the answer, by
-//! itself or as the option that it is, and must not deny it.
+//! itself or as the option that it is, and must not deny it. Or by the judge, as in Thyme's `cst_orm`.
+
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::equivalence::{Question, Separators, Verdict, is_ideograph, judge, numbers, split_list, words};
+use super::judge_reply::ask_for_scores;
+use crate::rollout::judge::Judge;
 use crate::rollout::reward::{Reward, Score, View};
+
+/// What the judge is told.
+const JUDGE_SYSTEM: &str = "You compare how a model reasoned with its final answer to the same question. Does the reasoning come to the same \
+    conclusion as the final answer? Reply with a JSON object and nothing else: {\"Consistency\": 1} if it does, {\"Consistency\": 0} if it does \
+    not.";
+/// The key of its verdict.
+const JUDGE_KEY: &str = "Consistency";
 
 /// Bytes of a character at most.
 const CHARACTER_BYTES_MAX: usize = 4;
@@ -47,25 +58,44 @@ const DENYING_CLAUSES: [&str; 2] = [" and not ", " rather than "];
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ConsistencySettings {
+    /// Who compares the thought with the answer.
+    pub by: ConsistencyBy,
     /// Characters at the end of the thought in which the conclusion is looked for; 500 as in Thyme.
     pub last_characters: usize,
 }
 
 impl Default for ConsistencySettings {
     fn default() -> Self {
-        Self { last_characters: 500 }
+        Self { by: ConsistencyBy::Rule, last_characters: 500 }
     }
+}
+
+/// Who compares the thought with the answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConsistencyBy {
+    /// The rule.
+    #[default]
+    Rule,
+    /// The judge, which needs `[reward.judge]`.
+    Judge,
 }
 
 /// 1 if the conclusion names the answer, 0 if not or if there is no answer. Counts only where the answer is right.
 pub struct Consistency {
-    /// Where the conclusion is looked for.
+    /// Where the conclusion is looked for, and by whom.
     pub settings: ConsistencySettings,
+    /// Asked where the settings say so.
+    pub judge: Option<Arc<dyn Judge>>,
 }
 
 impl Reward for Consistency {
     fn gate(&self) -> Option<&'static str> {
         Some("answer")
+    }
+
+    fn asks_judge(&self) -> bool {
+        self.settings.by == ConsistencyBy::Judge
     }
 
     fn score_group(&self, group: &[&View<'_>]) -> Vec<Score> {
@@ -76,18 +106,28 @@ impl Reward for Consistency {
 impl Consistency {
     fn score(&self, view: &View<'_>) -> Score {
         let Some(answer) = view.answer.as_deref().filter(|answer| !answer.is_empty()) else { return Score::Value(0.0) };
-        // The last part of the thought is shorter, so it cannot name it.
-        if answer.len() > CHARACTER_BYTES_MAX * self.settings.last_characters {
-            return Score::Value(0.0);
+        let thought = last_part(between_think_tags(&view.thought), self.settings.last_characters);
+        match self.settings.by {
+            ConsistencyBy::Judge => self.judged(thought, answer),
+            // The last part of the thought is shorter, so it cannot name it.
+            ConsistencyBy::Rule if answer.len() > CHARACTER_BYTES_MAX * self.settings.last_characters => {
+                Score::Value(0.0)
+            }
+            ConsistencyBy::Rule => Score::of(concludes(conclusion(thought), answer, &Question::read(view.question))),
         }
-        let thought = between_think_tags(&view.thought);
-        let question = Question::read(view.question);
-        Score::of(concludes(conclusion(last_part(thought, self.settings.last_characters)), answer, &question))
+    }
+
+    fn judged(&self, thought: &str, answer: &str) -> Score {
+        let user = format!("Reasoning:\n{thought}\n\nFinal answer: {answer}");
+        match ask_for_scores(self.judge.as_ref(), (JUDGE_SYSTEM, &user), [JUDGE_KEY], 0..=1) {
+            Ok([verdict]) => Score::of(verdict == 1),
+            Err(reason) => Score::Unscored(reason),
+        }
     }
 }
 
 /// The thought without its tags, and without what stands outside them.
-fn between_think_tags(thought: &str) -> &str {
+pub(super) fn between_think_tags(thought: &str) -> &str {
     let thought = thought.split_once("<think>").map_or(thought, |(_, rest)| rest);
     thought.split_once("</think>").map_or(thought, |(inside, _)| inside)
 }

@@ -1,4 +1,5 @@
-//! How many of the tool calls worked. Logged; without weight unless a recipe gives it one.
+//! How many of the tool calls worked. Logged; without weight unless a recipe gives it one. With the gate `answer` it is Thyme's `code_orm`, the
+//! share of outputs that tell of no error.
 
 use crate::rollout::reward::{Needs, Reward, Score, View};
 use crate::rollout::tool::CallStatus;

@@ -258,7 +258,12 @@ impl Reward for Patient {
 fn judging_does_not_block_decoding() {
     let processor = policy().processor;
     let environment = environment("direct", ROOM).unwrap();
-    let patient = RewardEntry { name: "patient", default_weight: 1.0, build: |_, _| Ok(Box::new(Patient)) };
+    let patient = RewardEntry {
+        name: "patient",
+        default_weight: 1.0,
+        scored_without_weight: false,
+        build: |_, _| Ok(Box::new(Patient)),
+    };
     let rewards = RewardSet::new(&RewardSettings::default(), &Registry::default().with_reward(patient)).unwrap();
     let inner = scripted(&processor, &[&long_text(600), "<think>so</think>\n<answer>7</answer><|im_end|>"]);
     let mut generator = Counted { inner, steps: &JUDGED, waiting: 1 };

@@ -228,8 +228,12 @@ fn closest(table: toml::Table, _: Option<Arc<dyn Judge>>) -> Result<Box<dyn Rewa
 }
 
 fn scored(group: Group) -> Vec<Scores> {
-    let registry =
-        Registry::default().with_reward(RewardEntry { name: "closest", default_weight: 1.0, build: closest });
+    let registry = Registry::default().with_reward(RewardEntry {
+        name: "closest",
+        default_weight: 1.0,
+        scored_without_weight: false,
+        build: closest,
+    });
     let settings: RewardSettings = toml::from_str("settings.closest.scale = 0.5").unwrap();
     RewardSet::new(&settings, &registry).unwrap().score_groups(&[group], &[task()]).remove(0)
 }
@@ -268,14 +272,24 @@ impl Reward for Dangling {
 
 #[test]
 fn a_gate_that_is_no_reward_is_refused_by_name() {
-    let entry = RewardEntry { name: "dangling", default_weight: 1.0, build: |_, _| Ok(Box::new(Dangling)) };
+    let entry = RewardEntry {
+        name: "dangling",
+        default_weight: 1.0,
+        scored_without_weight: false,
+        build: |_, _| Ok(Box::new(Dangling)),
+    };
     let message = RewardSet::new(&RewardSettings::default(), &Registry::default().with_reward(entry)).err().unwrap();
     assert!(message.to_string().contains("\"answr\"") && message.to_string().contains("answer"), "{message}");
 }
 
 #[test]
 fn a_reward_that_panics_or_miscounts_scores_nobody() {
-    let entry = RewardEntry { name: "broken", default_weight: 1.0, build: |_, _| Ok(Box::new(Broken)) };
+    let entry = RewardEntry {
+        name: "broken",
+        default_weight: 1.0,
+        scored_without_weight: false,
+        build: |_, _| Ok(Box::new(Broken)),
+    };
     let rewards = RewardSet::new(&RewardSettings::default(), &Registry::default().with_reward(entry)).unwrap();
     let reason = |scripts: &[&str]| match rewards.score_groups(&[group(scripts)], &[task()])[0][0].part("broken") {
         Some(Score::Unscored(reason)) => reason.clone(),
