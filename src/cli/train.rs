@@ -9,11 +9,11 @@ use clap::Args;
 use super::device::{Device, on_workers};
 use super::interrupt::raise_on_interrupt;
 use super::isolated::renderer;
-use crate::recipe::Method;
-use crate::recipe::layers;
 use crate::recipe::plan::Plan;
+use crate::recipe::{Method, ReportTo, layers};
 use crate::rollout::registry::Registry;
 use crate::telemetry::memory::readable_bytes;
+use crate::telemetry::wandb;
 use crate::train::check::check_data;
 use crate::train::memory_plan::MemoryPlan;
 use crate::train::sizes::fit_to_memory;
@@ -52,6 +52,9 @@ pub fn run(arguments: TrainArguments, registry: &Arc<Registry>) -> anyhow::Resul
         raise_on_interrupt(stop.clone());
     }
     let mut plan = Plan::new(layers::load(&arguments.recipe, &arguments.settings)?, registry)?.rendered_by(renderer());
+    if plan.recipe.training.report_to.contains(&ReportTo::Wandb) {
+        wandb::check()?;
+    }
     let device = arguments.device.open(&plan.checkpoint.config)?;
     let available = device.available_bytes()?;
     let processor = plan.processor()?;

@@ -1,11 +1,14 @@
 //! Held-out evaluation: tasks are answered greedily and scored; what comes out is a few shares that one can compare.
 //!
-//! `report.rs` sums up trajectories, those of training too, `tool_report.rs` the calls in them; `predictions.rs` scores answers that are in a file, without a model.
+//! `report.rs` sums up trajectories, those of training too, `tool_report.rs` the calls in them, `group_report.rs` the groups of a step, `sources.rs`
+//! the tasks of each source; `predictions.rs` scores answers that are in a file, without a model.
 
 pub mod figures;
+pub mod group_report;
 pub mod predictions;
 pub mod report;
 pub mod sample;
+pub mod sources;
 pub mod tool_report;
 
 use serde_json::{Map, Value};
@@ -20,6 +23,7 @@ use crate::rollout::task::Task;
 use crate::rollout::{Group, RolloutError, RolloutSettings, run};
 
 pub use report::Report;
+use sources::Sources;
 
 /// What an evaluation gives.
 pub struct Evaluation {
@@ -51,7 +55,8 @@ pub fn evaluate(
     let retried = retry(generator, processor, environment, tasks, &mut groups, retries)?;
     let scores = rewards.score_groups(&groups, tasks);
     let scored = groups.iter().flat_map(|g| &g.trajectories).zip(scores.iter().flatten());
-    let report = Report::new(scored);
+    let sources = Sources::of(tasks.iter());
+    let report = Report { sources: sources.reports(tasks, &groups, &scores), ..Report::new(scored) };
     Ok(Evaluation { report, groups, scores, retried })
 }
 

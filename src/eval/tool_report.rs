@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::figures::{figure, spread};
+use super::figures::{Spread, entropy, figure};
 use crate::rollout::tool::CallStatus;
 use crate::rollout::trajectory::Call;
 
@@ -20,6 +20,8 @@ pub struct ToolReport {
     pub tool: String,
     /// How many there were.
     pub calls: usize,
+    /// Their share of the calls of all tools.
+    pub share: f64,
     /// How many ended in each way, by the name of the status; `ok` is always there.
     pub statuses: BTreeMap<&'static str, usize>,
     /// Mean time of those that ran; NaN where none did.
@@ -42,10 +44,11 @@ impl ToolReport {
             let is_tool = calls.iter().any(|call| has_run(call));
             by_tool.entry(if is_tool { name } else { NO_TOOL }).or_default().extend(calls);
         }
-        by_tool.into_iter().map(|(tool, calls)| Self::of_tool(tool, &calls)).collect()
+        let all: usize = by_tool.values().map(Vec::len).sum();
+        by_tool.into_iter().map(|(tool, calls)| Self::of_tool(tool, &calls, all)).collect()
     }
 
-    fn of_tool(tool: &str, calls: &[&Call]) -> ToolReport {
+    fn of_tool(tool: &str, calls: &[&Call], all: usize) -> ToolReport {
         let mut statuses = BTreeMap::from([(CallStatus::Ok.name(), 0)]);
         let mut repairs = BTreeMap::new();
         for call in calls {
@@ -55,9 +58,17 @@ impl ToolReport {
             }
         }
         let times: Vec<f64> = calls.iter().filter(|call| has_run(call)).map(|call| call.output.seconds).collect();
-        let [_, seconds, seconds_max] = spread(&times);
-        ToolReport { tool: tool.to_owned(), calls: calls.len(), statuses, seconds, seconds_max, repairs }
+        let Spread { mean: seconds, max: seconds_max, .. } = Spread::of(&times);
+        let share = calls.len() as f64 / all as f64;
+        ToolReport { tool: tool.to_owned(), calls: calls.len(), share, statuses, seconds, seconds_max, repairs }
     }
+}
+
+/// How evenly calls are spread over the tools that ran: how many tools there are, and the entropy of the calls' shares in nats, NaN without a
+/// call. Calls that no tool ran count in neither.
+pub fn diversity(tools: &[ToolReport]) -> (usize, f64) {
+    let calls: Vec<usize> = tools.iter().filter(|tool| tool.tool != NO_TOOL).map(|tool| tool.calls).collect();
+    (calls.len(), entropy(&calls))
 }
 
 /// Whether a tool ran a call. One that a tool refused took it some time, one of an unknown tool took none.
@@ -106,6 +117,10 @@ mod tests {
         let found = ToolReport::of_calls(calls.iter());
         assert_eq!(found.iter().map(|tool| tool.tool.as_str()).collect::<Vec<_>>(), [NO_TOOL, "python", "zoom"]);
         let [none, python, zoom] = &found[..] else { unreachable!() };
+        assert_eq!([none.share, python.share, zoom.share], [3.0 / 8.0, 1.0 / 8.0, 0.5]);
+        let (distinct, entropy) = diversity(&found);
+        let wanted = -0.8 * 0.8f64.ln() - 0.2 * 0.2f64.ln();
+        assert!(distinct == 2 && (entropy - wanted).abs() < 1e-12, "what no tool ran is no tool: {distinct} {entropy}");
         assert_eq!((none.calls, &none.statuses), (3, &BTreeMap::from([("ok", 0), ("denied", 2), ("malformed", 1)])));
         assert!(none.seconds.is_nan() && none.seconds_max.is_nan());
         assert_eq!((python.calls, python.seconds, python.seconds_max), (1, 0.25, 0.25));

@@ -213,6 +213,13 @@ pub struct TrainingSettings {
     pub log_completions: usize,
     /// Updates in a row whose gradient may be not finite (they are skipped) before the run stops.
     pub max_skipped_updates: u64,
+    /// Log the norm of the gradient of each group of parameters too: tower, merger, embeddings, attention, mlp, norms, head.
+    pub log_grad_norms: bool,
+    /// Warn when the mean KL divergence of GRPO is above so many nats a token; 0 never warns. The default is the 6 nats over 24 tokens that
+    /// Ziegler et al. (2019) steer to.
+    pub warn_kl: f64,
+    /// Where metrics go besides `metrics.jsonl`.
+    pub report_to: Vec<ReportTo>,
 }
 
 impl Default for TrainingSettings {
@@ -228,8 +235,21 @@ impl Default for TrainingSettings {
             logging_steps: 1,
             log_completions: 0,
             max_skipped_updates: 3,
+            log_grad_norms: false,
+            warn_kl: 0.25,
+            report_to: vec![ReportTo::Tensorboard],
         }
     }
+}
+
+/// A place that metrics go to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReportTo {
+    /// An event file in the run's folder.
+    Tensorboard,
+    /// Weights & Biases, by its own Python client.
+    Wandb,
 }
 
 /// Whether a run saves checkpoints.

@@ -167,6 +167,7 @@ fn check_numbers(recipe: &Recipe) -> Result<(), PlanError> {
         ("optimizer.adam_epsilon", f64::from(optimizer.adam_epsilon), AboveZero),
         ("optimizer.max_grad_norm", optimizer.max_grad_norm, NotNegative),
         ("training.num_train_epochs", recipe.training.num_train_epochs.unwrap_or(1.0), AboveZero),
+        ("training.warn_kl", recipe.training.warn_kl, NotNegative),
         ("data.max_left_out", recipe.data.max_left_out, Share),
         ("grpo.beta", grpo.beta, NotNegative),
         ("grpo.epsilon", grpo.epsilon, NotNegative),

@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::ops::Range;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use tracing::debug_span;
 
@@ -32,6 +34,17 @@ pub struct Rollouts {
     pub tool_wait: ToolWait,
     /// What the judge was asked; `None` where there is none.
     pub judge: Option<JudgeCounts>,
+    /// How long groups were scored.
+    pub scoring_time: ScoringTime,
+}
+
+/// Time in which groups were scored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ScoringTime {
+    /// While sequences were rolled out, added up over the threads that score.
+    pub hidden: Duration,
+    /// When all sequences had ended: what it costs.
+    pub open: Duration,
 }
 
 impl Rollouts {
@@ -42,6 +55,8 @@ impl Rollouts {
         self.scores.extend(more.scores);
         self.tool_wait.hidden += more.tool_wait.hidden;
         self.tool_wait.open += more.tool_wait.open;
+        self.scoring_time.hidden += more.scoring_time.hidden;
+        self.scoring_time.open += more.scoring_time.open;
         match (&mut self.judge, more.judge) {
             (Some(judge), Some(more)) => judge.add(more),
             (judge, more) => *judge = judge.take().or(more),
@@ -74,14 +89,14 @@ pub fn run_scored(
             let (tell, to_score, open) = (tell.clone(), &to_score, &open);
             scope.spawn(move || {
                 while let Some(trajectory) = next(to_score) {
-                    let task = trajectory.task;
+                    let (task, began) = (trajectory.task, Instant::now());
                     let early = rewards.score_early(&trajectory, &tasks[task]);
                     let Some(ended) = joined(open, trajectory, early, settings.group_size) else { continue };
                     let _span = debug_span!("score", task).entered();
                     let (trajectories, early): (Vec<Trajectory>, Vec<Parts>) = ended.into_iter().unzip();
                     let group = Group { task, trajectories };
                     let scores = rewards.score_rollouts(&group, &tasks[task], &early);
-                    if tell.send((group, scores)).is_err() {
+                    if tell.send((group, scores, began..Instant::now())).is_err() {
                         return;
                     }
                 }
@@ -97,11 +112,15 @@ pub fn run_scored(
         };
         let rolled_out = run_watched(generator, processor, environment, &tasks, settings, &mut score);
         drop(ended);
-        let tool_wait = rolled_out?;
-        let mut scored: Vec<(Group, Vec<Scores>)> = scored.iter().collect();
-        scored.sort_by_key(|(group, _)| group.task);
-        let (groups, scores) = scored.into_iter().unzip();
-        Ok(Rollouts { groups, scores, tool_wait, judge: rewards.take_judge_counts() })
+        let (tool_wait, all_ended) = (rolled_out?, Instant::now());
+        let mut scored: Vec<(Group, Vec<Scores>, Range<Instant>)> = scored.iter().collect();
+        let open = all_ended.elapsed();
+        let hidden =
+            scored.iter().map(|(_, _, time)| time.end.min(all_ended).saturating_duration_since(time.start)).sum();
+        scored.sort_by_key(|(group, ..)| group.task);
+        let (groups, scores) = scored.into_iter().map(|(group, scores, _)| (group, scores)).unzip();
+        let scoring_time = ScoringTime { hidden, open };
+        Ok(Rollouts { groups, scores, tool_wait, judge: rewards.take_judge_counts(), scoring_time })
     })
 }
 

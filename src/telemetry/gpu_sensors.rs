@@ -31,6 +31,11 @@ impl GpuSensors {
         self.nvml.sys_driver_version().ok()
     }
 
+    /// The GPU's name, as in `NVIDIA H200`.
+    pub fn name(&self) -> Option<String> {
+        self.nvml.device_by_pci_bus_id(self.bus_id.as_str()).ok()?.name().ok()
+    }
+
     /// Bytes of the GPU's memory in use, by all processes.
     pub fn memory_used(&self) -> Option<u64> {
         Some(self.nvml.device_by_pci_bus_id(self.bus_id.as_str()).ok()?.memory_info().ok()?.used)

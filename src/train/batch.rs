@@ -8,7 +8,7 @@ use super::advantage::{Outcome, advantages, rewards_differ};
 use super::loss::Divisor;
 pub use super::training_sample::BatchSettings;
 use super::training_sample::{TrainingSample, policy_tokens};
-use crate::eval::report::ANSWER;
+use crate::eval::sources::ANSWER;
 use crate::recipe::{GrpoSettings, LossDenominator};
 use crate::rollout::Group;
 use crate::rollout::reward::Score;

@@ -7,6 +7,7 @@ use crate::checkpoint::CheckpointError;
 use crate::prompt::PromptError;
 use crate::rollout::RolloutError;
 use crate::rollout::registry::RegistryError;
+use crate::telemetry::wandb::WandbError;
 
 /// Why a run ended before its last step.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +27,9 @@ pub enum TrainError {
     /// The recipe names something unknown.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// Metrics cannot go where the recipe wants them.
+    #[error(transparent)]
+    Wandb(#[from] WandbError),
     /// The gradient was not finite several times in a row.
     #[error(
         "the gradient was not finite in {count} updates in a row (last at step {step}); they were skipped and the weights are \

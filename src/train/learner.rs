@@ -4,6 +4,7 @@ use std::path::Path;
 
 use tracing::debug_span;
 
+use super::flops::training_flops;
 use super::sample::Pack;
 use crate::checkpoint::{CheckpointError, resume};
 use crate::model::features::ImageFeatures;
@@ -25,6 +26,8 @@ pub struct Learner {
     gradients: Option<Gradients>,
     moments: Parameters<Option<resume::Moments>>,
     updates: u64,
+    /// Computed so far by [`Learner::accumulate`].
+    flops: f64,
     settings: LearnerSettings,
 }
 
@@ -117,7 +120,7 @@ impl Learner {
                 v: zeros(&*model.backend, &spec.shape),
             })
         });
-        Learner { model, weights, gradients: None, moments, updates: 0, settings }
+        Learner { model, weights, gradients: None, moments, updates: 0, flops: 0.0, settings }
     }
 
     /// The architecture, on the backend that it learns on.
@@ -138,6 +141,11 @@ impl Learner {
     /// Updates done so far.
     pub fn updates(&self) -> u64 {
         self.updates
+    }
+
+    /// Floating-point operations of all forwards and backwards so far, as [`training_flops`] counts them.
+    pub fn flops(&self) -> f64 {
+        self.flops
     }
 
     /// Gradients added up since the last update, if any were.
@@ -164,6 +172,7 @@ impl Learner {
         let _span = debug_span!("accumulate", tokens = pack.batch.tokens()).entered();
         let keep = if self.settings.activation_recompute { Keep::LayerInputs } else { Keep::Activations };
         let (model, weights) = (&self.model, &self.weights);
+        self.flops += training_flops(model, &pack.batch);
         let backend = &*model.backend;
         let settings = &self.settings;
         let gradients = self.gradients.get_or_insert_with(|| zeros(model, settings));

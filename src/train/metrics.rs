@@ -3,20 +3,19 @@
 use super::batch::Batch;
 use super::policy::{Learned, Measured};
 use crate::eval::Report;
-use crate::eval::figures::{figure, spread};
+use crate::eval::figures::{Spread, figure, standard_deviation};
+use crate::eval::group_report::GroupReport;
 use crate::eval::tool_report::ToolReport;
 use crate::telemetry::window::{Aggregation, Averages, Metric};
 
 /// What the rollouts of a step amount to.
-pub fn report_metrics(report: &Report, batch: &Batch) -> Vec<Metric> {
-    let [advantage_min, advantage, advantage_max] = spread(&batch.advantages);
+pub fn report_metrics(report: &Report, groups: &GroupReport, batch: &Batch) -> Vec<Metric> {
     let mut metrics = vec![
         Metric::mean("reward", report.reward),
         Metric::mean("reward_std", report.reward_std),
+        Metric::new("reward_min", report.reward_min, Aggregation::Min),
+        Metric::new("reward_max", report.reward_max, Aggregation::Max),
         Metric::mean("frac_reward_zero_std", batch.groups_without_signal as f64 / batch.groups as f64),
-        Metric::new("advantage/min", advantage_min, Aggregation::Min),
-        Metric::mean("advantage/mean", advantage),
-        Metric::new("advantage/max", advantage_max, Aggregation::Max),
         Metric::mean("accuracy", report.accuracy),
         Metric::mean("accuracy_of_all", report.accuracy_of_all),
         Metric::count("answers_scored", report.answers_scored),
@@ -26,31 +25,71 @@ pub fn report_metrics(report: &Report, batch: &Batch) -> Vec<Metric> {
         Metric::count("groups_left_out", batch.groups_left_out),
         Metric::count("masked_completions", batch.masked),
         Metric::count("replayed_completions", batch.replayed),
+        Metric::mean("validity", report.validity),
         Metric::mean("tool_use", report.tool_use),
         Metric::mean("tool_success", report.tool_success),
-        Metric::mean("completion_tokens", report.tokens),
-        Metric::new("completion_tokens/min", report.tokens_min, Aggregation::Min),
-        Metric::new("completion_tokens/max", report.tokens_max, Aggregation::Max),
-        Metric::mean("num_turns", report.turns),
-        Metric::new("num_turns/min", report.turns_min, Aggregation::Min),
-        Metric::new("num_turns/max", report.turns_max, Aggregation::Max),
-        Metric::mean("tool_call_counts", report.calls),
-        Metric::new("tool_call_counts/min", report.calls_min, Aggregation::Min),
-        Metric::new("tool_call_counts/max", report.calls_max, Aggregation::Max),
-        Metric::mean("tool_images", report.images),
-        Metric::new("tool_images/min", report.images_min, Aggregation::Min),
-        Metric::new("tool_images/max", report.images_max, Aggregation::Max),
+        Metric::count("tools/distinct", report.tools_distinct),
+        Metric::mean("tools/entropy", report.tools_entropy),
+        Metric::mean("completions/clipped_ratio", report.clipped_ratio),
+        Metric::mean("advantage/std", standard_deviation(&batch.advantages)),
     ];
-    metrics.extend(report.parts.iter().map(|(name, value)| Metric::mean(format!("reward/{name}"), *value)));
+    let advantages = Spread::of(&batch.advantages);
+    add_spread(["advantage/mean", "advantage/min", "advantage/max"], advantages, &mut metrics);
+    for (kind, spread) in [("length", report.own_tokens), ("terminated_length", report.terminated_tokens)] {
+        let names = ["mean", "min", "max"].map(|value| format!("completions/{value}_{kind}"));
+        add_spread(names, spread, &mut metrics);
+    }
+    for (name, spread) in [
+        ("completion_tokens", report.tokens),
+        ("prompt_length", report.prompt_tokens),
+        ("observation_length", report.observation_tokens),
+        ("num_turns", report.turns),
+        ("tool_call_counts", report.calls),
+        ("tool_images", report.images),
+    ] {
+        add_spread([name.to_owned(), format!("{name}/min"), format!("{name}/max")], spread, &mut metrics);
+    }
+    add_parts(report, groups, &mut metrics);
+    for source in &report.sources {
+        metrics.push(Metric::mean(format!("accuracy/{}", source.source), source.accuracy));
+        metrics.push(Metric::mean(format!("reward/{}", source.source), source.reward));
+    }
     metrics.extend(report.ends.iter().map(|(name, count)| Metric::count(format!("end/{name}"), *count)));
     report.tools.iter().for_each(|tool| add_tool(tool, &mut metrics));
     metrics
+}
+
+/// Mean, least and greatest under these names.
+fn add_spread<Name: Into<String>>([mean, min, max]: [Name; 3], spread: Spread, metrics: &mut Vec<Metric>) {
+    metrics.push(Metric::mean(mean, spread.mean));
+    metrics.push(Metric::new(min, spread.min, Aggregation::Min));
+    metrics.push(Metric::new(max, spread.max, Aggregation::Max));
+}
+
+/// Each reward's scores, whether they tell a group's members apart, and how hard the tasks are.
+fn add_parts(report: &Report, groups: &GroupReport, metrics: &mut Vec<Metric>) {
+    for part in &report.parts {
+        let name = |rest: &str| format!("rewards/{}/{rest}", part.name);
+        add_spread(["mean", "min", "max"].map(name), part.scores, metrics);
+        metrics.push(Metric::mean(name("std"), part.std));
+    }
+    let zero_std = groups.parts_zero_std.iter();
+    metrics.extend(zero_std.map(|(name, share)| Metric::mean(format!("rewards/{name}/frac_zero_std"), *share)));
+    metrics.extend([
+        Metric::mean("difficulty/easy", groups.easy),
+        Metric::mean("difficulty/medium", groups.medium),
+        Metric::mean("difficulty/hard", groups.hard),
+        Metric::mean("solve_all", groups.solve_all),
+        Metric::mean("solve_none", groups.solve_none),
+        Metric::mean("initial_saturation", groups.initial_saturation),
+    ]);
 }
 
 /// The calls of one tool: how many, how each ended, what was repaired, and the time of those that ran.
 fn add_tool(report: &ToolReport, metrics: &mut Vec<Metric>) {
     let name = |rest: &str| format!("tool/{}/{rest}", report.tool);
     metrics.push(Metric::count(name("calls"), report.calls));
+    metrics.push(Metric::new(name("share"), report.share, Aggregation::Count));
     metrics.extend(report.statuses.iter().map(|(status, count)| Metric::count(name(status), *count)));
     metrics
         .extend(report.repairs.iter().map(|(repair, count)| Metric::count(name(&format!("repair/{repair}")), *count)));
@@ -137,7 +176,7 @@ mod tests {
     #[test]
     fn every_iteration_of_a_step_is_counted() {
         let updates = vec![measured(0.0, 3.0), measured(0.5, f64::NAN), measured(1.0, 4.0)];
-        let found = averages(update_metrics(&Learned { updates, tokens: 7, mismatched: 0 }, true));
+        let found = averages(update_metrics(&Learned { updates, tokens: 7, ..Learned::default() }, true));
         for (name, wanted) in [
             ("loss", 1.0),
             ("kl", 0.5),
@@ -162,13 +201,13 @@ mod tests {
             answers_unscored: 7,
             ..Report::default()
         };
-        let mut metrics = report_metrics(&report, &Batch::default());
+        let mut metrics = report_metrics(&report, &GroupReport::default(), &Batch::default());
         metrics.push(Metric::mean("kl", f64::NAN));
         let line = line_of(&averages(metrics));
         assert!(line.contains("accuracy 1.000 (0.125 of all, 7 of 8 unscored)  tool use"), "{line}");
         assert!(line.contains("entropy -  grad norm -") && !line.contains("kl"), "{line}");
         let report = Report { answers_scored: 8, answers_unscored: 0, ..report };
-        let line = line_of(&averages(report_metrics(&report, &Batch::default())));
+        let line = line_of(&averages(report_metrics(&report, &GroupReport::default(), &Batch::default())));
         assert!(line.contains("accuracy 1.000  tool use"), "{line}");
     }
 
@@ -177,6 +216,7 @@ mod tests {
         let tool = |seconds: f64| ToolReport {
             tool: "zoom".to_owned(),
             calls: 3,
+            share: 0.75,
             statuses: BTreeMap::from([("ok", 2), ("error", 1)]),
             seconds,
             seconds_max: 2.0 * seconds,
@@ -184,17 +224,14 @@ mod tests {
         };
         let none = ToolReport { tool: "none".to_owned(), seconds: f64::NAN, seconds_max: f64::NAN, ..tool(0.0) };
         let step = |calls, tools| Report {
-            calls,
-            calls_min: calls - 1.0,
-            calls_max: calls + 1.0,
-            images: calls,
-            images_max: calls,
+            calls: Spread { mean: calls, min: calls - 1.0, max: calls + 1.0 },
+            images: Spread { mean: calls, min: 0.0, max: calls },
             tools,
             ..Report::default()
         };
         let mut window = Window::default();
         for report in [step(2.0, vec![none, tool(0.5)]), step(1.0, vec![tool(1.5)]), step(3.0, Vec::new())] {
-            window.add_step(report_metrics(&report, &Batch::default()));
+            window.add_step(report_metrics(&report, &GroupReport::default(), &Batch::default()));
         }
         let found = window.averages();
         for (name, wanted) in [
@@ -205,6 +242,7 @@ mod tests {
             ("tool_images/min", 0.0),
             ("tool_images/max", 3.0),
             ("tool/zoom/calls", 2.0),
+            ("tool/zoom/share", 0.5),
             ("tool/zoom/ok", 4.0 / 3.0),
             ("tool/zoom/error", 2.0 / 3.0),
             ("tool/zoom/repair/fence", 2.0 / 3.0),

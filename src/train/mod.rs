@@ -11,15 +11,17 @@
 //!   functions of numbers. [`replay`] keeps rollouts for later steps, [`reference_model`] is what the KL divergence is taken from.
 //! - **Sizes.** [`sizes`] makes a recipe's sizes of its engine and its learner; [`memory_plan`] adds up what a run of these sizes will hold. After
 //!   its first step a run shows whose memory is where: the weights stand there once, read by the rollout and written in place by the update.
-//! - **Runs.** [`metrics`] says what is logged of a step; [`run`] is the run's folder: where it is logged, when it is saved, where it resumes.
-//!   [`judge_watch`] ends a run whose judge answers nothing,
-//!   [`local_judge`] is a judge beside the policy.
+//! - **Runs.** [`metrics`] says what is logged of a step, [`step_time`] where its time went, [`grad_norms`] how large which gradients were; [`run`] is the
+//!   run's folder: where it is logged, when it is saved, where it resumes. [`judge_watch`] ends a run whose judge answers nothing, [`local_judge`] is a
+//!   judge beside the policy.
 
 pub mod advantage;
 pub mod batch;
 pub mod check;
 pub mod dataset;
 pub mod demonstration;
+pub mod flops;
+pub mod grad_norms;
 pub mod grpo;
 pub mod judge_watch;
 pub mod learner;
@@ -31,6 +33,7 @@ pub mod max_length;
 pub mod memory_plan;
 mod memory_report;
 pub mod metrics;
+mod metrics_file;
 pub mod policy;
 pub mod reference_model;
 pub mod replay;
@@ -39,6 +42,7 @@ pub mod sample;
 pub mod sft;
 pub mod sizes;
 pub mod sources;
+pub mod step_time;
 
 mod error;
 mod session;

@@ -1,6 +1,7 @@
 //! The learning half of GRPO: updates on one batch of rollouts, from given advantages and old log-probabilities.
 
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use super::batch::{Batch, BatchSettings, KlOfRollouts, MiniBatch, ScoredGroup};
 use super::learner::{Learner, PackDerivatives, Update, logprobs};
@@ -45,6 +46,8 @@ pub struct Learned {
     pub tokens: usize,
     /// Those whose log-probability is not the sampler's to the bit, at the first update.
     pub mismatched: usize,
+    /// Time that the reference's log-probabilities took.
+    pub reference: Duration,
 }
 
 /// What one update measured before it changed the weights.
@@ -101,9 +104,11 @@ impl Policy {
     pub fn learn(&mut self, batch: &mut Batch, learning_rates: &[f64], mut look: impl FnMut(&Learner)) -> Learned {
         let mut learned = Learned { tokens: batch.tokens(), ..Learned::default() };
         batch.mini_batches.iter_mut().for_each(|mini_batch| self.fill_old(&mut mini_batch.rollouts));
+        let began = Instant::now();
         if self.compares_tokens() {
             batch.mini_batches.iter_mut().for_each(|mini_batch| self.fill_reference(&mut mini_batch.rollouts));
         }
+        learned.reference = began.elapsed();
         if self.settings.grpo.kl_in == KlIn::Advantage {
             let rollouts = batch.mini_batches.iter_mut().flat_map(|mini_batch| &mut mini_batch.rollouts);
             rollouts.for_each(|rollout| rollout.take_kl_off(&self.settings.grpo));

@@ -77,7 +77,7 @@ impl ReferenceModel {
     ///
     /// # Errors
     /// When the disk refuses it.
-    pub fn save(&self, companions: &Path, checkpoint: &Path) -> Result<(), CheckpointError> {
+    pub fn write_to(&self, companions: &Path, checkpoint: &Path) -> Result<(), CheckpointError> {
         folder::save(&self.model, &self.weights, companions, &checkpoint.join(FOLDER), |_| Ok(()))
     }
 }

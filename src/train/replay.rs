@@ -74,7 +74,7 @@ impl ReplayBuffer {
     ///
     /// # Errors
     /// When the disk refuses it.
-    pub fn save(&self, checkpoint: &Path) -> Result<(), CheckpointError> {
+    pub fn write_to(&self, checkpoint: &Path) -> Result<(), CheckpointError> {
         let folder = checkpoint.join(FOLDER);
         std::fs::create_dir_all(&folder).map_err(CheckpointError::file("create", &folder))?;
         let mut stored = Stored::default();
@@ -93,7 +93,7 @@ impl ReplayBuffer {
         replace(&path, text.as_bytes()).map_err(CheckpointError::file("write", path))
     }
 
-    /// Reads what [`ReplayBuffer::save`] wrote.
+    /// Reads what [`ReplayBuffer::write_to`] wrote.
     ///
     /// # Errors
     /// When a file is absent or damaged.

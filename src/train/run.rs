@@ -5,34 +5,32 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::TrainError;
+use super::metrics_file::{self, METRICS_FILE, keep_steps, values_of};
 use super::session::Session;
 use super::trainer_state::{Saved, TrainerState};
 use crate::checkpoint::resume::CHECKPOINT;
 use crate::checkpoint::{CheckpointError, folder, resume};
 use crate::files;
-use crate::files::open::{
-    SETTINGS_BYTES_MAX, append_own, check_own, check_own_folder, is_there, read, read_text, replace,
-};
-use crate::recipe::SaveStrategy;
+use crate::files::open::{SETTINGS_BYTES_MAX, append_own, check_own, check_own_folder, is_there, read_text, replace};
 use crate::recipe::plan::Plan;
+use crate::recipe::{ReportTo, SaveStrategy};
 use crate::telemetry::versions::{VERSIONS_FILE, write_versions};
+use crate::telemetry::wandb::{self, WANDB_ID_FILE, Wandb, WandbRun};
 use crate::telemetry::window::{Averages, Metric, Window};
 use crate::telemetry::{Metrics, Progress};
 
 const STATE_FILE: &str = "trainer_state.json";
 /// The steps since the last line of metrics. It holds times too, so it is not part of the state, which is the same for every run.
 const WINDOW_FILE: &str = "logging_window.json";
-const METRICS_FILE: &str = "metrics.jsonl";
 const LOG_FILE: &str = "log.txt";
 /// Folder of what the model did.
 pub const SAMPLES_FOLDER: &str = "samples";
-/// Most bytes of `metrics.jsonl`.
-const METRICS_BYTES_MAX: u64 = 8 << 30;
 
 /// An open run folder.
 #[derive(Debug)]
@@ -48,6 +46,7 @@ pub struct Run {
     window: Window,
     stop: Arc<AtomicBool>,
     progress: Progress,
+    saving_time: Duration,
     /// Steps done before this process began.
     pub start: u64,
     /// Steps of the whole run.
@@ -148,8 +147,16 @@ impl Run {
             0 => forget(&dir)?,
             _ => keep_steps(&metrics, start).map_err(CheckpointError::file("shorten", &metrics))?,
         }
-        let metrics = Metrics::open(&dir, start + 1).map_err(CheckpointError::file("open", metrics))?;
         let training = &plan.recipe.training;
+        let of_wandb = || WandbRun {
+            name: recipe.name.clone(),
+            dir: dir.clone(),
+            config: serde_json::to_value(&recipe).unwrap_or_default(),
+        };
+        let is_asked = |place| training.report_to.contains(&place);
+        let wandb = is_asked(ReportTo::Wandb).then(|| Wandb::start(&of_wandb())).transpose()?;
+        let metrics = Metrics::open(&dir, start + 1, is_asked(ReportTo::Tensorboard), wandb)
+            .map_err(CheckpointError::file("open", metrics))?;
         let progress = Progress::new(&plan.recipe.name, "steps", steps);
         progress.start_at(start);
         let run = Run {
@@ -162,6 +169,7 @@ impl Run {
             window,
             stop,
             progress,
+            saving_time: Duration::ZERO,
             start,
             steps,
             dir,
@@ -200,16 +208,24 @@ impl Run {
         averages
     }
 
-    /// Writes a step's numbers to the run's files; what is not finite becomes null.
+    /// Writes a step's numbers to where the recipe wants them; what is not finite becomes null.
     pub fn log(&mut self, step: u64, values: &[(&str, f64)]) -> Result<(), TrainError> {
-        let path = self.dir.join(METRICS_FILE);
-        self.metrics.log(step, values).map_err(|e| CheckpointError::file("write", path)(e).into())
+        let news = self.metrics.log(step, values);
+        let news = news.map_err(CheckpointError::file("write", self.dir.join(METRICS_FILE)))?;
+        news.iter().for_each(|line| self.say(line));
+        Ok(())
     }
 
     /// What was logged at `step` under the given names, if a line has them all; NaN for null.
     pub fn logged<const N: usize>(&self, step: u64, names: [&str; N]) -> Option<[f64; N]> {
-        let text = read_text(&self.dir.join(METRICS_FILE), METRICS_BYTES_MAX).ok()?;
-        text.lines().find_map(|line| values_of(line, step, names))
+        let mut lines = metrics_file::lines(&self.dir).into_iter().filter(|(of, _)| *of == step);
+        lines.find_map(|(_, line)| values_of(&line, names))
+    }
+
+    /// The lines of metrics so far, each with its step, which have all of the given names; NaN for null.
+    pub fn history<const N: usize>(&self, names: [&str; N]) -> Vec<(u64, [f64; N])> {
+        let lines = metrics_file::lines(&self.dir).into_iter();
+        lines.filter_map(|(step, line)| Some((step, values_of(&line, names)?))).collect()
     }
 
     /// Moves the progress bar on by a step, `message` behind it.
@@ -231,12 +247,19 @@ impl Run {
         self.stop.load(Ordering::Relaxed)
     }
 
+    /// Time that checkpoints took since the last call.
+    pub fn take_saving_time(&mut self) -> Duration {
+        std::mem::take(&mut self.saving_time)
+    }
+
     /// Saves when the recipe, the end, or the user says so.
-    pub fn save_if_due<'a>(&self, state: TrainerState, saved: impl Into<Saved<'a>>) -> Result<(), TrainError> {
+    pub fn save_if_due<'a>(&mut self, state: TrainerState, saved: impl Into<Saved<'a>>) -> Result<(), TrainError> {
         let due = self.save_steps > 0 && state.global_step.is_multiple_of(self.save_steps);
         let is_saved = self.save_strategy == SaveStrategy::Steps;
         if is_saved && (due || state.global_step == self.steps || self.is_stopping()) {
+            let began = Instant::now();
             self.save(state, saved.into())?;
+            self.saving_time += began.elapsed();
         }
         Ok(())
     }
@@ -256,9 +279,9 @@ impl Run {
         folder::save(learner.model(), learner.weights(), &self.companions, &dir, |dir| {
             learner.save_moments(dir)?;
             if let Some(reference) = reference {
-                reference.save(&self.companions, dir)?;
+                reference.write_to(&self.companions, dir)?;
             }
-            replay.map_or(Ok(()), |replay| replay.save(dir))?;
+            replay.map_or(Ok(()), |replay| replay.write_to(dir))?;
             write_json(dir.join(STATE_FILE), &state)?;
             write_json(dir.join(WINDOW_FILE), &self.window)
         })?;
@@ -267,14 +290,6 @@ impl Run {
         }
         Ok(())
     }
-}
-
-/// The values of a line of metrics under the given names, if it is of `step` and has them all; NaN for null.
-fn values_of<const N: usize>(line: &str, step: u64, names: [&str; N]) -> Option<[f64; N]> {
-    let line: serde_json::Value = serde_json::from_str(line).ok()?;
-    let value = |name: &&str| Some(line.get(*name)?.as_f64().unwrap_or(f64::NAN));
-    let values: Option<Vec<f64>> = names.iter().map(value).collect();
-    values.filter(|_| line["step"] == step)?.try_into().ok()
 }
 
 /// Refuses a folder in which what the run writes to would lead elsewhere.
@@ -297,6 +312,7 @@ fn forget(dir: &Path) -> Result<(), CheckpointError> {
             _ => {}
         }
     }
+    wandb::forget(dir).map_err(CheckpointError::file("remove", dir.join(WANDB_ID_FILE)))?;
     let samples = dir.join(SAMPLES_FOLDER);
     match std::fs::remove_dir_all(&samples) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -305,47 +321,4 @@ fn forget(dir: &Path) -> Result<(), CheckpointError> {
         _ => {}
     }
     resume::list(dir).iter().try_for_each(|(_, checkpoint)| folder::remove(checkpoint))
-}
-
-/// Cuts off the lines of steps behind `last`, and a line that was not written to its end.
-fn keep_steps(metrics: &Path, last: u64) -> std::io::Result<()> {
-    let bytes = match read(metrics, METRICS_BYTES_MAX) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        read => read?,
-    };
-    let is_kept = |line: &&[u8]| {
-        let value: Option<serde_json::Value> =
-            line.strip_suffix(b"\n").and_then(|line| serde_json::from_slice(line).ok());
-        value.and_then(|value| value["step"].as_u64()).is_some_and(|step| step <= last)
-    };
-    let kept: Vec<u8> = bytes.split_inclusive(|&byte| byte == b'\n').filter(is_kept).collect::<Vec<_>>().concat();
-    if kept.len() == bytes.len() {
-        return Ok(());
-    }
-    replace(metrics, &kept)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_value_that_was_logged_as_null_was_logged() {
-        let line = "{\"step\":4,\"accuracy\":null,\"reward\":0.5}";
-        let found = values_of(line, 4, ["accuracy", "reward"]).unwrap();
-        assert!(found[0].is_nan() && found[1] == 0.5, "{found:?}");
-        assert!(values_of(line, 4, ["accuracy", "tool_use"]).is_none() && values_of(line, 5, ["reward"]).is_none());
-    }
-
-    #[test]
-    fn lines_behind_the_checkpoint_and_half_lines_are_cut_off() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join(METRICS_FILE);
-        std::fs::write(&path, "{\"step\":1}\n{\"step\":2}\n{\"step\":2,\"a\":1}\n{\"step\":3}\n{\"step\":").unwrap();
-        keep_steps(&path, 2).unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"step\":1}\n{\"step\":2}\n{\"step\":2,\"a\":1}\n");
-        std::fs::write(&path, "{\"step\":1}\n{\"step\":2}").unwrap();
-        keep_steps(&path, 2).unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"step\":1}\n");
-    }
 }

@@ -9,6 +9,7 @@ use image::RgbImage;
 
 use super::dataset::{Dataset, DatasetError};
 use super::demonstration::{self, Demonstration};
+use super::grad_norms::GradNorms;
 use super::learner::{Learner, Update};
 use super::loss_mask::LossMask;
 use super::max_length::truncate;
@@ -45,6 +46,7 @@ pub fn train(plan: &Plan, session: &Session) -> Result<(), TrainError> {
     let mut run = Run::open(plan, start, steps, session.stop.clone())?;
     run.note_versions(BTreeMap::new())?;
     let mut memory_report = Some(MemoryReport::default());
+    let mut grad_norms = GradNorms::new(recipe.training.log_grad_norms);
     std::thread::scope(|scope| {
         let batches = prepare_ahead(scope, &demonstrations, start..steps);
         for step in start..steps {
@@ -61,6 +63,7 @@ pub fn train(plan: &Plan, session: &Session) -> Result<(), TrainError> {
                 return Err(too_many);
             }
             let learned = learn(&mut learner, &batch.samples, &processor, recipe, step..steps, |learner| {
+                grad_norms.note(learner);
                 if let Some(mut memory_report) = memory_report.take() {
                     memory_report.note_update(learner);
                     run.say(&memory_report.table(session));
@@ -70,7 +73,8 @@ pub fn train(plan: &Plan, session: &Session) -> Result<(), TrainError> {
             if let Some(update) = learned.update {
                 skipped.count(update, step + 1, recipe.training.max_skipped_updates)?;
             }
-            report(&mut run, session, step + 1, &learned, [skipped.total, left_out.total()], began)?;
+            let counts = [skipped.total, left_out.total()];
+            report(&mut run, session, step + 1, &learned, counts, grad_norms.take(), began)?;
             let done = TrainerState {
                 global_step: step + 1,
                 updates: learner.updates(),
@@ -268,9 +272,10 @@ fn report(
     step: u64,
     learned: &Learned,
     [skipped, left_out]: [u64; 2],
+    grad_norms: Vec<Metric>,
     began: Instant,
 ) -> Result<(), TrainError> {
-    let metrics = vec![
+    let mut metrics = vec![
         Metric::mean("loss", learned.loss),
         Metric::mean("grad_norm", learned.update.map_or(f64::NAN, |update| update.grad_norm)),
         Metric::new("learning_rate", learned.learning_rate, Aggregation::Last),
@@ -280,6 +285,7 @@ fn report(
         Metric::new("skipped_updates", skipped as f64, Aggregation::Last),
         Metric::new("left_out", left_out as f64, Aggregation::Last),
     ];
+    metrics.extend(grad_norms);
     let Some(averages) = run.close_step(step, metrics) else { return Ok(()) };
     // A step without an example has no loss.
     let shown = |name, digits: usize| match averages.get(name) {

@@ -110,3 +110,27 @@ impl TrainingSample {
         TrainingSample { sample, old, temperatures, advantages, entropies, reference: Vec::new(), is_replayed: false }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipe::KlEstimator;
+
+    #[test]
+    fn the_divergence_of_a_token_is_taken_off_its_own_advantage() {
+        let sample = Sample { ids: vec![1, 2, 3], trained: vec![false, true, true], images: Vec::new() };
+        let mut rollout = TrainingSample {
+            sample,
+            old: vec![0.0, -1.0, -2.0],
+            temperatures: vec![1.0; 3],
+            advantages: vec![None, Some(0.5), None],
+            entropies: vec![0.0; 3],
+            reference: vec![-1.5, -1.0],
+            is_replayed: false,
+        };
+        let grpo = GrpoSettings { beta: 2.0, kl_estimator: KlEstimator::K1, ..GrpoSettings::default() };
+        rollout.take_kl_off(&grpo);
+        // The policy finds the first token likelier than the reference does.
+        assert_eq!(rollout.advantages, [None, Some(0.5 - 2.0 * 0.5), None]);
+    }
+}

@@ -1,5 +1,5 @@
-//! What users of other systems complained of in 2026, each complaint a regression test that has its name. Of the fifteen on the list three have none:
-//! 10 (gated delta nets), 11 (weights that are sent: there is one copy) and 15 (tool use that collapses, which metrics show).
+//! What users of other systems complained of in 2026, each complaint a regression test that has its name. Of the fifteen on the list two have none:
+//! 10 (gated delta nets) and 11 (weights that are sent: there is one copy).
 //!
 //! | complaint | threads | test |
 //! |---|---|---|
@@ -15,6 +15,7 @@
 //! | 12: training reaches only the language model; the part about tokens, as there are no adapters | verl 6642; vllm 40307 | `image_tokens_train_tower_merger_and_language_model` |
 //! | 13: the model is blind from its second turn on | slime 1847, 1075; verl 4554; SkyRL 1493 | `the_model_sees_the_images_of_later_turns` |
 //! | 14: images or the judge hold the loop up | verl 6789; NeMo 1798; DeepEyes 27 | `preparing_images_does_not_block_decoding`, `judging_does_not_block_decoding` |
+//! | 15: tool use collapses, and nothing says so | DeepEyes 143 | `a_run_whose_tool_use_collapses_says_so` in `metrics.rs` |
 
 mod images;
 mod numbers;

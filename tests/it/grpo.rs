@@ -55,7 +55,9 @@ fn a_step_with_nothing_to_learn_logs_null_and_the_third_warns() {
     // A divergence can be learned.
     let said = succeed(train(&recipe, &["--overwrite", "--set", "training.max_steps=3"]));
     assert!(!said.contains("warning"), "{said}");
-    for name in ["loss", "kl", "grad_norm", "advantage/min", "advantage/mean", "advantage/max", "reward_std"] {
+    for name in
+        ["loss", "kl", "grad_norm", "advantage/min", "advantage/std", "advantage/max", "reward_std", "reward_min"]
+    {
         assert!(values(&lines(&run), name).iter().all(Option::is_some), "{name}");
     }
     for (least, mean, most) in [
@@ -72,33 +74,6 @@ fn a_step_with_nothing_to_learn_logs_null_and_the_third_warns() {
             assert!(values(&found, &name).iter().all(|value| *value >= Some(0.0)), "{name}: {found:?}");
         }
     }
-}
-
-/// On-policy distillation: no reward, and each token's divergence from a teacher in its advantage.
-#[test]
-fn a_policy_comes_near_to_a_teacher_that_it_is_held_to_on_its_own_rollouts() {
-    let place = Workplace::new();
-    let recipes = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
-    let (student, teacher) = (recipes.join("tiny"), recipes.join("tiny-sft"));
-    let recipe = place
-        .grpo("[evaluation]\ntasks = 0\n[data.needle]\n[reward.weights]\nformat = 0\nanswer = 0\nconsistency = 0\n");
-    let settings = [
-        format!("model.path={student:?}"),
-        format!("grpo.ref_model={teacher:?}"),
-        "grpo.kl_in='advantage'".to_owned(),
-        "grpo.kl_estimator='k1'".to_owned(),
-        "grpo.beta=1.0".to_owned(),
-        "grpo.scale_rewards='none'".to_owned(),
-        "optimizer.learning_rate=3e-3".to_owned(),
-        "optimizer.weight_decay=0.0".to_owned(),
-        "training.max_steps=12".to_owned(),
-        "training.save_strategy='no'".to_owned(),
-    ];
-    let arguments: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting.as_str()]).collect();
-    succeed(train(&recipe, &arguments));
-    let kl = values(&lines(&place.path("runs/run")), "kl");
-    let [first, last] = [kl[0].unwrap(), kl[11].unwrap()];
-    assert!(first > 1.0 && last < 0.6 * first, "{kl:?}");
 }
 
 #[test]

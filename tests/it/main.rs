@@ -31,6 +31,7 @@ mod local_judge;
 mod long_texts;
 mod losses;
 mod memory;
+mod metrics;
 mod named_things;
 mod observations;
 mod needle_variants;

@@ -230,6 +230,7 @@ fn numbers_that_cannot_be_are_refused_by_name() {
         ("training.micro_batch_tokens", &["0"]),
         ("training.logging_steps", &["0"]),
         ("training.max_skipped_updates", &["0"]),
+        ("training.warn_kl", &["-1.0", "nan"]),
         ("environment.max_total_tokens", &["0", "9223372036854775807"]),
         ("environment.max_turn_tokens", &["0"]),
         ("engine.max_num_seqs", &["0"]),

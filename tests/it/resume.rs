@@ -151,8 +151,6 @@ fn a_run_with_replayed_rollouts_and_a_reference_that_follows_resumes_to_the_same
         "--set",
         "grpo.ref_model_sync_steps=2",
         "--set",
-        "grpo.max_num_gen_batches=2",
-        "--set",
         "grpo.oversampling=1.5",
         "--set",
         "grpo.num_mini_batches=2",
@@ -161,7 +159,7 @@ fn a_run_with_replayed_rollouts_and_a_reference_that_follows_resumes_to_the_same
     ];
     let recipe = |place: &Workplace| {
         // Random weights never answer; how long they think differs.
-        let file = place.write("length.py", "def reward(reasoning):\n    return len(reasoning) % 2\n");
+        let file = place.write("length.py", "def reward(reasoning):\n    return len(reasoning) % 7 == 0\n");
         place.grpo(&format!("{NEEDLE}[evaluation]\ntasks = 0\n[reward.settings.length]\nfile = {file:?}\n"))
     };
     let (calm, killed) = (Workplace::new(), Workplace::new());

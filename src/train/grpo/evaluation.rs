@@ -1,8 +1,11 @@
 //! Evaluations on held-out tasks during a run.
 
+use std::time::Instant;
+
 use super::Trainer;
 use crate::checkpoint::CheckpointError;
 use crate::eval::figures::figure;
+use crate::eval::sources::SourceReport;
 use crate::eval::{Evaluation, Report, evaluate, faults, sample};
 use crate::rollout::Group;
 use crate::rollout::engine_generator::EngineGenerator;
@@ -23,7 +26,7 @@ const HELD_OUT: [(&str, Reading); 8] = [
     ("held_out/reward", |report| report.reward),
     ("held_out/tool_use", |report| report.tool_use),
     ("held_out/tool_success", |report| report.tool_success),
-    ("held_out/completion_tokens", |report| report.tokens),
+    ("held_out/completion_tokens", |report| report.tokens.mean),
 ];
 /// Values of [`HELD_OUT`].
 type HeldOut = [f64; HELD_OUT.len()];
@@ -51,6 +54,7 @@ impl Trainer<'_> {
         if let Some(done) = self.evaluated_at(step) {
             return Ok(Some(done));
         }
+        let began = Instant::now();
         let mut generator = EngineGenerator { engine: &mut self.engine, weights: self.policy.learner.weights() };
         let retries = &self.recipe.evaluation.retry;
         let Evaluation { report, groups, scores, retried } =
@@ -73,7 +77,15 @@ impl Trainer<'_> {
             figure(report.reward),
             report.tool_use
         ));
-        self.run.log(step, &HELD_OUT.map(|(name, value)| (name, value(&report))))?;
+        let time = began.elapsed();
+        self.monitor.evaluation_time += time;
+        let of_all = HELD_OUT.iter().map(|(name, value)| ((*name).to_owned(), value(&report)));
+        let of_sources = report.sources.iter().flat_map(|SourceReport { source, accuracy, reward, .. }| {
+            [(format!("held_out/accuracy/{source}"), *accuracy), (format!("held_out/reward/{source}"), *reward)]
+        });
+        let values: Vec<(String, f64)> =
+            of_all.chain(of_sources).chain([("held_out/seconds".to_owned(), time.as_secs_f64())]).collect();
+        self.run.log(step, &values.iter().map(|(name, value)| (&**name, *value)).collect::<Vec<_>>())?;
         Ok(Some(HELD_OUT.map(|(_, value)| value(&report))))
     }
 

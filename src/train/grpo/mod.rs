@@ -1,13 +1,16 @@
 //! GRPO with adaptive temperature: roll out, reward, learn, in place, on one copy of the weights.
 
 mod evaluation;
+mod monitor;
 mod report;
 mod selection;
+pub mod warnings;
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+use monitor::Monitor;
 use tracing::debug_span;
 
 use super::batch::{Batch, BatchSettings, ScoredGroup};
@@ -52,10 +55,12 @@ pub fn train(plan: &Plan, session: &Session) -> Result<(), TrainError> {
         let rolled_out = Instant::now();
         let mut batch = trainer.batch(&rollouts, step);
         let learned = trainer.learn(&mut batch, step)?;
-        trainer.report(step + 1, &rollouts, &batch, &learned, [began, rolled_out])?;
+        trainer.report(step + 1, &tasks, &rollouts, &batch, &learned, [began, rolled_out])?;
         trainer.write_completions(step + 1, &tasks, &rollouts)?;
         trainer.policy.sync_reference(step + 1);
-        trainer.run.save_if_due(trainer.state(step + 1), trainer.saved())?;
+        let saved = Saved { replay: trainer.replay.as_ref(), ..trainer.policy.saved() };
+        let state = trainer.state(step + 1);
+        trainer.run.save_if_due(state, saved)?;
         if trainer.run.is_stopping() {
             return Ok(());
         }
@@ -109,6 +114,7 @@ struct Trainer<'a> {
     engine_before: Statistics,
     /// Until the first step has shown them.
     memory_report: Option<MemoryReport>,
+    monitor: Monitor,
 }
 
 impl<'a> Trainer<'a> {
@@ -135,6 +141,7 @@ impl<'a> Trainer<'a> {
             micro_batch_tokens: recipe.training.micro_batch_tokens,
             layout: Layout::of(&processor),
         };
+        let monitor = Monitor::new(recipe, session, &dataset, &run);
         Ok(Trainer {
             recipe,
             session,
@@ -155,6 +162,7 @@ impl<'a> Trainer<'a> {
             idle_steps: 0,
             engine_before: Statistics::default(),
             memory_report: Some(MemoryReport::default()),
+            monitor,
         })
     }
 
@@ -291,6 +299,7 @@ impl<'a> Trainer<'a> {
     fn learn(&mut self, batch: &mut Batch, step: u64) -> Result<Learned, TrainError> {
         let learning_rates: Vec<f64> = self.updates_of(step).map(|update| self.learning_rate_at(update)).collect();
         let learned = self.policy.learn(batch, &learning_rates, |learner| {
+            self.monitor.grad_norms.note(learner);
             if let Some(mut memory_report) = self.memory_report.take() {
                 memory_report.note_update(learner);
                 self.run.say(&memory_report.table(self.session));

@@ -5,7 +5,8 @@ use std::time::Instant;
 use super::{Rollouts, Trainer};
 use crate::checkpoint::CheckpointError;
 use crate::eval::Report;
-use crate::eval::figures::figure;
+use crate::eval::figures::{figure, mean};
+use crate::eval::group_report::GroupReport;
 use crate::eval::sample;
 use crate::rollout::task::Task;
 use crate::rollout::trajectory::Trajectory;
@@ -25,27 +26,33 @@ impl Trainer<'_> {
     pub(super) fn report(
         &mut self,
         step: u64,
+        tasks: &[Task],
         rollouts: &Rollouts,
         batch: &Batch,
         learned: &Learned,
         times: [Instant; 2],
     ) -> Result<(), TrainError> {
-        let trajectories = rollouts.groups.iter().flat_map(|group| &group.trajectories);
-        let report = Report::new(trajectories.zip(rollouts.scores.iter().flatten()));
+        let report = self.monitor.report(tasks, rollouts);
         self.run.advance(&format!("reward {}", figure(report.reward)));
         self.warn_if_idle(step, batch, &report);
-        let mut metrics = report_metrics(&report, batch);
-        metrics.extend(update_metrics(learned, batch.has_signal(&self.recipe.grpo)));
+        let mut metrics = report_metrics(&report, &GroupReport::new(&rollouts.scores), batch);
+        let has_signal = batch.has_signal(&self.recipe.grpo);
+        metrics.extend(update_metrics(learned, has_signal));
+        metrics.extend(self.monitor.grad_norms.take().into_iter().filter(|_| has_signal));
         let last_update = self.updates_of(step - 1).end - 1;
         metrics.push(Metric::new("learning_rate", self.learning_rate_at(last_update), Aggregation::Last));
         metrics.push(Metric::new("skipped_updates", self.skipped.total as f64, Aggregation::Last));
         metrics.push(Metric::new("left_out", self.left_out.total() as f64, Aggregation::Last));
         metrics.extend(rollouts.judge.iter().flat_map(judge_metrics));
-        metrics.extend(self.time_metrics(rollouts, times));
+        metrics.extend(self.engine_metrics(rollouts));
+        let (flops, saving_time) = (self.policy.learner.flops(), self.run.take_saving_time());
+        metrics.extend(self.monitor.time_metrics(rollouts, learned, times, flops, saving_time));
         let Some(averages) = self.run.close_step(step, metrics) else { return Ok(()) };
         self.run.say(&format!("step {step}/{}  {}", self.run.steps, line_of(&averages)));
         let values: Vec<(&str, f64)> = averages.iter().chain(device_metrics(self.session)).collect();
-        self.run.log(step, &values)
+        self.run.log(step, &values)?;
+        self.monitor.warnings(&averages).iter().for_each(|warning| self.run.say(warning));
+        Ok(())
     }
 
     /// Says when several steps in a row had nothing to learn, and what became of the rollouts of the last.
@@ -66,25 +73,20 @@ impl Trainer<'_> {
         }
     }
 
-    fn time_metrics(&self, rollouts: &Rollouts, [began, rolled_out]: [Instant; 2]) -> Vec<Metric> {
+    /// How a step's tokens were sampled, and what the engine did for it.
+    fn engine_metrics(&self, rollouts: &Rollouts) -> Vec<Metric> {
         let trajectories = rollouts.groups.iter().flat_map(|group| &group.trajectories);
-        let sampled: usize = trajectories.clone().map(Trajectory::own_tokens).sum();
-        let kept_mass: f64 = trajectories.flat_map(Trajectory::own).map(|(_, token)| f64::from(token.kept_mass)).sum();
-        let rollout_seconds = (rolled_out - began).as_secs_f64();
+        let kept_mass: Vec<f64> =
+            trajectories.flat_map(Trajectory::own).map(|(_, token)| f64::from(token.kept_mass)).collect();
         let engine = self.engine.statistics().since(&self.engine_before);
         vec![
-            Metric::mean("kept_mass", kept_mass / sampled as f64),
-            Metric::mean("rollout_seconds", rollout_seconds),
-            Metric::mean("update_seconds", rolled_out.elapsed().as_secs_f64()),
-            Metric::mean("rollout_tokens_per_second", sampled as f64 / rollout_seconds),
+            Metric::mean("kept_mass", mean(&kept_mass)),
             Metric::mean("engine/preemptions", engine.preemptions as f64),
             Metric::mean("engine/prefix_hit_rate", engine.cached_tokens as f64 / engine.queried_tokens.max(1) as f64),
             Metric::mean("engine/encoded_images", engine.encoded_images as f64),
             Metric::mean("engine/overlapped_steps", engine.overlapped_steps as f64),
             Metric::mean("engine/drafted_tokens", engine.drafted_tokens as f64),
             Metric::mean("engine/accepted_tokens", engine.accepted_tokens as f64),
-            Metric::mean("tool_wait_hidden_seconds", rollouts.tool_wait.hidden.as_secs_f64()),
-            Metric::mean("tool_wait_open_seconds", rollouts.tool_wait.open.as_secs_f64()),
         ]
     }
 

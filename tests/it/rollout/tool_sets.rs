@@ -194,8 +194,8 @@ fn a_report_tells_the_tools_apart_and_counts_names_that_no_tool_has_as_one() {
     let tools: Vec<_> = report.tools.iter().map(|tool| (&*tool.tool, tool.calls, tool.statuses["ok"])).collect();
     assert_eq!(tools, [("crop", 2, 1), ("flip", 1, 1), ("none", 2, 0)]);
     assert_eq!((report.tools[0].statuses["error"], report.tools[2].statuses["denied"]), (1, 2));
-    assert_eq!((report.calls_min, report.calls, report.calls_max), (0.0, 2.5, 5.0));
-    assert_eq!((report.images_min, report.images, report.images_max), (0.0, 1.0, 2.0));
+    assert_eq!((report.calls.min, report.calls.mean, report.calls.max), (0.0, 2.5, 5.0));
+    assert_eq!((report.images.min, report.images.mean, report.images.max), (0.0, 1.0, 2.0));
 }
 
 /// Scores how many pixels the last image has less than the largest of the group's last images; fails where nothing was made.
