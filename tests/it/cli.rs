@@ -458,7 +458,7 @@ fn a_model_is_evaluated_with_tools_and_without() {
     let (report, samples) = evaluate("direct", Some("/nowhere/python3"));
     assert_eq!(report["tool_use"], 0.0);
     assert_eq!(
-        (&report["calls_max"], &report["images"], &report["tools"]),
+        (&report["calls"]["max"], &report["images"]["mean"], &report["tools"]),
         (&0.0.into(), &0.0.into(), &serde_json::json!([]))
     );
     assert_eq!(report["unscored"], 0);

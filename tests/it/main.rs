@@ -48,6 +48,7 @@ mod projections;
 mod prompt;
 mod qwen3_vl_text;
 mod recipes;
+mod recipes_of_systems;
 mod recipes_of_tools;
 mod resume;
 mod reward_formulas;

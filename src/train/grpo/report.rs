@@ -38,6 +38,7 @@ impl Trainer<'_> {
         let mut metrics = report_metrics(&report, &GroupReport::new(&rollouts.scores), batch);
         let has_signal = batch.has_signal(&self.recipe.grpo);
         metrics.extend(update_metrics(learned, has_signal));
+        metrics.push(Metric::mean("kl", batch.kl_in_reward));
         metrics.extend(self.monitor.grad_norms.take().into_iter().filter(|_| has_signal));
         let last_update = self.updates_of(step - 1).end - 1;
         metrics.push(Metric::new("learning_rate", self.learning_rate_at(last_update), Aggregation::Last));

@@ -87,6 +87,6 @@ mod tests {
         assert_eq!(chosen(&groups, oversampled), [1, 3, 5]);
         let repeated = GrpoSettings { refill: Refill::Repeat, ..plain.clone() };
         assert_eq!(chosen(&groups, repeated.clone()), [1, 1, 3, 3, 4, 5]);
-        assert_eq!(chosen(&groups[2..3], repeated), [2], "where nothing has a signal nothing is repeated");
+        assert_eq!(chosen(&groups[2..3], repeated), [0], "where nothing has a signal nothing is repeated");
     }
 }

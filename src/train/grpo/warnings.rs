@@ -170,7 +170,7 @@ mod tests {
         let again = [&falling[..], &[0.6; 4], &[0.0; 5]].concat();
         assert_said(
             &said(0.0, &lines("tool_use", &again)),
-            &[(6, "tool use collapses"), (15, "0.60 did at its height")],
+            &[(6, "tool use collapses"), (16, "0.60 did at its height")],
         );
         assert_said(&said(0.0, &lines("tool_use", &[0.25, 0.0, 0.0, 0.0])), &[(3, "0.25 did at its height")]);
         assert_said(&said(0.0, &lines("tool_use", &[0.09, 0.09, 0.09, 0.0, 0.0, 0.0])), &[]);
