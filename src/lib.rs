@@ -75,7 +75,7 @@
 //! ```text
 //! cli
 //! device_check                 a device proves itself against the definition
-//! serve   train                an HTTP server; SFT and GRPO loops, the learner
+//! serve   train                an HTTP server; SFT, DPO and GRPO loops, the learner
 //! eval
 //! recipe                       typed TOML -> Plan
 //! rollout                      environments, tools, rewards

@@ -1,6 +1,6 @@
 //! `thyme-engine eval`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -10,16 +10,22 @@ use super::data::variant;
 use super::device::Device;
 use super::isolated::renderer;
 use super::jsonl::refuse_input;
+use super::sft_output::SftOutput;
 use crate::checkpoint::Checkpoint;
 use crate::engine::Engine;
 use crate::engine::sizing::{EngineSize, PageDemand};
 use crate::eval::figures::figure;
 use crate::eval::predictions::{Column, PredictionError, score_lines};
-use crate::eval::{Evaluation, evaluate, faults, sample};
+use crate::eval::selection::accepted;
+use crate::eval::{Evaluation, evaluate_sampled, faults, greedy, sample};
 use crate::files::lines::JsonLines;
 use crate::files::open::{replace, write_output};
-use crate::recipe::{Method, layers};
+use crate::prompt::ImageSettings;
+use crate::recipe::{Method, Recipe, layers};
+use crate::rollout::RolloutSettings;
 use crate::rollout::engine_generator::EngineGenerator;
+use crate::rollout::environment::Environment;
+use crate::rollout::generator::Sampling;
 use crate::rollout::registry::{DEFAULT_ENVIRONMENT, Registry};
 use crate::rollout::retry::{Retried, RetrySettings};
 use crate::rollout::reward_set::{RewardSet, RewardSettings};
@@ -30,6 +36,7 @@ use crate::train::dataset::Dataset;
 const EXAMPLES: &str = r#"Examples:
   thyme-engine eval --model runs/grpo_ats/checkpoint-30 --data needle --limit 256
   thyme-engine eval --model runs/needle_compare/checkpoint-60 --recipe recipes/needle_variants/compare.toml --data needle:compare
+  thyme-engine eval --model recipes/tiny-sft --data tasks/data.jsonl --samples-per-task 8 --temperature 1 --write-demonstrations right.jsonl --min-reward 1.5
   thyme-engine eval --predictions A.jsonl --output B.jsonl
 
 A line of --predictions is an object with `answer` (as it stands) or `text` (searched for <answer>), `solution` and perhaps `question`; other
@@ -37,7 +44,7 @@ columns pass through. `solution` is a string, a number, {"regex": "..."}, {"numb
 "relative_tolerance": 0.05}, or a list of these, of which one is enough. B.jsonl holds the same lines with `scores` (null where no rule can
 judge) and `unscored` (why)."#;
 
-/// Answer held-out tasks greedily and score the answers, or score answers that exist.
+/// Answer held-out tasks, greedily unless a temperature is given, and score the answers, or score answers that exist.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct EvalArguments {
@@ -60,6 +67,25 @@ pub struct EvalArguments {
     /// Tasks to answer at most.
     #[arg(long, default_value_t = 256)]
     limit: usize,
+    /// Answers to each task; the report is of all of them.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..),
+        conflicts_with_all = ["predictions", "retries", "direct_fallback"])]
+    samples_per_task: u16,
+    /// Sample answers at this temperature, and otherwise as [sampling] of --recipe says; 0 takes the likeliest token.
+    #[arg(long, value_name = "T", default_value_t = 0.0, conflicts_with = "predictions")]
+    temperature: f32,
+    /// Seed of the random numbers.
+    #[arg(long, value_name = "S", default_value_t = 0, conflicts_with = "predictions")]
+    seed: u64,
+    /// Write the answers that the model ended itself, as demonstrations for `method = "sft"`; their images go to `images` beside it.
+    #[arg(long, value_name = "C.jsonl", conflicts_with = "predictions")]
+    write_demonstrations: Option<PathBuf>,
+    /// Write those with at least this total reward; all that are scored where absent.
+    #[arg(long, value_name = "X", requires = "write_demonstrations", allow_negative_numbers = true)]
+    min_reward: Option<f64>,
+    /// Write so many of a task at most, those with the fewest tokens first.
+    #[arg(long, value_name = "K", requires = "write_demonstrations", value_parser = clap::value_parser!(u16).range(1..))]
+    max_per_task: Option<u16>,
     /// Sequences answered together.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
     max_num_seqs: u16,
@@ -87,12 +113,64 @@ impl EvalArguments {
         let limits = ["max_turn_tokens", "max_total_tokens"].map(|key| (key.to_owned(), limit.clone()));
         (self.environment.clone(), limits.into_iter().collect())
     }
+
+    /// How answers are sampled.
+    fn rollout(&self, recipe: Option<&Recipe>) -> anyhow::Result<RolloutSettings> {
+        let (samples, temperature) = (self.samples_per_task, self.temperature);
+        anyhow::ensure!(
+            temperature.is_finite() && temperature >= 0.0,
+            "--temperature is {temperature}; it must be 0 or more"
+        );
+        anyhow::ensure!(
+            samples == 1 || temperature > 0.0,
+            "at --temperature 0 all {samples} samples of a task would be the same; give --temperature 1"
+        );
+        anyhow::ensure!(
+            samples <= self.max_num_seqs,
+            "--samples-per-task is {samples}; raise --max-num-seqs, {}, to at least as many",
+            self.max_num_seqs
+        );
+        if temperature == 0.0 {
+            return Ok(greedy());
+        }
+        let sampling = recipe.map_or_else(Sampling::default, |recipe| recipe.sampling.clone());
+        let sampling = Sampling { temperature, ..sampling };
+        Ok(RolloutSettings { sampling, seed: self.seed, group_size: usize::from(samples), ..greedy() })
+    }
+
+    /// Rejection sampling: writes the accepted answers.
+    fn write_accepted(
+        &self,
+        mut output: SftOutput,
+        evaluation: &Evaluation,
+        settings: &ImageSettings,
+    ) -> anyhow::Result<()> {
+        let (mut written, mut tasks) = (0, 0);
+        for (group, scores) in evaluation.groups.iter().zip(&evaluation.scores) {
+            let mut left = self.max_per_task.map_or(usize::MAX, usize::from);
+            let before = written;
+            for trajectory in accepted(group, scores, self.min_reward.unwrap_or(f64::NEG_INFINITY)) {
+                let place = group.task * usize::from(self.samples_per_task) + trajectory.sample;
+                if left > 0 && output.write(place, trajectory, settings)? {
+                    (left, written) = (left - 1, written + 1);
+                }
+            }
+            tasks += usize::from(written > before);
+        }
+        output.finish();
+        let (answers, of) = (evaluation.report.count, evaluation.groups.len());
+        eprintln!("{written} of {answers} answers, to {tasks} of {of} tasks, are demonstrations");
+        Ok(())
+    }
 }
 
 /// Runs the command.
 pub fn run(arguments: EvalArguments, registry: &Registry) -> anyhow::Result<()> {
     let Some(model) = &arguments.model else { return score_predictions(&arguments, registry) };
     let recipe = arguments.recipe.as_ref().map(|recipe| layers::load(recipe, &[])).transpose()?;
+    let rollout = arguments.rollout(recipe.as_ref())?;
+    let open = |path: &PathBuf| SftOutput::open(path, Path::new(&arguments.data), Path::new(""), 0);
+    let demonstrations = arguments.write_demonstrations.as_ref().map(open).transpose()?;
     let (environment, tools) = match &recipe {
         Some(recipe) => recipe.environment_and_tools(),
         None => (arguments.named_environment(), Vec::new()),
@@ -113,31 +191,41 @@ pub fn run(arguments: EvalArguments, registry: &Registry) -> anyhow::Result<()> 
     let mut generator = EngineGenerator { engine: &mut engine, weights: &weights };
     let rewards = RewardSet::new(&recipe.map_or_else(RewardSettings::default, |recipe| recipe.reward), registry)?;
     let retries = RetrySettings { retries: arguments.retries, direct_fallback: arguments.direct_fallback };
-    let Evaluation { report, groups, scores, retried } =
-        evaluate(&mut generator, &processor, &*environment, &tasks, &rewards, &retries)?;
+    let evaluation = evaluate_sampled(&mut generator, &processor, &*environment, &tasks, &rewards, &rollout, &retries)?;
     if retries != RetrySettings::default() {
-        let Retried { rollouts, asked_directly } = retried;
+        let Retried { rollouts, asked_directly } = evaluation.retried;
         eprintln!("without an answer: {rollouts} rollouts made again, {asked_directly} asked directly");
     }
-    for (task, reason) in faults(&groups) {
+    for (task, reason) in faults(&evaluation.groups) {
         eprintln!("left out: {}: {reason}", dataset.name_of(task as u64));
     }
-    print!("{report}");
+    print!("{}", evaluation.report);
     if let Some(output) = &arguments.output {
-        std::fs::create_dir_all(output).with_context(|| format!("cannot create {}", output.display()))?;
-        let path = output.join("results.json");
-        replace(&path, (serde_json::to_string_pretty(&report)? + "\n").as_bytes())
-            .with_context(|| format!("cannot write {}", path.display()))?;
-        write_versions(output, environment.versions())
-            .with_context(|| format!("cannot write {}", output.join(VERSIONS_FILE).display()))?;
-        let mut lines = String::new();
-        for (trajectory, scores) in groups.iter().flat_map(|group| &group.trajectories).zip(scores.iter().flatten()) {
-            lines += &format!("{}\n", sample::line(&tasks[trajectory.task], trajectory, scores));
-        }
-        let path = output.join("samples.jsonl");
-        replace(&path, lines.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
+        write_results(output, &tasks, &evaluation, &*environment)?;
     }
-    Ok(())
+    demonstrations.map_or(Ok(()), |output| arguments.write_accepted(output, &evaluation, processor.image_settings()))
+}
+
+/// The folder of `--output`: `results.json`, `versions.json`, `samples.jsonl`.
+fn write_results(
+    output: &Path,
+    tasks: &[Task],
+    evaluation: &Evaluation,
+    environment: &dyn Environment,
+) -> anyhow::Result<()> {
+    let Evaluation { report, groups, scores, .. } = evaluation;
+    std::fs::create_dir_all(output).with_context(|| format!("cannot create {}", output.display()))?;
+    let path = output.join("results.json");
+    replace(&path, (serde_json::to_string_pretty(report)? + "\n").as_bytes())
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    write_versions(output, environment.versions())
+        .with_context(|| format!("cannot write {}", output.join(VERSIONS_FILE).display()))?;
+    let mut lines = String::new();
+    for (trajectory, scores) in groups.iter().flat_map(|group| &group.trajectories).zip(scores.iter().flatten()) {
+        lines += &format!("{}\n", sample::line(&tasks[trajectory.task], trajectory, scores));
+    }
+    let path = output.join("samples.jsonl");
+    replace(&path, lines.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn score_predictions(arguments: &EvalArguments, registry: &Registry) -> anyhow::Result<()> {

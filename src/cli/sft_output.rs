@@ -1,4 +1,4 @@
-//! Trajectories written as data for supervised fine-tuning: `batch --sft-output`.
+//! Trajectories written as data for supervised fine-tuning: `batch --sft-output`, `eval --write-demonstrations`.
 
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,8 @@ pub struct SftOutput {
 const PLACE: &str = "reply";
 
 impl SftOutput {
-    /// Begins the file, or goes on in it behind the rows of the first `done` replies. `input` is the file of requests, and `folder` its own.
+    /// Begins the file, or goes on in it behind the rows of the first `done` replies. `input` is the file of requests or tasks; relative paths of pictures
+    /// start at `folder`.
     pub fn open(path: &Path, input: &Path, folder: &Path, done: usize) -> anyhow::Result<SftOutput> {
         let rows = match done > 0 && is_there(path) {
             true => behind(path, done)?,
@@ -37,12 +38,12 @@ impl SftOutput {
         Ok(SftOutput { path: path.to_owned(), rows, folder: folder.to_owned(), left_out: 0 })
     }
 
-    /// Writes the demonstration that the trajectory of a reply is to a model with these settings, if the model ended it itself.
-    pub fn write(&mut self, place: usize, trajectory: &Trajectory, settings: &ImageSettings) -> anyhow::Result<()> {
+    /// Writes the demonstration that the trajectory of a reply is to a model with these settings, if the model ended it itself; whether it did.
+    pub fn write(&mut self, place: usize, trajectory: &Trajectory, settings: &ImageSettings) -> anyhow::Result<bool> {
         let has_ended = matches!(trajectory.end, End::Answered | End::EndOfTurn);
         let Some(demonstration) = Demonstration::of(trajectory, settings).filter(|_| has_ended) else {
             self.left_out += 1;
-            return Ok(());
+            return Ok(false);
         };
         let images: Vec<String> = demonstration
             .images
@@ -54,7 +55,8 @@ impl SftOutput {
         if let Some(tools) = demonstration.tools {
             row["tools"] = tools;
         }
-        self.rows.write(&row)
+        self.rows.write(&row)?;
+        Ok(true)
     }
 
     /// Where a picture stands: a file of the requests where it is, any other in `images`.
@@ -66,7 +68,7 @@ impl SftOutput {
         let pixels = image.load(&self.folder)?;
         let name = format!("images/{place:08}_{number:02}.png");
         let path = self.path.with_file_name(&name);
-        let cannot = || format!("cannot write {}; choose another --sft-output", path.display());
+        let cannot = || format!("cannot write {}; write the demonstrations elsewhere", path.display());
         std::fs::create_dir_all(path.with_file_name("")).with_context(cannot)?;
         replace(&path, &png(&pixels).with_context(cannot)?).with_context(cannot)?;
         Ok(name)

@@ -17,7 +17,7 @@ use crate::telemetry::wandb;
 use crate::train::check::check_data;
 use crate::train::memory_plan::MemoryPlan;
 use crate::train::sizes::fit_to_memory;
-use crate::train::{Session, grpo, sft};
+use crate::train::{Session, dpo, grpo, sft};
 
 /// Train as a recipe says.
 #[derive(Debug, Args)]
@@ -86,6 +86,7 @@ pub fn run(arguments: TrainArguments, registry: &Arc<Registry>) -> anyhow::Resul
     on_workers(|| match plan.recipe.method {
         Method::Sft => sft::train(&plan, &session),
         Method::Grpo => grpo::train(&plan, &session),
+        Method::Dpo => dpo::train(&plan, &session),
     })?;
     Ok(())
 }

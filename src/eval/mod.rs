@@ -1,5 +1,6 @@
 //! Held-out evaluation: tasks are answered greedily and scored; what comes out is a few shares that one can compare.
 //!
+//! Tasks may be answered several times at a temperature too; `selection.rs` then says which of the answers are worth learning from.
 //! `report.rs` sums up trajectories, those of training too, `tool_report.rs` the calls in them, `group_report.rs` the groups of a step, `sources.rs`
 //! the tasks of each source; `predictions.rs` scores answers that are in a file, without a model.
 
@@ -8,6 +9,7 @@ pub mod group_report;
 pub mod predictions;
 pub mod report;
 pub mod sample;
+pub mod selection;
 pub mod sources;
 pub mod tool_report;
 
@@ -29,7 +31,7 @@ use sources::Sources;
 pub struct Evaluation {
     /// Its shares.
     pub report: Report,
-    /// The trajectory of each task.
+    /// The trajectories of each task.
     pub groups: Vec<Group>,
     /// The scores of each, group by group.
     pub scores: Vec<Vec<Scores>>,
@@ -49,9 +51,29 @@ pub fn evaluate(
     rewards: &RewardSet,
     retries: &RetrySettings,
 ) -> Result<Evaluation, RolloutError> {
+    evaluate_sampled(generator, processor, environment, tasks, rewards, &greedy(), retries)
+}
+
+/// One answer to each task, greedily.
+pub fn greedy() -> RolloutSettings {
     let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
-    let settings = RolloutSettings { sampling, ..RolloutSettings::default() };
-    let mut groups = run(generator, processor, environment, tasks, &settings)?;
+    RolloutSettings { sampling, ..RolloutSettings::default() }
+}
+
+/// Evaluates as [`evaluate`] does, with answers that are sampled as `settings` say.
+///
+/// # Errors
+/// As [`run`].
+pub fn evaluate_sampled(
+    generator: &mut dyn Generator,
+    processor: &Processor,
+    environment: &dyn Environment,
+    tasks: &[Task],
+    rewards: &RewardSet,
+    settings: &RolloutSettings,
+    retries: &RetrySettings,
+) -> Result<Evaluation, RolloutError> {
+    let mut groups = run(generator, processor, environment, tasks, settings)?;
     let retried = retry(generator, processor, environment, tasks, &mut groups, retries)?;
     let scores = rewards.score_groups(&groups, tasks);
     let scored = groups.iter().flat_map(|g| &g.trajectories).zip(scores.iter().flatten());

@@ -2,6 +2,7 @@
 //! key ([`layers`]). Before anything is loaded a recipe becomes a [`plan::Plan`], which refuses contradictions.
 //! A plug-in's own table is checked by the plug-in.
 
+mod dpo;
 mod grpo;
 pub mod layers;
 pub mod optimizer;
@@ -20,6 +21,7 @@ use crate::rollout::registry::{DEFAULT_ENVIRONMENT, DEFAULT_TOOL, Named};
 use crate::rollout::retry::RetrySettings;
 use crate::rollout::reward_set::RewardSettings;
 use crate::tasks::needle::{Mixture, Variant};
+pub use dpo::{DpoSettings, PreferenceLoss};
 pub use grpo::{
     AdvantageEstimator, GrpoSettings, KlEstimator, KlIn, LogprobKind, LossDenominator, LossType, Refill, ScaleRewards,
 };
@@ -51,6 +53,8 @@ pub struct Recipe {
     pub sft: SftSettings,
     /// Only for `method = "grpo"`.
     pub grpo: GrpoSettings,
+    /// Only for `method = "dpo"`.
+    pub dpo: DpoSettings,
     /// How rollouts sample tokens.
     pub sampling: Sampling,
     /// The environment of rollouts: its `name` in the registry, and its own keys.
@@ -85,6 +89,8 @@ pub enum Method {
     Sft,
     /// Group-relative policy optimisation with adaptive temperature.
     Grpo,
+    /// Direct preference optimisation.
+    Dpo,
 }
 
 /// The policy and what of it is trained.
@@ -135,7 +141,7 @@ impl ModelSettings {
 pub struct DataSettings {
     /// The built-in task, drawn as it is needed.
     pub needle: Option<NeedleSettings>,
-    /// JSONL files in Thyme's RL form (GRPO) or SFT form (SFT), read one behind the other.
+    /// JSONL files in Thyme's RL form (GRPO), in Thyme's SFT form (SFT), or in TRL's form of preferences (DPO), read one behind the other.
     pub files: Vec<PathBuf>,
     /// Such files in several sources, `[[data.sources]]`, each with a weight.
     pub sources: Vec<DataSource>,
@@ -192,12 +198,12 @@ pub struct NeedleSettings {
 #[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainingSettings {
-    /// Steps of the run at most: batches of SFT, rollout batches of GRPO. 100 where neither this nor `num_train_epochs` is given.
+    /// Steps of the run at most: batches of SFT or DPO, rollout batches of GRPO. 100 where neither this nor `num_train_epochs` is given.
     pub max_steps: Option<u64>,
     /// Passes over the data, parts of one too; the last step of the run may begin another pass to be whole. With `max_steps` beside it,
     /// the run ends with whichever comes first. The built-in task has no end, and so no epochs.
     pub num_train_epochs: Option<f64>,
-    /// Examples a step of SFT learns from.
+    /// Examples that a step of SFT learns from, pairs that a step of DPO does.
     pub batch_size: usize,
     /// Tokens of one forward and backward; a step is cut into as many as it needs.
     pub micro_batch_tokens: usize,
@@ -313,7 +319,7 @@ impl Recipe {
     /// Steps of a run over so many examples; without a number they have no end.
     pub fn steps(&self, examples: Option<usize>) -> u64 {
         let examples_per_step = match self.method {
-            Method::Sft => self.training.batch_size,
+            Method::Sft | Method::Dpo => self.training.batch_size,
             Method::Grpo => self.grpo.tasks_per_batch(),
         };
         let epochs = self.training.num_train_epochs.zip(examples);

@@ -11,7 +11,9 @@ use error::value;
 use grpo::{check_grpo, check_reference};
 
 use super::layers::explain;
-use super::{MaxLengthAction, Method, NeedleSettings, Recipe, SftSettings, TrainTokens, TrainTurns};
+use super::{
+    DpoSettings, MaxLengthAction, Method, NeedleSettings, PreferenceLoss, Recipe, SftSettings, TrainTokens, TrainTurns,
+};
 use crate::checkpoint::Checkpoint;
 use crate::isolated::Isolated;
 use crate::prompt::{Processor, PromptError};
@@ -169,6 +171,7 @@ fn check_numbers(recipe: &Recipe) -> Result<(), PlanError> {
         ("training.num_train_epochs", recipe.training.num_train_epochs.unwrap_or(1.0), AboveZero),
         ("training.warn_kl", recipe.training.warn_kl, NotNegative),
         ("data.max_left_out", recipe.data.max_left_out, Share),
+        ("dpo.beta", recipe.dpo.beta, AboveZero),
         ("grpo.beta", grpo.beta, NotNegative),
         ("grpo.epsilon", grpo.epsilon, NotNegative),
         ("grpo.epsilon_high", grpo.epsilon_high.unwrap_or(0.0), NotNegative),
@@ -274,9 +277,14 @@ fn check_contradictions(recipe: &Recipe) -> Result<(), PlanError> {
         let remedy = format!("the variant {:?} has demonstrations of `read`, `look` and `guess`", variant.name());
         return value("data.needle.mixture", "given a share of `caption`", remedy);
     }
-    if recipe.method == Method::Sft {
-        return check_sft(&recipe.sft);
+    match recipe.method {
+        Method::Sft => check_sft(&recipe.sft),
+        Method::Grpo => check_rollouts(recipe),
+        Method::Dpo => check_dpo(recipe),
     }
+}
+
+fn check_rollouts(recipe: &Recipe) -> Result<(), PlanError> {
     check_grpo(&recipe.grpo)?;
     if recipe.sampling.temperature_of(0) == 0.0 {
         let has_turns = !recipe.sampling.turn_temperatures.is_empty();
@@ -286,6 +294,27 @@ fn check_contradictions(recipe: &Recipe) -> Result<(), PlanError> {
             "every rollout of a group would be the same, and nothing be learned; give 1.0",
         );
     }
+    check_no_mixture(recipe)
+}
+
+fn check_dpo(recipe: &Recipe) -> Result<(), PlanError> {
+    let DpoSettings { loss_type, label_smoothing, .. } = recipe.dpo;
+    if !(0.0..0.5).contains(&label_smoothing) {
+        let remedy = "give a number from 0 to below 0.5: the share of pairs that may be the wrong way round";
+        return value("dpo.label_smoothing", label_smoothing.to_string(), remedy);
+    }
+    if label_smoothing > 0.0 && loss_type != PreferenceLoss::Sigmoid {
+        let remedy = "only `dpo.loss_type = \"sigmoid\"` is smoothed; give 0";
+        return value("dpo.label_smoothing", label_smoothing.to_string(), remedy);
+    }
+    if let Some(variant) = recipe.data.needle.as_ref().and_then(|needle| needle.variant) {
+        let remedy = "`method = \"dpo\"` has pairs of the plain task; remove it, or give files of preferences";
+        return value("data.needle.variant", format!("{:?}", variant.name()), remedy);
+    }
+    check_no_mixture(recipe)
+}
+
+fn check_no_mixture(recipe: &Recipe) -> Result<(), PlanError> {
     if recipe.data.needle.as_ref().is_some_and(|needle| needle.mixture.is_some()) {
         return value("data.needle.mixture", "given", "only `method = \"sft\"` has demonstrations to mix; remove it");
     }

@@ -91,7 +91,7 @@ static FORMS: [Form; 20] = [
         name: "TRL's preferences (`chosen`, `rejected`)",
         has_it: |row| has_any(row, &["chosen", "rejected"]),
         as_data: Some(
-            "no method here learns from preferences; for SFT make `question` of `prompt` and `response` of `chosen`",
+            "`method = \"dpo\"` learns from preferences; for SFT make `question` of `prompt` and `response` of `chosen`",
         ),
         as_request: Some(REQUEST),
     },
@@ -177,12 +177,15 @@ static FORMS: [Form; 20] = [
 
 /// Keys whose contents would be lost, because nothing here reads them, and the remedy.
 const UNUSED_KEYS: [(&str, &str); 13] = [
-    ("kto_tag", "no method here learns from preferences; take out the rows that are not to be learned, and the key"),
+    (
+        "kto_tag",
+        "no method here learns from single answers that are liked or not; take out the rows that are not to be learned, and the key",
+    ),
     (
         "rejected_images",
-        "no method here learns from preferences; take the key out to learn from the answer that was chosen",
+        "`method = \"dpo\"` learns from preferences (`prompt`, `chosen`, `rejected`); take the key out to learn from the answer that was chosen",
     ),
-    ("margin", "no method here learns from preferences; take the key out to learn from the answer that was chosen"),
+    ("margin", "no method here reads how much an answer was preferred; take the key out"),
     ("video", "only pictures are read; give frames as `images`, each with its `<image>`"),
     ("videos", "only pictures are read; give frames as `images`, each with its `<image>`"),
     ("audio", "only pictures are read; leave such rows out"),
@@ -191,19 +194,28 @@ const UNUSED_KEYS: [(&str, &str); 13] = [
     ("history", "write all turns as `messages`"),
     (
         "rejected_response",
-        "no method here learns from preferences; take the key out to learn from the answer that was chosen",
+        "`method = \"dpo\"` learns from preferences (`prompt`, `chosen`, `rejected`); take the key out to learn from the answer that was chosen",
     ),
     (
         "rejected_messages",
-        "no method here learns from preferences; take the key out to learn from the answer that was chosen",
+        "`method = \"dpo\"` learns from preferences (`prompt`, `chosen`, `rejected`); take the key out to learn from the answer that was chosen",
     ),
-    ("rejected", "no method here learns from preferences; take the key out to learn from the answer that was chosen"),
-    ("chosen", "no method here learns from preferences; write the answer that was chosen as `response`"),
+    (
+        "rejected",
+        "`method = \"dpo\"` learns from preferences; take the key out to learn from the answer that was chosen",
+    ),
+    ("chosen", "`method = \"dpo\"` learns from preferences; write the answer that was chosen as `response`"),
 ];
 
 /// A key of a row whose contents would be lost, and the remedy.
 pub fn unused_key(row: &Map<String, Value>) -> Option<(&'static str, &'static str)> {
     UNUSED_KEYS.into_iter().find(|(key, _)| row.get(*key).is_some_and(has_content))
+}
+
+/// The same of a row of preferences.
+pub fn unused_preference_key(row: &Map<String, Value>) -> Option<(&'static str, &'static str)> {
+    let is_read = |key: &str| ["chosen", "rejected", "rejected_images"].contains(&key);
+    UNUSED_KEYS.into_iter().find(|(key, _)| !is_read(key) && row.get(*key).is_some_and(has_content))
 }
 
 /// What a turn or a row says of its own worth that would be lost: `label: false`, `weight: 0`, `loss: false`, `reasoning_content`.

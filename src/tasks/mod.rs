@@ -2,11 +2,15 @@
 //! it knows pictures and text, but nothing of tokens, sandboxes or rewards.
 //! `forms.rs` recognises the forms of other systems, so that an error can name the form of a row and say how to convert it.
 
+mod data_error;
 mod draws;
 mod font;
 pub mod forms;
 pub mod jsonl;
 pub mod needle;
+mod needle_file;
+pub mod preferences;
+mod row;
 mod solution;
 
 use image::RgbImage;

@@ -5,6 +5,7 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use super::dataset::{Dataset, DatasetError, rows};
+use super::dpo::pairs::pair;
 use super::sft::Demonstrations;
 use crate::prompt::{Processor, Prompt, PromptError};
 use crate::recipe::Method;
@@ -58,6 +59,10 @@ fn check_file(checked: &mut Checked, plan: &Plan, processor: &Processor, path: &
             match method {
                 Method::Sft => demonstration_problem(&dataset, processor, plan),
                 Method::Grpo => task_problem(&dataset, processor, plan),
+                Method::Dpo => {
+                    let problem = pair(&dataset, processor, plan.checkpoint.config.context_tokens, 0).err();
+                    problem.map(|problem| problem.to_string())
+                }
             }
         }
     };

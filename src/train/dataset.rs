@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use image::RgbImage;
+
 use super::sources::Shares;
 use crate::ops::sample::philox_uniform;
 use crate::prompt::image::decode_file;
@@ -11,7 +13,7 @@ use crate::rollout::task::Task;
 use crate::tasks::jsonl::{self, DataError, Record};
 use crate::tasks::needle::variants::Lesson;
 use crate::tasks::needle::{Kind, Mixture, Split, Variant, example, mixed};
-use crate::tasks::{Example, Role};
+use crate::tasks::{Example, Role, preferences};
 
 /// An endless source of examples.
 #[derive(Debug)]
@@ -34,6 +36,17 @@ pub enum Dataset {
         /// How often each is drawn.
         shares: Shares,
     },
+}
+
+/// Two answers to one prompt, each with the whole conversation.
+#[derive(Clone, Debug)]
+pub struct Preferred {
+    /// With the answer that was chosen.
+    pub chosen: Example,
+    /// With the other.
+    pub rejected: Example,
+    /// Messages of the prompt.
+    pub prompt_messages: usize,
 }
 
 /// Lines of files, in a new random order each epoch.
@@ -99,6 +112,12 @@ pub enum DatasetError {
         tokens: usize,
         /// Tokens that the recipe takes.
         limit: usize,
+    },
+    /// A preference between two answers that are the same.
+    #[error("{example}: both answers are the same to the model; mend it or take it out")]
+    SameAnswers {
+        /// Its name, as [`Dataset::name_of`] gives it.
+        example: String,
     },
     /// A script that the recipe's environment does not take.
     #[error(
@@ -236,14 +255,41 @@ impl Dataset {
             }),
             Dataset::Records { sources, shares } => {
                 let record = record(sources, shares, number);
-                let images: Result<_, ImageError> = record.images.iter().map(|path| decode_file(path)).collect();
-                match images {
-                    Ok(images) => Ok(record.clone().with_images(images)),
-                    Err(error) => Err(DatasetError::Example { example: self.name_of(number), source: error.into() }),
-                }
+                let images = decode(&record.images).map_err(|source| self.unreadable(number, source))?;
+                Ok(record.clone().with_images(images))
             }
         }
     }
+
+    /// Preference `number`, pictures decoded. Of the built-in task, a look at the plate is preferred to a guess.
+    ///
+    /// # Errors
+    /// [`DatasetError::Example`] where a picture cannot be read.
+    pub fn preferred(&self, number: u64) -> Result<Preferred, DatasetError> {
+        match self {
+            Dataset::Needle { split, seed, .. } => {
+                let [chosen, rejected] = [Kind::Look, Kind::Guess].map(|kind| example(kind, *split, *seed, number));
+                let prompt_messages = chosen.messages.len() - 1;
+                Ok(Preferred { chosen, rejected, prompt_messages })
+            }
+            Dataset::Records { sources, shares } => {
+                let chosen = self.example(number)?;
+                let preference = record(sources, shares, number).preference.as_ref();
+                let preference = preference.expect("every row of a file of preferences has one");
+                let images = decode(&preference.rejected_images).map_err(|source| self.unreadable(number, source))?;
+                let rejected = Example { messages: preference.rejected.clone(), images, ..chosen.clone() };
+                Ok(Preferred { chosen, rejected, prompt_messages: preference.prompt_messages })
+            }
+        }
+    }
+
+    fn unreadable(&self, number: u64, source: ImageError) -> DatasetError {
+        DatasetError::Example { example: self.name_of(number), source: source.into() }
+    }
+}
+
+fn decode(paths: &[PathBuf]) -> Result<Vec<RgbImage>, ImageError> {
+    paths.iter().map(|path| decode_file(path)).collect()
 }
 
 /// The line that example `number` is.
@@ -285,7 +331,7 @@ pub fn rows(path: &Path, method: Method) -> Result<Vec<Result<Record, DatasetErr
         };
         Err(DatasetError::Form { path: path.to_owned(), line: record.line, expected })
     };
-    let rows = jsonl::rows(path)?.into_iter();
+    let rows = if method == Method::Dpo { preferences::rows(path)? } else { jsonl::rows(path)? }.into_iter();
     Ok(rows.map(|row| row.map_err(DatasetError::from).and_then(of_method)).collect())
 }
 

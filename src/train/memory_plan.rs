@@ -166,8 +166,9 @@ impl MemoryPlan {
             let layout = Layout::new(config);
             weights_bytes(&layout) + packed_bytes(&layout, sizes.footprint)
         };
+        let shrink = if sizes.rollout.is_some() { "set `grpo.beta` to 0" } else { SMALLER_MODEL };
         let reference = sizes.reference.map_or(0, of_reference);
-        self.add(Phase::Resident, "reference (bf16)", reference, "set `grpo.beta` to 0");
+        self.add(Phase::Resident, "reference (bf16)", reference, shrink);
     }
 
     /// The judge is there for the whole run, with all that its engine may come to hold. It sees no images, and does not draft.

@@ -37,8 +37,13 @@ impl MemoryReport {
         self.rows.clear();
         self.weights = addresses(backend, learner.weights());
         self.add(backend, "keys and values", pages, ["read, written", "gone"]);
+        self.note_reference(learner, reference);
+    }
+
+    /// Notes the weights that the loss is measured against, if there are any.
+    pub fn note_reference(&mut self, learner: &Learner, reference: Option<&Weights>) {
         if let Some(reference) = reference {
-            self.add(backend, "reference", reference.values.iter(), ["", "read"]);
+            self.add(&*learner.model().backend, "reference", reference.values.iter(), ["", "read"]);
         }
     }
 

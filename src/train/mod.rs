@@ -1,4 +1,4 @@
-//! Learning: supervised fine-tuning and GRPO with adaptive temperature, around the one [`learner::Learner`].
+//! Learning: supervised fine-tuning, preferences (DPO), and GRPO with adaptive temperature, around the one [`learner::Learner`].
 //!
 //! - **Examples.** [`dataset`] gives example number *n*, the same for every run of a recipe; the order of an epoch is computed, never stored. An
 //!   example that cannot be used is left out of its step and named: [`left_out`] counts such examples and ends the run when they are too many,
@@ -20,6 +20,8 @@ pub mod batch;
 pub mod check;
 pub mod dataset;
 pub mod demonstration;
+pub mod dpo;
+mod example_loop;
 pub mod flops;
 pub mod grad_norms;
 pub mod grpo;

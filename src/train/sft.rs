@@ -1,27 +1,20 @@
 //! Supervised fine-tuning: maximum likelihood of the assistant's own words, over packs of demonstrations.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
-use std::time::Instant;
 
 use image::RgbImage;
 
 use super::dataset::{Dataset, DatasetError};
 use super::demonstration::{self, Demonstration};
-use super::grad_norms::GradNorms;
-use super::learner::{Learner, Update};
+use super::example_loop::{Accumulated, ExampleLoop};
+use super::learner::Learner;
 use super::loss_mask::LossMask;
 use super::max_length::truncate;
-use super::memory_report::MemoryReport;
-use super::run::Run;
 use super::sample::{Layout, Pack, Sample, runs_by_tokens};
-use super::session::device_metrics;
-use super::trainer_state::TrainerState;
-use super::{Session, TrainError, open_learner};
+use super::{Session, TrainError};
 use crate::prompt::{ImageSource, Processor, PromptError};
 use crate::recipe::plan::Plan;
-use crate::recipe::{LogprobKind, MaxLengthAction, Recipe};
+use crate::recipe::{LogprobKind, MaxLengthAction};
 use crate::rollout::environment::Environment;
 use crate::rollout::script::play;
 use crate::rollout::task::Task;
@@ -29,10 +22,6 @@ use crate::rollout::tool::CallStatus;
 use crate::rollout::trajectory::TurnKind;
 use crate::tasks::Example;
 use crate::tasks::needle::variants::Lesson;
-use crate::telemetry::window::{Aggregation, Metric};
-
-/// Batches that are made ready ahead of the learner.
-const BATCHES_AHEAD: usize = 4;
 
 /// Trains to the plan's last step, or until the user stops it.
 pub fn train(plan: &Plan, session: &Session) -> Result<(), TrainError> {
@@ -40,81 +29,14 @@ pub fn train(plan: &Plan, session: &Session) -> Result<(), TrainError> {
     let processor = plan.processor()?;
     let dataset = Dataset::open(&recipe.data, recipe.method, recipe.seed)?;
     let demonstrations = Demonstrations::new(&dataset, &processor, plan)?;
-    let (mut learner, TrainerState { global_step: start, mut skipped, mut left_out, .. }) =
-        open_learner(plan, session, &processor)?;
-    let steps = recipe.steps(dataset.len());
-    let mut run = Run::open(plan, start, steps, session.stop.clone())?;
-    run.note_versions(BTreeMap::new())?;
-    let mut memory_report = Some(MemoryReport::default());
-    let mut grad_norms = GradNorms::new(recipe.training.log_grad_norms);
-    std::thread::scope(|scope| {
-        let batches = prepare_ahead(scope, &demonstrations, start..steps);
-        for step in start..steps {
-            let began = Instant::now();
-            let batch = batches.recv().expect("the preparing thread sends a batch a step");
-            for reason in &batch.left_out {
-                run.say(&format!("left out at step {}: {reason}", step + 1));
-            }
-            let (drawn, most) = (recipe.training.batch_size, recipe.data.max_left_out);
-            let before =
-                TrainerState { global_step: step, updates: learner.updates(), skipped, left_out, tasks_drawn: None };
-            if let Err(too_many) = left_out.count(drawn, &batch.left_out, dataset.len(), step + 1, most) {
-                run.save_before_end(before, &learner)?;
-                return Err(too_many);
-            }
-            let learned = learn(&mut learner, &batch.samples, &processor, recipe, step..steps, |learner| {
-                grad_norms.note(learner);
-                if let Some(mut memory_report) = memory_report.take() {
-                    memory_report.note_update(learner);
-                    run.say(&memory_report.table(session));
-                }
-            });
-            run.advance(&format!("loss {:.3}", learned.loss));
-            if let Some(update) = learned.update {
-                skipped.count(update, step + 1, recipe.training.max_skipped_updates)?;
-            }
-            let counts = [skipped.total, left_out.total()];
-            report(&mut run, session, step + 1, &learned, counts, grad_norms.take(), began)?;
-            let done = TrainerState {
-                global_step: step + 1,
-                updates: learner.updates(),
-                skipped,
-                left_out,
-                tasks_drawn: None,
-            };
-            run.save_if_due(done, &learner)?;
-            if run.is_stopping() {
-                break;
-            }
-        }
-        Ok(())
+    let (layout, budget) = (Layout::of(&processor), recipe.training.micro_batch_tokens);
+    let draw = |number| demonstrations.sample(number);
+    ExampleLoop::open(plan, session, &processor, dataset.len())?.run(draw, |learner, _, samples| Accumulated {
+        loss: accumulate(learner, samples, layout, budget),
+        tokens: samples.iter().map(Sample::tokens).sum(),
+        trained_tokens: samples.iter().map(|sample| sample.targets().count()).sum(),
+        metrics: Vec::new(),
     })
-}
-
-/// A thread that draws, decodes and tokenises, in order, a few batches ahead.
-fn prepare_ahead<'scope>(
-    scope: &'scope std::thread::Scope<'scope, '_>,
-    demonstrations: &'scope Demonstrations<'_>,
-    steps: std::ops::Range<u64>,
-) -> Receiver<Batch> {
-    let (sender, receiver) = sync_channel(BATCHES_AHEAD);
-    scope.spawn(move || {
-        for step in steps {
-            if sender.send(demonstrations.batch(step)).is_err() {
-                return;
-            }
-        }
-    });
-    receiver
-}
-
-/// A step's examples.
-#[derive(Default)]
-struct Batch {
-    /// Those that can be used, in order.
-    samples: Vec<Sample>,
-    /// The others: which each is, and why not.
-    left_out: Vec<String>,
 }
 
 /// Where samples come from.
@@ -138,18 +60,6 @@ impl<'a> Demonstrations<'a> {
         };
         let environment = dataset.has_scripts().then(open).transpose()?;
         Ok(Self { dataset, processor, plan, environment })
-    }
-
-    fn batch(&self, step: u64) -> Batch {
-        let size = self.plan.recipe.training.batch_size as u64;
-        let mut batch = Batch::default();
-        for number in step * size..(step + 1) * size {
-            match self.sample(number) {
-                Ok(sample) => batch.samples.push(sample),
-                Err(error) => batch.left_out.push(error.to_string()),
-            }
-        }
-        batch
     }
 
     /// Example `number` as the learner takes it.
@@ -217,38 +127,6 @@ impl<'a> Demonstrations<'a> {
     }
 }
 
-/// What a step did.
-struct Learned {
-    /// Not a number where there was nothing to learn from.
-    loss: f64,
-    tokens: usize,
-    targets: usize,
-    learning_rate: f64,
-    update: Option<Update>,
-}
-
-/// One update: the mean negative log-likelihood of all learned tokens of the batch; none where the batch is empty.
-/// `steps` are this step and those to come; `look` sees the learner when all gradients are there.
-fn learn(
-    learner: &mut Learner,
-    samples: &[Sample],
-    processor: &Processor,
-    recipe: &Recipe,
-    steps: std::ops::Range<u64>,
-    look: impl FnOnce(&Learner),
-) -> Learned {
-    let loss = accumulate(learner, samples, Layout::of(processor), recipe.training.micro_batch_tokens);
-    let targets = samples.iter().map(|sample| sample.targets().count()).sum();
-    let tokens = samples.iter().map(Sample::tokens).sum();
-    let learning_rate = recipe.optimizer.learning_rate_at(steps.start, steps.end);
-    if samples.is_empty() {
-        return Learned { loss: f64::NAN, tokens: 0, targets, learning_rate, update: None };
-    }
-    look(learner);
-    let update = Some(learner.update(learning_rate));
-    Learned { loss, tokens, targets, learning_rate, update }
-}
-
 /// Adds the gradient of the mean negative log-likelihood of all learned tokens of the samples, and returns that mean. The samples are packed: as
 /// many one behind the other in a forward and backward as have at most `micro_batch_tokens` tokens, none of which sees another sample's.
 pub fn accumulate(learner: &mut Learner, samples: &[Sample], layout: Layout, micro_batch_tokens: usize) -> f64 {
@@ -264,42 +142,4 @@ pub fn accumulate(learner: &mut Learner, samples: &[Sample], layout: Layout, mic
         });
     }
     loss
-}
-
-fn report(
-    run: &mut Run,
-    session: &Session,
-    step: u64,
-    learned: &Learned,
-    [skipped, left_out]: [u64; 2],
-    grad_norms: Vec<Metric>,
-    began: Instant,
-) -> Result<(), TrainError> {
-    let mut metrics = vec![
-        Metric::mean("loss", learned.loss),
-        Metric::mean("grad_norm", learned.update.map_or(f64::NAN, |update| update.grad_norm)),
-        Metric::new("learning_rate", learned.learning_rate, Aggregation::Last),
-        Metric::mean("tokens", learned.tokens as f64),
-        Metric::mean("trained_tokens", learned.targets as f64),
-        Metric::mean("tokens_per_second", learned.tokens as f64 / began.elapsed().as_secs_f64()),
-        Metric::new("skipped_updates", skipped as f64, Aggregation::Last),
-        Metric::new("left_out", left_out as f64, Aggregation::Last),
-    ];
-    metrics.extend(grad_norms);
-    let Some(averages) = run.close_step(step, metrics) else { return Ok(()) };
-    // A step without an example has no loss.
-    let shown = |name, digits: usize| match averages.get(name) {
-        value if value.is_nan() => "-".to_owned(),
-        value => format!("{value:.digits$}"),
-    };
-    run.say(&format!(
-        "step {step}/{}  loss {}  grad norm {}  learning rate {:.2e}  {:.0} tokens/s",
-        run.steps,
-        shown("loss", 4),
-        shown("grad_norm", 3),
-        averages.get("learning_rate"),
-        averages.get("tokens_per_second")
-    ));
-    let values: Vec<(&str, f64)> = averages.iter().chain(device_metrics(session)).collect();
-    run.log(step, &values)
 }

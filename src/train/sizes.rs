@@ -42,7 +42,11 @@ pub fn engine_limits(plan: &Plan, activation_bytes: usize) -> EngineLimits {
 pub fn memory_plan(plan: &Plan, processor: &Processor, footprint: Footprint) -> MemoryPlan {
     let (recipe, image) = (&plan.recipe, processor.image_settings());
     let is_grpo = recipe.method == Method::Grpo;
-    let longest = if is_grpo { plan.limits.total } else { recipe.sft.max_length.unwrap_or(0) };
+    let longest = match recipe.method {
+        Method::Sft => recipe.sft.max_length.unwrap_or(0),
+        Method::Grpo => plan.limits.total,
+        Method::Dpo => 0,
+    };
     let rollout = is_grpo.then(|| RolloutSizes {
         limits: engine_limits(plan, footprint.activation_bytes),
         speculation: recipe.engine.speculation,
@@ -55,8 +59,12 @@ pub fn memory_plan(plan: &Plan, processor: &Processor, footprint: Footprint) -> 
         learner: learner_settings(recipe, image),
         micro_batch_tokens: recipe.training.micro_batch_tokens.max(longest),
         rollout,
-        reference: (is_grpo && recipe.grpo.beta > 0.0)
-            .then(|| &plan.reference.as_ref().unwrap_or(&plan.checkpoint).config),
+        reference: match recipe.method {
+            Method::Grpo if recipe.grpo.beta > 0.0 => Some(plan.reference.as_ref().unwrap_or(&plan.checkpoint)),
+            Method::Dpo => Some(&plan.checkpoint),
+            Method::Sft | Method::Grpo => None,
+        }
+        .map(|reference| &reference.config),
         judge: plan
             .judge
             .as_ref()

@@ -8,6 +8,7 @@ mod complaints;
 mod constraints;
 mod demonstration;
 mod device_check;
+mod dpo;
 mod engine;
 mod engine_speed;
 mod errors;
