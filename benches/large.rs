@@ -259,8 +259,9 @@ fn update(
         let pack = Pack::new(&members.iter().collect::<Vec<_>>(), Layout::of(processor));
         let ones = vec![1.0; pack.targets.len()];
         let begin = Instant::now();
-        learner
-            .accumulate(&pack, &ones, LogprobKind::Raw, |_| ones.iter().map(|one| -one / ones.len() as f32).collect());
+        learner.accumulate(&pack, &ones, LogprobKind::Raw, |_| {
+            ones.iter().map(|one| -one / ones.len() as f32).collect::<Vec<f32>>()
+        });
         wait(&*learner.model().backend);
         let passes = begin.elapsed().as_secs_f64();
         let begin = Instant::now();
@@ -281,6 +282,8 @@ fn update(
         learner: settings.clone(),
         micro_batch_tokens: options.micro_batch,
         rollout: None,
+        reference: None,
+        judge: None,
     });
     say(
         "memory",

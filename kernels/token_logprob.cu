@@ -77,17 +77,19 @@ struct NoEntropyGradient {
 };
 
 template <class Entropy>
-__device__ inline void backward_slice(const float* z, int target, float inverse, float lse, float dlogprob, bf16* dz, const Excluded& excluded,
-                                      int first, int columns, const Entropy& entropy) {
-    Share share = load_share(z, columns, columns);
-    float scale = dlogprob * inverse;
+__device__ inline void backward_slice(const float* z, const int* targets, const float* temperatures, const float* lse, const float* dlogprob,
+                                      bf16* dz, Excluded excluded, int first, int columns, Entropy entropy) {
+    int row = blockIdx.x, target = targets[row] - first;
+    Share share = load_share(z + size_t(row) * columns, columns, columns);
+    float inverse = 1.0f / temperatures[row], scale = dlogprob[row] * inverse, own = lse[row];
+    dz += size_t(row) * columns;
 #pragma unroll
     for (int i = 0; i < SHARE; i += 4) {
         int column = Share::column(i);
         Vector<bf16, 4> found;
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-            float probability = softmax_exponential(share.at[i + j] * inverse - lse);
+            float probability = softmax_exponential(share.at[i + j] * inverse - own);
             float of_logit = scale * ((column + j == target ? 1.0f : 0.0f) - probability);
             found.at[j] = to_bf16(entropy.added_to(excluded.holds(first + column + j) ? 0.0f : of_logit, share.at[i + j]));
         }
@@ -108,10 +110,7 @@ __device__ inline void backward_slice(const float* z, int target, float inverse,
 extern "C" __global__ void __launch_bounds__(SLICE_THREADS)
     token_logprob_backward(const float* z, const int* targets, const float* temperatures, const float* lse, const float* dlogprob, bf16* dz,
                            Excluded excluded, int first, int columns) {
-    int row = blockIdx.x;
-    size_t start = size_t(row) * columns;
-    backward_slice(z + start, targets[row] - first, 1.0f / temperatures[row], lse[row], dlogprob[row], dz + start, excluded, first, columns,
-                   NoEntropyGradient{});
+    backward_slice(z, targets, temperatures, lse, dlogprob, dz, excluded, first, columns, NoEntropyGradient{});
 }
 
 // hot
@@ -121,8 +120,7 @@ extern "C" __global__ void __launch_bounds__(SLICE_THREADS)
                                    const float* dentropy, const float* entropy, const float* lse_raw, bf16* dz, Excluded excluded, int first,
                                    int columns) {
     int row = blockIdx.x;
-    size_t start = size_t(row) * columns;
-    backward_slice(z + start, targets[row] - first, 1.0f / temperatures[row], lse[row], dlogprob[row], dz + start, excluded, first, columns,
+    backward_slice(z, targets, temperatures, lse, dlogprob, dz, excluded, first, columns,
                    EntropyGradient{dentropy[row], entropy[row], lse_raw[row]});
 }
 

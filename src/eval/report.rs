@@ -292,7 +292,7 @@ mod tests {
             let mut trajectory = Trajectory::of_prompt(&prompt, 0, 0, 0, end);
             trajectory.token_ids.extend(vec![5; own + observed]);
             trajectory.sampled.extend((0..own + observed).map(|i| (i < own).then_some(token)));
-            trajectory.answer = has_answer.then(|| AnswerRange { inside: 0..0, with_tags: 0..0 });
+            trajectory.answer = has_answer.then_some(AnswerRange { inside: 0..0, with_tags: 0..0 });
             trajectory
         };
         let trajectories = [

@@ -113,7 +113,7 @@ pub fn check() -> Result<(), WandbError> {
 }
 
 impl Wandb {
-    /// Begins a run; one that `run.dir` knows goes on.
+    /// Begins a run; one whose folder knows its id goes on.
     ///
     /// # Errors
     /// As [`check`].

@@ -160,7 +160,7 @@ mod tests {
     fn tool_economy_is_compared_among_right_answers_alone() {
         let outcome = |reward, calls| Outcome { reward: Some(reward), tokens: 1, calls, is_right: reward > 0.5 };
         let group = vec![outcome(1.0, 0), outcome(1.0, 3), outcome(0.0, 0), outcome(0.0, 7)];
-        let plain = advantages(&[group.clone()], &GrpoSettings::default()).remove(0);
+        let plain = advantages(std::slice::from_ref(&group), &GrpoSettings::default()).remove(0);
         let hdpo = advantages(&[group], &estimator(AdvantageEstimator::Hdpo)).remove(0);
         let differences: Vec<f64> = hdpo.iter().zip(&plain).map(|(a, b)| a.unwrap() - b.unwrap()).collect();
         let economy = 0.375 / ((2.0 * 0.375_f64.powi(2)).sqrt() + 1e-4) * 0.15;

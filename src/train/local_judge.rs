@@ -81,7 +81,7 @@ impl LocalJudge {
     fn ask_engine(&self, question: &Question<'_>) -> Result<String, JudgeError> {
         let name = self.settings.model_path.as_deref().unwrap_or_default();
         let failed = |reason: String| JudgeError(format!("{name}: {reason}"));
-        let message = |(role, text): &(&'static str, String)| Message::text(*role, text.as_str());
+        let message = |(role, text): &(&'static str, String)| Message::text(role, text.as_str());
         let messages: Vec<Message> = question.messages.iter().map(message).collect();
         let prompt =
             self.processor.encode_messages(&messages, Path::new(""), true).map_err(|e| failed(e.to_string()))?;

@@ -28,8 +28,8 @@ pub fn report_metrics(report: &Report, groups: &GroupReport, batch: &Batch) -> V
         Metric::mean("validity", report.validity),
         Metric::mean("tool_use", report.tool_use),
         Metric::mean("tool_success", report.tool_success),
-        Metric::count("tools/distinct", report.tools_distinct),
-        Metric::mean("tools/entropy", report.tools_entropy),
+        Metric::count("tools_distinct", report.tools_distinct),
+        Metric::mean("tools_entropy", report.tools_entropy),
         Metric::mean("completions/clipped_ratio", report.clipped_ratio),
         Metric::mean("advantage/std", standard_deviation(&batch.advantages)),
     ];

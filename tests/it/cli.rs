@@ -462,7 +462,10 @@ fn a_model_is_evaluated_with_tools_and_without() {
         (&0.0.into(), &0.0.into(), &serde_json::json!([]))
     );
     assert_eq!(report["unscored"], 0);
-    assert!(report["parts"].as_array().unwrap().iter().any(|part| part[0] == "answer" && part[1].is_f64()), "{report}");
+    assert!(
+        report["parts"].as_array().unwrap().iter().any(|part| part["name"] == "answer" && part["mean"].is_f64()),
+        "{report}"
+    );
     assert!(!samples.contains("<sandbox_output>"));
     let (report, _) = evaluate("think_with_code", None);
     assert!(report["ends"].as_array().unwrap().iter().any(|end| end[0] == "answered"), "{report}");

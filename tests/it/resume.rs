@@ -156,6 +156,8 @@ fn a_run_with_replayed_rollouts_and_a_reference_that_follows_resumes_to_the_same
         "grpo.num_mini_batches=2",
         "--set",
         "grpo.num_generations=3",
+        "--set",
+        "training.max_steps=14",
     ];
     let recipe = |place: &Workplace| {
         // Random weights never answer; how long they think differs.
@@ -166,14 +168,14 @@ fn a_run_with_replayed_rollouts_and_a_reference_that_follows_resumes_to_the_same
     succeed(train(&recipe(&calm), &settings));
     let (recipe, run) = (recipe(&killed), killed.path("runs/run"));
     let mut child = train(&recipe, &settings).spawn().unwrap();
-    wait_until(&mut child, || lines(&run) > 3);
+    wait_until(&mut child, || lines(&run) > 5);
     child.kill().unwrap();
     assert_eq!(child.wait().unwrap().signal(), Some(9), "it was killed before it ended");
     assert!(succeed(train(&recipe, &[&settings[..], &["--resume"]].concat())).contains("resumed after step"));
     let calm = calm.path("runs/run");
-    assert_same_run(&calm, &run, 6);
+    assert_same_run(&calm, &run, 14);
     for file in ["reference_model/model.safetensors", "replay/rollouts.json"] {
-        let [one, other] = [&calm, &run].map(|run| std::fs::read(checkpoint(run, 6).join(file)).unwrap());
+        let [one, other] = [&calm, &run].map(|run| std::fs::read(checkpoint(run, 14).join(file)).unwrap());
         assert!(one == other, "{file} differs");
     }
     let replayed = metrics(&run).iter().filter(|line| line["replayed_completions"].as_f64() > Some(0.0)).count();

@@ -64,8 +64,9 @@ fn messages(view: &View<'_>) -> Vec<String> {
         return vec![view.text.clone()];
     }
     let parts = view.turns.split(|turn| turn.kind == TurnKind::Observation);
-    let messages = parts.map(|turns| turns.iter().map(|turn| turn.text.as_str()).collect::<String>());
-    messages.filter(|message| !message.is_empty()).collect()
+    // Behind the last observation there may be no message; one without words has a turn.
+    let messages = parts.filter(|turns| !turns.is_empty());
+    messages.map(|turns| turns.iter().map(|turn| turn.text.as_str()).collect()).collect()
 }
 
 /// The object in the first braces of a text that close.

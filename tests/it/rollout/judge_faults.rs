@@ -272,7 +272,9 @@ fn the_judge_is_asked_when_a_trajectory_ends_while_its_group_decodes() {
     let environment = Direct::default();
     let task = Task { question: "What does he hold?".into(), solution: PROSE.into(), ..Task::default() };
     let settings = RolloutSettings { group_size: 2, ..RolloutSettings::default() };
-    let rollouts = run_scored(&mut generator, processor(), &environment, &[task.clone()], &settings, &rewards).unwrap();
+    let rollouts =
+        run_scored(&mut generator, processor(), &environment, std::slice::from_ref(&task), &settings, &rewards)
+            .unwrap();
     let parts: Vec<&Score> = rollouts.scores[0].iter().map(|scores| scores.part("answer").unwrap()).collect();
     assert_eq!(parts, [&Score::Value(0.0), &Score::Value(1.0)]);
     let judged = rollouts.judge.unwrap();
