@@ -228,9 +228,13 @@ fn the_judge_says_whether_code_is_code() {
         let (rewards, requests) = judged("weights.code_quality = 1.0", replies);
         let mut rollout = Rollout::new(WELL_FORMED, "7").with_calls(calls);
         rollout.answer = answer.map(str::to_owned);
+        // Each call has code of its own: the judge is asked once about the same code.
+        for (call, code) in rollout.calls.iter_mut().zip(["crop(0)", "crop(1)"]) {
+            call.request = code.to_owned();
+        }
         let found = scores(&rewards, &[rollout], "7").remove(0).part("code_quality").unwrap().clone();
-        let asked = asked(requests);
-        assert!(asked.len() == replies.len() && asked.iter().all(|[_, user]| user == "Code:\ncrop"), "{asked:?}");
+        let asked: Vec<String> = asked(requests).into_iter().map(|[_, user]| user).collect();
+        assert_eq!(asked, ["Code:\ncrop(0)", "Code:\ncrop(1)"][..replies.len()]);
         found
     };
     let (good, bad) = ("```json\n{\"Correctness\": 1}\n```", "It is bad: {\"Correctness\": \"0\"}.");

@@ -1,22 +1,27 @@
 //! An OpenAI-compatible endpoint that says what a test wants.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 /// The lines before the body, and the body.
 pub type Request = (Vec<String>, Value);
 
-/// An endpoint that gives these replies, one a connection; it ends with the requests.
+/// How long the endpoint waits for the next request: a request that does not come is a failed test, not one that hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// An endpoint that gives these replies, one a connection; it ends with the requests, and panics if one of them does not come.
 pub fn endpoint(replies: Vec<(u16, String)>) -> (String, JoinHandle<Vec<Request>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
     let address = format!("http://{}/v1", listener.local_addr().unwrap());
     let serve = move || {
         let mut requests = Vec::new();
         for (status, body) in replies {
-            let mut reader = BufReader::new(listener.accept().unwrap().0);
+            let mut reader = BufReader::new(next(&listener, requests.len()));
             let lines: Vec<String> =
                 reader.by_ref().lines().map(Result::unwrap).take_while(|line| !line.is_empty()).collect();
             let length =
@@ -30,6 +35,24 @@ pub fn endpoint(replies: Vec<(u16, String)>) -> (String, JoinHandle<Vec<Request>
         requests
     };
     (address, std::thread::spawn(serve))
+}
+
+/// The next connection.
+fn next(listener: &TcpListener, count: usize) -> TcpStream {
+    let start = Instant::now();
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false).unwrap();
+                return stream;
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                assert!(start.elapsed() < PATIENCE, "{count} requests came, and no further one");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
 }
 
 /// A reply with this message.
