@@ -20,6 +20,7 @@ use crate::prompt::{Processor, PromptError};
 use crate::rollout::environment::TokenLimits;
 use crate::rollout::registry::{Registry, RegistryError};
 use crate::rollout::reward_set::RewardSet;
+use crate::tasks::needle::Variant;
 
 /// Steps of a run whose recipe gives neither steps nor epochs.
 const DEFAULT_STEPS: u64 = 100;
@@ -194,7 +195,7 @@ fn check_numbers(recipe: &Recipe) -> Result<(), PlanError> {
     numbers.extend(of_turns.map(|temperature| ("sampling.turn_temperatures", f64::from(*temperature), NotNegative)));
     numbers.extend(recipe.data.sources.iter().map(|source| ("the weight of data.sources", source.weight, AboveZero)));
     if let Some(mixture) = recipe.data.needle.as_ref().and_then(|needle| needle.mixture) {
-        let shares = [mixture.caption, mixture.read, mixture.look, mixture.guess];
+        let shares = [mixture.caption, mixture.read, mixture.look, mixture.look_twice, mixture.guess];
         numbers.extend(shares.map(|share| ("data.needle.mixture", share, NotNegative)));
         numbers.push(("the sum of data.needle.mixture", shares.iter().sum(), AboveZero));
     }
@@ -271,17 +272,28 @@ fn check_contradictions(recipe: &Recipe) -> Result<(), PlanError> {
         let remedy = "sources with weights end their epochs at different steps; give `training.max_steps` instead";
         return value("training.num_train_epochs", epochs.to_string(), remedy);
     }
-    if let Some(NeedleSettings { variant: Some(variant), mixture: Some(mixture), .. }) = &recipe.data.needle
-        && mixture.caption > 0.0
-    {
-        let remedy = format!("the variant {:?} has demonstrations of `read`, `look` and `guess`", variant.name());
-        return value("data.needle.mixture", "given a share of `caption`", remedy);
-    }
+    recipe.data.needle.as_ref().map_or(Ok(()), check_mixture)?;
     match recipe.method {
         Method::Sft => check_sft(&recipe.sft),
         Method::Grpo => check_rollouts(recipe),
         Method::Dpo => check_dpo(recipe),
     }
+}
+
+/// Kinds of sample that the built-in task does not have.
+fn check_mixture(needle: &NeedleSettings) -> Result<(), PlanError> {
+    let Some(mixture) = &needle.mixture else { return Ok(()) };
+    let task =
+        needle.variant.map_or("the plain task".to_owned(), |variant| format!("the variant {:?}", variant.name()));
+    if needle.variant.is_some() && mixture.caption > 0.0 {
+        let remedy = format!("{task} has demonstrations of `read`, `look` and `guess`");
+        return value("data.needle.mixture", "given a share of `caption`", remedy);
+    }
+    if mixture.look_twice > 0.0 && !needle.variant.is_some_and(Variant::can_look_twice) {
+        let remedy = format!("{task} has no demonstrations of it; give a share of `look`");
+        return value("data.needle.mixture", "given a share of `look_twice`", remedy);
+    }
+    Ok(())
 }
 
 fn check_rollouts(recipe: &Recipe) -> Result<(), PlanError> {

@@ -23,9 +23,9 @@ use thyme_engine::train::demonstration::Demonstration;
 
 use crate::support::command::{Workplace, assert_names, refuse, succeed, train};
 
-fn recipe(variant: Variant) -> Recipe {
+fn recipe(variant: Variant, settings: &[String]) -> Recipe {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/needle_variants");
-    load(&folder.join(variant.name()).with_extension("toml"), &[]).unwrap_or_else(|error| panic!("{error}"))
+    load(&folder.join(variant.name()).with_extension("toml"), settings).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn environment(recipe: &Recipe) -> std::sync::Arc<dyn Environment> {
@@ -47,15 +47,22 @@ fn script(variant: Variant, kind: Kind, split: Split, index: u64) -> (Task, Vec<
 #[test]
 fn a_look_finds_the_answer_in_the_environment_of_its_recipe() {
     let rewards = RewardSet::new(&RewardSettings::default(), &Registry::default()).unwrap();
-    for variant in Variant::ALL {
-        let recipe = recipe(variant);
+    // A second look takes more tokens than the recipes have.
+    let kinds = [(Kind::Look, vec![]), (Kind::LookTwice, vec!["environment.max_total_tokens=1024".to_owned()])];
+    for (variant, (kind, settings)) in
+        Variant::ALL.into_iter().flat_map(|variant| kinds.iter().map(move |kind| (variant, kind)))
+    {
+        if *kind == Kind::LookTwice && !variant.can_look_twice() {
+            continue;
+        }
+        let recipe = recipe(variant, settings);
         let (environment, processor) = (environment(&recipe), processor(&recipe));
         for (split, index) in
             [Split::Train, Split::HeldOut].into_iter().flat_map(|split| (0..6).map(move |i| (split, i)))
         {
-            let (task, turns, solution) = script(variant, Kind::Look, split, index);
+            let (task, turns, solution) = script(variant, *kind, split, index);
             let trajectory = play(&processor, &*environment, &task, &turns).unwrap();
-            let name = format!("{} {split:?} {index}: {:?}", variant.name(), trajectory.end);
+            let name = format!("{} {kind:?} {split:?} {index}: {:?}", variant.name(), trajectory.end);
             for call in &trajectory.calls {
                 assert_eq!(call.output.status, CallStatus::Ok, "{name}: {}", call.output.text);
             }

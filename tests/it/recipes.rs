@@ -171,6 +171,12 @@ fn contradictions_are_refused_with_a_remedy() {
             &["data.needle.variant=dark", "data.needle.mixture={caption=1.0}"],
             &["data.needle.mixture", "dark", "look"],
         ),
+        (
+            &sft,
+            &["data.needle.variant=dark", "data.needle.mixture={look_twice=1.0}"],
+            &["data.needle.mixture", "dark", "look_twice"],
+        ),
+        (&sft, &["data.needle.mixture={look_twice=1.0}"], &["data.needle.mixture", "plain task"]),
         (&grpo, &["sampling.temperature=0.0"], &["`sampling.temperature` is 0", "the same"]),
         (&grpo, &["data.needle.mixture={look=1.0}"], &["data.needle.mixture", "sft"]),
         (&grpo, &["grpo.num_generations=1"], &["`grpo.num_generations` is 1", "from 2"]),

@@ -44,7 +44,7 @@ pub fn example(kind: Kind, split: Split, seed: u64, index: u64) -> Example {
         Kind::Task => task(&scene, draws),
         Kind::Caption => caption(&scene),
         Kind::Read => read(&scene),
-        Kind::Look => look(&scene, draws),
+        Kind::Look | Kind::LookTwice => look(&scene, draws),
         Kind::Guess => guess(&scene, draws),
     }
 }

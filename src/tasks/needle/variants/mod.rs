@@ -71,14 +71,21 @@ impl Variant {
         self.drawn(split, seed, index, &mut Draws::new(seed, index, 2)).task()
     }
 
-    /// Lesson `index` of `seed`, of one kind: to look, to guess, or else to read digits.
+    /// Whether a demonstration can make its last call twice.
+    pub fn can_look_twice(self) -> bool {
+        self != Variant::Dark
+    }
+
+    /// Lesson `index` of `seed`, of one kind: to look, once or twice, to guess, or else to read digits.
     pub fn lesson(self, kind: Kind, split: Split, seed: u64, index: u64) -> Lesson {
         let draws = &mut Draws::new(seed, index, 2);
         let drawn = self.drawn(split, seed, index, draws);
         match kind {
-            Kind::Look => {
+            Kind::Look | Kind::LookTwice => {
                 let last = self.answer(&drawn.sight.text, drawn.sight.digit);
-                let turns = drawn.calls.iter().cloned().chain([last]).collect();
+                let mut turns = drawn.calls.clone();
+                turns.extend(turns.last().filter(|_| kind == Kind::LookTwice).map(|call| again(call)));
+                turns.push(last);
                 Lesson::Script { task: drawn.task(), turns }
             }
             Kind::Guess => {
@@ -186,6 +193,12 @@ fn hermes<const N: usize>(thought: &str, calls: [(&str, String); N]) -> String {
         format!("\n<tool_call>\n{{\"name\": \"{tool}\", \"arguments\": {arguments}}}\n</tool_call>")
     };
     format!("<think>{thought}</think>{}", calls.map(call).concat())
+}
+
+/// The turn of a call, made once more: with another thought, where the thought is not a part of the call.
+fn again(turn: &str) -> String {
+    let call = turn.split_once("</think>").map(|(_, call)| format!("<think>Let me look again.</think>{call}"));
+    call.unwrap_or_else(|| turn.to_owned())
 }
 
 /// A thought and a call as verifiers' vision environment writes it.
