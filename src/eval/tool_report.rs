@@ -136,14 +136,7 @@ mod tests {
 
     #[test]
     fn statuses_have_their_names_in_json() {
-        for status in [
-            CallStatus::Ok,
-            CallStatus::Error,
-            CallStatus::Timeout,
-            CallStatus::Denied,
-            CallStatus::Malformed,
-            CallStatus::OverLimit,
-        ] {
+        for status in CallStatus::ALL {
             assert_eq!(serde_json::to_value(status).unwrap(), status.name());
         }
     }

@@ -108,6 +108,16 @@ pub enum CallStatus {
 }
 
 impl CallStatus {
+    /// All of them.
+    pub const ALL: [CallStatus; 6] = [
+        CallStatus::Ok,
+        CallStatus::Error,
+        CallStatus::Timeout,
+        CallStatus::Denied,
+        CallStatus::Malformed,
+        CallStatus::OverLimit,
+    ];
+
     /// The name for logs and counters, as in JSON.
     pub fn name(self) -> &'static str {
         match self {

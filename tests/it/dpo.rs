@@ -2,27 +2,22 @@
 //! file holds, and how it was made: `tests/golden/dpo/README.md`.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
 
 use image::RgbImage;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use thyme_engine::cpu::Cpu;
 use thyme_engine::model::parameters::Weights;
-use thyme_engine::ops::patch_embed::PixelScale;
-use thyme_engine::prompt::{ImageSettings, Processor};
-use thyme_engine::recipe::optimizer::OptimizerSettings;
+use thyme_engine::prompt::Processor;
 use thyme_engine::recipe::{DpoSettings, Method, PreferenceLoss};
 use thyme_engine::train::dataset::Dataset;
 use thyme_engine::train::dpo::loss::{Answer, pair_loss};
 use thyme_engine::train::dpo::pairs::{Pair, pair};
 use thyme_engine::train::dpo::{Measured, accumulate};
-use thyme_engine::train::learner::{Learner, LearnerSettings};
+use thyme_engine::train::learner::Learner;
 use thyme_engine::train::sample::{Layout, Pack, Sample};
 
 use crate::support::command::{Workplace, assert_names, refuse, succeed, train};
-use crate::support::small_policy::load;
+use crate::support::golden_learner::{Adam, golden_learner, golden_model};
 
 /// Of losses and metrics of a few units, and of a gradient norm as a share. A summed log-probability is about 60.
 const TOLERANCE: f64 = 1e-4;
@@ -40,11 +35,8 @@ struct Golden {
 #[derive(Deserialize)]
 struct Settings {
     learning_rates: Vec<f64>,
-    adam_beta1: f32,
-    adam_beta2: f32,
-    adam_epsilon: f32,
-    weight_decay: f32,
-    max_grad_norm: f64,
+    #[serde(flatten)]
+    adam: Adam,
 }
 
 #[derive(Deserialize)]
@@ -102,26 +94,8 @@ impl Golden {
     }
 
     fn start(&self) -> Start {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/model").join(&self.checkpoint);
-        let (model, weights) = load(&folder, Arc::new(Cpu::new()));
-        let reference = load(&folder, Arc::new(Cpu::new())).1;
-        let layout = Layout { merge: model.config.merge(), image_pad: model.config.image_pad };
-        let image = ImageSettings::default();
-        let settings = LearnerSettings {
-            optimizer: OptimizerSettings {
-                adam_beta1: self.settings.adam_beta1,
-                adam_beta2: self.settings.adam_beta2,
-                adam_epsilon: self.settings.adam_epsilon,
-                weight_decay: self.settings.weight_decay,
-                max_grad_norm: self.settings.max_grad_norm,
-                ..OptimizerSettings::default()
-            },
-            freeze_vision_tower: true,
-            freeze_merger: true,
-            activation_recompute: false,
-            pixel_scale: PixelScale { mean: image.mean, std: image.std },
-        };
-        Start { learner: Learner::new(model, weights, settings), reference, layout }
+        let (learner, layout) = golden_learner(&self.checkpoint, &self.settings.adam);
+        Start { learner, reference: golden_model(&self.checkpoint).1, layout }
     }
 }
 

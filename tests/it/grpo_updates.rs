@@ -1,28 +1,19 @@
 //! GRPO's updates against TRL's on the same completions, and among themselves. What the golden file holds, and how it was made:
 //! `tests/golden/grpo/README.md`.
 
-use std::path::Path;
-use std::sync::Arc;
-
 use serde::Deserialize;
-use thyme_engine::cpu::Cpu;
 use thyme_engine::engine::request::Sampled;
-use thyme_engine::ops::Backend;
-use thyme_engine::ops::patch_embed::PixelScale;
-use thyme_engine::prompt::{ImageSettings, Prompt};
-use thyme_engine::recipe::optimizer::OptimizerSettings;
+use thyme_engine::prompt::Prompt;
 use thyme_engine::recipe::{AdvantageEstimator, GrpoSettings, KlEstimator, KlIn, LossType, ScaleRewards};
 use thyme_engine::rollout::Group;
 use thyme_engine::rollout::reward::Score;
 use thyme_engine::rollout::reward_set::Scores;
 use thyme_engine::rollout::trajectory::{End, Trajectory};
 use thyme_engine::train::batch::{Batch, BatchSettings, ScoredGroup};
-use thyme_engine::train::learner::{Learner, LearnerSettings};
 use thyme_engine::train::policy::{Measured, Policy, PolicySettings};
 use thyme_engine::train::reference_model::ReferenceModel;
-use thyme_engine::train::sample::Layout;
 
-use crate::support::small_policy::load;
+use crate::support::golden_learner::{Adam, golden_learner, golden_model};
 
 /// Of a loss, a divergence and a share, absolute; of a gradient norm, relative. Float32 takes 4e-7 of it.
 const TOLERANCE: f64 = 1e-5;
@@ -45,11 +36,8 @@ struct Settings {
     temperature: f32,
     max_completion_length: usize,
     learning_rates: Vec<f64>,
-    adam_beta1: f32,
-    adam_beta2: f32,
-    adam_epsilon: f32,
-    weight_decay: f32,
-    max_grad_norm: f64,
+    #[serde(flatten)]
+    adam: Adam,
 }
 
 #[derive(Deserialize)]
@@ -132,39 +120,14 @@ impl Golden {
 
     /// A policy with the weights of the checkpoint, and a reference where it has a weight.
     fn policy(&self, grpo: GrpoSettings, micro_batch_tokens: usize) -> Policy {
-        let backend: Arc<dyn Backend> = Arc::new(Cpu::new());
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/model").join(&self.checkpoint);
-        let (model, weights) = load(&folder, backend.clone());
+        let (learner, layout) = golden_learner(&self.checkpoint, &self.settings.adam);
         let reference = (grpo.beta > 0.0).then(|| {
-            let (model, weights) = load(&folder, backend);
+            let (model, weights) = golden_model(&self.checkpoint);
             ReferenceModel { model, weights, has_policy_tower: true }
         });
-        let layout = Layout { merge: model.config.merge(), image_pad: model.config.image_pad };
-        let image = ImageSettings::default();
-        let settings = LearnerSettings {
-            optimizer: OptimizerSettings {
-                adam_beta1: self.settings.adam_beta1,
-                adam_beta2: self.settings.adam_beta2,
-                adam_epsilon: self.settings.adam_epsilon,
-                weight_decay: self.settings.weight_decay,
-                max_grad_norm: self.settings.max_grad_norm,
-                ..OptimizerSettings::default()
-            },
-            freeze_vision_tower: true,
-            freeze_merger: true,
-            activation_recompute: false,
-            pixel_scale: PixelScale { mean: image.mean, std: image.std },
-        };
-        let settings = (
-            Learner::new(model, weights, settings),
-            PolicySettings {
-                grpo,
-                completion_tokens_max: self.settings.max_completion_length,
-                micro_batch_tokens,
-                layout,
-            },
-        );
-        Policy { learner: settings.0, reference, settings: settings.1 }
+        let completion_tokens_max = self.settings.max_completion_length;
+        let settings = PolicySettings { grpo, completion_tokens_max, micro_batch_tokens, layout };
+        Policy { learner, reference, settings }
     }
 }
 

@@ -16,6 +16,9 @@ use thyme_engine::serve;
 use crate::support::command::Workplace;
 use crate::support::server::{TIMEOUT, init};
 
+/// Positions of the model.
+const CONTEXT: usize = 1 << 16;
+
 #[derive(Parser)]
 struct Arguments {
     #[command(flatten)]
@@ -35,13 +38,18 @@ fn reload(model: &Model, weights: &mut Weights, dir: &Path) -> Result<(), Reload
 #[test]
 fn half_read_weights_answer_nobody_until_a_whole_folder_is_read() {
     let place = Workplace::new();
+    // Answers may be so long that none ends by itself while the test goes on, however slow the machine is.
+    let file = place.path("model/config.json");
+    let mut model_config: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    model_config["max_position_embeddings"] = json!(CONTEXT);
+    std::fs::write(&file, model_config.to_string()).unwrap();
     ["tiny", "shrinks", "other"].into_iter().zip(0..).for_each(|(name, seed)| init(&place, name, seed));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let model = place.path("tiny").display().to_string();
     // It serves until the test's process ends.
     std::thread::spawn(move || {
-        let mut arguments = Arguments::parse_from(["serve", "--max-model-len", "2048"]).serving;
+        let mut arguments = Arguments::parse_from(["serve", "--max-num-seqs", "2"]).serving;
         arguments.program = env!("CARGO_BIN_EXE_thyme-engine").into();
         let config = arguments.config(&model).unwrap();
         serve::run(serve::ServerConfig { names: vec!["tiny".to_owned()], reload, ..config }, listener).unwrap();
@@ -69,7 +77,7 @@ fn half_read_weights_answer_nobody_until_a_whole_folder_is_read() {
     assert_eq!((status, health().0), (200, 200), "{before}");
 
     // A stream and a whole answer are under way, and more wait than are decoded.
-    let long = json!({"max_tokens": 1900, "ignore_eos": true, "n": 8, "logprobs": 0});
+    let long = json!({"max_tokens": CONTEXT - 100, "ignore_eos": true, "n": 4, "logprobs": 0});
     let (first, began) = channel();
     let (streamed, whole) = std::thread::scope(|scope| {
         let stream = scope.spawn(|| {

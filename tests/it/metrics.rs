@@ -107,14 +107,7 @@ fn every_metric_of_grpo_is_in_the_table_and_the_other_way_round() {
     succeed(train(&recipe, &[settings, shipped].concat()));
     let lines = lines(&place.path("runs/run"));
     assert_is_table("Of GRPO", &lines);
-    for status in [
-        CallStatus::Ok,
-        CallStatus::Error,
-        CallStatus::Timeout,
-        CallStatus::Denied,
-        CallStatus::Malformed,
-        CallStatus::OverLimit,
-    ] {
+    for status in CallStatus::ALL {
         assert!(table("Of GRPO").contains(&format!("tool/NAME/{}", status.name())), "{status:?}");
     }
     let steps: Vec<_> = lines.iter().filter(|line| line.contains_key("learning_rate")).collect();

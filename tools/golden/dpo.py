@@ -16,6 +16,7 @@ import torch
 import transformers
 import trl
 from trl import DPOTrainer
+from updates import Masters, rounded
 
 ROOT = pathlib.Path(__file__).parents[2] / "tests/golden"
 CHECKPOINT = "qwen2_5_vl_untied_flat"
@@ -155,38 +156,17 @@ def loss_of(case, model, pairs, reference):
 
 def updates_of(case, folder, pairs):
     model = golden_model.load(folder).double()
-    trained = [p for name, p in model.named_parameters() if "visual" not in name]
     with torch.no_grad():
         reference = logprobs_of(model, pairs)
-    masters = [torch.nn.Parameter(p.detach().clone()) for p in trained]
-    decays = [master for master in masters if master.ndim >= 2]
-    rest = [master for master in masters if master.ndim < 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": decays, "weight_decay": SETTINGS["weight_decay"]}, {"params": rest, "weight_decay": 0.0}],
-        lr=0.0, betas=(SETTINGS["adam_beta1"], SETTINGS["adam_beta2"]), eps=SETTINGS["adam_epsilon"],
-    )
+    masters = Masters(model, SETTINGS)
     updates = []
     for rate in SETTINGS["learning_rates"]:
         model.zero_grad(set_to_none=True)
         loss, metrics = loss_of(case, model, pairs, reference)
         loss.backward()
-        for parameter, master in zip(trained, masters):
-            master.grad = parameter.grad.clone()
-        norm = torch.nn.utils.clip_grad_norm_(masters, SETTINGS["max_grad_norm"])
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.step()
-        with torch.no_grad():
-            for parameter, master in zip(trained, masters):
-                parameter.copy_(master.float().to(torch.bfloat16))
-        updates.append({"loss": loss.item(), "grad_norm": norm.item(), "metrics": metrics})
+        norm = masters.step(rate)
+        updates.append({"loss": loss.item(), "grad_norm": norm, "metrics": metrics})
     return updates
-
-
-def rounded(value):
-    if isinstance(value, dict):
-        return {key: rounded(entry) for key, entry in value.items()}
-    return float(f"{value:.9g}") if isinstance(value, float) else value
 
 
 def main():

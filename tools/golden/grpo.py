@@ -19,6 +19,7 @@ import transformers
 import trl
 from trl import GRPOTrainer
 from trl.trainer.utils import nanstd
+from updates import Masters, rounded
 
 ROOT = pathlib.Path(__file__).parents[2] / "tests/golden"
 CHECKPOINT = "qwen2_5_vl_untied_flat"
@@ -229,16 +230,9 @@ def clip_shares(case, metrics):
 
 def updates_of(case, folder, groups, width, old):
     model = golden_model.load(folder).double()
-    trained = [p for name, p in model.named_parameters() if "visual" not in name]
     with torch.no_grad():
         reference, _ = logprobs_of(copy.deepcopy(model), groups, width)
-    masters = [torch.nn.Parameter(p.detach().clone()) for p in trained]
-    decays = [master for master in masters if master.ndim >= 2]
-    rest = [master for master in masters if master.ndim < 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": decays, "weight_decay": SETTINGS["weight_decay"]}, {"params": rest, "weight_decay": 0.0}],
-        lr=0.0, betas=(SETTINGS["adam_beta1"], SETTINGS["adam_beta2"]), eps=SETTINGS["adam_epsilon"],
-    )
+    masters = Masters(model, SETTINGS)
     inputs = inputs_of(case, groups, width, old, reference)
     trainer = trainer_of(case, model, groups, width)
     updates = []
@@ -246,29 +240,15 @@ def updates_of(case, folder, groups, width, old):
         model.zero_grad(set_to_none=True)
         loss = trainer._compute_loss(model, inputs)
         loss.backward()
-        for parameter, master in zip(trained, masters):
-            master.grad = parameter.grad.clone()
-        norm = torch.nn.utils.clip_grad_norm_(masters, SETTINGS["max_grad_norm"])
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.step()
-        with torch.no_grad():
-            for parameter, master in zip(trained, masters):
-                parameter.copy_(master.float().to(torch.bfloat16))
+        norm = masters.step(rate)
         metrics = trainer._metrics["train"]
         updates.append({
             "loss": loss.item(),
             "kl": metrics["kl"][-1] if case["beta"] > 0.0 else None,
             **clip_shares(case, metrics),
-            "grad_norm": norm.item(),
+            "grad_norm": norm,
         })
     return updates
-
-
-def rounded(value):
-    if isinstance(value, dict):
-        return {key: rounded(entry) for key, entry in value.items()}
-    return float(f"{value:.9g}") if isinstance(value, float) else value
 
 
 def main():

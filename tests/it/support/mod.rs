@@ -8,6 +8,7 @@ pub mod chat_endpoint;
 pub mod command;
 pub mod dictated;
 pub mod fake_judge;
+pub mod golden_learner;
 pub mod noise;
 pub mod over_cpu;
 pub mod rollouts;
