@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use thyme_engine::recipe::Recipe;
 use thyme_engine::recipe::layers::load;
 use thyme_engine::recipe::optimizer::Schedule;
-use thyme_engine::recipe::plan::Plan;
+use thyme_engine::recipe::plan::{Plan, PlanError};
 use thyme_engine::sandbox::{Guarantee, SandboxError};
 use thyme_engine::telemetry::memory::available_bytes;
 use thyme_engine::train::memory_plan::MemoryPlan;
@@ -36,6 +36,36 @@ fn the_shipped_recipes_can_be_read() {
     for recipe in recipes {
         let read = load(&recipe, &[]).unwrap_or_else(|error| panic!("{error}"));
         assert!(!read.name.is_empty() && !read.model.path.is_empty(), "{}", recipe.display());
+    }
+}
+
+#[test]
+fn the_settings_of_every_experiment_fit_its_recipe() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/experiments");
+    let text = std::fs::read_to_string(folder.join("experiments.toml")).unwrap();
+    let experiments: toml::Table = text.parse().unwrap();
+    let experiments = experiments["experiment"].as_array().unwrap();
+    assert!(!experiments.is_empty());
+    let strings = |value: Option<&toml::Value>| -> Vec<String> {
+        let entries = value.and_then(toml::Value::as_array).into_iter().flatten();
+        entries.map(|entry| entry.as_str().unwrap().to_owned()).collect()
+    };
+    for experiment in experiments {
+        let (name, arms) = (experiment["name"].as_str().unwrap(), experiment["arms"].as_table().unwrap());
+        assert!(arms.len() > 1 && !experiment["hypothesis"].as_str().unwrap().is_empty(), "{name}");
+        for start in strings(experiment.get("starts")) {
+            load(&folder.join(start), &[]).unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+        for (arm, settings) in arms {
+            let settings = [strings(experiment.get("common")), strings(Some(settings))].concat();
+            let recipe = load(&folder.join(experiment["recipe"].as_str().unwrap()), &settings)
+                .unwrap_or_else(|error| panic!("{name}, {arm}: {error}"));
+            match Plan::new(recipe, &Default::default()) {
+                // It begins with what another recipe makes.
+                Ok(_) | Err(PlanError::Checkpoint(_)) => {}
+                Err(error) => panic!("{name}, {arm}: {error}"),
+            }
+        }
     }
 }
 
