@@ -12,11 +12,12 @@ use thyme_engine::recipe::plan::Plan;
 use crate::support::command::Workplace;
 
 /// Documents, by folder; all `.md` of these folders are read, not those below them.
-const DOCUMENTS: [&str; 11] = [
+const DOCUMENTS: [&str; 12] = [
     "",
     "benches",
     "kernels",
     "recipes",
+    "recipes/experiments",
     "src/hub",
     "src/serve",
     "tests/golden/adamw",
