@@ -142,7 +142,7 @@ impl<'a> AgentLoop<'a> {
         Ok(())
     }
 
-    /// Opens a branch, the one of `start.members`. It comes back if there is no room now; one that leaves no room for another token ends.
+    /// Opens a branch, which is the one that `start` names. It comes back if there is no room now; one that leaves no room for another token ends.
     ///
     /// # Errors
     /// The generator's others.

@@ -309,7 +309,9 @@ impl<'a> Rollout<'a> {
             let Trajectory { task, sample, prompt_tokens, .. } = branch.shared.trajectory;
             let start = self.start(task, Members { first: sample, count: 1 });
             let mut tell = |update: Update<'_>| self.watcher.tell(update);
-            let Some(branch) = self.agent_loop.open_branch(self.generator, branch, &start, &mut tell)? else { continue };
+            let Some(branch) = self.agent_loop.open_branch(self.generator, branch, &start, &mut tell)? else {
+                continue;
+            };
             self.branches.push(branch);
             // If nothing is open, nothing of ours will make room.
             return if self.agent_loop.is_empty() { Err(self.no_room(prompt_tokens)) } else { Ok(()) };

@@ -181,7 +181,7 @@ fn rollouts_that_part_from_others_in_a_later_turn_are_one_policy() {
     let mut random = Random::new(8);
     let branching = Branching { at: BranchAt::Entropy, rollouts: 3 };
     let (mut shared, mut total, mut cached) = ((0, 0), 0, 0);
-    for seed in 0..3 {
+    for seed in 0..8 {
         let limits =
             EngineLimits { pages: 90 + random.below(60), prefill_chunk_tokens: random.pick(&[33, 500]), sequences: 5 };
         let speculation = if seed % 2 == 0 { Speculation::Off } else { Speculation::Always };
