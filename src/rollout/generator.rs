@@ -1,8 +1,8 @@
 //! What rollout needs of an engine: many sequences decoded together, each with its own stops, limits and random counter. Implemented
 //! by the engine and, for tests, by a script ([`Scripted`]).
 //!
-//! Life of a sequence: `open` (a group shares its prompt; a history may follow it) → running → stopped → `append` (an observation; running again) … → `close`.
-//! A stopped sequence keeps its pages until another wants them; then it computes them again, to the same bits, when it goes on.
+//! Life of a sequence: `open` (a group shares its prompt; a history may follow it) → running → stopped → `append` (an observation; running again)
+//! … → `close`. A stopped sequence keeps its pages until another wants them; then it computes them again, to the same bits, when it goes on.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
