@@ -160,7 +160,7 @@ impl Engine {
         if prompt == 0 {
             return Err(GeneratorError::EmptyPrompt);
         }
-        let needed = prompt + request.sampled.len() + 1;
+        let needed = request.tokens() + 1;
         if needed > context {
             return Err(GeneratorError::TooLong { needed, limit: context });
         }
@@ -178,12 +178,9 @@ impl Engine {
         members.sort_unstable();
         for (place, &member) in members.iter().enumerate() {
             let counter = request.first_counter.map_or(member, |first| first + place as u64);
-            let mut sequence = Sequence::open(request, counter, &self.model.config, (group, self.opened))
+            let bytes_of = |id| own_bytes(&self.processor, id);
+            let sequence = Sequence::open(request, counter, &self.model.config, (group, self.opened), &bytes_of)
                 .map_err(|e| GeneratorError::Failed(Box::new(e)))?;
-            for &token in &request.sampled {
-                let stop = sequence.accept(token, own_bytes(&self.processor, token.id), &self.model.config);
-                assert!(stop.is_none(), "sequence {member} goes on behind a stop: {stop:?}");
-            }
             let replaced = self.sequences.insert(member, sequence);
             assert!(replaced.is_none(), "sequence {member} was opened twice");
             self.opened += 1;

@@ -63,6 +63,13 @@ impl Default for Sampling {
     }
 }
 
+impl GenerateRequest {
+    /// Tokens of the prompt and of the history.
+    pub fn tokens(&self) -> usize {
+        self.token_ids.len() + self.history.iter().map(HistoryPart::tokens).sum::<usize>()
+    }
+}
+
 impl Sampling {
     /// The temperature of a turn, from 0.
     pub fn temperature_of(&self, turn: usize) -> f32 {
@@ -90,8 +97,9 @@ pub struct GenerateRequest {
     pub token_ids: Vec<u32>,
     /// The prompt's images in order.
     pub images: Vec<Arc<PreparedImage>>,
-    /// Tokens behind the prompt that the model has sampled before, in a turn that goes on; no stop is among them.
-    pub sampled: Vec<Sampled>,
+    /// What follows the prompt already, in order: turns and what was appended to them, and the beginning of a turn that goes on. It counts and
+    /// acts as if the sequence had sampled and been appended to; only an observed part may follow a stop.
+    pub history: Vec<HistoryPart>,
     /// Numbers of the sequences, unique among the open ones; with the position they are the counter of the random numbers.
     pub sequences: Vec<u64>,
     /// Counter of the random numbers for the lowest of these numbers, where it is not the number itself; the others count on from it.
@@ -110,6 +118,30 @@ pub struct GenerateRequest {
     pub constraints: Arc<Constraints>,
     /// When sequences stop.
     pub stops: Stops,
+}
+
+/// A part of what follows the prompt when a sequence is opened.
+#[derive(Clone, Debug)]
+pub enum HistoryPart {
+    /// Tokens that the model has sampled before.
+    Sampled(Vec<Sampled>),
+    /// Tokens that it did not sample; what follows is a turn of its own.
+    Observed {
+        /// The tokens, images expanded.
+        token_ids: Vec<u32>,
+        /// Their images in order.
+        images: Vec<Arc<PreparedImage>>,
+    },
+}
+
+impl HistoryPart {
+    /// How many tokens it has.
+    pub fn tokens(&self) -> usize {
+        match self {
+            HistoryPart::Sampled(tokens) => tokens.len(),
+            HistoryPart::Observed { token_ids, .. } => token_ids.len(),
+        }
+    }
 }
 
 /// When a sequence stops. The token that completes a stop is kept, whatever else is glued to it.

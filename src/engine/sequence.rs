@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::kv_cache::{PagePool, PageTable};
 use super::prefix::PageKey;
-use super::request::{GenerateRequest, Sampled, StopReason, Stops};
+use super::request::{GenerateRequest, HistoryPart, Sampled, StopReason, Stops};
 use super::sampling::SamplingState;
 use super::sampling::adaptive_temperature::AdaptiveState;
 use super::sampling::constraints::Constrained;
@@ -91,12 +91,14 @@ pub struct PlacedImage {
 }
 
 impl Sequence {
-    /// A running sequence with nothing computed; `counter` is its counter of the random numbers.
-    pub fn open(
+    /// A running sequence with nothing computed; `counter` is its counter of the random numbers. `bytes_of` gives the bytes of a token, for the
+    /// request's history.
+    pub fn open<'a>(
         request: &GenerateRequest,
         counter: u64,
         config: &Config,
         (group, opened): (u64, u64),
+        bytes_of: &dyn Fn(u32) -> &'a [u8],
     ) -> Result<Sequence, PositionError> {
         let adaptive = request.adaptive.clone().map(AdaptiveState::new);
         let constrained = (!request.constraints.is_empty())
@@ -123,6 +125,18 @@ impl Sequence {
             is_paused: false,
         };
         sequence.extend(&request.token_ids, &request.images, config)?;
+        for part in &request.history {
+            match part {
+                HistoryPart::Observed { token_ids, images } => sequence.append(token_ids, images, config)?,
+                HistoryPart::Sampled(tokens) => {
+                    for &token in tokens {
+                        assert!(!sequence.has_stopped, "a history goes on behind a stop without an observation");
+                        sequence.accept(token, bytes_of(token.id), config);
+                    }
+                }
+            }
+        }
+        assert!(!sequence.has_stopped, "a history ends with a stop");
         Ok(sequence)
     }
 

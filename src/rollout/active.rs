@@ -1,12 +1,12 @@
 //! A sequence under way, and how it began.
 
 use super::branching::Members;
-use super::environment::{Episode, TokenLimits};
-use super::generator::Sampled;
+use super::environment::{Environment, Episode, TokenLimits};
+use super::generator::{AdaptiveTemperature, GenerateRequest, HistoryPart, Sampled, Stops};
 use super::repetition::Repetition;
 use super::settings::RolloutSettings;
 use super::trajectory::{OwnParts, Trajectory};
-use crate::prompt::{StreamDecoder, Tokenizer};
+use crate::prompt::{Processor, StreamDecoder, Tokenizer};
 
 /// How a task's sequences begin.
 #[derive(Clone, Copy, Debug)]
@@ -15,8 +15,6 @@ pub struct Start<'a> {
     pub task: usize,
     /// Which of the group's sequences begin.
     pub members: Members,
-    /// What they share behind the prompt: a beginning of a turn, which another sequence of the group sampled.
-    pub shared: &'a [Sampled],
     /// Number of the group's first sequence; the others count on from it.
     pub first_sequence: u64,
     /// Counter of the random numbers for the first sequence, where it is not the sequence's number.
@@ -27,6 +25,38 @@ pub struct Start<'a> {
     pub pixels_kept: usize,
     /// The group size, sampling, and further stops.
     pub settings: &'a RolloutSettings,
+}
+
+impl Start<'_> {
+    /// The request for its sequences, which begin with the prompt of `beginning` and a history.
+    pub(super) fn request(
+        &self,
+        beginning: &Trajectory,
+        history: Vec<HistoryPart>,
+        environment: &dyn Environment,
+        processor: &Processor,
+    ) -> GenerateRequest {
+        let (settings, ids) = (self.settings, processor.special_ids());
+        let mut strings = environment.stop_strings();
+        strings.extend(settings.stop.iter().cloned());
+        let code = environment.code_tags().zip(settings.sampling.code_temperature);
+        let first = self.first_sequence + self.members.first as u64;
+        let eos = if settings.eos.is_empty() { vec![ids.im_end, ids.endoftext] } else { settings.eos.clone() };
+        GenerateRequest {
+            token_ids: beginning.token_ids[..beginning.prompt_tokens].to_vec(),
+            images: beginning.images[..beginning.prompt_images()].to_vec(),
+            history,
+            sequences: (first..first + self.members.count as u64).collect(),
+            first_counter: self.first_counter,
+            top_logprobs: 0,
+            top_logprobs_processed: false,
+            constraints: Default::default(),
+            seed: settings.seed,
+            sampling: settings.sampling.clone(),
+            adaptive: code.map(|((open, close), temperature)| AdaptiveTemperature { open, close, temperature }),
+            stops: Stops { strings, token_ids: eos, turn_tokens: self.limits.turn, total_tokens: self.limits.total },
+        }
+    }
 }
 
 /// A sequence under way.
@@ -55,13 +85,22 @@ pub(super) struct Active {
 }
 
 impl Active {
-    pub fn new(trajectory: Trajectory, episode: Box<dyn Episode>, start: &Start<'_>, tokenizer: &Tokenizer) -> Active {
+    /// A sequence whose turn begins with these tokens.
+    pub fn new(
+        mut trajectory: Trajectory,
+        begun: &[Sampled],
+        episode: Box<dyn Episode>,
+        start: &Start<'_>,
+        tokenizer: &Tokenizer,
+    ) -> Active {
+        let mut pixels_left = start.pixels_kept;
+        trajectory.calls.iter_mut().for_each(|call| call.keep_images(&mut pixels_left));
         let mut active = Active {
             trajectory,
             episode: Some(episode),
             is_running: true,
             total_tokens: start.limits.total,
-            pixels_left: start.pixels_kept,
+            pixels_left,
             tokens: Vec::new(),
             pieces: Vec::new(),
             text: String::new(),
@@ -69,7 +108,7 @@ impl Active {
             repetition: Repetition::new(start.settings.repetition),
             repeats: false,
         };
-        for &token in start.shared {
+        for &token in begun {
             active.push(token, tokenizer);
         }
         active

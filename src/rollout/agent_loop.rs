@@ -6,14 +6,12 @@ use std::thread::Scope;
 
 use super::active::Active;
 pub use super::active::Start;
-use super::branching::Members;
-use super::environment::{Environment, EnvironmentError, Episode, Next, Observation, ParsedTurn, PreparedTask, Tasks};
+use super::branching::{Branch, Members, Shared};
+use super::environment::{Environment, EnvironmentError, Episode, Next, Observation, PreparedTask, Tasks};
 use super::error::RolloutError;
-use super::generator::{
-    AdaptiveTemperature, GenerateRequest, Generator, GeneratorError, Sampled, StopReason, Stops, TokenEvent,
-};
+use super::generator::{Generator, GeneratorError, Sampled, StopReason, TokenEvent};
 use super::tool::{CallResult, ToolCall};
-use super::trajectory::{Call, End, OwnParts, Trajectory};
+use super::trajectory::{Call, End, OwnParts, Trajectory, TurnEnd};
 use super::workers::{Done, Job, Workers};
 use crate::prompt::Processor;
 
@@ -51,6 +49,9 @@ pub struct AgentLoop<'a> {
     stop_strings: Vec<String>,
     workers: Workers,
     active: BTreeMap<u64, Active>,
+    /// Branches that a worker has, and those that can be opened.
+    replaying: usize,
+    replayed: Vec<Branch>,
 }
 
 impl<'a> AgentLoop<'a> {
@@ -65,7 +66,8 @@ impl<'a> AgentLoop<'a> {
     ) -> Self {
         let workers = Workers::start(scope, tool_threads, processor, environment, tasks);
         let stop_strings = environment.stop_strings();
-        Self { processor, environment, stop_strings, workers, active: BTreeMap::new() }
+        let (active, replaying, replayed) = (BTreeMap::new(), 0, Vec::new());
+        Self { processor, environment, stop_strings, workers, active, replaying, replayed }
     }
 
     /// Threads that prepare tasks.
@@ -78,14 +80,29 @@ impl<'a> AgentLoop<'a> {
         self.workers.send(Job::Prepare { task, group_size });
     }
 
+    /// Lets a worker play what a branch shares on its episode, where that is a whole turn or more.
+    pub fn replay(&mut self, branch: Branch) {
+        if branch.has_turns() {
+            self.replaying += 1;
+            self.workers.send(Job::Replay(Box::new(branch)));
+        } else {
+            self.replayed.push(branch);
+        }
+    }
+
+    /// The branches that can be opened since the last call.
+    pub fn take_replayed(&mut self) -> Vec<Branch> {
+        std::mem::take(&mut self.replayed)
+    }
+
     /// Whether a sequence waits for its next token.
     pub fn is_running(&self) -> bool {
         self.active.values().any(|active| active.is_running)
     }
 
-    /// Whether a worker has a sequence's call.
+    /// Whether a worker has a sequence's call, or replays one.
     pub fn is_calling(&self) -> bool {
-        self.active.values().any(|active| active.episode.is_none())
+        self.replaying > 0 || self.active.values().any(|active| active.episode.is_none())
     }
 
     /// Whether a worker has something to do.
@@ -108,49 +125,53 @@ impl<'a> AgentLoop<'a> {
         prepared_task: &mut PreparedTask,
         start: &Start<'_>,
     ) -> Result<(), GeneratorError> {
-        generator.open(self.generate_request(prepared_task, start))?;
         let Members { first, count } = start.members;
-        assert!(prepared_task.episodes.len() >= count, "an environment opens an episode for each sequence");
-        let episodes: Vec<_> = prepared_task.episodes.drain(..count).collect();
+        let number = start.first_sequence + first as u64;
+        let mut beginning = Trajectory::of_prompt(&prepared_task.prompt, start.task, first, number, End::Running);
+        beginning.conversation = prepared_task.conversation.clone();
         let sizes = prepared_task.prompt.images.iter().map(|image| image.resized()).collect();
-        let images = prepared_task.images.clone().seen_at(sizes);
-        for (sample, episode) in (first..).zip(episodes) {
+        beginning.original_images = prepared_task.images.clone().seen_at(sizes);
+        generator.open(start.request(&beginning, Vec::new(), self.environment, self.processor))?;
+        assert!(prepared_task.episodes.len() >= count, "an environment opens an episode for each sequence");
+        for (sample, episode) in (first..).zip(prepared_task.episodes.drain(..count)) {
             let sequence = start.first_sequence + sample as u64;
-            let mut trajectory =
-                Trajectory::of_prompt(&prepared_task.prompt, start.task, sample, sequence, End::Running);
-            trajectory.conversation = prepared_task.conversation.clone();
-            trajectory.original_images = images.clone();
-            let active = Active::new(trajectory, episode, start, self.processor.tokenizer());
+            let trajectory = Trajectory { sample, sequence, ..beginning.clone() };
+            let active = Active::new(trajectory, &[], episode, start, self.processor.tokenizer());
             self.active.insert(sequence, active);
         }
         Ok(())
     }
 
-    fn generate_request(&self, prepared_task: &PreparedTask, start: &Start<'_>) -> GenerateRequest {
-        let (settings, ids) = (start.settings, self.processor.special_ids());
-        let mut strings = self.stop_strings.clone();
-        strings.extend(settings.stop.iter().cloned());
-        let code = self.environment.code_tags().zip(settings.sampling.code_temperature);
-        let first = start.first_sequence + start.members.first as u64;
-        let eos = if settings.eos.is_empty() { vec![ids.im_end, ids.endoftext] } else { settings.eos.clone() };
-        GenerateRequest {
-            token_ids: prepared_task.prompt.token_ids.clone(),
-            images: prepared_task.prompt.images.clone(),
-            sampled: start.shared.to_vec(),
-            sequences: (first..first + start.members.count as u64).collect(),
-            first_counter: start.first_counter,
-            top_logprobs: 0,
-            top_logprobs_processed: false,
-            constraints: Default::default(),
-            seed: settings.seed,
-            sampling: settings.sampling.clone(),
-            adaptive: code.map(|((open, close), temperature)| AdaptiveTemperature { open, close, temperature }),
-            stops: Stops { strings, token_ids: eos, turn_tokens: start.limits.turn, total_tokens: start.limits.total },
+    /// Opens a branch, which is the one that `start` names. It comes back if there is no room now; one that leaves no room for another token ends.
+    ///
+    /// # Errors
+    /// The generator's others.
+    pub fn open_branch(
+        &mut self,
+        generator: &mut dyn Generator,
+        branch: Branch,
+        start: &Start<'_>,
+        watch: &mut dyn FnMut(Update<'_>),
+    ) -> Result<Option<Branch>, GeneratorError> {
+        let Shared { trajectory, .. } = &branch.shared;
+        let request = start.request(trajectory, branch.shared.history(), self.environment, self.processor);
+        let is_too_long = match generator.open(request) {
+            Ok(()) => false,
+            Err(GeneratorError::TooLong { .. }) => true,
+            Err(GeneratorError::Full) => return Ok(Some(branch)),
+            Err(error) => return Err(error),
+        };
+        let Branch { shared: Shared { trajectory, begun }, episode } = branch;
+        let sequence = trajectory.sequence;
+        self.active.insert(sequence, Active::new(trajectory, &begun, episode, start, self.processor.tokenizer()));
+        if is_too_long {
+            self.finish(generator, sequence, End::ContextFull, watch);
         }
+        Ok(None)
     }
 
-    /// Takes what workers have done: returns prepared tasks, and gives observations to their sequences. Waits for the first result if
-    /// `may_wait`, but only while a worker has a job.
+    /// Takes what workers have done: returns prepared tasks, keeps branches for [`AgentLoop::take_replayed`], and gives observations to their
+    /// sequences. Waits for the first result if `may_wait`, but only while a worker has a job.
     ///
     /// # Errors
     /// When a worker panicked, or an observation cannot be written.
@@ -167,6 +188,16 @@ impl<'a> AgentLoop<'a> {
                 Done::Prepared { task, prepared_task } => ready.push((task, prepared_task)),
                 Done::Observed { sequence, episode, result } => {
                     self.observed(generator, sequence, episode, result, watch)?;
+                }
+                Done::Replayed { branch, result } => {
+                    self.replaying -= 1;
+                    match result {
+                        Ok(()) => self.replayed.push(*branch),
+                        Err(error) => {
+                            let end = End::TaskFailed(error.to_string());
+                            watch(Update::Finished(Box::new(Trajectory { end, ..branch.shared.trajectory })));
+                        }
+                    }
                 }
                 Done::Panicked(message) => return Err(RolloutError::Worker(message)),
             }
@@ -271,10 +302,10 @@ impl<'a> AgentLoop<'a> {
         active.is_running = false;
         let end = match reason {
             StopReason::Text(stop) if stop < self.stop_strings.len() => {
-                return self.read(generator, sequence, &|episode, text| episode.read(text, stop), watch);
+                return self.read(generator, sequence, TurnEnd::StopString(stop), watch);
             }
             StopReason::Token(id) if id == self.processor.special_ids().im_end => {
-                return self.read(generator, sequence, &|episode, text| episode.read_message(text), watch);
+                return self.read(generator, sequence, TurnEnd::Message, watch);
             }
             StopReason::Text(_) => End::StopString,
             StopReason::Token(_) | StopReason::NothingAllowed => End::EndOfTurn,
@@ -286,18 +317,13 @@ impl<'a> AgentLoop<'a> {
     }
 
     /// Lets the episode read a turn that the model ended.
-    fn read(
-        &mut self,
-        generator: &mut dyn Generator,
-        sequence: u64,
-        read: &dyn Fn(&mut dyn Episode, &str) -> ParsedTurn,
-        watch: &mut dyn FnMut(Update<'_>),
-    ) {
+    fn read(&mut self, generator: &mut dyn Generator, sequence: u64, end: TurnEnd, watch: &mut dyn FnMut(Update<'_>)) {
         let Some(active) = self.active.get_mut(&sequence) else { return };
         let Some(mut episode) = active.episode.take() else { return };
         let rest = active.decoder.finish();
         active.text.push_str(&rest);
-        let parsed = read(&mut *episode, &active.text);
+        let parsed = episode.read_ended(&active.text, end);
+        active.trajectory.turn_ends.push(end);
         active.trajectory.set_answer(parsed.answer);
         active.end_turn(OwnParts::Then { split_at: parsed.split_at, kind: parsed.kind });
         match parsed.next {

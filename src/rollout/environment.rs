@@ -11,7 +11,7 @@ use super::answer::AnswerRange;
 use super::images::TrajectoryImages;
 use super::task::{Conversation, Task};
 use super::tool::{CallResult, ToolCall, ToolFault, ToolOutput};
-use super::trajectory::{End, TurnKind};
+use super::trajectory::{End, TurnEnd, TurnKind};
 use crate::prompt::{PreparedImage, Processor, Prompt, PromptError, TokenizerError};
 
 /// Tasks to roll out, by number. Each is made on a worker thread shortly before it opens: of a long list only what is under way need
@@ -89,7 +89,8 @@ pub struct PreparedTask {
     pub episodes: Vec<Box<dyn Episode>>,
 }
 
-/// What an environment knows of one sequence.
+/// What an environment knows of one sequence. That of a sequence which shares the beginning of another ([`super::branching`]) reads, replays and
+/// observes the shared turns first, all on a worker thread; its observations of them are dropped.
 pub trait Episode: Send {
     /// Reads the text that the model wrote in a turn, which `stop_strings()[stop]` ended. Called once for each such turn, on the driving
     /// thread.
@@ -112,12 +113,30 @@ pub trait Episode: Send {
     /// When the tool itself failed, not what the model asked.
     fn run(&mut self, call: &ToolCall, images: &TrajectoryImages) -> Result<ToolOutput, ToolFault>;
 
+    /// Brings a tool into the state that [`Episode::run`] would leave, where the result is known ([`super::branching`]). Called on a worker thread.
+    ///
+    /// # Errors
+    /// When the tool itself failed.
+    fn replay(&mut self, call: &ToolCall, images: &TrajectoryImages) -> Result<(), ToolFault> {
+        self.run(call, images).map(drop)
+    }
+
     /// Puts the results of a turn's calls into the form that the model reads, and takes out of their outputs the images that are not shown: those
     /// that stay are the images of the observation, in order. Called on a worker thread.
     ///
     /// # Errors
     /// When the tokenizer fails, which ends the rollout.
     fn observe(&mut self, processor: &Processor, results: &mut [CallResult]) -> Result<Observation, EnvironmentError>;
+}
+
+impl dyn Episode {
+    /// Reads the text of a turn that the model ended.
+    pub(super) fn read_ended(&mut self, text: &str, end: TurnEnd) -> ParsedTurn {
+        match end {
+            TurnEnd::StopString(stop) => self.read(text, stop),
+            TurnEnd::Message => self.read_message(text),
+        }
+    }
 }
 
 /// A turn, parsed: its thought, what follows it, and what happens now.

@@ -1,25 +1,25 @@
 //! What rollout needs of an engine: many sequences decoded together, each with its own stops, limits and random counter. Implemented
 //! by the engine and, for tests, by a script ([`Scripted`]).
 //!
-//! Life of a sequence: `open` (a group shares its prompt) → running → stopped → `append` (an observation; running again) … → `close`.
-//! A stopped sequence keeps its pages until another wants them; then it computes them again, to the same bits, when it goes on.
+//! Life of a sequence: `open` (a group shares its prompt; a history may follow it) → running → stopped → `append` (an observation; running again)
+//! … → `close`. A stopped sequence keeps its pages until another wants them; then it computes them again, to the same bits, when it goes on.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 pub use crate::engine::request::{
-    AdaptiveTemperature, GenerateRequest, GeneratorError, Sampled, Sampling, StopReason, Stops, TokenEvent,
+    AdaptiveTemperature, GenerateRequest, GeneratorError, HistoryPart, Sampled, Sampling, StopReason, Stops, TokenEvent,
 };
 use crate::prompt::PreparedImage;
 
 /// Decodes many sequences together.
 pub trait Generator {
-    /// Opens sequences on one prompt.
+    /// Opens sequences on one prompt, and on the history that the request gives them.
     ///
     /// # Errors
     /// [`GeneratorError::Full`] if no more sequences can be open now, [`GeneratorError::NeverFits`] if one would not reach
     /// `Stops::total_tokens` even alone, [`GeneratorError::EmptyPrompt`] or [`GeneratorError::TooLong`] if the prompt is empty or
-    /// too long.
+    /// too long, history included.
     fn open(&mut self, request: GenerateRequest) -> Result<(), GeneratorError>;
 
     /// Advances the running sequences that prefill budget and pages allow; with none running it returns nothing.
@@ -44,6 +44,7 @@ pub trait Generator {
 pub struct Scripted {
     scripts: BTreeMap<u64, VecDeque<u32>>,
     bytes_of: Box<dyn Fn(u32) -> Vec<u8> + Send>,
+    entropy_of: Box<dyn Fn(u32) -> f32 + Send>,
     end_token: u32,
     room: usize,
     positions_max: usize,
@@ -90,6 +91,7 @@ impl Scripted {
         Self {
             scripts: scripts.into_iter().map(|(sequence, script)| (sequence, script.into())).collect(),
             bytes_of: Box::new(bytes_of),
+            entropy_of: Box::new(|_| 1.0),
             end_token,
             room: usize::MAX,
             positions_max: usize::MAX,
@@ -101,6 +103,12 @@ impl Scripted {
     /// With room for `sequences` at once.
     pub fn with_room(mut self, sequences: usize) -> Self {
         self.room = sequences;
+        self
+    }
+
+    /// With the entropy, in nats, at which each token is said to be sampled; 1 otherwise.
+    pub fn with_entropies(mut self, entropy_of: impl Fn(u32) -> f32 + Send + 'static) -> Self {
+        self.entropy_of = Box::new(entropy_of);
         self
     }
 
@@ -122,22 +130,34 @@ impl Generator for Scripted {
         if prompt_tokens == 0 {
             return Err(GeneratorError::EmptyPrompt);
         }
-        if prompt_tokens + 1 > self.positions_max {
-            return Err(GeneratorError::TooLong { needed: prompt_tokens + 1, limit: self.positions_max });
+        let needed = request.tokens() + 1;
+        if needed > self.positions_max {
+            return Err(GeneratorError::TooLong { needed, limit: self.positions_max });
         }
         if self.open.len() + request.sequences.len() > self.room {
             return Err(GeneratorError::Full);
         }
         for &sequence in &request.sequences {
-            let stops = request.stops.clone();
-            let state = ScriptedSequence {
-                stops,
+            let mut state = ScriptedSequence {
+                stops: request.stops.clone(),
                 running: true,
                 prompt_tokens,
-                tokens: request.sampled.len(),
-                turn_tokens: request.sampled.len(),
-                turn_bytes: request.sampled.iter().flat_map(|token| (self.bytes_of)(token.id)).collect(),
+                tokens: 0,
+                turn_tokens: 0,
+                turn_bytes: Vec::new(),
             };
+            for part in &request.history {
+                match part {
+                    HistoryPart::Observed { token_ids, .. } => state.observe(token_ids),
+                    HistoryPart::Sampled(tokens) => {
+                        for token in tokens {
+                            assert!(state.running, "sequence {sequence} has a history that goes on behind a stop");
+                            state.accept(token.id, &(self.bytes_of)(token.id), self.positions_max);
+                        }
+                    }
+                }
+            }
+            assert!(state.running, "sequence {sequence} has a history that ends with a stop");
             assert!(self.open.insert(sequence, state).is_none(), "sequence {sequence} was opened twice");
         }
         self.log.push(ScriptedCall::Open(request.sequences));
@@ -157,13 +177,9 @@ impl Generator for Scripted {
                 temperature: 1.0,
                 processed_logprob: logprob,
                 kept_mass: 1.0,
-                entropy: 1.0,
+                entropy: (self.entropy_of)(id),
             };
-            state.tokens += 1;
-            state.turn_tokens += 1;
-            state.turn_bytes.extend((self.bytes_of)(id));
-            let stopped = state.stop(id, self.positions_max);
-            state.running = stopped.is_none();
+            let stopped = state.accept(id, &(self.bytes_of)(id), self.positions_max);
             events.push(TokenEvent { sequence, token: Some(token), stopped, ..TokenEvent::default() });
         }
         Ok(events)
@@ -181,10 +197,7 @@ impl Generator for Scripted {
         if needed > self.positions_max {
             return Err(GeneratorError::TooLong { needed, limit: self.positions_max });
         }
-        state.tokens += token_ids.len();
-        state.turn_tokens = 0;
-        state.turn_bytes.clear();
-        state.running = true;
+        state.observe(token_ids);
         self.log.push(ScriptedCall::Append { sequence, token_ids: token_ids.to_vec(), images: images.len() });
         Ok(())
     }
@@ -197,6 +210,24 @@ impl Generator for Scripted {
 }
 
 impl ScriptedSequence {
+    /// Takes a token that the model sampled; the reason to stop, if it is one.
+    fn accept(&mut self, id: u32, bytes: &[u8], positions_max: usize) -> Option<StopReason> {
+        self.tokens += 1;
+        self.turn_tokens += 1;
+        self.turn_bytes.extend(bytes);
+        let stopped = self.stop(id, positions_max);
+        self.running = stopped.is_none();
+        stopped
+    }
+
+    /// Takes tokens that it did not sample, and runs again.
+    fn observe(&mut self, token_ids: &[u32]) {
+        self.tokens += token_ids.len();
+        self.turn_tokens = 0;
+        self.turn_bytes.clear();
+        self.running = true;
+    }
+
     fn stop(&self, id: u32, positions_max: usize) -> Option<StopReason> {
         let ends = self.stops.strings.iter().enumerate().filter_map(|(index, string)| {
             let at = find(&self.turn_bytes, string.as_bytes())?;

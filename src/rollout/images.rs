@@ -67,6 +67,14 @@ impl TrajectoryImages {
         self
     }
 
+    /// Those of the task and, of those that tools made, the first `made`.
+    pub fn with_made(&self, made: usize) -> Self {
+        let mut first = self.clone();
+        first.made.truncate(made);
+        first.seen.truncate(first.len());
+        first
+    }
+
     /// Images so far.
     pub fn len(&self) -> usize {
         self.task.sources.len() + self.made.len()

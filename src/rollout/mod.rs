@@ -6,9 +6,9 @@
 //! [`agent_loop`] takes each sequence a step on, whoever drives the generator: this file over a list of tasks, `serve` over chats as they come. A task is
 //! made, and its pictures decoded, when its turn comes, so a file of any length goes through one engine. [`call`] finds the code in a turn,
 //! [`call_formats`] the calls of all other forms, [`trajectory`] alone says which tokens are the model's own. Five small contracts:
-//! [`environment`], [`tool`], [`reward`], [`judge`], [`generator`]; [`registry`] has what recipes can name. [`branching`] lets rollouts of a group share a beginning. [`generator::Scripted`] speaks from a
-//! script, so that all of this is tested without a model, and [`script`] plays a task by one. `rewards/equivalence/` says whether two answers are the same; a rule that would have
-//! to guess gives no verdict.
+//! [`environment`], [`tool`], [`reward`], [`judge`], [`generator`]; [`registry`] has what recipes can name. [`branching`] lets rollouts of a group share
+//! a beginning, of one turn or several. [`generator::Scripted`] speaks from a script, so that all of this is tested without a model, and [`script`] plays
+//! a task by one. `rewards/equivalence/` says whether two answers are the same; a rule that would have to guess gives no verdict.
 
 pub mod environment;
 pub mod generator;
@@ -53,10 +53,10 @@ use std::time::{Duration, Instant};
 
 pub use agent_loop::Update;
 use agent_loop::{AgentLoop, Start};
-use branching::Members;
-use environment::{Environment, EnvironmentError, PreparedTask, Tasks, TokenLimits};
+use branching::{Branch, Members, Shared};
+use environment::{Environment, EnvironmentError, Episode, PreparedTask, Tasks, TokenLimits};
 pub use error::RolloutError;
-use generator::{Generator, GeneratorError, Sampled};
+use generator::{Generator, GeneratorError};
 pub use settings::RolloutSettings;
 use task::Task;
 use trajectory::{End, Trajectory};
@@ -156,7 +156,8 @@ pub fn run_watched(
             next_prepared: 0,
             next_opened: 0,
             prepared_tasks: BTreeMap::new(),
-            branching_tasks: BTreeMap::new(),
+            episodes: BTreeMap::new(),
+            branches: Vec::new(),
             tool_wait: ToolWait::default(),
         };
         let result = rollout.drive();
@@ -180,8 +181,10 @@ struct Rollout<'a> {
     next_opened: usize,
     /// Tasks prepared and not opened yet.
     prepared_tasks: BTreeMap<usize, Result<PreparedTask, EnvironmentError>>,
-    /// Tasks whose sequences are open in part: they have an episode for each of the others.
-    branching_tasks: BTreeMap<usize, PreparedTask>,
+    /// Of tasks whose trunks are open: an episode for each branch.
+    episodes: BTreeMap<usize, Vec<Box<dyn Episode>>>,
+    /// Branches that wait for room.
+    branches: Vec<Branch>,
     tool_wait: ToolWait,
 }
 
@@ -193,15 +196,8 @@ struct Watcher<'a> {
     /// Sequences that ended.
     finished: usize,
     settings: &'a RolloutSettings,
-    /// Sequences that may be opened, because the one whose beginning they share has ended.
-    branches: Vec<Branches>,
-}
-
-/// Sequences of a task that share a beginning.
-struct Branches {
-    task: usize,
-    members: Members,
-    shared: Vec<Sampled>,
+    /// How branches begin whose trunk has ended.
+    branches: Vec<Shared>,
 }
 
 impl Watcher<'_> {
@@ -220,13 +216,14 @@ impl Watcher<'_> {
         let group_size = self.settings.group_size;
         let Some(branching) = self.settings.branching else { return };
         if trajectory.sample < branching.trunks(group_size).count {
-            let members = branching.branches(group_size, trajectory.sample);
-            self.branches.push(Branches { task: trajectory.task, members, shared: branching.shared(trajectory) });
+            let Members { first, count } = branching.branches(group_size, trajectory.sample);
+            let shared = branching.shared(trajectory);
+            self.branches.extend((first..first + count).map(|sample| shared.of_sample(sample)));
         }
     }
 }
 
-impl Rollout<'_> {
+impl<'a> Rollout<'a> {
     fn drive(&mut self) -> Result<(), RolloutError> {
         while self.watcher.finished < self.tasks * self.settings.group_size && !self.watcher.has_enough {
             self.prepare_ahead();
@@ -270,10 +267,11 @@ impl Rollout<'_> {
                     continue;
                 }
             };
-            match self.open(self.next_opened, &mut prepared_task, members, &[]) {
+            let start = self.start(self.next_opened, members);
+            match self.agent_loop.open(self.generator, &mut prepared_task, &start) {
                 Ok(()) => {
                     if members != all {
-                        self.branching_tasks.insert(self.next_opened, prepared_task);
+                        self.episodes.insert(self.next_opened, prepared_task.episodes);
                     }
                     self.next_opened += 1;
                 }
@@ -284,7 +282,9 @@ impl Rollout<'_> {
                     self.finish_unopened(&prepared_task.prompt, &End::TaskFailed(error.to_string()));
                 }
                 // Nothing of ours will make room.
-                Err(GeneratorError::Full) if self.agent_loop.is_empty() => return Err(self.no_room(&prepared_task)),
+                Err(GeneratorError::Full) if self.agent_loop.is_empty() => {
+                    return Err(self.no_room(prepared_task.prompt.token_ids.len()));
+                }
                 Err(GeneratorError::Full) => {
                     self.prepared_tasks.insert(self.next_opened, Ok(prepared_task));
                     return Ok(());
@@ -295,58 +295,45 @@ impl Rollout<'_> {
         Ok(())
     }
 
-    /// Opens the sequences whose shared beginning is known, as long as the generator has room.
+    /// Opens the branches whose trunk has ended, as long as the generator has room.
     fn open_branches(&mut self) -> Result<(), RolloutError> {
-        while let Some(Branches { task, members, shared }) = self.watcher.branches.pop() {
+        for shared in std::mem::take(&mut self.watcher.branches) {
             // A task that was not opened has no branches.
-            let Some(mut prepared_task) = self.branching_tasks.remove(&task) else { continue };
-            let opened = self.open(task, &mut prepared_task, members, &shared);
-            let is_empty = self.agent_loop.is_empty();
-            let no_room =
-                (is_empty && matches!(opened, Err(GeneratorError::Full))).then(|| self.no_room(&prepared_task));
-            if !prepared_task.episodes.is_empty() {
-                self.branching_tasks.insert(task, prepared_task);
+            let episodes = self.episodes.get_mut(&shared.trajectory.task);
+            if let Some(episode) = episodes.and_then(Vec::pop) {
+                self.agent_loop.replay(Branch { shared, episode });
             }
-            match opened {
-                Ok(()) => {}
-                Err(GeneratorError::Full) => {
-                    self.watcher.branches.push(Branches { task, members, shared });
-                    return no_room.map_or(Ok(()), Err);
-                }
-                Err(error) => return Err(error.into()),
-            }
+        }
+        self.branches.extend(self.agent_loop.take_replayed());
+        while let Some(branch) = self.branches.pop() {
+            let Trajectory { task, sample, prompt_tokens, .. } = branch.shared.trajectory;
+            let start = self.start(task, Members { first: sample, count: 1 });
+            let mut tell = |update: Update<'_>| self.watcher.tell(update);
+            let Some(branch) = self.agent_loop.open_branch(self.generator, branch, &start, &mut tell)? else {
+                continue;
+            };
+            self.branches.push(branch);
+            // If nothing is open, nothing of ours will make room.
+            return if self.agent_loop.is_empty() { Err(self.no_room(prompt_tokens)) } else { Ok(()) };
         }
         Ok(())
     }
 
-    /// Opens sequences of a task.
-    fn open(
-        &mut self,
-        task: usize,
-        prepared_task: &mut PreparedTask,
-        members: Members,
-        shared: &[Sampled],
-    ) -> Result<(), GeneratorError> {
-        let number = (self.settings.first_task + task) * self.settings.group_size;
-        let start = Start {
+    /// How sequences of a task begin.
+    fn start(&self, task: usize, members: Members) -> Start<'a> {
+        Start {
             pixels_kept: usize::MAX,
             task,
             members,
-            shared,
-            first_sequence: number as u64,
+            first_sequence: ((self.settings.first_task + task) * self.settings.group_size) as u64,
             first_counter: None,
             limits: self.limits,
             settings: self.settings,
-        };
-        self.agent_loop.open(self.generator, prepared_task, &start)
+        }
     }
 
-    fn no_room(&self, prepared_task: &PreparedTask) -> RolloutError {
-        RolloutError::NoRoom {
-            group_size: self.settings.group_size,
-            prompt: prepared_task.prompt.token_ids.len(),
-            tokens: self.limits.total,
-        }
+    fn no_room(&self, prompt: usize) -> RolloutError {
+        RolloutError::NoRoom { group_size: self.settings.group_size, prompt, tokens: self.limits.total }
     }
 
     /// Ends the next task's sequences before they began.

@@ -58,6 +58,15 @@ pub trait ToolSession: Send {
     /// # Errors
     /// When the tool itself failed, not what the model asked.
     fn run(&mut self, request: &str, images: &TrajectoryImages) -> Result<ToolOutput, ToolFault>;
+
+    /// Remembers what it would after [`ToolSession::run`], where the result is known: a sequence that shares the beginning of another makes that
+    /// one's calls again. Called on a worker thread. A tool that remembers nothing has nothing to do.
+    ///
+    /// # Errors
+    /// When the tool itself failed.
+    fn replay(&mut self, request: &str, images: &TrajectoryImages) -> Result<(), ToolFault> {
+        self.run(request, images).map(drop)
+    }
 }
 
 /// A call as the model wrote it.

@@ -82,4 +82,13 @@ impl ToolSessions {
             }
         }
     }
+
+    /// Lets the tool that a call names remember the call, as [`ToolSession::replay`]. Called on a worker thread.
+    ///
+    /// # Errors
+    /// When the tool itself failed.
+    pub fn replay(&mut self, call: &ToolCall, images: &TrajectoryImages) -> Result<(), ToolFault> {
+        let session = self.sessions.iter_mut().find(|(name, _)| *name == call.tool);
+        session.map_or(Ok(()), |(_, session)| session.replay(&call.request, images))
+    }
 }

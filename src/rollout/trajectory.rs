@@ -37,6 +37,8 @@ pub struct Trajectory {
     pub original_images: TrajectoryImages,
     /// What follows the prompt, without gaps or overlaps.
     pub turns: Vec<Turn>,
+    /// How the model ended each turn that the environment read, in order: one for each observation, and one more where such a turn has none.
+    pub turn_ends: Vec<TurnEnd>,
     /// The tool calls in order. The last may have no observation turn: an observation that would reach a limit ends the trajectory.
     pub calls: Vec<Call>,
     /// The answer in [`Trajectory::own_text`]; `None` where the environment found none.
@@ -57,6 +59,15 @@ pub struct Turn {
     /// Of an observation: the calls that it answers, in `Trajectory::calls`. Empty for other kinds.
     #[serde(skip)]
     pub calls: Range<usize>,
+}
+
+/// How the model ended a turn that the environment reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TurnEnd {
+    /// With the stop string of this index in the environment's list.
+    StopString(usize),
+    /// By closing its message.
+    Message,
 }
 
 /// The kinds of turns.
@@ -200,6 +211,7 @@ impl Trajectory {
             images: prompt.images.clone(),
             original_images: TrajectoryImages::default(),
             turns: Vec::new(),
+            turn_ends: Vec::new(),
             calls: Vec::new(),
             answer: None,
             end,
@@ -231,6 +243,12 @@ impl Trajectory {
     pub fn observations(&self) -> impl Iterator<Item = (&Turn, &[Call])> {
         let observations = self.turns.iter().filter(|turn| turn.kind == TurnKind::Observation);
         observations.map(|turn| (turn, &self.calls[turn.calls.clone()]))
+    }
+
+    /// Images of the prompt: those that no observation shows.
+    pub fn prompt_images(&self) -> usize {
+        let observed = self.observations().flat_map(|(_, calls)| calls);
+        self.images.len() - observed.map(|call| call.images_shown).sum::<usize>()
     }
 
     /// Tokens after the prompt, own and observed.

@@ -6,8 +6,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Scope;
 
-use tracing::debug_span;
+use tracing::{debug_span, warn};
 
+use super::branching::Branch;
 use super::environment::{Environment, EnvironmentError, Episode, Observation, PlannedCall, PreparedTask, Tasks};
 use super::images::TrajectoryImages;
 use super::panics::message_of;
@@ -28,6 +29,8 @@ pub(super) enum Job {
         /// The trajectory's images so far.
         images: TrajectoryImages,
     },
+    /// Play what a branch shares on its episode.
+    Replay(Box<Branch>),
 }
 
 /// What a worker did.
@@ -44,6 +47,12 @@ pub(super) enum Done {
         episode: Box<dyn Episode>,
         /// What came of the calls, and how the model reads it.
         result: Result<(Vec<CallResult>, Observation), EnvironmentError>,
+    },
+    /// A [`Job::Replay`] has ended.
+    Replayed {
+        branch: Box<Branch>,
+        /// Why the branch cannot be opened, if it cannot.
+        result: Result<(), EnvironmentError>,
     },
     /// The job panicked.
     Panicked(String),
@@ -106,7 +115,7 @@ impl Workers {
     pub(super) fn send(&mut self, job: Job) {
         let jobs = match job {
             Job::Prepare { .. } => &self.openings,
-            Job::Observe { .. } => &self.calls,
+            Job::Observe { .. } | Job::Replay(_) => &self.calls,
         };
         // Workers live as long as this sender, so somebody receives.
         if jobs.send(job).is_ok() {
@@ -136,6 +145,15 @@ fn perform(job: Job, processor: &Processor, environment: &dyn Environment, tasks
             let _span = debug_span!("call", sequence).entered();
             let result = observe(&mut *episode, processor, calls, &images);
             Done::Observed { sequence, episode, result }
+        }
+        Job::Replay(mut branch) => {
+            let (task, sequence) = (branch.shared.trajectory.task, branch.shared.trajectory.sequence);
+            let _span = debug_span!("replay", sequence).entered();
+            let result = branch.replay(processor).or_else(|error| {
+                warn!("a branch begins with the prompt, since its trunk's calls cannot be made again: {error}");
+                branch.begin_anew(tasks.task(task).and_then(|task| environment.open(processor, &task, 1)))
+            });
+            Done::Replayed { branch, result }
         }
     }
 }

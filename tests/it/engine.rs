@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use thyme_engine::cpu::Cpu;
-use thyme_engine::engine::request::{AdaptiveTemperature, GenerateRequest, GeneratorError, Sampled, StopReason, Stops};
+use thyme_engine::engine::request::{
+    AdaptiveTemperature, GenerateRequest, GeneratorError, HistoryPart, Sampled, StopReason, Stops,
+};
+use thyme_engine::engine::sampling::constraints::Constraints;
 use thyme_engine::engine::{Engine, EngineLimits};
 use thyme_engine::model::Keep;
 use thyme_engine::model::batch::Batch;
@@ -349,4 +352,77 @@ fn a_cut_image_is_refused_and_nothing_is_left_of_it() {
     engine.close(0);
     engine.close(99);
     assert_eq!(engine.pages(), (LIMITS.pages, LIMITS.pages));
+}
+
+/// A sequence that is opened with a part of another one's turns goes on as that did, to the bit: its temperatures, penalties, limits and random numbers
+/// are where they were.
+#[test]
+fn a_history_counts_as_if_it_had_been_sampled() {
+    let policy = policy();
+    let tags = AdaptiveTemperature { open: "<code>".into(), close: "</code>".into(), temperature: 0.4 };
+    let tag = |tag: &str| policy.processor.tokenizer().token_id(tag).unwrap();
+    let bias = BTreeMap::from([(tag("<code>"), 1.5), (tag("</code>"), 1.5)]);
+    let mut temperatures = Vec::new();
+    for number in 0..8 {
+        let mut request = request(&policy, vec![number]);
+        request.sampling.turn_temperatures = vec![1.3, 0.9];
+        request.sampling.repetition_penalty = 1.2;
+        request.adaptive = Some(tags.clone());
+        let (token_ids, images) = policy.text_and_pictures(&mut Random::new(number + 40), 12, 1);
+        request.constraints =
+            Arc::new(Constraints { bias: bias.clone(), frequency_penalty: 0.3, ..Constraints::default() });
+        request.stops = Stops { turn_tokens: 25, total_tokens: 2 * (25 + token_ids.len()) + 14, ..Stops::default() };
+        let play = |request: &GenerateRequest, turns_left: usize| {
+            let mut engine = policy.engine(LIMITS);
+            engine.open(request).unwrap();
+            let mut turns = Vec::new();
+            for left in (0..turns_left).rev() {
+                let (mut sampled, reasons) = turn(&policy, &mut engine, &[number]);
+                turns.push((sampled.remove(&number).unwrap(), reasons[&number]));
+                if left > 0 {
+                    engine.append(number, &token_ids, &images).unwrap();
+                }
+            }
+            turns
+        };
+        let whole = play(&request, 3);
+        for cut in [0, 1, 11, 24] {
+            let parts_of = |turn: usize| [HistoryPart::Sampled(whole[turn].0.clone()), observed(&token_ids, &images)];
+            let mut history = parts_of(0).to_vec();
+            history.push(HistoryPart::Sampled(whole[1].0[..cut].to_vec()));
+            let from_second = play(&GenerateRequest { history, ..request.clone() }, 2);
+            assert_eq!(from_second[0], (whole[1].0[cut..].to_vec(), whole[1].1), "sequence {number}, {cut}");
+            assert_eq!(from_second[1], whole[2]);
+            let cut = cut.min(whole[2].0.len() - 1);
+            let mut history = [parts_of(0), parts_of(1)].concat();
+            history.push(HistoryPart::Sampled(whole[2].0[..cut].to_vec()));
+            let from_third = play(&GenerateRequest { history, ..request.clone() }, 1);
+            assert_eq!(from_third[0], (whole[2].0[cut..].to_vec(), whole[2].1), "sequence {number}, {cut}");
+        }
+        temperatures.extend(whole.iter().flat_map(|(sampled, _)| sampled.iter().map(|token| token.temperature)));
+        assert_eq!((whole[2].0.len(), whole[2].1), (14, StopReason::TotalTokens));
+    }
+    let count = |temperature: f32| temperatures.iter().filter(|found| **found == temperature).count();
+    let counts = [1.3, 0.9, 0.4].map(count);
+    println!("tokens at each temperature: {counts:?}");
+    assert!(counts.iter().all(|count| *count > 20), "{counts:?}");
+}
+
+fn observed(token_ids: &[u32], images: &[Arc<PreparedImage>]) -> HistoryPart {
+    HistoryPart::Observed { token_ids: token_ids.to_vec(), images: images.to_vec() }
+}
+
+#[test]
+fn a_history_that_leaves_no_room_is_refused() {
+    let policy = policy();
+    let mut engine = policy.engine(LIMITS);
+    let mut request = request(&policy, vec![0]);
+    let context = policy.model.config.context_tokens;
+    let ids = vec![5; context - request.token_ids.len()];
+    request.history = vec![observed(&ids, &[])];
+    let refused = engine.open(&request);
+    assert!(
+        matches!(refused, Err(GeneratorError::TooLong { needed, limit }) if (needed, limit) == (context + 1, context)),
+        "{refused:?}"
+    );
 }

@@ -8,7 +8,7 @@ use thyme_engine::cpu::Cpu;
 use thyme_engine::engine::EngineLimits;
 use thyme_engine::engine::speculation::Speculation;
 use thyme_engine::prompt::ImageSource;
-use thyme_engine::rollout::branching::{BranchAt, Branching, Members};
+use thyme_engine::rollout::branching::{BranchAt, Branching, Members, Shared};
 use thyme_engine::rollout::engine_generator::EngineGenerator;
 use thyme_engine::rollout::generator::Sampling;
 use thyme_engine::rollout::registry::Registry;
@@ -98,23 +98,26 @@ fn play(tokens: usize) -> Compared {
     total
 }
 
-/// Each branch begins with what it shares with its trunk, token by token as that was sampled, and goes on in its own way; how many tokens are shared.
-fn assert_branches(group: &[Trajectory], branching: Branching) -> usize {
-    let mut tokens = 0;
+/// Each branch begins with what it shares with its trunk, token by token as that was sampled, and goes on in its own way; how many tokens and how many
+/// images of observations are shared.
+fn assert_branches(group: &[Trajectory], branching: Branching) -> (usize, usize) {
+    let (mut tokens, mut images) = (0, 0);
     for trunk in 0..branching.trunks(group.len()).count {
-        let shared = branching.shared(&group[trunk]);
+        let Shared { trajectory: whole, begun } = branching.shared(&group[trunk]);
         let Members { first, count } = branching.branches(group.len(), trunk);
         for branch in &group[first..first + count] {
-            let found = branch.sampled[branch.prompt_tokens..].iter().take(shared.len());
-            assert!(
-                found.eq(shared.iter().map(|token| Some(*token)).collect::<Vec<_>>().iter()),
-                "sample {}",
-                branch.sample
-            );
-            tokens += shared.len();
+            let ids = whole.token_ids.iter().copied().chain(begun.iter().map(|token| token.id));
+            assert!(branch.token_ids.iter().copied().take(whole.token_ids.len() + begun.len()).eq(ids));
+            let sampled = whole.sampled.iter().copied().chain(begun.iter().copied().map(Some));
+            let found = branch.sampled.iter().copied().take(whole.sampled.len() + begun.len());
+            assert!(found.eq(sampled), "sample {}", branch.sample);
+            assert_eq!(branch.turns[..whole.turns.len()], whole.turns);
+            assert_eq!(branch.calls[..whole.calls.len()], whole.calls);
+            tokens += whole.completion_tokens() + begun.len();
+            images += whole.images.len() - whole.prompt_images();
         }
     }
-    tokens
+    (tokens, images)
 }
 
 /// Each token was sampled at the temperature of its turn.
@@ -161,11 +164,45 @@ fn rollouts_that_part_from_others_of_their_group_are_one_policy() {
         let mut engine = policy.engine(limits);
         let mut generator = EngineGenerator { engine: &mut engine, weights: &policy.weights };
         let groups = run(&mut generator, &policy.processor, &*environment, &tasks, &settings).unwrap();
-        let shared: usize = groups.iter().map(|group| assert_branches(&group.trajectories, branching)).sum();
+        let shared: usize = groups.iter().map(|group| assert_branches(&group.trajectories, branching).0).sum();
         // Nothing is called here, so all branches begin with the prompt.
         assert_eq!(shared > 100, at == BranchAt::Entropy, "{shared} tokens are shared");
         let records: Vec<Record> = groups.iter().flat_map(|group| &group.trajectories).map(Record::of).collect();
         let compared = compare_with_training(&policy, &engine, &records, seed as u64);
         assert!(compared.tokens > 500 && compared.differing == 0, "{compared:?}");
     }
+}
+
+/// The same with branches that share whole turns, images of observations included, in engines with few pages, with drafts and without.
+#[test]
+fn rollouts_that_part_from_others_in_a_later_turn_are_one_policy() {
+    let policy = SmallPolicy::of_recipe(Arc::new(Cpu::new()));
+    let environment = environment();
+    let mut random = Random::new(8);
+    let branching = Branching { at: BranchAt::Entropy, rollouts: 3 };
+    let (mut shared, mut total, mut cached) = ((0, 0), 0, 0);
+    for seed in 0..8 {
+        let limits =
+            EngineLimits { pages: 90 + random.below(60), prefill_chunk_tokens: random.pick(&[33, 500]), sequences: 5 };
+        let speculation = if seed % 2 == 0 { Speculation::Off } else { Speculation::Always };
+        let mut engine = policy.engine(limits).with_speculation(speculation);
+        let tasks: Vec<Task> = (0..3).map(|_| task(&mut random)).collect();
+        let sampling = Sampling { turn_temperatures: vec![1.0, 0.7, 1.1], ..Sampling::default() };
+        let settings =
+            RolloutSettings { group_size: 6, branching: Some(branching), seed, sampling, ..RolloutSettings::default() };
+        let mut generator = EngineGenerator { engine: &mut engine, weights: &policy.weights };
+        let groups = run(&mut generator, &policy.processor, &environment, &tasks, &settings).unwrap();
+        for group in &groups {
+            let (tokens, images) = assert_branches(&group.trajectories, branching);
+            shared = (shared.0 + tokens, shared.1 + images);
+            group.trajectories.iter().for_each(|trajectory| assert_temperatures(trajectory, &settings.sampling));
+        }
+        let records: Vec<Record> = groups.iter().flat_map(|group| &group.trajectories).map(Record::of).collect();
+        let compared = compare_with_training(&policy, &engine, &records, seed);
+        assert_eq!(compared.differing, 0, "{compared:?}");
+        total += compared.tokens;
+        cached += engine.statistics().cached_tokens;
+    }
+    println!("{total} tokens; {shared:?} tokens and images are shared, {cached} were found in pages");
+    assert!(total > 1000 && shared.0 > 1000 && shared.1 > 20 && cached as usize > shared.0 / 2);
 }

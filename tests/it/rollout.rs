@@ -1,6 +1,7 @@
 //! Rollouts with a scripted generator: trajectories of all kinds, every way to end, interleaved tools, masks, rewards.
 
 mod answers;
+mod branching;
 mod call_formats;
 mod calls;
 mod judge;

@@ -250,6 +250,10 @@ impl Episode for CodeEpisode {
         self.sessions.run(call, images)
     }
 
+    fn replay(&mut self, call: &ToolCall, images: &TrajectoryImages) -> Result<(), ToolFault> {
+        self.sessions.replay(call, images)
+    }
+
     fn observe(&mut self, processor: &Processor, results: &mut [CallResult]) -> Result<Observation, EnvironmentError> {
         let (mut text, mut shown) = (String::new(), Vec::new());
         for CallResult { output, .. } in results {

@@ -63,6 +63,10 @@ impl<T: PureTool> ToolSession for PureSession<T> {
         };
         Ok(ToolOutput { seconds: begin.elapsed().as_secs_f64(), ..output })
     }
+
+    fn replay(&mut self, _: &str, _: &TrajectoryImages) -> Result<(), ToolFault> {
+        Ok(())
+    }
 }
 
 /// The newest image.
@@ -114,4 +118,42 @@ pub(super) fn check_limits(factor: f64, min_pixels: u64, max_pixels: u64) -> Res
         return Err(format!("min_pixels is {min_pixels}: give a whole number of at most max_pixels, {max_pixels}"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::rollout::tool::Subject;
+
+    /// Counts its calls.
+    #[derive(Clone)]
+    struct Counting(Arc<AtomicUsize>);
+
+    impl Tool for Counting {
+        fn name(&self) -> &'static str {
+            "counting"
+        }
+
+        fn open(&self, _: &Subject<'_>, sessions: usize) -> Result<Vec<Box<dyn ToolSession>>, ToolFault> {
+            Ok(self.sessions(sessions))
+        }
+    }
+
+    impl PureTool for Counting {
+        fn call(&self, _: &Value, _: &TrajectoryImages) -> Result<Made, String> {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            Ok(Made { text: String::new(), images: Vec::new() })
+        }
+    }
+
+    #[test]
+    fn a_tool_without_a_memory_replays_nothing() {
+        let counting = Counting(Arc::default());
+        let session = &mut counting.sessions(1)[0];
+        session.run("{}", &TrajectoryImages::default()).unwrap();
+        session.replay("{}", &TrajectoryImages::default()).unwrap();
+        assert_eq!(counting.0.load(Ordering::SeqCst), 1);
+    }
 }

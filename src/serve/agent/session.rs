@@ -249,7 +249,6 @@ impl<'a> AgentSessions<'a> {
         let start = Start {
             task: prepared.number,
             members: Members { first: 0, count: job.settings.group_size },
-            shared: &[],
             first_sequence: first,
             first_counter: Some(job.first as u64),
             limits: job.limits,

@@ -107,7 +107,7 @@ impl EngineLoop<'_> {
         let request = GenerateRequest {
             token_ids: job.prompt.token_ids.clone(),
             images: job.prompt.images.clone(),
-            sampled: Vec::new(),
+            history: Vec::new(),
             sequences: (first..first + n as u64).collect(),
             first_counter: Some(queued.answers.start as u64),
             top_logprobs: job.top_logprobs,

@@ -264,7 +264,7 @@ fn positions_of_many_images_in_many_turns_are_those_of_transformers() {
             images: prompt_images.to_vec(),
             ..GenerateRequest::default()
         };
-        let mut sequence = Sequence::open(&request, 0, &config, (0, 0)).unwrap();
+        let mut sequence = Sequence::open(&request, 0, &config, (0, 0), &|_| &[]).unwrap();
         for (ids, images) in &turns[1..] {
             sequence.append(ids, images, &config).unwrap();
         }

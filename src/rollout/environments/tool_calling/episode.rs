@@ -192,6 +192,10 @@ impl Episode for ToolCallingEpisode {
         self.sessions.run(call, images)
     }
 
+    fn replay(&mut self, call: &ToolCall, images: &TrajectoryImages) -> Result<(), ToolFault> {
+        self.sessions.replay(call, images)
+    }
+
     fn observe(&mut self, processor: &Processor, results: &mut [CallResult]) -> Result<Observation, EnvironmentError> {
         let Shared { preset, settings, .. } = &*self.shared;
         let mut observation = Observation::default();

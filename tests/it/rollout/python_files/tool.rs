@@ -339,6 +339,20 @@ class Tool:
 }
 
 #[test]
+fn what_a_tool_remembers_is_replayed_and_a_function_is_not_called_again() {
+    let folder = folder();
+    let class = "class Tool:\n    seen = 0\n    def call(self, arguments, images):\n        self.seen += 1\n        return str(self.seen)\n";
+    let function = "calls = []\ndef call(arguments, images):\n    calls.append(1)\n    return str(len(calls))\n";
+    for (source, expected) in [(class, "3"), (function, "2")] {
+        let tool = tool(&folder, source, "num_workers = 1");
+        let session = &mut sessions(&tool, 1)[0];
+        assert_eq!(call(session, "a").text, "1");
+        session.replay(&json!({"do": "b"}).to_string(), &TrajectoryImages::default()).unwrap();
+        assert_eq!(call(session, "c").text, expected);
+    }
+}
+
+#[test]
 fn a_function_is_called_by_many_at_a_time_with_the_same_random_numbers() {
     let folder = folder();
     let source = r#"
