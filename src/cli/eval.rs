@@ -10,6 +10,7 @@ use super::data::variant;
 use super::device::Device;
 use super::isolated::renderer;
 use super::jsonl::refuse_input;
+use super::pass_rates::PassRates;
 use super::sft_output::SftOutput;
 use crate::checkpoint::Checkpoint;
 use crate::engine::Engine;
@@ -37,6 +38,7 @@ const EXAMPLES: &str = r#"Examples:
   thyme-engine eval --model runs/grpo_ats/checkpoint-30 --data needle --limit 256
   thyme-engine eval --model runs/needle_compare/checkpoint-60 --recipe recipes/needle_variants/compare.toml --data needle:compare
   thyme-engine eval --model recipes/tiny-sft --data tasks/data.jsonl --samples-per-task 8 --temperature 1 --write-demonstrations right.jsonl --min-reward 1.5
+  thyme-engine eval --model recipes/tiny-sft --data tasks/data.jsonl --samples-per-task 8 --temperature 1 --write-pass-rates tasks/rated.jsonl
   thyme-engine eval --predictions A.jsonl --output B.jsonl
 
 A line of --predictions is an object with `answer` (as it stands) or `text` (searched for <answer>), `solution` and perhaps `question`; other
@@ -86,6 +88,9 @@ pub struct EvalArguments {
     /// Write so many of a task at most, those with the fewest tokens first.
     #[arg(long, value_name = "K", requires = "write_demonstrations", value_parser = clap::value_parser!(u16).range(1..))]
     max_per_task: Option<u16>,
+    /// Write the rows of --data with a column `pass_rate`, the share of right answers to each, for `data.curriculum`; the file stands beside the data.
+    #[arg(long, value_name = "P.jsonl", conflicts_with = "predictions")]
+    write_pass_rates: Option<PathBuf>,
     /// Sequences answered together.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
     max_num_seqs: u16,
@@ -171,6 +176,8 @@ pub fn run(arguments: EvalArguments, registry: &Registry) -> anyhow::Result<()> 
     let rollout = arguments.rollout(recipe.as_ref())?;
     let open = |path: &PathBuf| SftOutput::open(path, Path::new(&arguments.data), Path::new(""), 0);
     let demonstrations = arguments.write_demonstrations.as_ref().map(open).transpose()?;
+    let pass_rates = arguments.write_pass_rates.as_ref();
+    let pass_rates = pass_rates.map(|path| PassRates::open(path, Path::new(&arguments.data))).transpose()?;
     let (environment, tools) = match &recipe {
         Some(recipe) => recipe.environment_and_tools(),
         None => (arguments.named_environment(), Vec::new()),
@@ -203,6 +210,7 @@ pub fn run(arguments: EvalArguments, registry: &Registry) -> anyhow::Result<()> 
     if let Some(output) = &arguments.output {
         write_results(output, &tasks, &evaluation, &*environment)?;
     }
+    pass_rates.map_or(Ok(()), |output| output.write(&evaluation))?;
     demonstrations.map_or(Ok(()), |output| arguments.write_accepted(output, &evaluation, processor.image_settings()))
 }
 

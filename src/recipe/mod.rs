@@ -2,6 +2,7 @@
 //! key ([`layers`]). Before anything is loaded a recipe becomes a [`plan::Plan`], which refuses contradictions.
 //! A plug-in's own table is checked by the plug-in.
 
+mod curriculum;
 mod dpo;
 mod grpo;
 pub mod layers;
@@ -21,6 +22,7 @@ use crate::rollout::registry::{DEFAULT_ENVIRONMENT, DEFAULT_TOOL, Named};
 use crate::rollout::retry::RetrySettings;
 use crate::rollout::reward_set::RewardSettings;
 use crate::tasks::needle::{Mixture, Variant};
+pub use curriculum::CurriculumSettings;
 pub use dpo::{DpoSettings, PreferenceLoss};
 pub use grpo::{
     AdvantageEstimator, GrpoSettings, KlEstimator, KlIn, LogprobKind, LossDenominator, LossType, Refill, ScaleRewards,
@@ -150,11 +152,21 @@ pub struct DataSettings {
     /// Share of the examples drawn so far, counted as at least 200, that may be left out because they cannot be used (an unreadable
     /// picture, too many tokens) before the run stops. It stops anyway where none can be used.
     pub max_left_out: f64,
+    /// For GRPO on `files`: draw rows by their measured difficulty; all alike where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub curriculum: Option<CurriculumSettings>,
 }
 
 impl Default for DataSettings {
     fn default() -> DataSettings {
-        DataSettings { needle: None, files: Vec::new(), sources: Vec::new(), shuffle: true, max_left_out: 0.1 }
+        DataSettings {
+            needle: None,
+            files: Vec::new(),
+            sources: Vec::new(),
+            shuffle: true,
+            max_left_out: 0.1,
+            curriculum: None,
+        }
     }
 }
 

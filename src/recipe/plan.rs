@@ -1,11 +1,13 @@
 //! From recipe to plan: paths opened, contradictions refused; nothing large is loaded yet.
 
+mod curriculum;
 mod error;
 mod grpo;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use curriculum::check_curriculum;
 pub use error::PlanError;
 use error::value;
 use grpo::{check_grpo, check_reference};
@@ -254,6 +256,7 @@ fn check_sft(sft: &SftSettings) -> Result<(), PlanError> {
 }
 
 fn check_contradictions(recipe: &Recipe) -> Result<(), PlanError> {
+    check_curriculum(recipe)?;
     if let (Some(min), Some(max)) = (recipe.model.min_pixels, recipe.model.max_pixels)
         && min > max
     {

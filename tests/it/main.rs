@@ -6,6 +6,7 @@ mod cli;
 mod clients;
 mod complaints;
 mod constraints;
+mod curriculum;
 mod demonstration;
 mod device_check;
 mod dpo;

@@ -91,7 +91,7 @@ fn every_metric_of_grpo_is_in_the_table_and_the_other_way_round() {
     let place = Workplace::new();
     tasks_of_sources(&place);
     let recipe =
-        place.grpo("[evaluation]\ntasks = 2\nfiles = [\"tasks/data.jsonl\"]\n[data]\nfiles = [\"tasks/data.jsonl\"]\n");
+        place.grpo("[evaluation]\ntasks = 2\nfiles = [\"tasks/data.jsonl\"]\n[data]\nfiles = [\"tasks/data.jsonl\"]\n[data.curriculum]\n");
     let settings = [
         "training.max_steps=2",
         "training.log_grad_norms=true",
