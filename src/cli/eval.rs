@@ -33,6 +33,8 @@ use crate::rollout::reward_set::{RewardSet, RewardSettings};
 use crate::rollout::task::Task;
 use crate::telemetry::versions::{VERSIONS_FILE, write_versions};
 use crate::train::dataset::Dataset;
+use crate::train::local_judge::{LocalJudge, judge_limits};
+use crate::train::memory_plan::JudgeSizes;
 
 const EXAMPLES: &str = r#"Examples:
   thyme-engine eval --model runs/grpo_ats/checkpoint-30 --data needle --limit 256
@@ -55,7 +57,7 @@ pub struct EvalArguments {
     model: Option<String>,
     /// Score the answers of these lines, without a model.
     #[arg(long, value_name = "A.jsonl", requires = "output",
-        conflicts_with_all = ["model", "data", "environment", "limit", "max_num_seqs", "max_total_tokens", "device"])]
+        conflicts_with_all = ["model", "data", "environment", "limit", "max_num_seqs", "max_total_tokens"])]
     predictions: Option<PathBuf>,
     /// Answer in the environment of this recipe, with its tools and image sizes, and score by its rewards; with --predictions, score by them.
     #[arg(long, value_name = "R.toml", conflicts_with_all = ["environment", "max_total_tokens"])]
@@ -187,6 +189,9 @@ pub fn run(arguments: EvalArguments, registry: &Registry) -> anyhow::Result<()> 
     let checkpoint = Checkpoint::open(model)?;
     let processor = checkpoint.processor(Some(renderer()))?;
     let processor = Arc::new(recipe.iter().fold(processor, |processor, recipe| recipe.model.sized(processor)));
+    // The judge takes the memory that it needs, and the model then most of what is left.
+    let settings = recipe.map_or_else(RewardSettings::default, |recipe| recipe.reward);
+    let rewards = rewards(&settings, registry, arguments.device)?;
     let model = checkpoint.model(arguments.device.backend(&checkpoint.config)?);
     let weights = checkpoint.weights(&model)?;
     let environment = registry.environment(environment, &tools)?;
@@ -196,7 +201,6 @@ pub fn run(arguments: EvalArguments, registry: &Registry) -> anyhow::Result<()> 
     let demand = PageDemand::of_sequences(sequences, longest + 1);
     let mut engine = Engine::new(model, processor.clone(), EngineSize::new(sequences, demand).limits());
     let mut generator = EngineGenerator { engine: &mut engine, weights: &weights };
-    let rewards = RewardSet::new(&recipe.map_or_else(RewardSettings::default, |recipe| recipe.reward), registry)?;
     let retries = RetrySettings { retries: arguments.retries, direct_fallback: arguments.direct_fallback };
     let evaluation = evaluate_sampled(&mut generator, &processor, &*environment, &tasks, &rewards, &rollout, &retries)?;
     if retries != RetrySettings::default() {
@@ -236,12 +240,25 @@ fn write_results(
     replace(&path, lines.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
 }
 
+/// Rewards with their judge; one that is a checkpoint is loaded.
+fn rewards(settings: &RewardSettings, registry: &Registry, device: Device) -> anyhow::Result<RewardSet> {
+    let rewards = RewardSet::new(settings, registry)?;
+    let local = settings.judge.as_ref().and_then(|judge| Some((judge, judge.model_path.as_ref()?)));
+    let Some((judge, path)) = local else { return Ok(rewards) };
+    let checkpoint = Checkpoint::open(path)?;
+    let processor = Arc::new(checkpoint.processor(Some(renderer()))?);
+    let (config, device) = (&checkpoint.config, device.open(&checkpoint.config)?);
+    let arena = JudgeSizes { config, limits: judge_limits(judge) }.arena(device.footprint());
+    let judge = LocalJudge::start(&checkpoint, processor, device.backend(config, arena)?, judge)?;
+    Ok(RewardSet::with_judge(settings, registry, Some(Arc::new(judge)))?)
+}
+
 fn score_predictions(arguments: &EvalArguments, registry: &Registry) -> anyhow::Result<()> {
     let (Some(input), Some(output)) = (&arguments.predictions, &arguments.output) else {
         anyhow::bail!("--predictions needs --output")
     };
     let rewards = match &arguments.recipe {
-        Some(recipe) => RewardSet::new(&layers::load(recipe, &[])?.reward, registry)?,
+        Some(recipe) => rewards(&layers::load(recipe, &[])?.reward, registry, arguments.device)?,
         None => RewardSet::answer_only(registry)?,
     };
     refuse_input(output, input)?;

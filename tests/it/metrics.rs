@@ -20,7 +20,7 @@ use thyme_engine::train::sample::{Layout, Pack, Sample};
 use crate::support::command::{Workplace, succeed, train};
 
 /// What a run on the CPU has only by chance, or never.
-const SELDOM: [&str; 5] = ["tool/NAME/", "judge/", "mfu", "memory/", "gpu/"];
+const SELDOM: [&str; 6] = ["tool/NAME/", "judge/", "held_out/judge/", "mfu", "memory/", "gpu/"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

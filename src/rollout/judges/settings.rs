@@ -16,7 +16,7 @@ pub struct JudgeSettings {
     /// The model's name there.
     pub model: String,
     /// For rewards, in place of `base_url` and `model`: a checkpoint folder, or `org/name` in the local Hugging Face cache, that is loaded beside the policy
-    /// and answers greedily in this process. `train` loads it.
+    /// and answers greedily in this process. `train` and `eval` load it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model_path: Option<String>,
     /// The environment variable that holds the key; no key is sent where it is empty.
