@@ -188,7 +188,7 @@ pub fn run(arguments: EvalArguments, registry: &Registry) -> anyhow::Result<()> 
     let (dataset, tasks) = tasks(&arguments.data, arguments.limit)?;
     let checkpoint = Checkpoint::open(model)?;
     let processor = checkpoint.processor(Some(renderer()))?;
-    let processor = Arc::new(recipe.iter().fold(processor, |processor, recipe| recipe.model.sized(processor)));
+    let processor = Arc::new(recipe.iter().fold(processor, |processor, recipe| recipe.model.configured(processor)));
     // The judge takes the memory that it needs, and the model then most of what is left.
     let settings = recipe.map_or_else(RewardSettings::default, |recipe| recipe.reward);
     let rewards = rewards(&settings, registry, arguments.device)?;

@@ -14,6 +14,7 @@ mod sft;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::engine::request::Sampling;
 use crate::engine::speculation::Speculation;
@@ -113,6 +114,9 @@ pub struct ModelSettings {
     pub min_pixels: Option<u64>,
     /// Largest area of an image as the model sees it, in pixels; the checkpoint's where absent.
     pub max_pixels: Option<u64>,
+    /// Further arguments of the chat template, such as `enable_thinking` of Qwen3's (TRL's key).
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub chat_template_kwargs: Map<String, Value>,
 }
 
 impl Default for ModelSettings {
@@ -125,15 +129,17 @@ impl Default for ModelSettings {
             activation_recompute: false,
             min_pixels: None,
             max_pixels: None,
+            chat_template_kwargs: Map::new(),
         }
     }
 }
 
 impl ModelSettings {
-    /// The processor with these image sizes.
-    pub fn sized(&self, processor: Processor) -> Processor {
+    /// The processor with these image sizes and arguments of the chat template.
+    pub fn configured(&self, processor: Processor) -> Processor {
         let processor = self.min_pixels.into_iter().fold(processor, Processor::with_min_pixels);
-        self.max_pixels.into_iter().fold(processor, Processor::with_max_pixels)
+        let processor = self.max_pixels.into_iter().fold(processor, Processor::with_max_pixels);
+        processor.with_template_variables(self.chat_template_kwargs.clone())
     }
 }
 

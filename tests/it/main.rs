@@ -1,6 +1,7 @@
 //! The one integration binary; one module per area.
 
 mod batch;
+mod chat_template_kwargs;
 mod checkpoint_files;
 mod cli;
 mod clients;
