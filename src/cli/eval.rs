@@ -10,6 +10,7 @@ use super::data::variant;
 use super::device::Device;
 use super::isolated::renderer;
 use super::jsonl::refuse_input;
+use super::pass_rates::PassRates;
 use super::sft_output::SftOutput;
 use crate::checkpoint::Checkpoint;
 use crate::engine::Engine;
@@ -32,11 +33,14 @@ use crate::rollout::reward_set::{RewardSet, RewardSettings};
 use crate::rollout::task::Task;
 use crate::telemetry::versions::{VERSIONS_FILE, write_versions};
 use crate::train::dataset::Dataset;
+use crate::train::local_judge::{LocalJudge, judge_limits};
+use crate::train::memory_plan::JudgeSizes;
 
 const EXAMPLES: &str = r#"Examples:
   thyme-engine eval --model runs/grpo_ats/checkpoint-30 --data needle --limit 256
   thyme-engine eval --model runs/needle_compare/checkpoint-60 --recipe recipes/needle_variants/compare.toml --data needle:compare
   thyme-engine eval --model recipes/tiny-sft --data tasks/data.jsonl --samples-per-task 8 --temperature 1 --write-demonstrations right.jsonl --min-reward 1.5
+  thyme-engine eval --model recipes/tiny-sft --data tasks/data.jsonl --samples-per-task 8 --temperature 1 --write-pass-rates tasks/rated.jsonl
   thyme-engine eval --predictions A.jsonl --output B.jsonl
 
 A line of --predictions is an object with `answer` (as it stands) or `text` (searched for <answer>), `solution` and perhaps `question`; other
@@ -53,7 +57,7 @@ pub struct EvalArguments {
     model: Option<String>,
     /// Score the answers of these lines, without a model.
     #[arg(long, value_name = "A.jsonl", requires = "output",
-        conflicts_with_all = ["model", "data", "environment", "limit", "max_num_seqs", "max_total_tokens", "device"])]
+        conflicts_with_all = ["model", "data", "environment", "limit", "max_num_seqs", "max_total_tokens"])]
     predictions: Option<PathBuf>,
     /// Answer in the environment of this recipe, with its tools and image sizes, and score by its rewards; with --predictions, score by them.
     #[arg(long, value_name = "R.toml", conflicts_with_all = ["environment", "max_total_tokens"])]
@@ -86,6 +90,9 @@ pub struct EvalArguments {
     /// Write so many of a task at most, those with the fewest tokens first.
     #[arg(long, value_name = "K", requires = "write_demonstrations", value_parser = clap::value_parser!(u16).range(1..))]
     max_per_task: Option<u16>,
+    /// Write the rows of --data with a column `pass_rate`, the share of right answers to each, for `data.curriculum`; the file stands beside the data.
+    #[arg(long, value_name = "P.jsonl", conflicts_with = "predictions")]
+    write_pass_rates: Option<PathBuf>,
     /// Sequences answered together.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
     max_num_seqs: u16,
@@ -171,6 +178,8 @@ pub fn run(arguments: EvalArguments, registry: &Registry) -> anyhow::Result<()> 
     let rollout = arguments.rollout(recipe.as_ref())?;
     let open = |path: &PathBuf| SftOutput::open(path, Path::new(&arguments.data), Path::new(""), 0);
     let demonstrations = arguments.write_demonstrations.as_ref().map(open).transpose()?;
+    let pass_rates = arguments.write_pass_rates.as_ref();
+    let pass_rates = pass_rates.map(|path| PassRates::open(path, Path::new(&arguments.data))).transpose()?;
     let (environment, tools) = match &recipe {
         Some(recipe) => recipe.environment_and_tools(),
         None => (arguments.named_environment(), Vec::new()),
@@ -179,7 +188,10 @@ pub fn run(arguments: EvalArguments, registry: &Registry) -> anyhow::Result<()> 
     let (dataset, tasks) = tasks(&arguments.data, arguments.limit)?;
     let checkpoint = Checkpoint::open(model)?;
     let processor = checkpoint.processor(Some(renderer()))?;
-    let processor = Arc::new(recipe.iter().fold(processor, |processor, recipe| recipe.model.sized(processor)));
+    let processor = Arc::new(recipe.iter().fold(processor, |processor, recipe| recipe.model.configured(processor)));
+    // The judge takes the memory that it needs, and the model then most of what is left.
+    let settings = recipe.map_or_else(RewardSettings::default, |recipe| recipe.reward);
+    let rewards = rewards(&settings, registry, arguments.device)?;
     let model = checkpoint.model(arguments.device.backend(&checkpoint.config)?);
     let weights = checkpoint.weights(&model)?;
     let environment = registry.environment(environment, &tools)?;
@@ -189,7 +201,6 @@ pub fn run(arguments: EvalArguments, registry: &Registry) -> anyhow::Result<()> 
     let demand = PageDemand::of_sequences(sequences, longest + 1);
     let mut engine = Engine::new(model, processor.clone(), EngineSize::new(sequences, demand).limits());
     let mut generator = EngineGenerator { engine: &mut engine, weights: &weights };
-    let rewards = RewardSet::new(&recipe.map_or_else(RewardSettings::default, |recipe| recipe.reward), registry)?;
     let retries = RetrySettings { retries: arguments.retries, direct_fallback: arguments.direct_fallback };
     let evaluation = evaluate_sampled(&mut generator, &processor, &*environment, &tasks, &rewards, &rollout, &retries)?;
     if retries != RetrySettings::default() {
@@ -203,6 +214,7 @@ pub fn run(arguments: EvalArguments, registry: &Registry) -> anyhow::Result<()> 
     if let Some(output) = &arguments.output {
         write_results(output, &tasks, &evaluation, &*environment)?;
     }
+    pass_rates.map_or(Ok(()), |output| output.write(&evaluation))?;
     demonstrations.map_or(Ok(()), |output| arguments.write_accepted(output, &evaluation, processor.image_settings()))
 }
 
@@ -228,12 +240,25 @@ fn write_results(
     replace(&path, lines.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
 }
 
+/// Rewards with their judge; one that is a checkpoint is loaded.
+fn rewards(settings: &RewardSettings, registry: &Registry, device: Device) -> anyhow::Result<RewardSet> {
+    let rewards = RewardSet::new(settings, registry)?;
+    let local = settings.judge.as_ref().and_then(|judge| Some((judge, judge.model_path.as_ref()?)));
+    let Some((judge, path)) = local else { return Ok(rewards) };
+    let checkpoint = Checkpoint::open(path)?;
+    let processor = Arc::new(checkpoint.processor(Some(renderer()))?);
+    let (config, device) = (&checkpoint.config, device.open(&checkpoint.config)?);
+    let arena = JudgeSizes { config, limits: judge_limits(judge) }.arena(device.footprint());
+    let judge = LocalJudge::start(&checkpoint, processor, device.backend(config, arena)?, judge)?;
+    Ok(RewardSet::with_judge(settings, registry, Some(Arc::new(judge)))?)
+}
+
 fn score_predictions(arguments: &EvalArguments, registry: &Registry) -> anyhow::Result<()> {
     let (Some(input), Some(output)) = (&arguments.predictions, &arguments.output) else {
         anyhow::bail!("--predictions needs --output")
     };
     let rewards = match &arguments.recipe {
-        Some(recipe) => RewardSet::new(&layers::load(recipe, &[])?.reward, registry)?,
+        Some(recipe) => rewards(&layers::load(recipe, &[])?.reward, registry, arguments.device)?,
         None => RewardSet::answer_only(registry)?,
     };
     refuse_input(output, input)?;

@@ -7,6 +7,7 @@ mod inference_session;
 mod loaded_checkpoint;
 mod openai_batch;
 mod ordered_writer;
+mod pass_rates;
 pub mod device;
 mod failure;
 mod generation_config;

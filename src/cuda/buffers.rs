@@ -128,6 +128,10 @@ impl Buffers for Cuda {
         }
     }
 
+    fn synchronise(&self) {
+        sound("synchronise", self.device.synchronise());
+    }
+
     fn duplicate(&self, tensor: &Tensor) -> Tensor {
         let copy = self.empty(tensor.shape(), tensor.dtype());
         self.copy(span(&copy), span(tensor));

@@ -48,8 +48,7 @@ impl GroupReport {
             let flat = groups.iter().filter(|group| is_flat(&of_part(group, name))).count();
             (name, flat as f64 / groups.len() as f64)
         };
-        let rates: Vec<f64> =
-            groups.iter().map(|group| mean(&of_part(group, ANSWER))).filter(|r| !r.is_nan()).collect();
+        let rates: Vec<f64> = groups.iter().map(|group| pass_rate(group)).filter(|rate| !rate.is_nan()).collect();
         let share =
             |is_one: fn(f64) -> bool| rates.iter().filter(|rate| is_one(**rate)).count() as f64 / rates.len() as f64;
         let totals = groups.iter().map(|group| group.iter().filter_map(|scores| scores.total.value()).collect());
@@ -65,6 +64,11 @@ impl GroupReport {
             initial_saturation: saturated as f64 / scored.len() as f64,
         }
     }
+}
+
+/// The mean answer score of a group, which is the share of right answers among those that were scored; NaN of none.
+pub fn pass_rate(group: &[Scores]) -> f64 {
+    mean(&group.iter().filter_map(|scores| scores.part(ANSWER)?.value()).collect::<Vec<_>>())
 }
 
 /// Mean of the distances from the mean.

@@ -2,10 +2,11 @@
 //!
 //! Tasks may be answered several times at a temperature too; `selection.rs` then says which of the answers are worth learning from.
 //! `report.rs` sums up trajectories, those of training too, `tool_report.rs` the calls in them, `group_report.rs` the groups of a step, `sources.rs`
-//! the tasks of each source; `predictions.rs` scores answers that are in a file, without a model.
+//! the tasks of each source, `judge_report.rs` what a judge was asked; `predictions.rs` scores answers that are in a file, without a model.
 
 pub mod figures;
 pub mod group_report;
+pub mod judge_report;
 pub mod predictions;
 pub mod report;
 pub mod sample;
@@ -18,12 +19,15 @@ use serde_json::{Map, Value};
 use crate::prompt::Processor;
 use crate::rollout::environment::Environment;
 use crate::rollout::generator::{Generator, Sampling};
+use crate::rollout::judge::JudgeCounts;
 use crate::rollout::retry::{Retried, RetrySettings, retry};
 use crate::rollout::reward::Score;
 use crate::rollout::reward_set::{RewardSet, Scores};
+use crate::rollout::scored::{Rollouts, run_scored};
 use crate::rollout::task::Task;
 use crate::rollout::{Group, RolloutError, RolloutSettings, run};
 
+use judge_report::JudgeReport;
 pub use report::Report;
 use sources::Sources;
 
@@ -37,6 +41,8 @@ pub struct Evaluation {
     pub scores: Vec<Vec<Scores>>,
     /// What tasks without an answer took.
     pub retried: Retried,
+    /// What the judge was asked; `None` where there is none.
+    pub judge: Option<JudgeCounts>,
 }
 
 /// Answers each task greedily, those without an answer again as `retries` says, and scores the answers.
@@ -60,7 +66,7 @@ pub fn greedy() -> RolloutSettings {
     RolloutSettings { sampling, ..RolloutSettings::default() }
 }
 
-/// Evaluates as [`evaluate`] does, with answers that are sampled as `settings` say.
+/// Evaluates as [`evaluate`] does, with answers that are sampled as `settings` say. Answers are scored while others are made, unless some may be made again.
 ///
 /// # Errors
 /// As [`run`].
@@ -73,13 +79,23 @@ pub fn evaluate_sampled(
     settings: &RolloutSettings,
     retries: &RetrySettings,
 ) -> Result<Evaluation, RolloutError> {
-    let mut groups = run(generator, processor, environment, tasks, settings)?;
-    let retried = retry(generator, processor, environment, tasks, &mut groups, retries)?;
-    let scores = rewards.score_groups(&groups, tasks);
+    let (rollouts, retried) = match *retries == RetrySettings::default() {
+        true => (run_scored(generator, processor, environment, tasks, settings, rewards)?, Retried::default()),
+        false => {
+            let mut groups = run(generator, processor, environment, tasks, settings)?;
+            let retried = retry(generator, processor, environment, tasks, &mut groups, retries)?;
+            // What others asked is not of these rollouts.
+            rewards.take_judge_counts();
+            let scores = rewards.score_groups(&groups, tasks);
+            (Rollouts { groups, scores, judge: rewards.take_judge_counts(), ..Rollouts::default() }, retried)
+        }
+    };
+    let Rollouts { groups, scores, judge, .. } = rollouts;
     let scored = groups.iter().flat_map(|g| &g.trajectories).zip(scores.iter().flatten());
     let sources = Sources::of(tasks.iter());
-    let report = Report { sources: sources.reports(tasks, &groups, &scores), ..Report::new(scored) };
-    Ok(Evaluation { report, groups, scores, retried })
+    let (sources, asked) = (sources.reports(tasks, &groups, &scores), judge.as_ref().map(JudgeReport::new));
+    let report = Report { sources, judge: asked, ..Report::new(scored) };
+    Ok(Evaluation { report, groups, scores, retried, judge })
 }
 
 /// The tasks that could not be rolled out, and why.

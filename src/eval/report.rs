@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::figures::{Spread, figure, standard_deviation};
+use super::judge_report::JudgeReport;
 use super::sources::{ANSWER, SourceReport};
 use super::tool_report::{ToolReport, diversity};
 use crate::rollout::reward_set::Scores;
@@ -39,6 +40,9 @@ pub struct Report {
     pub answers_unscored: usize,
     /// Accuracy and reward of each source, where the tasks' rows name some.
     pub sources: Vec<SourceReport>,
+    /// What the judge was asked, where an evaluation has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub judge: Option<JudgeReport>,
     /// Share of the trajectories that ran which gave an answer and were not cut off.
     pub validity: f64,
     /// Share of the trajectories that ran which were cut off by a limit of tokens.
@@ -231,6 +235,9 @@ impl fmt::Display for Report {
         }
         for (name, count) in &self.ends {
             writeln!(f, "{:<16}{count:>8}", format!("end {name}"))?;
+        }
+        if let Some(judge) = &self.judge {
+            writeln!(f, "{judge}")?;
         }
         Ok(())
     }

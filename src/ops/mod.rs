@@ -69,6 +69,8 @@ pub trait Buffers {
     fn trim(&self) {}
     /// Gives all memory that no tensor holds back to the system, if the backend keeps such: nothing is computed for a while.
     fn release_unused(&self) {}
+    /// Waits until all that was asked for is done; there is nothing to wait for where work is done at once.
+    fn synchronise(&self) {}
     /// What tensors hold of the device's memory, where it is counted.
     fn memory(&self) -> Option<MemoryUse> {
         None

@@ -8,4 +8,4 @@ mod template;
 pub use error::ChatError;
 pub use image_source::ImageSource;
 pub use message::{IMAGE_MARK, Message, Part, place_images};
-pub use template::{ChatTemplate, RenderOptions, TemplateWork};
+pub use template::{ChatTemplate, OWN_VARIABLES, RenderOptions, TemplateWork};

@@ -25,7 +25,9 @@ mod stream_decoder;
 pub mod tokenizer;
 mod tokenizer_bounds;
 
-pub use chat::{ChatError, ChatTemplate, ImageSource, Message, Part, RenderOptions, TemplateWork, place_images};
+pub use chat::{
+    ChatError, ChatTemplate, ImageSource, Message, OWN_VARIABLES, Part, RenderOptions, TemplateWork, place_images,
+};
 pub use image::PreparedImage;
 pub use image_problem::{ImageError, ImageProblem};
 pub use image_settings::{ImageSettings, smart_resize};

@@ -15,7 +15,7 @@ use config_files::read_json;
 pub use config_warnings::warnings;
 pub use error::PromptError;
 pub use preprocessor_config::read_image_settings;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::chat::{ChatError, ChatTemplate, Message, RenderOptions};
 use super::image::PreparedImage;
@@ -61,6 +61,8 @@ pub struct Processor {
     folder: PathBuf,
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
+    /// What the template is told of every conversation, unless it is told otherwise.
+    template_variables: Map<String, Value>,
     image_settings: ImageSettings,
     special_ids: SpecialIds,
     /// Who renders templates; this process without one.
@@ -103,6 +105,7 @@ impl Processor {
         };
         Ok(Processor {
             template: read_template(folder, renderer.as_ref())?,
+            template_variables: Map::new(),
             image_settings: read_image_settings(folder)?,
             folder: folder.to_owned(),
             tokenizer,
@@ -121,6 +124,12 @@ impl Processor {
     pub fn with_min_pixels(mut self, min_pixels: u64) -> Self {
         self.image_settings.min_pixels = min_pixels;
         self
+    }
+
+    /// The same with variables that the chat template is told of every conversation, such as `enable_thinking`; what a conversation itself says of one
+    /// takes its place.
+    pub fn with_template_variables(self, template_variables: Map<String, Value>) -> Self {
+        Processor { template_variables, ..self }
     }
 
     /// The same with another chat template.
@@ -171,7 +180,7 @@ impl Processor {
     /// When there is no template, or it refuses the messages.
     pub fn render(&self, messages: &[Message], options: &RenderOptions) -> Result<String, PromptError> {
         let no_template = || ChatError::NoTemplate { folder: self.folder.clone() };
-        Ok(self.template.as_ref().ok_or_else(no_template)?.render(messages, options)?)
+        Ok(self.template.as_ref().ok_or_else(no_template)?.render(messages, &self.told(options))?)
     }
 
     /// [`Processor::render`] by another chat template, in another child if one is given.
@@ -185,7 +194,14 @@ impl Processor {
         messages: &[Message],
         options: &RenderOptions,
     ) -> Result<String, PromptError> {
-        Ok(self.compile(source, renderer)?.render(messages, options)?)
+        Ok(self.compile(source, renderer)?.render(messages, &self.told(options))?)
+    }
+
+    /// The options with the variables that every conversation has.
+    fn told(&self, options: &RenderOptions) -> RenderOptions {
+        let mut variables = self.template_variables.clone();
+        variables.extend(options.variables.clone());
+        RenderOptions { variables, ..options.clone() }
     }
 
     /// Token ids of a prompt text in which each `<|image_pad|>` stands for one of `images`, in order; it becomes as many

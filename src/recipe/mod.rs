@@ -2,6 +2,7 @@
 //! key ([`layers`]). Before anything is loaded a recipe becomes a [`plan::Plan`], which refuses contradictions.
 //! A plug-in's own table is checked by the plug-in.
 
+mod curriculum;
 mod dpo;
 mod grpo;
 pub mod layers;
@@ -13,6 +14,7 @@ mod sft;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::engine::request::Sampling;
 use crate::engine::speculation::Speculation;
@@ -21,6 +23,7 @@ use crate::rollout::registry::{DEFAULT_ENVIRONMENT, DEFAULT_TOOL, Named};
 use crate::rollout::retry::RetrySettings;
 use crate::rollout::reward_set::RewardSettings;
 use crate::tasks::needle::{Mixture, Variant};
+pub use curriculum::CurriculumSettings;
 pub use dpo::{DpoSettings, PreferenceLoss};
 pub use grpo::{
     AdvantageEstimator, GrpoSettings, KlEstimator, KlIn, LogprobKind, LossDenominator, LossType, Refill, ScaleRewards,
@@ -111,6 +114,9 @@ pub struct ModelSettings {
     pub min_pixels: Option<u64>,
     /// Largest area of an image as the model sees it, in pixels; the checkpoint's where absent.
     pub max_pixels: Option<u64>,
+    /// Further arguments of the chat template, such as `enable_thinking` of Qwen3's (TRL's key).
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub chat_template_kwargs: Map<String, Value>,
 }
 
 impl Default for ModelSettings {
@@ -123,15 +129,17 @@ impl Default for ModelSettings {
             activation_recompute: false,
             min_pixels: None,
             max_pixels: None,
+            chat_template_kwargs: Map::new(),
         }
     }
 }
 
 impl ModelSettings {
-    /// The processor with these image sizes.
-    pub fn sized(&self, processor: Processor) -> Processor {
+    /// The processor with these image sizes and arguments of the chat template.
+    pub fn configured(&self, processor: Processor) -> Processor {
         let processor = self.min_pixels.into_iter().fold(processor, Processor::with_min_pixels);
-        self.max_pixels.into_iter().fold(processor, Processor::with_max_pixels)
+        let processor = self.max_pixels.into_iter().fold(processor, Processor::with_max_pixels);
+        processor.with_template_variables(self.chat_template_kwargs.clone())
     }
 }
 
@@ -150,11 +158,21 @@ pub struct DataSettings {
     /// Share of the examples drawn so far, counted as at least 200, that may be left out because they cannot be used (an unreadable
     /// picture, too many tokens) before the run stops. It stops anyway where none can be used.
     pub max_left_out: f64,
+    /// For GRPO on `files`: draw rows by their measured difficulty; all alike where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub curriculum: Option<CurriculumSettings>,
 }
 
 impl Default for DataSettings {
     fn default() -> DataSettings {
-        DataSettings { needle: None, files: Vec::new(), sources: Vec::new(), shuffle: true, max_left_out: 0.1 }
+        DataSettings {
+            needle: None,
+            files: Vec::new(),
+            sources: Vec::new(),
+            shuffle: true,
+            max_left_out: 0.1,
+            curriculum: None,
+        }
     }
 }
 

@@ -1,11 +1,13 @@
 //! From recipe to plan: paths opened, contradictions refused; nothing large is loaded yet.
 
+mod curriculum;
 mod error;
 mod grpo;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use curriculum::check_curriculum;
 pub use error::PlanError;
 use error::value;
 use grpo::{check_grpo, check_reference};
@@ -16,7 +18,7 @@ use super::{
 };
 use crate::checkpoint::Checkpoint;
 use crate::isolated::Isolated;
-use crate::prompt::{Processor, PromptError};
+use crate::prompt::{OWN_VARIABLES, Processor, PromptError};
 use crate::rollout::environment::TokenLimits;
 use crate::rollout::registry::{Registry, RegistryError};
 use crate::rollout::reward_set::RewardSet;
@@ -80,7 +82,7 @@ impl Plan {
 
     /// The checkpoint's processor, with the recipe's image sizes.
     pub fn processor(&self) -> Result<Processor, PromptError> {
-        Ok(self.recipe.model.sized(self.checkpoint.processor(self.renderer.clone())?))
+        Ok(self.recipe.model.configured(self.checkpoint.processor(self.renderer.clone())?))
     }
 }
 
@@ -255,6 +257,12 @@ fn check_sft(sft: &SftSettings) -> Result<(), PlanError> {
 }
 
 fn check_contradictions(recipe: &Recipe) -> Result<(), PlanError> {
+    let kwargs = &recipe.model.chat_template_kwargs;
+    if let Some(name) = OWN_VARIABLES.into_iter().find(|name| kwargs.contains_key(*name)) {
+        let remedy = "the chat template is told it in any case; remove it";
+        return value("model.chat_template_kwargs", format!("given with {name:?}"), remedy);
+    }
+    check_curriculum(recipe)?;
     if let (Some(min), Some(max)) = (recipe.model.min_pixels, recipe.model.max_pixels)
         && min > max
     {

@@ -37,6 +37,16 @@ impl Metric {
         Metric::new(name, value, Aggregation::Mean)
     }
 
+    /// What it is called.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its value in this step.
+    pub fn value(&self) -> f64 {
+        self.value
+    }
+
     /// A number of things.
     pub fn count(name: impl Into<String>, value: usize) -> Metric {
         Metric::new(name, value as f64, Aggregation::Count)

@@ -3,14 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
+use serde_json::Value;
 
+pub use super::dataset_error::DatasetError;
+use super::epoch_order::EpochOrder;
 use super::sources::Shares;
-use crate::ops::sample::philox_uniform;
 use crate::prompt::image::decode_file;
 use crate::prompt::{ImageError, PromptError};
 use crate::recipe::{DataSettings, DataSource, Method, Recipe};
 use crate::rollout::task::Task;
-use crate::tasks::jsonl::{self, DataError, Record};
+use crate::tasks::jsonl::{self, Record};
 use crate::tasks::needle::variants::Lesson;
 use crate::tasks::needle::{Kind, Mixture, Split, Variant, example, mixed};
 use crate::tasks::{Example, Role, preferences};
@@ -54,94 +56,8 @@ pub struct Preferred {
 pub struct Records {
     /// All lines, in the order of the files; at least one.
     records: Vec<Record>,
-    /// Seed of the order; file order where absent.
-    shuffle: Option<u64>,
-}
-
-/// Why there is no example.
-#[derive(Debug, thiserror::Error)]
-pub enum DatasetError {
-    /// A data file.
-    #[error(transparent)]
-    Data(#[from] DataError),
-    /// A task's prompt cannot be made.
-    #[error(transparent)]
-    Prompt(#[from] PromptError),
-    /// An example whose pictures cannot be read, or that cannot be tokenised.
-    #[error("{example}: {source}; mend it or take it out")]
-    Example {
-        /// Its name, as [`Dataset::name_of`] gives it.
-        example: String,
-        /// What is wrong.
-        source: PromptError,
-    },
-    /// An example that the model has no room for.
-    #[error(
-        "{example}: it has {tokens} tokens, the model takes {limit} (max_position_embeddings): shorten it, or lower `model.max_pixels`"
-    )]
-    TooLong {
-        /// Its name, as [`Dataset::name_of`] gives it.
-        example: String,
-        /// Tokens of the whole example.
-        tokens: usize,
-        /// Positions that the model has.
-        limit: usize,
-    },
-    /// An example with more tokens than the recipe takes.
-    #[error(
-        "{example}: it has {tokens} tokens, `sft.max_length` is {limit}: raise it, shorten the example, lower `model.max_pixels`, or set \
-         `sft.max_length_action` to \"truncate\""
-    )]
-    MaxLength {
-        /// Its name, as [`Dataset::name_of`] gives it.
-        example: String,
-        /// Tokens of the whole example.
-        tokens: usize,
-        /// Tokens that the recipe takes.
-        limit: usize,
-    },
-    /// An example of which nothing that is learned is left.
-    #[error(
-        "{example}: it has {tokens} tokens, and the first {limit}, `sft.max_length`, hold none that is learned: raise it, shorten the \
-         example, or lower `model.max_pixels`"
-    )]
-    NothingLearned {
-        /// Its name, as [`Dataset::name_of`] gives it.
-        example: String,
-        /// Tokens of the whole example.
-        tokens: usize,
-        /// Tokens that the recipe takes.
-        limit: usize,
-    },
-    /// A preference between two answers that are the same.
-    #[error("{example}: both answers are the same to the model; mend it or take it out")]
-    SameAnswers {
-        /// Its name, as [`Dataset::name_of`] gives it.
-        example: String,
-    },
-    /// A script that the recipe's environment does not take.
-    #[error(
-        "{example}: the environment {environment:?} does not take its script ({problem}); name in `[environment]` the one that \
-         the variant is made for, with limits of tokens that are large enough"
-    )]
-    Script {
-        /// Its name, as [`Dataset::name_of`] gives it.
-        example: String,
-        /// The environment's name.
-        environment: &'static str,
-        /// What went wrong.
-        problem: String,
-    },
-    /// A file of the other method's form.
-    #[error("{path}:{line}: the row is not {expected}; `method` in the recipe says how the file is used")]
-    Form {
-        /// The data file.
-        path: PathBuf,
-        /// Its line, from 1.
-        line: usize,
-        /// What the method needs.
-        expected: &'static str,
-    },
+    /// That in which they are drawn.
+    order: EpochOrder,
 }
 
 impl Dataset {
@@ -154,7 +70,11 @@ impl Dataset {
             return Ok(Dataset::Needle { variant, split: Split::Train, seed, mixture });
         }
         if data.sources.is_empty() {
-            return Dataset::from_files(&data.files, method, data.shuffle.then_some(seed));
+            let mut records = Records::read(&data.files, method, data.shuffle.then_some(seed))?;
+            if data.curriculum.as_ref().is_some_and(|curriculum| curriculum.easy_first) {
+                records.easy_first()?;
+            }
+            return Ok(Dataset::of_records(records));
         }
         let weights: Vec<f64> = data.sources.iter().map(|source| source.weight).collect();
         let numbered = data.sources.iter().zip(0..);
@@ -174,7 +94,7 @@ impl Dataset {
 
     /// One line over and over.
     pub fn of_record(record: Record) -> Dataset {
-        Dataset::of_records(Records { records: vec![record], shuffle: None })
+        Dataset::of_records(Records { records: vec![record], order: EpochOrder::new(1, None) })
     }
 
     fn of_records(records: Records) -> Dataset {
@@ -209,6 +129,27 @@ impl Dataset {
         match self {
             Dataset::Needle { .. } => None,
             Dataset::Records { sources, .. } => Some(sources.iter().map(|source| source.records.len()).sum()),
+        }
+    }
+
+    /// The row of files that example `number` is, counted from 0 over all files; `None` where rows have no one order.
+    pub fn row_of(&self, number: u64) -> Option<usize> {
+        match self {
+            Dataset::Records { sources, .. } if sources.len() == 1 => Some(sources[0].order.row(number)),
+            Dataset::Records { .. } | Dataset::Needle { .. } => None,
+        }
+    }
+
+    /// What the column `pass_rate` of each row says, in the order of [`Dataset::row_of`]; `None` where it says nothing.
+    ///
+    /// # Errors
+    /// [`DatasetError::PassRate`] where it is no pass rate.
+    pub fn pass_rates(&self) -> Result<Vec<Option<f64>>, DatasetError> {
+        match self {
+            Dataset::Needle { .. } => Ok(Vec::new()),
+            Dataset::Records { sources, .. } => {
+                sources.iter().flat_map(|source| &source.records).map(pass_rate).collect()
+            }
         }
     }
 
@@ -306,15 +247,45 @@ impl Records {
                 records.push(row?);
             }
         }
-        Ok(Records { records, shuffle })
+        let order = EpochOrder::new(records.len(), shuffle);
+        Ok(Records { records, order })
+    }
+
+    /// Sorts the first epoch by pass rates.
+    fn easy_first(&mut self) -> Result<(), DatasetError> {
+        let missing = "`data.curriculum.easy_first` sorts by the column `pass_rate`, and the row has none: `eval --write-pass-rates` writes it";
+        let known = |record: &Record| {
+            pass_rate(record)?.ok_or_else(|| DatasetError::PassRate {
+                path: record.file.to_path_buf(),
+                line: record.line,
+                problem: missing.to_owned(),
+            })
+        };
+        let pass_rates: Vec<f64> = self.records.iter().map(known).collect::<Result<_, _>>()?;
+        self.order = self.order.clone().with_largest_first(&pass_rates);
+        Ok(())
     }
 
     /// The line that example `number` of this source is.
     fn record(&self, number: u64) -> &Record {
-        let lines = self.records.len();
-        let (epoch, place) = (number / lines as u64, (number % lines as u64) as usize);
-        &self.records[self.shuffle.map_or(place, |seed| shuffled(place, lines, seed, epoch))]
+        &self.records[self.order.row(number)]
     }
+}
+
+/// The column that says how many of a model's answers to a row were right.
+pub const PASS_RATE: &str = "pass_rate";
+
+fn pass_rate(record: &Record) -> Result<Option<f64>, DatasetError> {
+    let value = match record.columns.get(PASS_RATE) {
+        None | Some(Value::Null) => return Ok(None),
+        Some(value) => value,
+    };
+    let rate = value.as_f64().filter(|rate| (0.0..=1.0).contains(rate));
+    rate.map(Some).ok_or_else(|| DatasetError::PassRate {
+        path: record.file.to_path_buf(),
+        line: record.line,
+        problem: format!("`{PASS_RATE}` is {value}: give a number from 0 to 1, or null where it was not measured"),
+    })
 }
 
 /// The rows of a file that `method` learns from, or what is wrong with each.
@@ -333,29 +304,6 @@ pub fn rows(path: &Path, method: Method) -> Result<Vec<Result<Record, DatasetErr
     };
     let rows = if method == Method::Dpo { preferences::rows(path)? } else { jsonl::rows(path)? }.into_iter();
     Ok(rows.map(|row| row.map_err(DatasetError::from).and_then(of_method)).collect())
-}
-
-/// Rounds of [`shuffled`]; Luby and Rackoff need four for a network that cannot be told from a random permutation.
-const ROUNDS: u64 = 6;
-
-/// Where `place` goes in epoch `epoch`'s order of `count`. The order is never written down: a Feistel network permutes the numbers of an even
-/// count of bits (Luby and Rackoff 1988), and is applied until the number is one below `count` (Black and Rogaway 2002), which takes less
-/// than four times on average.
-pub fn shuffled(place: usize, count: usize, seed: u64, epoch: u64) -> usize {
-    let half_bits = (u64::BITS - (count as u64 - 1).leading_zeros()).div_ceil(2).max(1);
-    let mask = (1 << half_bits) - 1;
-    let mut number = place as u64;
-    loop {
-        let (mut high, mut low) = (number >> half_bits, number & mask);
-        for round in 0..ROUNDS {
-            let scattered = philox_uniform(seed, epoch, round << 32 | low) * (mask + 1) as f64;
-            (high, low) = (low, high ^ scattered as u64);
-        }
-        number = high << half_bits | low;
-        if number < count as u64 {
-            return number as usize;
-        }
-    }
 }
 
 /// The held-out tasks and what they come from.

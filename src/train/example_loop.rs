@@ -4,15 +4,16 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::dataset::DatasetError;
 use super::grad_norms::GradNorms;
 use super::learner::{Learner, Update};
 use super::memory_report::MemoryReport;
 use super::run::Run;
-use super::session::device_metrics;
+use super::session::{device_metrics, peak_flops};
 use super::starting_weights::starting_weights;
+use super::step_time::{StepClock, split};
 use super::trainer_state::TrainerState;
 use super::{Session, TrainError, open_learner};
 use crate::model::parameters::Weights;
@@ -36,6 +37,7 @@ pub(super) struct ExampleLoop<'a> {
     /// Different examples; none where there is no end.
     examples: Option<usize>,
     grad_norms: GradNorms,
+    clock: StepClock,
 }
 
 /// What the gradient of a batch was added up from.
@@ -46,6 +48,8 @@ pub(super) struct Accumulated {
     pub tokens: usize,
     /// Those among them that are learned.
     pub trained_tokens: usize,
+    /// Time that a reference took.
+    pub reference: Duration,
     /// What else the method measures.
     pub metrics: Vec<Metric>,
 }
@@ -64,6 +68,9 @@ struct Learned {
     learning_rate: f64,
     /// None where there was nothing to learn from.
     update: Option<Update>,
+    /// All of it, and the optimizer's part of it.
+    time: Duration,
+    optimizer: Duration,
 }
 
 impl<'a> ExampleLoop<'a> {
@@ -81,7 +88,8 @@ impl<'a> ExampleLoop<'a> {
         let run = Run::open(plan, state.global_step, recipe.steps(examples), session.stop.clone())?;
         run.note_versions(BTreeMap::new())?;
         let grad_norms = GradNorms::new(recipe.training.log_grad_norms);
-        Ok(ExampleLoop { recipe, session, run, learner, reference, state, examples, grad_norms })
+        let clock = StepClock::new(peak_flops(session));
+        Ok(ExampleLoop { recipe, session, run, learner, reference, state, examples, grad_norms, clock })
     }
 
     /// Trains to the last step, or until the user stops it. `draw` gives the example of a number, on another thread; `accumulate` adds the gradient
@@ -98,13 +106,14 @@ impl<'a> ExampleLoop<'a> {
             for step in steps {
                 let began = Instant::now();
                 let batch = batches.recv().expect("the preparing thread sends a batch a step");
+                let data = began.elapsed();
                 self.count_left_out(&batch, step)?;
                 let learned = self.learn(&batch.examples, &mut accumulate, step, &mut memory_report);
                 self.run.advance(&format!("loss {:.3}", learned.accumulated.loss));
                 if let Some(update) = learned.update {
                     self.state.skipped.count(update, step + 1, self.recipe.training.max_skipped_updates)?;
                 }
-                self.report(step + 1, learned, began)?;
+                self.report(step + 1, learned, data)?;
                 let done = TrainerState { global_step: step + 1, updates: self.learner.updates(), ..self.state };
                 self.run.save_if_due(done, &self.learner)?;
                 if self.run.is_stopping() {
@@ -137,11 +146,18 @@ impl<'a> ExampleLoop<'a> {
         step: u64,
         memory_report: &mut Option<MemoryReport>,
     ) -> Learned {
+        let (began, optimizer) = (Instant::now(), self.learner.optimizer_time());
         let learning_rate = self.recipe.optimizer.learning_rate_at(step, self.run.steps);
         let mut accumulated = accumulate(&mut self.learner, self.reference.as_ref(), examples);
         if examples.is_empty() {
             accumulated.loss = f64::NAN;
-            return Learned { accumulated, learning_rate, update: None };
+            return Learned {
+                accumulated,
+                learning_rate,
+                update: None,
+                time: began.elapsed(),
+                optimizer: Duration::ZERO,
+            };
         }
         self.grad_norms.note(&self.learner);
         if let Some(mut memory_report) = memory_report.take() {
@@ -149,11 +165,15 @@ impl<'a> ExampleLoop<'a> {
             memory_report.note_update(&self.learner);
             self.run.say(&memory_report.table(self.session));
         }
-        Learned { accumulated, learning_rate, update: Some(self.learner.update(learning_rate)) }
+        let update = Some(self.learner.update(learning_rate));
+        let optimizer = self.learner.optimizer_time() - optimizer;
+        Learned { accumulated, learning_rate, update, time: began.elapsed(), optimizer }
     }
 
-    fn report(&mut self, step: u64, learned: Learned, began: Instant) -> Result<(), TrainError> {
-        let Learned { accumulated, learning_rate, update } = learned;
+    /// Logs a step, which waited for its examples for so long.
+    fn report(&mut self, step: u64, learned: Learned, data: Duration) -> Result<(), TrainError> {
+        let times = self.time_metrics(&learned, data);
+        let Learned { accumulated, learning_rate, update, .. } = learned;
         let tokens = accumulated.tokens as f64;
         let mut metrics = vec![
             Metric::mean("loss", accumulated.loss),
@@ -161,10 +181,10 @@ impl<'a> ExampleLoop<'a> {
             Metric::new("learning_rate", learning_rate, Aggregation::Last),
             Metric::mean("tokens", tokens),
             Metric::mean("trained_tokens", accumulated.trained_tokens as f64),
-            Metric::mean("tokens_per_second", tokens / began.elapsed().as_secs_f64()),
             Metric::new("skipped_updates", self.state.skipped.total as f64, Aggregation::Last),
             Metric::new("left_out", self.state.left_out.total() as f64, Aggregation::Last),
         ];
+        metrics.extend(times);
         metrics.extend(accumulated.metrics);
         metrics.extend(self.grad_norms.take());
         let Some(averages) = self.run.close_step(step, metrics) else { return Ok(()) };
@@ -189,6 +209,21 @@ impl<'a> ExampleLoop<'a> {
         ));
         let values: Vec<(&str, f64)> = averages.iter().chain(device_metrics(self.session)).collect();
         self.run.log(step, &values)
+    }
+
+    /// Where the time of a step went.
+    fn time_metrics(&mut self, learned: &Learned, data: Duration) -> Vec<Metric> {
+        let (whole, computed) = self.clock.end_step(self.learner.flops());
+        let reference = learned.accumulated.reference;
+        let update = learned.time.saturating_sub(reference);
+        let of_reference = self.reference.is_some().then_some(("reference_seconds", reference));
+        let parts =
+            [("data_seconds", data), ("update_seconds", update), ("checkpoint_seconds", self.run.take_saving_time())];
+        let mut metrics = split(whole, &parts.into_iter().chain(of_reference).collect::<Vec<_>>());
+        metrics.push(Metric::mean("optimizer_seconds", learned.optimizer.as_secs_f64()));
+        metrics.push(Metric::mean("tokens_per_second", learned.accumulated.tokens as f64 / whole.as_secs_f64()));
+        metrics.extend(self.clock.mfu(computed, update));
+        metrics
     }
 }
 

@@ -2,6 +2,7 @@
 //! learn from what rules can score alone.
 
 use super::error::TrainError;
+use crate::eval::judge_report::JudgeReport;
 use crate::rollout::judge::JudgeCounts;
 use crate::rollout::reward_set::RewardSettings;
 use crate::telemetry::window::{Aggregation, Metric};
@@ -40,17 +41,16 @@ impl JudgeWatch {
     }
 }
 
-/// What a step asked of the judge; times are NaN where it asked nothing.
+/// What a step or an evaluation asked of the judge; times are NaN where it asked nothing.
 pub fn judge_metrics(counts: &JudgeCounts) -> Vec<Metric> {
-    let JudgeCounts { asked, failed, retried, cached, seconds, seconds_max, .. } = *counts;
-    let longest = if asked > 0 { seconds_max } else { f64::NAN };
+    let JudgeReport { asked, failed, retried, cached, seconds, seconds_max } = JudgeReport::new(counts);
     vec![
         Metric::count("judge/asked", asked),
         Metric::count("judge/failed", failed),
         Metric::count("judge/retried", retried),
         Metric::count("judge/cached", cached),
-        Metric::mean("judge/seconds", seconds / asked as f64),
-        Metric::new("judge/seconds/max", longest, Aggregation::Max),
+        Metric::mean("judge/seconds", seconds),
+        Metric::new("judge/seconds/max", seconds_max, Aggregation::Max),
     ]
 }
 

@@ -1,6 +1,7 @@
 //! The only owner of the weights: lends them for generation, takes them for an update.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use tracing::debug_span;
 
@@ -28,6 +29,8 @@ pub struct Learner {
     updates: u64,
     /// Computed so far by [`Learner::accumulate`].
     flops: f64,
+    /// That updates took so far, once the gradient was there.
+    optimizer_time: Duration,
     settings: LearnerSettings,
 }
 
@@ -120,7 +123,16 @@ impl Learner {
                 v: zeros(&*model.backend, &spec.shape),
             })
         });
-        Learner { model, weights, gradients: None, moments, updates: 0, flops: 0.0, settings }
+        Learner {
+            model,
+            weights,
+            gradients: None,
+            moments,
+            updates: 0,
+            flops: 0.0,
+            optimizer_time: Duration::ZERO,
+            settings,
+        }
     }
 
     /// The architecture, on the backend that it learns on.
@@ -146,6 +158,11 @@ impl Learner {
     /// Floating-point operations of all forwards and backwards so far, as [`training_flops`] counts them.
     pub fn flops(&self) -> f64 {
         self.flops
+    }
+
+    /// Time that the optimizer took in all updates so far, from when the norm of a gradient was known.
+    pub fn optimizer_time(&self) -> Duration {
+        self.optimizer_time
     }
 
     /// Gradients added up since the last update, if any were.
@@ -232,11 +249,14 @@ impl Learner {
         let gradients = self.gradients.take().unwrap_or_else(|| zeros(&self.model, &self.settings));
         let trained: Vec<&Tensor> = gradients.iter().flatten().collect();
         let grad_norm = self.model.backend.sum_of_squares(&trained).sqrt();
+        let began = Instant::now();
         if grad_norm.is_finite() {
             self.updates += 1;
             self.step(&gradients, learning_rate, grad_norm);
         }
         drop(gradients);
+        self.model.backend.synchronise();
+        self.optimizer_time += began.elapsed();
         self.model.backend.trim();
         Update { grad_norm, applied: grad_norm.is_finite() }
     }

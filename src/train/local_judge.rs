@@ -17,7 +17,7 @@ use crate::engine::request::{GenerateRequest, GeneratorError, Sampling, Stops, T
 use crate::engine::sizing::{EngineLimits, EngineSize, PageDemand};
 use crate::model::parameters::Weights;
 use crate::ops::Backend;
-use crate::prompt::{Message, Processor};
+use crate::prompt::{Message, Processor, RenderOptions};
 use crate::rollout::judge::{Judge, JudgeCounts, JudgeError, Question};
 use crate::rollout::judges::counter::{Counter, Outcome};
 use crate::rollout::judges::reply_cache::{ReplyCache, content_of};
@@ -83,8 +83,11 @@ impl LocalJudge {
         let failed = |reason: String| JudgeError(format!("{name}: {reason}"));
         let message = |(role, text): &(&'static str, String)| Message::text(role, text.as_str());
         let messages: Vec<Message> = question.messages.iter().map(message).collect();
-        let prompt =
-            self.processor.encode_messages(&messages, Path::new(""), true).map_err(|e| failed(e.to_string()))?;
+        let variables = self.settings.chat_template_kwargs.clone();
+        let options = RenderOptions { add_generation_prompt: true, variables, ..RenderOptions::default() };
+        let processor = &self.processor;
+        let prompt = processor.encode_rendered(&messages, Path::new(""), &options, processor.image_settings());
+        let prompt = prompt.map_err(|error| failed(error.to_string()))?;
         let (reply, replied) = channel();
         let sent = {
             let questions = self.questions.lock().unwrap_or_else(PoisonError::into_inner);

@@ -71,6 +71,25 @@ pub struct JudgeSizes<'a> {
     pub limits: EngineLimits,
 }
 
+impl JudgeSizes<'_> {
+    /// Bytes of an arena for it.
+    pub fn arena(self, footprint: Footprint) -> u64 {
+        arena_bytes(self.terms(footprint).iter().map(|(_, bytes)| bytes).sum())
+    }
+
+    /// What it holds all the time, with all that its engine may come to hold. It sees no images, and does not draft.
+    fn terms(self, footprint: Footprint) -> [(&'static str, u128); 3] {
+        let JudgeSizes { config, limits } = self;
+        let layout = Layout::new(config);
+        let engine = EngineFootprint { config, max_pixels: 0, speculation: Speculation::Off, footprint };
+        [
+            ("judge: weights (bf16)", weights_bytes(&layout) + packed_bytes(&layout, footprint)),
+            ("judge: keys and values", engine.pages_bytes(limits)),
+            ("judge: activations of a step", engine.step_bytes(limits, limits.sequences)),
+        ]
+    }
+}
+
 /// When a part of the memory is held.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Phase {
@@ -171,16 +190,9 @@ impl MemoryPlan {
         self.add(Phase::Resident, "reference (bf16)", reference, shrink);
     }
 
-    /// The judge is there for the whole run, with all that its engine may come to hold. It sees no images, and does not draft.
+    /// The judge is there for the whole run.
     fn add_judge(&mut self, judge: JudgeSizes<'_>, footprint: Footprint) {
-        let layout = Layout::new(judge.config);
-        let engine = EngineFootprint { config: judge.config, max_pixels: 0, speculation: Speculation::Off, footprint };
-        let terms = [
-            ("judge: weights (bf16)", weights_bytes(&layout) + packed_bytes(&layout, footprint)),
-            ("judge: keys and values", engine.pages_bytes(judge.limits)),
-            ("judge: activations of a step", engine.step_bytes(judge.limits, judge.limits.sequences)),
-        ];
-        for (name, bytes) in terms {
+        for (name, bytes) in judge.terms(footprint) {
             let shrink =
                 "lower `reward.judge.parallel_requests`, or take a smaller checkpoint as `reward.judge.model_path`";
             self.add(Phase::Resident, name, bytes, shrink);

@@ -1,7 +1,7 @@
 //! Learning: supervised fine-tuning, preferences (DPO), and GRPO with adaptive temperature, around the one [`learner::Learner`].
 //!
-//! - **Examples.** [`dataset`] gives example number *n*, the same for every run of a recipe; the order of an epoch is computed, never stored. An
-//!   example that cannot be used is left out of its step and named: [`left_out`] counts such examples and ends the run when they are too many,
+//! - **Examples.** [`dataset`] gives example number *n*, the same for every run of a recipe; the order of an epoch is computed, never stored
+//!   ([`epoch_order`]); [`curriculum`] passes over rows by their measured difficulty. An example that cannot be used is left out of its step and named: [`left_out`] counts such examples and ends the run when they are too many,
 //!   [`check`] finds them before a run. [`demonstration`] reads Thyme's SFT form, and so knows the markers of `think_with_code`: rollouts and
 //!   demonstrations tokenise an observation by one function, text in it never as special tokens. [`loss_mask`] says which of its tokens are
 //!   learned, [`max_length`] cuts what is too long, and [`sources`] mixes files by weights.
@@ -18,9 +18,12 @@
 pub mod advantage;
 pub mod batch;
 pub mod check;
+pub mod curriculum;
 pub mod dataset;
+mod dataset_error;
 pub mod demonstration;
 pub mod dpo;
+pub mod epoch_order;
 mod example_loop;
 pub mod flops;
 pub mod grad_norms;

@@ -147,7 +147,7 @@ impl Policy {
     /// What a checkpoint holds of it.
     pub fn saved(&self) -> Saved<'_> {
         let reference = self.reference.as_ref().filter(|_| follows(&self.settings.grpo));
-        Saved { learner: &self.learner, reference, replay: None }
+        Saved { learner: &self.learner, reference, replay: None, curriculum: None }
     }
 
     /// Whether an update compares its tokens with the reference.

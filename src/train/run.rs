@@ -274,7 +274,8 @@ impl Run {
         }
     }
 
-    fn save(&self, state: TrainerState, Saved { learner, reference, replay }: Saved<'_>) -> Result<(), TrainError> {
+    fn save(&self, state: TrainerState, saved: Saved<'_>) -> Result<(), TrainError> {
+        let Saved { learner, reference, replay, curriculum } = saved;
         let dir = self.dir.join(format!("{CHECKPOINT}{}", state.global_step));
         folder::save(learner.model(), learner.weights(), &self.companions, &dir, |dir| {
             learner.save_moments(dir)?;
@@ -282,6 +283,7 @@ impl Run {
                 reference.write_to(&self.companions, dir)?;
             }
             replay.map_or(Ok(()), |replay| replay.write_to(dir))?;
+            curriculum.map_or(Ok(()), |curriculum| curriculum.write_to(dir))?;
             write_json(dir.join(STATE_FILE), &state)?;
             write_json(dir.join(WINDOW_FILE), &self.window)
         })?;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::error::TrainError;
 use super::learner::Update;
 use crate::ops::Backend;
+use crate::telemetry::gpu_peak::bf16_flops;
 use crate::telemetry::gpu_sensors::GpuSensors;
 
 /// What a run gets from where it is started.
@@ -35,6 +36,11 @@ pub(super) fn device_metrics(session: &Session) -> Vec<(&'static str, f64)> {
     let held = usage.map(|usage| [("memory/peak_gb", usage.peak), ("memory/beyond_arena_gb", usage.beyond)]);
     let held = held.into_iter().flatten().map(|(name, bytes)| (name, bytes as f64 / 1e9));
     held.chain(session.gpu_sensors.iter().flat_map(|gpu_sensors| gpu_sensors.all())).collect()
+}
+
+/// The most dense bf16 FLOP/s of the device, where that is known.
+pub(super) fn peak_flops(session: &Session) -> Option<f64> {
+    session.gpu_sensors.as_ref().and_then(|sensors| bf16_flops(&sensors.name()?))
 }
 
 /// Counts updates that were skipped because their gradient was not finite.

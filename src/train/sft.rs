@@ -1,6 +1,7 @@
 //! Supervised fine-tuning: maximum likelihood of the assistant's own words, over packs of demonstrations.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use image::RgbImage;
 
@@ -35,6 +36,7 @@ pub fn train(plan: &Plan, session: &Session) -> Result<(), TrainError> {
         loss: accumulate(learner, samples, layout, budget),
         tokens: samples.iter().map(Sample::tokens).sum(),
         trained_tokens: samples.iter().map(|sample| sample.targets().count()).sum(),
+        reference: Duration::ZERO,
         metrics: Vec::new(),
     })
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::curriculum::Curriculum;
 use super::learner::Learner;
 use super::left_out::LeftOut;
 use super::reference_model::ReferenceModel;
@@ -24,7 +25,7 @@ pub struct TrainerState {
     /// Examples drawn and left out.
     #[serde(default)]
     pub left_out: LeftOut,
-    /// Tasks that GRPO has drawn; none of SFT.
+    /// Tasks that GRPO has drawn, and those that its curriculum has passed over; none of SFT.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tasks_drawn: Option<u64>,
 }
@@ -62,10 +63,12 @@ pub struct Saved<'a> {
     pub reference: Option<&'a ReferenceModel>,
     /// Rollouts that later steps may replay.
     pub replay: Option<&'a ReplayBuffer>,
+    /// How hard which rows have been.
+    pub curriculum: Option<&'a Curriculum>,
 }
 
 impl<'a> From<&'a Learner> for Saved<'a> {
     fn from(learner: &'a Learner) -> Saved<'a> {
-        Saved { learner, reference: None, replay: None }
+        Saved { learner, reference: None, replay: None, curriculum: None }
     }
 }

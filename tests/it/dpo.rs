@@ -2,6 +2,7 @@
 //! file holds, and how it was made: `tests/golden/dpo/README.md`.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use image::RgbImage;
 use serde::Deserialize;
@@ -13,6 +14,7 @@ use thyme_engine::train::dataset::Dataset;
 use thyme_engine::train::dpo::loss::{Answer, pair_loss};
 use thyme_engine::train::dpo::pairs::{Pair, pair};
 use thyme_engine::train::dpo::{Measured, accumulate};
+use thyme_engine::train::flops::training_flops;
 use thyme_engine::train::learner::Learner;
 use thyme_engine::train::sample::{Layout, Pack, Sample};
 
@@ -117,6 +119,19 @@ impl Start {
 }
 
 #[test]
+fn the_forward_of_the_reference_is_not_among_the_operations_of_an_update() {
+    let golden = Golden::open();
+    let (pairs, mut start) = (golden.pairs(), golden.start());
+    let measured = start.accumulate(&pairs, &golden.cases[0].settings(), 1 << 20);
+    assert!(measured.reference > Duration::ZERO);
+    let samples: Vec<&Sample> = pairs.iter().flat_map(|pair| [&pair.chosen, &pair.rejected]).collect();
+    let pack = Pack::new(&samples, start.layout);
+    assert_eq!(start.learner.flops(), training_flops(start.learner.model(), &pack.batch));
+    start.learner.update(1e-3);
+    assert!(start.learner.optimizer_time() > Duration::ZERO);
+}
+
+#[test]
 fn three_updates_of_each_loss_are_those_of_trl() {
     let golden = Golden::open();
     let pairs = golden.pairs();
@@ -155,7 +170,7 @@ fn how_pairs_are_packed_changes_neither_loss_nor_gradient() {
         for micro_batch_tokens in [64, 100, 4096] {
             let mut packed = golden.start();
             let measured = packed.accumulate(&pairs, &case.settings(), micro_batch_tokens);
-            assert_eq!(measured, wanted, "in packs of {micro_batch_tokens}");
+            assert_eq!(measured.pairs, wanted.pairs, "in packs of {micro_batch_tokens}");
             let (a, b) = (packed.gradient(), alone.gradient());
             let difference: Vec<f32> = a.iter().zip(&b).map(|(a, b)| a - b).collect();
             assert!(norm(&difference) <= 1e-5 * norm(&b), "{} of {}", norm(&difference), norm(&b));
@@ -324,6 +339,9 @@ fn a_run_learns_the_preference_and_resumes_to_the_same_bits() {
     assert!((value(0, "loss") - 2f64.ln()).abs() < 1e-9);
     assert!(value(11, "rewards/margins") > 0.0 && value(11, "rewards/accuracies") == 1.0 && value(11, "loss") < 0.69);
     assert!(value(3, "logps/chosen") < 0.0 && value(3, "logps/rejected") < 0.0);
+    let shares = ["data", "reference", "update", "checkpoint", "other"];
+    let shares = shares.map(|part| value(3, &format!("{part}_seconds/share")));
+    assert!((shares.iter().sum::<f64>() - 1.0).abs() < 1e-9 && shares[1] > 0.0, "{shares:?}");
     succeed(train(&recipes[1], &constant("training.max_steps=5")));
     succeed(train(&recipes[1], &[&constant("training.max_steps=12")[..], &["--resume"]].concat()));
     assert!(weights(&calm, 12) == weights(&resumed, 12), "the reference of a resumed run is the starting weights");

@@ -1,6 +1,7 @@
 //! Whole runs whose answers a judge scores: one whose judge goes away stops and goes on, and one whose judge is slow judges beside its rollouts.
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -101,4 +102,24 @@ fn a_slow_judge_is_asked_beside_the_rollout_and_its_questions_at_a_time() {
     let in_a_row = judged.len() as f64 * SLOW.as_micros() as f64;
     let waited = rolled_out.1 - last_step;
     assert!(waited < 0.6 * in_a_row, "{waited} of {in_a_row} microseconds behind the last step");
+}
+
+#[test]
+fn a_slow_judge_is_asked_beside_an_evaluation() {
+    let place = Workplace::new();
+    const SLOW: Duration = Duration::from_millis(400);
+    let judge = FakeJudge::start(|_, _| Act::Late(SLOW, Box::new(Act::says("CORRECT"))));
+    let recipe = recipe(&place, &judge, "");
+    let (path, model) = (place.path("trace.json"), concat!(env!("CARGO_MANIFEST_DIR"), "/recipes/tiny-sft"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_thyme-engine"));
+    command.args(["eval", "--model", model, "--limit", "8", "--max-num-seqs", "2", "--recipe"]).arg(recipe);
+    let said = succeed({
+        command.arg("--trace").arg(&path);
+        command
+    });
+    let events: Vec<Value> = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let (judged, steps) = (spans(&events, "judge"), spans(&events, "step"));
+    assert!(said.contains(&format!("{} asked, 0 failed", judged.len())), "{said}");
+    let last_step = steps.iter().map(|step| step.1).fold(0.0, f64::max);
+    assert!(judged.iter().any(|span| span.0 < last_step), "a question began while sequences decoded");
 }

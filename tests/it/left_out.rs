@@ -8,7 +8,8 @@ use image::RgbImage;
 use serde_json::{Value, json};
 use thyme_engine::prompt::Tokenizer;
 use thyme_engine::recipe::Method;
-use thyme_engine::train::dataset::{Dataset, shuffled};
+use thyme_engine::train::dataset::Dataset;
+use thyme_engine::train::epoch_order::shuffled;
 
 use crate::support::command::{Workplace, refuse, succeed, train};
 

@@ -1,6 +1,7 @@
 //! A judge beside the policy, in the same process: it says what its checkpoint says greedily, whoever asks at the same time, and a run counts its memory.
 
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -121,6 +122,39 @@ fn a_run_is_judged_by_a_checkpoint_beside_its_policy_and_counts_its_memory() {
 
     let planned = succeed(train(&recipe, &["--dry-run"]));
     assert_names(&planned, &["judge: weights (bf16)", "judge: keys and values", "judge: activations of a step"]);
+}
+
+#[test]
+fn evaluations_ask_the_checkpoint_and_say_what_they_asked() {
+    let (place, recipe) = judged_place();
+    succeed(train(&recipe, &["--set", "training.max_steps=1", "--set", "evaluation.tasks=4"]));
+    let text = std::fs::read_to_string(place.path("runs/run/metrics.jsonl")).unwrap();
+    let first: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    let logged = |name: &str| first[format!("held_out/judge/{name}")].as_f64();
+    assert!(logged("asked") > Some(0.0) && logged("seconds") > Some(0.0), "{text}");
+    assert_eq!([logged("failed"), logged("retried")], [Some(0.0); 2]);
+
+    let eval = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_thyme-engine"));
+        command.arg("eval").arg("--recipe").arg(&recipe).args(arguments);
+        succeed(command)
+    };
+    let report = place.path("report");
+    let said = eval(&["--model", MODEL, "--limit", "4", "--output", report.to_str().unwrap()]);
+    assert!(said.contains("\njudge ") && said.contains(" asked, 0 failed, 0 retried, "), "{said}");
+    let results = std::fs::read(report.join("results.json")).unwrap();
+    let results: Value = serde_json::from_slice(&results).unwrap();
+    assert_eq!(results["judge"]["asked"].as_f64(), logged("asked"), "the same answers to the same tasks: {results}");
+    assert!(results["judge"]["seconds"].as_f64() <= results["judge"]["seconds_max"].as_f64());
+    assert_eq!(results["accuracy"], first["held_out/accuracy"]);
+    assert!(results["accuracy"].as_f64() > Some(0.0), "it says yes to every answer");
+
+    let answers =
+        place.write("answers.jsonl", "{\"answer\": \"7\", \"solution\": \"5\", \"question\": \"Which digit?\"}\n");
+    let scored = place.path("scored.jsonl");
+    eval(&["--predictions", answers.to_str().unwrap(), "--output", scored.to_str().unwrap()]);
+    let scored: Value = serde_json::from_slice(&std::fs::read(scored).unwrap()).unwrap();
+    assert_eq!(scored["scores"]["answer"], 1.0, "{scored}");
 }
 
 #[test]

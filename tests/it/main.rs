@@ -1,11 +1,13 @@
 //! The one integration binary; one module per area.
 
 mod batch;
+mod chat_template_kwargs;
 mod checkpoint_files;
 mod cli;
 mod clients;
 mod complaints;
 mod constraints;
+mod curriculum;
 mod demonstration;
 mod device_check;
 mod dpo;

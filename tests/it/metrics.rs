@@ -20,7 +20,7 @@ use thyme_engine::train::sample::{Layout, Pack, Sample};
 use crate::support::command::{Workplace, succeed, train};
 
 /// What a run on the CPU has only by chance, or never.
-const SELDOM: [&str; 5] = ["tool/NAME/", "judge/", "mfu", "memory/", "gpu/"];
+const SELDOM: [&str; 6] = ["tool/NAME/", "judge/", "held_out/judge/", "mfu", "memory/", "gpu/"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -91,7 +91,7 @@ fn every_metric_of_grpo_is_in_the_table_and_the_other_way_round() {
     let place = Workplace::new();
     tasks_of_sources(&place);
     let recipe =
-        place.grpo("[evaluation]\ntasks = 2\nfiles = [\"tasks/data.jsonl\"]\n[data]\nfiles = [\"tasks/data.jsonl\"]\n");
+        place.grpo("[evaluation]\ntasks = 2\nfiles = [\"tasks/data.jsonl\"]\n[data]\nfiles = [\"tasks/data.jsonl\"]\n[data.curriculum]\n");
     let settings = [
         "training.max_steps=2",
         "training.log_grad_norms=true",
@@ -143,6 +143,14 @@ fn every_metric_of_sft_is_in_the_table_and_the_other_way_round() {
     succeed(train(&recipe, &["--set", "training.max_steps=2", "--set", "training.log_grad_norms=true"]));
     let lines = lines(&place.path("runs/run"));
     assert_is_table("Of supervised fine-tuning", &lines);
+    for line in &lines {
+        let shares = line.iter().filter(|(name, _)| name.ends_with("seconds/share"));
+        let sum: f64 = shares.filter_map(|(_, share)| share.as_f64()).sum();
+        let value = |name: &str| line[name].as_f64().unwrap();
+        assert!((sum - 1.0).abs() < 1e-9, "{line:?}");
+        assert!(0.0 < value("optimizer_seconds") && value("optimizer_seconds") < value("update_seconds"), "{line:?}");
+    }
+    assert!(lines[1]["checkpoint_seconds"].as_f64() > Some(0.0), "the checkpoint of the step before: {lines:?}");
     succeed(train(&recipe, &["--set", "training.max_steps=1", "--overwrite"]));
     let text = std::fs::read_to_string(place.path("runs/run/metrics.jsonl")).unwrap();
     assert!(text.contains("grad_norm") && !text.contains("grad_norm/"), "only on demand: {text}");

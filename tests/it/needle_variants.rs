@@ -35,7 +35,7 @@ fn environment(recipe: &Recipe) -> std::sync::Arc<dyn Environment> {
 
 fn processor(recipe: &Recipe) -> Processor {
     let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/tiny-sft");
-    recipe.model.sized(Processor::open(&tiny).unwrap())
+    recipe.model.configured(Processor::open(&tiny).unwrap())
 }
 
 fn script(variant: Variant, kind: Kind, split: Split, index: u64) -> (Task, Vec<String>, String) {

@@ -183,6 +183,32 @@ fn a_run_with_replayed_rollouts_and_a_reference_that_follows_resumes_to_the_same
 }
 
 #[test]
+fn a_run_with_a_curriculum_resumes_with_the_same_draws() {
+    let settings = ["--set", "training.max_steps=14", "--set", "grpo.max_num_gen_batches=2"];
+    let recipe = |place: &Workplace| {
+        write_needle(&place.path("needle"), NeedleFile::Tasks(None), 7, Split::Train, 7).unwrap();
+        // Random weights answer nothing: each row is outside the band once it was measured.
+        place.grpo(
+            "[evaluation]\ntasks = 0\n[data]\nfiles = [\"needle/data.jsonl\"]\n[data.curriculum]\noutside_share = 0.4\n",
+        )
+    };
+    let (calm, killed) = (Workplace::new(), Workplace::new());
+    succeed(train(&recipe(&calm), &settings));
+    let (recipe, run) = (recipe(&killed), killed.path("runs/run"));
+    let mut child = train(&recipe, &settings).spawn().unwrap();
+    wait_until(&mut child, || lines(&run) > 5);
+    child.kill().unwrap();
+    assert_eq!(child.wait().unwrap().signal(), Some(9), "it was killed before it ended");
+    assert!(succeed(train(&recipe, &[&settings[..], &["--resume"]].concat())).contains("resumed after step"));
+    let calm = calm.path("runs/run");
+    assert_same_run(&calm, &run, 14);
+    let [one, other] = [&calm, &run].map(|run| std::fs::read(checkpoint(run, 14).join("pass_rates.json")).unwrap());
+    assert!(one == other, "pass_rates.json differs");
+    let skipped = metrics(&run).iter().filter(|line| line["curriculum/skipped"].as_f64() > Some(0.0)).count();
+    assert!(skipped > 4, "only {skipped} steps passed over a row");
+}
+
+#[test]
 fn points_behind_the_checkpoint_are_superseded() {
     let place = Workplace::new();
     let recipe = place.sft(DEMONSTRATIONS);

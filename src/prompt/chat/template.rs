@@ -19,9 +19,12 @@ pub struct RenderOptions {
     pub add_generation_prompt: bool,
     /// Tool schemas, or none.
     pub tools: Option<Value>,
-    /// Other variables of the template, such as `add_vision_id`.
+    /// Other variables of the template, such as `add_vision_id`; transformers' `apply_chat_template` takes them as further arguments.
     pub variables: Map<String, Value>,
 }
+
+/// Variables that [`ChatTemplate::render`] sets itself, whatever [`RenderOptions::variables`] has under these names.
+pub const OWN_VARIABLES: [&str; 4] = ["messages", "tools", "documents", "add_generation_prompt"];
 
 /// A chat template, with the special tokens that it may name.
 pub struct ChatTemplate {

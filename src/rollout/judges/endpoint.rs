@@ -79,12 +79,16 @@ impl Endpoint {
     /// `question`. Waits for it.
     pub fn answer(&self, messages: &Value, question: &Question<'_>) -> Outcome {
         let temperature = self.settings.temperature.unwrap_or(question.temperature);
-        let body = json!({
+        let mut body = json!({
             "model": self.settings.model,
             "messages": messages,
             "temperature": temperature,
             "max_tokens": self.settings.max_tokens,
         });
+        // Servers that know no such field refuse it.
+        if !self.settings.chat_template_kwargs.is_empty() {
+            body["chat_template_kwargs"] = self.settings.chat_template_kwargs.clone().into();
+        }
         let is_kept = match self.settings.cache {
             CacheUse::Greedy => temperature == 0.0,
             CacheUse::Always => true,

@@ -1,6 +1,9 @@
 //! The keys of a judge: `[reward.judge]` of rewards, `[tool.judge]` of tools that ask one.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::prompt::OWN_VARIABLES;
 
 /// Longest wait for a reply or between two tries, in seconds.
 const SECONDS_MAX: f64 = 1e5;
@@ -16,7 +19,7 @@ pub struct JudgeSettings {
     /// The model's name there.
     pub model: String,
     /// For rewards, in place of `base_url` and `model`: a checkpoint folder, or `org/name` in the local Hugging Face cache, that is loaded beside the policy
-    /// and answers greedily in this process. `train` loads it.
+    /// and answers greedily in this process. `train` and `eval` load it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model_path: Option<String>,
     /// The environment variable that holds the key; no key is sent where it is empty.
@@ -43,6 +46,10 @@ pub struct JudgeSettings {
     /// absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_failed_steps: Option<u64>,
+    /// Further arguments of the judge's chat template, such as `enable_thinking` of Qwen3's. A server gets them in each request, as vLLM and SGLang take
+    /// them; a checkpoint in this process tells its template.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub chat_template_kwargs: Map<String, Value>,
 }
 
 /// One address, or several.
@@ -83,6 +90,7 @@ impl Default for JudgeSettings {
             retry_seconds: 1.0,
             cache: CacheUse::default(),
             max_failed_steps: None,
+            chat_template_kwargs: Map::new(),
         }
     }
 }
@@ -112,6 +120,11 @@ impl JudgeSettings {
         match &self.model_path {
             Some(_) => self.check_alone()?,
             None => self.check_addresses()?,
+        }
+        if let Some(name) = OWN_VARIABLES.into_iter().find(|name| self.chat_template_kwargs.contains_key(*name)) {
+            return Err(format!(
+                "chat_template_kwargs has {name:?}, which the template is told in any case; remove it"
+            ));
         }
         let numbers = [
             ("timeout_seconds", self.timeout_seconds, self.timeout_seconds > 0.0, SECONDS_MAX, "a number above 0,"),

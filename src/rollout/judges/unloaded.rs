@@ -2,7 +2,7 @@
 
 use crate::rollout::judge::{Judge, JudgeError, Question};
 
-/// The judge of `reward.judge.model_path` where nothing is trained.
+/// The judge of `reward.judge.model_path` before it is loaded.
 pub struct Unloaded {
     /// The checkpoint.
     pub model_path: String,
@@ -18,7 +18,7 @@ impl Judge for Unloaded {
     fn answer(&self, _: &Question<'_>) -> Result<String, JudgeError> {
         let Self { model_path, .. } = self;
         Err(JudgeError(format!(
-            "`reward.judge.model_path` is {model_path:?}, which only `train` loads; serve it, and give `reward.judge.base_url` instead"
+            "`reward.judge.model_path` is {model_path:?}, which only `train` and `eval` load; serve it, and give `reward.judge.base_url` instead"
         )))
     }
 }

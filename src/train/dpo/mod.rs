@@ -4,6 +4,8 @@
 pub mod loss;
 pub mod pairs;
 
+use std::time::{Duration, Instant};
+
 use loss::{Answer, PairLoss, pair_loss};
 use pairs::{Pair, pair};
 
@@ -32,6 +34,7 @@ pub fn train(plan: &Plan, session: &Session) -> Result<(), TrainError> {
             loss: learned.loss(),
             tokens: pairs.iter().map(Pair::tokens).sum(),
             trained_tokens: pairs.iter().map(Pair::targets).sum(),
+            reference: learned.reference,
             metrics: learned.metrics(recipe.dpo.beta).map(|(name, value)| Metric::mean(name, value)).into(),
         }
     })
@@ -42,6 +45,8 @@ pub fn train(plan: &Plan, session: &Session) -> Result<(), TrainError> {
 pub struct Measured {
     /// For each pair: its answers, the chosen one first, and its loss.
     pub pairs: Vec<([Answer; 2], f64)>,
+    /// Time that the reference's log-probabilities took.
+    pub reference: Duration,
 }
 
 impl Measured {
@@ -85,7 +90,11 @@ pub fn accumulate(
         let samples: Vec<&Sample> = pairs[run].iter().flat_map(|pair| [&pair.chosen, &pair.rejected]).collect();
         let pack = Pack::new(&samples, layout);
         let ones = vec![1.0; pack.targets.len()];
+        // The gradient of the pack before is no part of the reference's time.
+        learner.model().backend.synchronise();
+        let began = Instant::now();
         let held = logprobs(learner.model(), reference, &pack, &ones, learner.settings());
+        measured.reference += began.elapsed();
         learner.accumulate(&pack, &ones, LogprobKind::Raw, |output| {
             let (logps, references) =
                 (sums(&pack, &output.logprob, samples.len()), sums(&pack, &held.logprob, samples.len()));

@@ -12,6 +12,7 @@ use crate::rollout::engine_generator::EngineGenerator;
 use crate::rollout::retry::Retried;
 use crate::rollout::reward_set::Scores;
 use crate::train::TrainError;
+use crate::train::judge_watch::judge_metrics;
 use crate::train::run::SAMPLES_FOLDER;
 
 /// Takes one number from a report.
@@ -57,12 +58,19 @@ impl Trainer<'_> {
         let began = Instant::now();
         let mut generator = EngineGenerator { engine: &mut self.engine, weights: self.policy.learner.weights() };
         let retries = &self.recipe.evaluation.retry;
-        let Evaluation { report, groups, scores, retried } =
+        let Evaluation { report, groups, scores, retried, judge } =
             evaluate(&mut generator, &self.processor, &*self.environment, &self.held_out, &self.rewards, retries)?;
         if retried != Retried::default() {
             let Retried { rollouts, asked_directly } = retried;
             self.run
                 .say(&format!("without an answer: {rollouts} rollouts made again, {asked_directly} asked directly"));
+        }
+        if let Some(counts) = judge.as_ref().filter(|counts| counts.has_failed()) {
+            let reason = counts.last_failure.as_deref().unwrap_or_default();
+            let asked = counts.asked;
+            self.run.say(&format!(
+                "the judge answered none of {asked} questions of the evaluation at step {step}: {reason}"
+            ));
         }
         self.engine.forget_images();
         if let Some(data) = &self.held_out_data {
@@ -83,8 +91,10 @@ impl Trainer<'_> {
         let of_sources = report.sources.iter().flat_map(|SourceReport { source, accuracy, reward, .. }| {
             [(format!("held_out/accuracy/{source}"), *accuracy), (format!("held_out/reward/{source}"), *reward)]
         });
-        let values: Vec<(String, f64)> =
-            of_all.chain(of_sources).chain([("held_out/seconds".to_owned(), time.as_secs_f64())]).collect();
+        let of_judge = judge.iter().flat_map(judge_metrics);
+        let of_judge = of_judge.map(|metric| (format!("held_out/{}", metric.name()), metric.value()));
+        let seconds = [("held_out/seconds".to_owned(), time.as_secs_f64())];
+        let values: Vec<(String, f64)> = of_all.chain(of_sources).chain(of_judge).chain(seconds).collect();
         self.run.log(step, &values.iter().map(|(name, value)| (&**name, *value)).collect::<Vec<_>>())?;
         Ok(Some(HELD_OUT.map(|(_, value)| value(&report))))
     }

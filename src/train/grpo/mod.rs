@@ -1,5 +1,6 @@
 //! GRPO with adaptive temperature: roll out, reward, learn, in place, on one copy of the weights.
 
+mod draws;
 mod evaluation;
 mod monitor;
 mod report;
@@ -14,6 +15,7 @@ use monitor::Monitor;
 use tracing::debug_span;
 
 use super::batch::{Batch, BatchSettings, ScoredGroup};
+use super::curriculum::Curriculum;
 use super::dataset::{Dataset, held_out_tasks};
 use super::judge_watch::JudgeWatch;
 use super::left_out::LeftOut;
@@ -58,8 +60,9 @@ pub fn train(plan: &Plan, session: &Session) -> Result<(), TrainError> {
         trainer.report(step + 1, &tasks, &rollouts, &batch, &learned, [began, rolled_out])?;
         trainer.write_completions(step + 1, &tasks, &rollouts)?;
         trainer.policy.sync_reference(step + 1);
-        let saved = Saved { replay: trainer.replay.as_ref(), ..trainer.policy.saved() };
         let state = trainer.state(step + 1);
+        let (replay, curriculum) = (trainer.replay.as_ref(), trainer.curriculum.as_ref());
+        let saved = Saved { replay, curriculum, ..trainer.policy.saved() };
         trainer.run.save_if_due(state, saved)?;
         if trainer.run.is_stopping() {
             return Ok(());
@@ -103,8 +106,10 @@ struct Trainer<'a> {
     held_out_data: Option<Dataset>,
     skipped: SkippedUpdates,
     left_out: LeftOut,
-    /// Tasks that were drawn so far.
+    /// Tasks that were drawn so far, and those that the curriculum passed over.
     tasks_drawn: u64,
+    /// None where the recipe has none.
+    curriculum: Option<Curriculum>,
     /// Rollouts that later steps may replay; none where the recipe has no replay.
     replay: Option<ReplayBuffer>,
     judge_watch: JudgeWatch,
@@ -142,6 +147,7 @@ impl<'a> Trainer<'a> {
             layout: Layout::of(&processor),
         };
         let monitor = Monitor::new(recipe, session, &dataset, &run);
+        let curriculum = open_curriculum(plan, &dataset, state.global_step)?;
         Ok(Trainer {
             recipe,
             session,
@@ -157,6 +163,7 @@ impl<'a> Trainer<'a> {
             skipped: state.skipped,
             left_out: state.left_out,
             tasks_drawn: state.tasks_drawn.unwrap_or(state.global_step * recipe.grpo.tasks_per_batch() as u64),
+            curriculum,
             replay: open_replay(plan, state.global_step)?,
             judge_watch: JudgeWatch::new(&recipe.reward),
             idle_steps: 0,
@@ -179,7 +186,8 @@ impl<'a> Trainer<'a> {
 
     /// What a checkpoint holds besides.
     fn saved(&self) -> Saved<'_> {
-        Saved { replay: self.replay.as_ref(), ..self.policy.saved() }
+        let (replay, curriculum) = (self.replay.as_ref(), self.curriculum.as_ref());
+        Saved { replay, curriculum, ..self.policy.saved() }
     }
 
     /// Rolls out the tasks of a step: one batch, or several until enough groups have a signal.
@@ -188,25 +196,21 @@ impl<'a> Trainer<'a> {
         let before = self.state(step);
         self.engine_before = self.engine.statistics();
         let grpo = &self.recipe.grpo;
-        let (mut tasks, mut rollouts) = (Vec::new(), Rollouts::default());
+        let (mut numbers, mut tasks, mut rollouts) = (Vec::new(), Vec::new(), Rollouts::default());
         for _ in 0..grpo.max_num_gen_batches {
-            let more = self.draw()?;
+            let (of_batch, more) = self.draw()?;
             rollouts.add(self.roll_out_batch(&more)?);
-            self.tasks_drawn += more.len() as u64;
+            self.tasks_drawn = of_batch.last().map_or(self.tasks_drawn, |last| last + 1);
+            numbers.extend(of_batch);
             tasks.extend(more);
             if has_enough(&ScoredGroup::of(&rollouts.groups, &rollouts.scores), grpo) {
                 break;
             }
         }
-        self.say_faults(before, &rollouts.groups)?;
+        self.say_faults(before, &numbers, &rollouts.groups)?;
         self.watch_judge(before, &rollouts)?;
+        self.note_pass_rates(&numbers, &rollouts);
         Ok((tasks, rollouts))
-    }
-
-    fn draw(&self) -> Result<Vec<Task>, TrainError> {
-        let count = self.recipe.grpo.tasks_per_batch() as u64;
-        let numbers = self.tasks_drawn..self.tasks_drawn + count;
-        Ok(numbers.map(|number| self.dataset.task(number)).collect::<Result<_, _>>()?)
     }
 
     fn roll_out_batch(&mut self, tasks: &[Task]) -> Result<Rollouts, TrainError> {
@@ -250,17 +254,17 @@ impl<'a> Trainer<'a> {
         watched
     }
 
-    /// Names the tasks that could not be rolled out, and counts those that cannot be used; they have no score and teach nothing.
-    fn say_faults(&mut self, before: TrainerState, groups: &[Group]) -> Result<(), TrainError> {
+    /// Names the tasks that could not be rolled out, and counts those that cannot be used; they have no score and teach nothing. `numbers` has the number
+    /// of each group's task in the data set.
+    fn say_faults(&mut self, before: TrainerState, numbers: &[u64], groups: &[Group]) -> Result<(), TrainError> {
         let step = before.global_step;
-        let first = self.tasks_drawn - groups.len() as u64;
         let mut unusable = Vec::new();
         for group in groups {
             let Some(end) = group.trajectories.iter().map(|trajectory| &trajectory.end).find(|end| end.is_fault())
             else {
                 continue;
             };
-            let name = self.dataset.name_of(first + group.task as u64);
+            let name = self.dataset.name_of(numbers[group.task]);
             let reason = format!("{name}: {}", end.fault().unwrap_or_default());
             self.run.say(&format!("left out at step {}: {reason}", step + 1));
             if !matches!(end, End::ToolFailed(_)) {
@@ -320,6 +324,13 @@ impl<'a> Trainer<'a> {
     fn learning_rate_at(&self, update: u64) -> f64 {
         self.recipe.optimizer.learning_rate_at(update, self.run.steps * self.recipe.grpo.updates_per_step() as u64)
     }
+}
+
+/// The curriculum of a run that is `step` steps old.
+fn open_curriculum(plan: &Plan, dataset: &Dataset, step: u64) -> Result<Option<Curriculum>, TrainError> {
+    let Some(settings) = &plan.recipe.data.curriculum else { return Ok(None) };
+    let checkpoint = (step > 0).then(|| plan.run_dir().join(format!("{CHECKPOINT}{step}")));
+    Curriculum::open(settings, plan.recipe.seed, dataset, checkpoint.as_deref()).map(Some)
 }
 
 /// The rollouts that may be replayed, of a run that is `step` steps old.

@@ -9,14 +9,14 @@ use crate::recipe::Recipe;
 use crate::rollout::scored::Rollouts;
 use crate::rollout::task::Task;
 use crate::rollout::trajectory::Trajectory;
-use crate::telemetry::gpu_peak::bf16_flops;
 use crate::telemetry::window::{Averages, Metric};
 use crate::train::Session;
 use crate::train::dataset::Dataset;
 use crate::train::grad_norms::GradNorms;
 use crate::train::policy::Learned;
 use crate::train::run::Run;
-use crate::train::step_time::StepTime;
+use crate::train::session::peak_flops;
+use crate::train::step_time::{StepClock, StepTime};
 
 /// Most tasks of a data set that are searched for sources.
 const TASKS_SEARCHED: usize = 1 << 17;
@@ -28,12 +28,7 @@ pub(super) struct Monitor {
     pub(super) evaluation_time: Duration,
     sources: Sources,
     warnings: Warnings,
-    /// When the last step was reported, or the run began.
-    step_began: Instant,
-    /// What the learner had computed then.
-    flops: f64,
-    /// The most FLOP/s of the GPU, where it is known.
-    peak_flops: Option<f64>,
+    clock: StepClock,
 }
 
 impl Monitor {
@@ -49,9 +44,7 @@ impl Monitor {
             evaluation_time: Duration::ZERO,
             sources: Sources::of((0..searched).filter_map(|number| dataset.task(number).ok())),
             warnings,
-            step_began: Instant::now(),
-            flops: 0.0,
-            peak_flops: session.gpu_sensors.as_ref().and_then(|sensors| bf16_flops(&sensors.name()?)),
+            clock: StepClock::new(peak_flops(session)),
         }
     }
 
@@ -73,18 +66,16 @@ impl Monitor {
         flops: f64,
         checkpoint: Duration,
     ) -> Vec<Metric> {
-        let now = Instant::now();
+        let (now, (whole, computed)) = (Instant::now(), self.clock.end_step(flops));
         let time = StepTime {
-            whole: now - self.step_began,
+            whole,
             rollout: (rolled_out - began).saturating_sub(rollouts.scoring_time.open),
             scoring: rollouts.scoring_time.open,
             reference: learned.reference,
             update: (now - rolled_out).saturating_sub(learned.reference),
-            evaluation: self.evaluation_time,
+            evaluation: std::mem::take(&mut self.evaluation_time),
             checkpoint,
         };
-        let computed = flops - self.flops;
-        (self.step_began, self.evaluation_time, self.flops) = (now, Duration::ZERO, flops);
         let trajectories = rollouts.groups.iter().flat_map(|group| &group.trajectories);
         let sampled: usize = trajectories.clone().map(Trajectory::own_tokens).sum();
         let all: usize = trajectories.map(|trajectory| trajectory.token_ids.len()).sum();
@@ -97,12 +88,7 @@ impl Monitor {
             Metric::mean("tool_wait_open_seconds", rollouts.tool_wait.open.as_secs_f64()),
             Metric::mean("scoring_hidden_seconds", rollouts.scoring_time.hidden.as_secs_f64()),
         ]);
-        let is_measured = computed > 0.0;
-        metrics.extend(
-            self.peak_flops
-                .filter(|_| is_measured)
-                .map(|peak| Metric::mean("mfu", per_second(computed, time.update) / peak)),
-        );
+        metrics.extend(self.clock.mfu(computed, time.update));
         metrics
     }
 

@@ -13,6 +13,7 @@ use crate::rollout::trajectory::Trajectory;
 use crate::telemetry::window::{Aggregation, Metric};
 use crate::train::TrainError;
 use crate::train::batch::Batch;
+use crate::train::curriculum::Curriculum;
 use crate::train::judge_watch::judge_metrics;
 use crate::train::metrics::{line_of, report_metrics, update_metrics};
 use crate::train::policy::Learned;
@@ -45,6 +46,7 @@ impl Trainer<'_> {
         metrics.push(Metric::new("skipped_updates", self.skipped.total as f64, Aggregation::Last));
         metrics.push(Metric::new("left_out", self.left_out.total() as f64, Aggregation::Last));
         metrics.extend(rollouts.judge.iter().flat_map(judge_metrics));
+        metrics.extend(self.curriculum.iter_mut().flat_map(Curriculum::metrics));
         metrics.extend(self.engine_metrics(rollouts));
         let (flops, saving_time) = (self.policy.learner.flops(), self.run.take_saving_time());
         metrics.extend(self.monitor.time_metrics(rollouts, learned, times, flops, saving_time));
