@@ -16,7 +16,8 @@ pub enum Kind {
     Read,
     /// Demonstration: names cell after cell until the plate is found, crops its cell, reads the digit, answers.
     Look,
-    /// Demonstration: looks, and makes its last call once more before it answers. Only variants have it, but for `dark`, whose crop is of the latest image.
+    /// Demonstration: looks, and makes its last call once more before it answers. Only variants have it, but for `chart` and
+    /// `dark`, whose crops are of the latest image.
     LookTwice,
     /// Demonstration: answers at a glance with a random digit.
     Guess,

@@ -73,7 +73,7 @@ impl Variant {
 
     /// Whether a demonstration can make its last call twice.
     pub fn can_look_twice(self) -> bool {
-        self != Variant::Dark
+        !matches!(self, Variant::Chart | Variant::Dark)
     }
 
     /// Lesson `index` of `seed`, of one kind: to look, once or twice, to guess, or else to read digits.
@@ -84,7 +84,7 @@ impl Variant {
             Kind::Look | Kind::LookTwice => {
                 let last = self.answer(&drawn.sight.text, drawn.sight.digit);
                 let mut turns = drawn.calls.clone();
-                turns.extend(turns.last().filter(|_| kind == Kind::LookTwice).map(|call| again(call)));
+                turns.extend(turns.last().filter(|_| kind == Kind::LookTwice).and_then(|call| again(call)));
                 turns.push(last);
                 Lesson::Script { task: drawn.task(), turns }
             }
@@ -195,10 +195,9 @@ fn hermes<const N: usize>(thought: &str, calls: [(&str, String); N]) -> String {
     format!("<think>{thought}</think>{}", calls.map(call).concat())
 }
 
-/// The turn of a call, made once more: with another thought, where the thought is not a part of the call.
-fn again(turn: &str) -> String {
-    let call = turn.split_once("</think>").map(|(_, call)| format!("<think>Let me look again.</think>{call}"));
-    call.unwrap_or_else(|| turn.to_owned())
+/// The turn of a call, made once more with another thought.
+fn again(turn: &str) -> Option<String> {
+    turn.split_once("</think>").map(|(_, call)| format!("<think>Let me look again.</think>{call}"))
 }
 
 /// A thought and a call as verifiers' vision environment writes it.
