@@ -53,6 +53,7 @@ mod qwen3_vl_text;
 mod recipes;
 mod recipes_of_systems;
 mod recipes_of_tools;
+mod replay;
 mod resume;
 mod reward_formulas;
 mod reward_set;

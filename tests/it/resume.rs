@@ -127,6 +127,31 @@ fn kill_five_times(command: impl Fn(&[&str]) -> Command, run: &Path, lines_apart
     assert!(succeed(command(&["--resume"])).contains("resumed after step"));
 }
 
+/// Runs a recipe undisturbed, and once more, killed after five lines of metrics and resumed: both end at `step` with the same bits, in these files of
+/// the checkpoint too.
+fn killed_and_resumed(
+    recipe: impl Fn(&Workplace) -> PathBuf,
+    settings: &[&str],
+    step: u64,
+    files: &[&str],
+) -> Workplace {
+    let (calm, killed) = (Workplace::new(), Workplace::new());
+    succeed(train(&recipe(&calm), settings));
+    let (recipe, run) = (recipe(&killed), killed.path("runs/run"));
+    let mut child = train(&recipe, settings).spawn().unwrap();
+    wait_until(&mut child, || lines(&run) > 5);
+    child.kill().unwrap();
+    assert_eq!(child.wait().unwrap().signal(), Some(9), "it was killed before it ended");
+    assert!(succeed(train(&recipe, &[settings, &["--resume"]].concat())).contains("resumed after step"));
+    let calm = calm.path("runs/run");
+    assert_same_run(&calm, &run, step);
+    for file in files {
+        let [one, other] = [&calm, &run].map(|run| std::fs::read(checkpoint(run, step).join(file)).unwrap());
+        assert!(one == other, "{file} differs");
+    }
+    killed
+}
+
 #[test]
 fn a_fine_tuning_run_killed_five_times_ends_with_the_bits_of_an_undisturbed_one() {
     // Steps enough that a kill which comes late, on a busy machine, still finds the run under way.
@@ -164,20 +189,9 @@ fn a_run_with_replayed_rollouts_and_a_reference_that_follows_resumes_to_the_same
         let file = place.write("length.py", "def reward(reasoning):\n    return len(reasoning) % 7 == 0\n");
         place.grpo(&format!("{NEEDLE}[evaluation]\ntasks = 0\n[reward.settings.length]\nfile = {file:?}\n"))
     };
-    let (calm, killed) = (Workplace::new(), Workplace::new());
-    succeed(train(&recipe(&calm), &settings));
-    let (recipe, run) = (recipe(&killed), killed.path("runs/run"));
-    let mut child = train(&recipe, &settings).spawn().unwrap();
-    wait_until(&mut child, || lines(&run) > 5);
-    child.kill().unwrap();
-    assert_eq!(child.wait().unwrap().signal(), Some(9), "it was killed before it ended");
-    assert!(succeed(train(&recipe, &[&settings[..], &["--resume"]].concat())).contains("resumed after step"));
-    let calm = calm.path("runs/run");
-    assert_same_run(&calm, &run, 14);
-    for file in ["reference_model/model.safetensors", "replay/rollouts.json"] {
-        let [one, other] = [&calm, &run].map(|run| std::fs::read(checkpoint(run, 14).join(file)).unwrap());
-        assert!(one == other, "{file} differs");
-    }
+    let killed =
+        killed_and_resumed(recipe, &settings, 14, &["reference_model/model.safetensors", "replay/rollouts.json"]);
+    let run = killed.path("runs/run");
     let replayed = metrics(&run).iter().filter(|line| line["replayed_completions"].as_f64() > Some(0.0)).count();
     assert!(replayed > 0, "no step replayed anything");
 }
@@ -192,18 +206,8 @@ fn a_run_with_a_curriculum_resumes_with_the_same_draws() {
             "[evaluation]\ntasks = 0\n[data]\nfiles = [\"needle/data.jsonl\"]\n[data.curriculum]\noutside_share = 0.4\n",
         )
     };
-    let (calm, killed) = (Workplace::new(), Workplace::new());
-    succeed(train(&recipe(&calm), &settings));
-    let (recipe, run) = (recipe(&killed), killed.path("runs/run"));
-    let mut child = train(&recipe, &settings).spawn().unwrap();
-    wait_until(&mut child, || lines(&run) > 5);
-    child.kill().unwrap();
-    assert_eq!(child.wait().unwrap().signal(), Some(9), "it was killed before it ended");
-    assert!(succeed(train(&recipe, &[&settings[..], &["--resume"]].concat())).contains("resumed after step"));
-    let calm = calm.path("runs/run");
-    assert_same_run(&calm, &run, 14);
-    let [one, other] = [&calm, &run].map(|run| std::fs::read(checkpoint(run, 14).join("pass_rates.json")).unwrap());
-    assert!(one == other, "pass_rates.json differs");
+    let killed = killed_and_resumed(recipe, &settings, 14, &["pass_rates.json"]);
+    let run = killed.path("runs/run");
     let skipped = metrics(&run).iter().filter(|line| line["curriculum/skipped"].as_f64() > Some(0.0)).count();
     assert!(skipped > 4, "only {skipped} steps passed over a row");
 }
