@@ -54,10 +54,11 @@ def evaluate(engine, experiment, model, out):
 
 
 def curves(folder, columns):
-    """Columns of a run's metrics, step by step; a step without the column counts 0."""
+    """Columns of a run's metrics, step by step: 0 where a step has no such column, None where it was not measured."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "loss" in line]
-    return {column: [round(line.get(column) or 0.0, 4) for line in steps] for column in columns}
+    values = {column: [line.get(column, 0.0) for line in steps] for column in columns}
+    return {column: [None if value is None else round(value, 4) for value in row] for column, row in values.items()}
 
 
 def conduct(engine, experiment, seeds):
@@ -108,10 +109,12 @@ def draw(experiment, outcome):
     for axis, column in zip(axes, columns):
         for arm, colour in colours.items():
             lines = [run["curves"][column] for run in outcome["runs"] if run["arm"] == arm]
+            lines = [line for line in lines if None not in line]
             for line in lines:
                 axis.plot(range(1, len(line) + 1), line, color=colour, alpha=0.25, linewidth=0.8)
             mean = [sum(values) / len(values) for values in zip(*lines)]
-            axis.plot(range(1, len(mean) + 1), mean, color=colour, linewidth=2, label=arm)
+            if mean:
+                axis.plot(range(1, len(mean) + 1), mean, color=colour, linewidth=2, label=arm)
         axis.set(title=column, xlabel="step")
         axis.legend()
     last = axes[-1]
