@@ -5,8 +5,8 @@
     python3 tools/experiments.py [NAME ...] [--engine target/release/thyme-engine] [--seeds 0 1 2] [--draw-only]
 
 Trains the starts that are missing under runs/, then each arm with each seed; evaluates the start and each result. Writes
-recipes/experiments/NAME.json (held-out figures, seconds, curves) and NAME.png. All experiments take about an hour and a half
-on two cores. Drawing needs matplotlib.
+recipes/experiments/NAME.json (held-out figures, seconds, curves) and NAME.png. All experiments take about an hour on
+two cores. Drawing needs matplotlib.
 """
 
 import argparse
